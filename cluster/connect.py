@@ -1,0 +1,200 @@
+"""One way into Ray for every job: start one on this machine, or join a cluster that runs; always within a bounded time.
+
+    with connect(options.address, options.num_cpus) as cluster:
+        ...
+
+Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use torch set theirs from it.
+"""
+
+import contextlib
+import logging
+import os
+import re
+import secrets
+import site
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from cluster.errors import ClusterError
+
+TIMEOUT_S = 60.0
+DIAL_TIMEOUT_S = 5.0
+CLUSTER_PORT = 6379  # Ray's default for HOST:PORT
+CLIENT_PORT = 10001  # and for ray://HOST
+PACKAGES = ("soundstorm", "cluster", "jobs", "tune")
+# What workers on other machines need to find the storage. Credentials stay out: settings of a Ray job can be read by everyone on the cluster.
+FORWARDED = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_REGION",
+    "AWS_DEFAULT_REGION",
+    "AWS_REQUEST_CHECKSUM_CALCULATION",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION",
+)
+_ROOT = Path(__file__).resolve().parents[1]
+_INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for the job's own process
+_ADDRESS = re.compile(r"^(ray://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClusterInfo:
+    """What there is to work with."""
+
+    num_cpus: float
+    """CPUs of all nodes together."""
+    num_gpus: float
+    """GPUs of all nodes together."""
+    nodes: int
+    """Nodes alive."""
+    started_here: bool
+    """Whether this Ray was started by `connect` and ends with it."""
+
+
+@contextlib.contextmanager
+def connect(
+    address: str | None = None, num_cpus: int | None = None, *, log_to_driver: bool | None = None, timeout_s: float = TIMEOUT_S
+) -> Iterator[ClusterInfo]:
+    """Be connected to Ray within the `with` block.
+
+    Args:
+        address: None = the cluster this process belongs to (inside `ray job submit`, or RAY_ADDRESS), else a new Ray on this machine; `local` = a new
+            one always; `auto` = the one running on this machine; `HOST:PORT` or `ray://HOST:PORT` = that one.
+        num_cpus: CPUs of a new local Ray; None = all.
+        log_to_driver: show what workers print; None = only when a cluster is joined.
+        timeout_s: give up joining after this long.
+
+    A Ray that already runs in this process (a notebook, a test) is used as it is and left running. A cluster that was joined is left running too.
+
+    Raises:
+        ClusterError: the address is malformed or not reachable, or Ray cannot start.
+    """
+    if num_cpus is not None and num_cpus < 1:
+        raise ClusterError(f"--num-cpus {num_cpus}: a local Ray needs at least 1; leave it out for all CPUs")
+    if ray.is_initialized():
+        yield _info(started_here=False)
+        return
+    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # its note about tokens is in our documentation
+    if target == "local":
+        _start(num_cpus, bool(log_to_driver))
+    else:
+        if num_cpus is not None:
+            raise ClusterError(f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the two")
+        _join(target, log_to_driver is not False, timeout_s)
+    try:
+        yield _info(started_here=target == "local")
+    finally:
+        ray.shutdown()
+
+
+def _info(started_here: bool) -> ClusterInfo:
+    resources = ray.cluster_resources()
+    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    return ClusterInfo(num_cpus=resources.get("CPU", 0.0), num_gpus=resources.get("GPU", 0.0), nodes=alive, started_here=started_here)
+
+
+def _start(num_cpus: int | None, log_to_driver: bool) -> None:
+    """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages from where we did."""
+    _make_private_token()
+    with _workers_find_packages():
+        _init(
+            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp)",
+            address="local",
+            num_cpus=num_cpus,
+            include_dashboard=False,
+            log_to_driver=log_to_driver,
+        )
+
+
+def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
+    """Connect to a cluster that runs, after making sure that it answers: Ray itself may wait for minutes."""
+    if _INSIDE_JOB in os.environ:
+        _init(f"the Ray cluster '{address}' of this job does not accept its driver", address=address, log_to_driver=log_to_driver)
+        return
+    deadline = time.monotonic() + timeout_s
+    if address != "auto":
+        match = _ADDRESS.match(address)
+        if match is None or int(match[3] or 1) not in range(1, 65536):
+            raise ClusterError(f"--address '{address}' is not a Ray address; give auto, local, HOST:PORT or ray://HOST:PORT")
+        port = int(match[3] or (CLIENT_PORT if match[1] else CLUSTER_PORT))
+        _dial(match[2].strip("[]"), port, address)
+    if not address.startswith("ray://"):
+        _require_healthy(address, max(deadline - time.monotonic(), 1.0))
+    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    packages = [str(_ROOT / name) for name in PACKAGES if (_ROOT / name).is_dir()]
+    _init(
+        f"the Ray cluster '{address}' does not let us in",
+        address=address,
+        log_to_driver=log_to_driver,
+        runtime_env={"py_modules": packages, "env_vars": forwarded},
+    )
+
+
+def _init(failure: str, **options: Any) -> None:
+    try:
+        ray.init(logging_level=logging.WARNING, **options)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        ray.shutdown()
+        raise ClusterError(f"{failure}: {_last_line(str(error))}") from error
+
+
+def _dial(host: str, port: int, address: str) -> None:
+    """Raise unless something accepts connections there."""
+    try:
+        socket.create_connection((host, port), timeout=DIAL_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"--address '{address}': nothing answers at {host}:{port} ({error.strerror or error}); "
+            "check the address, the firewall and that the cluster runs (`ray status`)"
+        ) from error
+
+
+def _require_healthy(address: str, timeout_s: float) -> None:
+    """Ask Ray's own health check, in a process of its own because it cannot be interrupted."""
+    where = [] if address == "auto" else ["--address", address]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *where]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired:
+        raise ClusterError(f"--address '{address}': no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`") from None
+    if done.returncode != 0:
+        detail = _last_line(done.stderr or done.stdout)
+        raise ClusterError(f"--address '{address}': no Ray cluster to join ({detail}); check the address, the Ray version and RAY_AUTH_MODE")
+
+
+def _last_line(text: str) -> str:
+    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"])[-1][:300]
+
+
+def _make_private_token() -> None:
+    """Ray would write the token of a new local cluster readable for all users of the machine; so write it first, for this user alone."""
+    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    path = Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):  # there is one already, or Ray will say what is wrong
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+
+
+@contextlib.contextmanager
+def _workers_find_packages() -> Iterator[None]:
+    """Have workers started meanwhile import our packages from this checkout, unless they are installed anyway."""
+    before = os.environ.get("PYTHONPATH")
+    if str(_ROOT) not in [*site.getsitepackages(), site.getusersitepackages()]:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([before] if before else [])])
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("PYTHONPATH", None)
+        else:
+            os.environ["PYTHONPATH"] = before

@@ -1,0 +1,109 @@
+"""Files on local disks, written whole or not at all. Used by `storage` alone; errors are `ClusterError`s."""
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from cluster.errors import ClusterError
+from cluster.storage_errors import file_error
+
+CHUNK_BYTES = 2**20
+
+
+def path_of(uri: str | Path) -> Path:
+    """Absolute path of a local URI: a path, `~`, or file://."""
+    text = str(uri)
+    if text.lower().startswith("file:"):
+        text = unquote(urlsplit(text).path)
+    if not text or "\x00" in text:
+        raise ClusterError(f"{text!r} is not a path; give a local path or s3://bucket/prefix")
+    return Path(os.path.abspath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 (pathlib's own would follow links, and fail for an unknown ~user)
+
+
+@contextlib.contextmanager
+def errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system raises into a ClusterError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise file_error(str(path), error) from error
+
+
+@contextlib.contextmanager
+def scratch_file(path: Path) -> Iterator[Path]:
+    """The name of a hidden file beside `path`, to write and then move; removed at the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex}.tmp")
+    try:
+        yield scratch
+    finally:
+        with contextlib.suppress(OSError):
+            scratch.unlink()
+
+
+def fill(scratch: Path, content: bytes | memoryview | Path) -> None:
+    """Put `content` (bytes, or those of another file) into `scratch`, down to the disk."""
+    with scratch.open("xb") as file:
+        if isinstance(content, Path):
+            with content.open("rb") as source:
+                shutil.copyfileobj(source, file, CHUNK_BYTES)
+        else:
+            file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write(path: Path, content: bytes | memoryview | Path) -> None:
+    """Make `path` hold `content`, replacing what was there in one step."""
+    with errors(path), scratch_file(path) as scratch:
+        fill(scratch, content)
+        scratch.replace(path)
+
+
+def create(path: Path, content: bytes) -> bool:
+    """Like `write`, but only if nothing is there; False if something is."""
+    with errors(path), scratch_file(path) as scratch:
+        fill(scratch, content)
+        try:
+            os.link(scratch, path)
+        except FileExistsError:
+            return False
+        return True
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every file below `folder` with its size in bytes; nothing if there is no such folder. Files being written just now are left out."""
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError | NotADirectoryError):
+            raise file_error(str(folder), error) from error
+
+    for root, _, names in os.walk(folder, onerror=refuse):
+        for name in names:
+            if not (name.startswith(".") and name.endswith(".tmp")):
+                with contextlib.suppress(FileNotFoundError):
+                    yield Path(root, name), Path(root, name).stat().st_size
+
+
+def delete(path: Path) -> None:
+    """Remove a file or a folder with all in it; fine if there is none. Refuses a whole disk and the home folder."""
+    if path in (Path(path.anchor), Path.home()):
+        raise ClusterError(f"{path} is a whole disk or home folder: name a folder below it")
+    with errors(path), contextlib.suppress(FileNotFoundError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def move_folder(source: Path, target: Path) -> None:
+    """Rename `source` to `target`; if another process was faster, its `target` stays and `source` is left."""
+    try:
+        source.rename(target)
+    except OSError as error:
+        if not target.is_dir():
+            raise file_error(str(target), error) from error

@@ -1,0 +1,327 @@
+"""Downloading over HTTP: a file appears whole and verified, or not at all, and a broken download goes on where it broke.
+
+What has arrived lies beside the destination as `NAME.part`, with `NAME.part.etag` telling which version of the source it belongs to.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import requests
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from cluster.errors import ClusterError
+from cluster.storage_errors import file_error
+
+CHUNK_BYTES = 1 << 16
+MAX_WAIT_S = 30.0
+"""The longest pause between two attempts."""
+PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which the same request may succeed a little later."""
+
+OnProgress = Callable[[int, int | None], None]
+"""Called with the bytes that are here and the bytes in all, None where the server does not say."""
+
+
+class _BrokenError(Exception):
+    """An attempt that may be repeated. `wait_s` is what the server asks for; `unreachable` says that there was no answer at all."""
+
+    def __init__(self, cause: str, wait_s: float = 0.0, unreachable: bool = False) -> None:
+        super().__init__(cause)
+        self.wait_s = wait_s
+        self.unreachable = unreachable
+
+
+@dataclass(kw_only=True, frozen=True)
+class _Transfer:
+    """What stays the same over all attempts to get one file."""
+
+    url: str
+    destination: Path
+    size: int | None
+    trusted: bool
+    """The checksum will be verified, so that a rest may be asked for even where the server names no version."""
+    timeout_s: float
+    on_progress: OnProgress
+
+    @property
+    def part(self) -> Path:
+        return self.destination.with_name(f"{self.destination.name}.part")
+
+    @property
+    def version_file(self) -> Path:
+        return self.part.with_name(f"{self.part.name}.etag")
+
+    def discard(self) -> None:
+        """Forget what has arrived."""
+        self.part.unlink(missing_ok=True)
+        self.version_file.unlink(missing_ok=True)
+
+
+def fetch(
+    url: str,
+    destination: Path,
+    *,
+    sha256: str | None = None,
+    md5: str | None = None,
+    size: int | None = None,
+    retries: int = 5,
+    timeout_s: float = 30.0,
+    backoff_s: float = 1.0,
+    on_progress: OnProgress = lambda done, total: None,
+) -> Path:
+    """Makes sure that `destination` is the file behind `url`; nothing is downloaded if it is there already and verifies.
+
+    Broken connections are resumed with `Range` where the server allows it and its file is still the same, else begun anew. Attempts
+    are repeated with growing pauses until `retries` of them in a row brought nothing new; a host that never answers is tried twice.
+    Of several processes that want one file, one downloads and the others wait for it.
+
+    Args:
+        url: http or https; credentials and query are left out of messages.
+        destination: where the file shall be; its folder is made.
+        sha256, md5, size: what the file must have, in hexadecimal digits and bytes.
+        retries: repeated attempts in a row without progress.
+        timeout_s: the longest silence of the server.
+        backoff_s: the first pause; each further one is twice as long, up to 30 s.
+        on_progress: see `OnProgress`; `progress_bar` makes one.
+
+    Raises:
+        ClusterError: there is no network, the server refuses, what came fails the checks twice, the disk is full, or
+            `destination` holds another file.
+    """
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ClusterError(f"{_public(url)} is not an address to download from: give one that starts with https://")
+    transfer = _Transfer(url=url, destination=destination, size=size, trusted=bool(sha256 or md5), timeout_s=timeout_s, on_progress=on_progress)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(destination):
+            if destination.exists():
+                problem = _mismatch(destination, sha256, md5, size)
+                if problem:
+                    raise ClusterError(f"{destination} is not the file of {_public(url)}: {problem}; delete it, or put the right one there")
+                return destination
+            for last_chance in (False, True):
+                _download(transfer, retries, backoff_s)
+                problem = _mismatch(transfer.part, sha256, md5, size)
+                if problem is None:
+                    transfer.part.replace(destination)
+                    transfer.discard()
+                    return destination
+                transfer.discard()
+                if last_chance:
+                    raise ClusterError(f"{_public(url)} came twice with wrong content: {problem}; {_remedy(destination)}")
+    except OSError as error:
+        raise file_error(str(destination), error) from error
+    raise AssertionError("unreachable")
+
+
+@contextlib.contextmanager
+def progress_bar(title: str) -> Iterator[OnProgress]:
+    """A bar on standard error with amount, speed and time left; gives the `on_progress` of `fetch`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task(title, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
+    """Repeats attempts until the part file is complete, as far as its length tells."""
+    failures = 0
+    furthest = _size_of(transfer.part)
+    answered = furthest > 0
+    while True:
+        try:
+            _attempt(transfer)
+            return
+        except _BrokenError as error:
+            broken = error
+        answered = answered or not broken.unreachable
+        arrived = _size_of(transfer.part)
+        failures = 1 if arrived > furthest else failures + 1
+        furthest = max(furthest, arrived)
+        if failures > (retries if answered else min(retries, 1)):
+            raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}") from broken
+        pause_s = min(backoff_s * 2.0 ** (failures - 1), MAX_WAIT_S) * random.uniform(0.5, 1.0)
+        time.sleep(max(pause_s, min(broken.wait_s, MAX_WAIT_S)))
+
+
+def _attempt(transfer: _Transfer) -> None:
+    """One request, for the whole file or for the rest of it."""
+    offset, version = _resume_point(transfer)
+    if transfer.size is not None and offset == transfer.size:
+        return
+    headers = {"Accept-Encoding": "identity", "User-Agent": "soundstorm"}
+    if offset:
+        headers["Range"] = f"bytes={offset}-"
+        if version and not version.startswith("W/"):
+            headers["If-Range"] = version
+    try:
+        with requests.get(transfer.url, headers=headers, stream=True, timeout=transfer.timeout_s) as response:
+            accepted = _accepted_offset(transfer, response, offset, version)
+            if accepted is not None:
+                _receive(transfer, response, accepted)
+    except requests.RequestException as error:
+        raise _as_broken(error, transfer) from error
+
+
+def _resume_point(transfer: _Transfer) -> tuple[int, str]:
+    """How many bytes are here, and the version of the source that they belong to; starts anew where they cannot be trusted."""
+    version = transfer.version_file.read_text(encoding="utf-8") if transfer.version_file.exists() else ""
+    offset = _size_of(transfer.part)
+    if offset and ((not version and not transfer.trusted) or (transfer.size is not None and offset > transfer.size)):
+        transfer.discard()
+        return 0, ""
+    return offset, version
+
+
+def _accepted_offset(transfer: _Transfer, response: requests.Response, offset: int, version: str) -> int | None:
+    """Where the body of `response` begins in the file; None if everything is here already.
+
+    Raises:
+        _BrokenError: another attempt may succeed.
+        ClusterError: the server refuses for good.
+    """
+    status = response.status_code
+    if status == 200:
+        return 0
+    if status in (206, 416):
+        begin, total = _content_range(response)
+        if status == 416 and offset and total == offset:
+            return None
+        if status == 206 and begin == offset and _version(response) == version:
+            return offset
+        transfer.discard()
+        raise _BrokenError("the file changed at its source during the download")
+    answer = f"the server answers {status} {response.reason}"
+    if status in PASSING_STATUSES:
+        wait = response.headers.get("Retry-After", "")
+        raise _BrokenError(answer, wait_s=float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
+    raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {answer}; {_remedy(transfer.destination)}")
+
+
+def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> None:
+    """Writes the body behind the first `offset` bytes of the part file."""
+    total = _total_bytes(response)
+    if total is not None and transfer.size is not None and total != transfer.size:
+        transfer.discard()
+        raise ClusterError(f"{_public(transfer.url)} offers {total:,} bytes, but the file must have {transfer.size:,}: give another source")
+    expected = transfer.size if total is None else total
+    free = shutil.disk_usage(transfer.part.parent).free
+    if expected is not None and expected - offset > free:
+        raise ClusterError(f"{transfer.part.parent} has {free:,} bytes free, but {_public(transfer.url)} needs {expected - offset:,}: make room")
+    transfer.version_file.write_text(_version(response), encoding="utf-8")
+    done = offset
+    with transfer.part.open("ab") as file:
+        file.truncate(offset)
+        for chunk in response.iter_content(CHUNK_BYTES):
+            file.write(chunk)
+            done += len(chunk)
+            transfer.on_progress(done, expected)
+            if expected is not None and done > expected:
+                break
+        file.flush()
+        os.fsync(file.fileno())
+    if expected is not None and done > expected:
+        transfer.discard()
+        raise _BrokenError(f"the server sent more than the {expected:,} bytes it announced")
+    if expected is not None and done < expected:
+        raise _BrokenError(f"the connection ended after {done:,} of {expected:,} bytes")
+
+
+def _total_bytes(response: requests.Response) -> int | None:
+    """Size of the whole file, if `response` tells it; the length of a compressed body does not."""
+    if response.status_code == 206:
+        return _content_range(response)[1]
+    length = response.headers.get("Content-Length", "")
+    return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
+
+
+def _version(response: requests.Response) -> str:
+    """What tells one version of the source from another."""
+    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
+
+
+def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
+    """First byte and size of the file in a `Content-Range` header."""
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
+    if match is None:
+        return None, None
+    begin, total = match.groups()
+    return int(begin) if begin else None, int(total) if total != "*" else None
+
+
+def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Exception:
+    """What a failure within requests means for the user."""
+    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema | requests.TooManyRedirects):
+        return ClusterError(f"{_public(transfer.url)} is no usable address ({type(error).__name__}): check it")
+    if isinstance(error, requests.exceptions.SSLError):
+        return _BrokenError("no secure connection (TLS) can be made to the host", unreachable=True)
+    if isinstance(error, requests.exceptions.ConnectTimeout):
+        return _BrokenError(f"the host does not answer within {transfer.timeout_s:g} s", unreachable=True)
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+        return _BrokenError(f"the server sent nothing for {transfer.timeout_s:g} s")
+    if "Max retries exceeded" in str(error):
+        return _BrokenError("the host cannot be reached; is there a network?", unreachable=True)
+    return _BrokenError(f"the connection broke after {_size_of(transfer.part):,} bytes")
+
+
+def _mismatch(path: Path, sha256: str | None, md5: str | None, size: int | None) -> str | None:
+    """How the file differs from what is expected of it; None if it does not."""
+    found_size = path.stat().st_size
+    if size is not None and found_size != size:
+        return f"it has {found_size:,} bytes, not {size:,}"
+    for name, expected in (("sha256", sha256), ("md5", md5)):
+        if expected is not None:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, name).hexdigest()
+            if found != expected.lower():
+                return f"its {name.upper()} is {found}, not {expected.lower()}"
+    return None
+
+
+def _size_of(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _public(url: str) -> str:
+    """The address without user name, password and query, which may be secrets."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _remedy(destination: Path) -> str:
+    return f"put the file at {destination} by other means, or name a mirror with --url"
+
+
+@contextlib.contextmanager
+def _locked(destination: Path) -> Iterator[None]:
+    """Holds `NAME.lock`, which the system releases if this process dies, and removes it at the end."""
+    path = destination.with_name(f"{destination.name}.lock")
+    while True:
+        with path.open("wb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # The process that held the lock before removed the file that this one waited for: take a new one.
+            if not _is_open_file(path, file.fileno()):
+                continue
+            try:
+                yield
+                return
+            finally:
+                path.unlink(missing_ok=True)
+
+
+def _is_open_file(path: Path, descriptor: int) -> bool:
+    try:
+        return path.stat().st_ino == os.fstat(descriptor).st_ino
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,176 @@
+"""Records of finished stages: `NAME.json`, written last, says with which settings a stage ran and what it made.
+
+A stage calls `begin` first and `finish` last. Its output counts as finished only if the record is there. Output of other settings is never
+mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short.
+"""
+
+import datetime
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import storage
+from cluster.errors import ClusterError
+
+LIBRARIES = ("soundstorm-env", "ray", "torch", "pyarrow", "numpy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """What `NAME.json` holds."""
+
+    name: str
+    """The stage."""
+    settings: dict[str, Any]
+    """Everything that decides what the output is."""
+    counts: dict[str, Any]
+    """What was made: rows, clips, rejected, ..."""
+    started: str
+    """When the stage began, ISO 8601, UTC."""
+    finished: str
+    """When it ended."""
+    versions: dict[str, str]
+    """Versions of Python and of the libraries that made it."""
+
+
+def record_uri(output_uri: str, name: str) -> str:
+    """Where the record of stage `name` lies."""
+    return storage.join(output_uri, f"{name}.json")
+
+
+def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite: bool = False, outputs: Sequence[str] = ()) -> Record | None:
+    """Announce a stage. Returns its record if it is already finished with these settings (then skip it), None if there is work to do.
+
+    Args:
+        output_uri: the stage's output folder.
+        name: the stage.
+        settings: everything that decides what the output is; plain values, lists and dicts.
+        overwrite: start afresh, whatever is there.
+        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these.
+
+    Raises:
+        ClusterError: there is output of other settings; the message names the differing keys with both values.
+    """
+    started_uri = _started_uri(output_uri, name)
+    if overwrite:
+        for uri in (record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri):
+            storage.delete(uri)
+    record = finished(output_uri, name, settings)
+    if record is not None:
+        return record
+    started = _read_json(started_uri)
+    if started is None:
+        storage.write_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))
+    else:
+        _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was begun")
+    return None
+
+
+def finish(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]) -> Record:
+    """Write the record of stage `name`: from now on its output counts as finished. Call it last."""
+    started_uri = _started_uri(output_uri, name)
+    now = _now()
+    started = str((_read_json(started_uri) or {}).get("started", now))
+    record = Record(name=name, settings=_plain(settings), counts=_plain(counts), started=started, finished=now, versions=versions())
+    storage.write_bytes(record_uri(output_uri, name), _to_json(asdict(record)))
+    storage.delete(started_uri)
+    return record
+
+
+def finished(output_uri: str, name: str, settings: Mapping[str, Any]) -> Record | None:
+    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError for other settings."""
+    record = read(output_uri, name)
+    if record is not None:
+        _require_same(output_uri, name, record.settings, _plain(settings), "was made")
+    return record
+
+
+def read(output_uri: str, name: str) -> Record | None:
+    """The record of stage `name` whatever its settings, None if it is not finished. Raises ClusterError if the file is malformed."""
+    uri = record_uri(output_uri, name)
+    content = _read_json(uri)
+    if content is None:
+        return None
+    groups = {key: _field(content, key, uri) for key in ("settings", "counts", "versions")}
+    return Record(name=name, started=str(content.get("started", "")), finished=str(content.get("finished", "")), **groups)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the installed libraries that matter for results."""
+    found = {"python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = importlib.metadata.version(library)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _started_uri(output_uri: str, name: str) -> str:
+    return storage.join(output_uri, f"{name}.started.json")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` as JSON gives them back: tuples become lists, paths text."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=_as_text))
+    return plain
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"a record holds plain values, not {type(value).__name__}")
+
+
+def _to_json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def _read_json(uri: str) -> dict[str, Any] | None:
+    """The JSON object at `uri`, None if there is none."""
+    if not storage.exists(uri):
+        return None
+    try:
+        content = json.loads(storage.read_bytes(uri))
+    except (ValueError, RecursionError) as error:
+        raise ClusterError(f"{uri}: not a record ({type(error).__name__}: no valid JSON); delete it or use --overwrite") from error
+    if not isinstance(content, dict):
+        raise ClusterError(f"{uri}: not a record (no JSON object); delete it or use --overwrite")
+    return content
+
+
+def _field(content: dict[str, Any], key: str, uri: str) -> dict[str, Any]:
+    value = content.get(key)
+    if not isinstance(value, dict):
+        raise ClusterError(f"{uri}: not a record ('{key}' is missing or no JSON object); delete it or use --overwrite")
+    return value
+
+
+def _require_same(output_uri: str, name: str, before: dict[str, Any], now: dict[str, Any], verb: str) -> None:
+    differing = list(_differences(before, now))
+    if differing:
+        raise ClusterError(
+            f"{output_uri}: '{name}' {verb} there with other settings: {'; '.join(differing)}. Use --overwrite to replace it, or another --output-dir"
+        )
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """One `key: then A, now B` for each differing key, nested keys joined with dots."""
+    found = []
+    for key in sorted(before.keys() | now.keys()):
+        then_value, now_value = before.get(key), now.get(key)
+        if isinstance(then_value, dict) and isinstance(now_value, dict):
+            found += _differences(then_value, now_value, f"{prefix}{key}.")
+        elif then_value != now_value or (key in before) != (key in now):
+            then_text = json.dumps(then_value, ensure_ascii=False) if key in before else "not set"
+            now_text = json.dumps(now_value, ensure_ascii=False) if key in now else "not set"
+            found.append(f"{prefix}{key}: then {then_text}, now {now_text}")
+    return found

@@ -1,0 +1,221 @@
+"""Reading and writing by URI. A URI is a local path (absolute, relative, `~`, `file://`) or `s3://bucket/key`.
+
+Whatever is written becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence `ClusterError`s
+that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3` do the work.
+"""
+
+import hashlib
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.fs
+
+from cluster import disk, s3
+from cluster.errors import ClusterError
+from cluster.storage_errors import CONTROL_CHARACTERS
+
+COPY_THREADS = 8
+PROBE_BYTES = 64 * 1024
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file or object of a listing."""
+
+    uri: str
+    """Where it is."""
+    size: int
+    """Bytes."""
+
+
+# ---- names
+
+
+def is_remote(uri: str | Path) -> bool:
+    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`."""
+    text = str(uri)
+    match = _SCHEME.match(text)
+    scheme = match.group(1) if match else "file"
+    if scheme not in ("s3", "file"):
+        raise ClusterError(f"{text}: '{scheme}:' is not supported; give a local path or s3://bucket/prefix")
+    if scheme == "s3" and not text.startswith("s3://"):
+        raise ClusterError(f"{text}: an S3 address starts with 's3://', with two slashes")
+    return scheme == "s3"
+
+
+def absolute(uri: str | Path) -> str:
+    """`uri` in the form that means the same in every process: an absolute local path, or s3:// without a trailing slash."""
+    if is_remote(uri):
+        bucket, key = s3.split(uri)
+        return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
+    return str(disk.path_of(uri))
+
+
+def join(uri: str | Path, *parts: str) -> str:
+    """`uri`, made absolute, with `parts` below it. A part may hold `/` between names, and can never lead out of `uri`.
+
+    Raises:
+        ClusterError: a part is empty, absolute, or holds `.` or `..` as a name or a control character.
+    """
+    for part in parts:
+        if CONTROL_CHARACTERS.search(part) or any(name in ("", ".", "..") for name in part.split("/")):
+            raise ClusterError(f"{part!r} cannot be a name below {uri}: no empty names, no '..', no leading '/', no control characters")
+    return "/".join([absolute(uri).rstrip("/"), *parts])
+
+
+def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and carries no credentials."""
+    if is_remote(uri):
+        return s3.filesystem(uri)
+    return pyarrow.fs.LocalFileSystem(), str(disk.path_of(uri))
+
+
+# ---- reading
+
+
+def exists(uri: str | Path) -> bool:
+    """Whether there is a file or object at `uri`, or anything below it."""
+    if is_remote(uri):
+        return (bool(s3.split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri), None) is not None
+    path = disk.path_of(uri)
+    with disk.errors(path):
+        return path.exists()
+
+
+def read_bytes(uri: str | Path) -> bytes:
+    """The whole content. Raises ClusterError naming `uri` when there is nothing there or it cannot be read."""
+    if is_remote(uri):
+        return s3.read(uri)
+    path = disk.path_of(uri)
+    with disk.errors(path):
+        return path.read_bytes()
+
+
+def require_file(uri: str | Path) -> None:
+    """Raise a ClusterError naming `uri` unless a file or object is there and storage answers."""
+    found = s3.head(uri) is not None if is_remote(uri) else disk.path_of(uri).is_file()
+    if not found:
+        if is_remote(uri):
+            next(s3.walk(uri), None)  # a missing bucket has its own message
+        raise ClusterError(f"{uri} does not exist; check the address")
+
+
+def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
+    """All files below the folder `uri`, at any depth, whose name ends with `suffix`, sorted by URI. A folder that does not exist is empty."""
+    found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
+    return sorted((Entry(name, size) for name, size in found if name.endswith(suffix)), key=lambda entry: entry.uri)
+
+
+def presign(uri: str | Path, expires_s: int = 3600) -> str:
+    """A link that opens in a browser: signed and valid for `expires_s` seconds in object storage, a file:// link on a local disk."""
+    return s3.presign(uri, expires_s) if is_remote(uri) else disk.path_of(uri).as_uri()
+
+
+# ---- writing
+
+
+def write_bytes(uri: str | Path, data: bytes | memoryview) -> None:
+    """Write `data`, replacing what was there; readers see the old content or the new, never a part."""
+    if is_remote(uri):
+        s3.write(uri, data)
+    else:
+        disk.write(disk.path_of(uri), data)
+
+
+def write_file(uri: str | Path, source: Path) -> None:
+    """Like `write_bytes`, with the content of the local file `source`, which need not fit into memory."""
+    if is_remote(uri):
+        s3.write(uri, source)
+    else:
+        disk.write(disk.path_of(uri), source)
+
+
+def create_bytes(uri: str | Path, data: bytes) -> bool:
+    """Write `data` only if nothing is there yet; False if something is, which is then left alone.
+
+    Of two writers at once exactly one gets True, on local disks and on servers that honour `If-None-Match`. On others both may, and the later
+    one stays: so let both write the same bytes. After a lost reply the answer may be False about one's own object.
+    """
+    return s3.create(uri, data) if is_remote(uri) else disk.create(disk.path_of(uri), data)
+
+
+def delete(uri: str | Path) -> None:
+    """Remove the file or object `uri` and everything below it; fine if there is nothing. Refuses a whole bucket, disk or home folder."""
+    if is_remote(uri):
+        s3.delete(uri)
+    else:
+        disk.delete(disk.path_of(uri))
+
+
+def check_writable(uri: str | Path) -> None:
+    """Write and remove a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a read-only or full disk."""
+    probe = join(uri, f".write-check-{uuid.uuid4().hex}")
+    write_bytes(probe, bytes(PROBE_BYTES))
+    delete(probe)
+
+
+# ---- copies
+
+
+def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
+    """Copy everything below `uri` into `folder`; each file appears whole. Returns the files made, sorted."""
+    root = absolute(uri).rstrip("/")
+    targets = {entry.uri: Path(join(folder, entry.uri[len(root) + 1 :])) for entry in list_objects(root)}
+    _in_threads(lambda source: _copy_file(source, targets[source]), targets)
+    return sorted(targets.values())
+
+
+def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
+    """Copy everything below `folder` to below `uri`; each object appears whole. Returns the URIs made, sorted."""
+    root = disk.path_of(folder)
+    sources = {join(uri, path.relative_to(root).as_posix()): path for path, _ in disk.walk(root)}
+    _in_threads(lambda target: write_file(target, sources[target]), sources)
+    return sorted(sources)
+
+
+def local_path(uri: str | Path, cache: Path) -> Path:
+    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, made anew when the original changes."""
+    if not exists(uri):
+        raise ClusterError(f"{uri} does not exist; check the address")
+    if not is_remote(uri):
+        return disk.path_of(uri)
+    bucket, key = s3.split(uri)
+    names = [absolute(uri)] if key and s3.head(uri) else [entry.uri for entry in list_objects(uri)]
+    tags = [f"{name} {(s3.head(name) or {}).get('ETag')}" for name in names]
+    stamp = hashlib.sha256("\n".join([str(s3.endpoint_url()), absolute(uri), *tags]).encode()).hexdigest()[:32]
+    target = disk.path_of(cache) / stamp / (key.rpartition("/")[2] or bucket)
+    if not target.exists():
+        scratch = disk.path_of(cache) / f"{stamp}.{uuid.uuid4().hex}.tmp"
+        try:
+            if names == [absolute(uri)]:
+                _copy_file(names[0], scratch / target.name)
+            else:
+                copy_to_local(uri, scratch / target.name)
+            disk.move_folder(scratch, target.parent)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _copy_file(source: str, target: Path) -> None:
+    """Copy the file or object `source` to the local file `target`, which appears whole."""
+    if not is_remote(source):
+        disk.write(target, disk.path_of(source))
+        return
+    with disk.errors(target), disk.scratch_file(target) as scratch:
+        s3.download(source, scratch)
+        scratch.replace(target)
+
+
+def _in_threads(copy: Callable[[str], None], names: Iterable[str]) -> None:
+    """Run `copy` on each name, several at a time; the first error is raised."""
+    with ThreadPoolExecutor(COPY_THREADS) as pool:
+        for _ in pool.map(copy, names):
+            pass

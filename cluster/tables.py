@@ -1,0 +1,174 @@
+"""Parquet tables by URI: one file, or a folder of `part-*.parquet`, with key-value metadata that all parts share.
+
+Files are written whole or not at all. Only plain column types are read: nothing in a file is ever unpickled.
+"""
+
+import contextlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from cluster import storage
+from cluster.errors import ClusterError
+
+SUFFIX = ".parquet"
+ROWS_PER_BATCH = 1024
+_NOT_OURS = (b"ARROW:schema", b"pandas")  # what libraries add to the metadata
+
+
+@dataclass(frozen=True, slots=True)
+class TableInfo:
+    """What a table holds, read from the file footers alone."""
+
+    schema: pa.Schema
+    """Columns of every part, without metadata."""
+    metadata: dict[str, str]
+    """Key-value metadata of every part."""
+    num_rows: int
+    """Rows of all parts together."""
+    files: tuple[str, ...]
+    """URIs of the parts, in order."""
+
+
+def write_table(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
+    """Write `table` with `metadata` as the one Parquet file `uri`, which appears whole and replaces what was there."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.replace_schema_metadata(dict(metadata)), sink, compression="zstd")
+    storage.write_bytes(uri, memoryview(sink.getvalue()))
+
+
+def part_uri(folder: str, number: int) -> str:
+    """The URI of part `number` of the table in `folder`."""
+    return storage.join(folder, f"part-{number:05d}{SUFFIX}")
+
+
+def table_files(uri: str) -> list[str]:
+    """The files of a table, sorted: itself if `uri` ends with .parquet, else the `part-*.parquet` right in the folder `uri`."""
+    if uri.endswith(SUFFIX):
+        return [storage.absolute(uri)]
+    root = storage.absolute(uri).rstrip("/") + "/"
+    names = [entry.uri for entry in storage.list_objects(uri, SUFFIX)]
+    files = [name for name in names if name.startswith(f"{root}part-") and "/" not in name[len(root) :]]
+    if not files:
+        raise ClusterError(f"{uri}: no table here (no part-*.parquet); run the step that makes it, or correct the address")
+    return files
+
+
+def table_info(uri: str) -> TableInfo:
+    """Schema, metadata and number of rows, without reading the rows."""
+    files = table_files(uri)
+    first: TableInfo | None = None
+    num_rows = 0
+    for file in files:
+        with _opened(file) as parquet:
+            schema, metadata = _checked(parquet, file)
+            num_rows += parquet.metadata.num_rows
+        if first is None:
+            first = TableInfo(schema, metadata, 0, tuple(files))
+        _require_same(file, files[0], schema, first.schema, metadata, first.metadata)
+    assert first is not None
+    return TableInfo(first.schema, first.metadata, num_rows, tuple(files))
+
+
+def read_table(uri: str, columns: Sequence[str] | None = None, folds: Collection[int] | None = None) -> tuple[pa.Table, dict[str, str]]:
+    """Rows of all parts in order, and the metadata they share.
+
+    Args:
+        uri: a .parquet file or a folder of parts.
+        columns: the columns to read; None = all.
+        folds: keep only rows whose `fold` is one of these; None = all.
+
+    Raises:
+        ClusterError: a file is missing or malformed, a column is missing, or the parts do not belong together.
+    """
+    tables = []
+    first: tuple[pa.Schema, dict[str, str]] | None = None
+    files = table_files(uri)
+    for file in files:
+        with _opened(file) as parquet:
+            schema, metadata = _checked(parquet, file)
+            if first is None:
+                first = (schema, metadata)
+            _require_same(file, files[0], schema, first[0], metadata, first[1])
+            table = parquet.read(columns=_needed(schema, columns, folds, file))
+        tables.append(_selected(table, columns, folds).replace_schema_metadata(None))
+    assert first is not None
+    return pa.concat_tables(tables), first[1]
+
+
+def iter_batches(
+    uri: str, columns: Sequence[str] | None = None, folds: Collection[int] | None = None, rows: int = ROWS_PER_BATCH
+) -> Iterator[pa.Table]:
+    """Like `read_table`, a few rows at a time, so that the table need not fit into memory; empty batches are left out."""
+    for file in table_files(uri):
+        with _opened(file) as parquet:
+            schema, _ = _checked(parquet, file)
+            for batch in parquet.iter_batches(batch_size=rows, columns=_needed(schema, columns, folds, file)):
+                table = _selected(pa.Table.from_batches([batch]), columns, folds)
+                if table.num_rows:
+                    yield table.replace_schema_metadata(None)
+
+
+@contextlib.contextmanager
+def _opened(file: str) -> Iterator[pq.ParquetFile]:
+    """A Parquet file open for reading. What pyarrow raises inside becomes a ClusterError naming the file."""
+    filesystem, path = storage.filesystem(file)
+    try:
+        with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
+            yield parquet
+    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+        storage.require_file(file)  # says what is wrong with the storage, if that is what is wrong
+        raise ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); make it again") from error
+
+
+def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, str]]:
+    """Schema without metadata, and the metadata as text; refuses column types that would run code or need a library to be understood."""
+    schema = parquet.schema_arrow
+    for field in schema:
+        if _is_extension(field):
+            raise ClusterError(f"{file}: column '{field.name}' has the extension type {field.type}, and only plain types are read; make it again")
+    raw = {key: value for key, value in (schema.metadata or {}).items() if key not in _NOT_OURS}
+    return schema.remove_metadata(), {key.decode(): value.decode() for key, value in raw.items()}
+
+
+def _is_extension(field: pa.Field) -> bool:
+    if isinstance(field.type, pa.BaseExtensionType) or b"ARROW:extension:name" in (field.metadata or {}):
+        return True
+    return any(_is_extension(field.type.field(index)) for index in range(field.type.num_fields))
+
+
+def _require_same(
+    file: str, first_file: str, schema: pa.Schema, first_schema: pa.Schema, metadata: dict[str, str], first_metadata: dict[str, str]
+) -> None:
+    if not schema.equals(first_schema):
+        raise ClusterError(f"{file} has other columns than {first_file}; they are parts of different tables: make the table again")
+    for key in sorted(metadata.keys() | first_metadata.keys()):
+        if metadata.get(key) != first_metadata.get(key):
+            raise ClusterError(
+                f"{file} has '{key}' = {metadata.get(key)!r}, but {first_file} has {first_metadata.get(key)!r}; "
+                "they are parts of different tables: make the table again"
+            )
+
+
+def _needed(schema: pa.Schema, columns: Sequence[str] | None, folds: Collection[int] | None, file: str) -> list[str]:
+    """Columns to read from the file."""
+    wanted = list(schema.names if columns is None else columns)
+    if folds is not None and "fold" not in wanted:
+        wanted.append("fold")
+    for name in wanted:
+        if name not in schema.names:
+            raise ClusterError(f"{file}: column '{name}' is missing; it has {', '.join(schema.names) or 'no columns'}")
+    return wanted
+
+
+def _selected(table: pa.Table, columns: Sequence[str] | None, folds: Collection[int] | None) -> pa.Table:
+    if folds is not None:
+        table = table.filter(pc.is_in(table["fold"], value_set=pa.array(sorted(folds), table.schema.field("fold").type)))
+    return table if columns is None else table.select(list(columns))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,33 @@
+"""A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
+
+import tempfile
+from pathlib import Path
+
+from cluster import storage
+from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint
+from soundstorm.errors import SoundStormError
+
+CHECKPOINT_FOLDER = "checkpoint"
+"""Name of the checkpoint's folder in the output of `train`."""
+
+
+def checkpoint_files(uri: str) -> dict[str, bytes]:
+    """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it.
+
+    Raises:
+        SoundStormError: there is no checkpoint.
+    """
+    for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
+        if storage.exists(storage.join(place, CONFIG_FILE)):
+            return {name: storage.read_bytes(storage.join(place, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    raise SoundStormError(f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder 'checkpoint'")
+
+
+def open_checkpoint(files: dict[str, bytes], device: str = "cpu") -> Checkpoint:
+    """The checkpoint whose files are `files`, as `checkpoint_files` returned them."""
+    with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
+        folder = Path(name) / CHECKPOINT_FOLDER
+        folder.mkdir()
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+        return load_checkpoint(folder, device)

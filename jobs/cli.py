@@ -1,0 +1,49 @@
+"""The console script: `soundstorm COMMAND`, the same commands as `python -m jobs.COMMAND`.
+
+Commands are named as text and loaded when called, so that `--help` answers at once, and so that this floor does not import
+the one above it.
+"""
+
+import sys
+from importlib import import_module
+
+from rich.table import Table
+
+from jobs.entry import console, start
+from soundstorm import __version__
+
+COMMANDS = {
+    "download": ("jobs.download", "fetch ESC-50 or UrbanSound8K, verify and unpack it"),
+    "tokenize": ("jobs.tokenize", "recordings to codec tokens, with Ray Data"),
+    "train-codec": ("jobs.train_codec", "train the compact codec, with Ray Train"),
+    "train": ("jobs.train", "train SoundStorm on tokens, with Ray Train"),
+    "generate": ("jobs.generate", "make new sound from a checkpoint, with Ray actors"),
+    "evaluate": ("jobs.evaluate", "measure generated sound against real, and write a report with players"),
+    "tune": ("tune.training_study", "search learning rates with Ray Tune"),
+    "pipeline": ("jobs.pipeline", "all of the above from recordings to report, restartable"),
+    "doctor": ("jobs.doctor", "say what this machine has and lacks"),
+}
+
+
+def main() -> None:
+    """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130 (interrupted)."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        _show_commands()
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        sys.stdout.write(f"soundstorm {__version__}\n")
+        sys.exit(0)
+    name = arguments[0].replace("_", "-")
+    if name not in COMMANDS:
+        console.print(f"[bold red]error:[/] command '{arguments[0]}': there are {', '.join(COMMANDS)}", highlight=False)
+        sys.exit(2)
+    module = import_module(COMMANDS[name][0])
+    sys.exit(start(module.Options, module.run, arguments[1:], f"soundstorm {name}"))
+
+
+def _show_commands() -> None:
+    table = Table(title="soundstorm COMMAND [--help]", title_justify="left", box=None, show_header=False, padding=(0, 2))
+    for name, (_, purpose) in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", purpose)
+    console.print(table)

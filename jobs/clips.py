@@ -1,0 +1,110 @@
+"""Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of audio."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from cluster import storage, tables
+from jobs.datasets import open_dataset
+from soundstorm.errors import SoundStormError
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+TABLES = ("samples.parquet", "clips.parquet")
+"""Looked for in a folder, in this order."""
+LAYOUTS = {"meta/esc50.csv": "esc50", "metadata/UrbanSound8K.csv": "urbansound8k"}
+NO_CATEGORY = "all"
+
+
+@dataclass(frozen=True, slots=True)
+class Clip:
+    """One audio file to measure."""
+
+    clip_id: str
+    uri: str
+    category: str
+    fold: int
+
+
+def find_clips(option: str, uri: str) -> list[Clip]:
+    """The audio files that `uri` stands for, in a fixed order.
+
+    Args:
+        option: name of the command-line option, for errors.
+        uri: a Parquet table with a column `uri`; a folder with samples.parquet or clips.parquet; the folder of ESC-50 or UrbanSound8K; or a
+            folder of audio files, where the sub-folder is the category.
+
+    Raises:
+        SoundStormError: there is no audio.
+    """
+    if uri.endswith(".parquet"):
+        return _from_table(uri)
+    for name in TABLES:
+        if storage.exists(storage.join(uri, name)):
+            return _from_table(storage.join(uri, name))
+    for file, dataset in LAYOUTS.items():
+        if storage.exists(storage.join(uri, *file.split("/"))):
+            return _from_clips(open_dataset(dataset, uri).clips, "clip_id")
+    root = storage.absolute(uri).rstrip("/") + "/"
+    files = [entry.uri for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
+    if not files:
+        raise SoundStormError(f"{option} {uri}: no audio ({', '.join(AUDIO_SUFFIXES)}) and no table there; give a folder of audio or a manifest")
+    clips = []
+    for file in files:
+        relative = file[len(root) :]
+        folder = relative.rpartition("/")[0]
+        clips.append(Clip(relative.rpartition(".")[0], file, folder.rpartition("/")[2] or NO_CATEGORY, 0))
+    return clips
+
+
+def _from_table(uri: str) -> list[Clip]:
+    table, _ = tables.read_table(uri)
+    identifier = next((name for name in ("sample_id", "clip_id") if name in table.column_names), None)
+    if identifier is None or "uri" not in table.column_names:
+        raise SoundStormError(f"{uri}: columns 'uri' and 'sample_id' or 'clip_id' are needed; it has {', '.join(table.column_names)}")
+    clips = _from_clips(table, identifier)
+    if not clips:
+        raise SoundStormError(f"{uri}: the table has no rows; there is nothing to measure")
+    return clips
+
+
+def _from_clips(table: pa.Table, identifier: str) -> list[Clip]:
+    categories = table["category"].to_pylist() if "category" in table.column_names else [NO_CATEGORY] * len(table)
+    folds = table["fold"].to_pylist() if "fold" in table.column_names else [0] * len(table)
+    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, strict=True)
+    return [Clip(str(clip_id), str(uri), str(category), int(fold)) for clip_id, uri, category, fold in rows]
+
+
+def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> list[Clip]:
+    """At most `count` clips of each category, drawn by `seed`, in their order; all of them where `count` is None."""
+    if count is None:
+        return list(clips)
+    chosen: set[int] = set()
+    rng = np.random.default_rng(seed)
+    for category in sorted({clip.category for clip in clips}):
+        members = [position for position, clip in enumerate(clips) if clip.category == category]
+        chosen.update(rng.permutation(members)[:count].tolist())
+    return [clip for position, clip in enumerate(clips) if position in chosen]
+
+
+def normalized(category: str) -> str:
+    """A category as two tables may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same."""
+    return re.sub(r"[\W_]+", "_", category.lower())
+
+
+def pair_up(generated: Sequence[Clip], real: Sequence[Clip]) -> list[Clip]:
+    """For each generated clip a real one of its category, taken in turn; of any category where its own has none."""
+    by_category: dict[str, list[Clip]] = {}
+    for clip in real:
+        by_category.setdefault(normalized(clip.category), []).append(clip)
+    taken: dict[str, int] = {}
+    partners = []
+    for clip in generated:
+        category = normalized(clip.category)
+        candidates = by_category.get(category) or list(real)
+        turn = taken.get(category, 0)
+        taken[category] = turn + 1
+        partners.append(candidates[turn % len(candidates)])
+    return partners

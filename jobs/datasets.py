@@ -1,0 +1,55 @@
+"""Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from cluster import storage
+from soundstorm.datasets import DATASETS, Index, index_dataset
+from soundstorm.errors import SoundStormError
+
+
+@dataclass(kw_only=True)
+class DatasetOptions:
+    """Which recordings to use."""
+
+    dataset: str = "esc50"
+    """esc50, esc10, urbansound8k, folder (one sub-folder a class, or a CSV) or synthetic."""
+    data_dir: str | None = None
+    """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise SoundStormError(f"--dataset is '{self.dataset}': give one of {', '.join(DATASETS)}")
+
+    @property
+    def location(self) -> str:
+        """Where the dataset lies."""
+        return self.data_dir or f"data/{self.dataset}"
+
+
+def open_dataset(name: str, location: str) -> Index:
+    """Index the dataset `name` at `location`.
+
+    Raises:
+        SoundStormError: the layout is not that of the dataset, or it has no clip.
+        ClusterError: the place cannot be read.
+    """
+    filesystem, root = storage.filesystem(location)
+    if not storage.exists(location):
+        raise SoundStormError(
+            f"--data-dir {location}: there is nothing there; give the folder of {name}"
+            + (f" or run `soundstorm download --dataset {name}`" if DATASETS[name].url else "")
+        )
+    prefix = location if storage.is_remote(location) else storage.absolute(location)
+    return index_dataset(name, filesystem, root, prefix)
+
+
+def fold_count_message(index: Index, fold: int) -> str:
+    """The error for a fold that the dataset does not have."""
+    return f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}"
+
+
+def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:
+    """The clips whose fold is one of `folds`."""
+    return clips.filter(pa.array([fold in folds for fold in clips["fold"].to_pylist()], pa.bool_()))

@@ -1,0 +1,141 @@
+"""What this machine has and lacks: processors, GPU, libraries, codec weights, Ray, storage, a place on disk."""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import soundfile
+import torch
+from rich.markup import escape
+from rich.table import Table
+
+from cluster import storage
+from cluster.connect import connect
+from cluster.errors import ClusterError
+from jobs.codecs import official_cache
+from jobs.entry import console, start
+from soundstorm.codec import OFFICIAL_FILE, load_codec
+from soundstorm.errors import SoundStormError
+
+LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
+MIN_FREE_GB = 5.0
+MIN_SHARED_MEMORY_GB = 1.0
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Say what this machine has and lacks."""
+
+    output_dir: str | None = None
+    """Also check that this folder or s3:// prefix can be written."""
+    address: str | None = None
+    """Ray cluster to check; default: start one here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the doctor's table."""
+
+    subject: str
+    fine: bool
+    """False: something will not work, and the text says what to do."""
+    text: str
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Look at everything, show a table; raises when something that every job needs is missing."""
+    checks: list[Callable[[], Finding]] = [_processors, _gpu, _libraries, _audio, _codec, _official_weights, _disk, lambda: _ray(options.address)]
+    if options.output_dir is not None:
+        checks.append(lambda: _storage(str(options.output_dir)))
+    findings = []
+    for check in checks:
+        try:
+            findings.append(check())
+        except (SoundStormError, ClusterError) as error:
+            findings.append(Finding(check.__name__.strip("_<>"), False, str(error)))
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for finding in findings:
+        table.add_row("[green]ok[/]" if finding.fine else "[bold red]lacks[/]", f"[bold]{finding.subject}[/]", escape(finding.text))
+    console.print(table)
+    lacking = [finding.subject for finding in findings if not finding.fine]
+    if lacking:
+        raise SoundStormError(f"this machine is not ready: see {', '.join(lacking)} above")
+    return {"message": "this machine is ready", "findings": {finding.subject: finding.text for finding in findings}}
+
+
+def _processors() -> Finding:
+    capability = torch.backends.cpu.get_cpu_capability()
+    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    cores = len(os.sched_getaffinity(0))
+    return Finding("processor", True, f"{cores} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}")
+
+
+def _gpu() -> Finding:
+    if not torch.cuda.is_available():
+        return Finding("GPU", True, "none: everything runs on the CPU, preset 'small' or 'tiny' is meant for that")
+    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return Finding("GPU", True, ", ".join(names))
+
+
+def _libraries() -> Finding:
+    found, missing = [], []
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            missing.append(library)
+    return Finding("libraries", not missing, f"missing: {', '.join(missing)}; run `make install`" if missing else ", ".join(found))
+
+
+def _audio() -> Finding:
+    missing = {"WAV", "FLAC", "OGG", "MP3"} - set(soundfile.available_formats())
+    text = f"libsndfile {soundfile.__libsndfile_version__} reads WAV, FLAC, Ogg and MP3"
+    return Finding("audio files", not missing, f"libsndfile cannot read {', '.join(sorted(missing))}: update soundfile" if missing else text)
+
+
+def _codec() -> Finding:
+    fingerprint = load_codec(None).fingerprint
+    return Finding("compact codec", True, f"{fingerprint.name}, {fingerprint.sha256[:12]}, in the package")
+
+
+def _official_weights() -> Finding:
+    path = official_cache()
+    if path.exists():
+        return Finding("EnCodec weights", True, str(path))
+    return Finding("EnCodec weights", True, f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}")
+
+
+def _disk() -> Finding:
+    free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
+    scratch_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
+    shared_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").exists() else 0.0
+    text = f"{free_gb:.0f} GB free here, {scratch_gb:.0f} GB in {tempfile.gettempdir()}, {shared_gb:.1f} GB of shared memory"
+    if min(free_gb, scratch_gb) < MIN_FREE_GB:
+        return Finding("disk", False, f"{text}: make room, at least {MIN_FREE_GB:g} GB each")
+    if shared_gb < MIN_SHARED_MEMORY_GB:
+        text += "; Ray will use slower files for its objects: give a container --shm-size=4g"
+    return Finding("disk", True, text)
+
+
+def _ray(address: str | None) -> Finding:
+    began = time.monotonic()
+    with connect(address) as info:
+        where = "started here" if info.started_here else "joined"
+        text = f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, {info.num_gpus:g} GPUs"
+    return Finding("Ray", True, text)
+
+
+def _storage(uri: str) -> Finding:
+    storage.check_writable(uri)
+    return Finding("storage", True, f"{uri} can be written")
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

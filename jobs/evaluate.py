@@ -1,0 +1,262 @@
+"""Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side by side.
+
+Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Parts are written by the actors
+that made them; a run that was stopped goes on where it was.
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster import records, storage, tables
+from cluster.connect import connect
+from jobs.clips import Clip, draw_per_category, find_clips, pair_up
+from jobs.codecs import choose_codec
+from jobs.entry import start
+from jobs.listening import choose_examples, read_log
+from jobs.parts import Plan, actor_resources, complete, default_actors
+from soundstorm.audio import SAMPLE_RATE, read_audio, to_pcm16
+from soundstorm.codec import Codec, load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.report import ReportData, render_report
+from soundstorm.schemas import METRICS, PAIRS, CodecFingerprint, Source
+from soundstorm.statistics import Summary, summarize
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Measure generated clips against real ones and write a report with players."""
+
+    real_audio: str
+    """Real clips: a dataset's folder, a table of clips, the output of `tokenize`, or a folder of audio; path or URI."""
+    generated_audio: str
+    """Generated clips: the output of `generate`, its samples.parquet, or a folder of audio."""
+    output_dir: str = "runs/evaluation"
+    """Folder or s3:// prefix for metrics.parquet, pairs.parquet, summary.json, report.html and evaluate.json."""
+    metrics: Literal["all", "acoustic"] = "all"
+    """acoustic: the six of single clips; all: also the two that compare pairs."""
+    fold: int | None = None
+    """Use real clips of this fold only."""
+    clips_per_class: int | None = None
+    """Real clips per class, drawn by --seed; default: all."""
+    seed: int = 0
+    """Draws the real clips."""
+    codec: str | None = None
+    """Weights of the codec for the column `resynthesized`; default: the one the generated clips were made with, else as in `tokenize`."""
+    training_log: str | None = None
+    """log.csv of `train`, for the curves in the report."""
+    examples_per_class: int = 1
+    """Clips of each class and source to listen to in the report."""
+    num_actors: int | None = None
+    """Measuring actors; default: one per GPU, or one per CPU where there is none."""
+    shard_size: int = 16
+    """Clips per part."""
+    overwrite: bool = False
+    """Replace what an earlier run with other settings left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        for name, value, lowest in (
+            ("--clips-per-class", self.clips_per_class, 1),
+            ("--num-actors", self.num_actors, 1),
+            ("--shard-size", self.shard_size, 1),
+            ("--examples-per-class", self.examples_per_class, 0),
+            ("--fold", self.fold, 1),
+        ):
+            if value is not None and value < lowest:
+                raise SoundStormError(f"{name} is {value}: give at least {lowest}")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Measure what is missing, then compare and write the report."""
+    storage.check_writable(options.output_dir)
+    real = _real_clips(options)
+    generated = find_clips("--generated-audio", options.generated_audio)
+    weights = choose_codec(options.codec, *_codec_of(options.generated_audio))
+    codec = load_codec(weights)
+    settings = {
+        "real_audio": storage.absolute(options.real_audio),
+        "generated_audio": storage.absolute(options.generated_audio),
+        "real_clips": [clip.clip_id for clip in real],
+        "generated_clips": len(generated),
+        "metrics": options.metrics,
+        "fold": options.fold,
+        "clips_per_class": options.clips_per_class,
+        "seed": options.seed,
+        "codec_sha256": codec.fingerprint.sha256,
+        "sample_rate": SAMPLE_RATE,
+        "shard_size": options.shard_size,
+    }
+    outputs = ("parts", "metrics.parquet", "pairs.parquet", "summary.json", "report.html")
+    record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
+    if record is not None:
+        return _summary(options, record.counts, "already done: ")
+    metrics, pairs = _measure(options, real, generated, weights)
+    summary = summarize(metrics, pairs)
+    tables.write_table(storage.join(options.output_dir, "metrics.parquet"), metrics, codec.fingerprint.to_metadata())
+    tables.write_table(storage.join(options.output_dir, "pairs.parquet"), pairs, {})
+    content = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
+    page = _report(options, real, generated, codec, metrics, summary)
+    storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
+    counts = {"real": len(real), "generated": len(generated), "worst": _worst(summary)}
+    records.finish(options.output_dir, "evaluate", settings, counts)
+    return _summary(options, counts, "")
+
+
+def _real_clips(options: Options) -> list[Clip]:
+    clips = find_clips("--real-audio", options.real_audio)
+    if options.fold is not None:
+        folds = sorted({clip.fold for clip in clips})
+        clips = [clip for clip in clips if clip.fold == options.fold]
+        if not clips:
+            raise SoundStormError(f"--fold is {options.fold}: {options.real_audio} has folds {', '.join(map(str, folds))}")
+    return draw_per_category(clips, options.clips_per_class, options.seed)
+
+
+def _codec_of(generated_audio: str) -> tuple[CodecFingerprint | None, str]:
+    """Fingerprint of the codec that made the clips, from their manifest, and the manifest's name; None where there is no manifest."""
+    for uri in (generated_audio, storage.join(generated_audio, "samples.parquet")):
+        if uri.endswith(".parquet") and storage.exists(uri):
+            metadata = tables.table_info(uri).metadata
+            if "codec_sha256" in metadata:
+                return CodecFingerprint.from_metadata(metadata, uri), uri
+    return None, ""
+
+
+def _measure(options: Options, real: list[Clip], generated: list[Clip], weights: bytes) -> tuple[pa.Table, pa.Table]:
+    """Both tables, from parts that are made where they are missing."""
+    partners: Sequence[Clip | None] = pair_up(generated, real) if options.metrics == "all" else [None] * len(generated)
+    work = [(Source.REAL, clip, None) for clip in real] + [
+        (Source.GENERATED, clip, partner) for clip, partner in zip(generated, partners, strict=True)
+    ]
+    plan = Plan(
+        description="evaluate",
+        folder=storage.join(options.output_dir, "parts", "metrics"),
+        num_items=len(work),
+        shard_size=options.shard_size,
+        payload=lambda items: [work[item] for item in items],
+    )
+    pairs_folder = storage.join(options.output_dir, "parts", "pairs")
+    if plan.missing():
+        with connect(options.address) as info:
+            reference = ray.put(weights)
+            actor_class = ray.remote(Measurer).options(**actor_resources(info))
+            device = "cuda" if info.num_gpus else "cpu"
+            complete(plan, lambda: actor_class.remote([reference], pairs_folder, device), "measure_part", default_actors(info, options.num_actors))
+    return tables.read_table(plan.folder)[0], tables.read_table(pairs_folder)[0]
+
+
+class Measurer:
+    """An actor that measures the clips of a part."""
+
+    def __init__(self, weights: list[ray.ObjectRef], pairs_folder: str, device: str) -> None:
+        torch.set_num_threads(1)
+        self.codec = load_codec(ray.get(weights[0]), device)
+        self.pairs_folder = pairs_folder
+
+    def measure_part(self, work: tuple[str, list[tuple[Source, Clip, Clip | None]]]) -> int:
+        """Write the metrics of `(source, clip, partner)` triples, real ones also through the codec, and the pairs; returns how many."""
+        part_uri, triples = work
+        rows, pairs = [], []
+        waveforms = [load_clip(clip.uri) for _, clip, _ in triples]
+        real = [index for index, (source, _, _) in enumerate(triples) if source == Source.REAL]
+        resynthesized = dict(zip(real, resynthesize(self.codec, [waveforms[index] for index in real]), strict=True))
+        for index, (source, clip, partner) in enumerate(triples):
+            rows.append(metrics_row(clip, source, waveforms[index]))
+            if index in resynthesized:
+                rows.append(metrics_row(clip, Source.RESYNTHESIZED, resynthesized[index]))
+            if partner is not None:
+                pairs.append(pairs_row(partner, clip, load_clip(partner.uri), waveforms[index]))
+        tables.write_table(f"{self.pairs_folder}/{part_uri.rpartition('/')[2]}", pa.Table.from_pylist(pairs, PAIRS), {})
+        tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), {})
+        return len(triples)
+
+
+def load_clip(uri: str) -> np.ndarray:
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,)."""
+    try:
+        return to_pcm16(read_audio(storage.read_bytes(uri)).waveform)
+    except SoundStormError as error:
+        raise SoundStormError(f"{uri}: {error}") from error
+
+
+def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Clips (int16) through the codec and back, at their own length."""
+    codes = codec.encode_clips([clip.astype(np.float32) / 32768 for clip in clips])
+    return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
+
+
+def metrics_row(clip: Clip, source: Source, pcm: np.ndarray) -> dict[str, Any]:
+    """A row of `metrics`."""
+    duration = {"duration_s": len(pcm) / SAMPLE_RATE}
+    return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category} | duration | clip_metrics(pcm, SAMPLE_RATE)
+
+
+def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: np.ndarray) -> dict[str, Any]:
+    """A row of `pairs`."""
+    return {
+        "real_id": real.clip_id,
+        "generated_id": generated.clip_id,
+        "spectral_convergence": spectral_convergence(real_pcm, generated_pcm),
+        "log_spectral_distance": log_spectral_distance(real_pcm, generated_pcm),
+    }
+
+
+def _report(options: Options, real: list[Clip], generated: list[Clip], codec: Codec, metrics: pa.Table, summary: Summary) -> str:
+    examples = choose_examples(real, generated, options.examples_per_class, load_clip, lambda pcm: resynthesize(codec, [pcm])[0])
+    fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
+    manifest = (
+        storage.join(options.generated_audio, "samples.parquet") if not options.generated_audio.endswith(".parquet") else options.generated_audio
+    )
+    sampler: dict[str, str] = {}
+    if storage.exists(manifest):
+        metadata = tables.table_info(manifest).metadata
+        sampler = {name.removeprefix("sampler_"): value for name, value in metadata.items() if name.startswith("sampler_")}
+        if "checkpoint_sha256" in metadata:
+            fingerprints["checkpoint"] = metadata["checkpoint_sha256"]
+    return render_report(
+        ReportData(
+            title="Generated against real",
+            generated_at=datetime.now(UTC),
+            summary=summary,
+            metrics=metrics,
+            examples=examples,
+            training_log=read_log(options.training_log),
+            settings={
+                "Real clips": {"from": options.real_audio, "fold": options.fold or "all", "per class": options.clips_per_class or "all"},
+                "Generated clips": {"from": options.generated_audio},
+                "Sampler": sampler,
+                "Comparison": {"sample rate": f"{SAMPLE_RATE} Hz", "metrics": options.metrics},
+            },
+            fingerprints=fingerprints,
+        )
+    )
+
+
+def _worst(summary: Summary) -> str:
+    """The metric that tells generated from real most surely, in words."""
+    found = [(values["generated"].ks or 0.0, name) for name, values in summary.overall.metrics.items() if values["generated"] is not None]
+    if not found:
+        return "nothing generated"
+    distance, name = max(found)
+    return f"largest KS distance {distance:.2f} ({name})"
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {counts['worst']}: {options.output_dir}/report.html"
+    return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

@@ -1,0 +1,253 @@
+"""New sound from a checkpoint: a pool of actors draws codes, decodes them and writes audio files, part by part; the manifest comes last.
+
+The seed of a sample follows from `--seed`, its class and its number, and the samples of a part are always the same ones. So a
+sample does not depend on which worker made it, and a run that was stopped goes on where it was.
+"""
+
+import hashlib
+import math
+import re
+import sys
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+import tyro
+
+from cluster import records, storage, tables
+from cluster.connect import ClusterInfo, connect
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.codecs import choose_codec
+from jobs.entry import start
+from jobs.parts import Plan, actor_resources, complete, default_actors
+from soundstorm.audio import encode_audio, read_audio
+from soundstorm.checkpoints import Checkpoint
+from soundstorm.codec import Codec, load_codec
+from soundstorm.decoding import continuation, generate_codes
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import SamplerSettings
+from soundstorm.schemas import SAMPLES
+
+PEAK = 0.999
+"""A decoded clip that exceeds full scale is scaled down to this peak, so that nothing clips."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Generate sound from a checkpoint."""
+
+    checkpoint: str
+    """Output folder of `train`, or a checkpoint folder, path or URI."""
+    output_dir: str = "runs/samples"
+    """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json."""
+    num_samples: int = 10
+    """Clips to make in all."""
+    duration: float = 5.0
+    """Seconds of each clip."""
+    class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
+    """Class to generate, by name; default: all classes in equal shares."""
+    seed: int = 0
+    """The same seed gives the same clips."""
+    prompt: str | None = None
+    """Recording to continue (path or URI): each clip begins with its first --prompt-duration seconds."""
+    prompt_duration: float = 1.0
+    """Seconds of --prompt to keep."""
+    format: Literal["flac", "wav"] = "flac"
+    """Format of the audio files, 16-bit mono."""
+    iterations: tuple[int, ...] | None = None
+    """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
+    temperature: float | None = None
+    """Sampling temperature; default: the checkpoint's, as with the four below."""
+    choice_temperature: float | None = None
+    """Gumbel noise on the confidence that ranks frames."""
+    top_p: float | None = None
+    """Sample from the likeliest codes that hold this probability."""
+    typical_mass: float | None = None
+    """Sample from the most typical codes that hold this probability."""
+    guidance: float | None = None
+    """Classifier-free guidance weight; 1 is unguided."""
+    codec: str | None = None
+    """Weights of the codec; default: the one the checkpoint was trained with, from the package or the cache."""
+    num_actors: int | None = None
+    """Generating actors; default: one per GPU, or one per CPU where there is none."""
+    shard_size: int = 8
+    """Clips per part, generated as one batch."""
+    overwrite: bool = False
+    """Replace what an earlier run with other settings left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--num-samples", self.num_samples), ("--shard-size", self.shard_size)):
+            if value < 1:
+                raise SoundStormError(f"{name} is {value}: give at least 1")
+        if self.num_actors is not None and self.num_actors < 1:
+            raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
+        if not 0 < self.duration <= 600:
+            raise SoundStormError(f"--duration is {self.duration}: give seconds, more than 0 and at most 600")
+        if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
+            raise SoundStormError(f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration {self.duration}")
+
+    def sampler(self, defaults: SamplerSettings) -> SamplerSettings:
+        """The checkpoint's settings with what the command line overrides."""
+        iterations = self.iterations[0] if self.iterations is not None and len(self.iterations) == 1 else self.iterations
+        given = {"iterations": iterations} | {
+            name: getattr(self, name) for name in ("temperature", "choice_temperature", "top_p", "typical_mass", "guidance")
+        }
+        return replace(defaults, **{name: value for name, value in given.items() if value is not None})
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Generate what is missing of the samples asked for, then write the manifest."""
+    storage.check_writable(options.output_dir)
+    files = checkpoint_files(options.checkpoint)
+    checkpoint = open_checkpoint(files)
+    labels = _labels(options, checkpoint)
+    sampler = options.sampler(checkpoint.sampler)
+    sampler.passes_per_level(checkpoint.fingerprint.num_levels)
+    weights = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint)
+    codec = load_codec(weights)
+    checkpoint.fingerprint.require_equal(codec.fingerprint, options.checkpoint)
+    prompt = _prompt_codes(options, codec)
+    settings = {
+        "checkpoint_sha256": checkpoint.sha256,
+        "codec_sha256": codec.fingerprint.sha256,
+        "sampler": sampler.to_dict(),
+        "num_samples": options.num_samples,
+        "duration_s": options.duration,
+        "class": options.class_name,
+        "seed": options.seed,
+        "prompt_sha256": None if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest(),
+        "format": options.format,
+        "shard_size": options.shard_size,
+    }
+    record = records.begin(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=("audio", "parts", "samples.parquet"))
+    if record is not None:
+        return _summary(options, record.counts, "already done: ")
+    plan = Plan(
+        description="generate",
+        folder=storage.join(options.output_dir, "parts"),
+        num_items=options.num_samples,
+        shard_size=options.shard_size,
+        payload=lambda items: [(index, labels[index % len(labels)]) for index in items],
+    )
+    if plan.missing():
+        with connect(options.address) as info:
+            _generate(options, plan, info, files, weights, sampler, prompt)
+    manifest, _ = tables.read_table(plan.folder)
+    metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
+    metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
+    tables.write_table(storage.join(options.output_dir, "samples.parquet"), manifest, metadata)
+    counts = {"samples": manifest.num_rows, "categories": len(set(manifest["category"].to_pylist()))}
+    records.finish(options.output_dir, "generate", settings, counts)
+    return _summary(options, counts, "")
+
+
+def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
+    if options.class_name is None:
+        return list(range(len(checkpoint.categories)))
+    if options.class_name not in checkpoint.categories:
+        raise SoundStormError(f"--class is '{options.class_name}': the checkpoint has {', '.join(checkpoint.categories)}")
+    return [checkpoint.categories.index(options.class_name)]
+
+
+def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
+    if options.prompt is None:
+        return None
+    recording = read_audio(storage.read_bytes(options.prompt), max_duration_s=options.prompt_duration)
+    return codec.encode_clips([recording.waveform])[0]
+
+
+def _generate(
+    options: Options, plan: Plan, info: ClusterInfo, files: dict[str, bytes], weights: bytes, sampler: SamplerSettings, prompt: np.ndarray | None
+) -> None:
+    model = ray.put((files, weights))
+    actor_class = ray.remote(Generator).options(**actor_resources(info))
+    job = {"output_dir": options.output_dir, "duration_s": options.duration, "format": options.format, "seed": options.seed}
+    complete(
+        plan,
+        lambda: actor_class.remote([model], sampler, prompt, job, "cuda" if info.num_gpus else "cpu"),
+        "make_part",
+        default_actors(info, options.num_actors),
+    )
+
+
+def sample_seed(seed: int, label: int, index: int) -> int:
+    """The seed, 63 bits, of sample `index` of a run: spread out, so that runs with neighbouring seeds share nothing."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{index}".encode()).digest()[:8], "big") >> 1
+
+
+def file_stem(category: str) -> str:
+    """A class name as a file name: letters, digits, `_` and `-` stay, everything else becomes `_`."""
+    return re.sub(r"[^\w-]+", "_", category) or "_"
+
+
+class Generator:
+    """An actor that makes the samples of a part as one batch."""
+
+    def __init__(self, model: list[ray.ObjectRef], sampler: SamplerSettings, prompt: np.ndarray | None, job: dict[str, Any], device: str) -> None:
+        torch.set_num_threads(1)
+        files, weights = ray.get(model[0])
+        self.checkpoint = open_checkpoint(files, device)
+        self.codec = load_codec(weights, device)
+        self.sampler, self.prompt, self.job, self.device = sampler, prompt, job, device
+
+    def make_part(self, work: tuple[str, list[tuple[int, int]]]) -> int:
+        """Generate samples `(index, label)`, write their audio, then the part's table; returns how many."""
+        part_uri, samples = work
+        num_frames = math.ceil(self.job["duration_s"] * self.codec.frame_rate)
+        seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
+        known, known_mask = (None, None)
+        if self.prompt is not None:
+            prompt_QT = torch.from_numpy(self.prompt.astype(np.int64))
+            known, known_mask = continuation([prompt_QT] * len(samples), [num_frames] * len(samples))
+        codes = generate_codes(
+            self.checkpoint.model,
+            torch.tensor([label for _, label in samples]),
+            [num_frames] * len(samples),
+            self.sampler,
+            seeds,
+            known_BQT=known,
+            known_mask_BQT=known_mask,
+            bf16=True,
+        )
+        waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes])
+        rows = [
+            self._write(index, label, seed, num_frames, waveform) for (index, label), seed, waveform in zip(samples, seeds, waveforms, strict=True)
+        ]
+        tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {})
+        return len(rows)
+
+    def _write(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> dict[str, Any]:
+        sample_rate = self.codec.sample_rate
+        waveform = waveform[: round(self.job["duration_s"] * sample_rate)]
+        if not np.isfinite(waveform).all():
+            raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
+        waveform = waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+        category = self.checkpoint.categories[label]
+        sample_id = f"{file_stem(category)}-{index:07d}"
+        audio = encode_audio(waveform, sample_rate, self.job["format"])
+        uri = storage.join(self.job["output_dir"], "audio", file_stem(category), f"{sample_id}.{self.job['format']}")
+        storage.write_bytes(uri, audio)
+        return {
+            "sample_id": sample_id,
+            "label": label,
+            "category": category,
+            "seed": seed,
+            "num_frames": num_frames,
+            "duration_s": len(waveform) / sample_rate,
+            "uri": uri,
+            "sha256": hashlib.sha256(audio).hexdigest(),
+        }
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    message = f"{prefix}{counts['samples']} clips of {options.duration:g} s in {counts['categories']} classes, in {options.output_dir}"
+    return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

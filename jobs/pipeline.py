@@ -1,0 +1,142 @@
+"""From recordings to a page to listen to: tokenize, train, generate, evaluate, one after the other, restartable.
+
+Each stage keeps a record of its settings in its own folder; a stage that is finished is not repeated.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import records, storage
+from cluster.connect import connect
+from jobs import evaluate, generate, tokenize, train
+from jobs.datasets import DatasetOptions
+from jobs.entry import console, start
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import PRESETS
+from soundstorm.synthetic import write_dataset
+
+CLIPS_PER_CLASS = 10
+"""Of the synthetic dataset that the pipeline makes for itself."""
+
+
+@dataclass(kw_only=True)
+class Options(DatasetOptions):
+    """Run every stage from a dataset to a report."""
+
+    dataset: str = "synthetic"
+    """esc50, esc10, urbansound8k, folder or synthetic (made on the spot, where --data-dir is not given)."""
+    output_dir: str = "runs/pipeline"
+    """Folder or s3:// prefix with a folder for each stage."""
+    preset: str = "tiny"
+    """Network and training: reference (the published set-up), small (two cores) or tiny (minutes)."""
+    fold: int | None = None
+    """The test fold, which is not trained on; default: the dataset's last."""
+    epochs: int | None = None
+    """Passes over the clips; default: the preset's."""
+    num_workers: int | None = None
+    """Training processes; default: one per GPU, or one."""
+    num_samples: int = 20
+    """Clips to generate, in equal shares of all classes."""
+    duration: float = 5.0
+    """Seconds of each generated clip."""
+    clips_per_class: int = 10
+    """Real clips of each class to compare with."""
+    seed: int = 0
+    """Seed of training, generation and of the choice of real clips."""
+    codec: str | None = None
+    """Weights of the codec, as in `tokenize`."""
+    max_rejected: float = 0.05
+    """Share of clips that may be rejected."""
+    overwrite: bool = False
+    """Replace what earlier runs with other settings left."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preset not in PRESETS:
+            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Run the stages that are not finished; returns the summary of the last."""
+    storage.check_writable(options.output_dir)
+    folders = {name: storage.join(options.output_dir, name) for name in ("dataset", "tokenize", "train", "generate", "evaluate")}
+    location = _dataset(options, folders["dataset"])
+    shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
+    stages = {
+        "tokenize": lambda: tokenize.run(
+            tokenize.Options(
+                dataset=options.dataset,
+                data_dir=location,
+                output_dir=folders["tokenize"],
+                codec=options.codec,
+                max_rejected=options.max_rejected,
+                **shared,
+            )
+        ),
+        "train": lambda: train.run(
+            train.Options(
+                tokens=folders["tokenize"],
+                output_dir=folders["train"],
+                preset=options.preset,
+                fold=options.fold,
+                epochs=options.epochs,
+                num_workers=options.num_workers,
+                seed=options.seed,
+                **shared,
+            )
+        ),
+        "generate": lambda: generate.run(
+            generate.Options(
+                checkpoint=folders["train"],
+                output_dir=folders["generate"],
+                num_samples=options.num_samples,
+                duration=options.duration,
+                seed=options.seed,
+                codec=options.codec,
+                **shared,
+            )
+        ),
+        "evaluate": lambda: evaluate.run(
+            evaluate.Options(
+                real_audio=folders["tokenize"],
+                generated_audio=folders["generate"],
+                output_dir=folders["evaluate"],
+                clips_per_class=options.clips_per_class,
+                seed=options.seed,
+                codec=options.codec,
+                training_log=storage.join(folders["train"], "log.csv"),
+                **shared,
+            )
+        ),
+    }
+    with connect(options.address):
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            console.print(f"[bold]{number}/{len(stages)} {name}[/]", highlight=False)
+            summary = stage()
+            console.print(f"    {summary['message']}", highlight=False)
+    return summary | {"output_dir": options.output_dir}
+
+
+def _dataset(options: Options, folder: str) -> str:
+    """Where the recordings lie; the synthetic ones are made at `folder` first, if nothing else is given."""
+    if options.dataset != "synthetic" or options.data_dir is not None:
+        return options.location
+    settings = {"clips_per_class": CLIPS_PER_CLASS, "seed": 0}
+    if records.begin(folder, "dataset", settings, overwrite=options.overwrite, outputs=("audio", "meta")) is None:
+        if storage.is_remote(folder):
+            with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
+                write_dataset(Path(name), **settings)
+                storage.copy_from_local(Path(name), folder)
+        else:
+            write_dataset(Path(folder), **settings)
+        records.finish(folder, "dataset", settings, {})
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

@@ -1,0 +1,265 @@
+"""Recordings to codec tokens: Ray Data reads and decodes audio on CPU tasks and encodes it in a pool of codec actors.
+
+The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or not at
+all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that are there.
+A clip that cannot be used becomes a row of `rejected`, and the run goes on.
+"""
+
+import hashlib
+import sys
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster import records, storage, tables
+from cluster.connect import ClusterInfo, connect
+from cluster.errors import ClusterError
+from jobs.codecs import choose_codec
+from jobs.datasets import DatasetOptions, open_dataset
+from jobs.entry import console, start
+from jobs.progress import progress
+from soundstorm.audio import MAX_DURATION_S, RejectedAudio, from_pcm16, read_audio, to_pcm16
+from soundstorm.codec import load_codec
+from soundstorm.datasets import Index
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import REJECTED, TOKENS, Reason, codes_to_lists
+
+READER_CPUS = 0.25
+"""Ray CPUs of a task that reads and decodes audio: it takes about a third of the time of encoding."""
+ENCODER_CPUS = 0.75
+"""Ray CPUs of a codec actor, so that one reader and one actor share a core."""
+
+
+@dataclass(kw_only=True)
+class Options(DatasetOptions):
+    """Turn the recordings of a dataset into codec tokens."""
+
+    output_dir: str = "runs/tokens"
+    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/ and tokenize.json."""
+    codec: str | None = None
+    """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
+    max_duration: float = MAX_DURATION_S
+    """Seconds; what a recording holds beyond is cut off."""
+    max_rejected: float = 0.05
+    """Share of clips (0 to 1) that may be rejected before the job fails."""
+    num_actors: int | None = None
+    """Codec actors; default: one per GPU, or one per CPU where there is none."""
+    shard_size: int = 32
+    """Clips per unit of work."""
+    overwrite: bool = False
+    """Replace what an earlier run with other settings left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.max_duration <= 3600:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most 3600")
+        if not 0 <= self.max_rejected <= 1:
+            raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
+        if self.num_actors is not None and self.num_actors < 1:
+            raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
+        if not 1 <= self.shard_size <= 4096:
+            raise SoundStormError(f"--shard-size is {self.shard_size}: give 1 to 4096 clips")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
+    storage.check_writable(options.output_dir)
+    index = open_dataset(options.dataset, options.location)
+    weights = choose_codec(options.codec)
+    fingerprint = load_codec(weights).fingerprint
+    settings = {
+        "dataset": options.dataset,
+        "data_dir": storage.absolute(options.location),
+        "clips": _digest(index.clips),
+        "codec_sha256": fingerprint.sha256,
+        "max_duration_s": options.max_duration,
+        "shard_size": options.shard_size,
+    }
+    outputs = ("clips.parquet", "tokens", "rejected")
+    record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
+    if record is not None:
+        return _summary(options, record.counts, "already done: ")
+    tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
+    tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
+    metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration)}
+    silent = _tokenize(options, index.clips, weights, metadata)
+    counts = _account(options, index, silent)
+    records.finish(options.output_dir, "tokenize", settings, counts)
+    return _summary(options, counts, "")
+
+
+def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> list[str]:
+    """Do the shards that are missing; returns the ids of clips that are digital silence."""
+    num_shards = -(-clips.num_rows // options.shard_size)
+    there = {entry.uri for entry in storage.list_objects(storage.join(options.output_dir, "tokens"), ".parquet")}
+    todo = [shard for shard in range(num_shards) if _part_uri(options.output_dir, shard) not in there]
+    silent: list[str] = []
+    if not todo:
+        return silent
+    with connect(options.address) as info, progress("tokenize", clips.num_rows) as counter:
+        counter.advance(clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo))
+        dataset = _plan(options, clips, weights, metadata, todo, info)
+        for row in dataset.iter_rows():
+            counter.advance(row["clips"])
+            silent.extend(row["silent"])
+    return silent
+
+
+def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo) -> ray.data.Dataset:
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    rows = [{"shard": shard, "clips": _to_ipc(_shard_clips(clips, shard, options.shard_size))} for shard in todo]
+    num_actors = min(options.num_actors or int(info.num_gpus) or max(1, int(info.num_cpus)), len(todo))
+    return (
+        ray.data.from_items(rows, override_num_blocks=len(rows))
+        .map(_read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=READER_CPUS, compute=ray.data.TaskPoolStrategy(num_actors))
+        .map(
+            ShardEncoder,
+            fn_constructor_args=(ray.put(weights), options.output_dir, metadata, bool(info.num_gpus)),
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=ENCODER_CPUS,
+            num_gpus=1 if info.num_gpus else 0,
+        )
+    )
+
+
+def _read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
+    """Decode a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their clips."""
+    torch.set_num_threads(1)
+    waveforms, problems, silent = [], [], []
+    for clip in _from_ipc(row["clips"]).to_pylist():
+        try:
+            recording = read_audio(_read(clip["uri"]), max_duration_s=max_duration_s)
+        except RejectedAudio as error:
+            waveforms.append(b"")
+            problems.append(f"{error.reason.value}\n{error.detail}")
+            continue
+        waveforms.append(to_pcm16(recording.waveform).tobytes())
+        problems.append("")
+        if recording.is_silent:
+            silent.append(clip["clip_id"])
+    return {"shard": row["shard"], "clips": row["clips"], "waveforms": waveforms, "problems": problems, "silent": silent}
+
+
+def _read(uri: str) -> bytes:
+    try:
+        return storage.read_bytes(uri)
+    except ClusterError as error:
+        reason = Reason.UNREADABLE_FILE if storage.exists(uri) else Reason.MISSING_FILE
+        raise RejectedAudio(reason, str(error)) from error
+
+
+class ShardEncoder:
+    """An actor that encodes shards and writes their tables."""
+
+    def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], gpu: bool) -> None:
+        torch.set_num_threads(1)
+        self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
+        self.output_dir, self.metadata = output_dir, metadata
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        clips = _from_ipc(row["clips"]).to_pylist()
+        tokens, rejected, usable = [], [], []
+        for clip, pcm, problem in zip(clips, row["waveforms"], row["problems"], strict=True):
+            if problem:
+                reason, _, detail = problem.partition("\n")
+                rejected.append(_rejection(clip, "decode", reason, detail))
+            else:
+                usable.append((clip, from_pcm16(np.frombuffer(pcm, dtype=np.int16))))
+        for clip, codes_QT in zip([clip for clip, _ in usable], self._encode([waveform for _, waveform in usable]), strict=True):
+            if isinstance(codes_QT, str):
+                rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, codes_QT))
+                continue
+            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
+            tokens.append(fields | {"view": 0, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
+        if rejected:
+            uri = storage.join(self.output_dir, "rejected", f"part-{row['shard']:05d}.parquet")
+            tables.write_table(uri, pa.Table.from_pylist(rejected, REJECTED), {})
+        tables.write_table(_part_uri(self.output_dir, row["shard"]), pa.Table.from_pylist(tokens, TOKENS), self.metadata)
+        return {"shard": row["shard"], "clips": len(clips), "silent": list(row["silent"])}
+
+    def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
+        """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a clip that fails."""
+        try:
+            return list(self.codec.encode_clips(waveforms))
+        except RuntimeError:
+            results: list[np.ndarray | str] = []
+            for waveform in waveforms:
+                try:
+                    results.append(self.codec.encode_clips([waveform])[0])
+                except RuntimeError as error:
+                    results.append(" ".join(str(error).split())[:300])
+            return results
+
+
+def _account(options: Options, index: Index, silent: list[str]) -> dict[str, Any]:
+    """Row counts of what lies in storage; raises when too many clips were rejected or any is unaccounted for."""
+    num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
+    rejected, _ = tables.read_table(storage.join(options.output_dir, "rejected"))
+    total = index.clips.num_rows + index.rejected.num_rows
+    if num_tokens + rejected.num_rows != total:
+        raise SoundStormError(
+            f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens and {rejected.num_rows} rejected: run again with --overwrite"
+        )
+    reasons = Counter(rejected["reason"].to_pylist())
+    if rejected.num_rows > options.max_rejected * total:
+        listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        first = rejected.slice(0, 1).to_pylist()[0]
+        raise SoundStormError(
+            f"{rejected.num_rows} of {total} clips were rejected ({listing}; for example {first['clip_id']}: {first['detail']}), more than "
+            f"--max-rejected {options.max_rejected:g} allows; all are listed in {storage.join(options.output_dir, 'rejected')}"
+        )
+    if silent:
+        console.print(f"[yellow]note:[/] {len(silent)} clips are digital silence: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}")
+    return {"clips": total, "tokens": num_tokens, "rejected": rejected.num_rows, "reasons": dict(reasons), "silent": sorted(silent)}
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    message = f"{prefix}{counts['tokens']} of {counts['clips']} clips tokenized, {counts['rejected']} rejected, in {options.output_dir}"
+    return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+def _index_metadata(index: Index) -> dict[str, str]:
+    return {"categories": "\n".join(index.categories), "num_folds": str(index.num_folds)}
+
+
+def _digest(clips: pa.Table) -> str:
+    """SHA-256 over the ids, folds and labels, in order: changes when the dataset does."""
+    digest = hashlib.sha256()
+    for row in zip(*(clips[name].to_pylist() for name in ("clip_id", "fold", "label")), strict=True):
+        digest.update(repr(row).encode())
+    return digest.hexdigest()
+
+
+def _rejection(clip: dict[str, Any], stage: str, reason: str, detail: str) -> dict[str, str]:
+    return {"clip_id": clip["clip_id"], "uri": clip["uri"], "stage": stage, "reason": reason, "detail": detail}
+
+
+def _part_uri(output_dir: str, shard: int) -> str:
+    return tables.part_uri(storage.join(output_dir, "tokens"), shard)
+
+
+def _shard_clips(clips: pa.Table, shard: int, shard_size: int) -> pa.Table:
+    return clips.slice(shard * shard_size, shard_size)
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _from_ipc(data: bytes) -> pa.Table:
+    return pa.ipc.open_stream(data).read_all()
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

@@ -1,0 +1,130 @@
+"""What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes mean."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster import records
+from cluster.storage import absolute, join
+from cluster.tables import read_table
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import TOKENS, CodecFingerprint, check_schema, codes_from_column
+
+COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
+
+
+@dataclass(kw_only=True, frozen=True)
+class TokenSet:
+    """Clips in a fixed order."""
+
+    codes: list[np.ndarray]
+    """uint16 (num_levels, num_frames)."""
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Tokens:
+    """The tokens of a dataset, one fold of it held out."""
+
+    table: pa.Table
+    """Columns COLUMNS, the clips of all folds."""
+    fingerprint: CodecFingerprint
+    categories: list[str]
+    """Name of each class, by label."""
+    fold: int
+    """The fold that is validated with and not trained on."""
+    made: str
+    """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
+    uri: str
+
+    def split(self) -> tuple[TokenSet, TokenSet]:
+        """Clips to train on and clips to validate with; see `split_tokens`."""
+        return split_tokens([self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri)
+
+
+def open_tokens(uri: str, fold: int | None) -> Tokens:
+    """Read the output folder of `tokenize` and choose the test fold.
+
+    Args:
+        uri: the folder.
+        fold: the test fold; None = the last.
+
+    Raises:
+        SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate with.
+        ClusterError: a table is missing or malformed.
+    """
+    record = records.read(uri, "tokenize")
+    tokens_uri = join(uri, "tokens")
+    if record is None:
+        raise SoundStormError(f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm tokenize`")
+    table, metadata = read_table(tokens_uri)
+    check_schema(table.schema, TOKENS, tokens_uri)
+    categories, num_folds = metadata.get("categories", "").split("\n"), metadata.get("num_folds", "")
+    if not categories[0] or not num_folds.isdecimal():
+        raise SoundStormError(f"{tokens_uri}: it does not say which categories and folds there are: make the tokens again with `soundstorm tokenize`")
+    folds = sorted(set(table["fold"].to_pylist()))
+    if not folds:
+        raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
+    chosen = int(num_folds) if fold is None else fold
+    if chosen not in folds:
+        raise SoundStormError(f"--fold is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
+    if folds == [chosen]:
+        raise SoundStormError(f"--fold is {chosen}, and the tokens have no other fold: there is nothing to train on")
+    for row in table.select(["clip_id", "label", "num_frames"]).to_pylist():
+        if not 0 <= row["label"] < len(categories) or row["num_frames"] < 1:
+            raise SoundStormError(
+                f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and {row['num_frames']} frames: "
+                "make the tokens again with `soundstorm tokenize`"
+            )
+    return Tokens(
+        table=table.select(list(COLUMNS)),
+        fingerprint=CodecFingerprint.from_metadata(metadata, tokens_uri),
+        categories=categories,
+        fold=chosen,
+        made=record.finished,
+        uri=absolute(tokens_uri),
+    )
+
+
+def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str) -> tuple[TokenSet, TokenSet]:
+    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of clip_id and view.
+
+    Raises:
+        SoundStormError: codes are malformed; `where` names the table.
+    """
+    rows = pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("view", "ascending")])
+    held_out = pc.equal(rows["fold"], fold)
+    training = rows.filter(pc.invert(held_out))
+    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], 0)))
+    return _token_set(training, num_levels, codebook_size, where), _token_set(validation, num_levels, codebook_size, where)
+
+
+def _token_set(rows: pa.Table, num_levels: int, codebook_size: int, where: str) -> TokenSet:
+    codes = [codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)]
+    return TokenSet(codes=codes, labels=rows["label"].to_pylist())
+
+
+def steps_per_epoch(num_clips: int, batch_size: int, world_size: int) -> int:
+    """Optimizer steps in which `world_size` workers pass over `num_clips` with batches of at most `batch_size` each."""
+    return math.ceil(math.ceil(num_clips / world_size) / batch_size)
+
+
+def dealt_batches(num_clips: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[list[int]]:
+    """The clips of each batch of one worker in one epoch.
+
+    One permutation, which (seed, epoch) fix, is dealt over the workers like cards, and each hand is cut into batches whose sizes differ
+    by at most one. All workers get the same number of batches, of the same sizes; where the clips do not come out even, the first
+    of the permutation are dealt a second time. No clip is left out.
+    """
+    order = np.random.default_rng([seed, epoch]).permutation(num_clips)
+    per_worker = math.ceil(num_clips / world_size)
+    hand = np.resize(order, per_worker * world_size)[rank::world_size]
+    for batch in np.array_split(hand, steps_per_epoch(num_clips, batch_size, world_size)):
+        yield batch.tolist()

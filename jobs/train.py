@@ -1,0 +1,289 @@
+"""Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same command.
+
+Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a clip of 5 s). Which worker
+sees which clip when is a permutation by (seed, epoch), see `jobs.tokens.dealt_batches`: all workers make the same number of steps,
+no clip is dropped, and a run that was cut short goes on exactly where it was.
+"""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import ray
+import ray.train
+import torch
+from ray.train import get_checkpoint
+from ray.train.torch import get_device, prepare_model
+
+from cluster import records, storage
+from cluster.connect import connect
+from jobs.entry import console, start
+from jobs.tokens import Tokens, open_tokens, split_tokens
+from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.training_log import TrainingLog, duration
+from jobs.training_run import TrainingRun
+from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state, save_checkpoint
+from soundstorm.errors import SoundStormError
+from soundstorm.model import SoundStorm
+from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.transfer import weights_for_categories
+
+STAGE = "train"
+CHECKPOINT_FOLDER = "checkpoint"
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Train SoundStorm on the tokens of a dataset."""
+
+    tokens: str = "runs/tokens"
+    """Output folder of `tokenize`, a path or s3:// URI."""
+    output_dir: str = "runs/train"
+    """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
+    preset: str = "small"
+    """Network and training: reference (the published set-up), small (two cores) or tiny (tests)."""
+    config: str | None = None
+    """JSON file whose "training" table replaces settings of the preset, such as best.json of `tune`; path or URI."""
+    fold: int | None = None
+    """The test fold, which is validated with and not trained on; default: the dataset's last."""
+    epochs: int | None = None
+    """Passes over the clips; default: the preset's."""
+    batch_size: int | None = None
+    """Clips per step and worker; default: the preset's."""
+    lr: float | None = None
+    """Highest learning rate; default: the preset's."""
+    seed: int | None = None
+    """Seed of order, crops, masks and initial weights; default: the preset's."""
+    checkpoint: str | None = None
+    """Checkpoint folder or URI to start from; its architecture is used, and its classes are matched by name."""
+    num_workers: int | None = None
+    """Training processes; default: one per GPU, or one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes GPUs where there are any."""
+    checkpoint_every: int = 1
+    """Epochs between checkpoints; the last epoch always has one."""
+    max_failures: int = 3
+    """Restarts from the latest checkpoint before the run is given up."""
+    overwrite: bool = False
+    """Start afresh, whatever the output folder holds."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        if self.preset not in PRESETS:
+            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
+        for option in ("epochs", "batch_size", "num_workers", "checkpoint_every"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least 1")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
+        if self.seed is not None and self.seed < 0:
+            raise SoundStormError(f"--seed is {self.seed}: give 0 or more")
+        if self.max_failures < 0:
+            raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Train as `options` say, or go on where an earlier call was cut short; returns the final losses."""
+    storage.check_writable(options.output_dir)
+    tokens = open_tokens(options.tokens, options.fold)
+    config, origin = _training_config(options), _origin(options.checkpoint, tokens)
+    architecture = network_for(origin.model.config if origin else preset(options.preset).model, tokens)
+    settings = {
+        "tokens": storage.absolute(options.tokens),
+        "tokens_made": tokens.made,
+        "codec_sha256": tokens.fingerprint.sha256,
+        "fold": tokens.fold,
+        "preset": options.preset,
+        "architecture": architecture.to_dict(),
+        "training": config.to_dict(),
+        "num_workers": options.num_workers,
+        "checkpoint_sha256": origin.sha256 if origin else None,
+    }
+    outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+    if record is not None:
+        return _summary(options, record.counts, "already trained, nothing to do: ")
+    counts = _train(options, tokens, architecture, config, origin)
+    records.finish(options.output_dir, STAGE, settings, counts)
+    storage.delete(storage.join(options.output_dir, RUN_FOLDER))
+    return _summary(options, counts, "")
+
+
+def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, origin: Checkpoint | None) -> dict[str, Any]:
+    training, validation = tokens.split()
+    weights = weights_for_categories(origin.model, origin.categories, tokens.categories) if origin else None
+    with connect(options.address) as info:
+        plan = plan_workers(options.num_workers, options.device, info)
+        clips = f"{len(training)} clips to train on, {len(validation)} to validate with (fold {tokens.fold})"
+        console.print(f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; {plan}", highlight=False)
+        with TrainingLog(options.output_dir, "epoch") as log, tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
+            result = run_trainer(
+                train_on_worker,
+                {
+                    "architecture": architecture.to_dict(),
+                    "training": config.to_dict(),
+                    "sampler": (origin.sampler if origin else preset(options.preset).sampler).to_dict(),
+                    "categories": tokens.categories,
+                    "codec": asdict(tokens.fingerprint),
+                    "fold": tokens.fold,
+                    "weights": None if weights is None else ray.put(weights),
+                    "checkpoint_every": options.checkpoint_every,
+                    "cpus": plan.cpus_per_worker,
+                },
+                {"tokens": ray.data.from_arrow(tokens.table)},
+                plan=plan,
+                output_uri=options.output_dir,
+                max_failures=options.max_failures,
+                on_report=_progress(log, config.epochs),
+            )
+            if result.return_value:
+                raise SoundStormError(f"training stopped: {result.return_value}")
+            assert result.checkpoint is not None  # the last epoch always has one
+            folder = Path(result.checkpoint.to_directory(scratch))
+            finished, state = load_checkpoint(folder), load_training_state(folder)
+            log.update(state["rows"])
+            storage.copy_from_local(folder, storage.join(options.output_dir, CHECKPOINT_FOLDER))
+    last = state["rows"][-1]
+    return {
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "train_loss": last["train_loss"],
+        "val_loss": last["val_loss"],
+        "val_losses": [last[f"val_level_{level}"] for level in range(architecture.num_levels)],
+        "seconds": sum(row["seconds"] for row in state["rows"]),
+        "clips": len(training),
+        "validation_clips": len(validation),
+        "num_workers": plan.num_workers,
+        "checkpoint_sha256": finished.sha256,
+    }
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    where = storage.join(options.output_dir, CHECKPOINT_FOLDER)
+    losses = f"loss {counts['train_loss']:.3f} in training, {counts['val_loss']:.3f} on the test fold (nats a code)"
+    message = f"{prefix}{where}: {counts['epochs']} epochs, {losses}, in {duration(counts['seconds'])}"
+    return {"message": message, "output_dir": options.output_dir, "checkpoint": where, **counts}
+
+
+# ---- settings
+
+
+def _training_config(options: Options) -> TrainingConfig:
+    """The preset's training, changed by --config, changed by single options."""
+    config = preset(options.preset).training
+    if options.config is not None:
+        try:
+            changes = json.loads(storage.read_bytes(options.config))["training"]
+            config = TrainingConfig.from_dict(config.to_dict() | dict(changes), f"--config {options.config}")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise SoundStormError(f"--config {options.config}: not JSON with a table 'training': give best.json of `soundstorm tune`") from error
+    given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
+    return replace(config, **{name: value for name, value in given.items() if value is not None})
+
+
+def network_for(architecture: ModelConfig, tokens: Tokens) -> ModelConfig:
+    """`architecture` with the levels, codes and classes of `tokens`."""
+    fingerprint = tokens.fingerprint
+    return replace(architecture, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=len(tokens.categories))
+
+
+def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:
+    """The checkpoint to start from."""
+    if uri is None:
+        return None
+    with tempfile.TemporaryDirectory(prefix="soundstorm-origin-") as scratch:
+        checkpoint = load_checkpoint(storage.local_path(uri, Path(scratch)))
+    tokens.fingerprint.require_equal(checkpoint.fingerprint, tokens.uri)
+    return checkpoint
+
+
+def _num_parameters(architecture: ModelConfig) -> int:
+    with torch.device("meta"):
+        return SoundStorm(architecture).num_parameters()
+
+
+def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:
+    def show(metrics: dict[str, Any]) -> None:
+        log.update(metrics["rows"])
+        row = metrics["rows"][-1]
+        recent = [earlier["seconds"] for earlier in metrics["rows"][-5:]]
+        eta_s = sum(recent) / len(recent) * (epochs - row["epoch"])
+        console.print(
+            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  step {row['step']}  train {row['train_loss']:.3f}  val {row['val_loss']:.3f}  "
+            f"lr {row['lr']:.1e}  {row['seconds']:.1f} s  ETA {duration(eta_s)}",
+            highlight=False,
+        )
+
+    return show
+
+
+# ---- on the workers
+
+
+def train_on_worker(settings: dict[str, Any]) -> str | None:
+    """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
+    torch.set_num_threads(settings["cpus"])
+    context = ray.train.get_context()
+    fingerprint = CodecFingerprint(**settings["codec"])
+    training, validation = _read_tokens(settings["fold"], fingerprint)
+    worker = TrainingRun(
+        ModelConfig.from_dict(settings["architecture"], "architecture"),
+        TrainingConfig.from_dict(settings["training"], "training"),
+        training,
+        validation,
+        device=get_device(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        weights=None if settings["weights"] is None else ray.get(settings["weights"]),
+        wrap=prepare_model,
+    )
+    checkpoint = get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            worker.load_state_dict(load_training_state(Path(folder)))
+    while not worker.is_finished:
+        try:
+            worker.run_epoch()
+        except SoundStormError as error:  # the gradient is not finite: the same on all workers, and would be again
+            return str(error)
+        _report(worker, settings, fingerprint)
+    return None
+
+
+def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> Any:
+    shard = ray.train.get_dataset_shard("tokens")
+    tables = list(shard.iter_batches(batch_format="pyarrow", batch_size=None))
+    return split_tokens(tables, fold, fingerprint.num_levels, fingerprint.codebook_size, "tokens")
+
+
+def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
+    """Report the log so far, on rank 0 with a checkpoint where one is due."""
+    is_due = worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0
+    with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
+        saved = None
+        if is_due and worker.rank == 0:
+            folder = Path(scratch) / CHECKPOINT_FOLDER
+            save_checkpoint(
+                folder,
+                worker.averaged(),
+                training=worker.config,
+                categories=settings["categories"],
+                fingerprint=fingerprint,
+                step=worker.step,
+                sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
+                extra={"epoch": worker.epochs_done, "test_fold": settings["fold"], "val_loss": worker.rows[-1]["val_loss"]},
+                training_state=worker.state_dict(),
+            )
+            saved = ray.train.Checkpoint.from_directory(str(folder))
+        ray.train.report({"rows": list(worker.rows)}, checkpoint=saved)
+
+
+if __name__ == "__main__":
+    sys.exit(start(Options, run))

@@ -1,0 +1,188 @@
+"""Running a Ray Train loop from a job: how many workers, what they report as they report it, and problems as sentences."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import ray.train
+from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+from ray.train.torch import TorchTrainer
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.queue import Queue
+
+from cluster import storage
+from cluster.connect import ClusterInfo
+from soundstorm.errors import SoundStormError
+
+RUN_FOLDER = "run"
+"""Below a job's output while it trains: checkpoints as Ray Train keeps them."""
+POLL_S = 0.25
+CHECKPOINTS_KEPT = 2
+"""The newest and the one before it, should the newest be damaged."""
+WORKER_WAIT_S = 120.0
+"""How long a cluster that can grow, or that is busy, has for making room."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class WorkerPlan:
+    """The workers of a training run."""
+
+    num_workers: int
+    cpus_per_worker: int
+    use_gpu: bool
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What one worker reserves."""
+        return {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
+
+    def __str__(self) -> str:
+        workers = f"{self.num_workers} worker" + ("s" if self.num_workers > 1 else "")
+        return f"{workers} with {self.cpus_per_worker} CPU{'s' if self.cpus_per_worker > 1 else ''}{' and a GPU' if self.use_gpu else ''} each"
+
+
+def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s: float = WORKER_WAIT_S) -> WorkerPlan:
+    """Decide on workers, and make sure that the cluster can hold them.
+
+    Args:
+        num_workers: None = one for each GPU, or a single one where there is none.
+        device: `auto` (GPUs where there are any), `cpu` or `cuda`.
+        info: the cluster.
+        wait_s: how long a cluster joined may take to make room; one started here is given no time to grow.
+
+    Raises:
+        SoundStormError: it cannot hold them.
+    """
+    gpus = int(info.num_gpus)
+    if device == "cuda" and not gpus and info.started_here:
+        raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
+    use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
+    count = num_workers or (max(1, gpus) if use_gpu else 1)
+    plan = WorkerPlan(num_workers=count, cpus_per_worker=_cpus_per_worker(count), use_gpu=use_gpu)
+    too_many = f"--num-workers is {count}, which needs {plan}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on {info.nodes} node" + (
+        "s" if info.nodes > 1 else ""
+    )
+    fits = count <= info.num_cpus and (not use_gpu or count <= gpus)
+    if not fits and info.started_here:
+        raise SoundStormError(f"{too_many}: give at most {gpus if use_gpu else int(info.num_cpus)}")
+    group = placement_group([plan.resources] * count, strategy="PACK")
+    try:
+        if not group.wait(wait_s):
+            raise SoundStormError(f"{too_many}, and had no room for them within {wait_s:.0f} s: give fewer, or wait until other jobs have ended")
+    finally:
+        remove_placement_group(group)
+    return plan
+
+
+def _cpus_per_worker(num_workers: int) -> int:
+    """The most CPUs that each of `num_workers` can have when a worker must fit on one node; 1 where they cannot have that."""
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    for cpus in range(max(1, sum(nodes) // num_workers), 1, -1):
+        if sum(node // cpus for node in nodes) >= num_workers:
+            return cpus
+    return 1
+
+
+class _Forward(UserCallback):
+    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver."""
+
+    def __init__(self, queue: Queue) -> None:
+        self.queue = queue
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        self.queue.put_nowait(metrics[0])
+
+
+def run_trainer(
+    loop: Callable[[dict[str, Any]], Any],
+    settings: dict[str, Any],
+    datasets: dict[str, "ray.data.Dataset"],
+    *,
+    plan: WorkerPlan,
+    output_uri: str,
+    max_failures: int,
+    on_report: Callable[[dict[str, Any]], None],
+) -> Result:
+    """Run `loop(settings)` on the workers until it returns, restarting all of them from the latest checkpoint when one is lost.
+
+    A run that was cut short goes on where the same call left off, since Ray Train finds its checkpoints below `output_uri`. Every worker
+    gets each of `datasets` whole, through `ray.train.get_dataset_shard`.
+
+    Args:
+        loop: runs on each worker; what it returns on rank 0 is in the result.
+        settings: handed to the loop.
+        datasets: materialized, so that reading them takes no CPU beside those that the workers hold.
+        plan: the workers.
+        output_uri: the job's output folder.
+        max_failures: restarts allowed.
+        on_report: called here with the metrics of each `ray.train.report`.
+
+    Raises:
+        SoundStormError: more workers failed than allowed, or the cluster lost its storage.
+    """
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check: 2 s are long beside a short epoch
+    filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
+    reports = Queue(actor_options={"num_cpus": 0})
+    trainer = TorchTrainer(
+        loop,
+        train_loop_config=settings,
+        datasets=datasets,
+        dataset_config=DataConfig(datasets_to_split=[]),
+        scaling_config=ScalingConfig(num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources),
+        run_config=RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+            failure_config=FailureConfig(max_failures=max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),
+            callbacks=[_Forward(reports)],
+        ),
+    )
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome["result"] = trainer.fit()
+        except Exception as error:  # noqa: BLE001  # raised again in the main thread, below
+            outcome["error"] = error
+
+    # In a thread of its own, Ray Train leaves the handling of Ctrl-C alone, and this one is free to show progress.
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(POLL_S)
+            for metrics in reports.get_nowait_batch(reports.qsize()):
+                on_report(metrics)
+    finally:
+        reports.shutdown(force=True)
+    if "error" in outcome:
+        raise _as_sentence(outcome["error"], max_failures) from outcome["error"]
+    result: Result = outcome["result"]
+    return result
+
+
+def _as_sentence(error: Exception, max_failures: int) -> Exception:
+    """A SoundStormError for what Ray Train raised; other errors come back as they are."""
+    if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
+        return error
+    if isinstance(error, WorkerGroupError) and error.worker_failures:
+        rank, cause = sorted(error.worker_failures.items())[0]
+        if isinstance(cause, SoundStormError):
+            return cause
+        what = f"worker {rank} failed: {type(cause).__name__}: {_first_line(cause)}"
+    else:
+        what = f"{type(error).__name__}: {_first_line(error)}"
+    return SoundStormError(
+        f"training stopped after {max_failures} restart{'s' if max_failures != 1 else ''}; {what}. "
+        "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if not line.endswith("error:")), "no reason given")[:300]

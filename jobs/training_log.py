@@ -1,0 +1,89 @@
+"""The log of a training run as `log.csv` and TensorBoard events, kept up to date while the run goes on."""
+
+import csv
+import io
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard import SummaryWriter
+
+from cluster import storage
+
+Row = dict[str, float | int | None]
+
+
+class TrainingLog:
+    """Writes the rows of a run below an output folder: `log.csv` at each update, `tensorboard/` beside it.
+
+    A local `tensorboard/` can be watched while the run goes on; object storage has it when the run ends, since events cannot be
+    appended there. Use it as a context manager.
+
+    Args:
+        output_uri: the job's output folder.
+        index: the column that numbers the rows; TensorBoard's horizontal axis.
+    """
+
+    def __init__(self, output_uri: str, index: str) -> None:
+        self.output_uri, self.index = output_uri, index
+        self._scratch = tempfile.TemporaryDirectory(prefix="soundstorm-log-")
+        self._events_uri = storage.join(output_uri, "tensorboard")
+        self._is_remote = storage.is_remote(output_uri)
+        self._folder = Path(self._scratch.name) if self._is_remote else Path(self._events_uri)
+        self._writer: SummaryWriter | None = None
+        self._written = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def update(self, rows: Sequence[Row]) -> None:
+        """Bring the log up to `rows`, all rows of the run so far; the columns are the keys of the last one."""
+        if not rows:
+            return
+        storage.write_bytes(storage.join(self.output_uri, "log.csv"), _to_csv(rows))
+        if self._writer is None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._writer = SummaryWriter(str(self._folder))
+        for row in rows:
+            position = int(row[self.index] or 0)
+            if position <= self._written:
+                continue
+            for name, value in row.items():
+                if name != self.index and value is not None:
+                    self._writer.add_scalar(name, value, position)
+            self._written = position
+        self._writer.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        if self._writer is not None:
+            self._writer.close()
+            if self._is_remote and error is None:
+                storage.delete(self._events_uri)
+                storage.copy_from_local(self._folder, self._events_uri)
+        self._scratch.cleanup()
+
+
+def _to_csv(rows: Sequence[Row]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[-1]), lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows({name: _rounded(value) for name, value in row.items()} for row in rows)
+    return text.getvalue().encode()
+
+
+def _rounded(value: Any) -> Any:
+    """Eight significant digits: more is noise, and makes the file hard to read."""
+    return float(f"{value:.8g}") if isinstance(value, float) else value
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: 45 s, 3:05 min, 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"

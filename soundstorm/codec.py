@@ -1,0 +1,217 @@
+"""`Codec`: waveform to codes and back, whichever network stands behind it.
+
+Two kinds of weights are understood: safetensors files of this project's compact codec, and the official EnCodec 24 kHz `.th`
+file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes
+and a fingerprint.
+
+Legend: B batch, N samples, T frames, Q levels.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import pickle
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from encodec import EncodecModel
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+from torch import Tensor, nn
+
+from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import CodecFingerprint
+
+logger = logging.getLogger(__name__)
+
+OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"
+OFFICIAL_SHA256 = "d7cc33bcf1aad7f2dad9836f36431530744abeace3ca033005e3290ed4fa47bf"
+OFFICIAL_SIZE = 93_171_529
+OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
+BANDWIDTH_KBPS = 6.0
+"""At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
+COMPACT_FORMAT = "soundstorm-compact-codec-1"
+PACKAGED_WEIGHTS = "compact_codec.safetensors"
+
+
+class Codec:
+    """Encodes waveforms to codes and decodes codes to waveforms; frozen.
+
+    Args:
+        network: in evaluation mode, on the device to use.
+        encode: (B, 1, N) float32 waveform to (B, Q, T) int64 codes.
+        decode: the inverse, to (B, 1, T * hop).
+        fingerprint: what its codes are comparable with.
+        hop: samples per frame.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        encode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor], Tensor],
+        fingerprint: CodecFingerprint,
+        hop: int,
+    ) -> None:
+        self.network, self.fingerprint, self.hop = network, fingerprint, hop
+        self.sample_rate, self.frame_rate = fingerprint.sample_rate, fingerprint.frame_rate
+        self._encode, self._decode = encode, decode
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @torch.inference_mode()
+    def encode(self, waveform_B1N: Tensor) -> Tensor:
+        """Waveforms (B, 1, N), float32 in [-1, 1] at `sample_rate`, to codes (B, Q, T) with T = ceil(N / hop)."""
+        if waveform_B1N.ndim != 3 or waveform_B1N.shape[1] != 1 or waveform_B1N.shape[2] == 0:
+            raise ValueError(f"waveform has shape {tuple(waveform_B1N.shape)}, expected (batch, 1, samples) with at least one sample")
+        return self._encode(waveform_B1N.to(self.device))
+
+    @torch.inference_mode()
+    def decode(self, codes_BQT: Tensor) -> Tensor:
+        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller scales or clips."""
+        levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
+        if codes_BQT.ndim != 3 or codes_BQT.shape[1] != levels or codes_BQT.shape[2] == 0:
+            raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, {levels}, frames) with at least one frame")
+        if int(codes_BQT.min()) < 0 or int(codes_BQT.max()) >= size:
+            raise ValueError(f"codes lie in {int(codes_BQT.min())}..{int(codes_BQT.max())}, expected 0..{size - 1}")
+        return self._decode(codes_BQT.to(self.device))
+
+    def encode_clips(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Waveforms (N,) of any lengths to codes (Q, ceil(N / hop)), uint16, in order.
+
+        Clips of equal length share a batch; nothing is padded, so a clip's codes do not depend on the clips beside it.
+        """
+        return self._in_batches(waveforms, lambda clip: len(clip), self._encode_batch)
+
+    def decode_clips(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order."""
+        return self._in_batches(codes, lambda clip: clip.shape[1], self._decode_batch)
+
+    def _encode_batch(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
+        batch_B1N = torch.from_numpy(np.stack(waveforms).astype(np.float32))[:, None]
+        return list(self.encode(batch_B1N).cpu().numpy().astype(np.uint16))
+
+    def _decode_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        batch_BQT = torch.from_numpy(np.stack(codes).astype(np.int64))
+        return list(self.decode(batch_BQT)[:, 0].cpu().numpy())
+
+    @staticmethod
+    def _in_batches(
+        clips: Sequence[np.ndarray],
+        length_of: Callable[[np.ndarray], int],
+        work: Callable[[list[np.ndarray]], list[np.ndarray]],
+    ) -> list[np.ndarray]:
+        by_length: dict[int, list[int]] = {}
+        for position, clip in enumerate(clips):
+            by_length.setdefault(length_of(clip), []).append(position)
+        results: dict[int, np.ndarray] = {}
+        for positions in by_length.values():
+            results.update(zip(positions, work([clips[position] for position in positions]), strict=True))
+        return [results[position] for position in range(len(clips))]
+
+
+def packaged_codec_bytes() -> bytes:
+    """The compact codec's weights that ship in the package."""
+    return (resources.files("soundstorm") / "weights" / PACKAGED_WEIGHTS).read_bytes()
+
+
+def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", official_sha256: str = OFFICIAL_SHA256) -> Codec:
+    """A codec from its weights.
+
+    Args:
+        source: the content or the path of a weights file; None means the compact codec in the package.
+        device: where to run it.
+        official_sha256: what a `.th` file must hash to.
+
+    Raises:
+        SoundStormError: the file is missing, damaged, of another kind, or not the official one.
+    """
+    if source is None:
+        data, where = packaged_codec_bytes(), PACKAGED_WEIGHTS
+    elif isinstance(source, bytes):
+        data, where = source, "codec weights"
+    else:
+        where = str(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise SoundStormError(f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file") from error
+    if data[:2] == b"PK" or where.endswith(".th"):
+        return _official_codec(data, where, device, official_sha256)
+    return _compact_codec(data, where, device)
+
+
+def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str) -> None:
+    """Write a compact codec as safetensors, half precision, with its architecture in the header.
+
+    Args:
+        path: file to write.
+        network: what to write; the running statistics of its codebooks stay behind.
+        name: the codec's name in fingerprints.
+        description: what it was trained on and how, for people.
+    """
+    kept = {key: value for key, value in network.state_dict().items() if not key.endswith(("cluster_size", "embed_avg", "inited"))}
+    tensors = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in kept.items()}
+    header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
+    path.write_bytes(save_safetensors(tensors, metadata=header))
+
+
+def _compact_codec(data: bytes, where: str, device: str) -> Codec:
+    remedy = "give --codec a file that `soundstorm train-codec` wrote"
+    try:
+        header_size = int.from_bytes(data[:8], "little")
+        header = json.loads(data[8 : 8 + header_size])["__metadata__"]
+        if header["format"] != COMPACT_FORMAT:
+            raise ValueError(f"its format is '{header['format']}', expected '{COMPACT_FORMAT}'")
+        config = CompactCodecConfig(**json.loads(header["config"]))
+        tensors = load_safetensors(data)
+        network = CompactCodec(config)
+        missing = network.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+        absent = [key for key in missing.missing_keys if not key.endswith(("cluster_size", "embed_avg", "inited"))]
+        if absent or missing.unexpected_keys:
+            raise ValueError(f"parameters differ from its architecture: {', '.join((absent + missing.unexpected_keys)[:3])}")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
+        raise SoundStormError(f"{where}: not a compact codec ({' '.join(str(error).split())[:200]}): {remedy}") from error
+    if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
+        raise SoundStormError(f"{where}: holds values that are not finite: {remedy}")
+    network = network.eval().requires_grad_(False).to(device)
+    fingerprint = CodecFingerprint(
+        name=header["name"],
+        sha256=hashlib.sha256(data).hexdigest(),
+        sample_rate=config.sample_rate,
+        frame_rate=config.sample_rate // config.hop,
+        num_levels=config.num_levels,
+        codebook_size=config.codebook_size,
+    )
+    return Codec(network, network.encode, network.decode, fingerprint, config.hop)
+
+
+def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise SoundStormError(f"{where}: SHA-256 is {found}, but the official {OFFICIAL_FILE} has {sha256}: download it again from {OFFICIAL_URL}")
+    network = EncodecModel.encodec_model_24khz(pretrained=False)
+    try:
+        network.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({' '.join(str(error).split())[:200]})") from error
+    network.set_target_bandwidth(BANDWIDTH_KBPS)
+    network = network.eval().requires_grad_(False).to(device)
+
+    def encode(waveform_B1N: Tensor) -> Tensor:
+        [(codes_BQT, _)] = network.encode(waveform_B1N)
+        return codes_BQT
+
+    def decode(codes_BQT: Tensor) -> Tensor:
+        return network.decode([(codes_BQT, None)])
+
+    fingerprint = CodecFingerprint(name="encodec-24khz", sha256=found, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024)
+    return Codec(network, encode, decode, fingerprint, 320)

@@ -1,0 +1,193 @@
+"""The data sets by name, and the index of their clips: one row per recording that can be tried, one per row that cannot."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyarrow.fs import FileSystem, FileType
+
+from soundstorm.errors import SoundStormError
+from soundstorm.layouts import FOLDER_FOLDS, Candidate, Place, TableLayout, csv_candidates, folder_candidates
+from soundstorm.schemas import CLIPS, REJECTED, Reason
+from soundstorm.synthetic import CLASSES
+from soundstorm.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
+
+ESC50_CATEGORIES = (
+    "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow", "rain", "sea_waves", "crackling_fire", "crickets",
+    "chirping_birds", "water_drops", "wind", "pouring_water", "toilet_flush", "thunderstorm", "crying_baby", "sneezing", "clapping",
+    "breathing", "coughing", "footsteps", "laughing", "brushing_teeth", "snoring", "drinking_sipping", "door_wood_knock", "mouse_click",
+    "keyboard_typing", "door_wood_creaks", "can_opening", "washing_machine", "vacuum_cleaner", "clock_alarm", "clock_tick", "glass_breaking",
+    "helicopter", "chainsaw", "siren", "car_horn", "engine", "train", "church_bells", "airplane", "fireworks", "hand_saw",
+)  # fmt: skip
+"""ESC-50's classes; a class's published number is its position."""
+ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
+"""ESC-50's numbers of the ten classes of ESC-10, in the order of their labels."""
+URBANSOUND8K_CATEGORIES = (
+    "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling", "gun_shot", "jackhammer", "siren",
+    "street_music",
+)  # fmt: skip
+"""UrbanSound8K's classes; a class's published number is its position."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Dataset:
+    """What is known of a data set before looking at it."""
+
+    title: str
+    num_folds: int
+    """Folds 1 to this; for `folder` the number where its CSV has no column `fold`."""
+    layout: TableLayout | None
+    """None: a folder of one's own."""
+    num_clips: int | None = None
+    """Clips of the published data set."""
+    url: str | None = None
+    """Where the archive is published; None: there is none to download."""
+    md5: str | None = None
+    """MD5 of the archive; None: the archive is made anew for each download, so only its content can be checked."""
+    licence: str = ""
+    credit: str = ""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Index:
+    """The clips of a data set."""
+
+    clips: pa.Table
+    """Schema CLIPS: clips whose row is in order and whose file exists; the files were not opened yet."""
+    rejected: pa.Table
+    """Schema REJECTED, stage "index"."""
+    num_folds: int
+    categories: list[str]
+    """`categories[label]` is the name of the class."""
+
+
+def _esc50_layout(title: str, labels: dict[int, tuple[int, str]], only: str | None = None, num_folds: int = 5) -> TableLayout:
+    return TableLayout(
+        title=title,
+        csv_path="meta/esc50.csv",
+        filename="filename",
+        label="target",
+        category="category",
+        num_folds=num_folds,
+        audio_folder=lambda fold: "audio",
+        labels=labels,
+        only=only,
+    )
+
+
+def _numbered(categories: tuple[str, ...]) -> dict[int, tuple[int, str]]:
+    return {number: (number, category) for number, category in enumerate(categories)}
+
+
+_ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
+_ESC_CREDIT = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015'
+
+DATASETS: dict[str, Dataset] = {
+    "esc50": Dataset(
+        title="ESC-50",
+        num_folds=5,
+        layout=_esc50_layout("ESC-50", _numbered(ESC50_CATEGORIES)),
+        num_clips=2000,
+        url=_ESC50_URL,
+        licence="CC BY-NC 3.0",
+        credit=_ESC_CREDIT,
+    ),
+    "esc10": Dataset(
+        title="ESC-10",
+        num_folds=5,
+        layout=_esc50_layout("ESC-10", {target: (label, ESC50_CATEGORIES[target]) for label, target in enumerate(ESC10_TARGETS)}, "esc10"),
+        num_clips=400,
+        url=_ESC50_URL,
+        licence="CC BY 3.0",
+        credit=_ESC_CREDIT,
+    ),
+    "urbansound8k": Dataset(
+        title="UrbanSound8K",
+        num_folds=10,
+        layout=TableLayout(
+            title="UrbanSound8K",
+            csv_path="metadata/UrbanSound8K.csv",
+            filename="slice_file_name",
+            label="classID",
+            category="class",
+            num_folds=10,
+            audio_folder=lambda fold: f"audio/fold{fold}",
+            labels=_numbered(URBANSOUND8K_CATEGORIES),
+        ),
+        num_clips=8732,
+        url="https://zenodo.org/record/1203745/files/UrbanSound8K.tar.gz",
+        md5="9aa69802bbf37fb986f71ec1483a196e",
+        licence="CC BY-NC 3.0",
+        credit='J. Salamon, C. Jacoby, J. P. Bello, "A Dataset and Taxonomy for Urban Sound Research", ACM Multimedia 2014',
+    ),
+    "folder": Dataset(title="a folder of recordings", num_folds=FOLDER_FOLDS, layout=None),
+    "synthetic": Dataset(
+        title="the synthetic data set",
+        num_folds=SYNTHETIC_FOLDS,
+        layout=_esc50_layout("the synthetic data set", _numbered(CLASSES), num_folds=SYNTHETIC_FOLDS),
+        licence="CC0 1.0",
+        credit="made by soundstorm.synthetic",
+    ),
+}
+
+
+def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str) -> Index:
+    """Lists the clips of the data set `name` that lies in a folder, or for `folder` also in a CSV file.
+
+    Args:
+        filesystem: where it lies.
+        root: the folder, as a path within `filesystem`.
+        uri_prefix: the same folder as a URI; a clip's `uri` is this and its path below the folder.
+
+    Raises:
+        SoundStormError: the name is unknown, the CSV or a column of it is missing, or no clip can be used.
+    """
+    if name not in DATASETS:
+        raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
+    place = Place(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
+    layout, num_folds = DATASETS[name].layout, DATASETS[name].num_folds
+    if layout is not None:
+        candidates = list(layout.candidates(place))
+        categories = [category for _, category in sorted(layout.labels.values())]
+    elif filesystem.get_file_info(place.root or "/").type == FileType.File:
+        parent, _, csv_name = place.root.rpartition("/")
+        place = Place(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0])
+        candidates, categories, num_folds = csv_candidates(place, csv_name)
+    else:
+        candidates, categories, num_folds = folder_candidates(place)
+    return _to_index(name, place, candidates, num_folds, categories)
+
+
+def source_of(clip_id: str, dataset: str) -> str:
+    """The recording that a clip was cut from, as far as its name tells: clips of one source must not be split between train and test.
+
+    ESC-50 and ESC-10 (`fold-source-take-target`) and UrbanSound8K (`source-class-occurrence-slice`) name it, as the synthetic data set does;
+    in `folder` each clip is its own.
+    """
+    parts = clip_id.split("-")
+    if dataset == "urbansound8k":
+        return parts[0]
+    return parts[1] if dataset != "folder" and len(parts) > 1 else clip_id
+
+
+def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: int, categories: list[str]) -> Index:
+    """Splits the candidates into clips and rejected rows; of clips with one clip_id the first is kept."""
+    clips, rejected = [], []
+    seen: set[str] = set()
+    for candidate in candidates:
+        problem = candidate.problem
+        if problem is None and candidate.clip_id in seen:
+            problem = (Reason.DUPLICATE_ID, f"{candidate.path}: clip_id '{candidate.clip_id}' is taken by an earlier clip, which is kept")
+        row = {"clip_id": candidate.clip_id, "uri": f"{place.uri}/{candidate.path}"}
+        if problem is None:
+            seen.add(candidate.clip_id)
+            clips.append(row | {"dataset": name, "fold": candidate.fold, "label": candidate.label, "category": candidate.category})
+        else:
+            rejected.append(row | {"stage": "index", "reason": problem[0].value, "detail": problem[1]})
+    if not clips:
+        counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rejected).most_common())
+        first = f": {counts}; the first: {rejected[0]['detail']}" if rejected else f": it names no clip of {DATASETS[name].title}"
+        raise SoundStormError(f"{place.uri} has no clip that can be used{first}")
+    return Index(
+        clips=pa.Table.from_pylist(clips, CLIPS), rejected=pa.Table.from_pylist(rejected, REJECTED), num_folds=num_folds, categories=categories
+    )

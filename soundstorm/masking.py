@@ -1,0 +1,105 @@
+"""Which codes a training example shows, and which it hides (Borsos et al., arXiv 2305.09636, section 3.2).
+
+An example trains one level: lower levels are visible, higher ones are all MASK, and of the level itself a share of the frames is
+MASK; the share follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). A prompted example has, besides, a prefix in
+which every level is visible.
+
+Legend: B batch, Q levels, T codec frames.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from soundstorm.presets import TrainingConfig
+
+
+@dataclass(kw_only=True, frozen=True)
+class MaskedBatch:
+    """A batch as the network sees it, and what it is asked."""
+
+    input_codes_BQT: Tensor
+    """Codes with `mask_id` where hidden."""
+    target_BT: Tensor
+    """Codes of the trained level; only those under `loss_mask_BT` count."""
+    loss_mask_BT: Tensor
+    """True at the frames whose code of the trained level is hidden."""
+    level_B: Tensor
+    """The trained level of each example."""
+
+
+def cosine_share(progress: Tensor | float) -> Tensor:
+    """Share of frames that are masked at `progress` (0 at the start, 1 at the end) of the cosine schedule."""
+    return torch.cos(0.5 * math.pi * torch.as_tensor(progress, dtype=torch.float64)).clamp(min=0.0)
+
+
+def num_still_masked(num_unknown: int, iteration: int, iterations: int) -> int:
+    """Frames of a level that stay masked after pass `iteration` (from 0) of `iterations`; at least one until the last pass, then none."""
+    if iteration + 1 >= iterations or num_unknown == 0:
+        return 0
+    return max(1, math.floor(num_unknown * float(cosine_share((iteration + 1) / iterations))))
+
+
+def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
+    """Share of the examples that train each level (Q); `first_level_share` goes to level 0, which all others are built on."""
+    if num_levels == 1:
+        return torch.ones(1)
+    share_Q = torch.full((num_levels,), (1.0 - config.first_level_share) / (num_levels - 1))
+    share_Q[0] = config.first_level_share
+    return share_Q
+
+
+def mask_level(
+    codes_BQT: Tensor, candidate_BT: Tensor, prefix_BT: Tensor, level_B: Tensor, share_B: Tensor, rank_BT: Tensor, mask_id: int
+) -> MaskedBatch:
+    """Hides, at each clip's level, the `share_B` (rounded down, at least one) of its candidate frames that have the lowest rank.
+
+    Args:
+        candidate_BT: True at frames that may be hidden: real, and after the prefix.
+        prefix_BT: True at frames in which every level stays visible.
+        rank_BT: any floating-point numbers; equal ones rank by time.
+    """
+    level_index_Q = torch.arange(codes_BQT.shape[1], device=codes_BQT.device)[None, :, None]
+    num_candidates_B = candidate_BT.sum(1)
+    num_hidden_B = (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B)
+    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
+    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
+    hidden_BT = (place_BT < num_hidden_B[:, None]) & candidate_BT
+    above_BQT = (level_index_Q > level_B[:, None, None]) & ~prefix_BT[:, None, :]
+    at_level_BQT = (level_index_Q == level_B[:, None, None]) & hidden_BT[:, None, :]
+    target_BT = codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])).squeeze(1)
+    return MaskedBatch(
+        input_codes_BQT=codes_BQT.masked_fill(above_BQT | at_level_BQT, mask_id), target_BT=target_BT, loss_mask_BT=hidden_BT, level_B=level_B
+    )
+
+
+def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int) -> MaskedBatch:
+    """Draws a level, a cosine share, a prefix and the hidden frames for every clip.
+
+    The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
+
+    Args:
+        codes_BQT: int64 codes; any value at padding frames.
+        mask_BT: True at real frames.
+        mask_id: the id that stands for a hidden code.
+    """
+    B, Q, T = codes_BQT.shape
+    device = codes_BQT.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=generator.device).to(device)
+
+    level_B = torch.multinomial(level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator).to(device)
+    share_B = cosine_share(uniform(B))
+    num_frames_B = mask_BT.sum(1)
+    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()  # below the clip's length: there is always a frame to train
+    prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
+    frame_T = torch.arange(T, device=device)
+    prefix_BT = frame_T < prefix_frames_B[:, None]
+    in_spans_B = uniform(B) < config.span_share
+    offset_B = (uniform(B) * config.span_frames).floor().long()
+    span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
+    rank_BT = uniform(B, T + 1).gather(1, span_BT)  # frames of a span share a rank
+    return mask_level(codes_BQT, mask_BT & ~prefix_BT, prefix_BT & mask_BT, level_B, share_B, rank_BT, mask_id)

@@ -1,0 +1,256 @@
+"""Settings of the model, its training and its sampler, and the named presets that combine them.
+
+Every field is checked when the object is made, and when it is read back from a checkpoint, so that a wrong value is met with
+its name, its value and what is allowed, and not later as a shape error.
+"""
+
+import math
+import types
+import typing
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, Self
+
+from soundstorm.errors import SoundStormError
+
+
+def _require(condition: bool, name: str, value: object, allowed: str) -> None:
+    if not condition:
+        raise SoundStormError(f"{name} is {value}: it must be {allowed}")
+
+
+def _fits(value: object, hint: Any) -> bool:
+    """Whether a value from JSON has the type of a field; lists stand for tuples, and whole numbers pass for float."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        expected = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
+        return len(value) == len(expected) and all(_fits(item, kind) for item, kind in zip(value, expected, strict=True))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+class Settings:
+    """Base of the settings below: to a plain dictionary for JSON, and back with every key and type checked."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)  # type: ignore[call-overload,no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: object, where: str) -> Self:
+        """The inverse of `to_dict`; `where` names the file and section in the SoundStormError for a missing, unknown or malformed key."""
+        hints = typing.get_type_hints(cls)
+        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        if not isinstance(values, dict):
+            raise SoundStormError(f"{where} is not a table of settings but {type(values).__name__}")
+        for name in values:
+            if name not in names:
+                raise SoundStormError(f"{where}: unknown setting '{name}'; it has {', '.join(names)}")
+        for name in names:
+            if name not in values:
+                raise SoundStormError(f"{where}: setting '{name}' is missing")
+            if not _fits(values[name], hints[name]):
+                kind = getattr(hints[name], "__name__", None) or str(hints[name])
+                raise SoundStormError(
+                    f"{where}: {name} is {values[name]!r}, expected {kind if hints[name] in (int, float, str, bool) else hints[name]}"
+                )
+        try:
+            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+        except SoundStormError as error:
+            raise SoundStormError(f"{where}: {error}") from error
+
+
+@dataclass(kw_only=True, frozen=True)
+class ModelConfig(Settings):
+    """Architecture of a `SoundStorm` network."""
+
+    width: int
+    """Channels of the residual stream."""
+    depth: int
+    """Conformer blocks."""
+    heads: int
+    """Attention heads; width / heads must be even, for rotary attention."""
+    kernel: int = 31
+    """Frames that the depthwise convolution sees, odd."""
+    ff_mult: int = 4
+    """Hidden width of a feed-forward module, in units of width."""
+    conv_mult: int = 1
+    """Channels of the depthwise convolution, in units of width."""
+    dropout: float = 0.0
+    """Share of each module's output that training drops."""
+    num_levels: int = 8
+    """Levels of the codec."""
+    codebook_size: int = 1024
+    """Codes per level; the id after the last one is MASK."""
+    num_classes: int = 50
+    """Categories; the id after the last one means 'no class'."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
+        _require(1 <= self.depth <= 256, "depth", self.depth, "1 to 256")
+        allowed = f"a positive divisor of width {self.width} with an even quotient"
+        _require(self.heads >= 1 and self.width % (2 * self.heads) == 0, "heads", self.heads, allowed)
+        _require(1 <= self.kernel <= 1_023 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number of frames up to 1023")
+        _require(1 <= self.ff_mult <= 64, "ff_mult", self.ff_mult, "1 to 64")
+        _require(1 <= self.conv_mult <= 64, "conv_mult", self.conv_mult, "1 to 64")
+        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
+        _require(1 <= self.num_levels <= 64, "num_levels", self.num_levels, "1 to 64")
+        _require(2 <= self.codebook_size <= 65_535, "codebook_size", self.codebook_size, "2 to 65535")
+        _require(1 <= self.num_classes <= 1_000_000, "num_classes", self.num_classes, "1 to 1000000")
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainingConfig(Settings):
+    """How a `SoundStorm` network is trained."""
+
+    batch_size: int
+    """Clips per step and worker."""
+    epochs: int
+    """Passes over the clips."""
+    lr: float
+    """Highest learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of Adam's two averages."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay on matrices; 0 makes AdamW the plain Adam."""
+    schedule: Literal["onecycle", "cosine"] = "onecycle"
+    """`onecycle` rises and falls along a cosine; `cosine` rises linearly and falls along a cosine."""
+    warmup_share: float = 0.3
+    """Share of all steps in which the learning rate rises."""
+    class_dropout: float = 0.1
+    """Share of examples trained without their class, for guidance."""
+    first_level_share: float = 0.125
+    """Share of examples that train level 0; the other levels share the rest equally."""
+    prompt_share: float = 0.5
+    """Share of examples with a visible prefix of all levels, outside the loss."""
+    span_share: float = 0.0
+    """Share of examples in which spans of frames are masked, in place of single frames."""
+    span_frames: int = 10
+    """Length of such a span in frames."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all codes; reported losses are without it."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, reached after a warm-up."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    crop_frames: int | None = None
+    """Random crop of longer clips in frames; none keeps whole clips."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` computes linear layers in bfloat16 where the device has instructions for it."""
+    seed: int = 0
+    """Seed of order, crops, masks and initial weights."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "epochs", "span_frames"):
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        _require(self.lr > 0, "lr", self.lr, "above 0")
+        _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers, each at least 0 and below 1")
+        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        _require(self.schedule in ("onecycle", "cosine"), "schedule", self.schedule, "onecycle or cosine")
+        _require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, "auto, fp32 or bf16")
+        for name in ("warmup_share", "class_dropout", "first_level_share", "prompt_share", "span_share"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        for name in ("label_smoothing", "ema_decay"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
+        _require(self.crop_frames is None or self.crop_frames >= 1, "crop_frames", self.crop_frames, "1 or more, or none")
+        _require(self.seed >= 0, "seed", self.seed, "0 or more")
+
+
+@dataclass(kw_only=True, frozen=True)
+class SamplerSettings(Settings):
+    """How codes are drawn from a network; `soundstorm.decoding` gives the procedure."""
+
+    iterations: int | tuple[int, ...] = 12
+    """Passes per level; one number is that many at level 0 and one pass at each level after."""
+    temperature: float = 1.0
+    """Sampling temperature in the first pass of a level, annealed to 0 in its last."""
+    choice_temperature: float = 1.0
+    """Gumbel noise on the log-confidence that ranks the frames, annealed in the same way."""
+    top_p: float = 1.0
+    """Sample only from the likeliest codes that hold this probability; 1 keeps all."""
+    typical_mass: float = 1.0
+    """Sample only from the most typical codes that hold this probability (Meister et al., arXiv 2202.00666); 1 keeps all."""
+    guidance: float = 1.0
+    """Classifier-free guidance weight while a level is all masked, falling to 1 with the masked share; 1 is unguided."""
+
+    def __post_init__(self) -> None:
+        passes = (self.iterations,) if isinstance(self.iterations, int) else self.iterations
+        _require(len(passes) > 0 and all(1 <= count <= 10_000 for count in passes), "iterations", self.iterations, "1 to 10000 passes a level")
+        for name in ("temperature", "choice_temperature", "guidance"):
+            value = getattr(self, name)
+            _require(math.isfinite(value) and value >= 0, name, value, "0 or more")
+        for name in ("top_p", "typical_mass"):
+            _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
+
+    def passes_per_level(self, num_levels: int) -> tuple[int, ...]:
+        """Number of passes at each of `num_levels` levels; raises SoundStormError when `iterations` lists another number of levels."""
+        if isinstance(self.iterations, int):
+            return (self.iterations,) + (1,) * (num_levels - 1)
+        _require(len(self.iterations) == num_levels, "iterations", self.iterations, f"one number, or {num_levels} of them, one per level")
+        return self.iterations
+
+
+@dataclass(kw_only=True, frozen=True)
+class Preset:
+    """A network, its training and its sampler, under one name."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    sampler: SamplerSettings
+
+
+PRESETS: dict[str, Preset] = {
+    # The published set-up: 22.1 million parameters with 50 classes (23.5 million are published, the difference is not documented).
+    "reference": Preset(
+        model=ModelConfig(width=512, depth=2, heads=8, kernel=31, ff_mult=4, conv_mult=2),
+        training=TrainingConfig(batch_size=8, epochs=100, lr=1e-4, betas=(0.9, 0.999), schedule="onecycle", warmup_share=0.3, grad_clip=1.0),
+        sampler=SamplerSettings(iterations=12),
+    ),
+    "small": Preset(
+        model=ModelConfig(width=256, depth=6, heads=4, kernel=31, ff_mult=2, dropout=0.1),
+        training=TrainingConfig(
+            batch_size=16,
+            epochs=60,
+            lr=6e-4,
+            betas=(0.9, 0.98),
+            weight_decay=0.05,
+            schedule="cosine",
+            warmup_share=0.1,
+            first_level_share=0.3,
+            span_share=0.25,
+            label_smoothing=0.05,
+            crop_frames=300,
+        ),
+        sampler=SamplerSettings(iterations=12),
+    ),
+    "tiny": Preset(
+        model=ModelConfig(width=128, depth=2, heads=4, kernel=31, ff_mult=2),
+        training=TrainingConfig(
+            batch_size=8,
+            epochs=20,
+            lr=2e-3,
+            betas=(0.9, 0.98),
+            schedule="cosine",
+            warmup_share=0.1,
+            first_level_share=0.3,
+            ema_decay=0.99,
+            crop_frames=150,
+        ),
+        sampler=SamplerSettings(iterations=8),
+    ),
+}
+
+
+def preset(name: str) -> Preset:
+    """The preset called `name`; raises SoundStormError that lists the names for any other."""
+    if name not in PRESETS:
+        raise SoundStormError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]

@@ -1,0 +1,68 @@
+"""Drawing codes from logits: filters, inverse-distribution sampling, and the choice of which frames to keep. Pure functions.
+
+Legend: T codec frames, K codebook size, leading dimensions "..." are free.
+"""
+
+import torch
+from torch import Tensor
+
+
+def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
+    """Zeroes all but the smallest set of likeliest codes that holds `top_p` (Holtzman et al., arXiv 1904.09751); (..., K), not renormalized."""
+    if top_p >= 1:
+        return probability_K
+    return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
+
+
+def keep_typical(probability_K: Tensor, mass: float) -> Tensor:
+    """Zeroes all but the smallest set of codes with information nearest the entropy that holds `mass` (Meister et al., arXiv 2202.00666)."""
+    if mass >= 1:
+        return probability_K
+    probability_K = probability_K / probability_K.sum(-1, keepdim=True)
+    information_K = -probability_K.clamp(min=torch.finfo(probability_K.dtype).tiny).log()
+    entropy = (probability_K * information_K).sum(-1, keepdim=True)
+    return _keep_first(probability_K, (information_K - entropy).abs().argsort(dim=-1, stable=True), mass)
+
+
+def _keep_first(probability_K: Tensor, order_K: Tensor, mass: float) -> Tensor:
+    """Keeps codes in the given order up to and with the one at which they reach `mass` of the total."""
+    ordered_K = probability_K.gather(-1, order_K)
+    before_K = ordered_K.cumsum(-1) - ordered_K
+    kept_K = before_K < mass * ordered_K.sum(-1, keepdim=True)
+    kept_K[..., 0] = True
+    return torch.zeros_like(probability_K).scatter_(-1, order_K, ordered_K * kept_K)
+
+
+def filtered_probability(logits_K: Tensor, temperature: float, top_p: float, typical_mass: float) -> Tensor:
+    """Distribution (..., K) to draw from, not renormalized; `temperature` above 0."""
+    return keep_typical(keep_top_p(torch.softmax(logits_K / temperature, dim=-1), top_p), typical_mass)
+
+
+def draw(probability_K: Tensor, uniform: Tensor) -> Tensor:
+    """The code at which the running sum of `probability_K` (..., K) passes `uniform` (...), in [0, 1), of its total.
+
+    One uniform number per code drawn, whatever K. A code of probability 0 is never drawn.
+    """
+    running_K = probability_K.double().cumsum(-1)
+    total = running_K[..., -1:]
+    code = torch.searchsorted(running_K, uniform.double().unsqueeze(-1) * total, right=True)
+    last_code = (running_K < total).sum(-1, keepdim=True)
+    return code.minimum(last_code).squeeze(-1)
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Standard Gumbel noise from uniform numbers in [0, 1)."""
+    return -(-uniform.double().clamp(1e-20, 1 - 1e-16).log()).log()
+
+
+def annealing(iteration: int, iterations: int) -> float:
+    """Factor of both temperatures in pass `iteration` (from 0) of `iterations`: 1 in the first, 0 in the last and in an only one."""
+    return 0.0 if iterations == 1 else 1.0 - iteration / (iterations - 1)
+
+
+def most_confident(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:
+    """True at the `num_kept_B` frames of highest confidence among the masked ones, the earlier first where equal."""
+    order_BT = confidence_BT.masked_fill(~masked_BT, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    frame_T = torch.arange(order_BT.shape[1], device=order_BT.device)
+    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, frame_T.expand_as(order_BT))
+    return (place_BT < num_kept_B[:, None]) & masked_BT

@@ -1,0 +1,208 @@
+"""Every table's schema, in one place. Jobs talk to each other only through these tables and through checkpoints.
+
+Units are in the column names; `codes` is a list of levels, each a list of one code per frame.
+"""
+
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+
+from soundstorm.errors import SoundStormError
+
+CLIPS = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+    ]
+)
+
+TOKENS = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("dataset", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("view", pa.int32(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("codes", pa.list_(pa.list_(pa.uint16())), nullable=False),
+    ]
+)
+
+REJECTED = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+SAMPLES = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("num_frames", pa.int32(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+    ]
+)
+
+METRICS = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("snr_db", pa.float64(), nullable=False),
+        pa.field("zero_crossing_rate", pa.float64(), nullable=False),
+        pa.field("rms", pa.float64(), nullable=False),
+        pa.field("spectral_entropy", pa.float64(), nullable=False),
+        pa.field("spectral_centroid_hz", pa.float64(), nullable=False),
+        pa.field("spectral_rolloff_hz", pa.float64(), nullable=False),
+    ]
+)
+
+PAIRS = pa.schema(
+    [
+        pa.field("real_id", pa.string(), nullable=False),
+        pa.field("generated_id", pa.string(), nullable=False),
+        pa.field("spectral_convergence", pa.float64(), nullable=False),
+        pa.field("log_spectral_distance", pa.float64(), nullable=False),
+    ]
+)
+
+PREDICTIONS = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("label", pa.int32(), nullable=False),
+        pa.field("predicted", pa.int32(), nullable=False),
+        pa.field("probability", pa.float64(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+    ]
+)
+
+
+class Source(StrEnum):
+    """Where the audio behind a row of `metrics` comes from."""
+
+    REAL = "real"
+    RESYNTHESIZED = "resynthesized"
+    GENERATED = "generated"
+
+
+class Reason(StrEnum):
+    """Why a clip is in `rejected`; no other value occurs there."""
+
+    MISSING_FILE = "missing_file"
+    UNREADABLE_FILE = "unreadable_file"
+    EMPTY_FILE = "empty_file"
+    NOT_AUDIO = "not_audio"
+    TRUNCATED = "truncated"
+    NO_SAMPLES = "no_samples"
+    NOT_FINITE = "not_finite"
+    OUTSIDE_DATA_FOLDER = "outside_data_folder"
+    DUPLICATE_ID = "duplicate_id"
+    BAD_FOLD = "bad_fold"
+    BAD_LABEL = "bad_label"
+    CODEC_FAILED = "codec_failed"
+
+
+@dataclass(kw_only=True, frozen=True)
+class CodecFingerprint:
+    """What makes codes comparable: two tables or checkpoints fit together when these are equal."""
+
+    name: str
+    """Human-readable name of the codec."""
+    sha256: str
+    """SHA-256 of the codec's weights."""
+    sample_rate: int
+    """Samples per second."""
+    frame_rate: int
+    """Frames per second."""
+    num_levels: int
+    """Levels of the residual vector quantizer."""
+    codebook_size: int
+    """Codes per level."""
+
+    def to_metadata(self) -> dict[str, str]:
+        """Key-value metadata of a Parquet file, all strings, keys prefixed with `codec_`."""
+        return {f"codec_{key}": str(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: dict[str, str], where: str) -> Self:
+        """The inverse of `to_metadata`; `where` names the file in the error if a key is missing or malformed."""
+        values: dict[str, str | int] = {}
+        for field in fields(cls):
+            text = metadata.get(f"codec_{field.name}")
+            if text is None:
+                raise SoundStormError(f"{where}: no codec fingerprint ('codec_{field.name}' is missing); make it again with `soundstorm tokenize`")
+            if field.type in (int, "int"):
+                if not text.isascii() or not text.isdigit():
+                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a whole number; make it again with `soundstorm tokenize`")
+                values[field.name] = int(text)
+            else:
+                values[field.name] = text
+        return cls(**values)  # type: ignore[arg-type]
+
+    def require_equal(self, other: "CodecFingerprint", where: str) -> None:
+        """Raise when `other`, the codec in use, is not the one that `where` was made with; the message says both."""
+        if self != other:
+            raise SoundStormError(
+                f"{where} was made with codec '{self.name}' ({self.sha256[:12]}, {self.sample_rate} Hz, {self.num_levels}x{self.codebook_size}), "
+                f"but the codec in use is '{other.name}' ({other.sha256[:12]}, {other.sample_rate} Hz, {other.num_levels}x{other.codebook_size}): "
+                "pass the matching --codec, or tokenize and train again"
+            )
+
+
+def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
+    """Raise unless `found` has every column of `expected` with its type; extra columns are allowed."""
+    for field in expected:
+        index = found.get_field_index(field.name)
+        if index < 0:
+            raise SoundStormError(f"{where}: column '{field.name}' is missing; it has {', '.join(found.names) or 'no columns'}")
+        if found.field(index).type != field.type:
+            raise SoundStormError(f"{where}: column '{field.name}' is {found.field(index).type}, expected {field.type}")
+
+
+def codes_to_lists(codes_QT: np.ndarray) -> list[np.ndarray]:
+    """Codes (num_levels, num_frames) as the value of a `codes` cell."""
+    return list(codes_QT.astype(np.uint16))
+
+
+def codes_from_column(column: pa.ChunkedArray | pa.ListArray, num_levels: int, codebook_size: int, where: str) -> list[np.ndarray]:
+    """A `codes` column as one int64 array (num_levels, num_frames) a row.
+
+    Raises:
+        SoundStormError: a row has another number of levels, levels of unequal length, or a code out of range.
+    """
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    arrays = []
+    for chunk in chunks:
+        rows = pa.array([], pa.list_(pa.list_(pa.uint16()))) if len(chunk) == 0 else chunk
+        for row in rows:
+            levels = row.values
+            if levels is None or len(levels) != num_levels or levels.null_count:
+                raise SoundStormError(f"{where}: a row of 'codes' has {0 if levels is None else len(levels)} levels, expected {num_levels}")
+            flat = levels.flatten().to_numpy(zero_copy_only=False)
+            frames, rest = divmod(len(flat), num_levels)
+            lengths = {end - start for start, end in zip(levels.offsets[:-1].to_pylist(), levels.offsets[1:].to_pylist(), strict=True)}
+            if rest or lengths != {frames}:
+                raise SoundStormError(f"{where}: a row of 'codes' has levels of unequal length {sorted(lengths)}")
+            codes_QT = flat.reshape(num_levels, frames).astype(np.int64)
+            if frames and codes_QT.max() >= codebook_size:
+                raise SoundStormError(f"{where}: code {codes_QT.max()} is out of range: the codebooks have {codebook_size} codes")
+            arrays.append(codes_QT)
+    return arrays

@@ -1,0 +1,202 @@
+"""Connecting starts and ends a Ray of its own, or joins one and leaves it running; an address that leads nowhere is told soon.
+
+Each case runs in a process of its own, so that the Ray of the other tests is not touched.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.connect import connect
+from cluster.errors import ClusterError
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 120
+
+LOCAL = """
+import os, ray
+from cluster.connect import connect
+
+class Probe:
+    def look(self):
+        import cluster
+        print("what a worker prints")
+        return cluster.__file__, os.environ["OMP_NUM_THREADS"], os.environ["AWS_ENDPOINT_URL"]
+
+with connect(num_cpus=2) as cluster_info:
+    assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
+    file, threads, endpoint = ray.get(ray.remote(Probe).options(num_cpus=2).remote().look.remote(), timeout=60)
+    assert file == os.environ["EXPECTED_FILE"], file
+    assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
+    with connect() as again:  # used as it is, and left running
+        assert not again.started_here
+    assert ray.is_initialized()
+assert not ray.is_initialized()
+"""
+
+JOIN = """
+import os, ray
+from cluster.connect import connect
+from cluster.errors import ClusterError
+
+address = os.environ.pop("TEST_ADDRESS")
+
+class Probe:
+    def look(self):
+        import cluster
+        return cluster.__file__, os.environ.get("AWS_ENDPOINT_URL")
+
+def start_and_look():
+    return ray.get(ray.remote(Probe).options(num_cpus=1).remote().look.remote(), timeout=60)
+
+with connect(address) as joined:
+    assert (joined.num_cpus, joined.nodes, joined.started_here) == (3, 1, False), joined
+    file, endpoint = start_and_look()
+    assert "runtime_resources" in file, file  # our packages travelled to the cluster
+    assert endpoint == "http://127.0.0.1:1", endpoint
+    assert "hunter2" not in str(ray.get_runtime_context().runtime_env)
+assert not ray.is_initialized()
+
+os.environ["RAY_ADDRESS"] = address
+try:
+    with connect(num_cpus=2):
+        raise AssertionError("number of CPUs accepted")
+except ClusterError as error:
+    assert "--num-cpus 2 is for a new local Ray" in str(error), error
+
+os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = '{"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": "set by the job"}}, "metadata": {}}'
+with connect() as joined:  # as `ray job submit` starts it
+    assert (joined.num_cpus, joined.started_here) == (3, False), joined
+    assert start_and_look()[1] == "set by the job"
+"""
+
+
+def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "AWS_")) and name != "OMP_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=folder,
+        env={**inherited, **variables},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture
+def head() -> Iterator[tuple[str, dict[str, str]]]:
+    """A Ray head in processes of its own, with its own folder, ports and token: its address and the variables a client needs."""
+    folder = tempfile.mkdtemp(prefix="ray-test-", dir="/tmp")  # Ray's sockets need a short path
+    port, client_port = free_ports(2)
+    login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    options = ["--head", "--block", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=3", "--include-dashboard=false"]
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, f"--temp-dir={folder}", "--disable-usage-stats"]
+    process = subprocess.Popen(command, env={**os.environ, **login}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    try:
+        yield f"127.0.0.1:{port}", login
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        end_processes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def free_ports(count: int) -> list[int]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [int(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def end_processes_of(folder: str) -> None:
+    """End what the head left behind: the processes that name its own folder on their command line."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if folder.encode() in entry.read_bytes() and int(entry.parent.name) != os.getpid():
+                os.kill(int(entry.parent.name), 9)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_a_local_ray_starts_quietly_knows_our_packages_and_ends_with_its_block(tmp_path: Path) -> None:
+    done = run_python(LOCAL, tmp_path, HOME=str(tmp_path), EXPECTED_FILE=str(ROOT / "cluster" / "__init__.py"))
+    assert "what a worker prints" not in done.stdout + done.stderr
+    assert "oken" not in done.stdout + done.stderr
+    token = tmp_path / ".ray" / "auth_token"
+    assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
+
+
+@pytest.mark.timeout(2 * TIMEOUT_S)
+def test_a_running_cluster_is_joined_with_our_packages_and_left_running(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+    address, login = head
+    host, _, port = address.partition(":")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.2)
+    run_python(JOIN, tmp_path, TEST_ADDRESS=address, **login)
+
+
+TELL = """
+import sys
+from cluster.connect import connect
+from cluster.errors import ClusterError
+
+for address in sys.argv[2:]:
+    try:
+        with connect(address, timeout_s=float(sys.argv[1])):
+            print("connected")
+    except ClusterError as error:
+        print(error)
+"""
+
+
+def test_an_address_where_nothing_answers_is_told_soon(tmp_path: Path) -> None:
+    addresses = ["127.0.0.1:9", "ray://127.0.0.1:9", "no-such-host.invalid:6379"]
+    began = time.monotonic()
+    told = run_python(TELL, tmp_path, "60", *addresses).stdout.splitlines()
+    assert [line.partition(" at ")[0] for line in told] == [f"--address '{address}': nothing answers" for address in addresses]
+    assert time.monotonic() - began < 60
+
+
+def test_a_server_that_is_no_ray_is_told_in_time(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        told = run_python(TELL, tmp_path, "4", address).stdout
+    assert told.startswith(f"--address '{address}': no Ray cluster answered within 4 s")
+
+
+def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
+    addresses = ["http://host:6379", "host:port", "host:99999", "a b", "ray://"]
+    told = run_python(TELL, tmp_path, "4", *addresses).stdout.splitlines()
+    assert told == [f"--address '{address}' is not a Ray address; give auto, local, HOST:PORT or ray://HOST:PORT" for address in addresses]
+
+
+def test_a_local_ray_without_cpus_is_refused() -> None:
+    with pytest.raises(ClusterError, match="--num-cpus 0"), connect(num_cpus=0):
+        pass

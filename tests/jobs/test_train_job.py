@@ -1,0 +1,337 @@
+"""`soundstorm train`: real Ray Train on small token tables with a pattern that can be learnt."""
+
+import csv
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import jobs.train
+from cluster import records, storage, tables
+from cluster.connect import ClusterInfo
+from cluster.errors import ClusterError
+from jobs.tokens import TokenSet, dealt_batches, open_tokens, steps_per_epoch
+from jobs.train import Options, run, train_on_worker
+from jobs.trainer import plan_workers
+from jobs.training_run import TrainingRun
+from soundstorm.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.errors import SoundStormError
+from soundstorm.model import SoundStorm
+from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
+from soundstorm.transfer import weights_for_categories
+
+CATEGORIES = ["rain", "wind", "siren"]
+FINGERPRINT = CodecFingerprint(name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8)
+NUM_FOLDS = 3
+
+
+def pattern(label: int, num_frames: int) -> np.ndarray:
+    """Codes (2, num_frames) that the class and the frame before decide."""
+    frames = np.arange(num_frames)
+    return np.stack([(frames + 2 * label) % 8, (3 * frames + label) % 8])
+
+
+def write_tokens(uri: str, fingerprint: CodecFingerprint = FINGERPRINT, folds: int = NUM_FOLDS, rows: list[dict[str, Any]] | None = None) -> str:
+    """What `tokenize` would leave: 27 clips of three classes and three folds, 17 to 20 frames long, in two files."""
+    clips = rows or [
+        {
+            "clip_id": f"clip-{number:02d}",
+            "dataset": "test",
+            "fold": number // 3 % folds + 1,
+            "label": number % 3,
+            "category": CATEGORIES[number % 3],
+            "view": 0,
+            "num_frames": 17 + number % 4,
+            "codes": codes_to_lists(pattern(number % 3, 17 + number % 4)),
+        }
+        for number in range(27)
+    ]
+    metadata = fingerprint.to_metadata() | {"categories": "\n".join(CATEGORIES), "num_folds": str(folds)}
+    for part, half in enumerate((clips[::2], clips[1::2])):
+        tables.write_table(tables.part_uri(storage.join(uri, "tokens"), part), pa.Table.from_pylist(half, TOKENS), metadata)
+    records.finish(uri, "tokenize", {}, {})
+    return uri
+
+
+def killing_once(epoch: int, marker: Path) -> Callable[[dict[str, Any]], str | None]:
+    """The job's training loop, in which worker 1 is killed when it begins `epoch` and `marker` is not there yet."""
+
+    def loop(settings: dict[str, Any]) -> str | None:
+        original = TrainingRun.run_epoch
+
+        def run_epoch(self: TrainingRun) -> Any:
+            if self.epochs_done == epoch and self.rank == 1 and not marker.exists():
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self)
+
+        TrainingRun.run_epoch = run_epoch  # type: ignore[method-assign]
+        return train_on_worker(settings)
+
+    return loop
+
+
+def options(tokens: str, output: str, **changes: Any) -> Options:
+    settings: dict[str, Any] = {"preset": "tiny", "epochs": 4, "lr": 5e-3, "batch_size": 4, "num_workers": 2}
+    return Options(tokens=tokens, output_dir=output, **(settings | changes))
+
+
+def log_rows(output: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(storage.read_bytes(storage.join(output, "log.csv")).decode().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_tokens(str(tmp_path_factory.mktemp("tokens")))
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: str, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
+    """One run of two workers from beginning to end; several tests look at it."""
+    return run(options(tokens, str(tmp_path_factory.mktemp("trained"))))
+
+
+# ---- a run from beginning to end
+
+
+def test_two_workers_learn_and_leave_every_file(trained: dict[str, Any], tokens: str) -> None:
+    output = Path(trained["output_dir"])
+    rows = log_rows(str(output))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [row["step"] for row in rows] == ["3", "6", "9", "12"]  # 18 clips, 2 workers, batches of at most 4
+    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
+    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
+    assert {"train_level_0", "train_level_1", "val_level_0", "val_level_1", "lr", "seconds"} <= set(rows[0])
+    assert sorted(path.name for path in (output / "checkpoint").iterdir()) == ["config.json", "model.safetensors", "training_state.pt"]
+    assert len(list((output / "tensorboard").iterdir())) == 1
+    record = records.read(str(output), "train")
+    assert record is not None and record.counts["clips"] == 18 and record.counts["validation_clips"] == 9
+    assert not (output / "run").exists()
+
+
+def test_the_checkpoint_holds_the_averaged_weights_and_says_what_they_are(trained: dict[str, Any]) -> None:
+    folder = Path(trained["checkpoint"])
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.categories == CATEGORIES and checkpoint.fingerprint == FINGERPRINT and checkpoint.step == 12
+    assert checkpoint.extra["test_fold"] == NUM_FOLDS
+    assert checkpoint.sampler == preset("tiny").sampler
+    state = torch.load(folder / "training_state.pt", weights_only=True)
+    weights = checkpoint.model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in state["ema"]["average"].items())
+    assert not torch.equal(weights["head_weight"], state["network"]["head_weight"])
+
+
+def test_a_finished_run_is_not_repeated(trained: dict[str, Any], tokens: str) -> None:
+    written = (Path(trained["checkpoint"]) / "model.safetensors").stat().st_mtime_ns
+    again = run(options(tokens, trained["output_dir"]))
+    assert "already trained" in again["message"]
+    assert again["checkpoint_sha256"] == trained["checkpoint_sha256"]
+    assert (Path(trained["checkpoint"]) / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_other_settings_in_the_same_folder_are_refused_by_name(trained: dict[str, Any], tokens: str) -> None:
+    with pytest.raises(ClusterError, match=r"training\.lr: then 0.005, now 0.001.*--overwrite"):
+        run(options(tokens, trained["output_dir"], lr=1e-3))
+
+
+# ---- runs that are cut short
+
+
+def test_a_run_cut_short_is_resumed_by_the_same_command_and_ends_with_the_same_weights(
+    trained: dict[str, Any], tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = str(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs.train, "train_on_worker", killing_once(2, tmp_path / "marker"))
+        with pytest.raises(SoundStormError, match="run the same command again"):
+            run(options(tokens, output, max_failures=0))
+    before = log_rows(output)
+    assert len(before) in (1, 2)  # the last report may have been on its way
+    assert not (tmp_path / "out" / "train.json").exists()
+    resumed = run(options(tokens, output, max_failures=0))
+    assert resumed["checkpoint_sha256"] == trained["checkpoint_sha256"]
+    after = log_rows(output)
+    assert [row["epoch"] for row in after] == ["1", "2", "3", "4"]
+    assert after[0]["seconds"] == before[0]["seconds"]  # the first epoch was not made again
+
+
+def test_in_object_storage_a_killed_worker_is_replaced_and_the_run_ends_with_the_same_weights(
+    trained: dict[str, Any], tokens: str, tmp_path: Path, s3_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = storage.join(s3_bucket(), "experiments", "one")
+    marker = tmp_path / "marker"
+    monkeypatch.setattr(jobs.train, "train_on_worker", killing_once(2, marker))
+    finished = run(options(tokens, output, max_failures=1))
+    assert marker.exists()
+    assert finished["checkpoint_sha256"] == trained["checkpoint_sha256"]
+    assert [row["epoch"] for row in log_rows(output)] == ["1", "2", "3", "4"]
+    names = {entry.uri[len(output) + 1 :].split("/")[0] for entry in storage.list_objects(output)}
+    assert names == {"checkpoint", "log.csv", "tensorboard", "train.json"}
+
+
+def test_another_checkpoint_gives_its_architecture_and_the_classes_it_knows(trained: dict[str, Any], tokens: str, tmp_path: Path) -> None:
+    settings = options(tokens, str(tmp_path / "out"), checkpoint=trained["checkpoint"], preset="small", epochs=1, lr=1e-6, num_workers=1)
+    finished = run(settings)
+    assert load_checkpoint(Path(finished["checkpoint"])).model.config.width == preset("tiny").model.width
+    assert finished["val_loss"] == pytest.approx(trained["val_loss"], abs=0.05)
+
+
+# ---- which clip goes where
+
+
+@pytest.mark.parametrize(("num_clips", "batch_size", "world_size"), [(18, 4, 2), (19, 4, 2), (7, 8, 3), (1, 8, 4), (33, 1, 4), (320, 16, 1)])
+def test_workers_get_equal_batches_and_no_clip_is_left_out(num_clips: int, batch_size: int, world_size: int) -> None:
+    hands = [list(dealt_batches(num_clips, batch_size, seed=3, epoch=5, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    sizes = [[len(batch) for batch in hand] for hand in hands]
+    assert all(hand == sizes[0] for hand in sizes)
+    assert len(sizes[0]) == steps_per_epoch(num_clips, batch_size, world_size)
+    assert max(sizes[0]) <= batch_size and max(sizes[0]) - min(sizes[0]) <= 1
+    seen = [index for hand in hands for batch in hand for index in batch]
+    assert set(seen) == set(range(num_clips))
+    assert len(seen) - num_clips < world_size
+
+
+def test_order_depends_on_seed_and_epoch_only() -> None:
+    def order(seed: int, epoch: int) -> list[list[int]]:
+        return list(dealt_batches(20, 4, seed=seed, epoch=epoch, rank=0, world_size=1))
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3) != order(2, 3)
+
+
+def token_set(size: int) -> TokenSet:
+    return TokenSet(codes=[pattern(number % 3, 12).astype(np.uint16) for number in range(size)], labels=[number % 3 for number in range(size)])
+
+
+def small_run(epochs: int = 3, **changes: Any) -> TrainingRun:
+    architecture = ModelConfig(width=16, depth=1, heads=2, kernel=3, dropout=0.1, num_levels=2, codebook_size=8, num_classes=3)
+    config = TrainingConfig(batch_size=4, epochs=epochs, lr=1e-2, crop_frames=8, **changes)
+    return TrainingRun(architecture, config, token_set(9), token_set(3), device=torch.device("cpu"))
+
+
+def test_a_state_saved_between_epochs_continues_exactly() -> None:
+    whole = small_run()
+    whole.run_epoch()
+    state = whole.state_dict()
+    copy = {**state, "network": {name: value.clone() for name, value in state["network"].items()}}
+    resumed = small_run()
+    resumed.load_state_dict(copy)
+    for training in (whole, resumed):
+        while not training.is_finished:
+            training.run_epoch()
+    for key in ("train_loss", "val_loss", "lr", "step"):
+        assert [row[key] for row in resumed.rows] == [row[key] for row in whole.rows]
+    assert all(torch.equal(value, whole.averaged().state_dict()[name]) for name, value in resumed.averaged().state_dict().items())
+
+
+def test_a_state_of_another_network_is_refused() -> None:
+    state = small_run().state_dict()
+    del state["network"]["head_bias"]
+    with pytest.raises(SoundStormError, match=r"not of this network.*--overwrite"):
+        small_run().load_state_dict(state)
+
+
+def test_classes_are_carried_over_by_name_and_new_ones_start_as_no_class() -> None:
+    model = SoundStorm(ModelConfig(width=8, depth=1, heads=2, num_levels=2, codebook_size=8, num_classes=2))
+    weights = weights_for_categories(model, ["rain", "wind"], ["siren", "wind", "rain"])
+    old = model.class_embedding.weight
+    assert torch.equal(weights["class_embedding.weight"], old[[2, 1, 0, 2]])
+    assert torch.equal(weights["head_weight"], model.head_weight)
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"batch_size": -1}, "--batch-size is -1"),
+        ({"num_workers": 0}, "--num-workers is 0"),
+        ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
+        ({"lr": float("nan")}, "--lr is nan"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"max_failures": -1}, "--max-failures is -1"),
+        ({"preset": "huge"}, "--preset is 'huge': give one of reference, small, tiny"),
+    ],
+)
+def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SoundStormError, match=message):
+        options("tokens", "out", **changes)
+
+
+def test_a_fold_that_the_tokens_do_not_have_is_refused(tokens: str, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match="--fold is 7: the tokens have folds 1, 2, 3"):
+        run(options(tokens, str(tmp_path), fold=7))
+
+
+def test_tokens_of_one_fold_leave_nothing_to_train_on(tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match="nothing to train on"):
+        open_tokens(write_tokens(str(tmp_path), folds=1), None)
+
+
+def test_unfinished_tokens_are_refused(tmp_path: Path) -> None:
+    uri = write_tokens(str(tmp_path))
+    (tmp_path / "tokenize.json").unlink()
+    with pytest.raises(SoundStormError, match=r"no finished tokens there.*soundstorm tokenize"):
+        open_tokens(uri, None)
+
+
+def test_codes_out_of_range_are_refused_before_any_worker_starts(tmp_path: Path) -> None:
+    uri = write_tokens(str(tmp_path / "tokens"), replace(FINGERPRINT, codebook_size=7))
+    with pytest.raises(SoundStormError, match="code 7 is out of range"):
+        run(options(uri, str(tmp_path / "out")))
+
+
+def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -> None:
+    codes = codes_to_lists(pattern(0, 9))
+    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9, "codes": codes}
+    rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2, 3) for view in (0, 1)]
+    training, validation = open_tokens(write_tokens(str(tmp_path), rows=rows), 3).split()
+    assert (len(training), len(validation)) == (4, 1)
+
+
+def test_a_checkpoint_of_another_codec_is_refused(tokens: str, tmp_path: Path) -> None:
+    other = replace(FINGERPRINT, sha256="cd" * 32)
+    architecture = replace(preset("tiny").model, num_levels=2, codebook_size=8, num_classes=3)
+    save_checkpoint(
+        tmp_path / "other",
+        SoundStorm(architecture),
+        training=preset("tiny").training,
+        categories=CATEGORIES,
+        fingerprint=other,
+        step=0,
+        sampler=SamplerSettings(),
+    )
+    with pytest.raises(SoundStormError, match="was made with codec"):
+        run(options(tokens, str(tmp_path / "out"), checkpoint=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("content", ["not json", "[]", '{"training": 3}', '{"training": {"lr": "high"}}', '{"training": {"learning_rate": 1}}'])
+def test_a_malformed_config_file_is_refused(content: str, tokens: str, tmp_path: Path) -> None:
+    (tmp_path / "best.json").write_text(content)
+    with pytest.raises(SoundStormError, match=r"--config .*best\.json"):
+        run(options(tokens, str(tmp_path / "out"), config=str(tmp_path / "best.json")))
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once_or_after_a_wait(ray_session: None) -> None:
+    here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
+    with pytest.raises(SoundStormError, match=r"--num-workers is 9.*give at most 4"):
+        plan_workers(9, "auto", here)
+    with pytest.raises(SoundStormError, match="no room for them within 1 s"):
+        plan_workers(9, "auto", ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=False), wait_s=1)
+    with pytest.raises(SoundStormError, match="Ray sees no GPU"):
+        plan_workers(1, "cuda", here)
+
+
+def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
+    here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
+    assert [plan_workers(count, "cpu", here).cpus_per_worker for count in (1, 2, 3, 4)] == [4, 2, 1, 1]

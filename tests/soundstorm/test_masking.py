@@ -1,0 +1,161 @@
+"""What a training example shows and hides, and how clips become batches."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from soundstorm.batching import PADDING, collate, crop, epoch_batches, seeded_generator
+from soundstorm.errors import SoundStormError
+from soundstorm.masking import MaskedBatch, cosine_share, level_shares, num_still_masked, training_masks
+from soundstorm.presets import TrainingConfig, preset
+
+MASK_ID = 100
+B, Q, T = 400, 4, 60
+NUM_FRAMES_B = torch.arange(B) % T + 1
+MASK_BT = torch.arange(T) < NUM_FRAMES_B[:, None]
+CODES_BQT = torch.randint(MASK_ID, (B, Q, T), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK_BT[:, None, :], PADDING)
+CONFIG = replace(preset("tiny").training, prompt_share=0.0, first_level_share=0.25)
+
+
+def masks(config: TrainingConfig = CONFIG, seed: int = 0) -> MaskedBatch:
+    return training_masks(CODES_BQT, MASK_BT, torch.Generator().manual_seed(seed), config, MASK_ID)
+
+
+def test_levels_below_are_visible_levels_above_are_all_masked() -> None:
+    masked = masks()
+    for row in range(B):
+        level = int(masked.level_B[row])
+        real = MASK_BT[row]
+        seen_QT, codes_QT = masked.input_codes_BQT[row][:, real], CODES_BQT[row][:, real]
+        assert torch.equal(seen_QT[:level], codes_QT[:level])
+        assert bool((seen_QT[level + 1 :] == MASK_ID).all())
+        hidden_T = masked.loss_mask_BT[row][real]
+        assert torch.equal(seen_QT[level] == MASK_ID, hidden_T)
+        assert torch.equal(seen_QT[level][~hidden_T], codes_QT[level][~hidden_T])
+        assert torch.equal(masked.target_BT[row][real], codes_QT[level])
+
+
+def test_at_least_one_frame_is_hidden_and_never_padding() -> None:
+    masked = masks(replace(CONFIG, prompt_share=1.0, span_share=0.5))
+    assert int(masked.loss_mask_BT.sum(1).min()) >= 1
+    assert not bool((masked.loss_mask_BT & ~MASK_BT).any())
+
+
+def test_the_hidden_share_follows_the_cosine_schedule() -> None:
+    masked = masks()
+    long = NUM_FRAMES_B > 40
+    shares = (masked.loss_mask_BT.sum(1) / NUM_FRAMES_B)[long]
+    assert abs(float(shares.mean()) - 2 / math.pi) < 0.06  # the mean of cos over a quarter of a turn
+    assert abs(float((shares > math.cos(math.pi / 4)).float().mean()) - 0.5) < 0.1
+
+
+def test_levels_are_drawn_in_the_configured_shares() -> None:
+    counts = torch.bincount(masks(replace(CONFIG, first_level_share=0.7)).level_B, minlength=Q) / B
+    assert abs(float(counts[0]) - 0.7) < 0.08
+    assert float(counts[1:].min()) > 0.05
+    torch.testing.assert_close(level_shares(Q, replace(CONFIG, first_level_share=0.7)), torch.tensor([0.7, 0.1, 0.1, 0.1]))
+
+
+def test_a_prefix_is_visible_at_every_level_and_outside_the_loss() -> None:
+    masked = masks(replace(CONFIG, prompt_share=1.0, first_level_share=1.0))
+    lengths = []
+    for row in range(B):
+        assert int(masked.level_B[row]) == 0
+        real = MASK_BT[row]
+        visible_T = (masked.input_codes_BQT[row][1:, real] != MASK_ID).all(0)
+        length = int(visible_T.sum())
+        lengths.append(length / int(real.sum()))
+        assert bool(visible_T[:length].all())
+        assert torch.equal(masked.input_codes_BQT[row][:, :length], CODES_BQT[row][:, :length])
+        assert not bool(masked.loss_mask_BT[row, :length].any())
+    assert 0.4 < float(np.mean(lengths)) < 0.55
+    assert max(lengths) < 1
+
+
+def test_unprompted_clips_show_nothing_above_their_level() -> None:
+    masked = masks(replace(CONFIG, first_level_share=1.0))
+    assert bool((masked.input_codes_BQT[:, 1:].transpose(1, 2)[MASK_BT] == MASK_ID).all())
+
+
+def test_spans_hide_frames_in_longer_runs() -> None:
+    def mean_run(masked: MaskedBatch) -> float:
+        hidden_BT = masked.loss_mask_BT[NUM_FRAMES_B == T].int()
+        starts = int((hidden_BT.diff(dim=1, prepend=torch.zeros(len(hidden_BT), 1, dtype=torch.int32)) == 1).sum())
+        return int(hidden_BT.sum()) / starts
+
+    config = replace(CONFIG, span_frames=10)
+    assert NUM_FRAMES_B.eq(T).sum() >= 6
+    assert mean_run(masks(replace(config, span_share=1.0))) > 2 * mean_run(masks(config))
+
+
+def test_masks_are_the_same_for_the_same_seed_only() -> None:
+    first, again, other = masks(seed=1), masks(seed=1), masks(seed=2)
+    assert torch.equal(first.input_codes_BQT, again.input_codes_BQT)
+    assert torch.equal(first.level_B, again.level_B)
+    assert not torch.equal(first.input_codes_BQT, other.input_codes_BQT)
+
+
+def test_one_level_and_one_frame_work() -> None:
+    codes_BQT = torch.tensor([[[7]]])
+    masked = training_masks(codes_BQT, torch.ones(1, 1, dtype=torch.bool), torch.Generator(), replace(CONFIG, prompt_share=1.0), MASK_ID)
+    assert masked.input_codes_BQT.item() == MASK_ID
+    assert masked.target_BT.item() == 7
+
+
+def test_cosine_share_has_its_known_values() -> None:
+    torch.testing.assert_close(cosine_share(torch.tensor([0.0, 0.5, 2 / 3, 1.0])), torch.tensor([1.0, math.sqrt(0.5), 0.5, 0.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("num_unknown", [1, 2, 11, 375])
+@pytest.mark.parametrize("iterations", [1, 2, 12, 50])
+def test_the_decoding_schedule_falls_to_none_in_the_last_pass_and_not_before(num_unknown: int, iterations: int) -> None:
+    counts = [num_unknown] + [num_still_masked(num_unknown, iteration, iterations) for iteration in range(iterations)]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[-1] == 0
+    assert min(counts[:-1]) >= 1
+    if num_unknown == 375 and iterations == 12:
+        assert counts[4] == math.floor(375 * math.cos(math.pi / 6))
+
+
+def test_collate_pads_with_no_code_and_says_where() -> None:
+    batch = collate([np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint16), np.array([[7], [8]])], [1, 0])
+    assert batch.codes_BQT.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, PADDING, PADDING], [8, PADDING, PADDING]]]
+    assert batch.mask_BT.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.label_B.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("codes", [[], [np.zeros((2, 0))], [np.zeros((2, 3)), np.zeros((3, 3))]], ids=["no clips", "no frames", "unequal levels"])
+def test_collate_refuses_what_is_no_batch(codes: list[np.ndarray]) -> None:
+    with pytest.raises(SoundStormError):
+        collate(codes, [0] * len(codes))
+
+
+def test_crops_are_fixed_by_seed_epoch_and_clip() -> None:
+    codes_QT = np.arange(100)[None]
+    starts = [int(crop(codes_QT, 10, 0, epoch, 3)[0, 0]) for epoch in range(50)]
+    assert starts == [int(crop(codes_QT, 10, 0, epoch, 3)[0, 0]) for epoch in range(50)]
+    assert len(set(starts)) > 20
+    assert crop(codes_QT, 10, 0, 0, 3).shape == (1, 10)
+    assert np.array_equal(crop(codes_QT, None, 0, 0, 3), codes_QT)
+    assert np.array_equal(crop(codes_QT, 100, 0, 0, 3), codes_QT)
+
+
+def test_an_epoch_has_every_clip_once_in_another_order_each_time() -> None:
+    codes = [np.full((2, 5), index) for index in range(10)]
+
+    def order(epoch: int) -> list[int]:
+        batches = epoch_batches(codes, list(range(10)), batch_size=4, crop_frames=3, seed=0, epoch=epoch)
+        return [label for batch in batches for label in batch.label_B.tolist()]
+
+    assert sorted(order(0)) == list(range(10))
+    assert order(0) == order(0)
+    assert order(0) != order(1)
+
+
+def test_seeded_generators_differ_in_every_part() -> None:
+    draws = {parts: float(torch.rand(1, generator=seeded_generator(*parts))) for parts in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]}
+    assert len(set(draws.values())) == 4
+    assert float(torch.rand(1, generator=seeded_generator(0, 0, 1))) == draws[(0, 0, 1)]

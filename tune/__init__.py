@@ -1,0 +1,1 @@
+"""Studies: which settings train best on the data at hand."""
