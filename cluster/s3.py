@@ -55,15 +55,19 @@ def endpoint_url() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
+def _identity() -> int:
+    """Another number in a forked process, or once the AWS variables have changed: then clients must be made anew."""
+    return hash((os.getpid(), *sorted((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))))
+
+
 def client() -> Any:
     """This process's S3 client for the AWS variables as they are now."""
     with _client_lock:
-        return _new_client(os.getpid(), hash(tuple(sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))))
+        return _new_client(_identity())
 
 
 @functools.lru_cache(maxsize=4)
-def _new_client(_pid: int, _environment: int) -> Any:
-    """A client. A forked process or changed AWS variables get their own, which is what the two arguments are for."""
+def _new_client(_identity: int) -> Any:
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},  # also for 503 SlowDown
         "connect_timeout": CONNECT_TIMEOUT_S,
@@ -194,7 +198,12 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     """The pyarrow file system for `uri` and the path in it. It can be pickled, and carries no credentials: each process finds its own."""
     bucket, key = split(uri)
     with errors(uri):
-        region = client().meta.region_name
+        return _new_filesystem(_identity(), bucket), f"{bucket}/{key}" if key else bucket
+
+
+@functools.lru_cache(maxsize=16)
+def _new_filesystem(_identity: int, bucket: str) -> pyarrow.fs.FileSystem:
+    region = client().meta.region_name
     options: dict[str, Any] = {}
     endpoint = endpoint_url()
     if endpoint is not None:
@@ -204,14 +213,13 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     else:
         with contextlib.suppress(OSError):  # a bucket that hides its region is reached through the configured one
             region = pyarrow.fs.resolve_s3_region(bucket)
-    files = pyarrow.fs.S3FileSystem(
+    return pyarrow.fs.S3FileSystem(
         region=region,
         connect_timeout=CONNECT_TIMEOUT_S,
         request_timeout=READ_TIMEOUT_S,
         retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
         **options,
     )
-    return files, f"{bucket}/{key}" if key else bucket
 
 
 def _unbroken(fetch: Callable[[], T]) -> T:

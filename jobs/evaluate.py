@@ -11,10 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from cluster import records, storage, tables
 from cluster.connect import connect
@@ -22,13 +20,13 @@ from jobs.clips import Clip, draw_per_category, find_clips, pair_up
 from jobs.codecs import choose_codec
 from jobs.entry import start
 from jobs.listening import choose_examples, read_log
+from jobs.measurer import Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, default_actors
-from soundstorm.audio import SAMPLE_RATE, read_audio, to_pcm16
+from soundstorm.audio import SAMPLE_RATE
 from soundstorm.codec import Codec, load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.report import ReportData, render_report
-from soundstorm.schemas import METRICS, PAIRS, CodecFingerprint, Source
+from soundstorm.schemas import CodecFingerprint, Source
 from soundstorm.statistics import Summary, summarize
 
 
@@ -155,62 +153,6 @@ def _measure(options: Options, real: list[Clip], generated: list[Clip], weights:
             device = "cuda" if info.num_gpus else "cpu"
             complete(plan, lambda: actor_class.remote([reference], pairs_folder, device), "measure_part", default_actors(info, options.num_actors))
     return tables.read_table(plan.folder)[0], tables.read_table(pairs_folder)[0]
-
-
-class Measurer:
-    """An actor that measures the clips of a part."""
-
-    def __init__(self, weights: list[ray.ObjectRef], pairs_folder: str, device: str) -> None:
-        torch.set_num_threads(1)
-        self.codec = load_codec(ray.get(weights[0]), device)
-        self.pairs_folder = pairs_folder
-
-    def measure_part(self, work: tuple[str, list[tuple[Source, Clip, Clip | None]]]) -> int:
-        """Write the metrics of `(source, clip, partner)` triples, real ones also through the codec, and the pairs; returns how many."""
-        part_uri, triples = work
-        rows, pairs = [], []
-        waveforms = [load_clip(clip.uri) for _, clip, _ in triples]
-        real = [index for index, (source, _, _) in enumerate(triples) if source == Source.REAL]
-        resynthesized = dict(zip(real, resynthesize(self.codec, [waveforms[index] for index in real]), strict=True))
-        for index, (source, clip, partner) in enumerate(triples):
-            rows.append(metrics_row(clip, source, waveforms[index]))
-            if index in resynthesized:
-                rows.append(metrics_row(clip, Source.RESYNTHESIZED, resynthesized[index]))
-            if partner is not None:
-                pairs.append(pairs_row(partner, clip, load_clip(partner.uri), waveforms[index]))
-        tables.write_table(f"{self.pairs_folder}/{part_uri.rpartition('/')[2]}", pa.Table.from_pylist(pairs, PAIRS), {})
-        tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), {})
-        return len(triples)
-
-
-def load_clip(uri: str) -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,)."""
-    try:
-        return to_pcm16(read_audio(storage.read_bytes(uri)).waveform)
-    except SoundStormError as error:
-        raise SoundStormError(f"{uri}: {error}") from error
-
-
-def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Clips (int16) through the codec and back, at their own length."""
-    codes = codec.encode_clips([clip.astype(np.float32) / 32768 for clip in clips])
-    return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
-
-
-def metrics_row(clip: Clip, source: Source, pcm: np.ndarray) -> dict[str, Any]:
-    """A row of `metrics`."""
-    duration = {"duration_s": len(pcm) / SAMPLE_RATE}
-    return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category} | duration | clip_metrics(pcm, SAMPLE_RATE)
-
-
-def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: np.ndarray) -> dict[str, Any]:
-    """A row of `pairs`."""
-    return {
-        "real_id": real.clip_id,
-        "generated_id": generated.clip_id,
-        "spectral_convergence": spectral_convergence(real_pcm, generated_pcm),
-        "log_spectral_distance": log_spectral_distance(real_pcm, generated_pcm),
-    }
 
 
 def _report(options: Options, real: list[Clip], generated: list[Clip], codec: Codec, metrics: pa.Table, summary: Summary) -> str:

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
-from rich.markup import escape
 
 from cluster import storage
 from cluster.errors import ClusterError

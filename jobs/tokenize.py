@@ -11,23 +11,20 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import ray
-import torch
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo, connect
-from cluster.errors import ClusterError
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset
 from jobs.entry import console, start
 from jobs.progress import progress
-from soundstorm.audio import MAX_DURATION_S, RejectedAudio, from_pcm16, read_audio, to_pcm16
+from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
+from soundstorm.audio import MAX_DURATION_S
 from soundstorm.codec import load_codec
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import REJECTED, TOKENS, Reason, codes_to_lists
 
 READER_CPUS = 0.25
 """Ray CPUs of a task that reads and decodes audio: it takes about a third of the time of encoding."""
@@ -115,11 +112,11 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
 def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo) -> ray.data.Dataset:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    rows = [{"shard": shard, "clips": _to_ipc(_shard_clips(clips, shard, options.shard_size))} for shard in todo]
+    rows = [{"shard": shard, "clips": to_ipc(_shard_clips(clips, shard, options.shard_size))} for shard in todo]
     num_actors = min(options.num_actors or int(info.num_gpus) or max(1, int(info.num_cpus)), len(todo))
     return (
         ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(_read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=READER_CPUS, compute=ray.data.TaskPoolStrategy(num_actors))
+        .map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=READER_CPUS, compute=ray.data.TaskPoolStrategy(num_actors))
         .map(
             ShardEncoder,
             fn_constructor_args=(ray.put(weights), options.output_dir, metadata, bool(info.num_gpus)),
@@ -128,75 +125,6 @@ def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str,
             num_gpus=1 if info.num_gpus else 0,
         )
     )
-
-
-def _read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
-    """Decode a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their clips."""
-    torch.set_num_threads(1)
-    waveforms, problems, silent = [], [], []
-    for clip in _from_ipc(row["clips"]).to_pylist():
-        try:
-            recording = read_audio(_read(clip["uri"]), max_duration_s=max_duration_s)
-        except RejectedAudio as error:
-            waveforms.append(b"")
-            problems.append(f"{error.reason.value}\n{error.detail}")
-            continue
-        waveforms.append(to_pcm16(recording.waveform).tobytes())
-        problems.append("")
-        if recording.is_silent:
-            silent.append(clip["clip_id"])
-    return {"shard": row["shard"], "clips": row["clips"], "waveforms": waveforms, "problems": problems, "silent": silent}
-
-
-def _read(uri: str) -> bytes:
-    try:
-        return storage.read_bytes(uri)
-    except ClusterError as error:
-        reason = Reason.UNREADABLE_FILE if storage.exists(uri) else Reason.MISSING_FILE
-        raise RejectedAudio(reason, str(error)) from error
-
-
-class ShardEncoder:
-    """An actor that encodes shards and writes their tables."""
-
-    def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], gpu: bool) -> None:
-        torch.set_num_threads(1)
-        self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
-        self.output_dir, self.metadata = output_dir, metadata
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        clips = _from_ipc(row["clips"]).to_pylist()
-        tokens, rejected, usable = [], [], []
-        for clip, pcm, problem in zip(clips, row["waveforms"], row["problems"], strict=True):
-            if problem:
-                reason, _, detail = problem.partition("\n")
-                rejected.append(_rejection(clip, "decode", reason, detail))
-            else:
-                usable.append((clip, from_pcm16(np.frombuffer(pcm, dtype=np.int16))))
-        for clip, codes_QT in zip([clip for clip, _ in usable], self._encode([waveform for _, waveform in usable]), strict=True):
-            if isinstance(codes_QT, str):
-                rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, codes_QT))
-                continue
-            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
-            tokens.append(fields | {"view": 0, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
-        if rejected:
-            uri = storage.join(self.output_dir, "rejected", f"part-{row['shard']:05d}.parquet")
-            tables.write_table(uri, pa.Table.from_pylist(rejected, REJECTED), {})
-        tables.write_table(_part_uri(self.output_dir, row["shard"]), pa.Table.from_pylist(tokens, TOKENS), self.metadata)
-        return {"shard": row["shard"], "clips": len(clips), "silent": list(row["silent"])}
-
-    def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
-        """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a clip that fails."""
-        try:
-            return list(self.codec.encode_clips(waveforms))
-        except RuntimeError:
-            results: list[np.ndarray | str] = []
-            for waveform in waveforms:
-                try:
-                    results.append(self.codec.encode_clips([waveform])[0])
-                except RuntimeError as error:
-                    results.append(" ".join(str(error).split())[:300])
-            return results
 
 
 def _account(options: Options, index: Index, silent: list[str]) -> dict[str, Any]:
@@ -238,27 +166,12 @@ def _digest(clips: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def _rejection(clip: dict[str, Any], stage: str, reason: str, detail: str) -> dict[str, str]:
-    return {"clip_id": clip["clip_id"], "uri": clip["uri"], "stage": stage, "reason": reason, "detail": detail}
-
-
 def _part_uri(output_dir: str, shard: int) -> str:
     return tables.part_uri(storage.join(output_dir, "tokens"), shard)
 
 
 def _shard_clips(clips: pa.Table, shard: int, shard_size: int) -> pa.Table:
     return clips.slice(shard * shard_size, shard_size)
-
-
-def _to_ipc(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
-
-
-def _from_ipc(data: bytes) -> pa.Table:
-    return pa.ipc.open_stream(data).read_all()
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ Legend: S latent frames, D width, Q levels, K codebook size.
 """
 
 import logging
+from typing import Any
 
 import torch
 from encodec.quantization import ResidualVectorQuantizer
@@ -17,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def _set_codes(codebook: torch.nn.Module, codes_K: Tensor, vectors_KD: Tensor, usage_K: Tensor) -> None:
+def _set_codes(codebook: Any, codes_K: Tensor, vectors_KD: Tensor, usage_K: Tensor) -> None:
     codebook.embed[codes_K] = vectors_KD
     codebook.embed_avg[codes_K] = vectors_KD * usage_K[:, None]
     codebook.cluster_size[codes_K] = usage_K

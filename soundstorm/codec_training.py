@@ -8,7 +8,6 @@ Legend: B batch, N samples of a crop, D latent width, T frames.
 
 import logging
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from soundstorm.codebooks import initialise_codebooks, revive_dead_codes
 from soundstorm.codec_losses import adversarial_losses, coherence_loss, discriminator_loss, flatness_loss, level_loss, mel_loss, silence_loss
 from soundstorm.compact_codec import CompactCodec
+from soundstorm.crops import CropSampler
 
 logger = logging.getLogger(__name__)
 
@@ -55,36 +55,6 @@ class CodecTrainingConfig:
     revive_every: int = 20
     """Steps between revivals of dead codes, until four fifths of the run."""
     seed: int = 0
-
-
-class CropSampler:
-    """Random crops of recordings, equally often from each class, never of digital silence.
-
-    Args:
-        waveforms: mono recordings, int16 at the codec's rate.
-        labels: class of each recording.
-    """
-
-    def __init__(self, waveforms: Sequence[np.ndarray], labels: Sequence[int]) -> None:
-        if len(waveforms) == 0 or len(waveforms) != len(labels):
-            raise ValueError(f"{len(waveforms)} recordings and {len(labels)} labels: need as many of one as of the other")
-        self.waveforms = list(waveforms)
-        self.by_class = [np.flatnonzero(np.asarray(labels) == label) for label in sorted(set(labels))]
-
-    def draw(self, count: int, length: int, rng: np.random.Generator) -> Tensor:
-        """`count` crops of `length` samples, float32 in [-1, 1], gain -10 to +6 dB without clipping: (B, N)."""
-        crops = np.zeros((count, length), dtype=np.float32)
-        for row in range(count):
-            members = self.by_class[rng.integers(len(self.by_class))]
-            for _ in range(20):
-                waveform = self.waveforms[members[rng.integers(len(members))]]
-                start = rng.integers(max(1, len(waveform) - length + 1))
-                crop = waveform[start : start + length].astype(np.float32) / 32768
-                if np.sqrt(np.mean(np.square(crop))) > 3e-4:
-                    break
-            gain = min(10 ** (rng.uniform(-10, 6) / 20), 0.99 / max(float(np.abs(crop).max()), 1e-6))
-            crops[row, : len(crop)] = crop * gain
-        return torch.from_numpy(crops)
 
 
 class CodecTrainer:

@@ -17,7 +17,7 @@ class SoundStorm(nn.Module):
     """Sum of per-level code embeddings and a class embedding, a Conformer, and one linear head per level.
 
     Codes run from 0 to K - 1; `mask_id` (K) stands for a masked code, and has its own embedding at each level. Labels run from
-    0 to num_classes - 1; `no_class` (num_classes) stands for none. The `reference` preset has 22.1 million parameters with 50 classes.
+    0 to num_classes - 1; `no_class` (num_classes) stands for none. The `reference` preset has 22.2 million parameters with 50 classes.
     """
 
     def __init__(self, config: ModelConfig) -> None:

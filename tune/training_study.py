@@ -142,6 +142,7 @@ def _search(options: Options, tokens: Tokens, architecture: ModelConfig, config:
                     time_attr="epoch", max_t=config.epochs, grace_period=max(1, config.epochs // 5), reduction_factor=REDUCTION_FACTOR
                 ),
                 trial_dirname_creator=_name,
+                reuse_actors=True,  # importing PyTorch takes longer than a short trial
             ),
             run_config=tune.RunConfig(
                 name="trials", storage_path=path, storage_filesystem=filesystem, verbose=0, callbacks=[_Progress(options.num_trials, config.epochs)]

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from cluster import storage
 from cluster.errors import ClusterError
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["a.txt", "folder/b.bin", "folder/deep/ü and space #1?.txt", "fold/c+d=e%20.txt"]
 
 
@@ -305,9 +307,21 @@ def test_new_files_have_the_permissions_of_ordinary_files(tmp_path: Path) -> Non
     assert (tmp_path / "ours").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
-def test_each_process_makes_its_own_client(s3: object) -> None:
-    from cluster import s3 as objects
+FORK = """
+import os, sys
+from cluster import s3, storage
 
-    assert objects.client() is objects.client()
-    code = "from cluster import s3; s3.client(); import pickle, cluster.storage; pickle.dumps(cluster.storage.filesystem)"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+mine = s3.client()
+storage.write_bytes(sys.argv[1], b"parent")
+if os.fork() == 0:
+    os._exit(0 if s3.client() is not mine and storage.read_bytes(sys.argv[1]) == b"parent" else 1)
+assert os.wait()[1] == 0
+assert s3.client() is mine
+os.environ["AWS_REGION"] = "eu-central-1"
+assert s3.client() is not mine
+"""
+
+
+def test_a_forked_process_and_changed_variables_get_a_client_of_their_own(s3_bucket: Callable[[], str]) -> None:
+    done = subprocess.run([sys.executable, "-c", FORK, f"{s3_bucket()}/a"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr

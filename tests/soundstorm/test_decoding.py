@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from soundstorm import decoding
 from soundstorm.decoding import DecodingStep, SamplerSettings, continuation, generate_codes
 from soundstorm.errors import SoundStormError
 from soundstorm.masking import num_still_masked
@@ -153,6 +154,21 @@ def test_both_temperatures_fall_to_zero_in_the_last_pass() -> None:
     assert annealing(0, 1) == 0.0
     _, steps = watched(trained_like(), SamplerSettings(iterations=(3, 1, 1, 2)), [10])
     assert [step.annealing for step in steps] == [1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+
+
+def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise_B = []
+    model = KnownLogits(torch.zeros(4, 4, 2000, 20))
+    log_probability = -math.log(20)
+
+    def noting(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:
+        noise_B.append((confidence_BT - log_probability)[0])
+        return most_confident(confidence_BT, masked_BT, num_kept_B)
+
+    monkeypatch.setattr(decoding, "most_confident", noting)
+    watched(model, SamplerSettings(iterations=(5, 1, 1, 1), temperature=0.0, choice_temperature=3.0), [2000])
+    spreads = [float(noise.std()) * math.sqrt(6) / math.pi for noise in noise_B]
+    assert spreads == pytest.approx([3.0, 2.25, 1.5, 0.75, 0.0, 0.0, 0.0, 0.0], abs=0.2)
 
 
 def test_the_last_pass_takes_the_likeliest_codes_however_hot_the_others_are() -> None:
@@ -326,7 +342,7 @@ def test_filters_act_on_the_tempered_distribution() -> None:
 
 def test_draws_follow_the_running_sum_and_skip_impossible_codes() -> None:
     probability = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
-    uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1 - 1e-16], dtype=torch.float64)
+    uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1.0], dtype=torch.float64)  # 1 as rounding may make it
     assert draw(probability.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
     assert draw((3 * probability).expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
 

@@ -237,6 +237,7 @@ def test_gradients_are_clipped_to_the_norm_and_none_is_applied_when_not_finite()
     schedule = build_schedule(optimizer, config, 10)
     norm = apply_gradients(model, training_step(model, random_batch(), seeded_generator(0), config).loss, optimizer, schedule, config)
     assert norm > 0.01
+    assert schedule.get_last_lr()[0] == pytest.approx(config.lr * lr_factor(1, 10, config))
     clipped = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]).norm()
     assert float(clipped) == pytest.approx(0.01, rel=1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -256,6 +257,8 @@ def test_the_average_follows_its_formula_and_forgets_the_start_soon() -> None:
         ema.update(model)
         decay = min(0.9, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * update
+        if update == 5:
+            assert float(ema.averaged(model).weight) == pytest.approx(expected, rel=1e-5)
     assert float(ema.averaged(model).weight) == pytest.approx(expected, rel=1e-5)
     assert float(model.weight) == 199.0
     ema.copy_to(model)

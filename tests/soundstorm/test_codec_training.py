@@ -1,0 +1,142 @@
+"""Training of the compact codec: crops, losses with known answers, codebooks that stay alive, and a run that learns and resumes."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from soundstorm.codebooks import initialise_codebooks, revive_dead_codes
+from soundstorm.codec_losses import coherence_loss, flatness_loss, level_loss, mel_loss, silence_loss
+from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
+from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+from soundstorm.crops import CropSampler
+from soundstorm.synthetic import CLASSES, synthesize
+
+SMALL = CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16, num_levels=2, codebook_size=64)
+SHORT = CodecTrainingConfig(
+    steps=24, quantizer_start=4, adversarial_start=18, batch_size=4, crop_frames=50, lr=2e-3, discriminator_filters=2, discriminator_crops=2
+)
+
+
+@pytest.fixture(scope="module")
+def waveforms() -> list[np.ndarray]:
+    torch.set_num_threads(1)
+    return [(synthesize(name, 0, 2.0, 24_000) * 32767).astype(np.int16) for name in CLASSES[:4]]
+
+
+@pytest.fixture(scope="module")
+def noise() -> torch.Tensor:
+    return 0.1 * torch.randn(2, 24_000, generator=torch.Generator().manual_seed(0))
+
+
+def test_crops_come_equally_often_from_each_class_however_many_clips_it_has() -> None:
+    loud, quiet = np.full(48_000, 16_000, np.int16), np.full(48_000, 4_000, np.int16)
+    sampler = CropSampler([loud] * 9 + [quiet], [0] * 9 + [1])
+    crops = sampler.draw(400, 320, np.random.default_rng(0))
+    share_quiet = float((crops.abs().amax(1) < 0.25 * 10 ** (-10 / 20)).float().mean())
+    assert 0.15 < share_quiet  # the quiet class fills the levels that the loud one cannot reach
+    assert crops.abs().max() <= 0.99 + 1e-6
+
+
+def test_crops_are_never_digital_silence_where_there_is_sound() -> None:
+    waveform = np.zeros(240_000, np.int16)
+    waveform[:48_000] = 3_000
+    crops = CropSampler([waveform], [0]).draw(100, 24_000, np.random.default_rng(0))
+    assert (crops.square().mean(1) > 0).float().mean() > 0.98
+
+
+def test_the_same_seed_draws_the_same_crops(waveforms: list[np.ndarray]) -> None:
+    sampler = CropSampler(waveforms, [0, 1, 2, 3])
+    first, again = (sampler.draw(4, 3200, np.random.default_rng(5)) for _ in range(2))
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+
+
+def test_no_recordings_are_refused() -> None:
+    with pytest.raises(ValueError, match="0 recordings"):
+        CropSampler([], [])
+
+
+def test_every_loss_is_zero_for_a_perfect_copy(noise: torch.Tensor) -> None:
+    for loss in (mel_loss(noise, noise, 24_000), flatness_loss(noise, noise), level_loss(noise, noise), coherence_loss(noise, noise)):
+        assert abs(float(loss)) < 1e-3
+
+
+def test_the_level_loss_is_the_gain_in_nats(noise: torch.Tensor) -> None:
+    assert float(level_loss(noise, 2 * noise)) == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_the_coherence_loss_is_blind_to_gain_and_sees_a_flipped_sign(noise: torch.Tensor) -> None:
+    assert float(coherence_loss(noise, 3 * noise)) == pytest.approx(0.0, abs=1e-3)
+    assert float(coherence_loss(noise, -noise)) == pytest.approx(2.0, abs=1e-3)
+
+
+def test_the_flatness_loss_tells_a_tone_from_noise_of_the_same_level(noise: torch.Tensor) -> None:
+    tone = torch.sin(2 * torch.pi * 1_000 * torch.arange(24_000) / 24_000)[None].repeat(2, 1)
+    tone = tone * (noise.std() / tone.std())
+    other = 0.1 * torch.randn(2, 24_000, generator=torch.Generator().manual_seed(1))
+    assert float(flatness_loss(noise, tone)) > 5 * float(flatness_loss(noise, other))
+
+
+def test_the_silence_loss_counts_decades_above_the_floor_in_silent_frames_only() -> None:
+    real = torch.zeros(1, 640)
+    real[:, 320:] = 0.1
+    decoded = torch.full((1, 640), 3e-4)
+    assert float(silence_loss(real, decoded, 320)) == pytest.approx(2.0, abs=1e-3)
+    assert float(silence_loss(real, torch.full((1, 640), 1e-6), 320)) == 0.0
+
+
+def test_codebooks_started_by_k_means_leave_less_variance_at_each_level() -> None:
+    torch.manual_seed(0)
+    network = CompactCodec(SMALL)
+    latent = torch.randn(2_000, 16) @ torch.randn(16, 16)
+    initialise_codebooks(network.quantizer, latent, frames_per_step=300, seed=0)
+    with torch.no_grad():
+        residual, left = latent, [float(latent.var())]
+        for layer in network.quantizer.vq.layers:
+            residual = residual - layer._codebook.dequantize(layer._codebook.quantize(residual))
+            left.append(float(residual.var()))
+    assert left[1] < 0.75 * left[0]
+    assert left[2] < 0.9 * left[1]
+
+
+def test_too_few_frames_for_k_means_are_refused() -> None:
+    with pytest.raises(ValueError, match="10 frames cannot start 64 codes"):
+        initialise_codebooks(CompactCodec(SMALL).quantizer, torch.randn(10, 16), 300, 0)
+
+
+def test_dead_codes_move_onto_badly_represented_frames() -> None:
+    torch.manual_seed(0)
+    network = CompactCodec(SMALL)
+    latent = torch.randn(1_000, 16)
+    initialise_codebooks(network.quantizer, latent, 300, 0)
+    codebook = network.quantizer.vq.layers[0]._codebook
+    codebook.embed[:8], codebook.embed_avg[:8], codebook.cluster_size[:8] = 1e3, 1e3, 0.0
+    before = (latent - codebook.dequantize(codebook.quantize(latent))).square().mean()
+    revived = revive_dead_codes(network.quantizer, latent, torch.Generator().manual_seed(0), threshold=0.03)
+    after = (latent - codebook.dequantize(codebook.quantize(latent))).square().mean()
+    assert revived[0] == 8
+    assert after < before
+
+
+def test_a_short_run_learns_in_all_of_its_phases(waveforms: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    trainer = CodecTrainer(CompactCodec(SMALL), SHORT, CropSampler(waveforms, [0, 1, 2, 3]))
+    history = [trainer.step() for _ in range(SHORT.steps)]
+    assert all(np.isfinite(list(losses.values())).all() for losses in history)
+    assert np.mean([losses["mel"] for losses in history[-4:]]) < 0.8 * history[0]["mel"]
+    assert history[3]["commitment"] == 0.0 < history[4]["commitment"]
+    assert "discriminator" not in history[17]
+    assert history[18]["discriminator"] == pytest.approx(2.0, abs=0.5)  # it begins undecided
+
+
+def test_a_resumed_run_makes_the_same_next_step(waveforms: list[np.ndarray]) -> None:
+    config = replace(SHORT, adversarial_start=3, steps=8)
+    sampler = CropSampler(waveforms, [0, 1, 2, 3])
+    torch.manual_seed(0)
+    trainer = CodecTrainer(CompactCodec(SMALL), config, sampler)
+    for _ in range(6):
+        trainer.step()
+    resumed = CodecTrainer(CompactCodec(SMALL), config, sampler)
+    resumed.load_state_dict(trainer.state_dict())
+    assert resumed.step() == pytest.approx(trainer.step(), rel=1e-5)
