@@ -104,6 +104,7 @@ def _info(started_here: bool) -> ClusterInfo:
 def _start(num_cpus: int | None, log_to_driver: bool) -> None:
     """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages from where we did."""
     _make_private_token()
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core would print warnings about its own actors into a job's progress
     with _workers_find_packages():
         _init(
             "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp)",

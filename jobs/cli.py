@@ -7,6 +7,7 @@ the one above it.
 import sys
 from importlib import import_module
 
+from rich.markup import escape
 from rich.table import Table
 
 from jobs.entry import console, start
@@ -36,7 +37,7 @@ def main() -> None:
         sys.exit(0)
     name = arguments[0].replace("_", "-")
     if name not in COMMANDS:
-        console.print(f"[bold red]error:[/] command '{arguments[0]}': there are {', '.join(COMMANDS)}", highlight=False)
+        console.print(f"[bold red]error:[/] command '{escape(arguments[0])}': there are {', '.join(COMMANDS)}", highlight=False)
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     sys.exit(start(module.Options, module.run, arguments[1:], f"soundstorm {name}"))

@@ -1,5 +1,6 @@
 """Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of audio."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Clip:
     uri: str
     category: str
     fold: int
+    version: str = ""
+    """What tells its content from another under the same name, as far as it is known without reading it: a SHA-256 or a size."""
 
 
 def find_clips(option: str, uri: str) -> list[Clip]:
@@ -43,20 +46,38 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         return _from_table(uri)
     for name in TABLES:
         if storage.exists(storage.join(uri, name)):
-            return _from_table(storage.join(uri, name))
+            unusable = _rejected_by_tokenize(uri)
+            return [clip for clip in _from_table(storage.join(uri, name)) if clip.clip_id not in unusable]
     for file, dataset in LAYOUTS.items():
         if storage.exists(storage.join(uri, *file.split("/"))):
             return _from_clips(open_dataset(dataset, uri).clips, "clip_id")
     root = storage.absolute(uri).rstrip("/") + "/"
-    files = [entry.uri for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
-    if not files:
+    entries = [entry for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
+    if not entries:
         raise SoundStormError(f"{option} {uri}: no audio ({', '.join(AUDIO_SUFFIXES)}) and no table there; give a folder of audio or a manifest")
     clips = []
-    for file in files:
-        relative = file[len(root) :]
+    for entry in entries:
+        relative = entry.uri[len(root) :]
         folder = relative.rpartition("/")[0]
-        clips.append(Clip(relative.rpartition(".")[0], file, folder.rpartition("/")[2] or NO_CATEGORY, 0))
+        clips.append(Clip(relative, entry.uri, folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
     return clips
+
+
+def digest(clips: Sequence[Clip]) -> str:
+    """SHA-256 over names, places and versions, in order: changes when the clips do."""
+    found = hashlib.sha256()
+    for clip in clips:
+        found.update(repr((clip.clip_id, clip.uri, clip.category, clip.version)).encode())
+    return found.hexdigest()
+
+
+def _rejected_by_tokenize(uri: str) -> set[str]:
+    """Clips in the folder `uri` that `tokenize` indexed and then could not use."""
+    folder = storage.join(uri, "rejected")
+    if not storage.exists(folder):
+        return set()
+    rejected, _ = tables.read_table(folder)
+    return {row["clip_id"] for row in rejected.to_pylist() if row["stage"] != "index"}
 
 
 def _from_table(uri: str) -> list[Clip]:
@@ -73,8 +94,9 @@ def _from_table(uri: str) -> list[Clip]:
 def _from_clips(table: pa.Table, identifier: str) -> list[Clip]:
     categories = table["category"].to_pylist() if "category" in table.column_names else [NO_CATEGORY] * len(table)
     folds = table["fold"].to_pylist() if "fold" in table.column_names else [0] * len(table)
-    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, strict=True)
-    return [Clip(str(clip_id), str(uri), str(category), int(fold)) for clip_id, uri, category, fold in rows]
+    versions = table["sha256"].to_pylist() if "sha256" in table.column_names else [""] * len(table)
+    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, versions, strict=True)
+    return [Clip(str(clip_id), str(uri), str(category), int(fold), str(version)) for clip_id, uri, category, fold, version in rows]
 
 
 def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> list[Clip]:

@@ -16,6 +16,8 @@ from soundstorm.codec import (
     OFFICIAL_SHA256,
     OFFICIAL_SIZE,
     OFFICIAL_URL,
+    Codec,
+    load_codec,
     packaged_codec_bytes,
 )
 from soundstorm.errors import SoundStormError
@@ -27,8 +29,8 @@ OFFLINE = "SOUNDSTORM_OFFLINE"
 """Environment variable: set to 1, nothing is downloaded without being asked for."""
 
 
-def choose_codec(option: str | None, expected: CodecFingerprint | None = None, where: str = "") -> bytes:
-    """The weights of the codec to use, as the content of a file that `soundstorm.codec.load_codec` takes.
+def choose_codec(option: str | None, expected: CodecFingerprint | None = None, where: str = "") -> tuple[bytes, Codec]:
+    """The weights of the codec to use, as the content of a file that `soundstorm.codec.load_codec` takes, and the codec itself.
 
     In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the official
     EnCodec weights from the cache or a download; the compact codec in the package, with a warning.
@@ -39,13 +41,25 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
         where: what `expected` was read from, for the error.
 
     Raises:
-        SoundStormError: no weights with the fingerprint `expected` are at hand.
+        SoundStormError: the weights are damaged, or none with the fingerprint `expected` are at hand.
         ClusterError: what `--codec` names cannot be read.
     """
     if option is not None:
-        return storage.read_bytes(option)
+        weights = storage.read_bytes(option)
+    elif expected is not None:
+        weights = _matching_codec(expected, where)
+    else:
+        weights = _default_codec()
+    try:
+        codec = load_codec(weights)
+    except SoundStormError as error:
+        raise SoundStormError(f"--codec {option}: {error}" if option else str(error)) from error
     if expected is not None:
-        return _matching_codec(expected, where)
+        expected.require_equal(codec.fingerprint, where)
+    return weights, codec
+
+
+def _default_codec() -> bytes:
     official = official_codec_bytes()
     if official is not None:
         return official

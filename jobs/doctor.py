@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,24 @@ class Finding:
 
 def run(options: Options) -> dict[str, Any]:
     """Look at everything, show a table; raises when something that every job needs is missing."""
-    checks: list[Callable[[], Finding]] = [_processors, _gpu, _libraries, _audio, _codec, _official_weights, _disk, lambda: _ray(options.address)]
+    checks: dict[str, Callable[[], tuple[bool, str]]] = {
+        "processor": _processors,
+        "GPU": _gpu,
+        "libraries": _libraries,
+        "audio files": _audio,
+        "compact codec": _codec,
+        "EnCodec weights": _official_weights,
+        "disk": _disk,
+        "Ray": lambda: _ray(options.address),
+    }
     if options.output_dir is not None:
-        checks.append(lambda: _storage(str(options.output_dir)))
+        checks["storage"] = partial(_storage, options.output_dir)
     findings = []
-    for check in checks:
+    for subject, check in checks.items():
         try:
-            findings.append(check())
-        except (SoundStormError, ClusterError) as error:
-            findings.append(Finding(check.__name__.strip("_<>"), False, str(error)))
+            findings.append(Finding(subject, *check()))
+        except (SoundStormError, ClusterError, OSError) as error:
+            findings.append(Finding(subject, False, str(error)))
     table = Table(box=None, show_header=False, padding=(0, 2))
     for finding in findings:
         table.add_row("[green]ok[/]" if finding.fine else "[bold red]lacks[/]", f"[bold]{finding.subject}[/]", escape(finding.text))
@@ -70,71 +80,71 @@ def run(options: Options) -> dict[str, Any]:
     return {"message": "this machine is ready", "findings": {finding.subject: finding.text for finding in findings}}
 
 
-def _processors() -> Finding:
+def _processors() -> tuple[bool, str]:
     capability = torch.backends.cpu.get_cpu_capability()
     fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     cores = len(os.sched_getaffinity(0))
-    return Finding("processor", True, f"{cores} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}")
+    return True, f"{cores} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}"
 
 
-def _gpu() -> Finding:
+def _gpu() -> tuple[bool, str]:
     if not torch.cuda.is_available():
-        return Finding("GPU", True, "none: everything runs on the CPU, preset 'small' or 'tiny' is meant for that")
+        return True, "none: everything runs on the CPU, preset 'small' or 'tiny' is meant for that"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return Finding("GPU", True, ", ".join(names))
+    return True, ", ".join(names)
 
 
-def _libraries() -> Finding:
+def _libraries() -> tuple[bool, str]:
     found, missing = [], []
     for library in LIBRARIES:
         try:
             found.append(f"{library} {version(library)}")
         except PackageNotFoundError:
             missing.append(library)
-    return Finding("libraries", not missing, f"missing: {', '.join(missing)}; run `make install`" if missing else ", ".join(found))
+    return not missing, f"missing: {', '.join(missing)}; run `make install`" if missing else ", ".join(found)
 
 
-def _audio() -> Finding:
+def _audio() -> tuple[bool, str]:
     missing = {"WAV", "FLAC", "OGG", "MP3"} - set(soundfile.available_formats())
     text = f"libsndfile {soundfile.__libsndfile_version__} reads WAV, FLAC, Ogg and MP3"
-    return Finding("audio files", not missing, f"libsndfile cannot read {', '.join(sorted(missing))}: update soundfile" if missing else text)
+    return not missing, f"libsndfile cannot read {', '.join(sorted(missing))}: update soundfile" if missing else text
 
 
-def _codec() -> Finding:
+def _codec() -> tuple[bool, str]:
     fingerprint = load_codec(None).fingerprint
-    return Finding("compact codec", True, f"{fingerprint.name}, {fingerprint.sha256[:12]}, in the package")
+    return True, f"{fingerprint.name}, {fingerprint.sha256[:12]}, in the package"
 
 
-def _official_weights() -> Finding:
+def _official_weights() -> tuple[bool, str]:
     path = official_cache()
     if path.exists():
-        return Finding("EnCodec weights", True, str(path))
-    return Finding("EnCodec weights", True, f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}")
+        return True, str(path)
+    return True, f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}"
 
 
-def _disk() -> Finding:
+def _disk() -> tuple[bool, str]:
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
     scratch_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     shared_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").exists() else 0.0
     text = f"{free_gb:.0f} GB free here, {scratch_gb:.0f} GB in {tempfile.gettempdir()}, {shared_gb:.1f} GB of shared memory"
     if min(free_gb, scratch_gb) < MIN_FREE_GB:
-        return Finding("disk", False, f"{text}: make room, at least {MIN_FREE_GB:g} GB each")
+        return False, f"{text}: make room, at least {MIN_FREE_GB:g} GB each"
     if shared_gb < MIN_SHARED_MEMORY_GB:
         text += "; Ray will use slower files for its objects: give a container --shm-size=4g"
-    return Finding("disk", True, text)
+    return True, text
 
 
-def _ray(address: str | None) -> Finding:
+def _ray(address: str | None) -> tuple[bool, str]:
     began = time.monotonic()
     with connect(address) as info:
         where = "started here" if info.started_here else "joined"
         text = f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, {info.num_gpus:g} GPUs"
-    return Finding("Ray", True, text)
+    return True, text
 
 
-def _storage(uri: str) -> Finding:
+def _storage(uri: str) -> tuple[bool, str]:
     storage.check_writable(uri)
-    return Finding("storage", True, f"{uri} can be written")
+    return True, f"{uri} can be written"
 
 
 if __name__ == "__main__":

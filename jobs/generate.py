@@ -20,11 +20,13 @@ from jobs.codecs import choose_codec
 from jobs.entry import start
 from jobs.generator import Generator
 from jobs.parts import Plan, actor_resources, complete, default_actors
-from soundstorm.audio import read_audio
+from soundstorm.audio import RejectedAudio, read_audio
 from soundstorm.checkpoints import Checkpoint
-from soundstorm.codec import Codec, load_codec
+from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings
+
+MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
 
 
 @dataclass(kw_only=True)
@@ -78,8 +80,8 @@ class Options:
                 raise SoundStormError(f"{name} is {value}: give at least 1")
         if self.num_actors is not None and self.num_actors < 1:
             raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
-        if not 0 < self.duration <= 600:
-            raise SoundStormError(f"--duration is {self.duration}: give seconds, more than 0 and at most 600")
+        if not MIN_DURATION_S <= self.duration <= MAX_DURATION_S:
+            raise SoundStormError(f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
         if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
             raise SoundStormError(f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration {self.duration}")
 
@@ -100,9 +102,7 @@ def run(options: Options) -> dict[str, Any]:
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
     sampler.passes_per_level(checkpoint.fingerprint.num_levels)
-    weights = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint)
-    codec = load_codec(weights)
-    checkpoint.fingerprint.require_equal(codec.fingerprint, options.checkpoint)
+    weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint)
     prompt = _prompt_codes(options, codec)
     settings = {
         "checkpoint_sha256": checkpoint.sha256,
@@ -149,7 +149,10 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
 def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
     if options.prompt is None:
         return None
-    recording = read_audio(storage.read_bytes(options.prompt), max_duration_s=options.prompt_duration)
+    try:
+        recording = read_audio(storage.read_bytes(options.prompt), max_duration_s=options.prompt_duration)
+    except RejectedAudio as error:
+        raise SoundStormError(f"--prompt {options.prompt} cannot be continued ({error}): give a WAV, FLAC, Ogg or MP3 file") from error
     return codec.encode_clips([recording.waveform])[0]
 
 

@@ -46,7 +46,7 @@ class Generator:
     def make_part(self, work: tuple[str, list[tuple[int, int]]]) -> int:
         """Generate samples `(index, label)`, write their audio, then the part's table; returns how many."""
         part_uri, samples = work
-        num_frames = math.ceil(self.job["duration_s"] * self.codec.frame_rate)
+        num_frames = math.ceil(round(self.job["duration_s"] * self.codec.sample_rate) / self.codec.hop)
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
         known, known_mask = (None, None)
         if self.prompt is not None:

@@ -109,6 +109,7 @@ def run(options: Options) -> dict[str, Any]:
                 clips_per_class=options.clips_per_class,
                 seed=options.seed,
                 codec=options.codec,
+                max_rejected=options.max_rejected,
                 training_log=storage.join(folders["train"], "log.csv"),
                 **shared,
             )

@@ -8,6 +8,7 @@ import pyarrow as pa
 import ray
 
 from cluster import storage
+from cluster.data import quiet_ray_data
 from cluster.errors import ClusterError
 from jobs.entry import console
 from soundstorm.audio import RejectedAudio, read_audio, to_pcm16
@@ -25,8 +26,7 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "r
 
     if not clips.num_rows:
         return ray.data.from_arrow(DECODED.empty_table())
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    quiet_ray_data()
     shards = ray.data.from_arrow(clips).repartition(min(clips.num_rows, 32))
     return shards.map_batches(decode, batch_format="pyarrow", batch_size=16).materialize()
 

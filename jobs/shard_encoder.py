@@ -1,5 +1,6 @@
-"""The two workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables."""
+"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ def read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
     waveforms, problems, silent = [], [], []
     for clip in from_ipc(row["clips"]).to_pylist():
         try:
-            recording = read_audio(_read(clip["uri"]), max_duration_s=max_duration_s)
+            recording = read_audio(read_recording(clip["uri"]), max_duration_s=max_duration_s)
         except RejectedAudio as error:
             waveforms.append(b"")
             problems.append(f"{error.reason.value}\n{error.detail}")
@@ -32,7 +33,8 @@ def read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
     return {"shard": row["shard"], "clips": row["clips"], "waveforms": waveforms, "problems": problems, "silent": silent}
 
 
-def _read(uri: str) -> bytes:
+def read_recording(uri: str) -> bytes:
+    """The content of a recording's file; RejectedAudio says whether it is missing or cannot be read."""
     try:
         return storage.read_bytes(uri)
     except ClusterError as error:
@@ -41,14 +43,16 @@ def _read(uri: str) -> bytes:
 
 
 class ShardEncoder:
-    """An actor that encodes shards and writes their tables."""
+    """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables."""
 
-    def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], gpu: bool) -> None:
+    def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], max_duration_s: float, gpu: bool) -> None:
         torch.set_num_threads(1)
         self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
-        self.output_dir, self.metadata = output_dir, metadata
+        self.output_dir, self.metadata, self.max_duration_s = output_dir, metadata, max_duration_s
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        if "waveforms" not in row:
+            row = read_shard(row, self.max_duration_s)
         clips = from_ipc(row["clips"]).to_pylist()
         tokens, rejected, usable = [], [], []
         for clip, pcm, problem in zip(clips, row["waveforms"], row["problems"], strict=True):
@@ -63,13 +67,24 @@ class ShardEncoder:
                 continue
             fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
             tokens.append(fields | {"view": 0, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
-        if rejected:
-            uri = storage.join(self.output_dir, "rejected", f"part-{row['shard']:05d}.parquet")
-            tables.write_table(uri, pa.Table.from_pylist(rejected, REJECTED), {})
+        self._note(row["shard"], rejected, list(row["silent"]))
         tables.write_table(
             tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), pa.Table.from_pylist(tokens, TOKENS), self.metadata
         )
-        return {"shard": row["shard"], "clips": len(clips), "silent": list(row["silent"])}
+        return {"shard": row["shard"], "clips": len(clips)}
+
+    def _note(self, shard: int, rejected: list[dict[str, str]], silent: list[str]) -> None:
+        """Write which clips of the shard were rejected and which are digital silence, in place of what an earlier attempt noted."""
+        rejected_uri = tables.part_uri(storage.join(self.output_dir, "rejected"), shard)
+        silent_uri = storage.join(self.output_dir, "silent", f"part-{shard:05d}.json")
+        if rejected:
+            tables.write_table(rejected_uri, pa.Table.from_pylist(rejected, REJECTED), {})
+        else:
+            storage.delete(rejected_uri)
+        if silent:
+            storage.write_bytes(silent_uri, json.dumps(silent, ensure_ascii=False).encode())
+        else:
+            storage.delete(silent_uri)
 
     def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
         """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a clip that fails."""

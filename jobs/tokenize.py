@@ -6,6 +6,7 @@ A clip that cannot be used becomes a row of `rejected`, and the run goes on.
 """
 
 import hashlib
+import json
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -13,23 +14,23 @@ from typing import Any
 
 import pyarrow as pa
 import ray
+from ray.exceptions import RayActorError, RayError
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo, connect
+from cluster.data import quiet_ray_data
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset
 from jobs.entry import console, start
 from jobs.progress import progress
 from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
 from soundstorm.audio import MAX_DURATION_S
-from soundstorm.codec import load_codec
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 
-READER_CPUS = 0.25
-"""Ray CPUs of a task that reads and decodes audio: it takes about a third of the time of encoding."""
-ENCODER_CPUS = 0.75
-"""Ray CPUs of a codec actor, so that one reader and one actor share a core."""
+MAX_SHARD_RETRIES = 3
+"""Times that a shard is tried again after its codec actor died: Ray Data by itself would go on for ever."""
+MAX_ERROR_CHARACTERS = 300
 
 
 @dataclass(kw_only=True)
@@ -37,7 +38,7 @@ class Options(DatasetOptions):
     """Turn the recordings of a dataset into codec tokens."""
 
     output_dir: str = "runs/tokens"
-    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/ and tokenize.json."""
+    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, silent/ and tokenize.json."""
     codec: str | None = None
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
     max_duration: float = MAX_DURATION_S
@@ -69,8 +70,8 @@ def run(options: Options) -> dict[str, Any]:
     """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
     storage.check_writable(options.output_dir)
     index = open_dataset(options.dataset, options.location)
-    weights = choose_codec(options.codec)
-    fingerprint = load_codec(weights).fingerprint
+    weights, codec = choose_codec(options.codec)
+    fingerprint = codec.fingerprint
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
@@ -79,55 +80,54 @@ def run(options: Options) -> dict[str, Any]:
         "max_duration_s": options.max_duration,
         "shard_size": options.shard_size,
     }
-    outputs = ("clips.parquet", "tokens", "rejected")
+    outputs = ("clips.parquet", "tokens", "rejected", "silent")
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return _summary(options, record.counts, "already done: ")
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
     tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
     metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration)}
-    silent = _tokenize(options, index.clips, weights, metadata)
-    counts = _account(options, index, silent)
+    _tokenize(options, index.clips, weights, metadata)
+    counts = _account(options, index)
     records.finish(options.output_dir, "tokenize", settings, counts)
     return _summary(options, counts, "")
 
 
-def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> list[str]:
-    """Do the shards that are missing; returns the ids of clips that are digital silence."""
+def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> None:
+    """Do the shards that are missing."""
     num_shards = -(-clips.num_rows // options.shard_size)
     there = {entry.uri for entry in storage.list_objects(storage.join(options.output_dir, "tokens"), ".parquet")}
     todo = [shard for shard in range(num_shards) if _part_uri(options.output_dir, shard) not in there]
-    silent: list[str] = []
     if not todo:
-        return silent
+        return
     with connect(options.address) as info, progress("tokenize", clips.num_rows) as counter:
         counter.advance(clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo))
-        dataset = _plan(options, clips, weights, metadata, todo, info)
-        for row in dataset.iter_rows():
-            counter.advance(row["clips"])
-            silent.extend(row["silent"])
-    return silent
+        try:
+            for row in _plan(options, clips, weights, metadata, todo, info).iter_rows():
+                counter.advance(row["clips"])
+        except RayError as error:
+            raise SoundStormError(f"{options.output_dir}: tokenizing broke off ({_cause(error)}); what is finished is kept, run again") from error
 
 
 def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo) -> ray.data.Dataset:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
+    quiet_ray_data()
     rows = [{"shard": shard, "clips": to_ipc(_shard_clips(clips, shard, options.shard_size))} for shard in todo]
-    num_actors = min(options.num_actors or int(info.num_gpus) or max(1, int(info.num_cpus)), len(todo))
-    return (
-        ray.data.from_items(rows, override_num_blocks=len(rows))
-        .map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=READER_CPUS, compute=ray.data.TaskPoolStrategy(num_actors))
-        .map(
-            ShardEncoder,
-            fn_constructor_args=(ray.put(weights), options.output_dir, metadata, bool(info.num_gpus)),
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=ENCODER_CPUS,
-            num_gpus=1 if info.num_gpus else 0,
-        )
+    room = int(info.num_gpus) or max(1, int(info.num_cpus))
+    num_actors = min(options.num_actors or room, room, len(todo))
+    shards = ray.data.from_items(rows, override_num_blocks=len(rows))
+    if info.num_gpus:  # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their number
+        shards = shards.map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=1)
+    return shards.map(
+        ShardEncoder,
+        fn_constructor_args=(ray.put(weights), options.output_dir, metadata, options.max_duration, bool(info.num_gpus)),
+        compute=ray.data.ActorPoolStrategy(size=num_actors),
+        num_cpus=1,
+        num_gpus=1 if info.num_gpus else 0,
+        max_task_retries=MAX_SHARD_RETRIES,
     )
 
 
-def _account(options: Options, index: Index, silent: list[str]) -> dict[str, Any]:
+def _account(options: Options, index: Index) -> dict[str, Any]:
     """Row counts of what lies in storage; raises when too many clips were rejected or any is unaccounted for."""
     num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
     rejected, _ = tables.read_table(storage.join(options.output_dir, "rejected"))
@@ -144,9 +144,11 @@ def _account(options: Options, index: Index, silent: list[str]) -> dict[str, Any
             f"{rejected.num_rows} of {total} clips were rejected ({listing}; for example {first['clip_id']}: {first['detail']}), more than "
             f"--max-rejected {options.max_rejected:g} allows; all are listed in {storage.join(options.output_dir, 'rejected')}"
         )
+    notes = storage.list_objects(storage.join(options.output_dir, "silent"), ".json")
+    silent = sorted(clip_id for entry in notes for clip_id in json.loads(storage.read_bytes(entry.uri)))
     if silent:
         console.print(f"[yellow]note:[/] {len(silent)} clips are digital silence: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}")
-    return {"clips": total, "tokens": num_tokens, "rejected": rejected.num_rows, "reasons": dict(reasons), "silent": sorted(silent)}
+    return {"clips": total, "tokens": num_tokens, "rejected": rejected.num_rows, "reasons": dict(reasons), "silent": silent}
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -164,6 +166,13 @@ def _digest(clips: pa.Table) -> str:
     for row in zip(*(clips[name].to_pylist() for name in ("clip_id", "fold", "label")), strict=True):
         digest.update(repr(row).encode())
     return digest.hexdigest()
+
+
+def _cause(error: RayError) -> str:
+    """What went wrong in a worker; of an error that Ray carried over, the last line, which stands below its traceback."""
+    if isinstance(error, RayActorError):
+        return f"a codec actor died, {MAX_SHARD_RETRIES + 1} times at the same shard; it may need more memory, or a smaller --shard-size"
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:MAX_ERROR_CHARACTERS]
 
 
 def _part_uri(output_dir: str, shard: int) -> str:

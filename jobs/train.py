@@ -22,8 +22,8 @@ from ray.train.torch import get_device, prepare_model
 from cluster import records, storage
 from cluster.connect import connect
 from jobs.entry import console, start
-from jobs.tokens import Tokens, open_tokens, split_tokens
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.tokens import Tokens, TokenSet, open_tokens, split_tokens
+from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
 from jobs.training_log import TrainingLog, duration
 from jobs.training_run import TrainingRun
 from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state, save_checkpoint
@@ -229,7 +229,7 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:
     """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
-    torch.set_num_threads(settings["cpus"])
+    use_threads(settings["cpus"])
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
     training, validation = _read_tokens(settings["fold"], fingerprint)
@@ -257,7 +257,7 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     return None
 
 
-def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> Any:
+def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, TokenSet]:
     shard = ray.train.get_dataset_shard("tokens")
     tables = list(shard.iter_batches(batch_format="pyarrow", batch_size=None))
     return split_tokens(tables, fold, fingerprint.num_levels, fingerprint.codebook_size, "tokens")

@@ -4,7 +4,6 @@ Every worker holds all training recordings (16-bit, 48 kB a second) and draws it
 was cut short goes on as if it had not been.
 """
 
-import logging
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from cluster.connect import connect
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.entry import console, start
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
 from jobs.training_log import TrainingLog, duration
 from soundstorm.audio import from_pcm16
 from soundstorm.codec import load_codec, save_compact_codec
@@ -34,8 +33,6 @@ from soundstorm.codec_quality import measure_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig, CropSampler
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
-
-logger = logging.getLogger(__name__)
 
 STAGE = "train_codec"
 CODEC_FILE = "codec.safetensors"
@@ -214,7 +211,7 @@ class _Progress:
 
 def train_on_worker(settings: dict[str, Any]) -> None:
     """Ray Train's loop: one `CodecTrainer` a worker, gradients and codebooks shared."""
-    torch.set_num_threads(settings["cpus"])
+    use_threads(settings["cpus"])
     context = ray.train.get_context()
     config = CodecTrainingConfig(**settings["training"])
     sampler = CropSampler(*zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True))

@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 import ray.train
+import torch
 from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -15,6 +16,7 @@ from ray.util.queue import Queue
 
 from cluster import storage
 from cluster.connect import ClusterInfo
+from jobs.run_storage import run_storage
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"
@@ -86,6 +88,12 @@ def _cpus_per_worker(num_workers: int) -> int:
     return 1
 
 
+def use_threads(cpus: int) -> None:
+    """Have PyTorch use as many threads as this worker has CPUs, or as OMP_NUM_THREADS says."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus)
+
+
 class _Forward(UserCallback):
     """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver."""
 
@@ -124,7 +132,7 @@ def run_trainer(
         SoundStormError: more workers failed than allowed, or the cluster lost its storage.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check: 2 s are long beside a short epoch
-    filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
+    filesystem, path = run_storage(storage.join(output_uri, RUN_FOLDER))
     reports = Queue(actor_options={"num_cpus": 0})
     trainer = TorchTrainer(
         loop,

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
+from soundstorm.packing import pack, unpack
 from soundstorm.schemas import CodecFingerprint
 
 logger = logging.getLogger(__name__)
@@ -150,7 +151,7 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
 
 
 def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str) -> None:
-    """Write a compact codec as safetensors, half precision, with its architecture in the header.
+    """Write a compact codec as safetensors, packed to 8 bits, with its architecture in the header.
 
     Args:
         path: file to write.
@@ -159,7 +160,7 @@ def save_compact_codec(path: Path, network: CompactCodec, name: str, description
         description: what it was trained on and how, for people.
     """
     kept = {key: value for key, value in network.state_dict().items() if not key.endswith(("cluster_size", "embed_avg", "inited"))}
-    tensors = {key: value.detach().cpu().to(torch.float16).contiguous() for key, value in kept.items()}
+    tensors = pack(kept, keep=("embed",))
     header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
     path.write_bytes(save_safetensors(tensors, metadata=header))
 
@@ -174,7 +175,7 @@ def _compact_codec(data: bytes, where: str, device: str) -> Codec:
         config = CompactCodecConfig(**json.loads(header["config"]))
         tensors = load_safetensors(data)
         network = CompactCodec(config)
-        missing = network.load_state_dict({key: value.float() for key, value in tensors.items()}, strict=False)
+        missing = network.load_state_dict(unpack(tensors), strict=False)
         absent = [key for key in missing.missing_keys if not key.endswith(("cluster_size", "embed_avg", "inited"))]
         if absent or missing.unexpected_keys:
             raise ValueError(f"parameters differ from its architecture: {', '.join((absent + missing.unexpected_keys)[:3])}")

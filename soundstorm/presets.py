@@ -215,10 +215,10 @@ PRESETS: dict[str, Preset] = {
         sampler=SamplerSettings(iterations=12),
     ),
     "small": Preset(
-        model=ModelConfig(width=256, depth=6, heads=4, kernel=31, ff_mult=2, dropout=0.1),
+        model=ModelConfig(width=256, depth=6, heads=4, kernel=31, ff_mult=2),
         training=TrainingConfig(
             batch_size=16,
-            epochs=60,
+            epochs=30,
             lr=6e-4,
             betas=(0.9, 0.98),
             weight_decay=0.05,

@@ -26,8 +26,10 @@ from cluster import records, storage
 from cluster.connect import ClusterInfo, connect
 from cluster.tables import write_table
 from jobs.entry import console, start
+from jobs.run_storage import run_storage
 from jobs.tokens import Tokens, TokenSet, open_tokens
 from jobs.train import network_for
+from jobs.trainer import use_threads
 from jobs.training_run import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
@@ -128,7 +130,7 @@ def _search(options: Options, tokens: Tokens, architecture: ModelConfig, config:
         trainable = tune.with_parameters(
             trial, training=training, validation=validation, architecture=architecture.to_dict(), config=config.to_dict(), cpus=int(resources["cpu"])
         )
-        filesystem, path = storage.filesystem(options.output_dir)
+        filesystem, path = run_storage(options.output_dir)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={name: span.domain() for name, span in space.items()},
@@ -191,7 +193,7 @@ class _Progress(tune.Callback):
 
 def trial(point: dict[str, float], training: TokenSet, validation: TokenSet, architecture: dict[str, Any], config: dict[str, Any], cpus: int) -> None:
     """Train with the settings `point` in place of those of `config`, reporting each epoch to Ray Tune."""
-    torch.set_num_threads(cpus)
+    use_threads(cpus)
     run_trial(point, training, validation, architecture, config, tune.report)
 
 

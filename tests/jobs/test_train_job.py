@@ -1,5 +1,6 @@
 """`soundstorm train`: real Ray Train on small token tables with a pattern that can be learnt."""
 
+import copy
 import csv
 import math
 import os
@@ -130,8 +131,8 @@ def test_two_workers_learn_and_leave_every_file(trained: dict[str, Any], tokens:
     rows = log_rows(str(output))
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert [row["step"] for row in rows] == ["3", "6", "9", "12"]  # 18 clips, 2 workers, batches of at most 4
-    assert float(rows[-1]["train_loss"]) < 0.8 * float(rows[0]["train_loss"])
-    assert float(rows[-1]["val_loss"]) < float(rows[0]["val_loss"])
+    assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
+    assert float(rows[-1]["val_loss"]) < 0.95 * float(rows[0]["val_loss"])
     assert {"train_level_0", "train_level_1", "val_level_0", "val_level_1", "lr", "seconds"} <= set(rows[0])
     assert sorted(path.name for path in (output / "checkpoint").iterdir()) == ["config.json", "model.safetensors", "training_state.pt"]
     assert len(list((output / "tensorboard").iterdir())) == 1
@@ -235,9 +236,8 @@ def test_a_state_saved_between_epochs_continues_exactly() -> None:
     whole = small_run()
     whole.run_epoch()
     state = whole.state_dict()
-    copy = {**state, "network": {name: value.clone() for name, value in state["network"].items()}}
     resumed = small_run()
-    resumed.load_state_dict(copy)
+    resumed.load_state_dict(copy.deepcopy(state))  # as from a file
     for training in (whole, resumed):
         while not training.is_finished:
             training.run_epoch()

@@ -52,7 +52,7 @@ def test_an_empty_table_has_no_codes() -> None:
 )
 def test_malformed_codes_are_refused_with_the_table_named(rows: list[object], message: str) -> None:
     column = pa.array(rows, pa.list_(pa.list_(pa.uint16())))
-    with pytest.raises(SoundStormError, match=f"tokens.parquet.*{message}"):
+    with pytest.raises(SoundStormError, match=rf"tokens.parquet.*{message}"):
         codes_from_column(column, 8, 1024, "tokens.parquet")
 
 
@@ -62,12 +62,12 @@ def test_a_fingerprint_survives_table_metadata() -> None:
 
 @pytest.mark.parametrize("damage", [{"codec_sample_rate": "fast"}, {"codec_num_levels": "-8"}, {"codec_num_levels": "٨"}])
 def test_a_malformed_fingerprint_is_refused_with_the_table_named(damage: dict[str, str]) -> None:
-    with pytest.raises(SoundStormError, match="t.parquet.*not a whole number"):
+    with pytest.raises(SoundStormError, match=r"t.parquet.*not a whole number"):
         CodecFingerprint.from_metadata(FINGERPRINT.to_metadata() | damage, "t.parquet")
 
 
 def test_a_missing_fingerprint_is_refused_with_the_remedy() -> None:
-    with pytest.raises(SoundStormError, match="t.parquet: no codec fingerprint.*soundstorm tokenize"):
+    with pytest.raises(SoundStormError, match=r"t.parquet: no codec fingerprint.*soundstorm tokenize"):
         CodecFingerprint.from_metadata({}, "t.parquet")
 
 
@@ -78,7 +78,7 @@ def test_a_mismatch_names_both_codecs() -> None:
 
 
 def test_a_missing_or_mistyped_column_is_named() -> None:
-    with pytest.raises(SoundStormError, match="x.parquet: column 'fold' is missing"):
+    with pytest.raises(SoundStormError, match=r"x.parquet: column 'fold' is missing"):
         check_schema(CLIPS.remove(CLIPS.get_field_index("fold")), CLIPS, "x.parquet")
     wrong = CLIPS.set(CLIPS.get_field_index("fold"), pa.field("fold", pa.string()))
     with pytest.raises(SoundStormError, match="column 'fold' is string, expected int32"):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from cluster import records, storage, tables
 from jobs.tokens import open_tokens
@@ -78,12 +77,7 @@ def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(
     config = TrainingConfig.from_dict(base.training.to_dict() | best["training"], "best.json")
     chosen = open_tokens(tokens, best["fold"])
     losses: list[float] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)  # as each of the study's trials had, two at a time on four CPUs
-    try:
-        run_trial({}, *chosen.split(), network_for(base.model, chosen).to_dict(), config.to_dict(), lambda row: losses.append(row["val_loss"]))
-    finally:
-        torch.set_num_threads(threads)
+    run_trial({}, *chosen.split(), network_for(base.model, chosen).to_dict(), config.to_dict(), lambda row: losses.append(row["val_loss"]))
     assert len(losses) == EPOCHS
     assert losses[-1] == pytest.approx(best["val_loss"], abs=1e-6)
 

@@ -1,0 +1,75 @@
+"""Where Ray Train and Ray Tune keep a run, on a disk or in object storage.
+
+Both make folders before they write. In object storage that leaves empty objects called `prefix/`, which some servers refuse and
+nobody needs; so there, making a folder does nothing.
+"""
+
+from typing import Any
+
+from pyarrow import fs
+
+from cluster import storage
+
+
+class _NoFolders(fs.FileSystemHandler):
+    """Everything as in the file system `inner`, but that folders are not made."""
+
+    def __init__(self, inner: fs.FileSystem) -> None:
+        self.inner = inner
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _NoFolders) and self.inner == other.inner
+
+    def __hash__(self) -> int:
+        return hash(self.inner.type_name)
+
+    def get_type_name(self) -> str:
+        return f"no-folders+{self.inner.type_name}"
+
+    def normalize_path(self, path: str) -> str:
+        return str(self.inner.normalize_path(path))
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        return list(self.inner.get_file_info(paths))
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        return list(self.inner.get_file_info(selector))
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """Folders come into being with the objects below them."""
+
+    def delete_dir(self, path: str) -> None:
+        self.inner.delete_dir(path)
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        self.inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+
+    def delete_root_dir_contents(self) -> None:
+        raise OSError("refusing to delete all buckets")
+
+    def delete_file(self, path: str) -> None:
+        self.inner.delete_file(path)
+
+    def move(self, src: str, dest: str) -> None:
+        self.inner.move(src, dest)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        self.inner.copy_file(src, dest)
+
+    def open_input_stream(self, path: str) -> Any:
+        return self.inner.open_input_stream(path)
+
+    def open_input_file(self, path: str) -> Any:
+        return self.inner.open_input_file(path)
+
+    def open_output_stream(self, path: str, metadata: dict[str, str]) -> Any:
+        return self.inner.open_output_stream(path, metadata=metadata)
+
+    def open_append_stream(self, path: str, metadata: dict[str, str]) -> Any:
+        return self.inner.open_append_stream(path, metadata=metadata)
+
+
+def run_storage(uri: str) -> tuple[fs.FileSystem, str]:
+    """File system and path of `uri` for the `storage_filesystem` and `storage_path` of a Ray run."""
+    filesystem, path = storage.filesystem(uri)
+    return (fs.PyFileSystem(_NoFolders(filesystem)) if storage.is_remote(uri) else filesystem), path

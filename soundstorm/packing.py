@@ -1,0 +1,49 @@
+"""Weights in an eighth to a quarter of their size: 8-bit integers with one scale per output row, half precision for the rest.
+
+Shipped weights are packed. Rounding a row to 255 steps leaves an error some 40 dB below the weights, which the measured figures of
+the compact codec do not show.
+"""
+
+import torch
+from torch import Tensor
+
+SCALE = ".scale"
+"""Suffix of the tensor that holds a packed tensor's scales."""
+MIN_ELEMENTS = 4096
+"""Smaller tensors stay in half precision."""
+
+
+def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of `keep`, float16."""
+    packed = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().float()
+        if value.ndim < 2 or value.numel() < MIN_ELEMENTS or name.endswith(keep):
+            packed[name] = value.to(torch.float16).contiguous()
+            continue
+        # The scale is rounded to half precision first, so that the integers fit what will be multiplied.
+        scale = (value.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).to(torch.float16)
+        shaped = scale.float().reshape(-1, *[1] * (value.ndim - 1))
+        packed[name] = torch.round(value / shaped).clamp(-127, 127).to(torch.int8).contiguous()
+        packed[name + SCALE] = scale
+    return packed
+
+
+def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `pack`, in float32.
+
+    Raises:
+        ValueError: an integer tensor has no scales, or scales of another number of rows.
+    """
+    result = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE) and name.removesuffix(SCALE) in tensors:
+            continue
+        value = tensor.float()
+        if tensor.dtype == torch.int8:
+            scale = tensors.get(name + SCALE)
+            if scale is None or scale.shape != tensor.shape[:1]:
+                raise ValueError(f"'{name}' has no scale for each of its rows")
+            value = value * scale.float().reshape(-1, *[1] * (tensor.ndim - 1))
+        result[name] = value
+    return result

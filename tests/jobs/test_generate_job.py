@@ -1,0 +1,285 @@
+"""`soundstorm generate`: what is in the files, that seeds alone decide it, and runs that are repeated, interrupted or wrongly asked for."""
+
+import hashlib
+import io
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ray
+import soundfile
+
+from cluster import records, storage, tables
+from cluster.errors import ClusterError
+from jobs import generate
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.generator import Generator, file_stem, sample_seed
+from soundstorm.audio import encode_audio
+from soundstorm.codec import load_codec, packaged_codec_bytes
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import SamplerSettings
+from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
+from soundstorm.synthetic import CLASSES
+from tests.jobs.conftest import (
+    NUM_SAMPLES,
+    SAMPLE_S,
+    SAMPLES_SHARD,
+    Command,
+    assert_one_message,
+    file_times,
+    generate_options,
+    synthetic_clip,
+)
+
+
+def manifest(output: str) -> list[dict[str, Any]]:
+    table, _ = tables.read_table(storage.join(output, "samples.parquet"))
+    check_schema(table.schema, SAMPLES, output)
+    return table.to_pylist()
+
+
+def audio_files(output: str) -> dict[str, bytes]:
+    """Every audio file by its place below the output folder."""
+    root = storage.absolute(output)
+    return {entry.uri[len(root) :]: storage.read_bytes(entry.uri) for entry in storage.list_objects(storage.join(output, "audio"))}
+
+
+def decoded(audio: bytes) -> np.ndarray:
+    samples, rate = soundfile.read(io.BytesIO(audio), dtype="int16")
+    assert rate == 24_000 and samples.ndim == 1
+    return samples
+
+
+# ---- what a run leaves
+
+
+def test_classes_get_equal_shares_and_every_sample_is_in_the_manifest(generated: str) -> None:
+    rows = manifest(generated)
+    assert Counter(row["category"] for row in rows) == dict.fromkeys(CLASSES, NUM_SAMPLES // len(CLASSES))
+    assert all(CLASSES[row["label"]] == row["category"] for row in rows)
+    assert len({row["sample_id"] for row in rows}) == len({row["seed"] for row in rows}) == NUM_SAMPLES
+    assert len(audio_files(generated)) == NUM_SAMPLES
+
+
+def test_every_clip_has_the_length_asked_for_and_is_neither_clipped_nor_silent(generated: str) -> None:
+    for row in manifest(generated):
+        samples = decoded(storage.read_bytes(row["uri"]))
+        assert len(samples) == SAMPLE_S * 24_000 and row["duration_s"] == SAMPLE_S and row["num_frames"] == 75
+        assert 0 < np.abs(samples.astype(int)).max() < 32_767
+        assert len(np.unique(samples)) > 100
+
+
+def test_the_sha256_of_the_manifest_are_those_of_the_files(generated: str) -> None:
+    for row in manifest(generated):
+        assert hashlib.sha256(storage.read_bytes(row["uri"])).hexdigest() == row["sha256"]
+        assert row["uri"] == f"{generated}/audio/{file_stem(row['category'])}/{row['sample_id']}.flac"
+
+
+def test_the_manifest_says_which_checkpoint_codec_and_sampler_made_it(generated: str, checkpoint: str) -> None:
+    metadata = tables.table_info(storage.join(generated, "samples.parquet")).metadata
+    assert CodecFingerprint.from_metadata(metadata, generated) == load_codec().fingerprint
+    weights = Path(checkpoint, "checkpoint", "model.safetensors").read_bytes()
+    assert metadata["checkpoint_sha256"] == hashlib.sha256(weights).hexdigest()
+    sampler = open_checkpoint(checkpoint_files(checkpoint)).sampler
+    assert {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}.items() <= metadata.items()
+
+
+def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interruption(generated: str, checkpoint: str, s3_bucket: Any) -> None:
+    output = f"{s3_bucket()}/some/prefix"
+    options = generate_options(checkpoint, output, num_actors=1)
+    generate.run(options)
+    expected = audio_files(generated)
+    assert audio_files(output) == expected
+
+    for place in ("generate.json", "samples.parquet", "parts/part-00001.parquet", "audio/rain"):
+        storage.delete(f"{output}/{place}")
+    kept = {entry.uri: storage.read_bytes(entry.uri) for entry in storage.list_objects(f"{output}/parts")}
+    lost = [place for place in expected if place not in audio_files(output)]
+    assert lost
+    generate.run(options)
+    again = audio_files(output)
+    part_1 = [row for row in manifest(output) if SAMPLES_SHARD <= int(row["sample_id"].rpartition("-")[2]) < 2 * SAMPLES_SHARD]
+    assert len(part_1) == SAMPLES_SHARD
+    for row in part_1:
+        place = row["uri"].removeprefix(output)
+        assert again[place] == expected[place]
+    assert all(storage.read_bytes(uri) == content for uri, content in kept.items())
+    assert len(manifest(output)) == NUM_SAMPLES
+
+
+def test_a_second_run_does_nothing(generated: str, checkpoint: str) -> None:
+    before = file_times(generated)
+    summary = generate.run(generate_options(checkpoint, generated, num_actors=1))
+    assert file_times(generated) == before
+    assert summary["message"].startswith("already done") and summary["samples"] == NUM_SAMPLES
+
+
+def test_other_settings_are_refused_with_the_names_of_their_keys(generated: str, checkpoint: str) -> None:
+    with pytest.raises(ClusterError, match=r"sampler\.temperature: then 1\.0, now 0\.5; seed: then 5, now 6.*--overwrite"):
+        generate.run(generate_options(checkpoint, generated, seed=6, temperature=0.5))
+
+
+def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, tmp_path: Path, ray_session: None) -> None:
+    prompt = tmp_path / "prompt.wav"
+    waveform = synthetic_clip("siren", 2.0)
+    prompt.write_bytes(encode_audio(waveform, 24_000, "wav"))
+    output = str(tmp_path / "out")
+    records.begin(output, "generate", {"seed": 1})
+    storage.write_bytes(f"{output}/audio/wind/wind-0000000.flac", b"of an earlier run")
+    settings: dict[str, Any] = {"num_samples": 2, "class_name": "siren", "format": "wav", "prompt": str(prompt), "prompt_duration": 1.5}
+    generate.run(generate_options(checkpoint, output, duration=2.0, num_actors=1, overwrite=True, **settings))
+    rows = manifest(output)
+    assert [row["category"] for row in rows] == ["siren", "siren"]
+    assert set(audio_files(output)) == {f"/audio/siren/siren-{number:07d}.wav" for number in range(2)}
+    codec = load_codec()
+    [heard] = codec.decode_clips(codec.encode_clips([waveform[: round(1.5 * 24_000)]]))
+    for row in rows:
+        samples = decoded(storage.read_bytes(row["uri"]))
+        assert np.corrcoef(samples[:12_000], heard[:12_000])[0, 1] > 0.99  # half a second, which the decoder sees nothing new in
+        assert abs(np.corrcoef(samples[-6_000:], waveform[-6_000:])[0, 1]) < 0.9
+
+
+# ---- the actor
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint: str, ray_session: None) -> list[ray.ObjectRef]:
+    return [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes()))]
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    yield {"output_dir": str(tmp_path / "out"), "duration_s": 0.4, "format": "wav", "seed": 0}
+
+
+def codes_of(generator: Generator, samples: list[tuple[int, int]], part_uri: str) -> list[np.ndarray]:
+    """Makes a part; returns the codes that were decoded for it."""
+    decode, seen = generator.codec.decode_clips, []
+
+    def watch(codes: list[np.ndarray]) -> list[np.ndarray]:
+        seen.extend(codes)
+        return decode(codes)
+
+    generator.codec.decode_clips = watch  # type: ignore[method-assign]
+    assert generator.make_part((part_uri, samples)) == len(samples)
+    return seen
+
+
+def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+    [prompt_QT] = load_codec().encode_clips([synthetic_clip("rain")[:4_800]])
+    generator = Generator(model, SamplerSettings(iterations=2), prompt_QT, work, "cpu")
+    codes = codes_of(generator, [(0, 0), (1, 1)], str(tmp_path / "part.parquet"))
+    for codes_QT in codes:
+        assert codes_QT.shape == (8, 30)
+        np.testing.assert_array_equal(codes_QT[:, :15], prompt_QT)
+    assert not np.array_equal(codes[0][:, 15:], codes[1][:, 15:])
+
+
+def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+    def codes(seed: int) -> np.ndarray:
+        generator = Generator(model, SamplerSettings(iterations=2), None, work | {"seed": seed}, "cpu")
+        return codes_of(generator, [(0, 0)], str(tmp_path / "part.parquet"))[0]
+
+    first = codes(0)
+    np.testing.assert_array_equal(first, codes(0))
+    assert (first != codes(1)).mean() > 0.5
+
+
+@pytest.mark.parametrize(("duration_s", "frames"), [(0.28, 21), (0.29, 22), (0.05, 4)])
+def test_a_clip_has_the_frames_that_its_samples_need(
+    model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path, duration_s: float, frames: int
+) -> None:
+    generator = Generator(model, SamplerSettings(iterations=1), None, work | {"duration_s": duration_s}, "cpu")
+    assert codes_of(generator, [(0, 0)], str(tmp_path / "part.parquet"))[0].shape == (8, frames)
+    [row] = tables.read_table(str(tmp_path / "part.parquet"))[0].to_pylist()
+    assert row["duration_s"] == pytest.approx(duration_s) and row["num_frames"] == frames
+
+
+def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+    generator = Generator(model, SamplerSettings(iterations=1), None, work, "cpu")
+    loud = 3.0 * np.sin(np.arange(9_600) / 20).astype(np.float32)
+    row = generator._write(0, 0, 0, 30, loud)
+    samples = decoded(storage.read_bytes(row["uri"])) / 32768
+    np.testing.assert_allclose(samples, loud * (0.999 / np.abs(loud).max()), atol=1e-4)
+    with pytest.raises(SoundStormError, match="NaN or infinity"):
+        generator._write(0, 0, 0, 30, np.full(9_600, np.nan, dtype=np.float32))
+
+
+def test_seeds_of_samples_are_spread_out_and_fit_the_table() -> None:
+    seeds = {sample_seed(seed, label, index) for seed in range(3) for label in range(3) for index in range(100)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("category", "stem"), [("sea_waves", "sea_waves"), ("Möwe 鳥", "Möwe_鳥"), ("../../etc", "_etc"), ("a/b\\c", "a_b_c"), ("..", "_"), ("", "_")]
+)
+def test_a_class_name_is_a_safe_file_name(category: str, stem: str) -> None:
+    assert file_stem(category) == stem
+
+
+# ---- what is refused
+
+
+def nothing_finished(output: Path) -> bool:
+    return not any((output / name).exists() for name in ("generate.json", "samples.parquet", "audio"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--class", "dragon"], ["--class is 'dragon'", "rain"]),
+        (["--iterations", "4", "2"], ["iterations", "8"]),
+        (["--temperature=-1"], ["temperature"]),
+        (["--top-p", "0"], ["top_p"]),
+        (["--num-samples", "0"], ["--num-samples is 0: give at least 1"]),
+        (["--duration", "0"], ["--duration is 0.0"]),
+        (["--prompt", "x.wav", "--prompt-duration", "9"], ["--prompt-duration is 9.0", "less than --duration 5.0"]),
+        (["--prompt", "/nowhere/x.wav"], ["/nowhere/x.wav does not exist"]),
+        (["--codec", "/nowhere/codec.th"], ["/nowhere/codec.th does not exist"]),
+    ],
+)
+def test_wrong_options_are_one_clear_message(arguments: list[str], parts: list[str], checkpoint: str, tmp_path: Path, command: Command) -> None:
+    result = command(generate, "--checkpoint", checkpoint, "--output-dir", str(tmp_path / "out"), *arguments)
+    assert_one_message(result, *parts)
+    assert nothing_finished(tmp_path / "out")
+
+
+def test_a_codec_that_the_checkpoint_was_not_trained_with_is_refused_and_both_are_named(
+    checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command
+) -> None:
+    result = command(generate, "--checkpoint", checkpoint, "--codec", str(tiny_codec), "--output-dir", str(tmp_path / "out"))
+    assert_one_message(result, load_codec().fingerprint.sha256[:12], load_codec(tiny_codec).fingerprint.sha256[:12], checkpoint)
+    assert nothing_finished(tmp_path / "out")
+
+
+def test_a_damaged_codec_is_refused_by_its_name(checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command) -> None:
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(tiny_codec.read_bytes()[:-1000])
+    result = command(generate, "--checkpoint", checkpoint, "--codec", str(damaged), "--output-dir", str(tmp_path / "out"))
+    assert_one_message(result, f"--codec {damaged}", "not a compact codec")
+
+
+def test_a_missing_or_damaged_checkpoint_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:
+    output = tmp_path / "out"
+    assert_one_message(
+        command(generate, "--checkpoint", str(tmp_path), "--output-dir", str(output)), f"--checkpoint {tmp_path}: no config.json there"
+    )
+    copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    weights = copy / "checkpoint" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-5])
+    assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), "model.safetensors")
+    weights.unlink()
+    assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), str(weights), "does not exist")
+    assert nothing_finished(output)
+
+
+def test_a_prompt_that_is_no_audio_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:
+    prompt = tmp_path / "text.wav"
+    prompt.write_text("no sound at all")
+    result = command(generate, "--checkpoint", checkpoint, "--prompt", str(prompt), "--output-dir", str(tmp_path / "out"))
+    assert_one_message(result, f"--prompt {prompt}", "not_audio")

@@ -1,0 +1,309 @@
+"""`soundstorm tokenize`: what becomes of good, odd and bad recordings, and runs that are repeated, interrupted or faulty."""
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import jobs.tokenize
+from cluster import records, storage, tables
+from cluster.errors import ClusterError
+from jobs import tokenize
+from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
+from jobs.tokens import open_tokens
+from soundstorm.audio import from_pcm16, read_audio, to_pcm16
+from soundstorm.codec import load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
+from tests.jobs.conftest import SHARD_SIZE, Command, MixedDataset, Tokenized, assert_one_message, file_times, synthetic_clip, tokenize_options
+
+
+def token_rows(output: str) -> dict[str, dict[str, Any]]:
+    table, _ = tables.read_table(storage.join(output, "tokens"))
+    check_schema(table.schema, TOKENS, output)
+    rows = {row["clip_id"]: row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows
+    return rows
+
+
+def rejected_rows(output: str) -> list[dict[str, str]]:
+    table, _ = tables.read_table(storage.join(output, "rejected"))
+    check_schema(table.schema, REJECTED, output)
+    return table.to_pylist()
+
+
+# ---- good, odd and bad recordings
+
+
+def test_every_bad_recording_is_a_row_of_rejected_with_its_stage_and_reason(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+    rows = rejected_rows(tokenized.output)
+    assert {row["clip_id"]: (row["stage"], row["reason"]) for row in rows} == mixed_dataset.bad
+    assert len(rows) == len(mixed_dataset.bad)
+    assert all(row["detail"] for row in rows)
+    assert all(row["uri"].startswith(f"{mixed_dataset.folder}/") for row in rows)
+
+
+def test_the_run_goes_on_and_tokenizes_every_good_and_odd_recording(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+    assert token_rows(tokenized.output).keys() == mixed_dataset.good
+    assert tokenized.summary["tokens"] + tokenized.summary["rejected"] == tokenized.summary["clips"]
+    assert tokenized.summary["rejected"] == len(mixed_dataset.bad)
+
+
+def test_clips_keep_their_own_length(tokenized: Tokenized) -> None:
+    rows = token_rows(tokenized.output)
+    assert rows["short"]["num_frames"] == 4  # 0.05 s are 1,200 samples at 24 kHz, 3.75 frames
+    assert rows["96-khz"]["num_frames"] == rows["24-bit"]["num_frames"] == 38
+    assert all(len(level) == row["num_frames"] for row in rows.values() for level in row["codes"])
+
+
+def test_digital_silence_is_flagged_also_when_another_run_tokenized_it(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+    record = records.read(tokenized.output, "tokenize")
+    assert record is not None
+    assert set(record.counts["silent"]) == mixed_dataset.silent
+
+
+def test_the_codes_are_those_of_each_recording_alone(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
+    codec = load_codec(tiny_codec)
+    clips, _ = tables.read_table(storage.join(tokenized.output, "clips.parquet"))
+    uris = dict(zip(clips["clip_id"].to_pylist(), clips["uri"].to_pylist(), strict=True))
+    for clip_id, row in token_rows(tokenized.output).items():
+        waveform = from_pcm16(to_pcm16(read_audio(Path(uris[clip_id])).waveform))
+        np.testing.assert_array_equal(np.array(row["codes"]), codec.encode_clips([waveform])[0])
+
+
+def test_the_tokens_say_which_codec_classes_and_folds_they_are_of(tokenized: Tokenized, tiny_codec: Path) -> None:
+    tokens = open_tokens(tokenized.output, fold=1)
+    assert tokens.fingerprint == load_codec(tiny_codec).fingerprint
+    assert len(tokens.categories) == 10
+    table, metadata = tables.read_table(storage.join(tokenized.output, "tokens"))
+    assert metadata["num_folds"] == "5"
+    fingerprint = CodecFingerprint.from_metadata(metadata, tokenized.output)
+    for codes_QT in codes_from_column(table["codes"], fingerprint.num_levels, fingerprint.codebook_size, tokenized.output):
+        assert codes_QT.shape[0] == fingerprint.num_levels
+    check_schema(tables.table_info(storage.join(tokenized.output, "clips.parquet")).schema, CLIPS, tokenized.output)
+
+
+# ---- too many rejected
+
+
+def test_too_many_rejected_clips_fail_the_job_at_its_end_with_the_reasons(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+    total = len(mixed_dataset.good) + len(mixed_dataset.bad)
+    assert f"{len(mixed_dataset.bad)} of {total} clips were rejected" in tokenized.first_error
+    for reason in {reason for _, reason in mixed_dataset.bad.values()}:
+        assert reason in tokenized.first_error
+    assert "--max-rejected 0.05" in tokenized.first_error
+    assert "tokenize.json" not in tokenized.files_after_first
+
+
+def test_a_higher_limit_takes_what_the_failed_run_left(tokenized: Tokenized) -> None:
+    assert tokenized.summary["tokens"] > 0
+    now = file_times(tokenized.output)
+    parts = {name: time for name, time in tokenized.files_after_first.items() if name.startswith("tokens/")}
+    assert len(parts) > 2
+    assert {name: now[name] for name in parts} == parts
+
+
+# ---- repeated and interrupted runs
+
+
+def test_a_second_run_does_nothing(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
+    before = file_times(tokenized.output)
+    summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, tokenized.output))
+    assert file_times(tokenized.output) == before
+    assert summary["message"].startswith("already done")
+    assert summary["tokens"] == tokenized.summary["tokens"]
+
+
+def test_other_settings_are_refused_with_the_names_of_their_keys(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
+    before = file_times(tokenized.output)
+    with pytest.raises(ClusterError, match=r"max_duration_s: then 30\.0, now 2\.0.*--overwrite"):
+        tokenize.run(tokenize_options(mixed_dataset, tiny_codec, tokenized.output, max_duration=2.0))
+    assert file_times(tokenized.output) == before
+
+
+def test_an_interrupted_run_does_only_the_part_that_is_missing(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path: Path
+) -> None:
+    output = str(shutil.copytree(tokenized.output, tmp_path / "interrupted"))
+    missing = tables.part_uri(f"{output}/tokens", 1)
+    lost = Path(missing).read_bytes()
+    Path(missing).unlink()
+    (tmp_path / "interrupted" / "tokenize.json").unlink()
+    before = file_times(f"{output}/tokens")
+    summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))
+    after = file_times(f"{output}/tokens")
+    assert after.items() - before.items() == {("part-00001.parquet", after["part-00001.parquet"])}
+    assert Path(missing).read_bytes() == lost
+    assert {key: summary[key] for key in ("clips", "tokens", "rejected", "reasons", "silent")} == {
+        key: tokenized.summary[key] for key in ("clips", "tokens", "rejected", "reasons", "silent")
+    }
+
+
+def test_the_rows_in_object_storage_are_the_same_and_overwrite_replaces_them(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path, s3_bucket: Any, ray_session: None
+) -> None:
+    output = f"{s3_bucket()}/some/prefix"
+    summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, num_actors=1))
+    assert token_rows(output) == token_rows(tokenized.output)
+    assert sorted(row["clip_id"] for row in rejected_rows(output)) == sorted(row["clip_id"] for row in rejected_rows(tokenized.output))
+    assert summary["silent"] == tokenized.summary["silent"]
+
+    shorter = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, num_actors=1, max_duration=0.2, shard_size=100, overwrite=True))
+    rows = token_rows(output)
+    assert rows.keys() == mixed_dataset.good and shorter["tokens"] == len(rows)
+    assert max(row["num_frames"] for row in rows.values()) == 15
+    record = records.read(output, "tokenize")
+    assert record is not None and record.settings["max_duration_s"] == 0.2
+
+
+def test_real_urbansound8k_is_tokenized(urbansound8k: Path, tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+    options = tokenize.Options(
+        dataset="urbansound8k", data_dir=str(urbansound8k), output_dir=str(tmp_path / "out"), codec=str(tiny_codec), num_actors=1, max_rejected=1.0
+    )
+    tokenize.run(options)
+    rows = token_rows(options.output_dir)
+    present = {path.stem for path in urbansound8k.rglob("*.wav")}
+    assert rows.keys() == present
+    assert all(row["reason"] == "missing_file" for row in rejected_rows(options.output_dir))  # the table may list more than lies there
+    assert all(1 <= row["fold"] <= 10 and row["clip_id"].split("-")[1] == str(row["label"]) for row in rows.values())
+
+
+# ---- faults
+
+
+def killing_encoder(marker: Path, once: bool) -> type:
+    """A codec actor that is killed when it gets shard 0, the first time or every time."""
+
+    class KillingEncoder(ShardEncoder):
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            if row["shard"] == 0 and not (once and marker.exists()):
+                marker.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().__call__(row)
+
+    return KillingEncoder
+
+
+def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
+    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed", once=True))
+    options = tokenize.Options(dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    options.num_actors = 1
+    assert tokenize.run(options)["tokens"] == 50
+    assert (tmp_path / "killed").exists()
+    assert len(token_rows(options.output_dir)) == 50
+
+
+def test_a_shard_that_always_kills_its_actor_ends_the_run_with_an_error(
+    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed", once=False))
+    monkeypatch.setattr(jobs.tokenize, "MAX_SHARD_RETRIES", 1)
+    output = tmp_path / "out"
+    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
+    code, _, err = command(tokenize, *arguments, "--output-dir", str(output))
+    assert_one_message((code, "", err), "tokenizing broke off", "died, 2 times", "run again")  # Ray itself tells of the deaths on standard output
+    assert not (output / "tokenize.json").exists()
+
+
+def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
+    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, command: Command
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "tokens").write_text("a file where the folder of the tokens should be")
+    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
+    result = command(tokenize, *arguments, "--output-dir", str(output))
+    assert_one_message(result, "a file stands where a folder is needed", str(output / "tokens"))
+    assert not (output / "tokenize.json").exists()
+
+
+def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+    """An attempt that died between its two tables leaves rejected rows behind, which need not be true any more."""
+    import ray
+
+    folder = tmp_path / "out"
+    weights = tiny_codec.read_bytes()
+    clip = {"clip_id": "a", "dataset": "folder", "uri": str(tmp_path / "a.wav"), "fold": 1, "label": 0, "category": "x"}
+    row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], CLIPS))}
+    encoder = ShardEncoder(ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, gpu=False)
+
+    encoder(row)
+    assert [(found["reason"], found["stage"]) for found in rejected_rows(str(folder))] == [("missing_file", "decode")]
+    assert token_rows(str(folder)) == {}
+
+    from soundstorm.audio import encode_audio
+
+    (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
+    encoder(read_shard(row, max_duration_s=30.0))
+    assert token_rows(str(folder)).keys() == {"a"}
+    assert not list((folder / "rejected").glob("*.parquet"))
+
+
+def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+    import ray
+
+    encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, gpu=False)
+    encode = encoder.codec.encode_clips
+
+    def encode_small(waveforms: list[np.ndarray]) -> list[np.ndarray]:
+        if len(waveforms) > 1 or not waveforms[0].any():
+            raise RuntimeError("out of memory\nin the codec")
+        return encode(waveforms)
+
+    encoder.codec.encode_clips = encode_small  # type: ignore[method-assign]
+    waveform = synthetic_clip("rain")
+    first, second = encoder._encode([waveform, np.zeros_like(waveform)])
+    np.testing.assert_array_equal(first, encode([waveform])[0])
+    assert second == "out of memory in the codec"
+
+
+# ---- options
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "esc-50"}, r"--dataset is 'esc-50': give one of esc50"),
+        ({"max_rejected": 1.5}, r"--max-rejected is 1\.5"),
+        ({"max_duration": 0.0}, r"--max-duration is 0\.0"),
+        ({"max_duration": float("nan")}, r"--max-duration is nan"),
+        ({"num_actors": 0}, r"--num-actors is 0"),
+        ({"shard_size": 0}, r"--shard-size is 0"),
+    ],
+)
+def test_a_wrong_value_names_its_option(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SoundStormError, match=message):
+        tokenize.Options(**changes)
+
+
+def test_parts_are_as_many_as_the_clips_ask_for(tokenized: Tokenized) -> None:
+    clips, _ = tables.read_table(storage.join(tokenized.output, "clips.parquet"))
+    parts = sorted(path.name for path in Path(tokenized.output, "tokens").iterdir())
+    assert parts == [f"part-{number:05d}.parquet" for number in range(-(-clips.num_rows // SHARD_SIZE))]
+    assert json.loads(Path(tokenized.output, "tokenize.json").read_text())["counts"]["clips"] == tokenized.summary["clips"]
+
+
+# ---- one by one and together
+
+
+@pytest.mark.parametrize("recordings", ["synthetic", "esc10"])
+def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by_one(recordings: str, request: pytest.FixtureRequest) -> None:
+    if recordings == "esc10":
+        folder: Path = request.getfixturevalue("esc10")
+        clips = [read_audio(path).waveform for path in sorted((folder / "audio").iterdir())[::20][:20]]
+    else:
+        from soundstorm.synthetic import CLASSES
+
+        clips = [synthetic_clip(CLASSES[number % 10], duration_s=0.5 + 0.25 * (number % 3), seed=number) for number in range(20)]
+    assert len(clips) == 20
+    codec = load_codec()
+    for clip, codes_QT in zip(clips, codec.encode_clips(clips), strict=True):
+        np.testing.assert_array_equal(codes_QT, codec.encode_clips([clip])[0])

@@ -1,0 +1,45 @@
+"""Packed weights are small, close to the original, and refuse to be read wrongly."""
+
+import pytest
+import torch
+
+from soundstorm.packing import pack, unpack
+
+
+def test_a_packed_matrix_is_a_quarter_of_its_size_and_within_half_a_step() -> None:
+    matrix = torch.randn(64, 128, generator=torch.Generator().manual_seed(0))
+    packed = pack({"w": matrix})
+    assert packed["w"].dtype == torch.int8
+    step = matrix.abs().amax(1, keepdim=True) / 127
+    assert ((unpack(packed)["w"] - matrix).abs() <= 0.51 * step).all()
+
+
+def test_each_row_has_its_own_scale() -> None:
+    matrix = torch.randn(64, 128, generator=torch.Generator().manual_seed(0)) * torch.logspace(-4, 2, 64)[:, None]
+    error = (unpack(pack({"w": matrix}))["w"] - matrix).norm(dim=1) / matrix.norm(dim=1)
+    assert error.max() < 0.015
+
+
+def test_vectors_small_tensors_and_names_to_keep_stay_in_half_precision() -> None:
+    tensors = {"bias": torch.randn(5000), "small": torch.randn(3, 4), "level.embed": torch.randn(128, 128)}
+    packed = pack(tensors, keep=("embed",))
+    assert {value.dtype for value in packed.values()} == {torch.float16}
+    assert packed.keys() == tensors.keys()
+    for name, value in unpack(packed).items():
+        torch.testing.assert_close(value, tensors[name], atol=2e-3, rtol=1e-3)
+
+
+def test_convolutions_keep_their_shape_and_zero_rows_stay_zero() -> None:
+    kernel = torch.randn(320, 1, 1, 31)
+    kernel[7] = 0
+    restored = unpack(pack({"k": kernel}))["k"]
+    assert restored.shape == kernel.shape
+    assert restored[7].abs().max() == 0
+
+
+def test_integers_without_their_scales_are_refused() -> None:
+    packed = pack({"w": torch.randn(64, 128)})
+    with pytest.raises(ValueError, match="'w' has no scale"):
+        unpack({"w": packed["w"]})
+    with pytest.raises(ValueError, match="'w' has no scale"):
+        unpack(packed | {"w.scale": packed["w.scale"][:3]})
