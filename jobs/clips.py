@@ -15,7 +15,8 @@ from soundstorm.errors import SoundStormError
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 TABLES = ("samples.parquet", "clips.parquet")
 """Looked for in a folder, in this order."""
-LAYOUTS = {"meta/esc50.csv": "esc50", "metadata/UrbanSound8K.csv": "urbansound8k"}
+LAYOUTS = {"meta/esc50.csv": ("esc50", "synthetic"), "metadata/UrbanSound8K.csv": ("urbansound8k",)}
+"""Datasets whose folder holds such a file."""
 NO_CATEGORY = "all"
 
 
@@ -36,8 +37,8 @@ def find_clips(option: str, uri: str) -> list[Clip]:
 
     Args:
         option: name of the command-line option, for errors.
-        uri: a Parquet table with a column `uri`; a folder with samples.parquet or clips.parquet; the folder of ESC-50 or UrbanSound8K; or a
-            folder of audio files, where the sub-folder is the category.
+        uri: a Parquet table with a column `uri`; a folder with samples.parquet or clips.parquet; the folder of ESC-50, UrbanSound8K or
+            the synthetic dataset; or a folder of audio files, where the sub-folder is the category.
 
     Raises:
         SoundStormError: there is no audio.
@@ -48,9 +49,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         if storage.exists(storage.join(uri, name)):
             unusable = _rejected_by_tokenize(uri)
             return [clip for clip in _from_table(storage.join(uri, name)) if clip.clip_id not in unusable]
-    for file, dataset in LAYOUTS.items():
+    for file, datasets in LAYOUTS.items():
         if storage.exists(storage.join(uri, *file.split("/"))):
-            return _from_clips(open_dataset(dataset, uri).clips, "clip_id")
+            return _from_clips(_open_first(datasets, uri), "clip_id")
     root = storage.absolute(uri).rstrip("/") + "/"
     entries = [entry for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
     if not entries:
@@ -61,6 +62,17 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         folder = relative.rpartition("/")[0]
         clips.append(Clip(relative, entry.uri, folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
     return clips
+
+
+def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
+    """The clips at `uri`, as the first of `datasets` that has any there; raises what is wrong with the first of them if none has."""
+    problems = []
+    for dataset in datasets:
+        try:
+            return open_dataset(dataset, uri).clips
+        except SoundStormError as error:
+            problems.append(error)
+    raise problems[0]
 
 
 def digest(clips: Sequence[Clip]) -> str:

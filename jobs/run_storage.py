@@ -1,7 +1,7 @@
 """Where Ray Train and Ray Tune keep a run, on a disk or in object storage.
 
 Both make folders before they write. In object storage that leaves empty objects called `prefix/`, which some servers refuse and
-nobody needs; so there, making a folder does nothing.
+nobody needs, and so does pyarrow after each deletion. Here, neither happens.
 """
 
 from typing import Any
@@ -9,10 +9,11 @@ from typing import Any
 from pyarrow import fs
 
 from cluster import storage
+from cluster.errors import ClusterError
 
 
 class _NoFolders(fs.FileSystemHandler):
-    """Everything as in the file system `inner`, but that folders are not made."""
+    """Everything as in the file system `inner`, but that folders are neither made nor left."""
 
     def __init__(self, inner: fs.FileSystem) -> None:
         self.inner = inner
@@ -39,16 +40,16 @@ class _NoFolders(fs.FileSystemHandler):
         """Folders come into being with the objects below them."""
 
     def delete_dir(self, path: str) -> None:
-        self.inner.delete_dir(path)
+        _delete(path)
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        self.inner.delete_dir_contents(path, missing_dir_ok=missing_dir_ok)
+        _delete(path)
 
     def delete_root_dir_contents(self) -> None:
         raise OSError("refusing to delete all buckets")
 
     def delete_file(self, path: str) -> None:
-        self.inner.delete_file(path)
+        _delete(path)
 
     def move(self, src: str, dest: str) -> None:
         self.inner.move(src, dest)
@@ -67,6 +68,14 @@ class _NoFolders(fs.FileSystemHandler):
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> Any:
         return self.inner.open_append_stream(path, metadata=metadata)
+
+
+def _delete(path: str) -> None:
+    """Delete `path`, "bucket/key", and all below it; pyarrow would make the folder above it."""
+    try:
+        storage.delete(f"s3://{path}")
+    except ClusterError as error:
+        raise OSError(str(error)) from error
 
 
 def run_storage(uri: str) -> tuple[fs.FileSystem, str]:

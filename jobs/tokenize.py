@@ -7,6 +7,7 @@ A clip that cannot be used becomes a row of `rejected`, and the run goes on.
 
 import hashlib
 import json
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str,
         compute=ray.data.ActorPoolStrategy(size=num_actors),
         num_cpus=1,
         num_gpus=1 if info.num_gpus else 0,
-        max_task_retries=MAX_SHARD_RETRIES,
+        ray_remote_args_fn=lambda: {"max_task_retries": MAX_SHARD_RETRIES},
     )
 
 
@@ -169,10 +170,11 @@ def _digest(clips: pa.Table) -> str:
 
 
 def _cause(error: RayError) -> str:
-    """What went wrong in a worker; of an error that Ray carried over, the last line, which stands below its traceback."""
+    """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's own is the cause."""
     if isinstance(error, RayActorError):
         return f"a codec actor died, {MAX_SHARD_RETRIES + 1} times at the same shard; it may need more memory, or a smaller --shard-size"
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:MAX_ERROR_CHARACTERS]
+    errors = re.findall(r"^(?!ray\.)[\w.]+: (.+)$", str(error), re.MULTILINE)
+    return str(errors[-1] if errors else type(error).__name__)[:MAX_ERROR_CHARACTERS]
 
 
 def _part_uri(output_dir: str, shard: int) -> str:

@@ -30,8 +30,9 @@ from jobs.training_log import TrainingLog, duration
 from soundstorm.audio import from_pcm16
 from soundstorm.codec import load_codec, save_compact_codec
 from soundstorm.codec_quality import measure_codec
-from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig, CropSampler
+from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+from soundstorm.crops import CropSampler, synthetic_recordings
 from soundstorm.errors import SoundStormError
 
 STAGE = "train_codec"
@@ -57,6 +58,8 @@ class Options(DatasetOptions):
     """The codec's name in fingerprints."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
+    synthetic_clips: int = 12
+    """Clips of each synthetic class to train on beside the recordings, as three more classes; 0: none."""
     checkpoint_every: int = 200
     """Steps between checkpoints."""
     log_every: int = 20
@@ -85,6 +88,8 @@ class Options(DatasetOptions):
         ):
             if value < 1:
                 raise SoundStormError(f"--{option} is {value}: give at least 1")
+        if self.synthetic_clips < 0:
+            raise SoundStormError(f"--synthetic-clips is {self.synthetic_clips}: give 0 or more")
         if self.max_failures < 0:
             raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
         if not config.lr > 0:
@@ -117,6 +122,7 @@ def run(options: Options) -> dict[str, Any]:
         "network": options.network.to_dict(),
         "name": options.name,
         "max_duration_s": options.max_duration,
+        "synthetic_clips": options.synthetic_clips,
         "num_workers": options.num_workers,
     }
     storage.check_writable(options.output_dir)
@@ -139,6 +145,7 @@ def run(options: Options) -> dict[str, Any]:
                 {
                     "training": asdict(options.training),
                     "network": options.network.to_dict(),
+                    "synthetic_clips": options.synthetic_clips,
                     "checkpoint_every": options.checkpoint_every,
                     "log_every": options.log_every,
                     "cpus": plan.cpus_per_worker,
@@ -214,10 +221,13 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     use_threads(settings["cpus"])
     context = ray.train.get_context()
     config = CodecTrainingConfig(**settings["training"])
-    sampler = CropSampler(*zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True))
+    network = CompactCodecConfig(**settings["network"])
+    recordings = list(usable_recordings(ray.train.get_dataset_shard("recordings")))
+    recordings += synthetic_recordings(settings["synthetic_clips"], network.sample_rate)
+    sampler = CropSampler(*zip(*recordings, strict=True))
     torch.manual_seed(config.seed)
     trainer = CodecTrainer(
-        CompactCodec(CompactCodecConfig(**settings["network"])).to(get_device()),
+        CompactCodec(network).to(get_device()),
         config,
         sampler,
         rank=context.get_world_rank(),
@@ -267,7 +277,8 @@ def _load_state(folder: Path) -> dict[str, Any]:
 def _save(path: Path, options: Options, weights: dict[str, Tensor], fold: int) -> None:
     codec = CompactCodec(options.network)
     codec.load_state_dict(weights)
-    description = f"trained for {options.training.steps} steps on {options.dataset} without fold {fold}, seed {options.training.seed}"
+    data = f"{options.dataset} without fold {fold}, and {options.synthetic_clips} clips of each synthetic class"
+    description = f"trained for {options.training.steps} steps on {data}"
     save_compact_codec(path, codec, options.name, description)
 
 

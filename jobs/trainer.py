@@ -178,19 +178,16 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
     """A SoundStormError for what Ray Train raised; other errors come back as they are."""
     if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
         return error
+    kept = "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
         if isinstance(cause, SoundStormError):
             return cause
-        what = f"worker {rank} failed: {type(cause).__name__}: {_first_line(cause)}"
-    else:
-        what = f"{type(error).__name__}: {_first_line(error)}"
-    return SoundStormError(
-        f"training stopped after {max_failures} restart{'s' if max_failures != 1 else ''}; {what}. "
-        "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
-    )
+        restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
+        return SoundStormError(f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: {_lines(cause)[0]}. {kept}")
+    return SoundStormError(f"training stopped: {_lines(error)[-1]}. {kept}")
 
 
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in lines if not line.endswith("error:")), "no reason given")[:300]
+def _lines(error: BaseException) -> list[str]:
+    """The lines of an error's text; in those of Ray the last is the one that says what happened."""
+    return [line.strip()[:300].rstrip(".") for line in str(error).splitlines() if line.strip()] or ["no reason given"]

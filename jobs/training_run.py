@@ -125,7 +125,7 @@ class TrainingRun:
             collate([self.validation.codes[index] for index in part], [self.validation.labels[index] for index in part])
             for part in (mine[start : start + size] for start in range(0, len(mine), size))
         )
-        return evaluate_loss(self.averaged(), batches, self.config)
+        return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
 
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs: tensors and plain values only."""

@@ -37,6 +37,8 @@ OFFICIAL_SIZE = 93_171_529
 OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
 BANDWIDTH_KBPS = 6.0
 """At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
+MAX_BATCH_S = 120.0
+"""Seconds of audio in one batch at most: EnCodec needs some 40 MB of memory a second."""
 COMPACT_FORMAT = "soundstorm-compact-codec-1"
 PACKAGED_WEIGHTS = "compact_codec.safetensors"
 
@@ -90,11 +92,11 @@ class Codec:
 
         Clips of equal length share a batch; nothing is padded, so a clip's codes do not depend on the clips beside it.
         """
-        return self._in_batches(waveforms, lambda clip: len(clip), self._encode_batch)
+        return self._in_batches(waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch)
 
     def decode_clips(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order."""
-        return self._in_batches(codes, lambda clip: clip.shape[1], self._decode_batch)
+        return self._in_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
 
     def _encode_batch(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
         batch_B1N = torch.from_numpy(np.stack(waveforms).astype(np.float32))[:, None]
@@ -106,16 +108,18 @@ class Codec:
 
     @staticmethod
     def _in_batches(
-        clips: Sequence[np.ndarray],
-        length_of: Callable[[np.ndarray], int],
-        work: Callable[[list[np.ndarray]], list[np.ndarray]],
+        clips: Sequence[np.ndarray], lengths: Sequence[int], longest_batch: float, work: Callable[[list[np.ndarray]], list[np.ndarray]]
     ) -> list[np.ndarray]:
+        """`work` on batches of clips of equal length, in all at most `longest_batch` long unless a single clip is longer."""
         by_length: dict[int, list[int]] = {}
-        for position, clip in enumerate(clips):
-            by_length.setdefault(length_of(clip), []).append(position)
+        for position, length in enumerate(lengths):
+            by_length.setdefault(length, []).append(position)
         results: dict[int, np.ndarray] = {}
-        for positions in by_length.values():
-            results.update(zip(positions, work([clips[position] for position in positions]), strict=True))
+        for length, positions in by_length.items():
+            size = max(1, int(longest_batch / max(length, 1)))
+            for start in range(0, len(positions), size):
+                part = positions[start : start + size]
+                results.update(zip(part, work([clips[position] for position in part]), strict=True))
         return [results[position] for position in range(len(clips))]
 
 

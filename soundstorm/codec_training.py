@@ -28,11 +28,11 @@ logger = logging.getLogger(__name__)
 class CodecTrainingConfig:
     """Length, rates and loss weights of a codec run; the defaults made the weights in the package."""
 
-    steps: int = 2400
+    steps: int = 2900
     """Optimizer steps in all."""
     quantizer_start: int = 300
     """Step at which the codebooks are started by k-means and switched on."""
-    adversarial_start: int = 2400
+    adversarial_start: int = 2900
     """Step at which the discriminator joins; not below `steps`: it never does. On two CPU cores it costs four times the rest of a step."""
     batch_size: int = 16
     """Crops a step on each worker."""
@@ -43,7 +43,7 @@ class CodecTrainingConfig:
     mel_weight: float = 3.0
     flatness_weight: float = 1.0
     coherence_weight: float = 1.5
-    level_weight: float = 1.5
+    level_weight: float = 4.0
     silence_weight: float = 0.3
     commitment_weight: float = 1.0
     adversarial_weight: float = 0.3
@@ -168,24 +168,26 @@ class CodecTrainer:
         crops = self.sampler.draw(400, config.crop_frames * self.codec.config.hop, rng)
         latents = [self.codec.encode_latent(part.to(self.device)).transpose(1, 2).flatten(0, 1) for part in crops.split(16)]
         initialise_codebooks(self.codec.quantizer, torch.cat(latents), config.batch_size * config.crop_frames, config.seed)
-        self._share_codebooks()
+        self._average_codebooks()
 
     def _maintain_codebooks(self, latent_BDT: Tensor) -> None:
-        """Average the running statistics over workers, and revive dead codes now and then."""
+        """Average the running statistics over workers, and revive dead codes now and then, on frames of the first worker."""
         config, step = self.config, self.step_count
         if step < config.quantizer_start:
             return
-        self._share_codebooks()
+        self._average_codebooks()
         if step % config.revive_every == 0 and step < 0.8 * config.steps:
             generator = torch.Generator().manual_seed(config.seed * 1_000_003 + step)
             latent_SD = latent_BDT.detach().transpose(1, 2).flatten(0, 1)
             revived = revive_dead_codes(self.codec.quantizer, latent_SD, generator, threshold=0.03)
-            self._share_codebooks()
             logger.debug("step %d: revived %s", step, revived)
+            if _has_company():
+                for buffer in self.codec.quantizer.buffers():
+                    torch.distributed.broadcast(buffer, src=0)
 
     @torch.no_grad()
-    def _share_codebooks(self) -> None:
-        if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+    def _average_codebooks(self) -> None:
+        if not _has_company():
             return
         for layer in self.codec.quantizer.vq.layers:
             codebook = layer._codebook
@@ -193,3 +195,7 @@ class CodecTrainer:
                 torch.distributed.all_reduce(buffer)
                 buffer /= torch.distributed.get_world_size()
             codebook.embed.copy_(codebook.embed_avg / (codebook.cluster_size + 1e-5)[:, None])
+
+
+def _has_company() -> bool:
+    return torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1

@@ -6,10 +6,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundstorm.synthetic import CLASSES, synthesize
+
 MIN_RMS = 3e-4
 """Quieter crops (-70 dB) are drawn again: much of ESC-10 is digital silence."""
 MAX_DRAWS = 20
-GAIN_DB = (-10.0, 6.0)
+GAIN_DB = (-8.0, 8.0)
 MIX_SHARE = 0.2
 """Share of crops to which another one is added, 10 dB below to 5 dB above."""
 SPEED_SHARE = 0.3
@@ -17,6 +19,10 @@ SPEED_SHARE = 0.3
 FILTER_SHARE = 0.3
 """Share of crops sent through a smooth random filter of about 8 dB."""
 PEAK = 0.99
+SYNTHETIC_GROUPS = 3
+"""The synthetic classes share the weight of three classes of recordings, so that they broaden the codec without leading it."""
+SYNTHETIC_SEED = 1000
+SYNTHETIC_DURATION_S = 5.0
 
 
 class CropSampler:
@@ -62,6 +68,18 @@ class CropSampler:
             if _rms(crop) > MIN_RMS:
                 break
         return crop
+
+
+def synthetic_recordings(clips_per_class: int, sample_rate: int) -> list[tuple[np.ndarray, int]]:
+    """Synthetic sounds to train on beside recordings: int16 (N,), and a label below 0 that no recording has."""
+    return [
+        (
+            np.rint(synthesize(category, SYNTHETIC_SEED + number, SYNTHETIC_DURATION_S, sample_rate) * 32767).astype(np.int16),
+            -1 - index % SYNTHETIC_GROUPS,
+        )
+        for index, category in enumerate(CLASSES)
+        for number in range(clips_per_class)
+    ]
 
 
 def _rms(waveform: np.ndarray) -> float:

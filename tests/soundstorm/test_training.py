@@ -299,3 +299,12 @@ def test_the_schedule_resumes_where_it_was() -> None:
             one_schedule.step()
         assert resumed.get_last_lr() == schedule.get_last_lr()
         assert resumed_optimizer.param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+def test_validation_losses_add_up_however_the_clips_are_dealt_over_workers() -> None:
+    model, batch = SoundStorm(MODEL).eval(), random_batch([20, 20, 20, 20])
+    parts = [collate([batch.codes_BQT[i].numpy() for i in members], [int(batch.label_B[i]) for i in members]) for members in ((0, 2), (1, 3))]
+    alone = evaluate_loss(model, [batch], TRAINING)
+    dealt = evaluate_loss(model, [parts[0]], TRAINING, first=0, stride=2) + evaluate_loss(model, [parts[1]], TRAINING, first=1, stride=2)
+    torch.testing.assert_close(dealt.nats_Q, alone.nats_Q, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(dealt.frames_Q, alone.frames_Q)
