@@ -15,6 +15,7 @@ import site
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def _start(num_cpus: int | None, log_to_driver: bool) -> None:
     """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages from where we did."""
     _make_private_token()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core would print warnings about its own actors into a job's progress
-    with _workers_find_packages():
+    with _workers_find_packages(), _quiet_core():
         _init(
             "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp)",
             address="local",
@@ -113,6 +114,24 @@ def _start(num_cpus: int | None, log_to_driver: bool) -> None:
             include_dashboard=False,
             log_to_driver=log_to_driver,
         )
+
+
+@contextlib.contextmanager
+def _quiet_core() -> Iterator[None]:
+    """Keep back what Ray's core writes to standard error while it starts (it announces its log level); show it if the start fails."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            file.seek(0)
+            os.write(kept, file.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:

@@ -161,7 +161,7 @@ def _generate(
 ) -> None:
     model = ray.put((files, weights))
     actor_class = ray.remote(Generator).options(**actor_resources(info))
-    job = {"output_dir": options.output_dir, "duration_s": options.duration, "format": options.format, "seed": options.seed}
+    job = {"output_dir": storage.absolute(options.output_dir), "duration_s": options.duration, "format": options.format, "seed": options.seed}
     complete(
         plan,
         lambda: actor_class.remote([model], sampler, prompt, job, "cuda" if info.num_gpus else "cpu"),

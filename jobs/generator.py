@@ -18,6 +18,7 @@ from soundstorm.decoding import continuation, generate_codes
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES
+from soundstorm.training import uses_bf16
 
 PEAK = 0.999
 """A decoded clip that exceeds full scale is scaled down to this peak, so that nothing clips."""
@@ -60,7 +61,7 @@ class Generator:
             seeds,
             known_BQT=known,
             known_mask_BQT=known_mask,
-            bf16=True,
+            bf16=uses_bf16(self.checkpoint.model.device, "auto"),
         )
         waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes])
         rows = [

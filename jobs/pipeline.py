@@ -6,8 +6,11 @@ Each stage keeps a record of its settings in its own folder; a stage that is fin
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from cluster import records, storage
 from cluster.connect import connect
@@ -68,7 +71,8 @@ def run(options: Options) -> dict[str, Any]:
     location = _dataset(options, folders["dataset"])
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
     stages = {
-        "tokenize": lambda: tokenize.run(
+        "tokenize": partial(
+            tokenize.run,
             tokenize.Options(
                 dataset=options.dataset,
                 data_dir=location,
@@ -76,9 +80,10 @@ def run(options: Options) -> dict[str, Any]:
                 codec=options.codec,
                 max_rejected=options.max_rejected,
                 **shared,
-            )
+            ),
         ),
-        "train": lambda: train.run(
+        "train": partial(
+            train.run,
             train.Options(
                 tokens=folders["tokenize"],
                 output_dir=folders["train"],
@@ -88,9 +93,10 @@ def run(options: Options) -> dict[str, Any]:
                 num_workers=options.num_workers,
                 seed=options.seed,
                 **shared,
-            )
+            ),
         ),
-        "generate": lambda: generate.run(
+        "generate": partial(
+            generate.run,
             generate.Options(
                 checkpoint=folders["train"],
                 output_dir=folders["generate"],
@@ -99,9 +105,10 @@ def run(options: Options) -> dict[str, Any]:
                 seed=options.seed,
                 codec=options.codec,
                 **shared,
-            )
+            ),
         ),
-        "evaluate": lambda: evaluate.run(
+        "evaluate": partial(
+            evaluate.run,
             evaluate.Options(
                 real_audio=folders["tokenize"],
                 generated_audio=folders["generate"],
@@ -112,14 +119,14 @@ def run(options: Options) -> dict[str, Any]:
                 max_rejected=options.max_rejected,
                 training_log=storage.join(folders["train"], "log.csv"),
                 **shared,
-            )
+            ),
         ),
     }
     with connect(options.address):
         for number, (name, stage) in enumerate(stages.items(), start=1):
             console.print(f"[bold]{number}/{len(stages)} {name}[/]", highlight=False)
             summary = stage()
-            console.print(f"    {summary['message']}", highlight=False)
+            console.print(f"    {escape(summary['message'])}", highlight=False)
     return summary | {"output_dir": options.output_dir}
 
 

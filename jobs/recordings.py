@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from rich.markup import escape
 
 from cluster import storage
 from cluster.data import quiet_ray_data
@@ -48,7 +49,7 @@ def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
     usable = 0
     for row in decoded.select_columns(["clip_id", "reason", "detail"]).iter_rows():
         if row["reason"]:
-            console.print(f"[yellow]warning:[/] {row['clip_id']} is left out: {row['reason']} ({row['detail']})", highlight=False)
+            console.print(f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})", highlight=False)
         else:
             usable += 1
     return usable

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError
+from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo, connect
@@ -120,11 +121,11 @@ def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str,
         shards = shards.map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=1)
     return shards.map(
         ShardEncoder,
-        fn_constructor_args=(ray.put(weights), options.output_dir, metadata, options.max_duration, bool(info.num_gpus)),
+        fn_constructor_args=(ray.put(weights), storage.absolute(options.output_dir), metadata, options.max_duration, bool(info.num_gpus)),
         compute=ray.data.ActorPoolStrategy(size=num_actors),
         num_cpus=1,
         num_gpus=1 if info.num_gpus else 0,
-        ray_remote_args_fn=lambda: {"max_task_retries": MAX_SHARD_RETRIES},
+        max_task_retries=MAX_SHARD_RETRIES,
     )
 
 
@@ -148,7 +149,9 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
     notes = storage.list_objects(storage.join(options.output_dir, "silent"), ".json")
     silent = sorted(clip_id for entry in notes for clip_id in json.loads(storage.read_bytes(entry.uri)))
     if silent:
-        console.print(f"[yellow]note:[/] {len(silent)} clips are digital silence: {', '.join(silent[:5])}{', ...' if len(silent) > 5 else ''}")
+        console.print(
+            f"[yellow]note:[/] {len(silent)} clips are digital silence: {escape(', '.join(silent[:5]))}{', ...' if len(silent) > 5 else ''}"
+        )
     return {"clips": total, "tokens": num_tokens, "rejected": rejected.num_rows, "reasons": dict(reasons), "silent": silent}
 
 

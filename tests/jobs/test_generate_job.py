@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import ray
 import soundfile
+import torch
 
+import jobs.generator
 from cluster import records, storage, tables
 from cluster.errors import ClusterError
 from jobs import generate
@@ -20,6 +22,7 @@ from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.generator import Generator, file_stem, sample_seed
 from soundstorm.audio import encode_audio
 from soundstorm.codec import load_codec, packaged_codec_bytes
+from soundstorm.decoding import generate_codes
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
@@ -143,6 +146,15 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
         assert abs(np.corrcoef(samples[-6_000:], waveform[-6_000:])[0, 1]) < 0.9
 
 
+def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors(
+    checkpoint: str, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Ray's workers stay where Ray was started
+    generate.run(generate_options(checkpoint, "relative", num_samples=1, duration=0.1, num_actors=1))
+    [row] = manifest("relative")
+    assert Path(row["uri"]).is_relative_to(tmp_path / "relative") and Path(row["uri"]).is_file()
+
+
 # ---- the actor
 
 
@@ -177,6 +189,22 @@ def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.Obje
         assert codes_QT.shape == (8, 30)
         np.testing.assert_array_equal(codes_QT[:, :15], prompt_QT)
     assert not np.array_equal(codes[0][:, 15:], codes[1][:, 15:])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
+    fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.generator, "uses_bf16", lambda device, precision: fast)
+    asked = []
+
+    def watch(*arguments: Any, bf16: bool, **others: Any) -> list[torch.Tensor]:
+        asked.append(bf16)
+        return generate_codes(*arguments, bf16=bf16, **others)
+
+    monkeypatch.setattr(jobs.generator, "generate_codes", watch)
+    Generator(model, SamplerSettings(iterations=1), None, work, "cpu").make_part((str(tmp_path / "part.parquet"), [(0, 0)]))
+    assert asked == [fast]
 
 
 def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:

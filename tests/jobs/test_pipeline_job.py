@@ -9,6 +9,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import pipeline
+from soundstorm.errors import SoundStormError
 from soundstorm.synthetic import CLASSES, write_dataset
 
 STAGES = ("tokenize", "train", "generate", "evaluate")
@@ -94,3 +95,14 @@ def test_the_synthetic_dataset_is_made_once_where_none_is_given(place: str, tmp_
     pipeline._dataset(asked, folder)
     assert objects(folder) == made
     assert pipeline._dataset(pipeline.Options(dataset="esc10", output_dir=root), folder) == "data/esc10"
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"), [({"duration": 0.01}, "--duration"), ({"clips_per_class": 0}, "--clips-per-class"), ({"epochs": 0}, "--epochs")]
+)
+def test_a_wrong_value_of_a_late_stage_is_told_before_the_first_begins(
+    changes: dict[str, Any], name: str, small_dataset: Path, tiny_codec: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(SoundStormError, match=f"^{name} is "):
+        pipeline.run(options(small_dataset, tiny_codec, str(tmp_path / "out"), **changes))
+    assert not objects(str(tmp_path / "out"))

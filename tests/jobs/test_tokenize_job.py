@@ -21,7 +21,7 @@ from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
-from tests.jobs.conftest import SHARD_SIZE, Command, MixedDataset, Tokenized, assert_one_message, file_times, synthetic_clip, tokenize_options
+from tests.jobs.conftest import SHARD_SIZE, Command, MixedDataset, Tokenized, assert_one_message, file_times, synthetic_clip, tokenize_options, wav
 
 
 def token_rows(output: str) -> dict[str, dict[str, Any]]:
@@ -125,6 +125,17 @@ def test_other_settings_are_refused_with_the_names_of_their_keys(tokenized: Toke
     with pytest.raises(ClusterError, match=r"max_duration_s: then 30\.0, now 2\.0.*--overwrite"):
         tokenize.run(tokenize_options(mixed_dataset, tiny_codec, tokenized.output, max_duration=2.0))
     assert file_times(tokenized.output) == before
+
+
+def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors_and_names_in_notes_are_whole(
+    tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # Ray's workers stay where Ray was started
+    (tmp_path / "sounds" / "quiet").mkdir(parents=True)
+    (tmp_path / "sounds" / "quiet" / "[take 1].wav").write_bytes(wav(np.zeros(4_410)))
+    tokenize.run(tokenize.Options(dataset="folder", data_dir="sounds", output_dir="relative", codec=str(tiny_codec)))
+    assert token_rows(str(tmp_path / "relative")).keys() == {"quiet/[take 1].wav"}
+    assert "quiet/[take 1].wav" in capsys.readouterr().err
 
 
 def test_an_interrupted_run_does_only_the_part_that_is_missing(
