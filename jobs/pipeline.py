@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from cluster import records, storage
 from cluster.connect import connect
+from cluster.storage_errors import file_error
 from jobs import evaluate, generate, tokenize, train
 from jobs.datasets import DatasetOptions
 from jobs.entry import console, start
@@ -141,7 +142,10 @@ def _dataset(options: Options, folder: str) -> str:
                 write_dataset(Path(name), **settings)
                 storage.copy_from_local(Path(name), folder)
         else:
-            write_dataset(Path(folder), **settings)
+            try:
+                write_dataset(Path(folder), **settings)
+            except OSError as error:
+                raise file_error(folder, error) from error
         records.finish(folder, "dataset", settings, {})
     return folder
 

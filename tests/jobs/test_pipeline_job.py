@@ -1,6 +1,8 @@
 """`soundstorm pipeline`: every stage from a dataset in a folder to a report in object storage, and the same command again."""
 
+import errno
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,13 @@ def test_a_wrong_value_of_a_late_stage_is_told_before_the_first_begins(
     with pytest.raises(SoundStormError, match=f"^{name} is "):
         pipeline.run(options(small_dataset, tiny_codec, str(tmp_path / "out"), **changes))
     assert not objects(str(tmp_path / "out"))
+
+
+def test_a_disk_that_fills_up_under_the_synthetic_dataset_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill_up(folder: Path, **settings: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pipeline, "write_dataset", fill_up)
+    with pytest.raises(ClusterError, match=f"^{tmp_path}/dataset: the disk is full"):
+        pipeline._dataset(pipeline.Options(output_dir=str(tmp_path)), str(tmp_path / "dataset"))
+    assert not (tmp_path / "dataset" / "dataset.json").exists()
