@@ -41,6 +41,7 @@ FORWARDED = (
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
 _ROOT = Path(__file__).resolve().parents[1]
+_OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
 _INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for the job's own process
 _ADDRESS = re.compile(r"^(ray://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")
 
@@ -80,12 +81,13 @@ def connect(
     if num_cpus is not None and num_cpus < 1:
         raise ClusterError(f"--num-cpus {num_cpus}: a local Ray needs at least 1; leave it out for all CPUs")
     if ray.is_initialized():
-        yield _info(started_here=False)
+        yield _info(started_here=_started_here())
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # its note about tokens is in our documentation
     if target == "local":
         _start(num_cpus, bool(log_to_driver))
+        _OURS.append(ray.get_runtime_context().get_job_id())
     else:
         if num_cpus is not None:
             raise ClusterError(f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the two")
@@ -93,7 +95,13 @@ def connect(
     try:
         yield _info(started_here=target == "local")
     finally:
+        _OURS.clear()
         ray.shutdown()
+
+
+def _started_here() -> bool:
+    """Whether the Ray of this process is one that `connect` started, further up."""
+    return ray.get_runtime_context().get_job_id() in _OURS
 
 
 def _info(started_here: bool) -> ClusterInfo:

@@ -50,12 +50,17 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
         name: the stage.
         settings: everything that decides what the output is; plain values, lists and dicts.
         overwrite: start afresh, whatever is there.
-        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these.
+        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused where no record says
+            that the stage made them.
 
     Raises:
-        ClusterError: there is output of other settings; the message names the differing keys with both values.
+        ClusterError: there is output of other settings (the message names the differing keys with both values), or of something else.
     """
     started_uri = _started_uri(output_uri, name)
+    if not storage.exists(record_uri(output_uri, name)) and not storage.exists(started_uri):
+        foreign = [part for part in outputs if storage.exists(storage.join(output_uri, part))]
+        if foreign:
+            raise ClusterError(f"{output_uri}: holds '{foreign[0]}', which no run of '{name}' made; give another --output-dir, nothing was touched")
     if overwrite:
         for uri in (record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri):
             storage.delete(uri)

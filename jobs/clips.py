@@ -11,12 +11,13 @@ import pyarrow as pa
 from cluster import storage, tables
 from jobs.datasets import open_dataset
 from soundstorm.errors import SoundStormError
+from soundstorm.layouts import AUDIO_SUFFIXES
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 TABLES = ("samples.parquet", "clips.parquet")
 """Looked for in a folder, in this order."""
 LAYOUTS = {"meta/esc50.csv": ("esc50", "synthetic"), "metadata/UrbanSound8K.csv": ("urbansound8k",)}
 """Datasets whose folder holds such a file."""
+UNFINISHED = "generate.started.json"
 NO_CATEGORY = "all"
 
 
@@ -30,6 +31,8 @@ class Clip:
     fold: int
     version: str = ""
     """What tells its content from another under the same name, as far as it is known without reading it: a SHA-256 or a size."""
+    dataset: str = ""
+    """The dataset that it is of, where that is known."""
 
 
 def find_clips(option: str, uri: str) -> list[Clip]:
@@ -45,6 +48,8 @@ def find_clips(option: str, uri: str) -> list[Clip]:
     """
     if uri.endswith(".parquet"):
         return _from_table(uri)
+    if storage.exists(storage.join(uri, UNFINISHED)):
+        raise SoundStormError(f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below")
     for name in TABLES:
         if storage.exists(storage.join(uri, name)):
             unusable = _rejected_by_tokenize(uri)
@@ -107,8 +112,9 @@ def _from_clips(table: pa.Table, identifier: str) -> list[Clip]:
     categories = table["category"].to_pylist() if "category" in table.column_names else [NO_CATEGORY] * len(table)
     folds = table["fold"].to_pylist() if "fold" in table.column_names else [0] * len(table)
     versions = table["sha256"].to_pylist() if "sha256" in table.column_names else [""] * len(table)
-    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, versions, strict=True)
-    return [Clip(str(clip_id), str(uri), str(category), int(fold), str(version)) for clip_id, uri, category, fold, version in rows]
+    datasets = table["dataset"].to_pylist() if "dataset" in table.column_names else [""] * len(table)
+    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, versions, datasets, strict=True)
+    return [Clip(str(clip_id), str(uri), str(category), int(fold), str(version), str(name)) for clip_id, uri, category, fold, version, name in rows]
 
 
 def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> list[Clip]:

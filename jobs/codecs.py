@@ -11,6 +11,7 @@ from cluster import storage
 from cluster.download import fetch
 from cluster.errors import ClusterError
 from jobs.entry import console
+from soundstorm.audio import SAMPLE_RATE
 from soundstorm.codec import (
     OFFICIAL_FILE,
     OFFICIAL_SHA256,
@@ -54,6 +55,10 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
         codec = load_codec(weights)
     except SoundStormError as error:
         raise SoundStormError(f"--codec {option}: {error}" if option else str(error)) from error
+    if codec.sample_rate != SAMPLE_RATE:
+        raise SoundStormError(
+            f"--codec {option} works at {codec.sample_rate} Hz: everything here is compared at {SAMPLE_RATE} Hz, give a codec of that rate"
+        )
     if expected is not None:
         expected.require_equal(codec.fingerprint, where)
     return weights, codec
@@ -64,7 +69,7 @@ def _default_codec() -> bytes:
     if official is not None:
         return official
     console.print(
-        "[yellow]warning:[/] the official EnCodec weights are not here and could not be downloaded; using the compact codec that "
+        "[yellow]warning:[/] the official EnCodec weights are not at hand (no file, and no download); using the compact codec that "
         f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give --codec PATH",
         highlight=False,
     )

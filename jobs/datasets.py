@@ -45,9 +45,11 @@ def open_dataset(name: str, location: str) -> Index:
     return index_dataset(name, filesystem, root, prefix)
 
 
-def fold_count_message(index: Index, fold: int) -> str:
-    """The error for a fold that the dataset does not have."""
-    return f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}"
+def require_apart(output_dir: str, options: DatasetOptions) -> None:
+    """Raise if the output would lie within a folder of recordings, where the next run would take it for recordings."""
+    inside = (storage.absolute(output_dir).rstrip("/") + "/").startswith(storage.absolute(options.location).rstrip("/") + "/")
+    if options.dataset == "folder" and inside:
+        raise SoundStormError(f"--output-dir {output_dir} lies within --data-dir {options.location}: give a folder outside of it")
 
 
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:

@@ -2,7 +2,9 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -31,6 +33,8 @@ def start(
     SOUNDSTORM_DEBUG=1 to see the traceback all the same.
     """
     logging.basicConfig(level=os.environ.get("SOUNDSTORM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)  # as schedulers send it
     try:
         options = tyro.cli(options_type, args=arguments, prog=program)
         summary = run(options)
@@ -40,7 +44,11 @@ def start(
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
         return EXIT_PROBLEM
     except KeyboardInterrupt:
-        console.print("[bold]interrupted[/]: what is finished is kept; run the same command again to go on", highlight=False)
+        console.print("[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on", highlight=False)
         return EXIT_INTERRUPTED
     sys.stdout.write(summary["message"] + "\n")
     return 0
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

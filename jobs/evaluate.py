@@ -26,6 +26,7 @@ from jobs.measurer import Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, default_actors
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.codec import Codec
+from soundstorm.datasets import DATASETS
 from soundstorm.errors import SoundStormError
 from soundstorm.report import ReportData, render_report
 from soundstorm.schemas import CodecFingerprint, Source
@@ -63,7 +64,7 @@ class Options:
     shard_size: int = 16
     """Clips per part."""
     overwrite: bool = False
-    """Replace what an earlier run with other settings left in the output folder."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -169,7 +170,7 @@ def _measure(options: Options, real: list[Clip], generated: list[Clip], weights:
 
 
 def _check_rejected(options: Options, rejected: pa.Table, total: int) -> dict[str, int]:
-    """How many clips were rejected for each reason; raises when they are too many, or none of a kind is left."""
+    """How many clips were rejected for each reason; raises when they are too many."""
     reasons = Counter(rejected["reason"].to_pylist())
     if rejected.num_rows > options.max_rejected * total:
         first = rejected.slice(0, 1).to_pylist()[0]
@@ -217,6 +218,8 @@ def _report(
             },
             fingerprints=fingerprints,
             rejected=reasons,
+            warnings=[] if options.fold else ["The real clips come from all folds, also from those that the model was trained on; --fold takes one."],
+            credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
         )
     )
 

@@ -5,6 +5,7 @@ sample does not depend on which worker made it, and a run that was stopped goes 
 """
 
 import hashlib
+import math
 import sys
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -12,12 +13,13 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import ray
 import tyro
+from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo, connect
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
-from jobs.entry import start
+from jobs.entry import console, start
 from jobs.generator import Generator
 from jobs.parts import Plan, actor_resources, complete, default_actors
 from soundstorm.audio import RejectedAudio, read_audio
@@ -70,7 +72,7 @@ class Options:
     shard_size: int = 8
     """Clips per part, generated as one batch."""
     overwrite: bool = False
-    """Replace what an earlier run with other settings left in the output folder."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -153,7 +155,14 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
         recording = read_audio(storage.read_bytes(options.prompt), max_duration_s=options.prompt_duration)
     except RejectedAudio as error:
         raise SoundStormError(f"--prompt {options.prompt} cannot be continued ({error}): give a WAV, FLAC, Ogg or MP3 file") from error
-    return codec.encode_clips([recording.waveform])[0]
+    codes = codec.encode_clips([recording.waveform])[0]
+    if recording.original_duration_s < options.prompt_duration:
+        console.print(
+            f"[yellow]note:[/] --prompt {escape(options.prompt)} has only {recording.original_duration_s:.2f} s, all of it is kept", highlight=False
+        )
+    if codes.shape[1] >= math.ceil(options.duration * codec.frame_rate):
+        raise SoundStormError(f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to generate: give less")
+    return codes
 
 
 def _generate(

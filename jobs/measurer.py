@@ -18,6 +18,10 @@ from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_con
 from soundstorm.schemas import METRICS, PAIRS, REJECTED, Source
 
 
+MAX_CLIP_S = 3600.0
+"""Seconds of a clip that are measured, the most that `tokenize` and `generate` deal with."""
+
+
 class Measurer:
     """An actor that measures the clips of a part."""
 
@@ -55,7 +59,7 @@ class Measurer:
 
 def load_clip(uri: str) -> np.ndarray:
     """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,). Raises RejectedAudio."""
-    return to_pcm16(read_audio(read_recording(uri)).waveform)
+    return to_pcm16(read_audio(read_recording(uri), max_duration_s=MAX_CLIP_S).waveform)
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -16,7 +16,7 @@ from cluster import records, storage
 from cluster.connect import connect
 from cluster.storage_errors import file_error
 from jobs import evaluate, generate, tokenize, train
-from jobs.datasets import DatasetOptions
+from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, start
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
@@ -24,6 +24,8 @@ from soundstorm.synthetic import write_dataset
 
 CLIPS_PER_CLASS = 10
 """Of the synthetic dataset that the pipeline makes for itself."""
+SAMPLES_PER_CLASS = 2
+"""Generated where --num-samples is not given."""
 
 
 @dataclass(kw_only=True)
@@ -42,8 +44,8 @@ class Options(DatasetOptions):
     """Passes over the clips; default: the preset's."""
     num_workers: int | None = None
     """Training processes; default: one per GPU, or one."""
-    num_samples: int = 20
-    """Clips to generate, in equal shares of all classes."""
+    num_samples: int | None = None
+    """Clips to generate, in equal shares of all classes; default: two of each class."""
     duration: float = 5.0
     """Seconds of each generated clip."""
     clips_per_class: int = 10
@@ -55,7 +57,7 @@ class Options(DatasetOptions):
     max_rejected: float = 0.05
     """Share of clips that may be rejected."""
     overwrite: bool = False
-    """Replace what earlier runs with other settings left."""
+    """Start every stage afresh: delete what earlier runs left here."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -67,9 +69,13 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Run the stages that are not finished; returns the summary of the last."""
+    require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
     folders = {name: storage.join(options.output_dir, name) for name in ("dataset", "tokenize", "train", "generate", "evaluate")}
     location = _dataset(options, folders["dataset"])
+    num_samples = (
+        options.num_samples if options.num_samples is not None else SAMPLES_PER_CLASS * len(open_dataset(options.dataset, location).categories)
+    )
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
     stages = {
         "tokenize": partial(
@@ -101,7 +107,7 @@ def run(options: Options) -> dict[str, Any]:
             generate.Options(
                 checkpoint=folders["train"],
                 output_dir=folders["generate"],
-                num_samples=options.num_samples,
+                num_samples=num_samples,
                 duration=options.duration,
                 seed=options.seed,
                 codec=options.codec,

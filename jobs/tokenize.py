@@ -22,7 +22,7 @@ from cluster import records, storage, tables
 from cluster.connect import ClusterInfo, connect
 from cluster.data import quiet_ray_data
 from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, open_dataset
+from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, start
 from jobs.progress import progress
 from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
@@ -52,7 +52,7 @@ class Options(DatasetOptions):
     shard_size: int = 32
     """Clips per unit of work."""
     overwrite: bool = False
-    """Replace what an earlier run with other settings left in the output folder."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -70,6 +70,7 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
+    require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
     index = open_dataset(options.dataset, options.location)
     weights, codec = choose_codec(options.codec)
@@ -77,7 +78,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
-        "clips": _digest(index.clips),
+        "clips": _digest(index.clips, options.location),
         "codec_sha256": fingerprint.sha256,
         "max_duration_s": options.max_duration,
         "shard_size": options.shard_size,
@@ -161,14 +162,16 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 def _index_metadata(index: Index) -> dict[str, str]:
-    return {"categories": "\n".join(index.categories), "num_folds": str(index.num_folds)}
+    return {"categories": json.dumps(index.categories, ensure_ascii=False), "num_folds": str(index.num_folds)}
 
 
-def _digest(clips: pa.Table) -> str:
-    """SHA-256 over the ids, folds and labels, in order: changes when the dataset does."""
+def _digest(clips: pa.Table, location: str) -> str:
+    """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
+    folder = location.rpartition("/")[0] or "." if location.lower().endswith(".csv") else location
+    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)}
     digest = hashlib.sha256()
-    for row in zip(*(clips[name].to_pylist() for name in ("clip_id", "fold", "label")), strict=True):
-        digest.update(repr(row).encode())
+    for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
+        digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())
     return digest.hexdigest()
 
 

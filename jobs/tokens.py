@@ -1,5 +1,6 @@
 """What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes mean."""
 
+import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
 
     Args:
         uri: the folder.
-        fold: the test fold; None = the last.
+        fold: the test fold; None = the last that has clips.
 
     Raises:
         SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate with.
@@ -66,13 +67,16 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
         raise SoundStormError(f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm tokenize`")
     table, metadata = read_table(tokens_uri)
     check_schema(table.schema, TOKENS, tokens_uri)
-    categories, num_folds = metadata.get("categories", "").split("\n"), metadata.get("num_folds", "")
-    if not categories[0] or not num_folds.isdecimal():
-        raise SoundStormError(f"{tokens_uri}: it does not say which categories and folds there are: make the tokens again with `soundstorm tokenize`")
+    try:
+        categories = json.loads(metadata.get("categories", ""))
+    except ValueError as error:
+        raise SoundStormError(
+            f"{tokens_uri}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`"
+        ) from error
     folds = sorted(set(table["fold"].to_pylist()))
     if not folds:
         raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
-    chosen = int(num_folds) if fold is None else fold
+    chosen = folds[-1] if fold is None else fold
     if chosen not in folds:
         raise SoundStormError(f"--fold is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
     if folds == [chosen]:

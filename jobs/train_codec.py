@@ -27,7 +27,7 @@ from jobs.entry import console, start
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
 from jobs.training_log import TrainingLog, duration
-from soundstorm.audio import from_pcm16
+from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.codec import load_codec, save_compact_codec
 from soundstorm.codec_quality import measure_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
@@ -96,6 +96,8 @@ class Options(DatasetOptions):
             raise SoundStormError(f"--lr is {config.lr}: give a number above 0")
         if not self.max_duration > 0:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        if shape.sample_rate != SAMPLE_RATE:
+            raise SoundStormError(f"--sample-rate is {shape.sample_rate}: everything here is compared at {SAMPLE_RATE} Hz, give that")
         if not 0 <= config.quantizer_start < config.steps:
             raise SoundStormError(f"--quantizer-start is {config.quantizer_start}: give 0 to {config.steps - 1}, before the last of --steps")
         shortest = -(-MIN_CROP_SAMPLES // shape.hop)

@@ -37,8 +37,8 @@ OFFICIAL_SIZE = 93_171_529
 OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
 BANDWIDTH_KBPS = 6.0
 """At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
-MAX_BATCH_S = 120.0
-"""Seconds of audio in one batch at most: EnCodec needs some 40 MB of memory a second."""
+MAX_BATCH_S = 30.0
+"""Seconds of audio in one batch at most, for EnCodec's memory; a clip that is longer is a batch of its own."""
 COMPACT_FORMAT = "soundstorm-compact-codec-1"
 PACKAGED_WEIGHTS = "compact_codec.safetensors"
 
@@ -183,7 +183,7 @@ def _compact_codec(data: bytes, where: str, device: str) -> Codec:
         absent = [key for key in missing.missing_keys if not key.endswith(("cluster_size", "embed_avg", "inited"))]
         if absent or missing.unexpected_keys:
             raise ValueError(f"parameters differ from its architecture: {', '.join((absent + missing.unexpected_keys)[:3])}")
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
+    except (SoundStormError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
         raise SoundStormError(f"{where}: not a compact codec ({' '.join(str(error).split())[:200]}): {remedy}") from error
     if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
         raise SoundStormError(f"{where}: holds values that are not finite: {remedy}")

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from encodec.quantization import ResidualVectorQuantizer
 from torch import Tensor, nn
 
+from soundstorm.errors import SoundStormError
+
 
 @dataclass(kw_only=True, frozen=True)
 class CompactCodecConfig:
@@ -25,7 +27,7 @@ class CompactCodecConfig:
     hop: int = 320
     """Samples per frame; sample_rate / hop is the frame rate."""
     n_fft: int = 1280
-    """Window of the transform in samples, a multiple of hop."""
+    """Window of the transform in samples, an even multiple of hop."""
     encoder_width: int = 320
     """Channels of the encoder's ConvNeXt blocks."""
     encoder_blocks: int = 5
@@ -40,6 +42,15 @@ class CompactCodecConfig:
     """Levels of the residual vector quantizer."""
     codebook_size: int = 1024
     """Codes per level."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, int) or value < 1:
+                raise SoundStormError(f"codec setting {name} is {value!r}: give a whole number of at least 1")
+        if self.n_fft % (2 * self.hop):
+            raise SoundStormError(f"codec setting n_fft is {self.n_fft}: give an even multiple of hop {self.hop}")
+        if self.sample_rate % self.hop:
+            raise SoundStormError(f"codec setting hop is {self.hop}: give a divisor of sample_rate {self.sample_rate}")
 
     def to_dict(self) -> dict[str, int]:
         return asdict(self)

@@ -42,8 +42,8 @@ class Place:
         base = posixpath.join(self.root, folder).rstrip("/")
         try:
             found = self.filesystem.get_file_info(FileSelector(base or "/", recursive=True, allow_not_found=True))
-        except OSError as error:
-            raise SoundStormError(f"{self.uri}/{folder} cannot be listed: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise SoundStormError(f"{self.uri}/{folder} cannot be listed ({error}): rename files whose names are not UTF-8") from error
         paths = (info.path[len(base) :].lstrip("/") for info in found if info.type == FileType.File)
         shown = sorted(path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in path.split("/")))
         return {unicodedata.normalize("NFC", path): path for path in shown}
@@ -199,7 +199,7 @@ def _csv_candidate(row: dict[str, str], where: str, labels: dict[str, int], file
 def _sub_folder_candidates(place: Place, files: dict[str, str]) -> tuple[list[Candidate], list[str], int]:
     """One class per sub-folder; files may lie deeper in it. The clip_id is the path, with its ending."""
     audio = {path: stored for path, stored in files.items() if path.lower().endswith(AUDIO_SUFFIXES)}
-    categories = sorted({path.split("/")[0] for path in audio if "/" in path})
+    categories = sorted({path.split("/")[0] for path in audio if "/" in path and _is_category(path.split("/")[0])})
     if not categories:
         raise SoundStormError(
             f"{place.uri} has no sub-folder with {', '.join(AUDIO_SUFFIXES)} files: make one a class, or add a CSV filename,category"
@@ -208,7 +208,7 @@ def _sub_folder_candidates(place: Place, files: dict[str, str]) -> tuple[list[Ca
     candidates = []
     for path, stored in audio.items():
         category = path.split("/")[0] if "/" in path else ""
-        problem = None if category else (Reason.BAD_LABEL, f"{path} lies in no class folder")
+        problem = None if category in labels else (Reason.BAD_LABEL, f"{path} lies in no folder that can be a class")
         candidates.append(
             Candidate(clip_id=path, path=stored, fold=fold_of_source(path), label=labels.get(category, 0), category=category, problem=problem)
         )

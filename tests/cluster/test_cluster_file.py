@@ -31,9 +31,9 @@ def test_the_image_has_the_ray_that_the_packages_ask_for(config: dict[str, Any])
     assert "-py311" in config["docker"]["image"]
 
 
-def test_gpu_workers_come_and_go(config: dict[str, Any]) -> None:
+def test_one_gpu_worker_stays_and_more_come_with_the_work(config: dict[str, Any]) -> None:
     workers = config["available_node_types"]["gpu"]
-    assert workers["min_workers"] == 0 < workers["max_workers"]
+    assert 1 == workers["min_workers"] < workers["max_workers"]
     assert "GPU" not in config["available_node_types"][config["head_node_type"]]["resources"]
 
 

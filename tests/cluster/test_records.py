@@ -64,3 +64,11 @@ def test_a_malformed_record_is_named_and_not_taken_for_finished(tmp_path: Path, 
     with pytest.raises(ClusterError, match=r"train\.json: not a record") as error:
         records.finished(str(tmp_path), "train", {})
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_no_run_of_the_stage_made_is_neither_deleted_nor_mixed_with(storage_root: str, overwrite: bool) -> None:
+    storage.write_bytes(storage.join(storage_root, "audio", "mine.wav"), b"a recording")
+    with pytest.raises(ClusterError, match="holds 'audio', which no run of 'generate' made"):
+        records.begin(storage_root, "generate", SETTINGS, overwrite=overwrite, outputs=["audio", "parts"])
+    assert storage.read_bytes(storage.join(storage_root, "audio", "mine.wav")) == b"a recording"

@@ -131,3 +131,11 @@ def test_the_digest_changes_with_names_places_and_contents() -> None:
     ]
     assert len({digest([clip]) for clip in [one, *others]} | {digest([one, one]), digest([])}) == 7
     assert digest([one]) == digest([Clip("a", "/a.wav", "rain", 1, "10")])
+
+
+def test_a_generation_that_was_cut_short_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "audio" / "rain").mkdir(parents=True)
+    (tmp_path / "audio" / "rain" / "rain-0000000.flac").write_bytes(b"fLaC")
+    (tmp_path / "generate.started.json").write_text("{}")
+    with pytest.raises(SoundStormError, match="has not finished there"):
+        find_clips("--generated-audio", str(tmp_path))

@@ -35,7 +35,9 @@ from tests.jobs.conftest import (
     assert_one_message,
     file_times,
     generate_options,
+    noise,
     synthetic_clip,
+    wav,
 )
 
 
@@ -311,3 +313,10 @@ def test_a_prompt_that_is_no_audio_is_refused_by_its_name(checkpoint: str, tmp_p
     prompt.write_text("no sound at all")
     result = command(generate, "--checkpoint", checkpoint, "--prompt", str(prompt), "--output-dir", str(tmp_path / "out"))
     assert_one_message(result, f"--prompt {prompt}", "not_audio")
+
+
+def test_a_prompt_that_leaves_nothing_to_generate_is_refused(checkpoint: str, tmp_path: Path) -> None:
+    (tmp_path / "prompt.wav").write_bytes(wav(noise(2.0)))
+    options = generate_options(checkpoint, str(tmp_path / "out"), duration=1.0, prompt=str(tmp_path / "prompt.wav"), prompt_duration=0.995)
+    with pytest.raises(SoundStormError, match=r"--prompt-duration 0\.995 leaves nothing of --duration 1\.0"):
+        generate.run(options)

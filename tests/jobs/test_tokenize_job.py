@@ -21,7 +21,18 @@ from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
-from tests.jobs.conftest import SHARD_SIZE, Command, MixedDataset, Tokenized, assert_one_message, file_times, synthetic_clip, tokenize_options, wav
+from tests.jobs.conftest import (
+    SHARD_SIZE,
+    Command,
+    MixedDataset,
+    Tokenized,
+    assert_one_message,
+    file_times,
+    noise,
+    synthetic_clip,
+    tokenize_options,
+    wav,
+)
 
 
 def token_rows(output: str) -> dict[str, dict[str, Any]]:
@@ -318,3 +329,23 @@ def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by
     codec = load_codec()
     for clip, codes_QT in zip(clips, codec.encode_clips(clips), strict=True):
         np.testing.assert_array_equal(codes_QT, codec.encode_clips([clip])[0])
+
+
+def test_output_within_a_folder_of_recordings_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rain").mkdir()
+    (tmp_path / "rain" / "a.wav").write_bytes(wav(noise(0.2)))
+    options = tokenize.Options(dataset="folder", data_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
+    with pytest.raises(SoundStormError, match=r"--output-dir .*out lies within --data-dir"):
+        tokenize.run(options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_recording_that_was_replaced_is_noticed(tmp_path: Path, tiny_codec: Path, ray_session: None) -> None:
+    (tmp_path / "data" / "rain").mkdir(parents=True)
+    file = tmp_path / "data" / "rain" / "a.wav"
+    file.write_bytes(wav(noise(0.2)))
+    options = tokenize.Options(dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    tokenize.run(options)
+    file.write_bytes(wav(noise(0.3)))
+    with pytest.raises(ClusterError, match="other settings: clips"):
+        tokenize.run(options)

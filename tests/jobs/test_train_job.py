@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import json
 import math
 import os
 import signal
@@ -56,7 +57,7 @@ def write_tokens(uri: str, fingerprint: CodecFingerprint = FINGERPRINT, folds: i
         }
         for number in range(27)
     ]
-    metadata = fingerprint.to_metadata() | {"categories": "\n".join(CATEGORIES), "num_folds": str(folds)}
+    metadata = fingerprint.to_metadata() | {"categories": json.dumps(CATEGORIES), "num_folds": str(folds)}
     for part, half in enumerate((clips[::2], clips[1::2])):
         tables.write_table(tables.part_uri(storage.join(uri, "tokens"), part), pa.Table.from_pylist(half, TOKENS), metadata)
     records.finish(uri, "tokenize", {}, {})
@@ -349,3 +350,8 @@ def test_more_workers_than_the_cluster_holds_are_refused_at_once_or_after_a_wait
 def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
     here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
     assert [plan_workers(count, "cpu", here).cpus_per_worker for count in (1, 2, 3, 4)] == [4, 2, 1, 1]
+
+
+def test_the_default_test_fold_is_the_last_that_has_clips(tmp_path: Path) -> None:
+    uri = write_tokens(str(tmp_path), folds=2)
+    assert open_tokens(uri, None).fold == 2

@@ -185,3 +185,20 @@ def test_a_pickle_in_place_of_the_official_weights_is_not_executed(tmp_path: Pat
     with pytest.raises(SoundStormError, match="not EnCodec"):
         load_codec(path, official_sha256=hashlib.sha256(path.read_bytes()).hexdigest())
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("setting", [{"n_fft": 320}, {"n_fft": 961, "hop": 320}, {"hop": 7}, {"num_levels": 0}, {"encoder_width": -1}])
+def test_a_codec_that_could_not_work_is_refused_by_setting(setting: dict[str, int]) -> None:
+    with pytest.raises(SoundStormError, match=f"codec setting ({'|'.join(setting)})"):
+        CompactCodecConfig(**setting)
+
+
+def test_a_long_run_of_equal_clips_is_encoded_in_bounded_batches(tiny_codec: Path) -> None:
+    codec, sizes = load_codec(tiny_codec), []
+    encode = codec._encode
+    codec._encode = lambda waveform: (sizes.append(waveform.shape[0]), encode(waveform))[1]
+    clips = [np.full(24_000, 0.01 * number, dtype=np.float32) for number in range(70)]
+    codes = codec.encode_clips(clips)
+    assert max(sizes) <= 30
+    assert sum(sizes) == len(codes) == 70
+    np.testing.assert_array_equal(codes[69], codec.encode_clips(clips[69:])[0])

@@ -1,5 +1,6 @@
 """The index of each layout: published data sets, one's own folders and CSVs, and every row that cannot be used."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -282,3 +283,20 @@ def test_the_source_recording_is_read_from_the_name_of_a_clip() -> None:
     assert source_of("1-100032-A-0", "esc50") == source_of("1-100032-B-0", "esc10") == "100032"
     assert source_of("100263-2-0-117", "urbansound8k") == "100263"
     assert source_of("rain/1-2-3.wav", "folder") == "rain/1-2-3.wav"
+
+
+def test_a_sub_folder_whose_name_cannot_be_a_class_is_rejected_by_name(tmp_path: Path) -> None:
+    for folder in ("rain", "two\nlines"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(b"RIFF")
+    index = index_dataset("folder", LocalFileSystem(), str(tmp_path), str(tmp_path))
+    assert index.categories == ["rain"]
+    assert index.clips["category"].to_pylist() == ["rain"]
+    assert index.rejected["reason"].to_pylist() == ["bad_label"]
+
+
+def test_a_file_name_that_is_not_utf_8_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "rain").mkdir()
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/rain/\xff.wav")).write_bytes(b"RIFF")
+    with pytest.raises(SoundStormError, match="not UTF-8"):
+        index_dataset("folder", LocalFileSystem(), str(tmp_path), str(tmp_path))

@@ -40,7 +40,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
         }
         for number in range(12)
     ]
-    metadata = FINGERPRINT.to_metadata() | {"categories": "rain\nwind", "num_folds": "3"}
+    metadata = FINGERPRINT.to_metadata() | {"categories": json.dumps(["rain", "wind"]), "num_folds": "3"}
     tables.write_table(tables.part_uri(storage.join(uri, "tokens"), 0), pa.Table.from_pylist(rows, TOKENS), metadata)
     records.finish(uri, "tokenize", {}, {})
     return uri
