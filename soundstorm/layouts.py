@@ -42,9 +42,9 @@ class Place:
         base = posixpath.join(self.root, folder).rstrip("/")
         try:
             found = self.filesystem.get_file_info(FileSelector(base or "/", recursive=True, allow_not_found=True))
+            paths = [info.path[len(base) :].lstrip("/") for info in found if info.type == FileType.File]
         except (OSError, UnicodeDecodeError) as error:
             raise SoundStormError(f"{self.uri}/{folder} cannot be listed ({error}): rename files whose names are not UTF-8") from error
-        paths = (info.path[len(base) :].lstrip("/") for info in found if info.type == FileType.File)
         shown = sorted(path for path in paths if not any(part.startswith((".", "__MACOSX")) for part in path.split("/")))
         return {unicodedata.normalize("NFC", path): path for path in shown}
 

@@ -37,7 +37,7 @@ with connect(num_cpus=2) as cluster_info:
     assert file == os.environ["EXPECTED_FILE"], file
     assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
     with connect() as again:  # used as it is, and left running
-        assert not again.started_here
+        assert again.started_here
     assert ray.is_initialized()
 assert not ray.is_initialized()
 """

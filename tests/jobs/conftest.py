@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from cluster import storage
 from jobs import evaluate, generate, tokenize
 from soundstorm.checkpoints import save_checkpoint
 from soundstorm.codec import load_codec
@@ -26,6 +28,13 @@ os.environ["SOUNDSTORM_OFFLINE"] = "1"  # no test waits for a download of weight
 SHARD_SIZE = 8
 NUM_SAMPLES, SAMPLE_S = 20, 1.0
 SAMPLES_SHARD = 8
+
+
+def interrupt(output: str, name: str) -> None:
+    """Put the folder of a finished job back to where the job was before its last write: begun, not finished."""
+    settings = json.loads(storage.read_bytes(f"{output}/{name}.json"))["settings"]
+    storage.write_bytes(f"{output}/{name}.started.json", json.dumps({"settings": settings, "started": "earlier"}).encode())
+    storage.delete(f"{output}/{name}.json")
 
 
 # ---- recordings, good and bad

@@ -22,7 +22,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.metrics import METRIC_NAMES, PAIR_METRIC_NAMES, clip_metrics
 from soundstorm.schemas import METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
 from soundstorm.synthetic import CLASSES
-from tests.jobs.conftest import NUM_SAMPLES, Command, assert_one_message, evaluate_options, file_times, synthetic_clip
+from tests.jobs.conftest import NUM_SAMPLES, Command, assert_one_message, evaluate_options, file_times, interrupt, synthetic_clip
 
 NUM_REAL = 2 * len(CLASSES)
 
@@ -156,7 +156,8 @@ def test_an_interrupted_run_measures_only_the_part_that_is_missing(
     shutil.copytree(evaluated, output)
     lost = output / "parts" / "metrics" / "part-00002.parquet"
     content = lost.read_bytes()
-    for path in (lost, output / "evaluate.json", output / "report.html", output / "metrics.parquet"):
+    interrupt(str(output), "evaluate")
+    for path in (lost, output / "report.html", output / "metrics.parquet"):
         path.unlink()
     before = file_times(str(output / "parts" / "metrics"))
     evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(output), training_log=log, num_actors=1))

@@ -35,6 +35,7 @@ from tests.jobs.conftest import (
     assert_one_message,
     file_times,
     generate_options,
+    interrupt,
     noise,
     synthetic_clip,
     wav,
@@ -100,7 +101,8 @@ def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interru
     expected = audio_files(generated)
     assert audio_files(output) == expected
 
-    for place in ("generate.json", "samples.parquet", "parts/part-00001.parquet", "audio/rain"):
+    interrupt(output, "generate")
+    for place in ("samples.parquet", "parts/part-00001.parquet", "audio/rain"):
         storage.delete(f"{output}/{place}")
     kept = {entry.uri: storage.read_bytes(entry.uri) for entry in storage.list_objects(f"{output}/parts")}
     lost = [place for place in expected if place not in audio_files(output)]

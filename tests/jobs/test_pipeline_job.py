@@ -13,6 +13,7 @@ from cluster.errors import ClusterError
 from jobs import pipeline
 from soundstorm.errors import SoundStormError
 from soundstorm.synthetic import CLASSES, write_dataset
+from tests.jobs.conftest import interrupt
 
 STAGES = ("tokenize", "train", "generate", "evaluate")
 NUM_SAMPLES = 10
@@ -69,8 +70,8 @@ def test_the_same_command_again_repeats_no_stage(piped: dict[str, Any], small_da
 def test_after_an_interruption_only_the_unfinished_stage_is_done(piped: dict[str, Any], small_dataset: Path, tiny_codec: Path) -> None:
     output = piped["output_dir"]
     before = objects(output)
-    for name in ("evaluate.json", "report.html"):
-        storage.delete(f"{output}/evaluate/{name}")
+    interrupt(f"{output}/evaluate", "evaluate")
+    storage.delete(f"{output}/evaluate/report.html")
     pipeline.run(options(small_dataset, tiny_codec, output))
     after = objects(output)
     assert after.keys() == before.keys()

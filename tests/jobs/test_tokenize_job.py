@@ -28,6 +28,7 @@ from tests.jobs.conftest import (
     Tokenized,
     assert_one_message,
     file_times,
+    interrupt,
     noise,
     synthetic_clip,
     tokenize_options,
@@ -156,7 +157,7 @@ def test_an_interrupted_run_does_only_the_part_that_is_missing(
     missing = tables.part_uri(f"{output}/tokens", 1)
     lost = Path(missing).read_bytes()
     Path(missing).unlink()
-    (tmp_path / "interrupted" / "tokenize.json").unlink()
+    interrupt(output, "tokenize")
     before = file_times(f"{output}/tokens")
     summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))
     after = file_times(f"{output}/tokens")
@@ -239,9 +240,11 @@ def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, command: Command
 ) -> None:
     output = tmp_path / "out"
-    output.mkdir()
-    (output / "tokens").write_text("a file where the folder of the tokens should be")
     arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
+    assert command(tokenize, *arguments, "--output-dir", str(output))[0] == 0
+    interrupt(str(output), "tokenize")
+    shutil.rmtree(output / "tokens")
+    (output / "tokens").write_text("a file where the folder of the tokens should be")
     result = command(tokenize, *arguments, "--output-dir", str(output))
     assert_one_message(result, "a file stands where a folder is needed", str(output / "tokens"))
     assert not (output / "tokenize.json").exists()
