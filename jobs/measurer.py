@@ -17,7 +17,6 @@ from soundstorm.codec import Codec, load_codec
 from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.schemas import METRICS, PAIRS, REJECTED, Source
 
-
 MAX_CLIP_S = 3600.0
 """Seconds of a clip that are measured, the most that `tokenize` and `generate` deal with."""
 
