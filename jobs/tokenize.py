@@ -9,6 +9,7 @@ import hashlib
 import json
 import re
 import sys
+import warnings
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.exceptions import RayActorError, RayError
+from ray.util.annotations import RayDeprecationWarning
 from rich.markup import escape
 
 from cluster import records, storage, tables
@@ -120,14 +122,16 @@ def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str,
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     if info.num_gpus:  # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their number
         shards = shards.map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=1)
-    return shards.map(
-        ShardEncoder,
-        fn_constructor_args=(ray.put(weights), storage.absolute(options.output_dir), metadata, options.max_duration, bool(info.num_gpus)),
-        compute=ray.data.ActorPoolStrategy(size=num_actors),
-        num_cpus=1,
-        num_gpus=1 if info.num_gpus else 0,
-        max_task_retries=MAX_SHARD_RETRIES,
-    )
+    with warnings.catch_warnings():  # the bound on retries has no named parameter yet, only the old way to say it
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return shards.map(
+            ShardEncoder,
+            fn_constructor_args=(ray.put(weights), storage.absolute(options.output_dir), metadata, options.max_duration, bool(info.num_gpus)),
+            compute=ray.data.ActorPoolStrategy(size=num_actors),
+            num_cpus=1,
+            num_gpus=1 if info.num_gpus else 0,
+            max_task_retries=MAX_SHARD_RETRIES,
+        )
 
 
 def _account(options: Options, index: Index) -> dict[str, Any]:

@@ -236,7 +236,7 @@ PRESETS: dict[str, Preset] = {
         model=ModelConfig(width=128, depth=2, heads=4, kernel=31, ff_mult=2),
         training=TrainingConfig(
             batch_size=8,
-            epochs=40,
+            epochs=120,
             lr=2e-3,
             betas=(0.9, 0.98),
             schedule="cosine",
@@ -245,7 +245,7 @@ PRESETS: dict[str, Preset] = {
             ema_decay=0.99,
             crop_frames=150,
         ),
-        sampler=SamplerSettings(iterations=8, choice_temperature=4.5),
+        sampler=SamplerSettings(iterations=12, choice_temperature=10.0),
     ),
 }
 
