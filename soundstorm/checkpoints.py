@@ -221,7 +221,7 @@ def _read_weights(weights: bytes, path: Path, shapes: dict[str, torch.Size]) -> 
         raise SoundStormError(
             f"{path}: tensor '{name}' is {'missing' if name in shapes else 'unknown'}: the weights are of another network than config.json"
         )
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):  # a file gives its tensors in no fixed order
         if tensor.shape != shapes[name]:
             expected = tuple(shapes[name])
             raise SoundStormError(
