@@ -21,6 +21,7 @@ from ray.train.torch import get_device, prepare_model
 
 from cluster import records, storage
 from cluster.connect import connect
+from jobs.checkpoints import CHECKPOINT_FOLDER
 from jobs.entry import console, start
 from jobs.tokens import Tokens, TokenSet, open_tokens, split_tokens
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
@@ -34,7 +35,6 @@ from soundstorm.schemas import CodecFingerprint
 from soundstorm.transfer import weights_for_categories
 
 STAGE = "train"
-CHECKPOINT_FOLDER = "checkpoint"
 
 
 @dataclass(kw_only=True)
