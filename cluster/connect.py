@@ -7,6 +7,7 @@ Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unles
 """
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -81,6 +82,7 @@ def connect(
     if num_cpus is not None and num_cpus < 1:
         raise ClusterError(f"--num-cpus {num_cpus}: a local Ray needs at least 1; leave it out for all CPUs")
     if ray.is_initialized():
+        gc.collect()  # the actors of an earlier job that failed hold their CPUs while its error, a cycle of references, is not collected
         yield _info(started_here=_started_here())
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"

@@ -1,18 +1,22 @@
 """`soundstorm tokenize`: what becomes of good, odd and bad recordings, and runs that are repeated, interrupted or faulty."""
 
+import gc
 import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
 
 import jobs.tokenize
 from cluster import records, storage, tables
+from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs import tokenize
 from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
@@ -231,9 +235,23 @@ def test_a_shard_that_always_kills_its_actor_ends_the_run_with_an_error(
     monkeypatch.setattr(jobs.tokenize, "MAX_SHARD_RETRIES", 1)
     output = tmp_path / "out"
     arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
-    code, _, err = command(tokenize, *arguments, "--output-dir", str(output))
+    gc.disable()  # a collection by chance would hide what the next job finds
+    try:
+        code, _, err = command(tokenize, *arguments, "--output-dir", str(output))
+        with connect():
+            assert_cpus_come_back()
+    finally:
+        gc.enable()
     assert_one_message((code, "", err), "tokenizing broke off", "died, 2 times", "run again")  # Ray itself tells of the deaths on standard output
     assert not (output / "tokenize.json").exists()
+
+
+def assert_cpus_come_back(timeout_s: float = 60.0) -> None:
+    """No actor of an earlier job keeps a CPU from the next."""
+    deadline = time.monotonic() + timeout_s
+    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, f"only {ray.available_resources()} of {ray.cluster_resources()} are free"
+        time.sleep(0.2)
 
 
 def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
@@ -252,7 +270,6 @@ def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
 
 def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
     """An attempt that died between its two tables leaves rejected rows behind, which need not be true any more."""
-    import ray
 
     folder = tmp_path / "out"
     weights = tiny_codec.read_bytes()
@@ -273,7 +290,6 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec:
 
 
 def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
-    import ray
 
     encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, gpu=False)
     encode = encoder.codec.encode_clips
