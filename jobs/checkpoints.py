@@ -4,19 +4,21 @@ import tempfile
 from pathlib import Path
 
 from cluster import storage
-from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint
+from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, packaged_checkpoint_files
 from soundstorm.errors import SoundStormError
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Name of the checkpoint's folder in the output of `train`."""
 
 
-def checkpoint_files(uri: str) -> dict[str, bytes]:
-    """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it.
+def checkpoint_files(uri: str | None) -> dict[str, bytes]:
+    """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it; None = the one in the package.
 
     Raises:
         SoundStormError: there is no checkpoint.
     """
+    if uri is None:
+        return packaged_checkpoint_files()
     for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
         if storage.exists(storage.join(place, CONFIG_FILE)):
             return {name: storage.read_bytes(storage.join(place, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)}

@@ -29,14 +29,15 @@ from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
+SAMPLER_OPTIONS = ("order", "temperature", "final_temperature", "choice_temperature", "top_p", "typical_mass", "guidance")
 
 
 @dataclass(kw_only=True)
 class Options:
     """Generate sound from a checkpoint."""
 
-    checkpoint: str
-    """Output folder of `train`, or a checkpoint folder, path or URI."""
+    checkpoint: str | None = None
+    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""
     output_dir: str = "runs/samples"
     """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json."""
     num_samples: int = 10
@@ -55,8 +56,12 @@ class Options:
     """Format of the audio files, 16-bit mono."""
     iterations: tuple[int, ...] | None = None
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
+    order: Literal["confidence", "even"] | None = None
+    """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the six below."""
     temperature: float | None = None
-    """Sampling temperature; default: the checkpoint's, as with the four below."""
+    """Sampling temperature in the first pass of a level."""
+    final_temperature: float | None = None
+    """Sampling temperature in the last pass of a level; 0 takes the likeliest codes."""
     choice_temperature: float | None = None
     """Gumbel noise on the confidence that ranks frames."""
     top_p: float | None = None
@@ -90,9 +95,7 @@ class Options:
     def sampler(self, defaults: SamplerSettings) -> SamplerSettings:
         """The checkpoint's settings with what the command line overrides."""
         iterations = self.iterations[0] if self.iterations is not None and len(self.iterations) == 1 else self.iterations
-        given = {"iterations": iterations} | {
-            name: getattr(self, name) for name in ("temperature", "choice_temperature", "top_p", "typical_mass", "guidance")
-        }
+        given = {"iterations": iterations} | {name: getattr(self, name) for name in SAMPLER_OPTIONS}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
@@ -104,7 +107,7 @@ def run(options: Options) -> dict[str, Any]:
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
     sampler.passes_per_level(checkpoint.fingerprint.num_levels)
-    weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint)
+    weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package")
     prompt = _prompt_codes(options, codec)
     settings = {
         "checkpoint_sha256": checkpoint.sha256,

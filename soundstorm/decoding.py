@@ -2,7 +2,9 @@
 
 1. Levels above the current one stay MASK until their turn, save for codes that were given.
 2. In each pass every masked frame of the level draws a code; the most confident are kept, the others stay MASK. Kept codes never change.
-3. Sampling temperature and the Gumbel noise on log-confidence fall to 0 within a level: its last pass takes the likeliest codes.
+   With `order="even"`, frames that lie evenly over the clip are kept in their place: no code is preferred because it is sure.
+3. The sampling temperature goes to `final_temperature` within a level (0: its last pass takes the likeliest codes), the Gumbel noise on
+   log-confidence to 0.
 4. Guidance: uncond + w (cond - uncond); w falls to 1 with the share of the level that is still masked.
 5. Only the current level's logits are computed.
 6. Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not matter.
@@ -20,7 +22,7 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.masking import num_still_masked
 from soundstorm.presets import ModelConfig, SamplerSettings
-from soundstorm.sampling import annealing, draw, filtered_probability, gumbel, most_confident
+from soundstorm.sampling import annealing, draw, even_order, filtered_probability, gumbel, most_confident
 
 __all__ = ["DecodingStep", "Network", "SamplerSettings", "continuation", "generate_codes"]
 
@@ -63,7 +65,7 @@ class DecodingStep:
     guidance_B: Tensor
     """Guidance weight in this pass."""
     annealing: float
-    """Factor of both temperatures in this pass."""
+    """1 in a level's first pass, 0 in its last: where the temperatures are on their way."""
 
 
 def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -170,6 +172,9 @@ def generate_codes(
                 continue
             # A sample with nothing to draw at this level draws nothing, as if it were decoded alone.
             num_drawn_B = [num_frames if count else 0 for num_frames, count in zip(num_frames_B, unknown_counts, strict=True)]
+            order_BT = None
+            if settings.order == "even":
+                order_BT = even_order(_uniform(generators, [min(drawn, 1) for drawn in num_drawn_B], 1, device)[:, 0], longest)
             for iteration in range(passes):
                 before_BQT, masked_before_BT = codes_BQT, masked_BT
                 num_masked_B = masked_BT.sum(1)
@@ -177,17 +182,23 @@ def generate_codes(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                     logits_BTK = _logits(model, codes_BQT, label_B, mask_BT, level, None if settings.guidance == 1 else guidance_B)
                 factor = annealing(iteration, passes)
-                temperature, noise = settings.temperature * factor, settings.choice_temperature * factor
+                temperature = settings.final_temperature + (settings.temperature - settings.final_temperature) * factor
                 if temperature > 0:
                     probability_BTK = filtered_probability(logits_BTK, temperature, settings.top_p, settings.typical_mass)
                     drawn_BT = draw(probability_BTK, _uniform(generators, num_drawn_B, longest, device))
                 else:
                     drawn_BT = logits_BTK.argmax(-1)
-                confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
-                if noise > 0:
-                    confidence_BT = confidence_BT + noise * gumbel(_uniform(generators, num_drawn_B, longest, device))
                 remaining = [num_still_masked(count, iteration, passes) for count in unknown_counts]
-                kept_BT = most_confident(confidence_BT, masked_BT, num_masked_B - torch.tensor(remaining, device=device))
+                num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
+                if order_BT is None:
+                    confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
+                    if settings.choice_temperature * factor > 0:
+                        confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(
+                            _uniform(generators, num_drawn_B, longest, device)
+                        )
+                else:
+                    confidence_BT = -order_BT
+                kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
                 codes_BQT = codes_BQT.clone()
                 codes_BQT[:, level] = torch.where(kept_BT, drawn_BT, codes_BQT[:, level])
                 masked_BT = masked_BT & ~kept_BT

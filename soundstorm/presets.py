@@ -170,10 +170,14 @@ class SamplerSettings(Settings):
 
     iterations: int | tuple[int, ...] = 12
     """Passes per level; one number is that many at level 0 and one pass at each level after."""
+    order: Literal["confidence", "even"] = "confidence"
+    """Which frames a pass keeps: `confidence` the surest of the codes drawn; `even` frames spread evenly over the clip, whatever was drawn."""
     temperature: float = 1.0
-    """Sampling temperature in the first pass of a level, annealed to 0 in its last."""
+    """Sampling temperature in the first pass of a level."""
+    final_temperature: float = 0.0
+    """Sampling temperature in the last pass of a level, and in an only one; 0 takes the likeliest codes."""
     choice_temperature: float = 1.0
-    """Gumbel noise on the log-confidence that ranks the frames, annealed in the same way."""
+    """Gumbel noise on the log-confidence that ranks the frames in the first pass of a level, annealed to 0 in its last."""
     top_p: float = 1.0
     """Sample only from the likeliest codes that hold this probability; 1 keeps all."""
     typical_mass: float = 1.0
@@ -184,7 +188,8 @@ class SamplerSettings(Settings):
     def __post_init__(self) -> None:
         passes = (self.iterations,) if isinstance(self.iterations, int) else self.iterations
         _require(len(passes) > 0 and all(1 <= count <= 10_000 for count in passes), "iterations", self.iterations, "1 to 10000 passes a level")
-        for name in ("temperature", "choice_temperature", "guidance"):
+        _require(self.order in ("confidence", "even"), "order", self.order, "confidence or even")
+        for name in ("temperature", "final_temperature", "choice_temperature", "guidance"):
             value = getattr(self, name)
             _require(math.isfinite(value) and value >= 0, name, value, "0 or more")
         for name in ("top_p", "typical_mass"):

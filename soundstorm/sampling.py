@@ -3,8 +3,12 @@
 Legend: T codec frames, K codebook size, leading dimensions "..." are free.
 """
 
+import math
+
 import torch
 from torch import Tensor
+
+GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
@@ -56,8 +60,23 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 
 def annealing(iteration: int, iterations: int) -> float:
-    """Factor of both temperatures in pass `iteration` (from 0) of `iterations`: 1 in the first, 0 in the last and in an only one."""
+    """How far pass `iteration` (from 0) of `iterations` is from the last: 1 in the first, 0 in the last and in an only one."""
     return 0.0 if iterations == 1 else 1.0 - iteration / (iterations - 1)
+
+
+def even_order(offset_B: Tensor, num_frames: int) -> Tensor:
+    """Ranks (B, T), float64 in [0, 1): the frames of the lowest ranks lie evenly over the clip, however many of them are taken.
+
+    The multiples of the golden ratio modulo 1, of which any interval holds frames at two or three distances only (the three-distance
+    theorem). Frames that are drawn together are then as far apart, and so as independent of each other, as can be: the aim of the
+    Halton order for images (Besnier et al., arXiv 2503.17076).
+
+    Args:
+        offset_B: where each clip's order begins, in [0, 1).
+        num_frames: T.
+    """
+    multiple_T = torch.arange(num_frames, dtype=torch.float64, device=offset_B.device) * GOLDEN_RATIO
+    return (multiple_T + offset_B.double()[:, None]) % 1.0
 
 
 def most_confident(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Decoding: an oracle's codes come back, and each rule is watched from inside."""
 
+import itertools
 import math
 
 import pytest
@@ -12,7 +13,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.masking import num_still_masked
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig
-from soundstorm.sampling import annealing, draw, filtered_probability, gumbel, keep_top_p, keep_typical, most_confident
+from soundstorm.sampling import annealing, filtered_probability, most_confident
 
 CONFIG = ModelConfig(width=32, depth=1, heads=2, ff_mult=2, num_levels=4, codebook_size=20, num_classes=3)
 PASSES = (6, 3, 1, 1)
@@ -66,8 +67,9 @@ def watched(model: nn.Module, settings: SamplerSettings, num_frames_B: list[int]
         SamplerSettings(iterations=1),
         SamplerSettings(iterations=PASSES, top_p=0.9, typical_mass=0.9),
         SamplerSettings(iterations=(5, 5, 5, 5), guidance=3.0, choice_temperature=10.0),
+        SamplerSettings(iterations=PASSES, order="even", final_temperature=1.0),
     ],
-    ids=["default", "one pass", "filtered", "guided"],
+    ids=["default", "one pass", "filtered", "guided", "even order"],
 )
 def test_the_codes_of_an_oracle_come_back_exactly(settings: SamplerSettings) -> None:
     model, answer_CQT = oracle()
@@ -154,6 +156,32 @@ def test_both_temperatures_fall_to_zero_in_the_last_pass() -> None:
     assert annealing(0, 1) == 0.0
     _, steps = watched(trained_like(), SamplerSettings(iterations=(3, 1, 1, 2)), [10])
     assert [step.annealing for step in steps] == [1.0, 0.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+
+
+def test_a_final_temperature_is_that_of_the_last_pass_and_of_an_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    temperatures = []
+
+    def noting(logits_K: Tensor, temperature: float, top_p: float, typical_mass: float) -> Tensor:
+        temperatures.append(temperature)
+        return filtered_probability(logits_K, temperature, top_p, typical_mass)
+
+    monkeypatch.setattr(decoding, "filtered_probability", noting)
+    watched(trained_like(), SamplerSettings(iterations=(3, 1, 1, 2), temperature=2.0, final_temperature=1.0), [10])
+    assert temperatures == [2.0, 1.5, 1.0, 1.0, 1.0, 2.0, 1.0]
+
+
+def test_in_even_order_a_pass_keeps_the_frames_of_the_lowest_rank_whatever_was_drawn() -> None:
+    _, steps = watched(KnownLogits(torch.randn(4, 4, 40, 20)), SamplerSettings(iterations=(6, 1, 1, 1), order="even"), [40, 25])
+    kept = [(step.masked_before_BT & ~step.masked_after_BT) for step in steps[:6]]
+    for clip, num_frames in enumerate([40, 25]):
+        order = torch.stack(kept)[:, clip, :num_frames].float().argmax(0)  # the pass in which a frame was kept
+        assert sorted(set(order.tolist())) == list(range(6))
+        first = [frame for frame in range(num_frames) if order[frame] <= 2]
+        assert max(b - a for a, b in itertools.pairwise(first)) <= 6
+    _, others = watched(
+        KnownLogits(10 * torch.randn(4, 4, 40, 20)), SamplerSettings(iterations=(6, 1, 1, 1), order="even", temperature=3.0), [40, 25]
+    )
+    assert torch.equal(others[0].masked_after_BT, steps[0].masked_after_BT)
 
 
 def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,45 +345,3 @@ def test_what_does_not_fit_the_network_is_refused_by_name(arguments: dict[str, o
 def test_a_prompt_longer_than_its_clip_is_refused() -> None:
     with pytest.raises(SoundStormError, match="6 frames is longer than its clip of 5"):
         continuation([torch.zeros(4, 6, dtype=torch.int64)], [5])
-
-
-def test_top_p_keeps_the_smallest_set_that_holds_p() -> None:
-    probability = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
-    assert keep_top_p(probability, 0.65).tolist() == [0.0, 0.4, 0.0, 0.3]
-    assert keep_top_p(probability, 0.75).tolist() == [0.0, 0.4, 0.2, 0.3]
-    assert keep_top_p(probability, 1e-9).tolist() == [0.0, 0.4, 0.0, 0.0]
-    assert keep_top_p(probability, 1.0).tolist() == probability.tolist()
-
-
-def test_typical_filtering_keeps_codes_near_the_entropy_not_the_likeliest() -> None:
-    # Entropy 1.50 nats; information of the codes: 0.69, 2.08, 2.08, 2.08, 2.08. Nearest first: the four of 1/8 (0.58 away), then 1/2 (0.81).
-    probability = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], dtype=torch.float64)
-    assert keep_typical(probability, 0.3).tolist() == [0.0, 0.125, 0.125, 0.125, 0.0]
-    assert keep_typical(probability, 0.6).tolist() == probability.tolist()
-
-
-def test_filters_act_on_the_tempered_distribution() -> None:
-    logits = torch.tensor([0.5, 0.3, 0.2]).log()
-    torch.testing.assert_close(filtered_probability(logits, 1.0, 0.6, 1.0), torch.tensor([0.5, 0.3, 0.0]))
-    torch.testing.assert_close(filtered_probability(logits, 0.5, 0.6, 1.0), torch.tensor([0.25 / 0.38, 0.0, 0.0]))
-
-
-def test_draws_follow_the_running_sum_and_skip_impossible_codes() -> None:
-    probability = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
-    uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1.0], dtype=torch.float64)  # 1 as rounding may make it
-    assert draw(probability.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
-    assert draw((3 * probability).expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
-
-
-def test_gumbel_noise_has_its_known_mean_and_spread_and_is_finite() -> None:
-    noise = gumbel(torch.rand(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
-    assert abs(float(noise.mean()) - 0.5772) < 0.03
-    assert abs(float(noise.std()) - math.pi / math.sqrt(6)) < 0.03
-    assert bool(gumbel(torch.tensor([0.0, 1.0])).isfinite().all())
-
-
-def test_the_most_confident_are_taken_among_masked_frames_only() -> None:
-    confidence = torch.tensor([[-1.0, -5.0, -0.1, -3.0], [-1.0, -1.0, -1.0, -1.0]])
-    masked = torch.tensor([[True, True, False, True], [True, True, True, True]])
-    kept = most_confident(confidence, masked, torch.tensor([2, 3]))
-    assert kept.tolist() == [[True, False, False, True], [True, True, True, False]]
