@@ -48,22 +48,23 @@ class Generator:
         """Generate samples `(index, label)`, write their audio, then the part's table; returns how many."""
         part_uri, samples = work
         num_frames = math.ceil(round(self.job["duration_s"] * self.codec.sample_rate) / self.codec.hop)
+        drawn_frames = max(num_frames, self.checkpoint.training.filled_frames or 0)  # a network trained on filled-up clips expects the filling
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
         known, known_mask = (None, None)
         if self.prompt is not None:
             prompt_QT = torch.from_numpy(self.prompt.astype(np.int64))
-            known, known_mask = continuation([prompt_QT] * len(samples), [num_frames] * len(samples))
+            known, known_mask = continuation([prompt_QT] * len(samples), [drawn_frames] * len(samples))
         codes = generate_codes(
             self.checkpoint.model,
-            torch.tensor([label for _, label in samples]),
-            [num_frames] * len(samples),
+            torch.tensor([label if self.checkpoint.training.class_dropout < 1 else self.checkpoint.model.no_class for _, label in samples]),
+            [drawn_frames] * len(samples),
             self.sampler,
             seeds,
             known_BQT=known,
             known_mask_BQT=known_mask,
             bf16=uses_bf16(self.checkpoint.model.device, "auto"),
         )
-        waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes])
+        waveforms = self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes])
         rows = [
             self._write(index, label, seed, num_frames, waveform) for (index, label), seed, waveform in zip(samples, seeds, waveforms, strict=True)
         ]

@@ -40,6 +40,8 @@ class Options(DatasetOptions):
     """Network and training: reference (the published set-up), small (two cores) or tiny (minutes)."""
     fold: int | None = None
     """The test fold, which is not trained on; default: the dataset's last."""
+    views: int = 0
+    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package has 7."""
     epochs: int | None = None
     """Passes over the clips; default: the preset's."""
     num_workers: int | None = None
@@ -85,6 +87,7 @@ def run(options: Options) -> dict[str, Any]:
                 data_dir=location,
                 output_dir=folders["tokenize"],
                 codec=options.codec,
+                views=options.views,
                 max_rejected=options.max_rejected,
                 **shared,
             ),

@@ -1,6 +1,7 @@
 """The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,11 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from soundstorm.audio import RejectedAudio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
-from soundstorm.schemas import REJECTED, TOKENS, Reason, codes_to_lists
+from soundstorm.schemas import CLIPS, REJECTED, TOKENS, Reason, codes_to_lists
+from soundstorm.views import make_view
+
+PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
+"""A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is mixed with, or null."""
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
@@ -43,7 +48,10 @@ def read_recording(uri: str) -> bytes:
 
 
 class ShardEncoder:
-    """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables."""
+    """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables.
+
+    It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its views or rejected.
+    """
 
     def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], max_duration_s: float, gpu: bool) -> None:
         torch.set_num_threads(1)
@@ -54,24 +62,51 @@ class ShardEncoder:
         if "waveforms" not in row:
             row = read_shard(row, self.max_duration_s)
         clips = from_ipc(row["clips"]).to_pylist()
-        tokens, rejected, usable = [], [], []
+        tokens: list[dict[str, Any]] = []
+        rejected: list[dict[str, str]] = []
+        usable: list[tuple[dict[str, Any], bytes]] = []
         for clip, pcm, problem in zip(clips, row["waveforms"], row["problems"], strict=True):
             if problem:
                 reason, _, detail = problem.partition("\n")
                 rejected.append(_rejection(clip, "decode", reason, detail))
             else:
-                usable.append((clip, from_pcm16(np.frombuffer(pcm, dtype=np.int16))))
-        for clip, codes_QT in zip([clip for clip, _ in usable], self._encode([waveform for _, waveform in usable]), strict=True):
-            if isinstance(codes_QT, str):
-                rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, codes_QT))
+                usable.append((clip, pcm))
+        for clip, views in self._encode_views(usable):
+            failed = next((codes_QT for codes_QT in views if isinstance(codes_QT, str)), None)
+            if failed is not None:
+                rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, failed))
                 continue
             fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
-            tokens.append(fields | {"view": 0, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
+            tokens += [
+                fields | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)}
+                for view, codes_QT in enumerate(views)
+                if not isinstance(codes_QT, str)
+            ]
         self._note(row["shard"], rejected, list(row["silent"]))
         tables.write_table(
             tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), pa.Table.from_pylist(tokens, TOKENS), self.metadata
         )
         return {"shard": row["shard"], "clips": len(clips)}
+
+    def _encode_views(self, clips: list[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[dict[str, Any], list[np.ndarray | str]]]:
+        """Each clip with the codes of its views, the recording first."""
+        if not any(clip["partners"] for clip, _ in clips):
+            recordings = self._encode([_waveform(pcm) for _, pcm in clips])
+            yield from ((clip, [codes_QT]) for (clip, _), codes_QT in zip(clips, recordings, strict=True))
+            return
+        for clip, pcm in clips:
+            waveform = _waveform(pcm)
+            views = [make_view(waveform, clip["clip_id"], view, self._partner(uri)) for view, uri in enumerate([None, *clip["partners"]])]
+            yield clip, self._encode(views)
+
+    def _partner(self, uri: str | None) -> np.ndarray | None:
+        """The recording that a view is mixed with; None where it has none, or it cannot be used."""
+        if uri is None:
+            return None
+        try:
+            return read_audio(read_recording(uri), max_duration_s=self.max_duration_s).waveform
+        except RejectedAudio:
+            return None
 
     def _note(self, shard: int, rejected: list[dict[str, str]], silent: list[str]) -> None:
         """Write which clips of the shard were rejected and which are digital silence, in place of what an earlier attempt noted."""
@@ -98,6 +133,10 @@ class ShardEncoder:
                 except RuntimeError as error:
                     results.append(" ".join(str(error).split())[:300])
             return results
+
+
+def _waveform(pcm: bytes) -> np.ndarray:
+    return from_pcm16(np.frombuffer(pcm, dtype=np.int16))
 
 
 def _rejection(clip: dict[str, Any], stage: str, reason: str, detail: str) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or not at
 all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that are there.
-A clip that cannot be used becomes a row of `rejected`, and the run goes on.
+A clip that cannot be used becomes a row of `rejected`, and the run goes on. With `--views` the tokens have as many rows more of each
+clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
 """
 
 import hashlib
@@ -27,14 +28,16 @@ from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, start
 from jobs.progress import progress
-from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
+from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from soundstorm.audio import MAX_DURATION_S
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.views import RECORDED, choose_partner
 
 MAX_SHARD_RETRIES = 3
 """Times that a shard is tried again after its codec actor died: Ray Data by itself would go on for ever."""
 MAX_ERROR_CHARACTERS = 300
+MAX_VIEWS = 1000
 
 
 @dataclass(kw_only=True)
@@ -47,6 +50,8 @@ class Options(DatasetOptions):
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
     max_duration: float = MAX_DURATION_S
     """Seconds; what a recording holds beyond is cut off."""
+    views: int = 0
+    """Augmented views of each clip to tokenize beside the recording: other speed, start and level, some mixed with another clip of their class."""
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be rejected before the job fails."""
     num_actors: int | None = None
@@ -62,6 +67,8 @@ class Options(DatasetOptions):
         super().__post_init__()
         if not 0 < self.max_duration <= 3600:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most 3600")
+        if not 0 <= self.views <= MAX_VIEWS:
+            raise SoundStormError(f"--views is {self.views}: give 0 to {MAX_VIEWS} views beside the recording")
         if not 0 <= self.max_rejected <= 1:
             raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
         if self.num_actors is not None and self.num_actors < 1:
@@ -84,6 +91,7 @@ def run(options: Options) -> dict[str, Any]:
         "codec_sha256": fingerprint.sha256,
         "max_duration_s": options.max_duration,
         "shard_size": options.shard_size,
+        "views": options.views,
     }
     outputs = ("clips.parquet", "tokens", "rejected", "silent")
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
@@ -116,7 +124,8 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
 
 def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo) -> ray.data.Dataset:
     quiet_ray_data()
-    rows = [{"shard": shard, "clips": to_ipc(_shard_clips(clips, shard, options.shard_size))} for shard in todo]
+    planned = with_partners(clips, options.views)
+    rows = [{"shard": shard, "clips": to_ipc(_shard_clips(planned, shard, options.shard_size))} for shard in todo]
     room = int(info.num_gpus) or max(1, int(info.num_cpus))
     num_actors = min(options.num_actors or room, room, len(todo))
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -134,14 +143,30 @@ def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str,
         )
 
 
+def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
+    """Clips (schema CLIPS) with the recordings that their views are mixed with, which are of their class and fold: schema PLANNED_CLIPS."""
+    rows = clips.select(["clip_id", "fold", "label", "uri"]).to_pylist()
+    groups: dict[tuple[int, int], list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["clip_id"]):
+        groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
+    uris: dict[str | None, str] = {row["clip_id"]: row["uri"] for row in rows}
+    partners = [
+        [uris.get(choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]])) for view in range(RECORDED + 1, num_views + 1)]
+        for row in rows
+    ]
+    return pa.table([*clips.columns, pa.array(partners, PLANNED_CLIPS.field("partners").type)], schema=PLANNED_CLIPS)
+
+
 def _account(options: Options, index: Index) -> dict[str, Any]:
     """Row counts of what lies in storage; raises when too many clips were rejected or any is unaccounted for."""
     num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
     rejected, _ = tables.read_table(storage.join(options.output_dir, "rejected"))
     total = index.clips.num_rows + index.rejected.num_rows
-    if num_tokens + rejected.num_rows != total:
+    rows_per_clip = 1 + options.views
+    if num_tokens != rows_per_clip * (total - rejected.num_rows):
+        each = f", {rows_per_clip} a clip," if options.views else ""
         raise SoundStormError(
-            f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens and {rejected.num_rows} rejected: run again with --overwrite"
+            f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} rejected: run again with --overwrite"
         )
     reasons = Counter(rejected["reason"].to_pylist())
     if rejected.num_rows > options.max_rejected * total:
@@ -157,11 +182,20 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         console.print(
             f"[yellow]note:[/] {len(silent)} clips are digital silence: {escape(', '.join(silent[:5]))}{', ...' if len(silent) > 5 else ''}"
         )
-    return {"clips": total, "tokens": num_tokens, "rejected": rejected.num_rows, "reasons": dict(reasons), "silent": silent}
+    return {
+        "clips": total,
+        "tokens": num_tokens,
+        "views": options.views,
+        "rejected": rejected.num_rows,
+        "reasons": dict(reasons),
+        "silent": silent,
+    }
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    message = f"{prefix}{counts['tokens']} of {counts['clips']} clips tokenized, {counts['rejected']} rejected, in {options.output_dir}"
+    usable = counts["clips"] - counts["rejected"]
+    views = f" in {1 + counts['views']} views each" if counts["views"] else ""
+    message = f"{prefix}{usable} of {counts['clips']} clips tokenized{views}, {counts['rejected']} rejected, in {options.output_dir}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

@@ -2,8 +2,10 @@
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -12,22 +14,38 @@ import pyarrow.compute as pc
 from cluster import records
 from cluster.storage import absolute, join
 from cluster.tables import read_table
+from soundstorm.batching import drawn_view
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import TOKENS, CodecFingerprint, check_schema, codes_from_column
+from soundstorm.views import RECORDED
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 
 
 @dataclass(kw_only=True, frozen=True)
 class TokenSet:
-    """Clips in a fixed order."""
+    """Clips in a fixed order, each in one or more views."""
 
-    codes: list[np.ndarray]
-    """uint16 (num_levels, num_frames)."""
+    views: list[list[np.ndarray]]
+    """Codes of the views of each clip, the clip as recorded first: uint16 (num_levels, num_frames)."""
     labels: list[int]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def num_views(self) -> int:
+        """Views of all clips together."""
+        return sum(len(views) for views in self.views)
+
+    def recorded(self, index: int) -> np.ndarray:
+        """Codes of a clip as recorded."""
+        return self.views[index][0]
+
+    def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
+        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.batching.drawn_view`."""
+        views = self.views[index]
+        return views[drawn_view(len(views), recorded_share, seed, epoch, index)]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -81,6 +99,7 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
         raise SoundStormError(f"--fold is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
     if folds == [chosen]:
         raise SoundStormError(f"--fold is {chosen}, and the tokens have no other fold: there is nothing to train on")
+    _require_recorded(table, tokens_uri)
     for row in table.select(["clip_id", "label", "num_frames"]).to_pylist():
         if not 0 <= row["label"] < len(categories) or row["num_frames"] < 1:
             raise SoundStormError(
@@ -97,8 +116,17 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
     )
 
 
+def _require_recorded(table: pa.Table, where: str) -> None:
+    """Raise unless every clip has each of its views once, and view 0 among them."""
+    found = Counter(zip(table["clip_id"].to_pylist(), table["view"].to_pylist(), strict=True))
+    for (clip_id, view), count in found.items():
+        if count > 1 or (clip_id, RECORDED) not in found:
+            problem = f"has view {view} {count} times" if count > 1 else f"has view {view} and not view {RECORDED}, the recording"
+            raise SoundStormError(f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`")
+
+
 def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str) -> tuple[TokenSet, TokenSet]:
-    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of clip_id and view.
+    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of clip_id.
 
     Raises:
         SoundStormError: codes are malformed; `where` names the table.
@@ -106,13 +134,15 @@ def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codeboo
     rows = pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("view", "ascending")])
     held_out = pc.equal(rows["fold"], fold)
     training = rows.filter(pc.invert(held_out))
-    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], 0)))
+    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], RECORDED)))
     return _token_set(training, num_levels, codebook_size, where), _token_set(validation, num_levels, codebook_size, where)
 
 
 def _token_set(rows: pa.Table, num_levels: int, codebook_size: int, where: str) -> TokenSet:
     codes = [codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)]
-    return TokenSet(codes=codes, labels=rows["label"].to_pylist())
+    labelled = zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), codes, strict=True)
+    clips = [list(views) for _, views in groupby(labelled, key=lambda row: row[0])]
+    return TokenSet(views=[[codes_QT for _, _, codes_QT in views] for views in clips], labels=[views[0][1] for views in clips])
 
 
 def steps_per_epoch(num_clips: int, batch_size: int, world_size: int) -> int:

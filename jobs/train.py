@@ -1,8 +1,9 @@
 """Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same command.
 
-Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a clip of 5 s). Which worker
+Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s). Which worker
 sees which clip when is a permutation by (seed, epoch), see `jobs.tokens.dealt_batches`: all workers make the same number of steps,
-no clip is dropped, and a run that was cut short goes on exactly where it was.
+no clip is dropped, and a run that was cut short goes on exactly where it was. An epoch passes over the clips once, however many views
+of them there are: each clip is seen in one, see `soundstorm.batching.drawn_view`.
 """
 
 import json
@@ -121,7 +122,8 @@ def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: 
     weights = weights_for_categories(origin.model, origin.categories, tokens.categories) if origin else None
     with connect(options.address) as info:
         plan = plan_workers(options.num_workers, options.device, info)
-        clips = f"{len(training)} clips to train on, {len(validation)} to validate with (fold {tokens.fold})"
+        views = "" if training.num_views == len(training) else f" in {training.num_views} views"
+        clips = f"{len(training)} clips{views} to train on, {len(validation)} to validate with (fold {tokens.fold})"
         console.print(f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; {plan}", highlight=False)
         with TrainingLog(options.output_dir, "epoch") as log, tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
             result = run_trainer(
@@ -159,6 +161,7 @@ def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: 
         "val_losses": [last[f"val_level_{level}"] for level in range(architecture.num_levels)],
         "seconds": sum(row["seconds"] for row in state["rows"]),
         "clips": len(training),
+        "views": training.num_views,
         "validation_clips": len(validation),
         "num_workers": plan.num_workers,
         "checkpoint_sha256": finished.sha256,

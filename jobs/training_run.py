@@ -1,4 +1,4 @@
-"""One worker's side of a training run: which clips it sees when, its steps, its validation, and what it needs to go on later.
+"""One worker's side of a training run: which views of which clips it sees when, its steps, its validation, and what it needs to go on later.
 
 `jobs/train.py` runs it on several workers at once, `tune/` in one process a trial; both get the same numbers from the same settings.
 """
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
 from jobs.training_log import Row
-from soundstorm.batching import collate, crop, seeded_generator
+from soundstorm.batching import collate, crop, fill, seeded_generator
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
@@ -109,7 +109,9 @@ class TrainingRun:
         total: LevelLosses | None = None
         deal = dealt_batches(len(self.training), config.batch_size, seed=config.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
         for number, members in enumerate(deal):
-            clips = [crop(self.training.codes[index], config.crop_frames, config.seed, epoch, index) for index in members]
+            views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
+            clips = [crop(codes_QT, config.crop_frames, config.seed, epoch, index) for codes_QT, index in zip(views, members, strict=True)]
+            clips = [fill(codes_QT, config.filled_frames) for codes_QT in clips]
             batch = collate(clips, [self.training.labels[index] for index in members]).to(self.device)
             outcome = training_step(self.model, batch, seeded_generator(config.seed, epoch, number, self.rank), config)
             apply_gradients(self.model, outcome.loss, self.optimizer, self.schedule, config, self.ema)
@@ -122,7 +124,7 @@ class TrainingRun:
         mine = range(self.rank, len(self.validation), self.world_size)
         size = self.config.batch_size
         batches = (
-            collate([self.validation.codes[index] for index in part], [self.validation.labels[index] for index in part])
+            collate([self.validation.recorded(index) for index in part], [self.validation.labels[index] for index in part])
             for part in (mine[start : start + size] for start in range(0, len(mine), size))
         )
         return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)

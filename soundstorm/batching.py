@@ -1,9 +1,9 @@
-"""Clips of different length as one batch, and the order and crops of an epoch.
+"""Clips of different length as one batch, and the views and crops of an epoch.
 
 Legend: B batch, Q levels, T codec frames.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,9 @@ from soundstorm.errors import SoundStormError
 
 PADDING = -1
 """Value of `codes_BQT` after the end of a clip; it is no code, so nothing can be trained on it by mistake."""
+
+VIEW_STREAM = 1
+"""Tells the draws of views from those of crops, which are made for the same (seed, epoch, clip)."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,6 +49,23 @@ def crop(codes_QT: np.ndarray, crop_frames: int | None, seed: int, epoch: int, i
     return codes_QT[:, start : start + crop_frames]
 
 
+def fill(codes_QT: np.ndarray, filled_frames: int | None) -> np.ndarray:
+    """Clips shorter than `filled_frames` with code 0, a sound like any other, at every level after their end; None leaves them as they are."""
+    missing = 0 if filled_frames is None else max(0, filled_frames - codes_QT.shape[1])
+    return np.pad(codes_QT, ((0, 0), (0, missing)))
+
+
+def drawn_view(num_views: int, recorded_share: float, seed: int, epoch: int, index: int) -> int:
+    """Which of its `num_views` views a clip is seen in, drawn from (seed, epoch, index of the clip).
+
+    It is 0, the clip as recorded, with probability `recorded_share`, and else any of them, 0 included, with equal chance.
+    """
+    if num_views == 1:
+        return 0
+    rng = np.random.default_rng([seed, epoch, index, VIEW_STREAM])
+    return 0 if rng.random() < recorded_share else int(rng.integers(num_views))
+
+
 def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batch:
     """Pads clips (Q, T) to a batch; raises SoundStormError for no clips, a clip of no frames, or clips of unequal levels."""
     if not codes or len(codes) != len(labels):
@@ -63,13 +83,3 @@ def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batc
         row[:, : clip.shape[1]] = clip
     mask_BT = torch.arange(codes_BQT.shape[2]) < length_B[:, None]
     return Batch(codes_BQT=codes_BQT, label_B=torch.tensor(labels, dtype=torch.int64), mask_BT=mask_BT)
-
-
-def epoch_batches(
-    codes: Sequence[np.ndarray], labels: Sequence[int], *, batch_size: int, crop_frames: int | None, seed: int, epoch: int
-) -> Iterator[Batch]:
-    """Every clip once, in an order and with crops that (seed, epoch) fix; the last batch may be smaller."""
-    order = np.random.default_rng([seed, epoch]).permutation(len(codes))
-    for start in range(0, len(order), batch_size):
-        chosen = [int(index) for index in order[start : start + batch_size]]
-        yield collate([crop(codes[index], crop_frames, seed, epoch, index) for index in chosen], [labels[index] for index in chosen])

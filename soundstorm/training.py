@@ -146,7 +146,8 @@ def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
     """Share of the highest learning rate at `step` (from 0); past the last step it stays where it ended.
 
     `onecycle` is the published schedule (Smith and Topin, arXiv 1708.07120) as PyTorch has it: a cosine from 1/25 up to 1, then a cosine
-    down to 1/250000, with the momentum left alone.
+    down to 1/250000, with the momentum left alone. `trapezoid` stays at 1 between its rise and its fall, so that one can decide late
+    how long to train (Hägele et al., arXiv 2405.18392).
     """
     warmup_steps = config.warmup_share * total_steps
     last_step = max(total_steps - 1, 1)
@@ -157,6 +158,9 @@ def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
         return _cosine_between(1.0, ONECYCLE_END, min(1.0, (step - peak_step) / max(last_step - peak_step, 1e-9)))
     if step < warmup_steps:
         return (step + 1) / (math.floor(warmup_steps) + 1)
+    if config.schedule == "trapezoid":
+        cooldown_steps = config.cooldown_share * total_steps
+        return 1.0 if step <= total_steps - cooldown_steps or cooldown_steps == 0 else max(0.0, (total_steps - step) / cooldown_steps)
     return _cosine_between(1.0, 0.0, min(1.0, (step - warmup_steps) / max(total_steps - warmup_steps, 1e-9)))
 
 

@@ -19,9 +19,9 @@ from cluster import records, storage, tables
 from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs import tokenize
-from jobs.shard_encoder import ShardEncoder, read_shard, to_ipc
+from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.tokens import open_tokens
-from soundstorm.audio import from_pcm16, read_audio, to_pcm16
+from soundstorm.audio import encode_audio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
@@ -273,15 +273,13 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec:
 
     folder = tmp_path / "out"
     weights = tiny_codec.read_bytes()
-    clip = {"clip_id": "a", "dataset": "folder", "uri": str(tmp_path / "a.wav"), "fold": 1, "label": 0, "category": "x"}
-    row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], CLIPS))}
+    clip = {"clip_id": "a", "dataset": "folder", "uri": str(tmp_path / "a.wav"), "fold": 1, "label": 0, "category": "x", "partners": []}
+    row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], PLANNED_CLIPS))}
     encoder = ShardEncoder(ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, gpu=False)
 
     encoder(row)
     assert [(found["reason"], found["stage"]) for found in rejected_rows(str(folder))] == [("missing_file", "decode")]
     assert token_rows(str(folder)) == {}
-
-    from soundstorm.audio import encode_audio
 
     (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
     encoder(read_shard(row, max_duration_s=30.0))
@@ -318,6 +316,7 @@ def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: 
         ({"max_duration": float("nan")}, r"--max-duration is nan"),
         ({"num_actors": 0}, r"--num-actors is 0"),
         ({"shard_size": 0}, r"--shard-size is 0"),
+        ({"views": -1}, r"--views is -1: give 0 to 1000"),
     ],
 )
 def test_a_wrong_value_names_its_option(changes: dict[str, Any], message: str) -> None:

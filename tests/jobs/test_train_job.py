@@ -101,7 +101,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of another architecture than the presets', trained a little on two of the classes."""
     architecture = ModelConfig(width=32, depth=1, heads=2, kernel=7, num_levels=2, codebook_size=8, num_classes=2)
-    clips = TokenSet(codes=[pattern(1 - number % 2, 18) for number in range(16)], labels=[number % 2 for number in range(16)])
+    clips = TokenSet(views=[[pattern(1 - number % 2, 18)] for number in range(16)], labels=[number % 2 for number in range(16)])
     pretraining = TrainingRun(architecture, TrainingConfig(batch_size=4, epochs=4, lr=1e-2), clips, clips, device=torch.device("cpu"))
     while not pretraining.is_finished:
         pretraining.run_epoch()
@@ -223,21 +223,24 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
     assert order(1, 2) != order(1, 3) != order(2, 3)
 
 
-def token_set(size: int) -> TokenSet:
-    return TokenSet(codes=[pattern(number % 3, 12).astype(np.uint16) for number in range(size)], labels=[number % 3 for number in range(size)])
+def token_set(size: int, num_views: int = 1) -> TokenSet:
+    """Clips of three classes whose views begin at different codes."""
+    views = [[(pattern(number % 3, 12) + view).astype(np.uint16) % 8 for view in range(num_views)] for number in range(size)]
+    return TokenSet(views=views, labels=[number % 3 for number in range(size)])
 
 
-def small_run(epochs: int = 3, **changes: Any) -> TrainingRun:
+def small_run(epochs: int = 3, num_views: int = 1, **changes: Any) -> TrainingRun:
     architecture = ModelConfig(width=16, depth=1, heads=2, kernel=3, dropout=0.1, num_levels=2, codebook_size=8, num_classes=3)
     config = TrainingConfig(batch_size=4, epochs=epochs, lr=1e-2, crop_frames=8, **changes)
-    return TrainingRun(architecture, config, token_set(9), token_set(3), device=torch.device("cpu"))
+    return TrainingRun(architecture, config, token_set(9, num_views), token_set(3), device=torch.device("cpu"))
 
 
-def test_a_state_saved_between_epochs_continues_exactly() -> None:
-    whole = small_run()
+@pytest.mark.parametrize("settings", [{}, {"num_views": 4, "schedule": "trapezoid"}], ids=["recordings", "views"])
+def test_a_state_saved_between_epochs_continues_exactly(settings: dict[str, Any]) -> None:
+    whole = small_run(**settings)
     whole.run_epoch()
     state = whole.state_dict()
-    resumed = small_run()
+    resumed = small_run(**settings)
     resumed.load_state_dict(copy.deepcopy(state))  # as from a file
     for training in (whole, resumed):
         while not training.is_finished:
@@ -245,6 +248,27 @@ def test_a_state_saved_between_epochs_continues_exactly() -> None:
     for key in ("train_loss", "val_loss", "lr", "step"):
         assert [row[key] for row in resumed.rows] == [row[key] for row in whole.rows]
     assert all(torch.equal(value, whole.averaged().state_dict()[name]) for name, value in resumed.averaged().state_dict().items())
+
+
+def test_an_epoch_passes_over_the_clips_once_however_many_views_there_are() -> None:
+    recordings, views = small_run(), small_run(num_views=4)
+    assert views.total_steps == recordings.total_steps == 9  # 9 clips in batches of at most 4, 3 epochs
+    recordings.run_epoch()
+    views.run_epoch()
+    assert views.rows[0]["train_loss"] != recordings.rows[0]["train_loss"]
+    only_recorded = small_run(num_views=4, recorded_share=1.0)
+    only_recorded.run_epoch()
+    assert only_recorded.rows[0]["train_loss"] == recordings.rows[0]["train_loss"]
+
+
+def test_a_clip_is_seen_in_another_view_in_another_epoch_and_in_the_same_one_by_every_worker() -> None:
+    clips = token_set(9, num_views=4)
+
+    def seen(seed: int, epoch: int) -> list[int]:
+        return [int(clips.drawn(index, 0.3, seed, epoch)[0, 0]) for index in range(len(clips))]
+
+    assert seen(1, 2) == seen(1, 2)
+    assert seen(1, 2) != seen(1, 3) != seen(2, 3)
 
 
 def test_a_state_of_another_network_is_refused() -> None:
@@ -275,7 +299,7 @@ def test_classes_are_carried_over_by_name_and_new_ones_start_as_no_class() -> No
         ({"lr": float("nan")}, "--lr is nan"),
         ({"seed": -1}, "--seed is -1"),
         ({"max_failures": -1}, "--max-failures is -1"),
-        ({"preset": "huge"}, "--preset is 'huge': give one of reference, small, tiny"),
+        ({"preset": "huge"}, "--preset is 'huge': give one of reference, small, "),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
@@ -307,11 +331,27 @@ def test_codes_out_of_range_are_refused_before_any_worker_starts(tmp_path: Path)
 
 
 def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -> None:
-    codes = codes_to_lists(pattern(0, 9))
-    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9, "codes": codes}
-    rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2, 3) for view in (0, 1)]
+    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9}
+    rows = [
+        base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view, "codes": codes_to_lists((pattern(0, 9) + view) % 8)}
+        for view in (2, 0, 1)
+        for fold in (3, 1, 2)
+    ]
     training, validation = open_tokens(write_tokens(str(tmp_path), rows=rows), 3).split()
-    assert (len(training), len(validation)) == (4, 1)
+    assert (len(training), training.num_views, training.labels) == (2, 6, [0, 0])
+    assert (len(validation), validation.num_views) == (1, 1)
+    for views in training.views:
+        for view, codes_QT in enumerate(views):
+            np.testing.assert_array_equal(codes_QT, (pattern(0, 9) + view) % 8)
+    np.testing.assert_array_equal(validation.recorded(0), pattern(0, 9))
+
+
+@pytest.mark.parametrize(("views", "problem"), [((0, 1, 1), "has view 1 2 times"), ((1, 2), "has view 1 and not view 0, the recording")])
+def test_views_that_no_tokenizer_makes_are_refused(views: tuple[int, ...], problem: str, tmp_path: Path) -> None:
+    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9, "codes": codes_to_lists(pattern(0, 9))}
+    rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2) for view in views]
+    with pytest.raises(SoundStormError, match=f"clip 'clip-.' {problem}: make the tokens again"):
+        open_tokens(write_tokens(str(tmp_path), rows=rows), 2)
 
 
 def test_a_checkpoint_of_another_codec_is_refused(tokens: str, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.batching import PADDING, collate, crop, epoch_batches, seeded_generator
-from soundstorm.errors import SoundStormError
+from soundstorm.batching import PADDING
 from soundstorm.masking import MaskedBatch, cosine_share, level_shares, num_still_masked, training_masks
 from soundstorm.presets import TrainingConfig, preset
 
@@ -118,44 +117,3 @@ def test_the_decoding_schedule_falls_to_none_in_the_last_pass_and_not_before(num
     assert min(counts[:-1]) >= 1
     if num_unknown == 375 and iterations == 12:
         assert counts[4] == math.floor(375 * math.cos(math.pi / 6))
-
-
-def test_collate_pads_with_no_code_and_says_where() -> None:
-    batch = collate([np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint16), np.array([[7], [8]])], [1, 0])
-    assert batch.codes_BQT.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, PADDING, PADDING], [8, PADDING, PADDING]]]
-    assert batch.mask_BT.tolist() == [[True, True, True], [True, False, False]]
-    assert batch.label_B.tolist() == [1, 0]
-
-
-@pytest.mark.parametrize("codes", [[], [np.zeros((2, 0))], [np.zeros((2, 3)), np.zeros((3, 3))]], ids=["no clips", "no frames", "unequal levels"])
-def test_collate_refuses_what_is_no_batch(codes: list[np.ndarray]) -> None:
-    with pytest.raises(SoundStormError):
-        collate(codes, [0] * len(codes))
-
-
-def test_crops_are_fixed_by_seed_epoch_and_clip() -> None:
-    codes_QT = np.arange(100)[None]
-    starts = [int(crop(codes_QT, 10, 0, epoch, 3)[0, 0]) for epoch in range(50)]
-    assert starts == [int(crop(codes_QT, 10, 0, epoch, 3)[0, 0]) for epoch in range(50)]
-    assert len(set(starts)) > 20
-    assert crop(codes_QT, 10, 0, 0, 3).shape == (1, 10)
-    assert np.array_equal(crop(codes_QT, None, 0, 0, 3), codes_QT)
-    assert np.array_equal(crop(codes_QT, 100, 0, 0, 3), codes_QT)
-
-
-def test_an_epoch_has_every_clip_once_in_another_order_each_time() -> None:
-    codes = [np.full((2, 5), index) for index in range(10)]
-
-    def order(epoch: int) -> list[int]:
-        batches = epoch_batches(codes, list(range(10)), batch_size=4, crop_frames=3, seed=0, epoch=epoch)
-        return [label for batch in batches for label in batch.label_B.tolist()]
-
-    assert sorted(order(0)) == list(range(10))
-    assert order(0) == order(0)
-    assert order(0) != order(1)
-
-
-def test_seeded_generators_differ_in_every_part() -> None:
-    draws = {parts: float(torch.rand(1, generator=seeded_generator(*parts))) for parts in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]}
-    assert len(set(draws.values())) == 4
-    assert float(torch.rand(1, generator=seeded_generator(0, 0, 1))) == draws[(0, 0, 1)]

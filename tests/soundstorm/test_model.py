@@ -128,7 +128,12 @@ def test_a_new_network_is_undecided() -> None:
         (lambda: replace(CONFIG, kernel=30), ["kernel", "30", "odd"]),
         (lambda: replace(CONFIG, dropout=1.0), ["dropout", "1.0"]),
         (lambda: replace(preset("tiny").training, lr=0.0), ["lr", "0.0"]),
-        (lambda: replace(preset("tiny").training, schedule="linear"), ["schedule", "linear", "onecycle", "cosine"]),
+        (lambda: replace(preset("tiny").training, schedule="linear"), ["schedule", "linear", "onecycle", "cosine", "trapezoid"]),
+        (lambda: replace(preset("tiny").training, recorded_share=1.5), ["recorded_share", "1.5", "0 to 1"]),
+        (
+            lambda: replace(preset("tiny").training, schedule="trapezoid", warmup_share=0.4, cooldown_share=0.7),
+            ["cooldown_share", "0.7", "1 less warmup_share", "0.4"],
+        ),
         (lambda: replace(preset("tiny").training, class_dropout=1.5), ["class_dropout", "1.5"]),
         (lambda: SamplerSettings(iterations=(12, 0)), ["iterations", "(12, 0)"]),
         (lambda: SamplerSettings(iterations=(12, 4)).passes_per_level(8), ["iterations", "(12, 4)", "8"]),
@@ -173,3 +178,9 @@ def test_a_missing_setting_is_named() -> None:
     del values["depth"]
     with pytest.raises(SoundStormError, match=r"config.json: setting 'depth' is missing"):
         ModelConfig.from_dict(values, "config.json")
+
+
+def test_a_setting_that_a_file_is_too_old_to_have_has_its_default() -> None:
+    values = SamplerSettings(iterations=3, order="even").to_dict()
+    del values["order"], values["final_temperature"]
+    assert SamplerSettings.from_dict(values, "config.json") == SamplerSettings(iterations=3)

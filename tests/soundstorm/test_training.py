@@ -207,6 +207,17 @@ def test_schedules_rise_to_one_fall_towards_zero_and_stay_there(name: str, total
         assert factors[100:] == pytest.approx([factors[100]] * 5)
 
 
+def test_a_trapezoid_rises_stays_and_falls_in_straight_lines() -> None:
+    config = replace(TRAINING, schedule="trapezoid", warmup_share=0.1, cooldown_share=0.4)
+    factors = [lr_factor(step, 100, config) for step in range(102)]
+    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
+    assert factors[10:61] == [1.0] * 51
+    assert factors[61:101] == pytest.approx([1 - step / 40 for step in range(1, 41)])
+    assert factors[99] == pytest.approx(1 / 40) and factors[100:] == [0.0, 0.0]
+    assert {lr_factor(step, 100, replace(config, warmup_share=0.0, cooldown_share=0.0)) for step in range(110)} == {1.0}
+    assert [lr_factor(step, 3, replace(config, warmup_share=0.3, cooldown_share=0.7)) for step in range(3)] == pytest.approx([1.0, 2 / 2.1, 1 / 2.1])
+
+
 def test_weight_decay_acts_on_matrices_only_and_none_makes_it_adam() -> None:
     model = SoundStorm(MODEL)
     decayed, other = build_optimizer(model, replace(TRAINING, weight_decay=0.1)).param_groups
