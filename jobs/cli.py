@@ -18,6 +18,7 @@ COMMANDS = {
     "tokenize": ("jobs.tokenize", "recordings to codec tokens, with Ray Data"),
     "train-codec": ("jobs.train_codec", "train the compact codec, with Ray Train"),
     "train": ("jobs.train", "train SoundStorm on tokens, with Ray Train"),
+    "train-classifier": ("jobs.train_classifier", "train a classifier of recordings, with Ray Train"),
     "generate": ("jobs.generate", "make new sound from a checkpoint, with Ray actors"),
     "evaluate": ("jobs.evaluate", "measure generated sound against real, and write a report with players"),
     "tune": ("tune.training_study", "search learning rates with Ray Tune"),

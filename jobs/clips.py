@@ -1,7 +1,6 @@
 """Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of audio."""
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from jobs.datasets import open_dataset
+from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.layouts import AUDIO_SUFFIXES
 
@@ -127,11 +127,6 @@ def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> li
         members = [position for position, clip in enumerate(clips) if clip.category == category]
         chosen.update(rng.permutation(members)[:count].tolist())
     return [clip for position, clip in enumerate(clips) if position in chosen]
-
-
-def normalized(category: str) -> str:
-    """A category as two tables may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same."""
-    return re.sub(r"[\W_]+", "_", category.lower())
 
 
 def pair_up(generated: Sequence[Clip], real: Sequence[Clip]) -> list[Clip]:

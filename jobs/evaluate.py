@@ -1,14 +1,14 @@
 """Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side by side.
 
-Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Parts are written by the actors
-that made them; a run that was stopped goes on where it was.
+Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Beside them stands how close the
+generated clips come as sound: see `soundstorm.closeness`. Parts are written by the actors that made them; a run that was stopped goes on
+where it was.
 """
 
 import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,19 +18,25 @@ import ray
 
 from cluster import records, storage, tables
 from cluster.connect import connect
-from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
+from jobs.clips import Clip, digest, draw_per_category, find_clips
 from jobs.codecs import choose_codec
 from jobs.entry import start
+from jobs.features import Item, Scope, choose_items, choose_scope
 from jobs.listening import choose_examples, read_log
 from jobs.measurer import Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, default_actors
 from soundstorm.audio import SAMPLE_RATE
+from soundstorm.closeness import Closeness, closeness
 from soundstorm.codec import Codec
 from soundstorm.datasets import DATASETS
 from soundstorm.errors import SoundStormError
 from soundstorm.report import ReportData, render_report
-from soundstorm.schemas import CodecFingerprint, Source
+from soundstorm.schemas import CodecFingerprint
 from soundstorm.statistics import Summary, summarize
+
+TABLES = ("metrics", "pairs", "features", "rejected")
+"""What each part has a table of."""
+ALL_FOLDS = "The real clips come from all folds, also from those that the model was trained on; --fold takes one."
 
 
 @dataclass(kw_only=True)
@@ -42,11 +48,15 @@ class Options:
     generated_audio: str
     """Generated clips: the output of `generate`, its samples.parquet, or a folder of audio."""
     output_dir: str = "runs/evaluation"
-    """Folder or s3:// prefix for metrics.parquet, pairs.parquet, rejected.parquet, summary.json, report.html and evaluate.json."""
+    """Folder or s3:// prefix for metrics, pairs, features and rejected (.parquet), summary.json, report.html and evaluate.json."""
     metrics: Literal["all", "acoustic"] = "all"
-    """acoustic: the six of single clips; all: also the two that compare pairs."""
+    """acoustic: the six of single clips; all: also the two that compare pairs, and the closeness of the sound."""
     fold: int | None = None
     """Use real clips of this fold only."""
+    held_out_fold: int | None = None
+    """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else the last."""
+    classifier: str | None = None
+    """Classifier that names the clips, a file of `train-classifier`, path or URI; default: the one in the package."""
     clips_per_class: int | None = None
     """Real clips per class, drawn by --seed; default: all."""
     seed: int = 0
@@ -75,9 +85,13 @@ class Options:
             ("--shard-size", self.shard_size, 1),
             ("--examples-per-class", self.examples_per_class, 0),
             ("--fold", self.fold, 1),
+            ("--held-out-fold", self.held_out_fold, 1),
         ):
             if value is not None and value < lowest:
                 raise SoundStormError(f"{name} is {value}: give at least {lowest}")
+        for name, given in (("--classifier", self.classifier), ("--held-out-fold", self.held_out_fold)):
+            if given is not None and self.metrics != "all":
+                raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
         if not 0 <= self.max_rejected <= 1:
             raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
 
@@ -85,10 +99,13 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     """Measure what is missing, then compare and write the report."""
     storage.check_writable(options.output_dir)
-    real = _real_clips(options)
+    dataset = find_clips("--real-audio", options.real_audio)
+    real = _real_clips(options, dataset)
     generated = find_clips("--generated-audio", options.generated_audio)
     training_log = read_log(options.training_log)
-    weights, codec = choose_codec(options.codec, *_codec_of(options.generated_audio))
+    made_with, manifest = _codec_of(options.generated_audio)
+    weights, codec = choose_codec(options.codec, made_with, manifest)
+    scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
     settings = {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
@@ -103,30 +120,39 @@ def run(options: Options) -> dict[str, Any]:
         "codec_sha256": codec.fingerprint.sha256,
         "sample_rate": SAMPLE_RATE,
         "shard_size": options.shard_size,
+        "tables": TABLES,
+        **(scope.settings if scope else {}),
     }
-    outputs = ("parts", "metrics.parquet", "pairs.parquet", "rejected.parquet", "summary.json", "report.html")
+    outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html")
     record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return _summary(options, record.counts, "already done: ")
-    metrics, pairs, rejected = _measure(options, real, generated, weights)
-    reasons = _check_rejected(options, rejected, len(real) + len(generated))
+    items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
+    metrics, pairs, features, rejected = _measure(options, items, (weights, scope.weights if scope else None))
+    reasons = _check_rejected(options, rejected, len(items))
     unusable = set(rejected["uri"].to_pylist())
     real, generated = ([clip for clip in clips if clip.uri not in unusable] for clips in (real, generated))
     summary = summarize(metrics, pairs)
+    found = _closeness(options, scope, features) if scope else None
     tables.write_table(storage.join(options.output_dir, "metrics.parquet"), metrics, codec.fingerprint.to_metadata())
     tables.write_table(storage.join(options.output_dir, "pairs.parquet"), pairs, {})
     tables.write_table(storage.join(options.output_dir, "rejected.parquet"), rejected, {})
-    content = json.dumps(summary.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+    if scope:
+        about = {"held_out_fold": str(scope.held_out_fold), "classifier_sha256": str(scope.settings["classifier_sha256"])}
+        tables.write_table(storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about)
+    content = json.dumps(summary.to_dict() | {"closeness": found and found.to_dict()}, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
-    page = _report(options, real, generated, codec, metrics, summary, training_log, reasons)
+    page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     counts = {"real": len(real), "generated": len(generated), "rejected": rejected.num_rows, "worst": _worst(summary)}
+    if found:
+        known = [measure.met for measure in found.measures if measure.met is not None]
+        counts["close"] = f"{sum(known)} of {len(known)} measures of closeness within their bars"
     records.finish(options.output_dir, "evaluate", settings, counts)
     return _summary(options, counts, "")
 
 
-def _real_clips(options: Options) -> list[Clip]:
-    clips = find_clips("--real-audio", options.real_audio)
+def _real_clips(options: Options, clips: list[Clip]) -> list[Clip]:
     if options.fold is not None:
         folds = sorted({clip.fold for clip in clips})
         clips = [clip for clip in clips if clip.fold == options.fold]
@@ -145,19 +171,28 @@ def _codec_of(generated_audio: str) -> tuple[CodecFingerprint | None, str]:
     return None, ""
 
 
-def _measure(options: Options, real: list[Clip], generated: list[Clip], weights: bytes) -> tuple[pa.Table, pa.Table, pa.Table]:
-    """Metrics, pairs and rejected, from parts that are made where they are missing."""
-    partners: Sequence[Clip | None] = pair_up(generated, real) if options.metrics == "all" else [None] * len(generated)
-    work = [(Source.REAL, clip, None) for clip in real] + [
-        (Source.GENERATED, clip, partner) for clip, partner in zip(generated, partners, strict=True)
-    ]
+def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
+    return choose_scope(
+        dataset,
+        real,
+        generated,
+        real_audio=options.real_audio,
+        classifier=options.classifier,
+        held_out_fold=options.held_out_fold,
+        fold=options.fold,
+        seed=options.seed,
+    )
+
+
+def _measure(options: Options, items: list[Item], weights: tuple[bytes, bytes | None]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+    """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
     parts_folder = storage.join(options.output_dir, "parts")
     plan = Plan(
         description="evaluate",
         folder=storage.join(parts_folder, "metrics"),
-        num_items=len(work),
+        num_items=len(items),
         shard_size=options.shard_size,
-        payload=lambda items: [work[item] for item in items],
+        payload=lambda numbers: [items[number] for number in numbers],
     )
     if plan.missing():
         with connect(options.address) as info:
@@ -165,8 +200,20 @@ def _measure(options: Options, real: list[Clip], generated: list[Clip], weights:
             actor_class = ray.remote(Measurer).options(**actor_resources(info))
             device = "cuda" if info.num_gpus else "cpu"
             complete(plan, lambda: actor_class.remote([reference], parts_folder, device), "measure_part", default_actors(info, options.num_actors))
-    metrics, pairs, rejected = (tables.read_table(storage.join(parts_folder, name))[0] for name in ("metrics", "pairs", "rejected"))
-    return metrics, pairs, rejected
+    metrics, pairs, features, rejected = (tables.read_table(storage.join(parts_folder, name))[0] for name in TABLES)
+    return metrics, pairs, features, rejected
+
+
+def _closeness(options: Options, scope: Scope, features: pa.Table) -> Closeness:
+    return closeness(
+        features,
+        held_out_fold=scope.held_out_fold,
+        no_fold=scope.no_fold,
+        classifier_categories=scope.classifier.categories if scope.classifier else None,
+        no_classifier=scope.no_classifier,
+        warnings=scope.warnings,
+        seed=options.seed,
+    )
 
 
 def _check_rejected(options: Options, rejected: pa.Table, total: int) -> dict[str, int]:
@@ -190,9 +237,14 @@ def _report(
     summary: Summary,
     training_log: list[dict[str, Any]],
     reasons: dict[str, int],
+    scope: Scope | None,
+    found: Closeness | None,
+    features: pa.Table,
 ) -> str:
     examples = choose_examples(real, generated, options.examples_per_class, load_clip, lambda pcm: resynthesize(codec, [pcm])[0])
     fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
+    if scope is not None and scope.classifier is not None:
+        fingerprints["classifier"] = scope.classifier.sha256
     manifest = (
         storage.join(options.generated_audio, "samples.parquet") if not options.generated_audio.endswith(".parquet") else options.generated_audio
     )
@@ -208,17 +260,19 @@ def _report(
             generated_at=datetime.now(UTC),
             summary=summary,
             metrics=metrics,
+            closeness=found,
+            features=features if found else None,
             examples=examples,
             training_log=training_log,
             settings={
                 "Real clips": {"from": options.real_audio, "fold": options.fold or "all", "per class": options.clips_per_class or "all"},
                 "Generated clips": {"from": options.generated_audio},
                 "Sampler": sampler,
-                "Comparison": {"sample rate": f"{SAMPLE_RATE} Hz", "metrics": options.metrics},
+                "Comparison": {"sample rate": f"{SAMPLE_RATE} Hz", "metrics": options.metrics, "held-out fold": scope and scope.held_out_fold},
             },
             fingerprints=fingerprints,
             rejected=reasons,
-            warnings=[] if options.fold else ["The real clips come from all folds, also from those that the model was trained on; --fold takes one."],
+            warnings=([] if options.fold else [ALL_FOLDS]) + (found.warnings if found else []),
             credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
         )
     )
@@ -234,7 +288,8 @@ def _worst(summary: Summary) -> str:
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {counts['worst']}: {options.output_dir}/report.html"
+    said = ", ".join(counts[name] for name in ("worst", "close") if name in counts)
+    message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {options.output_dir}/report.html"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from cluster import storage
-from jobs.clips import Clip, normalized
+from jobs.clips import Clip
 from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.categories import normalized
 from soundstorm.report import Example
 from soundstorm.schemas import Source
 

@@ -1,4 +1,4 @@
-"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, and compares pairs."""
+"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares pairs, and finds features."""
 
 import contextlib
 from collections.abc import Sequence
@@ -11,49 +11,65 @@ import torch
 
 from cluster import storage, tables
 from jobs.clips import Clip
+from jobs.features import Item, recording_of
 from jobs.shard_encoder import read_recording
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, read_audio, to_pcm16
+from soundstorm.audio_classifier import load_classifier
 from soundstorm.codec import Codec, load_codec
+from soundstorm.features import FeatureExtractor
 from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
-from soundstorm.schemas import METRICS, PAIRS, REJECTED, Source
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
 MAX_CLIP_S = 3600.0
 """Seconds of a clip that are measured, the most that `tokenize` and `generate` deal with."""
 
 
 class Measurer:
-    """An actor that measures the clips of a part."""
+    """An actor that measures the clips of a part.
+
+    Args:
+        weights: one reference, to the content of the codec's file and of the classifier's, or None where there is none.
+        parts_folder: URI of the folder for a folder of parts of each table.
+        device: where the codec and the classifier run.
+    """
 
     def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, device: str) -> None:
         torch.set_num_threads(1)
-        self.codec = load_codec(ray.get(weights[0]), device)
+        codec, classifier = ray.get(weights[0])
+        self.codec = load_codec(codec, device)
+        self.extractor = FeatureExtractor(self.codec, None if classifier is None else load_classifier(classifier, device))
         self.parts_folder = parts_folder
 
-    def measure_part(self, work: tuple[str, list[tuple[Source, Clip, Clip | None]]]) -> int:
-        """Write the metrics of `(source, clip, partner)` triples, real ones also through the codec, the pairs and the rejected; returns how many."""
-        part_uri, triples = work
+    def measure_part(self, work: tuple[str, list[Item]]) -> int:
+        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected; returns how many clips."""
+        part_uri, items = work
         rows, pairs, rejected = [], [], []
         waveforms: dict[int, np.ndarray] = {}
-        for index, (_, clip, _) in enumerate(triples):
+        for index, item in enumerate(items):
+            clip = item.clip
             try:
                 waveforms[index] = load_clip(clip.uri)
             except RejectedAudio as error:
                 rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
-        real = [index for index in waveforms if triples[index][0] == Source.REAL]
-        resynthesized = dict(zip(real, resynthesize(self.codec, [waveforms[index] for index in real]), strict=True))
+        again = [index for index in waveforms if items[index].through_codec]
+        resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
         for index, waveform in waveforms.items():
-            source, clip, partner = triples[index]
-            rows.append(metrics_row(clip, source, waveform))
-            if index in resynthesized:
-                rows.append(metrics_row(clip, Source.RESYNTHESIZED, resynthesized[index]))
-            if partner is not None:
+            item = items[index]
+            if item.source is not None:
+                rows.append(metrics_row(item.clip, item.source, waveform))
+            if item.source == Source.REAL:
+                rows.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
+            if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
-                    pairs.append(pairs_row(partner, clip, load_clip(partner.uri), waveform))
+                    pairs.append(pairs_row(item.partner, item.clip, load_clip(item.partner.uri), waveform))
+        wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
+        features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
+        named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
         name = part_uri.rpartition("/")[2]
-        tables.write_table(storage.join(self.parts_folder, "rejected", name), pa.Table.from_pylist(rejected, REJECTED), {})
-        tables.write_table(storage.join(self.parts_folder, "pairs", name), pa.Table.from_pylist(pairs, PAIRS), {})
+        for folder, content, schema in (("rejected", rejected, REJECTED), ("pairs", pairs, PAIRS), ("features", named, FEATURES)):
+            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), {})
         tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), {})
-        return len(triples)
+        return len(items)
 
 
 def load_clip(uri: str) -> np.ndarray:
@@ -81,3 +97,9 @@ def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: 
         "spectral_convergence": spectral_convergence(real_pcm, generated_pcm),
         "log_spectral_distance": log_spectral_distance(real_pcm, generated_pcm),
     }
+
+
+def features_row(item: Item) -> dict[str, Any]:
+    """What a row of `features` says beside the features."""
+    clip = item.clip
+    return {"clip_id": clip.clip_id, "role": item.role, "category": clip.category, "fold": clip.fold, "recording": recording_of(clip)}

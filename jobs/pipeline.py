@@ -124,6 +124,7 @@ def run(options: Options) -> dict[str, Any]:
                 generated_audio=folders["generate"],
                 output_dir=folders["evaluate"],
                 clips_per_class=options.clips_per_class,
+                held_out_fold=options.fold,
                 seed=options.seed,
                 codec=options.codec,
                 max_rejected=options.max_rejected,

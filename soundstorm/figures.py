@@ -108,15 +108,15 @@ def clip_panel(clip: Clip, theme: Theme, source: Source = Source.REAL, scale: Sc
     wave, spectrogram = figure.add_axes((0.13, 0.735, 0.845, 0.235)), figure.add_axes((0.13, 0.17, 0.845, 0.52))
     _draw_waveform(wave, clip, theme.sources[source], scale)
     _draw_spectrogram(spectrogram, clip, scale)
-    _style(wave, theme, grid=False)
+    style_axes(wave, theme, grid=False)
     wave.tick_params(labelbottom=False)
-    _style(spectrogram, theme, grid=False)
+    style_axes(spectrogram, theme, grid=False)
     for axes in (wave, spectrogram):
         axes.set_xlim(0, scale.duration_s)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     spectrogram.set_xlabel("Time (s)")
     figure.text(0.008, 0.43, "Frequency (kHz)", rotation=90, va="center", fontsize=8, color=theme.text)
-    return _png(figure, num_colors=96)
+    return to_png(figure, num_colors=96)
 
 
 def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) -> bytes:
@@ -148,7 +148,7 @@ def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) ->
     for column, source in enumerate(columns):
         x, y = (label_in + cell_in * column + (cell_in - gap_in) / 2) / width_in, (height_in - header_in / 2) / height_in
         figure.text(x, y, source.capitalize(), ha="center", va="center", fontsize=10, color=theme.sources[source], fontweight="bold")
-    return _png(figure, num_colors=96)
+    return to_png(figure, num_colors=96)
 
 
 def metric_distribution(values: Mapping[Source, NDArray[np.float64]], metric: MetricInfo, theme: Theme) -> bytes:
@@ -175,15 +175,15 @@ def metric_distribution(values: Mapping[Source, NDArray[np.float64]], metric: Me
         ranges.plot([p5, p95], [row, row], color=color, linewidth=1.3, solid_capstyle="round")
         ranges.plot([p25, p75], [row, row], color=color, linewidth=6, alpha=0.45, solid_capstyle="butt")
         ranges.plot([median], [row], "o", color=color, markersize=5)
-    _style(histogram, theme)
-    _style(ranges, theme)
+    style_axes(histogram, theme)
+    style_axes(ranges, theme)
     histogram.set(xlim=(low, high), ylim=(0, None), ylabel="Clips (%)")
     histogram.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     histogram.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     histogram.tick_params(labelbottom=False)
     ranges.set(xlim=(low, high), ylim=(len(shown) - 0.4, -0.6), yticks=[], xlabel=metric.label)
     ranges.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-    return _png(figure)
+    return to_png(figure)
 
 
 def has_losses(rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -227,7 +227,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
         )
     rate.plot(*curves["lr"], color=theme.sources[Source.GENERATED], linewidth=1.7)
     for axes in (loss, rate):
-        _style(axes, theme)
+        style_axes(axes, theme)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))
         axes.margins(x=0.015)
     loss.legend(frameon=False, fontsize=8.5, labelcolor=theme.text)
@@ -239,7 +239,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
     rate.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     rate.yaxis.get_offset_text().set(color=theme.text, fontsize=8)
     rate.set(xlabel=axis.capitalize(), ylabel="Learning\nrate")
-    return _png(figure)
+    return to_png(figure)
 
 
 @lru_cache(maxsize=8)
@@ -273,7 +273,8 @@ def _draw_spectrogram(axes: Axes, clip: Clip, scale: Scale) -> None:
     axes.set_yticks([_hz_to_mel(tick) for tick in ticks_hz], [f"{tick / 1000:g}" for tick in ticks_hz])
 
 
-def _style(axes: Axes, theme: Theme, grid: bool = True) -> None:
+def style_axes(axes: Axes, theme: Theme, grid: bool = True) -> None:
+    """The house's look: quiet axes in the colours of the theme, on a transparent ground."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.grid)
     axes.tick_params(colors=theme.text, labelsize=8, length=3, color=theme.grid)
@@ -322,7 +323,7 @@ def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
     return 700 * (10 ** (mel / 2595) - 1)
 
 
-def _png(figure: Figure, num_colors: int = 128) -> bytes:
+def to_png(figure: Figure, num_colors: int = 128) -> bytes:
     """The figure on a transparent ground, with a palette: about a third of the size of true colour."""
     figure.set(facecolor="none", dpi=DOTS_PER_INCH)
     canvas = FigureCanvasAgg(figure)

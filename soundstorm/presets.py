@@ -227,7 +227,7 @@ SMALL = Preset(
     model=ModelConfig(width=256, depth=6, heads=4, kernel=31, ff_mult=2),
     training=TrainingConfig(
         batch_size=12,
-        epochs=134,
+        epochs=137,
         lr=6e-4,
         betas=(0.9, 0.98),
         weight_decay=0.05,

@@ -5,8 +5,7 @@ The page asks nothing of any server, and its content security policy says so. Na
 
 import base64
 import hashlib
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import zip_longest
@@ -19,8 +18,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstorm import figures
+from soundstorm.closeness import Closeness
+from soundstorm.closeness_section import closeness_section
 from soundstorm.errors import SoundStormError
 from soundstorm.metrics import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
+from soundstorm.page import data_uri, decimal, percent, themed, thousands
 from soundstorm.schemas import METRICS, Source, check_schema
 from soundstorm.statistics import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
 
@@ -74,6 +76,10 @@ class ReportData:
     summary: Summary
     metrics: pa.Table | None = None
     """The table behind `summary`, for the distributions."""
+    closeness: Closeness | None = None
+    """How close the generated clips come as sound; its warnings are not shown unless they are in `warnings` too."""
+    features: pa.Table | None = None
+    """The table behind `closeness`, for its pictures."""
     examples: Sequence[Example] = ()
     """Shown by category in this order; the first of each source side by side, then the second of each, and so on."""
     training_log: Sequence[Mapping[str, Any]] = ()
@@ -107,6 +113,7 @@ def render_report(data: ReportData) -> str:
         verdicts=_verdicts(data.summary.overall),
         classes=_classes(data.examples, clips),
         overview=_overview(data.examples, clips),
+        closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
         rows=[_metric_row(metric, data.summary.overall) for metric in CLIP_METRICS],
         pair_rows=[_pair_row(metric, data.summary) for metric in PAIR_METRICS if metric.name in data.summary.pairs],
         category_tables=_category_tables(data.summary),
@@ -141,13 +148,13 @@ def _classes(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> 
 
 
 def _player(example: Example, clip: figures.Clip | None, scale: figures.Scale | None) -> dict[str, Any]:
-    audio = _data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
+    audio = data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
     return {
         "source": example.source.value,
         "clip_id": example.clip_id,
         "duration": f"{example.duration_s:.2f} s",
         "audio": audio,
-        "picture": None if clip is None else _themed(lambda theme: figures.clip_panel(clip, theme, example.source, scale)),
+        "picture": None if clip is None else themed(lambda theme: figures.clip_panel(clip, theme, example.source, scale)),
     }
 
 
@@ -157,7 +164,7 @@ def _overview(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) ->
     for example in examples:
         if id(example) in clips:
             rows.setdefault(example.category, {}).setdefault(example.source, clips[id(example)])
-    return _themed(lambda theme: figures.spectrogram_grid(rows, theme)) if len(rows) > 1 else None
+    return themed(lambda theme: figures.spectrogram_grid(rows, theme)) if len(rows) > 1 else None
 
 
 def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
@@ -172,12 +179,12 @@ def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
         def draw(theme: figures.Theme, metric: MetricInfo = metric, values: Mapping[Source, NDArray[np.float64]] = values) -> bytes:
             return figures.metric_distribution(values, metric, theme)
 
-        pictures.append({"title": metric.title, "meaning": metric.meaning, "picture": _themed(draw)})
+        pictures.append({"title": metric.title, "meaning": metric.meaning, "picture": themed(draw)})
     return pictures
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    return _themed(lambda theme: figures.training_curves(rows, theme)) if figures.has_losses(rows) else None
+    return themed(lambda theme: figures.training_curves(rows, theme)) if figures.has_losses(rows) else None
 
 
 def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:
@@ -190,7 +197,7 @@ def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:
             verdicts.append(
                 {
                     "source": source.value,
-                    "clips": _thousands(overall.counts[source]),
+                    "clips": thousands(overall.counts[source]),
                     "of": len(compared),
                     "close": sum(_is_close(value) for value in compared),
                     "apart": sum(_is_told_apart(value) for value in compared),
@@ -208,14 +215,14 @@ def _metric_row(metric: MetricInfo, overall: Breakdown) -> dict[str, Any]:
 def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, Any]:
     cell = {
         "source": source.value,
-        "mean": _decimal(value.mean, metric.decimals),
-        "std": _decimal(value.std, metric.decimals),
-        "median": _decimal(value.median, metric.decimals),
+        "mean": decimal(value.mean, metric.decimals),
+        "std": decimal(value.std, metric.decimals),
+        "median": decimal(value.median, metric.decimals),
         "compared": value.ks is not None,
     }
     if value.ks is not None and value.p_value is not None:
         cell |= {
-            "difference": _percent(value.difference_percent),
+            "difference": percent(value.difference_percent),
             "close": _is_close(value),
             "ks": f"{value.ks:.2f}",
             "ks_percent": f"{100 * value.ks:.0f}",
@@ -227,8 +234,8 @@ def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, 
 
 def _pair_row(metric: MetricInfo, summary: Summary) -> dict[str, str]:
     spread = summary.pairs[metric.name]
-    numbers = {name: _decimal(getattr(spread, name), metric.decimals) for name in ("mean", "std", "median")}
-    return {"title": metric.title, "unit": metric.unit, "meaning": metric.meaning, "n": _thousands(spread.n)} | numbers
+    numbers = {name: decimal(getattr(spread, name), metric.decimals) for name in ("mean", "std", "median")}
+    return {"title": metric.title, "unit": metric.unit, "meaning": metric.meaning, "n": thousands(spread.n)} | numbers
 
 
 def _category_tables(summary: Summary) -> list[dict[str, Any]]:
@@ -240,7 +247,7 @@ def _category_tables(summary: Summary) -> list[dict[str, Any]]:
             for category, group in summary.categories.items():
                 values = [group.metrics[name][source] for name in METRIC_NAMES]
                 cells = [
-                    None if value is None or value.ks is None else {"text": _percent(value.difference_percent), "close": _is_close(value)}
+                    None if value is None or value.ks is None else {"text": percent(value.difference_percent), "close": _is_close(value)}
                     for value in values
                 ]
                 rows.append({"category": category, "n_real": group.counts[Source.REAL], "n": group.counts[source], "cells": cells})
@@ -276,32 +283,3 @@ def _is_close(value: SourceValues) -> bool:
 
 def _is_told_apart(value: SourceValues) -> bool:
     return value.p_value is not None and value.p_value < SIGNIFICANCE
-
-
-def _themed(draw: Callable[[figures.Theme], bytes]) -> dict[str, str]:
-    return {name: _data_uri(draw(theme), "image/png") for name, theme in (("light", figures.LIGHT), ("dark", figures.DARK))}
-
-
-def _data_uri(data: bytes, mime_type: str) -> str:
-    return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
-
-
-def _decimal(value: float, decimals: int) -> str:
-    if value != 0 and (abs(value) < 0.5 * 10**-decimals or abs(value) >= 1e9):
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa} × 10^{int(exponent)}".replace("-", "−")
-    return f"{value:,.{decimals}f}".replace("-", "−").replace(",", "\u202f")
-
-
-def _percent(value: float | None) -> str:
-    if value is None:
-        return "n/a"
-    if math.fabs(value) < 0.05:
-        return "0.0%"
-    digits = 1 if math.fabs(value) < 99.95 else 0
-    text = f"{value:+,.{digits}f}%" if math.fabs(value) < 1e6 else f"{value:+.0e}%"
-    return text.replace("-", "−").replace(",", "\u202f")
-
-
-def _thousands(count: int) -> str:
-    return f"{count:,}".replace(",", "\u202f")

@@ -94,6 +94,35 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+FEATURES = pa.schema(
+    [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("fold", pa.int32(), nullable=False),
+        pa.field("recording", pa.string(), nullable=False),
+        pa.field("flux", pa.float64(), nullable=False),
+        pa.field("modulation", pa.float64(), nullable=False),
+        pa.field("modulation_bands", pa.list_(pa.float64()), nullable=False),
+        pa.field("codec_embedding", pa.list_(pa.list_(pa.float32())), nullable=False),
+        pa.field("classifier_embedding", pa.list_(pa.float32())),
+        pa.field("predicted", pa.string()),
+        pa.field("probability", pa.float64()),
+        pa.field("codes", pa.list_(pa.uint16()), nullable=False),
+    ]
+)
+"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier its columns are null."""
+
+
+class Role(StrEnum):
+    """What a row of `features` is compared as."""
+
+    REAL = "real"
+    """A real clip that was drawn for the comparison."""
+    GENERATED = "generated"
+    REFERENCE = "reference"
+    """Another clip of the real ones' dataset: what a model may have been trained on, or may not."""
+
 
 class Source(StrEnum):
     """Where the audio behind a row of `metrics` comes from."""

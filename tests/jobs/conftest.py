@@ -16,6 +16,7 @@ import torch
 
 from cluster import storage
 from jobs import evaluate, generate, tokenize
+from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.checkpoints import save_checkpoint
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
@@ -213,12 +214,32 @@ def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> 
 
 
 @pytest.fixture(scope="session")
-def evaluated(synthetic_dataset: Path, generated: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The output folder of a comparison of real and generated clips."""
+def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small classifier with random weights that names the synthetic classes, and says that it was trained without fold 4."""
+    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AudioClassifier(len(CLASSES), AudioClassifierConfig(widths=(4, 8), embedding=8))
+    save_classifier(path, model, categories=CLASSES, dataset="synthetic", held_out_fold=4, accuracy=0.1)
+    return str(path)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A comparison of real and generated clips."""
+
+    output: str
+    again: evaluate.Options
+    """The same command."""
+
+
+@pytest.fixture(scope="session")
+def evaluated(synthetic_dataset: Path, generated: str, tiny_classifier: str, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     root = tmp_path_factory.mktemp("evaluation")
     (root / "log.csv").write_text("epoch,step,train_loss,val_loss,lr\n1,10,6.5,6.6,0.001\n2,20,6.1,6.3,0.0005\n")
-    evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(root / "out"), training_log=str(root / "log.csv")))
-    return str(root / "out")
+    options = evaluate_options(str(synthetic_dataset), generated, str(root / "out"), training_log=str(root / "log.csv"), classifier=tiny_classifier)
+    evaluate.run(options)
+    return Evaluated(str(root / "out"), options)
 
 
 # ---- command lines

@@ -9,7 +9,8 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from jobs.clips import Clip, digest, draw_per_category, find_clips, normalized, pair_up
+from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
+from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES
 from soundstorm.synthetic import CLASSES

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -16,13 +17,17 @@ from cluster import records, storage, tables
 from cluster.errors import ClusterError
 from jobs import evaluate
 from jobs.measurer import load_clip, resynthesize
-from soundstorm.audio import SAMPLE_RATE, encode_audio
+from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.audio_classifier import load_classifier, save_classifier
 from soundstorm.codec import load_codec
+from soundstorm.embeddings import CodecEmbedder
 from soundstorm.errors import SoundStormError
+from soundstorm.evolution import spectral_flux
+from soundstorm.measures import MEASURE_NAMES
 from soundstorm.metrics import METRIC_NAMES, PAIR_METRIC_NAMES, clip_metrics
-from soundstorm.schemas import METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
 from soundstorm.synthetic import CLASSES
-from tests.jobs.conftest import NUM_SAMPLES, Command, assert_one_message, evaluate_options, file_times, interrupt, synthetic_clip
+from tests.jobs.conftest import NUM_SAMPLES, Command, Evaluated, assert_one_message, evaluate_options, file_times, interrupt, synthetic_clip
 
 NUM_REAL = 2 * len(CLASSES)
 
@@ -50,18 +55,18 @@ class Players(HTMLParser):
 # ---- tables
 
 
-def test_every_clip_has_a_row_in_its_column_and_all_values_are_finite(evaluated: str) -> None:
-    metrics, metadata = tables.read_table(storage.join(evaluated, "metrics.parquet"))
-    check_schema(metrics.schema, METRICS, evaluated)
+def test_every_clip_has_a_row_in_its_column_and_all_values_are_finite(evaluated: Evaluated) -> None:
+    metrics, metadata = tables.read_table(storage.join(evaluated.output, "metrics.parquet"))
+    check_schema(metrics.schema, METRICS, evaluated.output)
     counts = {row["values"]: row["counts"] for row in pc.value_counts(metrics["source"]).to_pylist()}
     assert counts == {"real": NUM_REAL, "resynthesized": NUM_REAL, "generated": NUM_SAMPLES}
     for name in ("duration_s", *METRIC_NAMES):
         assert np.isfinite(metrics[name].to_numpy()).all()
-    assert CodecFingerprint.from_metadata(metadata, evaluated) == load_codec().fingerprint
+    assert CodecFingerprint.from_metadata(metadata, evaluated.output) == load_codec().fingerprint
 
 
-def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(evaluated: str, synthetic_dataset: Path) -> None:
-    metrics, _ = tables.read_table(storage.join(evaluated, "metrics.parquet"))
+def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(evaluated: Evaluated, synthetic_dataset: Path) -> None:
+    metrics, _ = tables.read_table(storage.join(evaluated.output, "metrics.parquet"))
     rows = {(row["source"], row["clip_id"]): row for row in metrics.to_pylist()}
     clip_id = next(clip_id for source, clip_id in rows if source == "real")
     pcm = load_clip(str(synthetic_dataset / "audio" / f"{clip_id}.wav"))
@@ -73,10 +78,10 @@ def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(evaluated: str
             assert rows[source, clip_id][name] == pytest.approx(value, rel=1e-2 if source == "resynthesized" else 1e-9)
 
 
-def test_every_generated_clip_is_paired_with_a_real_one_of_its_class(evaluated: str, generated: str) -> None:
-    pairs, _ = tables.read_table(storage.join(evaluated, "pairs.parquet"))
-    check_schema(pairs.schema, PAIRS, evaluated)
-    metrics, _ = tables.read_table(storage.join(evaluated, "metrics.parquet"))
+def test_every_generated_clip_is_paired_with_a_real_one_of_its_class(evaluated: Evaluated, generated: str) -> None:
+    pairs, _ = tables.read_table(storage.join(evaluated.output, "pairs.parquet"))
+    check_schema(pairs.schema, PAIRS, evaluated.output)
+    metrics, _ = tables.read_table(storage.join(evaluated.output, "metrics.parquet"))
     category = {row["clip_id"]: row["category"] for row in metrics.to_pylist()}
     samples, _ = tables.read_table(storage.join(generated, "samples.parquet"))
     assert sorted(pairs["generated_id"].to_pylist()) == sorted(samples["sample_id"].to_pylist())
@@ -87,8 +92,8 @@ def test_every_generated_clip_is_paired_with_a_real_one_of_its_class(evaluated: 
         assert np.isfinite(values).all() and (values > 0).all()
 
 
-def test_the_summary_holds_three_columns_overall_and_per_class(evaluated: str) -> None:
-    summary = json.loads(storage.read_bytes(storage.join(evaluated, "summary.json")))
+def test_the_summary_holds_three_columns_overall_and_per_class(evaluated: Evaluated) -> None:
+    summary = json.loads(storage.read_bytes(storage.join(evaluated.output, "summary.json")))
     for group in (summary["overall"], *summary["categories"].values()):
         for name in METRIC_NAMES:
             assert all(np.isfinite(group["metrics"][name][source]["mean"]) for source in ("real", "resynthesized", "generated"))
@@ -98,11 +103,62 @@ def test_the_summary_holds_three_columns_overall_and_per_class(evaluated: str) -
     assert summary["pairs"]["log_spectral_distance"]["n"] == NUM_SAMPLES
 
 
+# ---- closeness
+
+
+def test_every_clip_has_features_and_so_have_the_other_clips_of_the_dataset(evaluated: Evaluated) -> None:
+    features, metadata = tables.read_table(storage.join(evaluated.output, "features.parquet"))
+    check_schema(features.schema, FEATURES, evaluated.output)
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(features["role"]).to_pylist()}
+    assert counts == {"real": NUM_REAL, "generated": NUM_SAMPLES, "reference": 5 * len(CLASSES) - NUM_REAL}
+    assert CodecFingerprint.from_metadata(metadata, evaluated.output) == load_codec().fingerprint
+    for row in features.to_pylist():
+        assert np.isfinite([row["flux"], row["modulation"], row["probability"], *row["classifier_embedding"]]).all()
+        assert row["modulation"] == pytest.approx(sum(row["modulation_bands"]))
+        assert np.shape(row["codec_embedding"]) == (1, 128) and len(row["codes"]) == 75
+        assert row["predicted"] in CLASSES
+        assert (row["fold"] == 0) == (row["role"] == "generated")
+
+
+def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(evaluated: Evaluated, synthetic_dataset: Path) -> None:
+    features, _ = tables.read_table(storage.join(evaluated.output, "features.parquet"))
+    row = next(row for row in features.to_pylist() if row["role"] == "reference")
+    pcm = load_clip(str(synthetic_dataset / "audio" / f"{row['clip_id']}.wav"))
+    assert row["flux"] == pytest.approx(spectral_flux(pcm, SAMPLE_RATE))
+    codec = load_codec()
+    [through_codec] = resynthesize(codec, [pcm])
+    [codes_QT] = codec.encode_clips([from_pcm16(through_codec)])
+    assert np.mean(codes_QT[0] == np.array(row["codes"])) > 0.9
+    [embedding_WD] = CodecEmbedder(codec).embed([pcm])
+    np.testing.assert_allclose(row["codec_embedding"], embedding_WD, rtol=1e-2, atol=1e-2)
+
+
+def test_the_summary_says_how_close_the_sound_is_beside_real_sound(evaluated: Evaluated) -> None:
+    summary = json.loads(storage.read_bytes(storage.join(evaluated.output, "summary.json")))["closeness"]
+    assert [measure["name"] for measure in summary["measures"]] == list(MEASURE_NAMES)
+    assert summary["counts"] == {"real": NUM_REAL, "generated": NUM_SAMPLES, "training": 4 * len(CLASSES), "held_out": len(CLASSES)}
+    assert summary["held_out_fold"] == 5
+    for measure in summary["measures"]:
+        assert measure["generated"] is not None and measure["floor"] is not None
+        assert (measure["ratio"] is None) == (measure["reason"] is not None) == (measure["met"] is None)
+    assert len(summary["confusion"]["generated"]) == len(CLASSES)
+    assert any("The classifier was trained on the held-out fold 5 too (it left out fold 4)" in warning for warning in summary["warnings"])
+
+
+def test_acoustic_metrics_alone_look_at_no_other_clip(synthetic_dataset: Path, generated: str, tmp_path: Path, ray_session: None) -> None:
+    output = tmp_path / "out"
+    evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(output), metrics="acoustic", clips_per_class=1))
+    assert json.loads((output / "summary.json").read_text())["closeness"] is None
+    assert not (output / "features.parquet").exists()
+    assert len(tables.read_table(str(output / "parts" / "features"))[0]) == 0
+    assert 'id="closeness"' not in (output / "report.html").read_text()
+
+
 # ---- the report
 
 
-def test_the_report_has_three_players_per_class_with_sound_in_them_and_loads_nothing(evaluated: str) -> None:
-    page = Players(storage.read_bytes(storage.join(evaluated, "report.html")).decode())
+def test_the_report_has_three_players_per_class_with_sound_in_them_and_loads_nothing(evaluated: Evaluated) -> None:
+    page = Players(storage.read_bytes(storage.join(evaluated.output, "report.html")).decode())
     assert len(page.audio) == 3 * len(CLASSES)
     assert all(source.startswith("data:") for source in page.loaded)
     for source in page.audio:
@@ -110,10 +166,12 @@ def test_the_report_has_three_players_per_class_with_sound_in_them_and_loads_not
         assert rate == SAMPLE_RATE and len(samples) == SAMPLE_RATE and np.isfinite(samples).all()
 
 
-def test_the_report_names_classes_fingerprints_and_settings(evaluated: str, generated: str) -> None:
-    text = storage.read_bytes(storage.join(evaluated, "report.html")).decode()
+def test_the_report_names_classes_fingerprints_and_settings(evaluated: Evaluated, generated: str) -> None:
+    text = storage.read_bytes(storage.join(evaluated.output, "report.html")).decode()
     metadata = tables.table_info(storage.join(generated, "samples.parquet")).metadata
     for part in (*CLASSES, load_codec().fingerprint.sha256, metadata["checkpoint_sha256"], generated, "choice_temperature"):
+        assert part in text
+    for part in ('id="closeness"', "Spectral flux", "Class agreement", "trained on the held-out fold 5 too"):
         assert part in text
     assert "val_loss" in text or "validation" in text.lower()
 
@@ -121,21 +179,40 @@ def test_the_report_names_classes_fingerprints_and_settings(evaluated: str, gene
 # ---- repeated and interrupted runs
 
 
-def test_a_second_run_does_nothing_and_other_settings_are_refused(evaluated: str, synthetic_dataset: Path, generated: str) -> None:
-    log = str(Path(evaluated).parent / "log.csv")
-    before = file_times(evaluated)
-    summary = evaluate.run(evaluate_options(str(synthetic_dataset), generated, evaluated, training_log=log))
+def test_a_second_run_does_nothing_and_other_settings_are_refused(evaluated: Evaluated, tiny_classifier: str, tmp_path: Path) -> None:
+    before = file_times(evaluated.output)
+    summary = evaluate.run(evaluated.again)
     assert summary["message"].startswith("already done") and summary["generated"] == NUM_SAMPLES
-    with pytest.raises(ClusterError, match=r"clips_per_class: then 2, now 1; real_clips: .*--overwrite"):
-        evaluate.run(evaluate_options(str(synthetic_dataset), generated, evaluated, training_log=log, clips_per_class=1))
-    with pytest.raises(ClusterError, match=r"examples_per_class: then 1, now 2"):
-        evaluate.run(evaluate_options(str(synthetic_dataset), generated, evaluated, training_log=log, examples_per_class=2))
-    assert file_times(evaluated) == before
+    other = tmp_path / "other.safetensors"
+    model = load_classifier(Path(tiny_classifier)).model
+    save_classifier(other, model, categories=CLASSES, dataset="another")
+    for changes, message in (
+        ({"clips_per_class": 1}, r"clips_per_class: then 2, now 1; real_clips: .*--overwrite"),
+        ({"examples_per_class": 2}, r"examples_per_class: then 1, now 2"),
+        ({"held_out_fold": 3}, r"held_out_fold: then 5, now 3"),
+        ({"classifier": str(other)}, r"classifier_sha256: then \""),
+    ):
+        with pytest.raises(ClusterError, match=message):
+            evaluate.run(replace(evaluated.again, **changes))
+    assert file_times(evaluated.output) == before
 
 
-def test_other_samples_at_the_same_place_are_noticed(evaluated: str, synthetic_dataset: Path, generated: str, tmp_path: Path) -> None:
-    log = str(Path(evaluated).parent / "log.csv")
-    output = str(shutil.copytree(evaluated, tmp_path / "out"))
+def test_unfinished_output_of_an_earlier_kind_is_refused(evaluated: Evaluated, tmp_path: Path) -> None:
+    output = str(shutil.copytree(evaluated.output, tmp_path / "out"))
+    interrupt(output, "evaluate")
+    started = json.loads(storage.read_bytes(storage.join(output, "evaluate.started.json")))
+    old = {"tables", "classifier_sha256", "held_out_fold", "reference_clips", "clips_per_class_with_features"}
+    started["settings"] = {name: value for name, value in started["settings"].items() if name not in old}
+    for metrics in ("all", "acoustic"):
+        started["settings"]["metrics"] = metrics
+        storage.write_bytes(storage.join(output, "evaluate.started.json"), json.dumps(started).encode())
+        changes = {} if metrics == "all" else {"classifier": None}
+        with pytest.raises(ClusterError, match=r"was begun there with other settings: .*tables: then not set"):
+            evaluate.run(replace(evaluated.again, output_dir=output, metrics=metrics, **changes))
+
+
+def test_other_samples_at_the_same_place_are_noticed(evaluated: Evaluated, generated: str, tmp_path: Path) -> None:
+    output = str(shutil.copytree(evaluated.output, tmp_path / "out"))
     manifest = Path(generated, "samples.parquet")
     original = manifest.read_bytes()
     samples, metadata = tables.read_table(str(manifest))
@@ -143,28 +220,27 @@ def test_other_samples_at_the_same_place_are_noticed(evaluated: str, synthetic_d
     try:
         tables.write_table(str(manifest), samples.set_column(column, samples.schema.field(column), [["0" * 64] * len(samples)]), metadata)
         with pytest.raises(ClusterError, match="generated_clips: then"):
-            evaluate.run(evaluate_options(str(synthetic_dataset), generated, output, training_log=log))
+            evaluate.run(replace(evaluated.again, output_dir=output))
     finally:
         manifest.write_bytes(original)
 
 
-def test_an_interrupted_run_measures_only_the_part_that_is_missing(
-    evaluated: str, synthetic_dataset: Path, generated: str, tmp_path: Path, ray_session: None
-) -> None:
-    log = str(Path(evaluated).parent / "log.csv")
+def test_an_interrupted_run_measures_only_the_part_that_is_missing(evaluated: Evaluated, tmp_path: Path, ray_session: None) -> None:
     output = tmp_path / "out"
-    shutil.copytree(evaluated, output)
-    lost = output / "parts" / "metrics" / "part-00002.parquet"
-    content = lost.read_bytes()
+    shutil.copytree(evaluated.output, output)
+    lost = [output / "parts" / name / "part-00002.parquet" for name in ("metrics", "features")]
+    content = [path.read_bytes() for path in lost]
+    summary = (output / "summary.json").read_bytes()
     interrupt(str(output), "evaluate")
-    for path in (lost, output / "report.html", output / "metrics.parquet"):
+    for path in (*lost, output / "report.html", output / "metrics.parquet", output / "summary.json"):
         path.unlink()
     before = file_times(str(output / "parts" / "metrics"))
-    evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(output), training_log=log, num_actors=1))
+    evaluate.run(replace(evaluated.again, output_dir=str(output), num_actors=1))
     after = file_times(str(output / "parts" / "metrics"))
     assert after.keys() - before.keys() == {"part-00002.parquet"}
     assert {name: after[name] for name in before} == before
-    assert lost.read_bytes() == content
+    assert [path.read_bytes() for path in lost] == content
+    assert (output / "summary.json").read_bytes() == summary
     assert (output / "report.html").exists() and records.read(str(output), "evaluate") is not None
 
 
@@ -203,7 +279,42 @@ def test_a_clip_that_cannot_be_measured_is_rejected_and_too_many_fail_the_job(
     assert [(row["clip_id"], row["stage"], row["reason"]) for row in rejected.to_pylist()] == [("wind/4.wav", "measure", "not_audio")]
     metrics, _ = tables.read_table(str(output / "metrics.parquet"))
     assert len(metrics) == 5 + 5 + 3
+    measures = {row["name"]: row for row in json.loads((output / "summary.json").read_text())["closeness"]["measures"]}
+    assert measures["copying"]["generated"] is None and "no dataset with folds" in measures["copying"]["reason"]
+    assert measures["flux"]["ratio"] > 0
     assert "not audio" in (output / "report.html").read_text()
+
+
+@pytest.fixture
+def copies(synthetic_dataset: Path, tmp_path: Path) -> Path:
+    """A folder a class, each with one recording of fold 1, as somebody else's generator may have made them."""
+    for path in sorted((synthetic_dataset / "audio").glob("1-*.wav"))[:5]:
+        category = CLASSES[int(path.stem.rpartition("-")[2])]
+        (tmp_path / "copies" / category).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, tmp_path / "copies" / category / path.name)
+    return tmp_path / "copies"
+
+
+def test_copies_of_recordings_are_found_out_and_named(
+    synthetic_dataset: Path, copies: Path, tiny_classifier: str, tmp_path: Path, ray_session: None
+) -> None:
+    names = {str(path.relative_to(copies)) for path in copies.rglob("*.wav")}
+    output = tmp_path / "out"
+    evaluate.run(evaluate_options(str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None))
+    found = json.loads((output / "summary.json").read_text())["closeness"]
+    copying = next(measure for measure in found["measures"] if measure["name"] == "copying")
+    assert copying["generated"] > 0.95 and copying["floor"] < 0.5 and copying["met"] is False
+    assert {copy["clip_id"] for copy in found["copies"]} == names
+    assert "5 of 5 generated clips repeat a training clip" in (output / "report.html").read_text()
+
+
+def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
+    synthetic_dataset: Path, copies: Path, tiny_classifier: str, tmp_path: Path, ray_session: None
+) -> None:
+    output = tmp_path / "out"
+    evaluate.run(evaluate_options(str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None, held_out_fold=1))
+    found = json.loads((output / "summary.json").read_text())["closeness"]
+    assert found["held_out_fold"] == 1 and found["copies"] == []
 
 
 @pytest.mark.parametrize(
@@ -215,13 +326,21 @@ def test_a_clip_that_cannot_be_measured_is_rejected_and_too_many_fail_the_job(
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"], ["/nowhere/log.csv does not exist"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--clips-per-class", "0"], ["--clips-per-class is 0: give at least 1"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--max-rejected", "2"], ["--max-rejected is 2.0"]),
+        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "3"], ["--held-out-fold is 3: ", "has fold 0"]),
+        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "0"], ["--held-out-fold is 0: give at least 1"]),
+        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "NOISE"], ["--classifier", "not a classifier"]),
+        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "/nowhere"], ["/nowhere does not exist"]),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--metrics", "acoustic", "--held-out-fold", "3"],
+            ["--held-out-fold is 3: it is for --metrics all"],
+        ),
     ],
 )
 def test_wrong_options_are_one_clear_message(
     arguments: list[str], parts: list[str], folders: tuple[Path, Path], tiny_codec: Path, tmp_path: Path, command: Command
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = {"REAL": str(folders[0]), "GENERATED": str(folders[1]), "EMPTY": str(tmp_path / "empty")}
+    places = {"REAL": str(folders[0]), "GENERATED": str(folders[1]), "EMPTY": str(tmp_path / "empty"), "NOISE": str(folders[0] / "wind" / "4.wav")}
     given = [places.get(argument, argument) for argument in arguments]
     result = command(evaluate, *given, "--codec", str(tiny_codec), "--output-dir", str(tmp_path / "out"))
     assert_one_message(result, *parts)

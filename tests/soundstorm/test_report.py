@@ -17,11 +17,13 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
+from soundstorm.closeness import closeness
 from soundstorm.errors import SoundStormError
 from soundstorm.metrics import METRIC_NAMES, clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.report import Example, ReportData, render_report
-from soundstorm.schemas import METRICS, PAIRS, Source
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, Source
 from soundstorm.statistics import summarize
+from tests.soundstorm.conftest import HELD_OUT, feature_rows
 
 RATE = 24000
 XSS = '<script>window.hacked = 1</script>"><img src=x onerror="window.hacked=1">\' $\\frac$ & 猫'
@@ -74,11 +76,14 @@ def report_data(categories: tuple[str, ...] = ("rain", "clock_tick", "siren", XS
         }
         for i in range(1, 60)
     ]
+    features = pa.Table.from_pylist(feature_rows(categories), schema=FEATURES)
     values: dict[str, Any] = {
         "title": "SoundStorm on three sounds",
         "generated_at": datetime(2025, 3, 4, 15, 6, tzinfo=UTC),
         "summary": summarize(metrics, pa.Table.from_pylist(pairs, schema=PAIRS)),
         "metrics": metrics,
+        "closeness": closeness(features, held_out_fold=HELD_OUT, classifier_categories=categories),
+        "features": features,
         "examples": [example(category, source) for category in categories for source in Source],
         "training_log": log,
         "settings": {
@@ -170,6 +175,29 @@ def test_the_table_states_means_differences_and_ks(data: ReportData, page: str) 
     assert f"{summary.pairs['spectral_convergence'].mean:.3f}" in text
 
 
+def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(data: ReportData, page: str) -> None:
+    assert data.closeness is not None
+    text = " ".join(Elements(page).text.split())
+    known = [measure for measure in data.closeness.measures if measure.met is not None]
+    assert f"{sum(bool(measure.met) for measure in known)} of {len(known)} measures lie within their bars" in text
+    assert "80 generated and 80 real clips; 128 training clips and 32 clips of the held-out fold 5." in text
+    for measure in data.closeness.measures:
+        assert measure.title in text
+    flux = next(measure for measure in data.closeness.measures if measure.name == "flux")
+    assert flux.generated is not None and flux.floor is not None and flux.ratio is not None
+    for words in (f"generated{flux.generated:.2f}", f"real{flux.floor:.2f}", f"✓{flux.ratio:.2f}×,withinthebar", "bar:0.8×to1.2×"):
+        assert words in text.replace(" ", "")
+
+
+def test_a_measure_that_cannot_be_said_has_its_reason_on_the_page() -> None:
+    features = pa.Table.from_pylist(feature_rows(("rain",)), schema=FEATURES)
+    unsaid = closeness(features, held_out_fold=None, no_fold="a folder has <no> folds")
+    elements = Elements(render_report(report_data(("rain",), clips=1, closeness=unsaid, features=None)))
+    assert "Not said: a folder has <no> folds." in elements.text and "Not said: there is no classifier." in elements.text
+    assert "n/a" in elements.text
+    assert not any("held-out" in (image["alt"] or "") for image in elements.named("img"))
+
+
 def test_settings_fingerprints_rejections_warnings_and_credits_are_on_the_page(page: str) -> None:
     text = " ".join(Elements(page).text.split())
     for words in (
@@ -211,6 +239,8 @@ def test_what_is_left_out_leaves_no_empty_section() -> None:
     bare = {
         "examples": (),
         "metrics": None,
+        "closeness": None,
+        "features": None,
         "training_log": [{"epoch": "1", "train_loss": ""}],
         "settings": {},
         "fingerprints": {},
@@ -314,7 +344,7 @@ def test_a_browser_plays_every_clip_shows_every_picture_and_asks_for_nothing(
     widths = tab.eval_on_selector_all(
         "img", "async (images) => { for (const i of images) await i.decode(); return images.map((i) => i.naturalWidth); }"
     )
-    assert len(widths) == 12 + 1 + 6 + 1 and min(widths) > 0
+    assert len(widths) == 12 + 1 + 4 + 6 + 1 and min(widths) > 0
     tab.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
     themed = tab.eval_on_selector_all("picture", "(all) => all.map((p) => p.lastElementChild.currentSrc === p.firstElementChild.srcset)")
     assert set(themed) == {scheme == "dark"}

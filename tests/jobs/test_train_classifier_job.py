@@ -1,0 +1,138 @@
+"""`soundstorm train-classifier`: real Ray Data and Ray Train on short synthetic recordings."""
+
+import csv
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray.train
+
+import jobs.train_classifier
+from cluster import records
+from cluster.tables import read_table
+from jobs.train_classifier import Options, run, train_on_worker
+from soundstorm.audio_classifier import load_classifier
+from soundstorm.audio_classifier_training import AudioClassifierTrainer
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import PREDICTIONS
+from soundstorm.synthetic import CLASSES
+
+EPOCHS = 4
+
+
+def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], None]:
+    """The job's training loop; worker 1 is killed once, and each worker leaves a digest of its weights in `folder`."""
+
+    def loop(settings: dict[str, Any]) -> None:
+        trainers: list[AudioClassifierTrainer] = []
+        original = AudioClassifierTrainer.step
+
+        def step(self: AudioClassifierTrainer) -> dict[str, float]:
+            if self.step_count == dies_before_step and self.rank == 1 and not (folder / "died").exists():
+                (folder / "died").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not trainers:
+                (folder / f"began-{self.rank}").write_text(str(self.step_count))
+            trainers[:] = [self]
+            return original(self)
+
+        AudioClassifierTrainer.step = step  # type: ignore[method-assign]
+        train_on_worker(settings)
+        weights = [value.detach().contiguous().numpy().tobytes() for value in trainers[0].model.parameters()]
+        (folder / f"worker-{ray.train.get_context().get_world_rank()}").write_text(sha256(b"".join(weights)).hexdigest())
+
+    return loop
+
+
+@pytest.fixture(scope="module")
+def dataset(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The synthetic recordings; one to train on and one of the test fold are not audio."""
+    folder = tmp_path_factory.mktemp("classifier-data") / "data"
+    shutil.copytree(synthetic_dataset, folder)
+    for fold in (1, 5):
+        sorted((folder / "audio").glob(f"{fold}-*.wav"))[0].write_bytes(b"not audio")
+    return folder
+
+
+def options(dataset: Path, output: Path, **changes: Any) -> Options:
+    settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 10, "checkpoint_every": 2, "num_workers": 2, "device": "cpu"}
+    return Options(dataset="synthetic", data_dir=str(dataset), output_dir=str(output), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
+    """One run of two workers, of which one is killed after the only checkpoint before the end; the tests below look at it."""
+    seen = tmp_path_factory.mktemp("seen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.train_classifier, "train_on_worker", observed(seen, dies_before_step=5))
+        summary = run(options(dataset, tmp_path_factory.mktemp("classifier-out"), max_failures=1))
+    return summary | {"seen": seen}
+
+
+def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
+    assert (trained["seen"] / "died").exists()
+    assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["4", "4"]
+    rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4"), ("3", "6"), ("4", "8")]
+    assert float(rows[-1]["loss"]) < float(rows[0]["loss"])
+    assert not (Path(trained["output_dir"]) / "run").exists()
+
+
+def test_weights_are_equal_on_all_workers(trained: dict[str, Any]) -> None:
+    assert len({(trained["seen"] / f"worker-{rank}").read_text() for rank in (0, 1)}) == 1
+
+
+def test_recordings_that_are_not_audio_are_left_out(trained: dict[str, Any]) -> None:
+    assert trained["recordings"] == 4 * len(CLASSES) - 1
+    assert trained["test"]["clips"] == len(CLASSES) - 1
+
+
+def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_the_test_fold(trained: dict[str, Any], dataset: Path) -> None:
+    classifier = load_classifier(Path(trained["classifier"]))
+    table, _ = read_table(f"{trained['output_dir']}/predictions.parquet")
+    assert table.schema.names == PREDICTIONS.names
+    rows = table.to_pylist()
+    assert len(rows) == trained["test"]["clips"] and {row["fold"] for row in rows} == {5} and {row["model"] for row in rows} == {"cnn"}
+    assert all((dataset / "audio" / f"{row['clip_id']}.wav").exists() for row in rows)
+    right = [row["label"] == row["predicted"] for row in rows]
+    assert classifier.accuracy == sum(right) / len(rows) == trained["test"]["accuracy"]
+    assert sum(mistake["clips"] for mistake in trained["test"]["mistakes"]) == len(rows) - sum(right)
+    assert all(1 / len(CLASSES) <= row["probability"] <= 1 for row in rows)
+
+
+def test_the_classifier_it_leaves_knows_what_it_was_trained_on(trained: dict[str, Any]) -> None:
+    classifier = load_classifier(Path(trained["classifier"]))
+    assert (classifier.categories, classifier.dataset, classifier.held_out_fold) == (list(CLASSES), "synthetic", 5)
+    record = records.read(trained["output_dir"], "train_classifier")
+    assert record is not None and record.counts["epochs"] == EPOCHS and record.settings["fold"] == 5
+
+
+def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dataset: Path) -> None:
+    assert "already trained" in run(options(dataset, Path(trained["output_dir"])))["message"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"batch_size": 0}, "--batch-size is 0"),
+        ({"lr": 0.0}, "--lr is 0.0"),
+        ({"lr": float("nan")}, "--lr is nan"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
+        ({"max_duration": 0.0}, "--max-duration is 0.0"),
+    ],
+)
+def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=message):
+        options(tmp_path, tmp_path, **changes)
+
+
+def test_a_test_fold_that_the_dataset_does_not_have_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match="--fold is 6: the dataset has folds 1 to 5"):
+        run(options(dataset, tmp_path, fold=6))
