@@ -1,0 +1,46 @@
+"""The model in the package: it fits the codec in the package, generates without being told where it is, and sounds."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from cluster import storage, tables
+from jobs import generate
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from soundstorm.audio_classifier import load_classifier
+from soundstorm.codec import load_codec
+from soundstorm.evolution import spectral_flux
+from tests.jobs.conftest import Command
+
+
+def test_it_fits_the_codec_and_knows_the_classes_of_the_classifier() -> None:
+    checkpoint = open_checkpoint(checkpoint_files(None))
+    assert checkpoint.fingerprint == load_codec().fingerprint
+    assert set(checkpoint.categories) == set(load_classifier().categories)
+    assert checkpoint.extra["test_fold"] == load_classifier().held_out_fold == 5
+
+
+def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(tmp_path: Path, ray_session: None, command: Command) -> None:
+    classifier = load_classifier()
+    for category in ("rain", "crying_baby"):
+        output = tmp_path / category
+        code, _, err = command(generate, "--class", category, "--num-samples", "3", "--num-actors", "1", "--output-dir", str(output))
+        assert code == 0, err
+        rows = tables.read_table(str(output / "samples.parquet"))[0].to_pylist()
+        clips = [soundfile.read(io.BytesIO(storage.read_bytes(row["uri"])), dtype="int16")[0] for row in rows]
+        assert [len(clip) for clip in clips] == [120_000] * 3
+        assert all(300 < np.abs(clip.astype(int)).max() < 32_767 and spectral_flux(clip, 24_000) > 1 for clip in clips)
+        named = [classifier.categories[index] for index in classifier.predict(clips).argmax(1)]
+        assert named.count(category) >= 2
+
+
+def test_an_unknown_class_is_refused_with_the_names_of_those_it_knows(tmp_path: Path, command: Command) -> None:
+    code, _, err = command(generate, "--class", "whale", "--output-dir", str(tmp_path / "out"))
+    assert code == 1 and "whale" in err and "sea_waves" in err
+    assert not generate_begun(tmp_path / "out")
+
+
+def generate_begun(output: Path) -> bool:
+    return output.exists() and any(output.iterdir())
