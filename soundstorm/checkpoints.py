@@ -84,7 +84,7 @@ def save_checkpoint(
     """
     _check_fit(model.config, len(categories), fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    weights = safetensors.torch.save(pack(tensors, keep=("head_weight",)) if packed else tensors)
+    weights = safetensors.torch.save(pack(tensors, stacked=("head_weight",)) if packed else tensors)
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,

@@ -13,8 +13,14 @@ MIN_ELEMENTS = 4096
 """Smaller tensors stay in half precision."""
 
 
-def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of `keep`, float16."""
+def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = (), stacked: tuple[str, ...] = ()) -> dict[str, Tensor]:
+    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of `keep`, float16.
+
+    Args:
+        tensors: by name.
+        keep: ends of the names of matrices that are rounded to float16 only.
+        stacked: names of stacks of matrices (stack, rows, columns), which get scales (stack, rows).
+    """
     packed = {}
     for name, tensor in tensors.items():
         value = tensor.detach().cpu().float()
@@ -22,8 +28,9 @@ def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = ()) -> dict[str, Te
             packed[name] = value.to(torch.float16).contiguous()
             continue
         # The scale is rounded to half precision first, so that the integers fit what will be multiplied.
-        scale = (value.flatten(1).abs().amax(1) / 127).clamp(min=1e-7).to(torch.float16)
-        shaped = scale.float().reshape(-1, *[1] * (value.ndim - 1))
+        row_dims = 2 if name in stacked else 1
+        scale = (value.flatten(row_dims).abs().amax(-1) / 127).clamp(min=1e-7).to(torch.float16)
+        shaped = scale.float().reshape(*scale.shape, *[1] * (value.ndim - row_dims))
         packed[name] = torch.round(value / shaped).clamp(-127, 127).to(torch.int8).contiguous()
         packed[name + SCALE] = scale
     return packed
@@ -42,8 +49,8 @@ def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         value = tensor.float()
         if tensor.dtype == torch.int8:
             scale = tensors.get(name + SCALE)
-            if scale is None or scale.shape != tensor.shape[:1]:
+            if scale is None or scale.ndim == 0 or scale.shape != tensor.shape[: scale.ndim]:
                 raise ValueError(f"'{name}' has no scale for each of its rows")
-            value = value * scale.float().reshape(-1, *[1] * (tensor.ndim - 1))
+            value = value * scale.float().reshape(*scale.shape, *[1] * (tensor.ndim - scale.ndim))
         result[name] = value
     return result

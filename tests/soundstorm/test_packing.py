@@ -43,3 +43,11 @@ def test_integers_without_their_scales_are_refused() -> None:
         unpack({"w": packed["w"]})
     with pytest.raises(ValueError, match="'w' has no scale"):
         unpack(packed | {"w.scale": packed["w.scale"][:3]})
+
+
+def test_a_stack_of_matrices_has_a_scale_for_each_row_of_each() -> None:
+    heads = torch.randn(3, 50, 64) * torch.logspace(-3, 2, 150).view(3, 50, 1)
+    packed = pack({"head": heads}, stacked=("head",))
+    assert (packed["head"].dtype, packed["head.scale"].shape) == (torch.int8, (3, 50))
+    back = unpack(packed)["head"]
+    assert float(((back - heads).flatten(2).norm(dim=-1) / heads.norm(dim=-1)).max()) < 0.02
