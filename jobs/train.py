@@ -47,7 +47,7 @@ class Options:
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: str = "small"
-    """Network and training: reference (the published set-up), small (two cores) or tiny (tests)."""
+    """Network and training: reference (the published set-up), small (an hour on two cores), tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
     """JSON file whose "training" table replaces settings of the preset, such as best.json of `tune`; path or URI."""
     fold: int | None = None
