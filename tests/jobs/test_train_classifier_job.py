@@ -4,6 +4,7 @@ import csv
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +24,8 @@ from soundstorm.schemas import PREDICTIONS
 from soundstorm.synthetic import CLASSES
 
 EPOCHS = 4
+CHECKPOINT_KNOWN_S = 5.0
+"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it along."""
 
 
 def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], None]:
@@ -35,6 +38,7 @@ def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], 
         def step(self: AudioClassifierTrainer) -> dict[str, float]:
             if self.step_count == dies_before_step and self.rank == 1 and not (folder / "died").exists():
                 (folder / "died").touch()
+                time.sleep(CHECKPOINT_KNOWN_S)
                 os.kill(os.getpid(), signal.SIGKILL)
             if not trainers:
                 (folder / f"began-{self.rank}").write_text(str(self.step_count))
