@@ -24,13 +24,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import ClusterError
+from cluster.storage_errors import without_login
 
 TIMEOUT_S = 60.0
 DIAL_TIMEOUT_S = 5.0
 CLUSTER_PORT = 6379  # Ray's default for HOST:PORT
-CLIENT_PORT = 10001  # and for ray://HOST
+GROWTH_TIMEOUT_S = 1200.0  # a node of a cloud is rented, booted, given its image and its packages
+MAX_GPUS = "max_gpus"  # resource by which the head of a cluster that grows tells how many GPUs it may have: Ray itself does not
+GROWTH_TICK_S = 5.0
 PACKAGES = ("soundstorm", "cluster", "jobs", "tune")
 # What workers on other machines need to find the storage. Credentials stay out: settings of a Ray job can be read by everyone on the cluster.
 FORWARDED = (
@@ -41,10 +45,11 @@ FORWARDED = (
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
+logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
 _INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for the job's own process
-_ADDRESS = re.compile(r"^(ray://)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")
+_ADDRESS = re.compile(r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,36 +59,44 @@ class ClusterInfo:
     num_cpus: float
     """CPUs of all nodes together."""
     num_gpus: float
-    """GPUs of all nodes together."""
+    """GPUs of all nodes together, with those that the cluster may add."""
     nodes: int
     """Nodes alive."""
     started_here: bool
     """Whether this Ray was started by `connect` and ends with it."""
+    growth_s: float = 0.0
+    """Seconds that a node may take to be added; 0 where the cluster does not say that it grows."""
 
 
 @contextlib.contextmanager
 def connect(
-    address: str | None = None, num_cpus: int | None = None, *, log_to_driver: bool | None = None, timeout_s: float = TIMEOUT_S
+    address: str | None = None,
+    num_cpus: int | None = None,
+    *,
+    await_gpu: bool = True,
+    log_to_driver: bool | None = None,
+    timeout_s: float = TIMEOUT_S,
 ) -> Iterator[ClusterInfo]:
     """Be connected to Ray within the `with` block.
 
     Args:
         address: None = the cluster this process belongs to (inside `ray job submit`, or RAY_ADDRESS), else a new Ray on this machine; `local` = a new
-            one always; `auto` = the one running on this machine; `HOST:PORT` or `ray://HOST:PORT` = that one.
+            one always; `auto` = the one running on this machine; `HOST:PORT` = that one, of which this machine is a node.
         num_cpus: CPUs of a new local Ray; None = all.
+        await_gpu: where there is no GPU but the cluster may add some, wait for the first.
         log_to_driver: show what workers print; None = only when a cluster is joined.
         timeout_s: give up joining after this long.
 
     A Ray that already runs in this process (a notebook, a test) is used as it is and left running. A cluster that was joined is left running too.
 
     Raises:
-        ClusterError: the address is malformed or not reachable, or Ray cannot start.
+        ClusterError: the address is malformed or not reachable, Ray cannot start, or the GPU awaited does not come.
     """
     if num_cpus is not None and num_cpus < 1:
         raise ClusterError(f"--num-cpus {num_cpus}: a local Ray needs at least 1; leave it out for all CPUs")
     if ray.is_initialized():
         gc.collect()  # the actors of an earlier job that failed hold their CPUs while its error, a cycle of references, is not collected
-        yield _info(started_here=_started_here())
+        yield _info(_started_here(), await_gpu)
         return
     target = address or os.environ.get("RAY_ADDRESS") or "local"
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # its note about tokens is in our documentation
@@ -95,7 +108,7 @@ def connect(
             raise ClusterError(f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the two")
         _join(target, log_to_driver is not False, timeout_s)
     try:
-        yield _info(started_here=target == "local")
+        yield _info(target == "local", await_gpu)
     finally:
         _OURS.clear()
         ray.shutdown()
@@ -106,10 +119,35 @@ def _started_here() -> bool:
     return ray.get_runtime_context().get_job_id() in _OURS
 
 
-def _info(started_here: bool) -> ClusterInfo:
+def _info(started_here: bool, await_gpu: bool) -> ClusterInfo:
     resources = ray.cluster_resources()
+    gpus, max_gpus = resources.get("GPU", 0.0), resources.get(MAX_GPUS, 0.0)
+    if await_gpu and max_gpus and not gpus:
+        _await_gpu(GROWTH_TIMEOUT_S)
     alive = sum(bool(node["Alive"]) for node in ray.nodes())
-    return ClusterInfo(num_cpus=resources.get("CPU", 0.0), num_gpus=resources.get("GPU", 0.0), nodes=alive, started_here=started_here)
+    return ClusterInfo(
+        num_cpus=ray.cluster_resources().get("CPU", 0.0),
+        num_gpus=max(gpus, max_gpus),
+        nodes=alive,
+        started_here=started_here,
+        growth_s=GROWTH_TIMEOUT_S if max_gpus else 0.0,
+    )
+
+
+def _await_gpu(timeout_s: float) -> None:
+    """Have the cluster add its first GPU, by reserving one for a moment."""
+    logger.warning("the cluster has no GPU yet and may add some: waiting for the first, at most %.0f minutes", timeout_s / 60)
+    group = placement_group([{"CPU": 1, "GPU": 1}])
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not group.wait(GROWTH_TICK_S):
+            if time.monotonic() > deadline:
+                raise ClusterError(
+                    f"the cluster added no GPU within {timeout_s / 60:.0f} minutes; `ray status` may know why (often the account's quota). "
+                    f"To work on CPUs, start its head without the resource {MAX_GPUS}"
+                )
+    finally:
+        remove_placement_group(group)
 
 
 def _start(num_cpus: int | None, log_to_driver: bool) -> None:
@@ -146,19 +184,22 @@ def _quiet_core() -> Iterator[None]:
 
 def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
     """Connect to a cluster that runs, after making sure that it answers: Ray itself may wait for minutes."""
+    if address.startswith("ray://"):
+        raise ClusterError(
+            f"--address '{address}': Ray Data and Ray Train do not run through a Ray client; give the job to the cluster with "
+            "`ray job submit`, or run it on one of its nodes with --address auto"
+        )
     if _INSIDE_JOB in os.environ:
         _init(f"the Ray cluster '{address}' of this job does not accept its driver", address=address, log_to_driver=log_to_driver)
         return
     deadline = time.monotonic() + timeout_s
     if address != "auto":
         match = _ADDRESS.match(address)
-        if match is None or int(match[3] or 1) not in range(1, 65536):
-            raise ClusterError(f"--address '{address}' is not a Ray address; give auto, local, HOST:PORT or ray://HOST:PORT")
-        port = int(match[3] or (CLIENT_PORT if match[1] else CLUSTER_PORT))
-        _dial(match[2].strip("[]"), port, address)
-    if not address.startswith("ray://"):
-        _require_healthy(address, max(deadline - time.monotonic(), 1.0))
-    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+        if match is None or int(match[2] or 1) not in range(1, 65536):
+            raise ClusterError(f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT")
+        _dial(match[1].strip("[]"), int(match[2] or CLUSTER_PORT), address)
+    _require_healthy(address, max(deadline - time.monotonic(), 1.0))
+    forwarded = {name: without_login(os.environ[name]) for name in FORWARDED if name in os.environ}
     packages = [str(_ROOT / name) for name in PACKAGES if (_ROOT / name).is_dir()]
     _init(
         f"the Ray cluster '{address}' does not let us in",
@@ -171,7 +212,7 @@ def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
 def _init(failure: str, **options: Any) -> None:
     try:
         ray.init(logging_level=logging.WARNING, **options)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises bare ones too, as for a node that is slow to start
         ray.shutdown()
         raise ClusterError(f"{failure}: {_last_line(str(error))}") from error
 

@@ -4,10 +4,15 @@ import logging
 
 import ray.data
 
+PATIENCE_S = 1800.0
+"""A block that takes longer than this to come ends the reading of a dataset."""
 
-def quiet_ray_data() -> None:
-    """Call before a dataset is built."""
-    ray.data.DataContext.get_current().enable_progress_bars = False
+
+def quiet_ray_data(watched: bool = False) -> None:
+    """Call before a dataset is built. `watched` = a `cluster.vigil` is kept over it, which knows better than a clock whether it goes on."""
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = -1 if watched else PATIENCE_S
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)

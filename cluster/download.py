@@ -4,7 +4,6 @@ What has arrived lies beside the destination as `NAME.part`, with `NAME.part.eta
 """
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import random
@@ -21,6 +20,7 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster.errors import ClusterError
+from cluster.file_lock import one_at_a_time
 from cluster.storage_errors import file_error
 
 CHUNK_BYTES = 1 << 16
@@ -96,15 +96,15 @@ def fetch(
         on_progress: see `OnProgress`; `progress_bar` makes one.
 
     Raises:
-        ClusterError: there is no network, the server refuses, what came fails the checks twice, the disk is full, or
-            `destination` holds another file.
+        ClusterError: there is no network, the server refuses, what came fails the checks twice, the disk is full,
+            `destination` holds another file, or another process that downloads it hangs.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ClusterError(f"{_public(url)} is not an address to download from: give one that starts with https://")
     transfer = _Transfer(url=url, destination=destination, size=size, trusted=bool(sha256 or md5), timeout_s=timeout_s, on_progress=on_progress)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(destination):
+        with one_at_a_time(destination, progress=transfer.part):
             if destination.exists():
                 problem = _mismatch(destination, sha256, md5, size)
                 if problem:
@@ -301,27 +301,3 @@ def _public(url: str) -> str:
 
 def _remedy(destination: Path) -> str:
     return f"put the file at {destination} by other means, or name a mirror with --url"
-
-
-@contextlib.contextmanager
-def _locked(destination: Path) -> Iterator[None]:
-    """Holds `NAME.lock`, which the system releases if this process dies, and removes it at the end."""
-    path = destination.with_name(f"{destination.name}.lock")
-    while True:
-        with path.open("wb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # The process that held the lock before removed the file that this one waited for: take a new one.
-            if not _is_open_file(path, file.fileno()):
-                continue
-            try:
-                yield
-                return
-            finally:
-                path.unlink(missing_ok=True)
-
-
-def _is_open_file(path: Path, descriptor: int) -> bool:
-    try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False

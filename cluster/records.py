@@ -1,7 +1,9 @@
 """Records of finished stages: `NAME.json`, written last, says with which settings a stage ran and what it made.
 
 A stage calls `begin` first and `finish` last. Its output counts as finished only if the record is there. Output of other settings is never
-mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short.
+mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short, or is at work at this moment. Two runs with
+the same settings may be at work at once. (Of two runs with different settings that begin within the same moment, a server without conditional
+writes may let both pass.)
 """
 
 import datetime
@@ -14,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from cluster import storage
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NotFoundError
 
+CUT_SHORT = {"overwrite": "cut short"}
+"""Settings that no run has: of an overwrite that has not deleted everything yet, so that what is left is neither gone on with nor foreign."""
 LIBRARIES = ("soundstorm-env", "ray", "torch", "pyarrow", "numpy")
 
 
@@ -57,20 +61,22 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
         ClusterError: there is output of other settings (the message names the differing keys with both values), or of something else.
     """
     started_uri = _started_uri(output_uri, name)
-    if not storage.exists(record_uri(output_uri, name)) and not storage.exists(started_uri):
+    if not storage.exists(started_uri) and not storage.exists(record_uri(output_uri, name)):  # in this order: one is there at any time
         foreign = [part for part in outputs if storage.exists(storage.join(output_uri, part))]
         if foreign:
             raise ClusterError(f"{output_uri}: holds '{foreign[0]}', which no run of '{name}' made; give another --output-dir, nothing was touched")
     if overwrite:
-        for uri in (record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri):
+        old = [record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri]
+        storage.write_bytes(started_uri, _to_json({"settings": CUT_SHORT}))
+        for uri in old:
             storage.delete(uri)
     record = finished(output_uri, name, settings)
     if record is not None:
         return record
+    if _read_json(started_uri) is None:
+        storage.create_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))
     started = _read_json(started_uri)
-    if started is None:
-        storage.write_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))
-    else:
+    if started is not None:  # None: another run has finished just now
         _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was begun")
     return None
 
@@ -141,10 +147,12 @@ def _to_json(content: Mapping[str, Any]) -> bytes:
 
 def _read_json(uri: str) -> dict[str, Any] | None:
     """The JSON object at `uri`, None if there is none."""
-    if not storage.exists(uri):
+    try:
+        found = storage.read_bytes(uri)
+    except NotFoundError:
         return None
     try:
-        content = json.loads(storage.read_bytes(uri))
+        content = json.loads(found)
     except (ValueError, RecursionError) as error:
         raise ClusterError(f"{uri}: not a record ({type(error).__name__}: no valid JSON); delete it or use --overwrite") from error
     if not isinstance(content, dict):

@@ -1,154 +1,258 @@
-"""Objects in S3 and in servers that speak its protocol. Used by `storage` alone; errors are `ClusterError`s without secrets.
+"""Objects in S3 and in servers that speak its protocol. Errors are `ClusterError`s without secrets.
 
-Endpoint, region and credentials come from the standard AWS variables and files, never from code. Calls retry with exponential back-off and
-jitter, and end within two minutes. Nothing here relies on conditional writes or folder markers, which not all servers have.
+Requests are repeated and limited in time by `s3_client`. Nothing here relies on conditional writes or folder markers, which not all servers have.
 """
 
 import contextlib
 import functools
 import io
 import os
-import random
-import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from typing import Any, NoReturn
 
-import boto3
-import pyarrow.fs
-from boto3.exceptions import Boto3Error
-from boto3.s3.transfer import TransferConfig
 from botocore import exceptions as aws
-from botocore.config import Config
 
 from cluster.errors import ClusterError
-from cluster.storage_errors import CONTROL_CHARACTERS, file_error, s3_error
+from cluster.retries import PATIENCE_S
+from cluster.s3_client import client, errors, persist, told
+from cluster.storage_errors import BAD_CHARACTERS, SERVER_ERRORS, code_of, may_pass, status_of
 
-CONNECT_TIMEOUT_S = 5
-READ_TIMEOUT_S = 20
-MAX_ATTEMPTS = 5  # five tries of at most 20 s and the pauses between them stay under two minutes
-MAX_CONNECTIONS = 16
-CHUNK_BYTES = 2**20
-MULTIPART_BYTES = 64 * 2**20  # larger objects go up in parts; a single PUT ends at 5 GB
-DELETE_BATCH = 1000  # most keys in one DeleteObjects request
+PIECE_BYTES = 16 * 1024
+SLOWEST_BYTES = 256 * 1024  # a download that brings less within PATIENCE_S is broken off
+PART_BYTES = 16 * 2**20  # larger objects go up in parts; a single PUT ends at 5 GB
+MAX_PARTS = 10_000
+UPLOADS = 3  # times an upload in parts is made anew after the server has lost it
+PAGE = 1000  # most keys in an answer to ListObjectsV2 or in a DeleteObjects request
+MAX_KEY_BYTES = 1024
 MAX_PRESIGN_S = 7 * 24 * 3600  # longest life of a signed link
-TRANSFER = TransferConfig(multipart_threshold=MULTIPART_BYTES, multipart_chunksize=16 * 2**20, max_concurrency=4)
-
-_BROKEN_BODY = (aws.ResponseStreamingError, aws.IncompleteReadError, aws.ReadTimeoutError)
-_client_lock = threading.Lock()
-T = TypeVar("T")
+CONTENT_TYPES = {  # what a browser opens from a link, rather than saving it
+    ".csv": "text/csv",
+    ".flac": "audio/flac",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".ogg": "audio/ogg",
+    ".wav": "audio/wav",
+}
 
 
 def split(uri: str | Path) -> tuple[str, str]:
     """Bucket and key (no leading or trailing slash) of an s3:// URI."""
     text = str(uri)
     bucket, _, key = text[len("s3://") :].partition("/")
-    if not bucket or CONTROL_CHARACTERS.search(text):
+    if "@" in bucket or ":" in bucket:
+        raise ClusterError(
+            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come from AWS_* variables"
+        )
+    if not bucket or BAD_CHARACTERS.search(text):
         raise ClusterError(f"{text!r} names no bucket; an S3 address is s3://bucket/prefix, without control characters")
-    return bucket, key.strip("/")
-
-
-def endpoint_url() -> str | None:
-    """Where the S3 server is, if it is not AWS."""
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
-
-
-def _identity() -> int:
-    """Another number in a forked process, or once the AWS variables have changed: then clients must be made anew."""
-    return hash((os.getpid(), *sorted((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))))
-
-
-def client() -> Any:
-    """This process's S3 client for the AWS variables as they are now."""
-    with _client_lock:
-        return _new_client(_identity())
-
-
-@functools.lru_cache(maxsize=4)
-def _new_client(_identity: int) -> Any:
-    options: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},  # also for 503 SlowDown
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        "signature_version": "s3v4",
-        "max_pool_connections": MAX_CONNECTIONS,
-    }
-    if endpoint_url() is not None:  # servers other than AWS may not know the newer checksum headers
-        for name in ("request_checksum_calculation", "response_checksum_validation"):
-            options[name] = os.environ.get(f"AWS_{name.upper()}", "when_required")
-    try:
-        return boto3.session.Session().client("s3", config=Config(**options))
-    except ValueError:  # boto3's word for a malformed endpoint
-        raise ClusterError("AWS_ENDPOINT_URL is not an address such as https://storage.example.org:9000; correct it or unset it") from None
-
-
-@contextlib.contextmanager
-def errors(uri: str | Path) -> Iterator[None]:
-    """Turn what boto3 raises into a ClusterError about `uri`."""
-    try:
-        yield
-    except (aws.ClientError, aws.BotoCoreError, Boto3Error) as error:
-        raise s3_error(str(uri), error) from None  # the chain may quote addresses with credentials in them
-    except OSError as error:  # the local side of a transfer
-        raise file_error(error.filename or str(uri), error) from error
+    key = key.strip("/")
+    if any(name in ("", ".", "..") for name in key.split("/")) and key:
+        raise ClusterError(f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it")
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise ClusterError(f"{text[:100]!r}...: the name is longer than the {MAX_KEY_BYTES} bytes that S3 allows; choose a shorter one")
+    return bucket, key
 
 
 def head(uri: str | Path) -> dict[str, Any] | None:
     """What the server says of the object `uri`; None if there is none."""
     bucket, key = split(uri)
-    with errors(uri):
+
+    def ask(s3: Any) -> dict[str, Any] | None:
         try:
-            return dict(client().head_object(Bucket=bucket, Key=key))
+            answer = dict(s3.head_object(Bucket=bucket, Key=key))
         except aws.ClientError as error:
-            if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode") == 404:
+            if status_of(error) == 404:
                 return None
             raise
+        told(answer, "ContentLength")
+        return answer
+
+    return persist(uri, ask)
 
 
-def walk(uri: str | Path) -> Iterator[tuple[str, int]]:
-    """Every object below `uri`, at any depth, as its URI and size in bytes. Folder markers of other tools are left out."""
+def walk(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
+    """Every object below `uri`, at any depth, as its URI and size in bytes; asks for `page` at a time. Leaves out folder markers of other tools."""
     bucket, key = split(uri)
-    with errors(uri):
-        for page in client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=f"{key}/" if key else ""):
-            for item in page.get("Contents", ()):
-                if not item["Key"].endswith("/"):
-                    yield f"s3://{bucket}/{item['Key']}", int(item["Size"])
+    where = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": page}
+    while True:
+        answer = persist(uri, functools.partial(_list_page, where))
+        for item in answer.get("Contents", ()):
+            if not item["Key"].endswith("/"):
+                yield f"s3://{bucket}/{item['Key']}", int(item["Size"])
+        if not answer["IsTruncated"]:
+            return
+        where["ContinuationToken"] = answer["NextContinuationToken"]
+
+
+def _list_page(where: dict[str, Any], s3: Any) -> dict[str, Any]:
+    answer = dict(s3.list_objects_v2(**where))
+    if told(answer, "IsTruncated"):
+        told(answer, "NextContinuationToken")
+    return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is to know of an object once some of it was read."""
+
+    size: int
+    """Bytes of all of it."""
+    etag: str | None
+    """The server's word for just this content."""
 
 
 def read(uri: str | Path) -> bytes:
     """The whole object."""
-    bucket, key = split(uri)
-    with errors(uri):
-        return _unbroken(lambda: bytes(client().get_object(Bucket=bucket, Key=key)["Body"].read()))
+    pieces: list[bytes] = []
+    _fetch(uri, pieces.append, restart=pieces.clear)
+    return b"".join(pieces)
+
+
+def read_range(uri: str | Path, start: int, length: int, of: Found | None = None) -> tuple[bytes, Found]:
+    """At most `length` bytes from `start`, and what they are from. Raises ClusterError if that is not `of`, where it is given."""
+    pieces: list[bytes] = []
+    found = _fetch(uri, pieces.append, start, length, of)
+    return b"".join(pieces), found
 
 
 def download(uri: str | Path, target: Path) -> None:
     """Write the object into the local file `target`, piece by piece."""
+    with errors(uri), target.open("wb") as file:
+        _fetch(uri, file.write, restart=lambda: file.truncate(file.seek(0)))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fetch(
+    uri: str | Path,
+    take: Callable[[bytes], object],
+    start: int = 0,
+    length: int | None = None,
+    of: Found | None = None,
+    restart: Callable[[], object] | None = None,
+) -> Found:
+    """Hand the content to `take`, piece by piece; returns what it is from.
+
+    A transfer that breaks off goes on where it was. Where the object was replaced meanwhile, it begins anew after `restart()`; if there is none, or
+    the object is not `of`, that is a ClusterError.
+    """
     bucket, key = split(uri)
+    moved = 0
 
-    def fetch() -> None:
-        with target.open("wb") as file:
-            for chunk in client().get_object(Bucket=bucket, Key=key)["Body"].iter_chunks(CHUNK_BYTES):
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
+    def begin_anew() -> NoReturn:
+        nonlocal moved, of
+        if restart is None:
+            raise ClusterError(f"{uri} was replaced while it was read; run again")
+        restart()
+        moved, of = 0, None
+        raise aws.ResponseStreamingError(error="another object")
 
-    with errors(uri):
-        _unbroken(fetch)
+    def go_on(s3: Any) -> Found:
+        nonlocal moved, of
+        wanted = {}
+        if start or moved or length is not None:
+            wanted["Range"] = f"bytes={start + moved}-{'' if length is None else start + length - 1}"
+        try:
+            answer = s3.get_object(Bucket=bucket, Key=key, **wanted)
+        except aws.ClientError as error:
+            if status_of(error) != 416:  # there is nothing at and after this place
+                raise
+            if start or moved or of:
+                begin_anew()
+            return Found(0, None)
+        with contextlib.closing(answer["Body"]) as body:
+            told(answer, "ContentLength")  # by which boto3 knows that the content is whole
+            known, before, until = False, moved, time.monotonic() + PATIENCE_S
+            for piece in body.iter_chunks(PIECE_BYTES):
+                if not known:  # the head of the answer may have been cut short as long as nothing came after it
+                    known, found = True, _found(uri, answer, start + moved if wanted else None)
+                    if of not in (None, found):
+                        begin_anew()
+                    of = found
+                take(piece)
+                moved += len(piece)
+                if time.monotonic() > until:
+                    if moved - before < SLOWEST_BYTES:
+                        raise aws.ResponseStreamingError(error=f"{moved - before} bytes in {PATIENCE_S} s")
+                    before, until = moved, time.monotonic() + PATIENCE_S
+        return of or Found(0, None)
+
+    return persist(uri, go_on, lambda: moved // SLOWEST_BYTES)
+
+
+def _found(uri: str | Path, answer: dict[str, Any], start: int | None) -> Found:
+    """What the answer is from; it is one to a request for what begins at `start`, or for all."""
+    if start is None:
+        return Found(answer["ContentLength"], answer.get("ETag"))
+    begins, _, total = answer.get("ContentRange", "").partition("/")
+    if not begins.startswith(f"bytes {start}-") or not total.isdigit():
+        raise ClusterError(f"{uri}: the S3 server cannot give a part of an object; use another server")
+    return Found(int(total), answer.get("ETag"))
 
 
 def write(uri: str | Path, content: bytes | memoryview | Path) -> None:
     """Make the object hold `content` (bytes, or those of a local file); it becomes visible whole."""
     bucket, key = split(uri)
+    where = {"Bucket": bucket, "Key": key}
+    made = {**where, "ContentType": _content_type(key)}
     with errors(uri):
-        if isinstance(content, Path):
-            client().upload_file(str(content), bucket, key, Config=TRANSFER)
-        elif len(content) <= MULTIPART_BYTES:
-            client().put_object(Bucket=bucket, Key=key, Body=bytes(content))
-        else:
-            client().upload_fileobj(io.BytesIO(content), bucket, key, Config=TRANSFER)
+        size = content.stat().st_size if isinstance(content, Path) else len(content)
+        if size <= PART_BYTES:
+            persist(uri, lambda s3: s3.put_object(**made, Body=_part(content, 0, size)))
+            return
+        for _ in range(UPLOADS):
+            if _write_in_parts(uri, content, size, where, made):
+                return
+    raise ClusterError(f"{uri}: the S3 server forgot {UPLOADS} uploads in parts before their end; use another server, or check its clean-up rules")
+
+
+def _write_in_parts(uri: str | Path, content: bytes | memoryview | Path, size: int, where: dict[str, Any], made: dict[str, Any]) -> bool:
+    """Make the object of `size` bytes by an upload in parts; False if the server knows nothing of the upload any more."""
+    upload = {**where, "UploadId": persist(uri, lambda s3: told(s3.create_multipart_upload(**made), "UploadId"))}
+    step = max(PART_BYTES, -(-size // MAX_PARTS))
+    try:
+        parts = []
+        for number, start in enumerate(range(0, size, step), 1):
+            put = functools.partial(_put_part, upload, number, content, start, step)
+            parts.append({"PartNumber": number, "ETag": persist(uri, put)})
+        return persist(uri, functools.partial(_complete, upload, parts))
+    except BaseException:
+        with contextlib.suppress(*SERVER_ERRORS):  # what cannot be reached cannot be tidied up
+            client().abort_multipart_upload(**upload)
+        raise
+
+
+def _put_part(upload: dict[str, Any], number: int, content: bytes | memoryview | Path, start: int, size: int, s3: Any) -> Any:
+    etag = told(s3.upload_part(**upload, PartNumber=number, Body=_part(content, start, size)), "ETag")
+    if etag.count('"') == 1:
+        raise aws.ResponseStreamingError(error="half an ETag")
+    return etag
+
+
+def _complete(upload: dict[str, Any], parts: list[dict[str, Any]], s3: Any) -> bool:
+    try:
+        told(s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}), "ETag")
+    except aws.ClientError as error:
+        if code_of(error) == "NoSuchUpload":  # also when the answer to an attempt that succeeded was lost
+            return False
+        raise
+    return True
+
+
+def _part(content: bytes | memoryview | Path, start: int, size: int) -> io.BytesIO:
+    """A part of `content`, as a file: of these http.client sends block by block, each with the time-out that bytes have as a whole."""
+    if isinstance(content, Path):
+        with content.open("rb") as file:
+            file.seek(start)
+            return io.BytesIO(file.read(size))
+    return io.BytesIO(content[start : start + size])
+
+
+def _content_type(key: str) -> str:
+    return CONTENT_TYPES.get(Path(key).suffix.lower(), "application/octet-stream")
 
 
 def create(uri: str | Path, content: bytes) -> bool:
@@ -156,17 +260,21 @@ def create(uri: str | Path, content: bytes) -> bool:
     if head(uri) is not None:
         return False
     bucket, key = split(uri)
-    with errors(uri):
+
+    def put(s3: Any) -> bool:
+        made = {"Bucket": bucket, "Key": key, "ContentType": _content_type(key)}
         try:
-            client().put_object(Bucket=bucket, Key=key, Body=content, IfNoneMatch="*")
+            s3.put_object(**made, Body=_part(content, 0, len(content)), IfNoneMatch="*")
         except aws.ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
-            if code in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
+            code = code_of(error)
+            if code in ("PreconditionFailed", "412"):
                 return False
             if code not in ("NotImplemented", "501"):
                 raise
-            client().put_object(Bucket=bucket, Key=key, Body=content)
-    return True
+            s3.put_object(**made, Body=_part(content, 0, len(content)))
+        return True
+
+    return persist(uri, put)
 
 
 def delete(uri: str | Path) -> None:
@@ -177,12 +285,19 @@ def delete(uri: str | Path) -> None:
     keys = [found[len(f"s3://{bucket}/") :] for found, _ in walk(uri)]
     if head(uri) is not None:  # some servers take the name of a folder amiss
         keys.append(key)
-    with errors(uri):
-        for start in range(0, len(keys), DELETE_BATCH):
-            batch = [{"Key": name} for name in keys[start : start + DELETE_BATCH]]
-            failed = client().delete_objects(Bucket=bucket, Delete={"Objects": batch, "Quiet": True}).get("Errors")
-            if failed:
-                raise ClusterError(f"s3://{bucket}/{failed[0].get('Key')} could not be deleted ({failed[0].get('Code')}); check the permissions")
+    for start in range(0, len(keys), PAGE):
+        persist(uri, functools.partial(_delete_keys, bucket, keys[start : start + PAGE]))
+
+
+def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:
+    answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
+    failed = answer.get("Errors", [])
+    for item in failed:
+        problem = aws.ClientError({"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "DeleteObjects")
+        if item.get("Code") not in ("InternalError", "ServiceUnavailable") and not may_pass(problem):
+            raise ClusterError(f"s3://{bucket}/{item.get('Key')} could not be deleted ({item.get('Code')}); check the permissions")
+    if len(answer.get("Deleted", [])) < len(keys):
+        raise aws.ResponseStreamingError(error=f"{len(answer.get('Deleted', []))} of {len(keys)} deletions")
 
 
 def presign(uri: str | Path, expires_s: int) -> str:
@@ -192,41 +307,3 @@ def presign(uri: str | Path, expires_s: int) -> str:
     bucket, key = split(uri)
     with errors(uri):
         return str(client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s))
-
-
-def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow file system for `uri` and the path in it. It can be pickled, and carries no credentials: each process finds its own."""
-    bucket, key = split(uri)
-    with errors(uri):
-        return _new_filesystem(_identity(), bucket), f"{bucket}/{key}" if key else bucket
-
-
-@functools.lru_cache(maxsize=16)
-def _new_filesystem(_identity: int, bucket: str) -> pyarrow.fs.FileSystem:
-    region = client().meta.region_name
-    options: dict[str, Any] = {}
-    endpoint = endpoint_url()
-    if endpoint is not None:
-        parts = urlsplit(endpoint)
-        options = {"endpoint_override": parts.netloc.rpartition("@")[2], "scheme": parts.scheme}
-        region = region if region and not region.startswith("aws-") else "us-east-1"
-    else:
-        with contextlib.suppress(OSError):  # a bucket that hides its region is reached through the configured one
-            region = pyarrow.fs.resolve_s3_region(bucket)
-    return pyarrow.fs.S3FileSystem(
-        region=region,
-        connect_timeout=CONNECT_TIMEOUT_S,
-        request_timeout=READ_TIMEOUT_S,
-        retry_strategy=pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=MAX_ATTEMPTS),
-        **options,
-    )
-
-
-def _unbroken(fetch: Callable[[], T]) -> T:
-    """`fetch()`, tried again when a body breaks off half-way, which boto3 itself does not."""
-    for attempt in range(1, MAX_ATTEMPTS):
-        try:
-            return fetch()
-        except _BROKEN_BODY:
-            time.sleep(random.uniform(0.5, 1.0) * 0.2 * 2**attempt)
-    return fetch()

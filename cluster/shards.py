@@ -18,12 +18,12 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
-from cluster.errors import ClusterError
+from cluster.giving_up import MAX_START_FAILURES, Health, Limits
 
 TICK_S = 1.0
 BACKOFF_S = 0.5  # doubled at each attempt
 MAX_BACKOFF_S = 30.0
-MAX_START_FAILURES = 3  # attempts to start one actor, in a row
+RESTART_S = 30.0  # until an actor that could not be started is tried again, while others work
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +36,6 @@ class Shard:
     """Its name: unique, and the same in every run."""
     payload: Any
     """The argument of the actor's method."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Limits:
-    """How much goes wrong before something is given up."""
-
-    max_retries: int = 3
-    """Times a shard is tried again after it failed, or its actor died or hung; then it is set aside."""
-    max_losses: int = 10
-    """Times a shard is tried again after the node under its actor went away, which is not the shard's fault."""
-    shard_timeout_s: float = 1800.0
-    """A shard that takes longer has failed, and its actor is replaced."""
-    start_timeout_s: float = 300.0
-    """An actor that is not ready by then is started anew."""
-    stall_timeout_s: float = 120.0
-    """The run is given up after this long without any actor at work."""
-    max_failed_in_a_row: int = 10
-    """The run is given up when this many shards were set aside with none finished in between."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +77,7 @@ def run_shards(
     on_done: Callable[[Shard, Any], None],
     on_failed: Callable[[Shard, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    check: Callable[[], None] | None = None,
     limits: Limits | None = None,
 ) -> ShardsResult:
     """Call `method(shard.payload)` of some actor for every shard.
@@ -107,12 +90,15 @@ def run_shards(
         on_done: called here, in the driver, once for each finished shard with the method's result. What it raises ends the run.
         on_failed: called once for each shard set aside, with its error.
         on_progress: called after every change and at least about once a second.
+        check: called in a thread while no shard gets finished; a ClusterError that it raises (the storage is gone, say) ends the run.
         limits: see `Limits`.
 
     Raises:
-        ClusterError: no actor can be started or kept alive, or shard after shard fails. What was finished before went through `on_done`.
+        ClusterError: no actor can be started or kept alive, shard after shard fails, or `check` raised. What was finished before went through
+            `on_done`.
     """
-    run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits or Limits())
+    limits = limits or Limits()
+    run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits, Health(limits, check))
     try:
         run.start()
         while run.has_work():
@@ -134,6 +120,7 @@ class _Worker:
     shard: Shard | None = None
     ready: bool = False
     start_failures: int = 0
+    start_after: float = 0.0  # where there is no actor: when to try again
     node_id: str = ""
 
 
@@ -148,6 +135,7 @@ class _Run:
     on_done: Callable[[Shard, Any], None]
     on_failed: Callable[[Shard, str], None] | None
     limits: Limits
+    health: Health
     counts: Progress = field(default_factory=Progress)
     failed: dict[str, str] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
@@ -155,17 +143,12 @@ class _Run:
     retries: list[tuple[float, int, Shard]] = field(default_factory=list)  # a heap: not before when, tie-break, what
     attempts: dict[str, tuple[int, int]] = field(default_factory=dict)  # of shards not yet finished: how often they failed, and were lost
     exhausted: bool = False  # the source
-    last_life: float = 0.0  # when an actor was last seen at work or becoming ready
-    last_error: str = "none was scheduled"
-    failed_in_a_row: int = 0
-    losses_in_a_row: int = 0  # actors lost since a shard was last finished or set aside
     tie: int = 0
 
     # ---- life
 
     def start(self) -> None:
         """Start as many actors as there is work for."""
-        self.last_life = time.monotonic()
         while len(self.waiting) < self.num_actors and self._pull():
             pass
         self.workers = [_Worker() for _ in range(len(self.waiting))]
@@ -178,6 +161,7 @@ class _Run:
 
     def stop(self) -> None:
         """End all actors."""
+        self.health.close()
         for worker in self.workers:
             self._kill(worker)
 
@@ -188,6 +172,8 @@ class _Run:
     def step(self) -> None:
         """Hand out work, wait a moment for something to happen, and deal with all that did."""
         for worker in self.workers:
+            if worker.actor is None and worker.start_after <= time.monotonic():
+                self._start_actor(worker)
             self._assign(worker)
         busy = {worker.ref: worker for worker in self.workers if worker.ref is not None}
         if busy:
@@ -244,13 +230,13 @@ class _Run:
                 return
             self._assign(worker)  # before the callback, so that the actor need not wait for it
             self.attempts.pop(shard.key, None)
-            self.failed_in_a_row = self.losses_in_a_row = 0
+            self.health.finished()
             self.on_done(shard, result)
             self.counts = replace(self.counts, done=self.counts.done + 1)
 
     def _retry(self, shard: Shard, error: str, lost: bool = False) -> None:
         """Plan another attempt at `shard`, or set it aside. `lost` = the attempt ended with its node, not through the shard."""
-        self.last_error = error
+        self.health.last_error = error
         failures, losses = self.attempts.get(shard.key, (0, 0))
         failures, losses = failures + (not lost), losses + lost
         attempts = failures + losses
@@ -266,12 +252,9 @@ class _Run:
         self.attempts.pop(shard.key, None)
         self.failed[shard.key] = error
         self.counts = replace(self.counts, failed=self.counts.failed + 1)
-        self.failed_in_a_row += 1
-        self.losses_in_a_row = 0
         if self.on_failed is not None:
             self.on_failed(shard, error)
-        if self.failed_in_a_row >= self.limits.max_failed_in_a_row:
-            raise ClusterError(f"{self.failed_in_a_row} shards in a row failed, the last one ({shard.key}) with: {error}. {self._kept()}")
+        self.health.set_aside(shard.key, error)
 
     # ---- actors
 
@@ -284,18 +267,17 @@ class _Run:
         node_lost = unreachable or (bool(worker.node_id) and worker.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]})
         was_ready = worker.ready
         self._kill(worker)
-        self.last_error = error
-        self.losses_in_a_row += 1
         self.counts = replace(self.counts, replaced=self.counts.replaced + 1)
         if shard is not None:
             self._retry(shard, error, lost=node_lost)
         worker.start_failures = 0 if was_ready else worker.start_failures + 1
-        if self.losses_in_a_row > MAX_START_FAILURES + (2 + self.limits.max_retries) * len(self.workers):
-            raise ClusterError(f"{self.losses_in_a_row} actors died with no shard finished in between, the last with: {error}. {self._kept()}")
+        self.health.lost(len(self.workers), error)
+        if all(other.start_failures >= MAX_START_FAILURES for other in self.workers):
+            self.health.unstartable(error)
         if worker.start_failures < MAX_START_FAILURES:
             self._start_actor(worker)
-        elif all(other.actor is None for other in self.workers):
-            raise ClusterError(f"no actor could be started: {error}. {self._kept()}")
+        else:
+            worker.start_after = time.monotonic() + RESTART_S
 
     def _kill(self, worker: _Worker) -> None:
         actor, worker.actor, worker.ref, worker.shard, worker.ready, worker.node_id = worker.actor, None, None, None, False, ""
@@ -317,20 +299,12 @@ class _Run:
             waited_s = now - worker.since
             if worker.shard is not None and waited_s > self.limits.shard_timeout_s:
                 self._lose(worker, worker.shard, f"not finished after {self.limits.shard_timeout_s:g} s")
-            elif worker.ref is not None and not worker.ready and waited_s > self.limits.start_timeout_s:
-                self.last_error = f"actor not ready after {self.limits.start_timeout_s:g} s"
+            elif worker.ref is not None and not worker.ready and waited_s > self.limits.start_timeout_s + self.limits.growth_s:
+                self.health.last_error = f"actor not ready after {waited_s:.0f} s"
                 self._kill(worker)
                 self._start_actor(worker)
-        if any(worker.ready for worker in self.workers):
-            self.last_life = now
-        elif now - self.last_life > self.limits.stall_timeout_s and self.has_work():
-            raise ClusterError(
-                f"no actor was ready for {self.limits.stall_timeout_s:g} s (last error: {self.last_error}); "
-                f"check with `ray status` that nodes are alive with enough free CPUs, GPUs and memory. {self._kept()}"
-            )
-
-    def _kept(self) -> str:
-        return f"{self.counts.done} finished shards are kept: mend the cause and run again"
+        if self.has_work():
+            self.health.look(any(worker.ready for worker in self.workers))
 
 
 def _node_of(_actor: Any) -> str:

@@ -7,8 +7,9 @@ that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3`
 import hashlib
 import re
 import shutil
+import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,10 @@ from pathlib import Path
 import pyarrow.fs
 
 from cluster import disk, s3
-from cluster.errors import ClusterError
-from cluster.storage_errors import CONTROL_CHARACTERS
+from cluster.errors import ClusterError, NotFoundError
+from cluster.s3_client import endpoint_url
+from cluster.s3_filesystem import ObjectStorage
+from cluster.storage_errors import BAD_CHARACTERS, without_login
 
 COPY_THREADS = 8
 PROBE_BYTES = 64 * 1024
@@ -44,9 +47,9 @@ def is_remote(uri: str | Path) -> bool:
     match = _SCHEME.match(text)
     scheme = match.group(1) if match else "file"
     if scheme not in ("s3", "file"):
-        raise ClusterError(f"{text}: '{scheme}:' is not supported; give a local path or s3://bucket/prefix")
+        raise ClusterError(f"{without_login(text)}: '{scheme}:' is not supported; give a local path or s3://bucket/prefix")
     if scheme == "s3" and not text.startswith("s3://"):
-        raise ClusterError(f"{text}: an S3 address starts with 's3://', with two slashes")
+        raise ClusterError(f"{without_login(text)}: an S3 address starts with 's3://', with two slashes")
     return scheme == "s3"
 
 
@@ -62,18 +65,18 @@ def join(uri: str | Path, *parts: str) -> str:
     """`uri`, made absolute, with `parts` below it. A part may hold `/` between names, and can never lead out of `uri`.
 
     Raises:
-        ClusterError: a part is empty, absolute, or holds `.` or `..` as a name or a control character.
+        ClusterError: a part is empty, absolute, or holds `.` or `..` as a name, a backslash or a control character.
     """
     for part in parts:
-        if CONTROL_CHARACTERS.search(part) or any(name in ("", ".", "..") for name in part.split("/")):
-            raise ClusterError(f"{part!r} cannot be a name below {uri}: no empty names, no '..', no leading '/', no control characters")
+        if "\\" in part or BAD_CHARACTERS.search(part) or any(name in ("", ".", "..") for name in part.split("/")):
+            raise ClusterError(f"{part!r} cannot be a name below {uri}: no empty names, no '..', no leading '/', no backslash, no control characters")
     return "/".join([absolute(uri).rstrip("/"), *parts])
 
 
 def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and carries no credentials."""
     if is_remote(uri):
-        return s3.filesystem(uri)
+        return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(s3.split(uri)).rstrip("/")
     return pyarrow.fs.LocalFileSystem(), str(disk.path_of(uri))
 
 
@@ -83,7 +86,7 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
 def exists(uri: str | Path) -> bool:
     """Whether there is a file or object at `uri`, or anything below it."""
     if is_remote(uri):
-        return (bool(s3.split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri), None) is not None
+        return (bool(s3.split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri, page=1), None) is not None
     path = disk.path_of(uri)
     with disk.errors(path):
         return path.exists()
@@ -103,14 +106,19 @@ def require_file(uri: str | Path) -> None:
     found = s3.head(uri) is not None if is_remote(uri) else disk.path_of(uri).is_file()
     if not found:
         if is_remote(uri):
-            next(s3.walk(uri), None)  # a missing bucket has its own message
-        raise ClusterError(f"{uri} does not exist; check the address")
+            next(s3.walk(uri, page=1), None)  # a missing bucket has its own message
+        raise NotFoundError(f"{uri} does not exist; check the address")
 
 
 def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
     """All files below the folder `uri`, at any depth, whose name ends with `suffix`, sorted by URI. A folder that does not exist is empty."""
+    return sorted(iter_objects(uri, suffix), key=lambda entry: entry.uri)
+
+
+def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
+    """What `list_objects` lists, in any order and one after the other, so that memory does not grow with their number."""
     found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
-    return sorted((Entry(name, size) for name, size in found if name.endswith(suffix)), key=lambda entry: entry.uri)
+    return (Entry(name, size) for name, size in found if name.endswith(suffix))
 
 
 def presign(uri: str | Path, expires_s: int = 3600) -> str:
@@ -183,13 +191,13 @@ def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
 def local_path(uri: str | Path, cache: Path) -> Path:
     """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, made anew when the original changes."""
     if not exists(uri):
-        raise ClusterError(f"{uri} does not exist; check the address")
+        raise NotFoundError(f"{uri} does not exist; check the address")
     if not is_remote(uri):
         return disk.path_of(uri)
     bucket, key = s3.split(uri)
     names = [absolute(uri)] if key and s3.head(uri) else [entry.uri for entry in list_objects(uri)]
     tags = [f"{name} {(s3.head(name) or {}).get('ETag')}" for name in names]
-    stamp = hashlib.sha256("\n".join([str(s3.endpoint_url()), absolute(uri), *tags]).encode()).hexdigest()[:32]
+    stamp = hashlib.sha256("\n".join([without_login(str(endpoint_url())), absolute(uri), *tags]).encode()).hexdigest()[:32]
     target = disk.path_of(cache) / stamp / (key.rpartition("/")[2] or bucket)
     if not target.exists():
         scratch = disk.path_of(cache) / f"{stamp}.{uuid.uuid4().hex}.tmp"
@@ -215,7 +223,17 @@ def _copy_file(source: str, target: Path) -> None:
 
 
 def _in_threads(copy: Callable[[str], None], names: Iterable[str]) -> None:
-    """Run `copy` on each name, several at a time; the first error is raised."""
+    """Run `copy` on each name, several at a time; the first error is raised, and after it no copy is begun."""
+    failed = threading.Event()
+
+    def copy_unless_failed(name: str) -> None:
+        if not failed.is_set():
+            try:
+                copy(name)
+            except BaseException:
+                failed.set()
+                raise
+
     with ThreadPoolExecutor(COPY_THREADS) as pool:
-        for _ in pool.map(copy, names):
+        for _ in pool.map(copy_unless_failed, names):
             pass

@@ -2,17 +2,33 @@
 
 import errno
 import re
+from urllib.parse import urlsplit
 
-from boto3.exceptions import Boto3Error
 from botocore import exceptions as aws
+from botocore.parsers import ResponseParserError
 
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 
-CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Characters that no name may hold: control characters, and what XML, in which servers list names, or UTF-8 cannot hold.
+BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 BAD_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "UnrecognizedClientException"}
-EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired", "RequestExpired"}
-BUSY_CODES = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "500", "502", "503", "504"}
-CONNECTION_ERRORS = (aws.HTTPClientError, aws.ConnectionError, aws.ResponseStreamingError, aws.IncompleteReadError)
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
+PASSING_CODES = {  # with a status below 500
+    "BadDigest",
+    "ConditionalRequestConflict",
+    "IncompleteBody",
+    "OperationAborted",
+    "RequestTimeout",
+    "SlowDown",
+    "Throttling",
+    "ThrottlingException",
+    "TooManyRequests",
+    "XAmzContentSHA256Mismatch",
+}
+SERVER_ERRORS = (aws.ClientError, aws.BotoCoreError, ResponseParserError, ValueError)  # the last two for an answer that makes no sense
+LATE = (aws.ReadTimeoutError, aws.ConnectTimeoutError)
+# The answer broke off or was damaged on its way.
+BROKEN = (aws.ResponseStreamingError, aws.IncompleteReadError, aws.ConnectionClosedError, aws.FlexibleChecksumError, ResponseParserError, ValueError)
 CREDENTIALS_HELP = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or give this machine a role)"
 
 
@@ -21,47 +37,78 @@ def bucket_of(uri: str) -> str:
     return uri[len("s3://") :].partition("/")[0]
 
 
-def s3_error(uri: str, error: aws.ClientError | aws.BotoCoreError | Boto3Error) -> ClusterError:
-    """The sentence for an error of boto3 about `uri`."""
-    if isinstance(error, Boto3Error):  # a transfer wraps the first cause
-        cause = error.__cause__ or error.__context__
-        if isinstance(cause, aws.ClientError | aws.BotoCoreError):
-            return s3_error(uri, cause)
-        return ClusterError(f"{uri}: the transfer failed ({type(error).__name__}); try again")
+def without_login(address: str) -> str:
+    """`address` as it may be shown: without the `user:password@` of a URL, and without what follows a `?`, such as the signature of a link."""
+    scheme, rest = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
+    return scheme + rest.partition("?")[0].rpartition("@")[2] if scheme else address
+
+
+def has_login(address: str) -> bool:
+    """Whether the URL `address` holds a user or a password."""
+    return "@" in urlsplit(address).netloc
+
+
+def code_of(error: aws.ClientError) -> str:
+    """The server's word for what is wrong."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: aws.ClientError) -> int:
+    """The status of the server's answer."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same request may succeed a little later."""
     if isinstance(error, aws.ClientError):
-        return _refused(uri, error)
+        status = status_of(error)
+        return (status >= 500 and status != 501) or status == 429 or code_of(error) in PASSING_CODES
+    if isinstance(error, aws.SSLError):
+        return "CERTIFICATE_VERIFY_FAILED" not in str(error)
+    return isinstance(error, (aws.HTTPClientError, aws.ConnectionError, *BROKEN))
+
+
+def s3_error(uri: str, error: Exception, tried: str = "", server: str = "") -> ClusterError:
+    """The sentence for an error of boto3 about `uri`. `tried` says how often and how long, `server` which server it was."""
+    if isinstance(error, aws.ClientError):
+        return _refused(uri, error, tried)
     if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.ProfileNotFound):
         return ClusterError(f"{uri}: no usable S3 credentials were found; {CREDENTIALS_HELP}")
-    if isinstance(error, aws.SSLError):
+    if isinstance(error, aws.SSLError) and not may_pass(error):
         return ClusterError(f"{uri}: the S3 server's certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority")
-    if isinstance(error, CONNECTION_ERRORS):
-        kind = "did not answer in time" if isinstance(error, aws.ReadTimeoutError | aws.ConnectTimeoutError) else "cannot be reached"
-        return ClusterError(f"{uri}: the S3 server {kind} ({type(error).__name__}); check the network and AWS_ENDPOINT_URL, then run again")
+    if may_pass(error):
+        kind = "did not answer in time" if isinstance(error, LATE) else "broke off its answers" if isinstance(error, BROKEN) else "cannot be reached"
+        why = ", ".join(part for part in (type(error).__name__, tried) if part)
+        return StorageUnavailableError(
+            f"{uri}: the S3 server{server and f' {server}'} {kind} ({why}); check the network and AWS_ENDPOINT_URL, then run again"
+        )
     if isinstance(error, aws.ParamValidationError):
         return ClusterError(f"{uri}: not a valid S3 address; bucket names have 3 to 63 lower-case letters, digits, dots and hyphens")
     return ClusterError(f"{uri}: S3 cannot be used ({type(error).__name__}); check the AWS_* variables")
 
 
-def _refused(uri: str, error: aws.ClientError) -> ClusterError:
+def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
     """The sentence for an answer of the S3 server that is an error."""
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return ClusterError(f"{uri}: there is no bucket '{bucket_of(uri)}'; create it first, or correct the name")
     if code in ("NoSuchKey", "404", "NotFound"):
-        return ClusterError(f"{uri} does not exist; check the address")
+        return NotFoundError(f"{uri} does not exist; check the address")
     if code in BAD_KEY_CODES:
         return ClusterError(f"{uri}: the S3 server does not accept these credentials ({code}); {CREDENTIALS_HELP}")
     if code in EXPIRED_CODES:
         return ClusterError(f"{uri}: the S3 credentials have expired ({code}); renew them and run again")
+    if code in ("RequestTimeTooSkewed", "RequestExpired"):
+        return ClusterError(f"{uri}: the S3 server finds this machine's clock wrong ({code}); set the clock and run again")
     if status == 403:
         return ClusterError(f"{uri}: access denied; check the credentials and that they may list, read, write and delete in '{bucket_of(uri)}'")
     if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException") or status == 301:
         return ClusterError(f"{uri}: bucket '{bucket_of(uri)}' is in another region; set AWS_REGION to it")
     if code == "InvalidBucketName":
         return ClusterError(f"{uri}: '{bucket_of(uri)}' is not a valid bucket name; correct it")
-    if code in BUSY_CODES or status >= 500:
-        return ClusterError(f"{uri}: the S3 server kept answering {code or status} after several attempts; wait a little, then run again")
+    if may_pass(error):
+        why = f" ({tried})" if tried else ""
+        return StorageUnavailableError(f"{uri}: the S3 server kept answering {code or status}{why}; wait a little, then run again")
     return ClusterError(f"{uri}: the S3 server refused the request ({code or status}); check the address and the permissions")
 
 
@@ -74,7 +121,9 @@ def file_error(uri: str, error: OSError) -> ClusterError:
     if error.errno in (errno.EACCES, errno.EPERM):
         return ClusterError(f"{uri}: permission denied; change the permissions or choose another place")
     if error.errno == errno.ENOENT:
-        return ClusterError(f"{uri} does not exist; check the path")
+        return NotFoundError(f"{uri} does not exist; check the path")
+    if error.errno == errno.ENAMETOOLONG:
+        return ClusterError(f"{uri}: the name is too long for this disk; choose a shorter one")
     if error.errno in (errno.ENOTDIR, errno.EEXIST):
         return ClusterError(f"{uri}: a file stands where a folder is needed; remove it or choose another place")
     if error.errno == errno.EISDIR:

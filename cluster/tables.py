@@ -17,6 +17,7 @@ from cluster.errors import ClusterError
 SUFFIX = ".parquet"
 ROWS_PER_BATCH = 1024
 _NOT_OURS = (b"ARROW:schema", b"pandas")  # what libraries add to the metadata
+_MALFORMED = (pa.ArrowException, OSError, UnicodeDecodeError, ValueError)  # what pyarrow raises for a file that is none or damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,16 @@ def iter_batches(
                     yield table.replace_schema_metadata(None)
 
 
+def parse_table(content: bytes, file: str) -> tuple[pa.Table, dict[str, str]]:
+    """Rows and metadata of one Parquet file from its bytes; `file` is its name, for errors."""
+    try:
+        with pq.ParquetFile(pa.BufferReader(content)) as parquet:
+            _, metadata = _checked(parquet, file)
+            return parquet.read(use_threads=False).replace_schema_metadata(None), metadata
+    except _MALFORMED as error:
+        raise _malformed(file, error) from error
+
+
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[pq.ParquetFile]:
     """A Parquet file open for reading. What pyarrow raises inside becomes a ClusterError naming the file."""
@@ -119,9 +130,13 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
     try:
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
             yield parquet
-    except (pa.ArrowException, OSError, UnicodeDecodeError, ValueError) as error:
+    except _MALFORMED as error:
         storage.require_file(file)  # says what is wrong with the storage, if that is what is wrong
-        raise ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); make it again") from error
+        raise _malformed(file, error) from error
+
+
+def _malformed(file: str, error: Exception) -> ClusterError:
+    return ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); make it again")
 
 
 def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, str]]:

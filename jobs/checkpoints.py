@@ -1,10 +1,7 @@
 """A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
 
-import tempfile
-from pathlib import Path
-
 from cluster import storage
-from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, packaged_checkpoint_files
+from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
 from soundstorm.errors import SoundStormError
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -25,11 +22,6 @@ def checkpoint_files(uri: str | None) -> dict[str, bytes]:
     raise SoundStormError(f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder 'checkpoint'")
 
 
-def open_checkpoint(files: dict[str, bytes], device: str = "cpu") -> Checkpoint:
-    """The checkpoint whose files are `files`, as `checkpoint_files` returned them."""
-    with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
-        folder = Path(name) / CHECKPOINT_FOLDER
-        folder.mkdir()
-        for file, content in files.items():
-            (folder / file).write_bytes(content)
-        return load_checkpoint(folder, device)
+def open_checkpoint(files: dict[str, bytes], device: str = "cpu", uri: str | None = None) -> Checkpoint:
+    """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`."""
+    return parse_checkpoint(files, uri or "the checkpoint in the package", device)

@@ -12,11 +12,14 @@ from jobs.datasets import open_dataset
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.layouts import AUDIO_SUFFIXES
+from soundstorm.schemas import REJECTED, check_table
 
 TABLES = ("samples.parquet", "clips.parquet")
 """Looked for in a folder, in this order."""
 LAYOUTS = {"meta/esc50.csv": ("esc50", "synthetic"), "metadata/UrbanSound8K.csv": ("urbansound8k",)}
 """Datasets whose folder holds such a file."""
+TYPES = {"uri": pa.string(), "category": pa.string(), "fold": pa.int32(), "sha256": pa.string(), "dataset": pa.string()}
+"""Columns of such a table that are used."""
 UNFINISHED = "generate.started.json"
 NO_CATEGORY = "all"
 
@@ -94,6 +97,7 @@ def _rejected_by_tokenize(uri: str) -> set[str]:
     if not storage.exists(folder):
         return set()
     rejected, _ = tables.read_table(folder)
+    check_table(rejected, REJECTED, folder)
     return {row["clip_id"] for row in rejected.to_pylist() if row["stage"] != "index"}
 
 
@@ -102,6 +106,12 @@ def _from_table(uri: str) -> list[Clip]:
     identifier = next((name for name in ("sample_id", "clip_id") if name in table.column_names), None)
     if identifier is None or "uri" not in table.column_names:
         raise SoundStormError(f"{uri}: columns 'uri' and 'sample_id' or 'clip_id' are needed; it has {', '.join(table.column_names)}")
+    columns = [identifier, *(name for name in TYPES if name in table.column_names)]
+    try:
+        table = table.select(columns).cast(pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in columns]))
+    except (pa.ArrowException, ValueError, LookupError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SoundStormError(f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): make it again") from error
     clips = _from_clips(table, identifier)
     if not clips:
         raise SoundStormError(f"{uri}: the table has no rows; there is nothing to measure")

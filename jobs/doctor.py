@@ -1,10 +1,11 @@
-"""What this machine has and lacks: processors, GPU, libraries, codec weights, Ray, storage, a place on disk."""
+"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage, Ray and its nodes."""
 
 import os
 import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -12,30 +13,35 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import ray
 import soundfile
 import torch
+from ray.exceptions import RayError
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import storage
+from cluster import records
 from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs.codecs import official_cache
 from jobs.entry import console, start
+from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
 from soundstorm.codec import OFFICIAL_FILE, load_codec
 from soundstorm.errors import SoundStormError
 
 LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
-MIN_FREE_GB = 5.0
+TOKEN = "on: who has no token is refused"
+NO_TOKEN = "off: who reaches the cluster's ports can run code there; export RAY_AUTH_MODE=token before `ray start`"
+MAX_NAMED = 5
 MIN_SHARED_MEMORY_GB = 1.0
 
 
 @dataclass(kw_only=True)
 class Options:
-    """Say what this machine has and lacks."""
+    """Say what this machine and its cluster have and lack."""
 
     output_dir: str | None = None
-    """Also check that this folder or s3:// prefix can be written."""
+    """Also check that this folder or s3:// prefix can be written, listed, read and deleted, from every node."""
     address: str | None = None
     """Ray cluster to check; default: start one here."""
 
@@ -60,7 +66,6 @@ def run(options: Options) -> dict[str, Any]:
         "compact codec": _codec,
         "EnCodec weights": _official_weights,
         "disk": _disk,
-        "Ray": lambda: _ray(options.address),
     }
     if options.output_dir is not None:
         checks["storage"] = partial(_storage, options.output_dir)
@@ -70,6 +75,11 @@ def run(options: Options) -> dict[str, Any]:
             findings.append(Finding(subject, *check()))
         except (SoundStormError, ClusterError, OSError) as error:
             findings.append(Finding(subject, False, str(error)))
+    storage_works = any(finding.subject == "storage" and finding.fine for finding in findings)
+    try:
+        findings += _cluster(options.address, options.output_dir if storage_works else None)
+    except (ClusterError, RayError) as error:
+        findings.append(Finding("Ray", False, str(error)))
     table = Table(box=None, show_header=False, padding=(0, 2))
     for finding in findings:
         table.add_row("[green]ok[/]" if finding.fine else "[bold red]lacks[/]", f"[bold]{finding.subject}[/]", escape(finding.text))
@@ -134,17 +144,41 @@ def _disk() -> tuple[bool, str]:
     return True, text
 
 
-def _ray(address: str | None) -> tuple[bool, str]:
+def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
+    """Ray, its nodes, and who gets in."""
     began = time.monotonic()
-    with connect(address) as info:
+    with connect(address, await_gpu=False) as info:
         where = "started here" if info.started_here else "joined"
         text = f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, {info.num_gpus:g} GPUs"
-    return True, text
+        offered = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+        reports, silent = ask_nodes(storage_uri)
+    more = f" and {len(offered) - MAX_NAMED} more" if len(offered) > MAX_NAMED else ""
+    problems = problems_of(reports, silent, records.versions())
+    return [
+        Finding("Ray", True, text),
+        Finding("nodes", not problems, "; ".join(problems[:MAX_NAMED]) or _alike(reports)),
+        Finding("authentication", bool(reports), _authentication(reports)),
+        Finding("metrics", True, f"for Prometheus at {', '.join(offered[:MAX_NAMED])}{more}"),
+    ]
+
+
+def _authentication(reports: list[NodeReport]) -> str:
+    if not reports:
+        return "not known: no node answers"
+    return TOKEN if all(report.token_required for report in reports) else NO_TOKEN
+
+
+def _alike(reports: list[NodeReport]) -> str:
+    gpus = Counter(name for report in reports for name in report.gpus)
+    named = ", ".join(f"{count} {name}" for name, count in gpus.items()) or "no GPU"
+    least = min(report.free_gb for report in reports)
+    skew = max(abs(report.skew_s) for report in reports)
+    return f"{len(reports)} with the libraries of this process, {named}, at least {least:.0f} GB for temporary files, clocks within {skew + 1:.0f} s"
 
 
 def _storage(uri: str) -> tuple[bool, str]:
-    storage.check_writable(uri)
-    return True, f"{uri} can be written"
+    check_storage(uri)
+    return True, f"{uri} can be written, listed, read and deleted"
 
 
 if __name__ == "__main__":

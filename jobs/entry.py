@@ -4,7 +4,9 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -22,6 +24,8 @@ console = Console(stderr=True, soft_wrap=True)
 
 EXIT_PROBLEM = 1
 EXIT_INTERRUPTED = 130
+MAX_CHARACTERS = 2000
+"""Of a message."""
 
 
 def start(
@@ -29,8 +33,8 @@ def start(
 ) -> int:
     """Parse the command line into `options_type`, run the job, say where its output is; returns the exit code.
 
-    A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. Set
-    SOUNDSTORM_DEBUG=1 to see the traceback all the same.
+    A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. So is a fault of the program, whose
+    traceback goes into a file. Set SOUNDSTORM_DEBUG=1 to see the traceback all the same.
     """
     logging.basicConfig(level=os.environ.get("SOUNDSTORM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
     if threading.current_thread() is threading.main_thread():
@@ -41,13 +45,31 @@ def start(
     except (SoundStormError, ClusterError) as error:
         if os.environ.get("SOUNDSTORM_DEBUG"):
             raise
-        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False)
+        _say_error(str(error))
         return EXIT_PROBLEM
     except KeyboardInterrupt:
         console.print("[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on", highlight=False)
         return EXIT_INTERRUPTED
-    sys.stdout.write(summary["message"] + "\n")
+    except Exception as error:  # the last place where anything can be caught
+        if os.environ.get("SOUNDSTORM_DEBUG"):
+            raise
+        with tempfile.NamedTemporaryFile("w", prefix="soundstorm-traceback-", suffix=".txt", delete=False, errors="backslashreplace") as file:
+            traceback.print_exc(file=file)
+        _say_error(f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it with {file.name}")
+        return EXIT_PROBLEM
+    sys.stdout.write(printable(summary["message"]) + "\n")
     return 0
+
+
+def printable(text: str) -> str:
+    """`text` on one line, without what a terminal would obey or an encoding does not have, and not too long to read."""
+    line = " ".join(text.split())
+    shown = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
+    return shown if len(shown) <= MAX_CHARACTERS else f"{shown[:MAX_CHARACTERS]} ..."
+
+
+def _say_error(text: str) -> None:
+    console.print(f"[bold red]error:[/] {escape(printable(text))}", highlight=False)
 
 
 def _interrupt(number: int, frame: Any) -> None:

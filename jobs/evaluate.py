@@ -9,6 +9,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,25 +18,28 @@ import pyarrow as pa
 import ray
 
 from cluster import records, storage, tables
-from cluster.connect import connect
+from cluster.connect import ClusterInfo
 from jobs.clips import Clip, digest, draw_per_category, find_clips
 from jobs.codecs import choose_codec
 from jobs.entry import start
 from jobs.features import Item, Scope, choose_items, choose_scope
-from jobs.listening import choose_examples, read_log
+from jobs.finished import told_again
+from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.measurer import Measurer, load_clip, resynthesize
-from jobs.parts import Plan, actor_resources, complete, default_actors
+from jobs.parts import Plan, actor_resources, complete, settings_digest
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.closeness import Closeness, closeness
 from soundstorm.codec import Codec
 from soundstorm.datasets import DATASETS
 from soundstorm.errors import SoundStormError
+from soundstorm.measured import require_measured
 from soundstorm.report import ReportData, render_report
-from soundstorm.schemas import CodecFingerprint
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint
 from soundstorm.statistics import Summary, summarize
 
-TABLES = ("metrics", "pairs", "features", "rejected")
+TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
 """What each part has a table of."""
+MAX_LINK_DAYS = 7
 ALL_FOLDS = "The real clips come from all folds, also from those that the model was trained on; --fold takes one."
 
 
@@ -67,6 +71,10 @@ class Options:
     """log.csv of `train`, for the curves in the report."""
     examples_per_class: int = 1
     """Clips of each class and source to listen to in the report."""
+    players: Literal["inside", "linked"] = "inside"
+    """inside: the report holds its audio and plays anywhere, for ever; linked: it has links to files in players/, signed and ending in storage."""
+    link_days: int = 7
+    """Days that signed links are valid, 1 to 7: whoever has the report can play its clips until then."""
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be unusable before the job fails."""
     num_actors: int | None = None
@@ -92,6 +100,8 @@ class Options:
         for name, given in (("--classifier", self.classifier), ("--held-out-fold", self.held_out_fold)):
             if given is not None and self.metrics != "all":
                 raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
+        if not 1 <= self.link_days <= MAX_LINK_DAYS:
+            raise SoundStormError(f"--link-days is {self.link_days}: give 1 to {MAX_LINK_DAYS}")
         if not 0 <= self.max_rejected <= 1:
             raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
 
@@ -120,15 +130,16 @@ def run(options: Options) -> dict[str, Any]:
         "codec_sha256": codec.fingerprint.sha256,
         "sample_rate": SAMPLE_RATE,
         "shard_size": options.shard_size,
-        "tables": TABLES,
+        "tables": tuple(TABLES),
         **(scope.settings if scope else {}),
+        **({"players": options.players} if options.players != "inside" else {}),
     }
-    outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html")
+    outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html", PLAYERS_FOLDER, "failed.parquet")
     record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return _summary(options, record.counts, "already done: ")
+        return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
-    metrics, pairs, features, rejected = _measure(options, items, (weights, scope.weights if scope else None))
+    metrics, pairs, features, rejected = _measure(options, items, (weights, scope.weights if scope else None), settings_digest(settings))
     reasons = _check_rejected(options, rejected, len(items))
     unusable = set(rejected["uri"].to_pylist())
     real, generated = ([clip for clip in clips if clip.uri not in unusable] for clips in (real, generated))
@@ -184,23 +195,30 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
     )
 
 
-def _measure(options: Options, items: list[Item], weights: tuple[bytes, bytes | None]) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+def _measure(
+    options: Options, items: list[Item], weights: tuple[bytes, bytes | None], settings: str
+) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
-    parts_folder = storage.join(options.output_dir, "parts")
     plan = Plan(
         description="evaluate",
-        folder=storage.join(parts_folder, "metrics"),
+        output_dir=options.output_dir,
+        folder="parts/metrics",
         num_items=len(items),
         shard_size=options.shard_size,
         payload=lambda numbers: [items[number] for number in numbers],
+        settings=settings,
     )
-    if plan.missing():
-        with connect(options.address) as info:
-            reference = ray.put(weights)
-            actor_class = ray.remote(Measurer).options(**actor_resources(info))
-            device = "cuda" if info.num_gpus else "cpu"
-            complete(plan, lambda: actor_class.remote([reference], parts_folder, device), "measure_part", default_actors(info, options.num_actors))
-    metrics, pairs, features, rejected = (tables.read_table(storage.join(parts_folder, name))[0] for name in TABLES)
+    parts_folder = storage.join(options.output_dir, "parts")
+
+    def prepare(info: ClusterInfo) -> Callable[[], Any]:
+        reference = ray.put(weights)
+        actor_class = ray.remote(Measurer).options(**actor_resources(info))
+        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu")
+
+    complete(plan, options.address, prepare, "measure_part", options.num_actors)
+    metrics, pairs, features, rejected = (pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items())
+    for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
+        require_measured(table, TABLES[name], storage.join(parts_folder, name))
     return metrics, pairs, features, rejected
 
 
@@ -242,6 +260,8 @@ def _report(
     features: pa.Table,
 ) -> str:
     examples = choose_examples(real, generated, options.examples_per_class, load_clip, lambda pcm: resynthesize(codec, [pcm])[0])
+    now = datetime.now(UTC)
+    examples, notes = link_examples(examples, options.output_dir, options.link_days, now) if options.players == "linked" else (examples, [])
     fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
     if scope is not None and scope.classifier is not None:
         fingerprints["classifier"] = scope.classifier.sha256
@@ -257,7 +277,7 @@ def _report(
     return render_report(
         ReportData(
             title="Generated against real",
-            generated_at=datetime.now(UTC),
+            generated_at=now,
             summary=summary,
             metrics=metrics,
             closeness=found,
@@ -272,7 +292,7 @@ def _report(
             },
             fingerprints=fingerprints,
             rejected=reasons,
-            warnings=([] if options.fold else [ALL_FOLDS]) + (found.warnings if found else []),
+            warnings=([] if options.fold else [ALL_FOLDS]) + (found.warnings if found else []) + notes,
             credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
         )
     )

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 from cluster import storage
@@ -12,6 +11,7 @@ from soundstorm.audio_classifier import PACKAGED_WEIGHTS, TrainedClassifier, loa
 from soundstorm.categories import normalized
 from soundstorm.datasets import source_of
 from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
 from soundstorm.schemas import Role, Source
 
 CLIPS_PER_CLASS = 200
@@ -175,10 +175,10 @@ def _choose_classifier(option: str | None) -> tuple[bytes | None, TrainedClassif
             return weights, load_classifier(weights), ""
         except SoundStormError as error:
             raise SoundStormError(f"--classifier {option}: {error}") from error
-    packaged = resources.files("soundstorm") / "weights" / PACKAGED_WEIGHTS
-    if not packaged.is_file():
-        return None, None, "there is no classifier in this package: give --classifier a file that `soundstorm train-classifier` wrote"
-    weights = packaged.read_bytes()
+    try:
+        weights = packaged(PACKAGED_WEIGHTS).read_bytes()
+    except SoundStormError as error:
+        return None, None, f"{error}, or give --classifier a file that `soundstorm train-classifier` wrote"
     return weights, load_classifier(weights), ""
 
 

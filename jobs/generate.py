@@ -1,12 +1,13 @@
-"""New sound from a checkpoint: a pool of actors draws codes, decodes them and writes audio files, part by part; the manifest comes last.
+"""New sound from a checkpoint: a pool of actors draws codes, decodes them and writes audio, part by part; the manifest comes last.
 
 The seed of a sample follows from `--seed`, its class and its number, and the samples of a part are always the same ones. So a
-sample does not depend on which worker made it, and a run that was stopped goes on where it was.
+sample does not depend on which worker made it, a run that was stopped goes on where it was, and two runs at once share the work.
 """
 
 import hashlib
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -16,20 +17,27 @@ import tyro
 from rich.markup import escape
 
 from cluster import records, storage, tables
-from cluster.connect import ClusterInfo, connect
+from cluster.connect import ClusterInfo
+from cluster.errors import ClusterError
+from cluster.table_parts import write_stream
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console, start
+from jobs.finished import told_again
 from jobs.generator import Generator
-from jobs.parts import Plan, actor_resources, complete, default_actors
+from jobs.parts import Plan, actor_resources, complete, settings_digest
 from soundstorm.audio import RejectedAudio, read_audio
+from soundstorm.audio_classifier import load_classifier
 from soundstorm.checkpoints import Checkpoint
+from soundstorm.choice import PACKAGED_LISTENER, require_known
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
 from soundstorm.presets import SamplerSettings
+from soundstorm.schemas import SAMPLES
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
-SAMPLER_OPTIONS = ("order", "temperature", "final_temperature", "choice_temperature", "top_p", "typical_mass", "guidance")
+SAMPLER_OPTIONS = ("order", "temperature", "final_temperature", "choice_temperature", "top_p", "typical_mass", "guidance", "candidates")
 
 
 @dataclass(kw_only=True)
@@ -39,7 +47,7 @@ class Options:
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""
     output_dir: str = "runs/samples"
-    """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json."""
+    """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json; failed.parquet, if parts could not be made."""
     num_samples: int = 10
     """Clips to make in all."""
     duration: float = 5.0
@@ -54,6 +62,8 @@ class Options:
     """Seconds of --prompt to keep."""
     format: Literal["flac", "wav"] = "flac"
     """Format of the audio files, 16-bit mono."""
+    layout: Literal["files", "webdataset"] = "files"
+    """files: one audio file a clip; webdataset: one tar a part, with an audio file and a JSON file for each clip."""
     iterations: tuple[int, ...] | None = None
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
@@ -70,6 +80,10 @@ class Options:
     """Sample from the most typical codes that hold this probability."""
     guidance: float | None = None
     """Classifier-free guidance weight; 1 is unguided."""
+    candidates: int | None = None
+    """Draws of each sample, of which the one is kept that a classifier takes most surely for its class."""
+    listener: str | None = None
+    """The classifier that chooses among --candidates, of `train-classifier`, path or URI; default: one in the package, for the classes of ESC-10."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with, from the package or the cache."""
     num_actors: int | None = None
@@ -103,42 +117,47 @@ def run(options: Options) -> dict[str, Any]:
     """Generate what is missing of the samples asked for, then write the manifest."""
     storage.check_writable(options.output_dir)
     files = checkpoint_files(options.checkpoint)
-    checkpoint = open_checkpoint(files)
+    checkpoint = open_checkpoint(files, uri=options.checkpoint)
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
     sampler.passes_per_level(checkpoint.fingerprint.num_levels)
     weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package")
     prompt = _prompt_codes(options, codec)
+    listener = _listener(options, [checkpoint.categories[label] for label in labels]) if sampler.candidates > 1 else None
     settings = {
         "checkpoint_sha256": checkpoint.sha256,
         "codec_sha256": codec.fingerprint.sha256,
         "sampler": sampler.to_dict(),
+        "listener_sha256": None if listener is None else hashlib.sha256(listener).hexdigest(),
         "num_samples": options.num_samples,
         "duration_s": options.duration,
         "class": options.class_name,
         "seed": options.seed,
         "prompt_sha256": None if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest(),
         "format": options.format,
+        "layout": options.layout,
         "shard_size": options.shard_size,
     }
-    record = records.begin(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=("audio", "parts", "samples.parquet"))
-    if record is not None:
-        return _summary(options, record.counts, "already done: ")
+    outputs = ("audio", "parts", "samples.parquet", "failed.parquet")
+    record = records.begin(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=outputs)
+    if record is not None and _has_manifest(options):
+        return told_again(options.output_dir, "generate", lambda: _summary(options, record.counts, "already done: "))
     plan = Plan(
         description="generate",
-        folder=storage.join(options.output_dir, "parts"),
+        output_dir=options.output_dir,
+        folder="parts",
         num_items=options.num_samples,
         shard_size=options.shard_size,
         payload=lambda items: [(index, labels[index % len(labels)]) for index in items],
+        settings=settings_digest(settings),
     )
-    if plan.missing():
-        with connect(options.address) as info:
-            _generate(options, plan, info, files, weights, sampler, prompt)
-    manifest, _ = tables.read_table(plan.folder)
+    complete(
+        plan, options.address, lambda info: _actors(options, plan, info, (files, weights, listener), sampler, prompt), "make_part", options.num_actors
+    )
     metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
     metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
-    tables.write_table(storage.join(options.output_dir, "samples.parquet"), manifest, metadata)
-    counts = {"samples": manifest.num_rows, "categories": len(set(manifest["category"].to_pylist()))}
+    num_rows = write_stream(_manifest_uri(options), SAMPLES, plan.tables(SAMPLES), metadata)
+    counts = {"samples": num_rows, "categories": min(num_rows, len(labels))}
     records.finish(options.output_dir, "generate", settings, counts)
     return _summary(options, counts, "")
 
@@ -149,6 +168,18 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
     if options.class_name not in checkpoint.categories:
         raise SoundStormError(f"--class is '{options.class_name}': the checkpoint has {', '.join(checkpoint.categories)}")
     return [checkpoint.categories.index(options.class_name)]
+
+
+def _listener(options: Options, categories: list[str]) -> bytes:
+    """The file of the classifier that chooses, which knows all of `categories`."""
+    data = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
+    try:
+        listener = load_classifier(data)
+    except SoundStormError as error:
+        raise SoundStormError(f"{where}: {error}") from error
+    require_known(listener, categories, where)
+    return data
 
 
 def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
@@ -168,18 +199,39 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
     return codes
 
 
-def _generate(
-    options: Options, plan: Plan, info: ClusterInfo, files: dict[str, bytes], weights: bytes, sampler: SamplerSettings, prompt: np.ndarray | None
-) -> None:
-    model = ray.put((files, weights))
+def _actors(
+    options: Options,
+    plan: Plan,
+    info: ClusterInfo,
+    model: tuple[dict[str, bytes], bytes, bytes | None],
+    sampler: SamplerSettings,
+    prompt: np.ndarray | None,
+) -> Callable[[], Any]:
+    """What creates an actor in the cluster; `model` holds the files of the checkpoint, of the codec, and of the classifier that chooses."""
+    reference = ray.put(model)
     actor_class = ray.remote(Generator).options(**actor_resources(info))
-    job = {"output_dir": storage.absolute(options.output_dir), "duration_s": options.duration, "format": options.format, "seed": options.seed}
-    complete(
-        plan,
-        lambda: actor_class.remote([model], sampler, prompt, job, "cuda" if info.num_gpus else "cpu"),
-        "make_part",
-        default_actors(info, options.num_actors),
-    )
+    job = {
+        "output_dir": storage.absolute(options.output_dir),
+        "layout": options.layout,
+        "format": options.format,
+        "duration_s": options.duration,
+        "seed": options.seed,
+        "settings": plan.settings,
+    }
+    return lambda: actor_class.remote([reference], sampler, prompt, job, "cuda" if info.num_gpus else "cpu")
+
+
+def _manifest_uri(options: Options) -> str:
+    return storage.join(options.output_dir, "samples.parquet")
+
+
+def _has_manifest(options: Options) -> bool:
+    """Whether the manifest of a finished run is there and whole. If not, it is put together anew, for which lost parts are made again."""
+    try:
+        return tables.table_info(_manifest_uri(options)).num_rows == options.num_samples
+    except ClusterError as error:
+        console.print(f"[yellow]note:[/] {escape(str(error))}; it is made again", highlight=False)
+        return False
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

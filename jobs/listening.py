@@ -2,7 +2,10 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -11,11 +14,16 @@ from cluster import storage
 from jobs.clips import Clip
 from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.categories import normalized
+from soundstorm.errors import SoundStormError
 from soundstorm.report import Example
 from soundstorm.schemas import Source
 
+PLAYERS_FOLDER = "players"
+"""Below a report's folder: the audio that its players play by link."""
 MAX_CLASSES = 50
 """Classes with players in one page, so that it stays below some tens of megabytes."""
+LOG_COLUMNS = {"epoch", "step", "train_loss", "val_loss", "lr"}
+"""Columns of a log.csv that the report draws."""
 
 
 def choose_examples(
@@ -61,8 +69,47 @@ def _example(category: str, source: Source, clip_id: str, pcm: np.ndarray) -> Ex
     )
 
 
+def link_examples(examples: Sequence[Example], output_dir: str, days: int, now: datetime) -> tuple[list[Example], list[str]]:
+    """The examples with their audio in files beside the page, and what the page should say of that.
+
+    A page on a disk finds them by relative paths. In object storage each has a signed link, which plays for whoever has it, and ends.
+
+    Args:
+        examples: with the audio inside.
+        output_dir: folder of the page.
+        days: how long signed links are valid.
+        now: when they are signed.
+    """
+    linked = []
+    for number, example in enumerate(examples, 1):
+        name = f"{number:04d}-{example.source.value}.flac"
+        uri = storage.join(output_dir, PLAYERS_FOLDER, name)
+        storage.write_bytes(uri, example.audio_bytes or b"")
+        link = storage.presign(uri, days * 24 * 3600) if storage.is_remote(uri) else f"{PLAYERS_FOLDER}/{name}"
+        linked.append(replace(example, audio_bytes=None, audio_src=link))
+    if not linked or not storage.is_remote(output_dir):
+        return linked, []
+    until = now + timedelta(days=days)
+    return linked, [
+        f"Whoever has this page can play its clips until {until.day} {until:%B %Y, %H:%M %Z}, or until the credentials of the run expire, if that is "
+        f"sooner: then the links end. The files stay in {storage.join(output_dir, PLAYERS_FOLDER)}."
+    ]
+
+
 def read_log(uri: str | None) -> list[dict[str, Any]]:
-    """Rows of a log.csv, [] where there is none to read."""
+    """Rows of a log.csv, [] where there is none to read.
+
+    Raises:
+        SoundStormError: it is not such a table.
+    """
     if uri is None:
         return []
-    return list(csv.DictReader(io.StringIO(storage.read_bytes(uri).decode())))
+    try:
+        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(uri).decode("utf-8-sig"))))
+        for row in rows:
+            for name in LOG_COLUMNS & row.keys():
+                if row[name] and not math.isfinite(float(row[name])):
+                    raise ValueError(f"{name} is {row[name]}")
+    except (ValueError, TypeError, csv.Error) as error:
+        raise SoundStormError(f"--training-log {uri}: not a log.csv of `soundstorm train` ({error}): give another, or leave it out") from error
+    return rows

@@ -9,16 +9,17 @@ import pyarrow as pa
 import ray
 import torch
 
-from cluster import storage, tables
+from cluster import storage, tables, tars
+from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from jobs.clips import Clip
 from jobs.features import Item, recording_of
-from jobs.shard_encoder import read_recording
+from jobs.parts import SETTINGS
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, read_audio, to_pcm16
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.codec import Codec, load_codec
 from soundstorm.features import FeatureExtractor
 from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Reason, Source
 
 MAX_CLIP_S = 3600.0
 """Seconds of a clip that are measured, the most that `tokenize` and `generate` deal with."""
@@ -30,25 +31,34 @@ class Measurer:
     Args:
         weights: one reference, to the content of the codec's file and of the classifier's, or None where there is none.
         parts_folder: URI of the folder for a folder of parts of each table.
+        settings: digest of all settings of the run.
         device: where the codec and the classifier run.
     """
 
-    def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, device: str) -> None:
+    def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, settings: str, device: str) -> None:
         torch.set_num_threads(1)
         codec, classifier = ray.get(weights[0])
         self.codec = load_codec(codec, device)
         self.extractor = FeatureExtractor(self.codec, None if classifier is None else load_classifier(classifier, device))
         self.parts_folder = parts_folder
+        self.metadata = {SETTINGS: settings}
 
     def measure_part(self, work: tuple[str, list[Item]]) -> int:
-        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected; returns how many clips."""
-        part_uri, items = work
+        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected; returns how many clips.
+
+        A part that is there, made by another attempt or another run, is left alone.
+        """
+        name, items = work
+        part_uri = storage.join(self.parts_folder, "metrics", name)
+        if storage.exists(part_uri):
+            return len(items)
+        reader = tars.Reader()
         rows, pairs, rejected = [], [], []
         waveforms: dict[int, np.ndarray] = {}
         for index, item in enumerate(items):
             clip = item.clip
             try:
-                waveforms[index] = load_clip(clip.uri)
+                waveforms[index] = load_clip(clip.uri, reader)
             except RejectedAudio as error:
                 rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
         again = [index for index in waveforms if items[index].through_codec]
@@ -65,16 +75,31 @@ class Measurer:
         wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
         features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
         named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
-        name = part_uri.rpartition("/")[2]
         for folder, content, schema in (("rejected", rejected, REJECTED), ("pairs", pairs, PAIRS), ("features", named, FEATURES)):
-            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), {})
-        tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), {})
+            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
+        tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), self.metadata)
         return len(items)
 
 
-def load_clip(uri: str) -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,). Raises RejectedAudio."""
-    return to_pcm16(read_audio(read_recording(uri), max_duration_s=MAX_CLIP_S).waveform)
+def load_clip(uri: str, reader: tars.Reader | None = None) -> np.ndarray:
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,).
+
+    Raises:
+        RejectedAudio: it is not there, or cannot be used.
+        StorageUnavailableError: the storage does not give it out now.
+    """
+    return to_pcm16(read_audio(_content(uri, reader or tars.Reader()), max_duration_s=MAX_CLIP_S).waveform)
+
+
+def _content(uri: str, reader: tars.Reader) -> bytes:
+    try:
+        return reader.read(uri)
+    except StorageUnavailableError:  # for which the clip is not to blame
+        raise
+    except NotFoundError as error:
+        raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
+    except ClusterError as error:
+        raise RejectedAudio(Reason.UNREADABLE_FILE, str(error)) from error
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -6,39 +6,79 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.markup import escape
 
 from cluster import storage
-from cluster.data import quiet_ray_data
-from cluster.errors import ClusterError
+from cluster.attempts import ANSWER_S, Attempt, open_ledger
+from cluster.data import PATIENCE_S, quiet_ray_data
+from cluster.errors import ClusterError, StorageUnavailableError
+from cluster.vigil import Vigil, limits_here, watch
 from jobs.entry import console
 from soundstorm.audio import RejectedAudio, read_audio, to_pcm16
+from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
 DECODED = pa.schema([("clip_id", pa.string()), ("label", pa.int32()), ("reason", pa.string()), ("detail", pa.string()), ("samples", pa.binary())])
 """A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none."""
 
+DEADLY = "every process that decoded it died; more memory may help"
+BATCH_SIZE = 16
+MAX_RETRIES = 12
+"""Times that a batch is tried again after its task died: Ray Data by itself would go on for ever."""
+HANG_S = 1800.0
+"""A batch that takes this long and as long as all of its sound lasts hangs; its process ends itself."""
+
 
 def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "ray.data.Dataset":
-    """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED."""
+    """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED.
 
-    def decode(batch: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([_decoded_row(row, sample_rate, max_duration_s) for row in batch.to_pylist()], schema=DECODED)
+    A recording that kills the tasks that decode it is one that cannot be used.
 
+    Raises:
+        SoundStormError: tasks died again and again.
+        ClusterError: the nodes or the storage are gone.
+    """
     if not clips.num_rows:
         return ray.data.from_arrow(DECODED.empty_table())
-    quiet_ray_data()
+    ledger = open_ledger()
+
+    def decode(batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": DEADLY} for row in rows]
+        with Attempt(ledger, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
+            for portion in attempt.portions([row["clip_id"] for row in rows]):
+                for number in portion:
+                    decoded[number] = _decoded_row(rows[number], sample_rate, max_duration_s)
+        return pa.Table.from_pylist(decoded, schema=DECODED)
+
+    quiet_ray_data(watched=True)
     shards = ray.data.from_arrow(clips).repartition(min(clips.num_rows, 32))
-    return shards.map_batches(decode, batch_format="pyarrow", batch_size=16).materialize()
+    dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
+    vigil = Vigil(ledger=ledger, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
+    try:
+        decoded = watch(dataset.materialize, vigil)
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
+        _, deadly = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        named = f" at {', '.join(deadly[:5])}" if deadly else ""
+        raise SoundStormError(f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory") from error
+    decoded.context.execution_no_progress_timeout_s = PATIENCE_S  # no vigil is kept over those who read it
+    return decoded
+
+
+def _row(clip: dict[str, Any]) -> dict[str, Any]:
+    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "samples": b""}
 
 
 def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float) -> dict[str, Any]:
-    decoded = {"clip_id": row["clip_id"], "label": row["label"], "reason": "", "detail": "", "samples": b""}
+    decoded = _row(row)
     try:
         recording = read_audio(storage.read_bytes(row["uri"]), sample_rate, max_duration_s)
         decoded["samples"] = to_pcm16(recording.waveform).astype("<i2").tobytes()
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}
+    except StorageUnavailableError:
+        raise
     except ClusterError as error:
         decoded |= {"reason": Reason.UNREADABLE_FILE.value, "detail": str(error)}
     return decoded

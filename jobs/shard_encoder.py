@@ -1,7 +1,11 @@
-"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables."""
+"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables.
+
+Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is rejected, and the run goes on.
+"""
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -10,7 +14,8 @@ import ray
 import torch
 
 from cluster import storage, tables
-from cluster.errors import ClusterError
+from cluster.attempts import Attempt
+from cluster.errors import ClusterError, StorageUnavailableError
 from soundstorm.audio import RejectedAudio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, Reason, codes_to_lists
@@ -18,30 +23,59 @@ from soundstorm.views import make_view
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
 """A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is mixed with, or null."""
+DEADLY = "every process that worked on it died; more memory may help"
 
 
-def read_shard(row: dict[str, Any], max_duration_s: float) -> dict[str, Any]:
-    """Decode a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their clips."""
+@dataclass(slots=True)
+class _Found:
+    """What became of a shard's clips."""
+
+    tokens: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+    silent: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """What became of a recording: 16-bit mono at the codec's rate, or why there is none (reason and detail, a line each)."""
+
+    pcm: bytes = b""
+    problem: str = ""
+    is_silent: bool = False
+
+
+def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
+    """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their clips."""
+    clips = from_ipc(row["clips"]).to_pylist()
+    decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{DEADLY}")] * len(clips)
+    with Attempt(ledger, f"decode {row['shard']}", limit_s) as attempt:
+        for portion in attempt.portions([clip["clip_id"] for clip in clips]):
+            for number in portion:
+                decoded[number] = decode_recording(clips[number]["uri"], max_duration_s)
+    columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "is_silent")}
+    return {"shard": row["shard"], "clips": row["clips"], **columns}
+
+
+def decode_recording(uri: str, max_duration_s: float) -> Decoded:
+    """Read and decode the recording at `uri`."""
     torch.set_num_threads(1)
-    waveforms, problems, silent = [], [], []
-    for clip in from_ipc(row["clips"]).to_pylist():
-        try:
-            recording = read_audio(read_recording(clip["uri"]), max_duration_s=max_duration_s)
-        except RejectedAudio as error:
-            waveforms.append(b"")
-            problems.append(f"{error.reason.value}\n{error.detail}")
-            continue
-        waveforms.append(to_pcm16(recording.waveform).tobytes())
-        problems.append("")
-        if recording.is_silent:
-            silent.append(clip["clip_id"])
-    return {"shard": row["shard"], "clips": row["clips"], "waveforms": waveforms, "problems": problems, "silent": silent}
+    try:
+        recording = read_audio(read_recording(uri), max_duration_s=max_duration_s)
+    except RejectedAudio as error:
+        return Decoded(problem=f"{error.reason.value}\n{error.detail}")
+    return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), is_silent=recording.is_silent)
 
 
 def read_recording(uri: str) -> bytes:
-    """The content of a recording's file; RejectedAudio says whether it is missing or cannot be read."""
+    """The content of a recording's file; RejectedAudio says whether it is missing or cannot be read. Storage that is out of reach rejects nothing."""
+    try:
+        storage.absolute(uri)
+    except ClusterError as error:  # no address at all
+        raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
     try:
         return storage.read_bytes(uri)
+    except StorageUnavailableError:
+        raise
     except ClusterError as error:
         reason = Reason.UNREADABLE_FILE if storage.exists(uri) else Reason.MISSING_FILE
         raise RejectedAudio(reason, str(error)) from error
@@ -51,42 +85,62 @@ class ShardEncoder:
     """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables.
 
     It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its views or rejected.
+
+    Args:
+        weights: of the codec.
+        output_dir: URI of the folder of the tables.
+        metadata: of the tables of tokens.
+        max_duration_s: what a recording holds beyond is cut off.
+        gpu: whether to encode on one.
+        ledger: of `cluster.attempts`.
+        limit_s: a shard that takes longer hangs: the process ends itself.
     """
 
-    def __init__(self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], max_duration_s: float, gpu: bool) -> None:
+    def __init__(
+        self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], max_duration_s: float, gpu: bool, ledger: Any, limit_s: float
+    ) -> None:
         torch.set_num_threads(1)
         self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
         self.output_dir, self.metadata, self.max_duration_s = output_dir, metadata, max_duration_s
+        self.ledger, self.limit_s = ledger, limit_s
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        if "waveforms" not in row:
-            row = read_shard(row, self.max_duration_s)
-        clips = from_ipc(row["clips"]).to_pylist()
-        tokens: list[dict[str, Any]] = []
-        rejected: list[dict[str, str]] = []
+        clips, found = from_ipc(row["clips"]).to_pylist(), _Found()
+        with Attempt(self.ledger, f"encode {row['shard']}", self.limit_s) as attempt:
+            for portion in attempt.portions([clip["clip_id"] for clip in clips]):
+                self._encode_clips([(clips[number], self._read(row, clips, number)) for number in portion], found)
+            found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
+            self._note(row["shard"], found.rejected, found.silent)
+            table = pa.Table.from_pylist(found.tokens, TOKENS)
+            tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
+        return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
+
+    def _read(self, row: dict[str, Any], clips: list[dict[str, Any]], number: int) -> Decoded:
+        if "pcm" not in row:
+            return decode_recording(clips[number]["uri"], self.max_duration_s)
+        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], is_silent=row["is_silent"][number])
+
+    def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
+        """Add what becomes of these clips to `found`."""
         usable: list[tuple[dict[str, Any], bytes]] = []
-        for clip, pcm, problem in zip(clips, row["waveforms"], row["problems"], strict=True):
-            if problem:
-                reason, _, detail = problem.partition("\n")
-                rejected.append(_rejection(clip, "decode", reason, detail))
-            else:
-                usable.append((clip, pcm))
+        for clip, decoded in clips:
+            if decoded.problem:
+                reason, _, detail = decoded.problem.partition("\n")
+                found.rejected.append(_rejection(clip, "decode", reason, detail))
+                continue
+            usable.append((clip, decoded.pcm))
+            found.silent += [clip["clip_id"]] * decoded.is_silent
         for clip, views in self._encode_views(usable):
             failed = next((codes_QT for codes_QT in views if isinstance(codes_QT, str)), None)
             if failed is not None:
-                rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, failed))
+                found.rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, failed))
                 continue
             fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
-            tokens += [
+            found.tokens += [
                 fields | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)}
                 for view, codes_QT in enumerate(views)
                 if not isinstance(codes_QT, str)
             ]
-        self._note(row["shard"], rejected, list(row["silent"]))
-        tables.write_table(
-            tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), pa.Table.from_pylist(tokens, TOKENS), self.metadata
-        )
-        return {"shard": row["shard"], "clips": len(clips)}
 
     def _encode_views(self, clips: list[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[dict[str, Any], list[np.ndarray | str]]]:
         """Each clip with the codes of its views, the recording first."""

@@ -2,8 +2,8 @@
 
 The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or not at
 all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that are there.
-A clip that cannot be used becomes a row of `rejected`, and the run goes on. With `--views` the tokens have as many rows more of each
-clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
+A clip that cannot be used becomes a row of `rejected`, and the run goes on; so does one at which worker after worker dies. With `--views` the tokens
+have as many rows more of each clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
 """
 
 import hashlib
@@ -13,29 +13,39 @@ import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 from ray.util.annotations import RayDeprecationWarning
 from rich.markup import escape
 
 from cluster import records, storage, tables
+from cluster.attempts import ANSWER_S, open_ledger
 from cluster.connect import ClusterInfo, connect
 from cluster.data import quiet_ray_data
+from cluster.vigil import Vigil, limits_here, watch
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, start
+from jobs.finished import told_again
+from jobs.parts import SETTINGS, settings_digest
 from jobs.progress import progress
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from soundstorm.audio import MAX_DURATION_S
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.schemas import REJECTED, check_table
 from soundstorm.views import RECORDED, choose_partner
 
-MAX_SHARD_RETRIES = 3
-"""Times that a shard is tried again after its codec actor died: Ray Data by itself would go on for ever."""
+MAX_SHARD_RETRIES = 12
+"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find three deadly clips in it."""
+HANG_S = 1800.0
+"""A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
+MAX_NAMED = 5
+"""Clips named in an error."""
 MAX_ERROR_CHARACTERS = 300
 MAX_VIEWS = 1000
 
@@ -96,10 +106,10 @@ def run(options: Options) -> dict[str, Any]:
     outputs = ("clips.parquet", "tokens", "rejected", "silent")
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return _summary(options, record.counts, "already done: ")
+        return told_again(options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: "))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
     tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
-    metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration)}
+    metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration), SETTINGS: settings_digest(settings)}
     _tokenize(options, index.clips, weights, metadata)
     counts = _account(options, index)
     records.finish(options.output_dir, "tokenize", settings, counts)
@@ -113,29 +123,53 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
     todo = [shard for shard in range(num_shards) if _part_uri(options.output_dir, shard) not in there]
     if not todo:
         return
-    with connect(options.address) as info, progress("tokenize", clips.num_rows) as counter:
-        counter.advance(clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo))
+    finished = clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo)
+    with connect(options.address) as info, progress("tokenize", clips.num_rows, finished) as counter:
+        ledger = open_ledger()
+        shards = _plan(options, clips, weights, metadata, todo, info, ledger)
+        rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+        def work() -> None:
+            for row in shards.iter_rows():
+                rows.put(row)
+
+        def show() -> None:
+            while not rows.empty():
+                row = rows.get()
+                counter.advance(row["clips"], row["rejected"])
+
+        vigil = Vigil(
+            ledger=ledger,
+            worker={"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0},
+            storage_uri=options.output_dir,
+            limits=limits_here(),
+        )
         try:
-            for row in _plan(options, clips, weights, metadata, todo, info).iter_rows():
-                counter.advance(row["clips"])
+            watch(work, vigil, show)
         except RayError as error:
-            raise SoundStormError(f"{options.output_dir}: tokenizing broke off ({_cause(error)}); what is finished is kept, run again") from error
+            cause = _cause(error, ledger)
+            raise SoundStormError(f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again") from error
 
 
-def _plan(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo) -> ray.data.Dataset:
-    quiet_ray_data()
+def _plan(
+    options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str], todo: list[int], info: ClusterInfo, ledger: Any
+) -> ray.data.Dataset:
+    quiet_ray_data(watched=True)
     planned = with_partners(clips, options.views)
     rows = [{"shard": shard, "clips": to_ipc(_shard_clips(planned, shard, options.shard_size))} for shard in todo]
     room = int(info.num_gpus) or max(1, int(info.num_cpus))
     num_actors = min(options.num_actors or room, room, len(todo))
+    limit_s = HANG_S + options.shard_size * (1 + options.views) * options.max_duration
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     if info.num_gpus:  # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their number
-        shards = shards.map(read_shard, fn_kwargs={"max_duration_s": options.max_duration}, num_cpus=1)
+        reading = {"max_duration_s": options.max_duration, "ledger": ledger, "limit_s": limit_s}
+        shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
+    output_dir = storage.absolute(options.output_dir)
     with warnings.catch_warnings():  # the bound on retries has no named parameter yet, only the old way to say it
         warnings.simplefilter("ignore", RayDeprecationWarning)
         return shards.map(
             ShardEncoder,
-            fn_constructor_args=(ray.put(weights), storage.absolute(options.output_dir), metadata, options.max_duration, bool(info.num_gpus)),
+            fn_constructor_args=(ray.put(weights), output_dir, metadata, options.max_duration, bool(info.num_gpus), ledger, limit_s),
             compute=ray.data.ActorPoolStrategy(size=num_actors),
             num_cpus=1,
             num_gpus=1 if info.num_gpus else 0,
@@ -160,7 +194,9 @@ def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
 def _account(options: Options, index: Index) -> dict[str, Any]:
     """Row counts of what lies in storage; raises when too many clips were rejected or any is unaccounted for."""
     num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
-    rejected, _ = tables.read_table(storage.join(options.output_dir, "rejected"))
+    rejected_uri = storage.join(options.output_dir, "rejected")
+    rejected, _ = tables.read_table(rejected_uri)
+    check_table(rejected, REJECTED, rejected_uri)
     total = index.clips.num_rows + index.rejected.num_rows
     rows_per_clip = 1 + options.views
     if num_tokens != rows_per_clip * (total - rejected.num_rows):
@@ -177,7 +213,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
             f"--max-rejected {options.max_rejected:g} allows; all are listed in {storage.join(options.output_dir, 'rejected')}"
         )
     notes = storage.list_objects(storage.join(options.output_dir, "silent"), ".json")
-    silent = sorted(clip_id for entry in notes for clip_id in json.loads(storage.read_bytes(entry.uri)))
+    silent = sorted(clip_id for entry in notes for clip_id in _silent_clips(entry.uri))
     if silent:
         console.print(
             f"[yellow]note:[/] {len(silent)} clips are digital silence: {escape(', '.join(silent[:5]))}{', ...' if len(silent) > 5 else ''}"
@@ -190,6 +226,17 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         "reasons": dict(reasons),
         "silent": silent,
     }
+
+
+def _silent_clips(uri: str) -> list[str]:
+    """The clips that a shard noted as digital silence."""
+    try:
+        clip_ids = json.loads(storage.read_bytes(uri))
+    except (ValueError, RecursionError):
+        clip_ids = None
+    if not isinstance(clip_ids, list) or not all(isinstance(clip_id, str) for clip_id in clip_ids):
+        raise SoundStormError(f"{uri}: not a list of clips: run again with --overwrite")
+    return clip_ids
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -213,10 +260,12 @@ def _digest(clips: pa.Table, location: str) -> str:
     return digest.hexdigest()
 
 
-def _cause(error: RayError) -> str:
+def _cause(error: RayError, ledger: Any) -> str:
     """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's own is the cause."""
-    if isinstance(error, RayActorError):
-        return f"a codec actor died, {MAX_SHARD_RETRIES + 1} times at the same shard; it may need more memory, or a smaller --shard-size"
+    if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
+        shard, clips = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""
+        return f"workers died {MAX_SHARD_RETRIES + 1} times at the same shard ('{shard}'{named}); more memory may help, or a smaller --shard-size"
     errors = re.findall(r"^(?!ray\.)[\w.]+: (.+)$", str(error), re.MULTILINE)
     return str(errors[-1] if errors else type(error).__name__)[:MAX_ERROR_CHARACTERS]
 

@@ -16,7 +16,7 @@ from cluster.storage import absolute, join
 from cluster.tables import read_table
 from soundstorm.batching import drawn_view
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import TOKENS, CodecFingerprint, check_schema, codes_from_column
+from soundstorm.schemas import TOKENS, CodecFingerprint, check_table, codes_from_column
 from soundstorm.views import RECORDED
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
@@ -84,13 +84,8 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
     if record is None:
         raise SoundStormError(f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm tokenize`")
     table, metadata = read_table(tokens_uri)
-    check_schema(table.schema, TOKENS, tokens_uri)
-    try:
-        categories = json.loads(metadata.get("categories", ""))
-    except ValueError as error:
-        raise SoundStormError(
-            f"{tokens_uri}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`"
-        ) from error
+    check_table(table, TOKENS, tokens_uri)
+    categories = _categories(metadata, tokens_uri)
     folds = sorted(set(table["fold"].to_pylist()))
     if not folds:
         raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
@@ -114,6 +109,16 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
         made=record.finished,
         uri=absolute(tokens_uri),
     )
+
+
+def _categories(metadata: dict[str, str], where: str) -> list[str]:
+    try:
+        categories = json.loads(metadata.get("categories", ""))
+    except (ValueError, RecursionError):
+        categories = None
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
+        raise SoundStormError(f"{where}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`")
+    return categories
 
 
 def _require_recorded(table: pa.Table, where: str) -> None:

@@ -22,11 +22,14 @@ from ray.train.torch import get_device, prepare_model
 
 from cluster import records, storage
 from cluster.connect import connect
+from cluster.data import quiet_ray_data
 from jobs.checkpoints import CHECKPOINT_FOLDER
 from jobs.entry import console, start
+from jobs.finished import told_again
+from jobs.progress import duration
 from jobs.tokens import Tokens, TokenSet, open_tokens, split_tokens
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
-from jobs.training_log import TrainingLog, duration
+from jobs.training_log import TrainingLog
 from jobs.training_run import TrainingRun
 from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state, save_checkpoint
 from soundstorm.errors import SoundStormError
@@ -110,7 +113,7 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return _summary(options, record.counts, "already trained, nothing to do: ")
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
     counts = _train(options, tokens, architecture, config, origin)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
@@ -120,12 +123,16 @@ def run(options: Options) -> dict[str, Any]:
 def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, origin: Checkpoint | None) -> dict[str, Any]:
     training, validation = tokens.split()
     weights = weights_for_categories(origin.model, origin.categories, tokens.categories) if origin else None
-    with connect(options.address) as info:
+    with connect(options.address, await_gpu=options.device != "cpu") as info:
         plan = plan_workers(options.num_workers, options.device, info)
         views = "" if training.num_views == len(training) else f" in {training.num_views} views"
         clips = f"{len(training)} clips{views} to train on, {len(validation)} to validate with (fold {tokens.fold})"
         console.print(f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; {plan}", highlight=False)
-        with TrainingLog(options.output_dir, "epoch") as log, tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
+        quiet_ray_data()
+        with (
+            TrainingLog(options.output_dir, "epoch", STAGE, len(training)) as log,
+            tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch,
+        ):
             result = run_trainer(
                 train_on_worker,
                 {
@@ -185,7 +192,7 @@ def _training_config(options: Options) -> TrainingConfig:
         try:
             changes = json.loads(storage.read_bytes(options.config))["training"]
             config = TrainingConfig.from_dict(config.to_dict() | dict(changes), f"--config {options.config}")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise SoundStormError(f"--config {options.config}: not JSON with a table 'training': give best.json of `soundstorm tune`") from error
     given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
     return replace(config, **{name: value for name, value in given.items() if value is not None})

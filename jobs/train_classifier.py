@@ -25,9 +25,11 @@ from cluster.connect import connect
 from cluster.tables import write_table
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.entry import console, start
+from jobs.finished import told_again
+from jobs.progress import duration
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
-from jobs.training_log import TrainingLog, duration
+from jobs.training_log import TrainingLog
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
@@ -116,8 +118,8 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (CLASSIFIER_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return _summary(options, record.counts, "already trained, nothing to do; ")
-    with connect(options.address) as info:
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
+    with connect(options.address, await_gpu=options.device != "cpu") as info:
         counts = _train(options, index, fold, info)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
@@ -132,7 +134,7 @@ def _train(options: Options, index: Index, fold: int, info: Any) -> dict[str, An
     if not usable:
         raise SoundStormError(f"{options.location}: no usable recording outside fold {fold}; see the warnings above")
     console.print(f"train-classifier: {usable} recordings of {len(index.categories)} categories, {plan}", highlight=False)
-    with TrainingLog(options.output_dir, "epoch") as log, tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
+    with TrainingLog(options.output_dir, "epoch", STAGE, usable) as log, tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
         result = run_trainer(
             train_on_worker,
             {

@@ -24,10 +24,13 @@ from cluster import records, storage
 from cluster.connect import connect
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.entry import console, start
+from jobs.finished import told_again
+from jobs.progress import duration
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
-from jobs.training_log import TrainingLog, duration
+from jobs.training_log import TrainingLog
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
+from soundstorm.audio_classifier import load_classifier
 from soundstorm.codec import load_codec, save_compact_codec
 from soundstorm.codec_quality import measure_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
@@ -56,6 +59,8 @@ class Options(DatasetOptions):
     network: Annotated[CompactCodecConfig, tyro.conf.arg(name="")] = CompactCodecConfig()
     name: str = "compact"
     """The codec's name in fingerprints."""
+    listener: str | None = None
+    """Classifier of `train-classifier`, path or URI: the decoder, when it goes on alone, learns to make it hear what it hears in the recordings."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
     synthetic_clips: int = 12
@@ -94,6 +99,10 @@ class Options(DatasetOptions):
             raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
         if not config.lr > 0:
             raise SoundStormError(f"--lr is {config.lr}: give a number above 0")
+        if config.polish_steps < 0:
+            raise SoundStormError(f"--polish-steps is {config.polish_steps}: give 0 or more")
+        if not config.polish_lr > 0:
+            raise SoundStormError(f"--polish-lr is {config.polish_lr}: give a number above 0")
         if not self.max_duration > 0:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
         if shape.sample_rate != SAMPLE_RATE:
@@ -116,6 +125,7 @@ def run(options: Options) -> dict[str, Any]:
     fold = index.num_folds if options.test_fold is None else options.test_fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--test-fold is {fold}: the dataset has folds 1 to {index.num_folds}")
+    listener = None if options.listener is None else storage.read_bytes(options.listener)
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
@@ -123,6 +133,7 @@ def run(options: Options) -> dict[str, Any]:
         "training": asdict(options.training),
         "network": options.network.to_dict(),
         "name": options.name,
+        "listener_sha256": None if listener is None else _checked(options, listener, fold),
         "max_duration_s": options.max_duration,
         "synthetic_clips": options.synthetic_clips,
         "num_workers": options.num_workers,
@@ -131,8 +142,8 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (CODEC_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return _summary(options.output_dir, record.counts, "already trained, nothing to do")
-    with connect(options.address) as info:
+        return told_again(options.output_dir, STAGE, lambda: _summary(options.output_dir, record.counts, "already trained, nothing to do"))
+    with connect(options.address, await_gpu=options.device != "cpu") as info:
         plan = plan_workers(options.num_workers, options.device, info)
         folds = set(range(1, index.num_folds + 1))
         training = decode_clips(rows_of_folds(index.clips, folds - {fold}), options.network.sample_rate, options.max_duration)
@@ -140,14 +151,15 @@ def run(options: Options) -> dict[str, Any]:
         if not usable:
             raise SoundStormError(f"{options.location}: no usable recording outside fold {fold}; see the warnings above")
         console.print(f"train-codec: {usable} recordings, {plan}", highlight=False)
-        with TrainingLog(options.output_dir, "step") as log, tempfile.TemporaryDirectory(prefix="soundstorm-codec-") as scratch:
-            progress = _Progress(log, options.training.steps)
+        with TrainingLog(options.output_dir, "step", STAGE) as log, tempfile.TemporaryDirectory(prefix="soundstorm-codec-") as scratch:
+            progress = _Progress(log, options.training)
             result = run_trainer(
                 train_on_worker,
                 {
                     "training": asdict(options.training),
                     "network": options.network.to_dict(),
                     "synthetic_clips": options.synthetic_clips,
+                    "listener": listener,
                     "checkpoint_every": options.checkpoint_every,
                     "log_every": options.log_every,
                     "cpus": plan.cpus_per_worker,
@@ -173,6 +185,20 @@ def run(options: Options) -> dict[str, Any]:
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options.output_dir, counts, f"trained on {usable} recordings")
+
+
+def _checked(options: Options, listener: bytes, fold: int) -> str:
+    """SHA-256 of the listener; raises SoundStormError if it is none, or knows the fold that is to be measured."""
+    try:
+        trained = load_classifier(listener)
+    except SoundStormError as error:
+        raise SoundStormError(f"--listener {options.listener}: {error}") from error
+    if trained.held_out_fold != fold:
+        raise SoundStormError(
+            f"--listener {options.listener}: it was trained with fold {trained.held_out_fold} held out, and the codec is measured on fold {fold}: "
+            f"train one with `soundstorm train-classifier --fold {fold}`"
+        )
+    return trained.sha256
 
 
 def _summary(output_dir: str, counts: dict[str, Any], what: str) -> dict[str, Any]:
@@ -204,18 +230,20 @@ def _measure(path: Path, decoded: "ray.data.Dataset") -> dict[str, Any] | None:
 class _Progress:
     """Shows each report, and keeps the log up to date."""
 
-    def __init__(self, log: TrainingLog, steps: int) -> None:
-        self.log, self.steps = log, steps
+    def __init__(self, log: TrainingLog, training: CodecTrainingConfig) -> None:
+        self.log, self.training = log, training
         self.first: tuple[int, float] | None = None
 
     def show(self, metrics: dict[str, Any]) -> None:
         self.log.update(metrics["rows"])
         row, now = metrics["rows"][-1], time.monotonic()
         self.first = self.first or (row["step"], now)
+        steps = self.training.total_steps
         done, elapsed = row["step"] - self.first[0], now - self.first[1]
-        eta = f"  ETA {duration(elapsed / done * (self.steps - row['step']))}" if done > 0 else ""
+        eta = f"  ETA {duration(elapsed / done * (steps - row['step']))}" if done > 0 else ""
+        phase = "  decoder alone" if row["step"] > self.training.steps else ""
         losses = "  ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in ("step", "seconds", "lr", "gradient_norm"))
-        console.print(f"step {row['step']:>{len(str(self.steps))}}/{self.steps}  {losses}{eta}", highlight=False)
+        console.print(f"step {row['step']:>{len(str(steps))}}/{steps}{phase}  {losses}{eta}", highlight=False)
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
@@ -235,6 +263,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         # Buffers are the quantizer's, which the trainer keeps equal itself, and constants.
         wrap=lambda module: prepare_model(module, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        listener=None if settings["listener"] is None else load_classifier(settings["listener"]).model,
     )
     rows: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()
@@ -245,9 +274,9 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         rows = state["rows"]
     recent: list[dict[str, float]] = []
     began = time.monotonic()
-    while trainer.step_count < config.steps:
+    while trainer.step_count < config.total_steps:
         recent.append(trainer.step())
-        step, is_last = trainer.step_count, trainer.step_count == config.steps
+        step, is_last = trainer.step_count, trainer.step_count == config.total_steps
         if step % settings["log_every"] and step % settings["checkpoint_every"] and not is_last:
             continue
         rows.append({"step": step, **_mean_over_workers(recent), "seconds": time.monotonic() - began})
@@ -280,7 +309,8 @@ def _save(path: Path, options: Options, weights: dict[str, Tensor], fold: int) -
     codec = CompactCodec(options.network)
     codec.load_state_dict(weights)
     data = f"{options.dataset} without fold {fold}, and {options.synthetic_clips} clips of each synthetic class"
-    description = f"trained for {options.training.steps} steps on {data}"
+    polish = f", and its decoder alone for {options.training.polish_steps} more" if options.training.polish_steps else ""
+    description = f"trained for {options.training.steps} steps{polish}, on {data}"
     save_compact_codec(path, codec, options.name, description)
 
 

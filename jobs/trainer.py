@@ -1,7 +1,7 @@
 """Running a Ray Train loop from a job: how many workers, what they report as they report it, and problems as sentences."""
 
+import errno
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,17 +13,20 @@ from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
+from cluster.attempts import Beats, open_ledger
 from cluster.connect import ClusterInfo
-from jobs.run_storage import run_storage
+from cluster.errors import ClusterError
+from cluster.vigil import Vigil, limits_here, watch
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"
 """Below a job's output while it trains: checkpoints as Ray Train keeps them."""
-POLL_S = 0.25
 CHECKPOINTS_KEPT = 2
 """The newest and the one before it, should the newest be damaged."""
+FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 WORKER_WAIT_S = 120.0
 """How long a cluster that can grow, or that is busy, has for making room."""
 
@@ -53,7 +56,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
         num_workers: None = one for each GPU, or a single one where there is none.
         device: `auto` (GPUs where there are any), `cpu` or `cuda`.
         info: the cluster.
-        wait_s: how long a cluster joined may take to make room; one started here is given no time to grow.
+        wait_s: how long a cluster joined may take to make room, longer if it takes longer to grow; one started here is given no time.
 
     Raises:
         SoundStormError: it cannot hold them.
@@ -70,6 +73,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
     fits = count <= info.num_cpus and (not use_gpu or count <= gpus)
     if not fits and info.started_here:
         raise SoundStormError(f"{too_many}: give at most {gpus if use_gpu else int(info.num_cpus)}")
+    wait_s = max(wait_s, info.growth_s)
     group = placement_group([plan.resources] * count, strategy="PACK")
     try:
         if not group.wait(wait_s):
@@ -95,13 +99,21 @@ def use_threads(cpus: int) -> None:
 
 
 class _Forward(UserCallback):
-    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver."""
+    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble would come again."""
 
     def __init__(self, queue: Queue) -> None:
         self.queue = queue
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self.queue.put_nowait(metrics[0])
+
+    def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Raise what no restart would mend; Ray Train then ends the run."""
+        for _, error in sorted(worker_exceptions.items()):
+            if isinstance(error, SoundStormError | ClusterError):
+                raise error
+            if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
+                raise SoundStormError(f"training stopped: {_lines(error)[-1]}; make room there")
 
 
 def run_trainer(
@@ -129,13 +141,21 @@ def run_trainer(
         on_report: called here with the metrics of each `ray.train.report`.
 
     Raises:
-        SoundStormError: more workers failed than allowed, or the cluster lost its storage.
+        SoundStormError: more workers failed than allowed, or one for a reason that would come again.
+        ClusterError: there are no nodes for the workers any more, or the storage is gone.
     """
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check: 2 s are long beside a short epoch
-    filesystem, path = run_storage(storage.join(output_uri, RUN_FOLDER))
-    reports = Queue(actor_options={"num_cpus": 0})
+    filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # whatever other node goes, the reports do not
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    ledger = open_ledger()
+
+    def loop_with_beats(given: dict[str, Any]) -> Any:
+        with Beats(ledger):
+            return loop(given)
+
     trainer = TorchTrainer(
-        loop,
+        loop_with_beats,
         train_loop_config=settings,
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),
@@ -150,39 +170,30 @@ def run_trainer(
             callbacks=[_Forward(reports)],
         ),
     )
-    outcome: dict[str, Any] = {}
 
-    def fit() -> None:
-        try:
-            outcome["result"] = trainer.fit()
-        except Exception as error:  # noqa: BLE001  # raised again in the main thread, below
-            outcome["error"] = error
+    def show() -> None:
+        for metrics in reports.get_nowait_batch(reports.qsize()):
+            on_report(metrics)
 
-    # In a thread of its own, Ray Train leaves the handling of Ctrl-C alone, and this one is free to show progress.
-    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-    thread.start()
+    vigil = Vigil(ledger=ledger, worker=plan.resources, num_workers=plan.num_workers, storage_uri=output_uri, limits=limits_here())
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)
-            for metrics in reports.get_nowait_batch(reports.qsize()):
-                on_report(metrics)
+        return watch(trainer.fit, vigil, show)  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
+    except Exception as error:
+        raise _as_sentence(error, max_failures) from error
     finally:
         reports.shutdown(force=True)
-    if "error" in outcome:
-        raise _as_sentence(outcome["error"], max_failures) from outcome["error"]
-    result: Result = outcome["result"]
-    return result
 
 
 def _as_sentence(error: Exception, max_failures: int) -> Exception:
     """A SoundStormError for what Ray Train raised; other errors come back as they are."""
+    cause = getattr(error, "cause", None)  # of an error within Ray Train's controller
+    if isinstance(cause, SoundStormError | ClusterError):
+        return cause
     if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
         return error
     kept = "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
-        if isinstance(cause, SoundStormError):
-            return cause
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
         return SoundStormError(f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: {_lines(cause)[0]}. {kept}")
     return SoundStormError(f"training stopped: {_lines(error)[-1]}. {kept}")

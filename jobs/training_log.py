@@ -1,7 +1,8 @@
-"""The log of a training run as `log.csv` and TensorBoard events, kept up to date while the run goes on."""
+"""The log of a training run as `log.csv`, TensorBoard events and metrics, kept up to date while the run goes on."""
 
 import csv
 import io
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cluster import storage
+from cluster import storage, telemetry
 
 Row = dict[str, float | int | None]
 
@@ -25,10 +26,12 @@ class TrainingLog:
     Args:
         output_uri: the job's output folder.
         index: the column that numbers the rows; TensorBoard's horizontal axis.
+        stage: its name in the metrics.
+        clips: clips behind each row's `seconds`; None where these are something else.
     """
 
-    def __init__(self, output_uri: str, index: str) -> None:
-        self.output_uri, self.index = output_uri, index
+    def __init__(self, output_uri: str, index: str, stage: str, clips: int | None = None) -> None:
+        self.output_uri, self.index, self.stage, self.clips = output_uri, index, stage, clips
         self._scratch = tempfile.TemporaryDirectory(prefix="soundstorm-log-")
         self._events_uri = storage.join(output_uri, "tensorboard")
         self._is_remote = storage.is_remote(output_uri)
@@ -56,10 +59,20 @@ class TrainingLog:
                     self._writer.add_scalar(name, value, position)
             self._written = position
         self._writer.flush()
+        self._tell(rows[-1])
+
+    def _tell(self, row: Row) -> None:
+        """Have Prometheus know the newest row."""
+        if self.clips is not None and row["seconds"]:
+            row = row | {"clips_per_s": self.clips / row["seconds"]}
+        for name, value in row.items():
+            if value is not None and math.isfinite(value):
+                telemetry.show(self.stage, "training", value, column=name)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
         if self._writer is not None:
             self._writer.close()
+            telemetry.end(self.stage)
             if self._is_remote and error is None:
                 storage.delete(self._events_uri)
                 storage.copy_from_local(self._folder, self._events_uri)
@@ -77,13 +90,3 @@ def _to_csv(rows: Sequence[Row]) -> bytes:
 def _rounded(value: Any) -> Any:
     """Eight significant digits: more is noise, and makes the file hard to read."""
     return float(f"{value:.8g}") if isinstance(value, float) else value
-
-
-def duration(seconds: float) -> str:
-    """`seconds` for people: 45 s, 3:05 min, 1:02:03 h."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60}:{whole % 60:02d} min"
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"

@@ -94,7 +94,7 @@ class TrainingRun:
             "step": self.step,
             "train_loss": mixed_loss(trained, self.config),
             "val_loss": mixed_loss(validated, self.config),
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.config.lr * lr_factor(self.step - 1, self.total_steps, self.config),  # of the epoch's last step
             "seconds": time.monotonic() - began,
         }
         row |= {f"train_level_{level}": loss for level, loss in enumerate(trained.per_level())}

@@ -8,11 +8,10 @@ Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,11 +24,16 @@ from torch import Tensor, nn
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.errors import SoundStormError
+from soundstorm.fitting import require_fit
+from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.presets import Settings
 
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"
+MOST = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
+"""The most of a setting."""
+MAX_WIDTHS, MAX_WIDTH = 16, 65_536
 SHORTEST_S = 1.0
 """A shorter clip is repeated until it has this length."""
 MAX_BATCH_S = 60.0
@@ -56,11 +60,13 @@ class AudioClassifierConfig(Settings):
     """Share of the pooled channels that training drops."""
 
     def __post_init__(self) -> None:
-        for name in ("mel_bands", "n_fft", "hop", "embedding"):
-            if getattr(self, name) < 1:
-                raise SoundStormError(f"classifier setting {name} is {getattr(self, name)}: give at least 1")
-        if len(self.widths) < 2 or min(self.widths) < 1:
-            raise SoundStormError(f"classifier setting widths is {self.widths}: give two or more numbers of at least 1")
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise SoundStormError(f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}")
+        if not 2 <= len(self.widths) <= MAX_WIDTHS or not all(1 <= width <= MAX_WIDTH for width in self.widths):
+            raise SoundStormError(f"classifier setting widths is {self.widths}: give two to {MAX_WIDTHS} numbers from 1 to {MAX_WIDTH}")
+        if not -300 <= self.floor_db <= 0:
+            raise SoundStormError(f"classifier setting floor_db is {self.floor_db}: give -300 to 0")
         fewest = 2 ** len(self.widths)
         if self.mel_bands < fewest:
             raise SoundStormError(
@@ -102,7 +108,8 @@ class AudioClassifier(nn.Module):
         super().__init__()
         self.config = config = config or AudioClassifierConfig()
         self.num_categories = num_categories
-        bank_FM = AF.melscale_fbanks(config.n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, config.mel_bands, SAMPLE_RATE, norm=None, mel_scale="slaney")
+        with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
+            bank_FM = AF.melscale_fbanks(config.n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, config.mel_bands, SAMPLE_RATE, norm=None, mel_scale="slaney")
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("mel_FM", bank_FM, persistent=False)
         self.norm_bands = nn.BatchNorm1d(config.mel_bands)
@@ -119,11 +126,19 @@ class AudioClassifier(nn.Module):
         power_BFT = spectrum_BFT.real.square() + spectrum_BFT.imag.square()
         return self.mel_FM.T @ power_BFT / self.window.sum().square()
 
-    def features_of_power(self, power_BMT: Tensor) -> Tensor:
-        """The penultimate layer (B, D) for powers of mel bands."""
+    def stages_of_power(self, power_BMT: Tensor) -> list[Tensor]:
+        """What the stem and each block make of powers of mel bands (B, M, T): one (B, D, M, T) each, ever wider and coarser, none negative."""
         log_BMT = self.norm_bands(torch.log10(power_BMT + 10 ** (self.config.floor_db / 10)))
         x_BDMT = self.stem(log_BMT.unsqueeze(1).to(memory_format=torch.channels_last))
-        x_BDT = F.relu(self.norm(self.blocks(x_BDMT))).mean(2)
+        stages = []
+        for block in cast(Iterable[ResidualBlock], self.blocks):
+            stages.append(F.relu(block.norm_in(x_BDMT)))
+            x_BDMT = block(x_BDMT)
+        return [*stages, F.relu(self.norm(x_BDMT))]
+
+    def features_of_power(self, power_BMT: Tensor) -> Tensor:
+        """The penultimate layer (B, D) for powers of mel bands."""
+        x_BDT = self.stages_of_power(power_BMT)[-1].mean(2)
         pooled_BD = torch.cat([x_BDT.mean(2), x_BDT.amax(2)], 1)
         return F.relu(self.project(F.dropout(pooled_BD, self.config.dropout, self.training)))
 
@@ -225,7 +240,7 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
         SoundStormError: the file is missing, damaged or of another kind.
     """
     if source is None:
-        data, where = (resources.files("soundstorm") / "weights" / PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
+        data, where = packaged(PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
     elif isinstance(source, bytes):
         data, where = source, "classifier weights"
     else:
@@ -237,13 +252,10 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
     try:
         about = _read_header(data)
         categories = about["categories"]
-        model = AudioClassifier(len(categories), AudioClassifierConfig.from_dict(about["architecture"], "architecture"))
-        loaded = model.load_state_dict(unpack(load_safetensors(data)), strict=False)
-        absent = [name for name in loaded.missing_keys if not name.endswith("num_batches_tracked")]
-        if absent or loaded.unexpected_keys:
-            raise ValueError(f"parameters differ from its architecture: {', '.join((absent + loaded.unexpected_keys)[:3])}")
-        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-            raise ValueError("it holds values that are not finite")
+        config, tensors = AudioClassifierConfig.from_dict(about["architecture"], "architecture"), unpack(load_safetensors(data))
+        require_fit(lambda: AudioClassifier(len(categories), config), tensors, may_lack=("num_batches_tracked",))
+        model = AudioClassifier(len(categories), config)
+        model.load_state_dict(tensors, strict=False)
         return TrainedClassifier(
             model=model.eval().requires_grad_(False).to(device),
             categories=categories,
@@ -252,7 +264,7 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
             accuracy=about["accuracy"],
             sha256=hashlib.sha256(data).hexdigest(),
         )
-    except (SoundStormError, ValueError, KeyError, TypeError, RuntimeError, RecursionError, SafetensorError) as error:
+    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:200]
         raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
 
@@ -266,4 +278,7 @@ def _read_header(data: bytes) -> dict[str, Any]:
     categories = about["categories"]
     if not isinstance(categories, list) or not categories or not all(isinstance(name, str) for name in categories):
         raise ValueError("its categories are not a list of names")
+    numbers = {"held_out_fold": int, "accuracy": float}
+    if not isinstance(about["dataset"], str) or not all(about[name] is None or type(about[name]) is kind for name, kind in numbers.items()):
+        raise ValueError("its dataset, held_out_fold or accuracy is no name or number")
     return about

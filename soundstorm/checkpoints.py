@@ -9,9 +9,8 @@ import pickle
 import shutil
 import uuid
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
+from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
@@ -133,7 +133,7 @@ def pack_checkpoint(source: Path, target: Path) -> str:
 
 def packaged_checkpoint_files() -> dict[str, bytes]:
     """WEIGHTS_FILE and CONFIG_FILE of the checkpoint that ships in the package, trained on ESC-10."""
-    folder = resources.files("soundstorm") / "weights" / PACKAGED_FOLDER
+    folder = packaged(PACKAGED_FOLDER)
     return {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 
 
@@ -158,16 +158,29 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         SoundStormError: a file is missing or malformed, or the weights are not those that `config.json` describes.
     """
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    config = _read_config(config_path)
+    remedy = "pass the folder of a whole checkpoint that `soundstorm train` wrote"
+    files = {}
+    for path in (config_path, weights_path):
+        try:
+            files[path.name] = path.read_bytes()
+        except OSError as error:
+            raise SoundStormError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    return parse_checkpoint(files, str(folder), device)
+
+
+def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.device | str = "cpu") -> Checkpoint:
+    """The checkpoint whose CONFIG_FILE and WEIGHTS_FILE have this content; `where` is the place that they are from, for errors.
+
+    Raises:
+        SoundStormError: a file is malformed, or the weights are not those that `config.json` describes.
+    """
+    config_path, weights_path, weights = f"{where}/{CONFIG_FILE}", f"{where}/{WEIGHTS_FILE}", files[WEIGHTS_FILE]
+    config = _read_config(files[CONFIG_FILE], config_path)
     architecture = ModelConfig.from_dict(config["architecture"], f"{config_path}: architecture")
     training = TrainingConfig.from_dict(config["training"], f"{config_path}: training")
     sampler = SamplerSettings.from_dict(config["sampler"], f"{config_path}: sampler")
     fingerprint = _read_fingerprint(config["codec"], config_path)
-    _check_fit(architecture, len(config["categories"]), fingerprint, str(config_path))
-    try:
-        weights = weights_path.read_bytes()
-    except OSError as error:
-        raise SoundStormError(f"{weights_path} cannot be read ({error.strerror}): pass the folder of a whole checkpoint") from error
+    _check_fit(architecture, len(config["categories"]), fingerprint, config_path)
     sha256 = hashlib.sha256(weights).hexdigest()
     with torch.device("meta"):  # shapes only, until the weights are known to fit
         model = SoundStorm(architecture)
@@ -195,7 +208,7 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         raise SoundStormError(f"{path} is missing: this checkpoint can generate, but not resume training")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise SoundStormError(f"{path} is not a training state, or is damaged: delete the file, or start training anew") from error
     if not isinstance(state, dict):
         raise SoundStormError(f"{path} holds {type(state).__name__}, not a training state: delete the file, or start training anew")
@@ -212,11 +225,9 @@ def _check_fit(architecture: ModelConfig, num_categories: int, fingerprint: Code
         )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def _read_config(content: bytes, path: str) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_bytes())
-    except OSError as error:
-        raise SoundStormError(f"{path} cannot be read ({error.strerror}): pass the folder of a checkpoint that `soundstorm train` wrote") from error
+        config = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise SoundStormError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
     if not isinstance(config, dict):
@@ -238,13 +249,13 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
-def _read_fingerprint(values: object, path: Path) -> CodecFingerprint:
+def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SoundStormError(f"{path}: codec is not a table")
     return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec")
 
 
-def _read_weights(weights: bytes, path: Path, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+def _read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
     """Tensors of a safetensors file, packed or not, which must have these names and shapes and hold finite numbers; float32."""
     try:
         stored = safetensors.torch.load(weights)
@@ -252,7 +263,7 @@ def _read_weights(weights: bytes, path: Path, shapes: dict[str, torch.Size]) -> 
             if tensor.dtype not in DTYPES:
                 raise SoundStormError(f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint again")
         tensors = unpack(stored)
-    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+    except (SafetensorError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
         raise SoundStormError(f"{path} is not a safetensors file, or is cut off ({error}): copy the checkpoint again") from error
     if tensors.keys() != shapes.keys():
         name = sorted(tensors.keys() ^ shapes.keys())[0]

@@ -13,7 +13,6 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Sequence
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,8 @@ from torch import Tensor, nn
 
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
+from soundstorm.fitting import require_fit
+from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.schemas import CodecFingerprint
 
@@ -41,6 +42,8 @@ MAX_BATCH_S = 30.0
 """Seconds of audio in one batch at most, for EnCodec's memory; a clip that is longer is a batch of its own."""
 COMPACT_FORMAT = "soundstorm-compact-codec-1"
 PACKAGED_WEIGHTS = "compact_codec.safetensors"
+STATISTICS = ("cluster_size", "embed_avg", "inited")
+"""Ends of the names of what only training needs of the codebooks."""
 
 
 class Codec:
@@ -125,7 +128,7 @@ class Codec:
 
 def packaged_codec_bytes() -> bytes:
     """The compact codec's weights that ship in the package."""
-    return (resources.files("soundstorm") / "weights" / PACKAGED_WEIGHTS).read_bytes()
+    return packaged(PACKAGED_WEIGHTS).read_bytes()
 
 
 def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", official_sha256: str = OFFICIAL_SHA256) -> Codec:
@@ -163,7 +166,7 @@ def save_compact_codec(path: Path, network: CompactCodec, name: str, description
         name: the codec's name in fingerprints.
         description: what it was trained on and how, for people.
     """
-    kept = {key: value for key, value in network.state_dict().items() if not key.endswith(("cluster_size", "embed_avg", "inited"))}
+    kept = {key: value for key, value in network.state_dict().items() if not key.endswith(STATISTICS)}
     tensors = pack(kept, keep=("embed",))
     header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
     path.write_bytes(save_safetensors(tensors, metadata=header))
@@ -177,16 +180,12 @@ def _compact_codec(data: bytes, where: str, device: str) -> Codec:
         if header["format"] != COMPACT_FORMAT:
             raise ValueError(f"its format is '{header['format']}', expected '{COMPACT_FORMAT}'")
         config = CompactCodecConfig(**json.loads(header["config"]))
-        tensors = load_safetensors(data)
+        tensors = unpack(load_safetensors(data))
+        require_fit(lambda: CompactCodec(config), tensors, may_lack=STATISTICS)
         network = CompactCodec(config)
-        missing = network.load_state_dict(unpack(tensors), strict=False)
-        absent = [key for key in missing.missing_keys if not key.endswith(("cluster_size", "embed_avg", "inited"))]
-        if absent or missing.unexpected_keys:
-            raise ValueError(f"parameters differ from its architecture: {', '.join((absent + missing.unexpected_keys)[:3])}")
-    except (SoundStormError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, SafetensorError) as error:
+        network.load_state_dict(tensors, strict=False)
+    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
         raise SoundStormError(f"{where}: not a compact codec ({' '.join(str(error).split())[:200]}): {remedy}") from error
-    if not all(bool(value.isfinite().all()) for value in network.state_dict().values()):
-        raise SoundStormError(f"{where}: holds values that are not finite: {remedy}")
     network = network.eval().requires_grad_(False).to(device)
     fingerprint = CodecFingerprint(
         name=header["name"],
@@ -206,7 +205,7 @@ def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     network = EncodecModel.encodec_model_24khz(pretrained=False)
     try:
         network.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({' '.join(str(error).split())[:200]})") from error
     network.set_target_bandwidth(BANDWIDTH_KBPS)
     network = network.eval().requires_grad_(False).to(device)

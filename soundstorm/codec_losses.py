@@ -98,6 +98,20 @@ def level_loss(real_BN: Tensor, decoded_BN: Tensor, segments: tuple[int, ...] = 
     return total / len(segments)
 
 
+def loudness_loss(real_BN: Tensor, decoded_BN: Tensor, segments: tuple[int, ...] = (1, 10)) -> Tensor:
+    """How far the mean RMS amplitude of the batch is off, as a share of that of the recordings; over whole crops and over tenths of them.
+
+    A distance of logarithms, passage by passage, comes to rest at the median. Tones that are now and then decoded far too quietly then leave
+    the mean too low, which this term sees and moves. Loud passages count in proportion to how loud they are.
+    """
+    total = real_BN.new_zeros(())
+    for count in segments:
+        length = real_BN.shape[-1] // count
+        means = [x[:, : count * length].unflatten(-1, (count, length)).square().mean(-1).add(1e-10).sqrt().mean() for x in (real_BN, decoded_BN)]
+        total = total + (means[1] - means[0]).abs() / means[0]
+    return total / len(segments)
+
+
 def silence_loss(real_BN: Tensor, decoded_BN: Tensor, hop: int) -> Tensor:
     """How far (in decades) the decoded level exceeds 3e-6 in frames where the recording is exactly zero.
 

@@ -1,7 +1,8 @@
 """Training of the compact codec: crops in, a better codec out, one step at a time.
 
-Four phases in one run: encoder and decoder alone, codebooks started by k-means, all together, and finally against a
-multi-scale STFT discriminator. `CodecTrainer` knows nothing of Ray; `jobs/train_codec.py` distributes it.
+Phases of one run: encoder and decoder alone, codebooks started by k-means, all together, if wanted against a multi-scale STFT
+discriminator, and at last the decoder alone, which leaves all codes as they are. `CodecTrainer` knows nothing of Ray;
+`jobs/train_codec.py` distributes it.
 
 Legend: B batch, N samples of a crop, D latent width, T frames.
 """
@@ -16,10 +17,21 @@ import torch
 from encodec.msstftd import MultiScaleSTFTDiscriminator
 from torch import Tensor, nn
 
+from soundstorm.audio_classifier import AudioClassifier
 from soundstorm.codebooks import initialise_codebooks, revive_dead_codes
-from soundstorm.codec_losses import adversarial_losses, coherence_loss, discriminator_loss, flatness_loss, level_loss, mel_loss, silence_loss
+from soundstorm.codec_losses import (
+    adversarial_losses,
+    coherence_loss,
+    discriminator_loss,
+    flatness_loss,
+    level_loss,
+    loudness_loss,
+    mel_loss,
+    silence_loss,
+)
 from soundstorm.compact_codec import CompactCodec
 from soundstorm.crops import CropSampler
+from soundstorm.perceptual import perceptual_losses
 
 logger = logging.getLogger(__name__)
 
@@ -29,21 +41,33 @@ class CodecTrainingConfig:
     """Length, rates and loss weights of a codec run; the defaults made the weights in the package."""
 
     steps: int = 2900
-    """Optimizer steps in all."""
+    """Optimizer steps of the codec as a whole."""
+    polish_steps: int = 1200
+    """Steps after these for the decoder alone: encoder and codebooks, and with them all codes, stay as they are."""
     quantizer_start: int = 300
     """Step at which the codebooks are started by k-means and switched on."""
-    adversarial_start: int = 2900
-    """Step at which the discriminator joins; not below `steps`: it never does. On two CPU cores it costs four times the rest of a step."""
+    adversarial_start: int = 1_000_000
+    """Step, of all, at which the discriminator joins; beyond the last it never does. On two CPU cores it costs four times the rest of a step."""
     batch_size: int = 16
     """Crops a step on each worker."""
     crop_frames: int = 75
     """Frames of a crop (75 = 1 s)."""
     lr: float = 6e-4
     """Peak learning rate of AdamW; 200 steps of warm-up, then a cosine to 1% of it."""
+    polish_lr: float = 3e-4
+    """Peak learning rate for the decoder alone; 20 steps of warm-up, then a cosine to 1% of it."""
     mel_weight: float = 3.0
     flatness_weight: float = 1.0
     coherence_weight: float = 1.5
     level_weight: float = 4.0
+    polish_level_weight: float = 12.0
+    """Weight of the level loss when the decoder goes on alone."""
+    loudness_weight: float = 3.0
+    """Weight of the loudness loss, which joins when the decoder goes on alone."""
+    perceptual_weight: float = 4.0
+    """Weight of the distance in the layers of a classifier, where one is given, when the decoder goes on alone."""
+    texture_weight: float = 8.0
+    """Weight of the distance of their statistics over time."""
     silence_weight: float = 0.3
     commitment_weight: float = 1.0
     adversarial_weight: float = 0.3
@@ -53,8 +77,50 @@ class CodecTrainingConfig:
     discriminator_crops: int = 8
     """Crops of each batch that the discriminator sees; on a CPU it costs more than the codec."""
     revive_every: int = 20
-    """Steps between revivals of dead codes, until four fifths of the run."""
+    """Steps between revivals of dead codes, until four fifths of `steps`."""
     seed: int = 0
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of all phases."""
+        return self.steps + self.polish_steps
+
+    def loss_weights(self, polishing: bool, with_listener: bool) -> dict[str, float]:
+        """Weight of each loss term that is always there."""
+        weights = {
+            "mel": self.mel_weight,
+            "flatness": self.flatness_weight,
+            "coherence": self.coherence_weight,
+            "silence": self.silence_weight,
+        }
+        if polishing:
+            weights |= {"level": self.polish_level_weight, "loudness": self.loudness_weight}
+            return weights | ({"perceptual": self.perceptual_weight, "texture": self.texture_weight} if with_listener else {})
+        return weights | {"level": self.level_weight, "commitment": self.commitment_weight}
+
+
+class DecoderPass(nn.Module):
+    """A codec whose decoder alone is trained, as a module to distribute.
+
+    Args:
+        codec: its encoder is frozen from here on.
+    """
+
+    def __init__(self, codec: CompactCodec) -> None:
+        super().__init__()
+        self.codec = codec
+        codec.encoder.requires_grad_(False)
+
+    def forward(self, waveform_BN: Tensor) -> tuple[Tensor, Tensor]:
+        """Crops (B, N) to what is decoded of their codes (B, N), and the mean squared error of quantization (scalar).
+
+        Codes are made in full precision, so that they are those the codec gives when it is used.
+        """
+        with torch.no_grad(), torch.autocast(waveform_BN.device.type, enabled=False):
+            latent_BDT = self.codec.encode_latent(waveform_BN)
+            quantized_BDT = self.codec.quantizer.vq.decode(self.codec.quantizer.vq.encode(latent_BDT))
+            error = nn.functional.mse_loss(quantized_BDT, latent_BDT)
+        return self.codec.decode_latent(quantized_BDT), error
 
 
 class CodecTrainer:
@@ -65,18 +131,29 @@ class CodecTrainer:
         config: lengths, rates and weights.
         sampler: where crops come from.
         rank: index of this worker; each draws its own crops.
-        wrap: applied to both networks, e.g. Ray Train's `prepare_model`.
+        wrap: applied to the networks, e.g. Ray Train's `prepare_model`; once more when the decoder goes on alone.
+        listener: a classifier in evaluation mode to which the decoder, when it goes on alone, is to make everything sound as recorded.
     """
 
-    def __init__(self, codec: CompactCodec, config: CodecTrainingConfig, sampler: CropSampler, rank: int = 0, wrap: Any = None) -> None:
+    def __init__(
+        self,
+        codec: CompactCodec,
+        config: CodecTrainingConfig,
+        sampler: CropSampler,
+        rank: int = 0,
+        wrap: Any = None,
+        listener: AudioClassifier | None = None,
+    ) -> None:
         self.codec, self.config, self.sampler, self.rank = codec, config, sampler, rank
         self.device = codec.window.device
+        self.listener = None if listener is None else listener.to(self.device)
         self.discriminator = MultiScaleSTFTDiscriminator(
             filters=config.discriminator_filters, n_ffts=[2048, 1024, 512], hop_lengths=[512, 256, 128], win_lengths=[2048, 1024, 512]
         ).to(self.device)
-        wrap = wrap or (lambda module: module)
-        self.network: nn.Module = wrap(codec)
-        self.critic: nn.Module = wrap(self.discriminator)
+        self.wrap = wrap or (lambda module: module)
+        self.network: nn.Module = self.wrap(codec)
+        self.critic: nn.Module = self.wrap(self.discriminator)
+        self._polisher: nn.Module | None = None
         self.optimizer = torch.optim.AdamW(codec.parameters(), lr=config.lr, betas=(0.8, 0.99), weight_decay=1e-3)
         self.critic_optimizer = torch.optim.AdamW(self.discriminator.parameters(), lr=3e-4, betas=(0.5, 0.9), weight_decay=1e-3)
         self.step_count = 0
@@ -107,12 +184,15 @@ class CodecTrainer:
         real_BN = self.sampler.draw(config.batch_size, config.crop_frames * hop, rng).to(self.device)
         if step == config.quantizer_start:
             self._start_codebooks()
-        adversarial = step >= config.adversarial_start
+        polishing = step >= config.steps
         for group in self.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        self.network.train()
+        self.codec.train()
         with torch.autocast(self.device.type, dtype=torch.bfloat16):
-            decoded_BN, commitment, latent_BDT = self.network(real_BN, quantize=step >= config.quantizer_start)
+            if polishing:
+                decoded_BN, commitment = self._decoder_alone()(real_BN)
+            else:
+                decoded_BN, commitment, latent_BDT = self.network(real_BN, quantize=step >= config.quantizer_start)
         decoded_BN = decoded_BN.float()
         losses = {
             "mel": mel_loss(real_BN, decoded_BN, self.codec.config.sample_rate),
@@ -122,15 +202,14 @@ class CodecTrainer:
             "silence": silence_loss(real_BN, decoded_BN, hop),
             "commitment": commitment,
         }
-        total = (
-            config.mel_weight * losses["mel"]
-            + config.flatness_weight * losses["flatness"]
-            + config.coherence_weight * losses["coherence"]
-            + config.level_weight * losses["level"]
-            + config.silence_weight * losses["silence"]
-            + config.commitment_weight * losses["commitment"]
-        )
-        if adversarial:
+        if polishing:
+            losses["loudness"] = loudness_loss(real_BN, decoded_BN)
+            if self.listener is not None:
+                heard = perceptual_losses(self.listener, real_BN, decoded_BN)
+                losses["perceptual"], losses["texture"] = heard.matching, heard.texture
+        weights = config.loss_weights(polishing, self.listener is not None)
+        total = torch.stack([weight * losses[name] for name, weight in weights.items()]).sum()
+        if step >= config.adversarial_start:
             shown = config.discriminator_crops
             losses["discriminator"] = self._step_critic(real_BN[:shown], decoded_BN[:shown])
             for parameter in self.discriminator.parameters():
@@ -144,14 +223,22 @@ class CodecTrainer:
         total.backward()
         losses["gradient_norm"] = nn.utils.clip_grad_norm_(self.codec.parameters(), 5.0)
         self.optimizer.step()
-        self._maintain_codebooks(latent_BDT)
+        if not polishing:
+            self._maintain_codebooks(latent_BDT)
         self.step_count += 1
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _learning_rate(self) -> float:
-        progress = min(1.0, self.step_count / self.config.steps)
-        warm = min(1.0, (self.step_count + 1) / 200)
-        return self.config.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
+        config, done = self.config, self.step_count - self.config.steps
+        if done < 0:
+            return _warmed_cosine(config.lr, self.step_count, config.steps, 200)
+        return _warmed_cosine(config.polish_lr, done, config.polish_steps, 20)
+
+    def _decoder_alone(self) -> nn.Module:
+        """The network of the last phase. It is made, and on several workers joined, at the first step of it that this trainer makes."""
+        if self._polisher is None:
+            self._polisher = self.wrap(DecoderPass(self.codec))
+        return self._polisher
 
     def _step_critic(self, real_BN: Tensor, decoded_BN: Tensor) -> Tensor:
         loss = discriminator_loss(self.critic, real_BN, decoded_BN)
@@ -195,6 +282,12 @@ class CodecTrainer:
                 torch.distributed.all_reduce(buffer)
                 buffer /= torch.distributed.get_world_size()
             codebook.embed.copy_(codebook.embed_avg / (codebook.cluster_size + 1e-5)[:, None])
+
+
+def _warmed_cosine(peak: float, step: int, steps: int, warm_up: int) -> float:
+    """Learning rate at `step` of `steps`: linear warm-up, and a cosine to 1% of `peak`."""
+    warm = min(1.0, (step + 1) / warm_up)
+    return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
 def _has_company() -> bool:

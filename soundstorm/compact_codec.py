@@ -17,6 +17,10 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 
+MOST = {"encoder_blocks": 256, "decoder_blocks": 256, "num_levels": 64, "codebook_size": 65_535, "sample_rate": 1_000_000}
+"""The most of a setting."""
+MOST_OTHERWISE = 65_536
+
 
 @dataclass(kw_only=True, frozen=True)
 class CompactCodecConfig:
@@ -45,8 +49,9 @@ class CompactCodecConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, int) or value < 1:
-                raise SoundStormError(f"codec setting {name} is {value!r}: give a whole number of at least 1")
+            most = MOST.get(name, MOST_OTHERWISE)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise SoundStormError(f"codec setting {name} is {value!r}: give a whole number from 1 to {most}")
         if self.n_fft % (2 * self.hop):
             raise SoundStormError(f"codec setting n_fft is {self.n_fft}: give an even multiple of hop {self.hop}")
         if self.sample_rate % self.hop:

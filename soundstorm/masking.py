@@ -8,7 +8,7 @@ Legend: B batch, Q levels, T codec frames.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -102,4 +102,13 @@ def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generato
     offset_B = (uniform(B) * config.span_frames).floor().long()
     span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
     rank_BT = uniform(B, T + 1).gather(1, span_BT)  # frames of a span share a rank
-    return mask_level(codes_BQT, mask_BT & ~prefix_BT, prefix_BT & mask_BT, level_B, share_B, rank_BT, mask_id)
+    masked = mask_level(codes_BQT, mask_BT & ~prefix_BT, prefix_BT & mask_BT, level_B, share_B, rank_BT, mask_id)
+    if config.noise_share == 0:
+        return masked
+    stray_frame_BT = (uniform(B, T) * num_frames_B.roll(1)[:, None]).long()
+    stray_BT = masked.target_BT.roll(1, 0).gather(1, stray_frame_BT)
+    share_of_noise_B = 2 * config.noise_share * uniform(B)
+    is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & mask_BT & ~prefix_BT & ~masked.loss_mask_BT
+    level_B1T = level_B[:, None, None].expand(-1, 1, T)
+    noisy_BT = torch.where(is_stray_BT, stray_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
+    return replace(masked, input_codes_BQT=masked.input_codes_BQT.scatter(1, level_B1T, noisy_BT[:, None, :]))

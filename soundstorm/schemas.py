@@ -59,6 +59,16 @@ SAMPLES = pa.schema(
     ]
 )
 
+FAILED = pa.schema(
+    [
+        pa.field("part", pa.int32(), nullable=False),
+        pa.field("first_item", pa.int64(), nullable=False),
+        pa.field("num_items", pa.int32(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+"""Parts of a run that were set aside, each with the number of its first clip and how many it has."""
+
 METRICS = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),
@@ -114,6 +124,10 @@ FEATURES = pa.schema(
 """`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier its columns are null."""
 
 
+MAX_DIGITS = 18
+"""Of a number in the metadata."""
+
+
 class Role(StrEnum):
     """What a row of `features` is compared as."""
 
@@ -147,6 +161,7 @@ class Reason(StrEnum):
     BAD_FOLD = "bad_fold"
     BAD_LABEL = "bad_label"
     CODEC_FAILED = "codec_failed"
+    KILLED_WORKER = "killed_worker"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -179,7 +194,7 @@ class CodecFingerprint:
             if text is None:
                 raise SoundStormError(f"{where}: no codec fingerprint ('codec_{field.name}' is missing); make it again with `soundstorm tokenize`")
             if field.type in (int, "int"):
-                if not text.isascii() or not text.isdigit():
+                if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
                     raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a whole number; make it again with `soundstorm tokenize`")
                 values[field.name] = int(text)
             else:
@@ -206,6 +221,14 @@ def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
             raise SoundStormError(f"{where}: column '{field.name}' is {found.field(index).type}, expected {field.type}")
 
 
+def check_table(found: pa.Table, expected: pa.Schema, where: str) -> None:
+    """Like `check_schema`, and a column of `expected` that is not nullable must have a value in every row."""
+    check_schema(found.schema, expected, where)
+    for field in expected:
+        if not field.nullable and found[field.name].null_count:
+            raise SoundStormError(f"{where}: column '{field.name}' has no value in {found[field.name].null_count} of {found.num_rows} rows")
+
+
 def codes_to_lists(codes_QT: np.ndarray) -> list[np.ndarray]:
     """Codes (num_levels, num_frames) as the value of a `codes` cell."""
     return list(codes_QT.astype(np.uint16))
@@ -225,6 +248,8 @@ def codes_from_column(column: pa.ChunkedArray | pa.ListArray, num_levels: int, c
             levels = row.values
             if levels is None or len(levels) != num_levels or levels.null_count:
                 raise SoundStormError(f"{where}: a row of 'codes' has {0 if levels is None else len(levels)} levels, expected {num_levels}")
+            if levels.flatten().null_count:
+                raise SoundStormError(f"{where}: a row of 'codes' lacks a code")
             flat = levels.flatten().to_numpy(zero_copy_only=False)
             frames, rest = divmod(len(flat), num_levels)
             lengths = {end - start for start, end in zip(levels.offsets[:-1].to_pylist(), levels.offsets[1:].to_pylist(), strict=True)}

@@ -26,7 +26,7 @@ from cluster import records, storage
 from cluster.connect import ClusterInfo, connect
 from cluster.tables import write_table
 from jobs.entry import console, start
-from jobs.run_storage import run_storage
+from jobs.finished import told_again
 from jobs.tokens import Tokens, TokenSet, open_tokens
 from jobs.train import network_for
 from jobs.trainer import use_threads
@@ -98,7 +98,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     if record is not None:
-        return _summary(options, record.counts, "already done: ")
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     storage.delete(storage.join(options.output_dir, "trials"))
     rows = _search(options, tokens, network_for(base.model, tokens), config, space)
     counts = _write_results(options, rows, config, list(space), tokens.fold)
@@ -130,7 +130,7 @@ def _search(options: Options, tokens: Tokens, architecture: ModelConfig, config:
         trainable = tune.with_parameters(
             trial, training=training, validation=validation, architecture=architecture.to_dict(), config=config.to_dict(), cpus=int(resources["cpu"])
         )
-        filesystem, path = run_storage(options.output_dir)
+        filesystem, path = storage.filesystem(options.output_dir)
         tuner = tune.Tuner(
             tune.with_resources(trainable, resources),
             param_space={name: span.domain() for name, span in space.items()},

@@ -12,13 +12,15 @@ from jobs.datasets import open_dataset, rows_of_folds
 from jobs.generator import sample_seed
 from jobs.measurer import load_clip
 from soundstorm.audio import SAMPLE_RATE, to_pcm16
-from soundstorm.audio_classifier import TrainedClassifier
+from soundstorm.audio_classifier import TrainedClassifier, load_classifier
+from soundstorm.choice import PACKAGED_LISTENER, draw_seed, most_convincing
 from soundstorm.codec import Codec
 from soundstorm.decoding import generate_codes
 from soundstorm.diversity import within_class_distance
 from soundstorm.evolution import modulation_energy, spectral_flux
 from soundstorm.metrics import METRIC_NAMES, clip_metrics
 from soundstorm.model import SoundStorm
+from soundstorm.packaged import packaged
 from soundstorm.presets import SamplerSettings
 from soundstorm.statistics import compare
 from soundstorm.training import uses_bf16
@@ -78,6 +80,7 @@ def generate(
     """
     began = time.monotonic()
     num_frames = round(duration_s * codec.frame_rate)
+    listener = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
     work = [(label, index) for index in range(per_class) for label in range(len(categories))]
     pcms = []
     for first in range(0, len(work), BATCH):
@@ -85,8 +88,12 @@ def generate(
         seeds = [sample_seed(seed, label, index) for label, index in batch]
         labels_B = torch.tensor([label if with_class else model.no_class for label, _ in batch])
         bf16 = uses_bf16(torch.device("cpu"), "auto")
-        codes = generate_codes(model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, seeds, bf16=bf16)
-        pcms += [to_pcm16(waveform) for waveform in codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes])]
+        draws = []
+        for draw in range(settings.candidates):
+            draw_seeds = [draw_seed(seed, draw) for seed in seeds]
+            codes = generate_codes(model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, draw_seeds, bf16=bf16)
+            draws.append(codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes]))
+        pcms += [to_pcm16(wave) for wave in most_convincing(draws, [categories[label] for label, _ in batch], listener)]
     return pcms, [categories[label] for label, _ in work], time.monotonic() - began
 
 

@@ -1,43 +1,111 @@
-"""The file for `ray up` is valid for this Ray, and agrees with the packages."""
+"""The files for `ray up` are valid for this Ray, say what the README promises, and agree with the packages and with each other."""
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.providers import _get_node_provider_cls
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-FILE = Path(__file__).resolve().parents[2] / "cluster.yaml"
+from cluster.aws_nodes import SpotFirstNodeProvider
+from cluster.connect import CLUSTER_PORT, MAX_GPUS
+from soundstorm.packaged import ELSEWHERE
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+FILES = ["cluster.yaml", "cluster/on_premise.yaml"]
+DASHBOARD_PORT = 8265
+Config = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def config() -> dict[str, Any]:
-    return dict(yaml.safe_load(FILE.read_text()))
+def load(name: str) -> Config:
+    return dict(yaml.safe_load((ROOT / name).read_text()))
 
 
-def test_the_file_passes_the_schema_of_ray(config: dict[str, Any]) -> None:
+@pytest.fixture(params=FILES)
+def config(request: pytest.FixtureRequest) -> Config:
+    return load(request.param)
+
+
+@pytest.fixture
+def aws() -> Config:
+    return load("cluster.yaml")
+
+
+def commands(config: Config, name: str) -> str:
+    return "\n".join(config[name])
+
+
+def test_the_file_passes_the_schema_of_ray(config: Config) -> None:
     validate_config(prepare_config(config))
 
 
-def test_a_misspelt_setting_would_not_pass(config: dict[str, Any]) -> None:
+def test_a_misspelt_setting_would_not_pass(config: Config) -> None:
     with pytest.raises(Exception, match="max_wokers"):
         validate_config(prepare_config(config | {"max_wokers": 2}))
 
 
-def test_the_image_has_the_ray_that_the_packages_ask_for(config: dict[str, Any]) -> None:
-    minor = ".".join(ray.__version__.split(".")[:2])
-    assert f"rayproject/ray:{minor}." in config["docker"]["image"]
-    assert "-py311" in config["docker"]["image"]
+def test_all_files_name_the_ray_and_the_python_of_the_packages(aws: Config) -> None:
+    manifests = [load(f"cluster/kuberay/{name}.yaml")["spec"] for name in ("ray_cluster", "ray_job")]
+    base = re.search(r"^FROM (\S+)$", (ROOT / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
+    assert base is not None and base[1] == aws["docker"]["image"] == f"rayproject/ray:{ray.__version__}-py311-gpu"
+    assert {manifests[0]["rayVersion"], manifests[1]["rayClusterSpec"]["rayVersion"]} == {ray.__version__}
+    [ours] = [requirement for requirement in PROJECT["dependencies"] if requirement.startswith("ray[")]
+    assert ours.endswith(f"~={'.'.join(ray.__version__.split('.')[:2])}.0")
+    assert PROJECT["requires-python"] == ">=3.11,<3.12"
+    assert "python3.11 -m venv" in commands(load("cluster/on_premise.yaml"), "setup_commands")
 
 
-def test_one_gpu_worker_stays_and_more_come_with_the_work(config: dict[str, Any]) -> None:
-    workers = config["available_node_types"]["gpu"]
-    assert 1 == workers["min_workers"] < workers["max_workers"]
-    assert "GPU" not in config["available_node_types"][config["head_node_type"]]["resources"]
+def test_gpu_nodes_come_from_none_to_as_many_as_the_head_tells_the_jobs(aws: Config) -> None:
+    head, workers = aws["available_node_types"]["head"], aws["available_node_types"]["gpu"]
+    assert aws["head_node_type"] == "head" and "GPU" not in head["resources"]
+    assert (workers["min_workers"], workers["max_workers"]) == (0, aws["max_workers"])
+    assert head["resources"][MAX_GPUS] == workers["max_workers"] * workers["resources"]["GPU"]
 
 
-def test_the_dashboard_is_not_public_and_asks_for_a_token(config: dict[str, Any]) -> None:
-    [start] = config["head_start_ray_commands"]
-    assert "--dashboard-host=127.0.0.1" in start
-    assert "RAY_AUTH_MODE=token" in start
+def test_a_gpu_node_is_of_the_spot_market_and_on_demand_where_that_has_none(aws: Config) -> None:
+    types = aws["available_node_types"]
+    assert types["gpu"]["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"}
+    assert "InstanceMarketOptions" not in types["head"]["node_config"]
+    assert _get_node_provider_cls(aws["provider"]) is SpotFirstNodeProvider
+
+
+def test_the_bucket_is_reached_by_role_and_no_file_holds_a_key(aws: Config) -> None:
+    profiles = {name: node["node_config"]["IamInstanceProfile"]["Name"] for name, node in aws["available_node_types"].items()}
+    assert profiles == {"head": "soundstorm-head", "gpu": "soundstorm-worker"}
+    assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in aws["available_node_types"].values())
+    for path in [ROOT / "cluster.yaml", *(ROOT / "cluster").rglob("*.yaml"), *(ROOT / "cluster").rglob("*.json"), ROOT / "cluster" / "Dockerfile"]:
+        assert not re.search(r"AKIA|ASIA|(SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN)=(?!\.\.\.)", path.read_text()), path
+
+
+def test_the_dashboard_is_not_public_and_all_nodes_ask_for_the_same_token(config: Config) -> None:
+    head, worker = commands(config, "head_start_ray_commands"), commands(config, "worker_start_ray_commands")
+    assert f"--dashboard-host=127.0.0.1 --dashboard-port={DASHBOARD_PORT}" in head
+    assert f"--port={CLUSTER_PORT}" in head and f"--address=$RAY_HEAD_IP:{CLUSTER_PORT}" in worker
+    assert "RAY_AUTH_MODE=token" in head and "RAY_AUTH_MODE=token" in worker
+    [(target, source)] = [(target, source) for target, source in config["file_mounts"].items() if target.endswith("/.ray/auth_token")]
+    assert source == "~/.ray/auth_token"
+    assert any(command.startswith("chmod 600") and target in command for command in config["setup_commands"])
+
+
+def test_the_nodes_have_the_weights_that_a_jobs_own_copy_of_the_code_leaves_out(config: Config) -> None:
+    [(code, _)] = [(target, source) for target, source in config["file_mounts"].items() if source == "."]
+    everything = yaml.safe_dump(config, width=1000)
+    assert f"{ELSEWHERE}={code}/soundstorm/weights" in everything
+    assert f"pip install --quiet --editable {code}" in commands(config, "setup_commands")
+    dockerfile = (ROOT / "cluster" / "Dockerfile").read_text()
+    assert f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile and "WORKDIR /home/ray/soundstorm" in dockerfile
+
+
+def test_the_image_is_made_with_the_install_commands_of_the_makefile() -> None:
+    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "cluster" / "Dockerfile").read_text()
+    wanted = re.findall(r"^\t\$\(BIN\)/(python -m pip .*)$", makefile, re.MULTILINE)
+    assert wanted and re.findall(r"^RUN (.*)$", dockerfile, re.MULTILINE) == wanted
+    copied = " ".join(re.findall(r"^COPY --chown=ray:users (.*) \S+$", dockerfile, re.MULTILINE)).split()
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert set(copied) == {"pyproject.toml", PROJECT["readme"], "LICENSE", *packages}
+    assert f"soundstorm:{PROJECT['version']}" in dockerfile

@@ -79,6 +79,24 @@ with connect() as joined:  # as `ray job submit` starts it
 """
 
 
+GROW = """
+import ray
+import cluster.connect as module
+from cluster.connect import MAX_GPUS, connect
+from cluster.errors import ClusterError
+
+ray.init(num_cpus=2, resources={MAX_GPUS: 3}, include_dashboard=False)
+with connect(await_gpu=False) as grows:
+    assert (grows.num_gpus, grows.nodes) == (3, 1) and grows.growth_s == module.GROWTH_TIMEOUT_S, grows
+module.GROWTH_TIMEOUT_S = module.GROWTH_TICK_S = 1.0
+try:
+    with connect():
+        raise AssertionError("not waited for a GPU")
+except ClusterError as error:
+    print(error)
+"""
+
+
 def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "AWS_")) and name != "OMP_NUM_THREADS"}
@@ -160,6 +178,12 @@ def test_a_running_cluster_is_joined_with_our_packages_and_left_running(head: tu
     run_python(JOIN, tmp_path, TEST_ADDRESS=address, **login)
 
 
+def test_gpus_that_a_cluster_may_add_count_and_the_first_is_awaited_for_a_limited_time(tmp_path: Path) -> None:
+    done = run_python(GROW, tmp_path, HOME=str(tmp_path))
+    assert done.stdout.startswith("the cluster added no GPU within 0 minutes") and "max_gpus" in done.stdout
+    assert "the cluster has no GPU yet and may add some: waiting for the first" in done.stderr
+
+
 TELL = """
 import sys
 from cluster.connect import connect
@@ -175,7 +199,7 @@ for address in sys.argv[2:]:
 
 
 def test_an_address_where_nothing_answers_is_told_soon(tmp_path: Path) -> None:
-    addresses = ["127.0.0.1:9", "ray://127.0.0.1:9", "no-such-host.invalid:6379"]
+    addresses = ["127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379"]
     began = time.monotonic()
     told = run_python(TELL, tmp_path, "60", *addresses).stdout.splitlines()
     assert [line.partition(" at ")[0] for line in told] == [f"--address '{address}': nothing answers" for address in addresses]
@@ -192,9 +216,14 @@ def test_a_server_that_is_no_ray_is_told_in_time(tmp_path: Path) -> None:
 
 
 def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
-    addresses = ["http://host:6379", "host:port", "host:99999", "a b", "ray://"]
+    addresses = ["http://host:6379", "host:port", "host:99999", "a b"]
     told = run_python(TELL, tmp_path, "4", *addresses).stdout.splitlines()
-    assert told == [f"--address '{address}' is not a Ray address; give auto, local, HOST:PORT or ray://HOST:PORT" for address in addresses]
+    assert told == [f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT" for address in addresses]
+
+
+def test_a_ray_client_is_refused_with_another_way(tmp_path: Path) -> None:
+    told = run_python(TELL, tmp_path, "4", "ray://127.0.0.1:10001").stdout
+    assert told.startswith("--address 'ray://127.0.0.1:10001': Ray Data and Ray Train do not run through a Ray client") and "`ray job submit`" in told
 
 
 def test_a_local_ray_without_cpus_is_refused() -> None:

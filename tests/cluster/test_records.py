@@ -1,5 +1,7 @@
 """A record marks a finished stage, and keeps output of different settings apart."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,40 @@ def test_overwrite_starts_afresh_and_deletes_only_the_stage_s_own_output(storage
     assert left == ["mine.txt", "tokenize.started.json"]
     with pytest.raises(ClusterError, match="cannot be a name below"):
         records.begin(storage_root, "tokenize", {}, overwrite=True, outputs=["../elsewhere"])
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_of_many_runs_with_other_settings_begun_at_once_all_but_one_are_refused(remote: bool, tmp_path: Path, s3_bucket: Callable[[], str]) -> None:
+    root = f"{s3_bucket()}/out" if remote else str(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        runs = [pool.submit(records.begin, root, "generate", {"seed": seed}) for seed in range(8)]
+    errors = [run.exception() for run in runs]
+    assert errors.count(None) == 1
+    assert all("'generate' was begun there with other settings: seed" in str(error) for error in errors if error is not None)
+    records.finish(root, "generate", {"seed": errors.index(None)}, {})  # nor is its place taken by another of them
+
+
+def test_many_runs_with_the_same_settings_may_begin_and_finish_at_once(storage_root: str) -> None:
+    def run(number: int) -> bool:
+        begun = records.begin(storage_root, "generate", SETTINGS, outputs=["audio"]) is None
+        storage.write_bytes(storage.join(storage_root, "audio", "a.flac"), b"the same bytes")
+        records.finish(storage_root, "generate", SETTINGS, {"samples": 1})
+        return begun
+
+    with ThreadPoolExecutor(8) as pool:
+        assert any(pool.map(run, range(16)))
+    record = records.begin(storage_root, "generate", SETTINGS)
+    assert record is not None and record.counts == {"samples": 1}
+
+
+def test_an_overwrite_that_was_cut_short_can_be_done_again(tmp_path: Path) -> None:
+    root = str(tmp_path)
+    storage.write_bytes(storage.join(root, "parts", "00", "part.parquet"), b"left by the first")
+    records.begin(root, "generate", records.CUT_SHORT)
+    with pytest.raises(ClusterError, match=r'overwrite: then "cut short".*--overwrite'):
+        records.begin(root, "generate", SETTINGS, outputs=["audio", "parts"])
+    assert records.begin(root, "generate", SETTINGS, overwrite=True, outputs=["audio", "parts"]) is None
+    assert not (tmp_path / "parts").exists()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"settings": 3}', b"\xff\xfe", b"[" * 100_000])

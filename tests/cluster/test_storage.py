@@ -152,9 +152,7 @@ def test_a_local_copy_follows_its_original(storage_root: str, tmp_path: Path) ->
 
 
 def test_large_content_goes_up_in_parts_and_arrives_whole(storage_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.s3.MULTIPART_BYTES", 2**20)
-    monkeypatch.setattr("cluster.s3.TRANSFER.multipart_threshold", 2**20)
-    monkeypatch.setattr("cluster.s3.TRANSFER.multipart_chunksize", 5 * 2**20)
+    monkeypatch.setattr("cluster.s3.PART_BYTES", 5 * 2**20)
     content = os.urandom(11 * 2**20)
     (tmp_path / "file").write_bytes(content)
     storage.write_bytes(storage.join(storage_root, "bytes"), memoryview(content))
@@ -309,16 +307,16 @@ def test_new_files_have_the_permissions_of_ordinary_files(tmp_path: Path) -> Non
 
 FORK = """
 import os, sys
-from cluster import s3, storage
+from cluster import s3_client, storage
 
-mine = s3.client()
+mine = s3_client.client()
 storage.write_bytes(sys.argv[1], b"parent")
 if os.fork() == 0:
-    os._exit(0 if s3.client() is not mine and storage.read_bytes(sys.argv[1]) == b"parent" else 1)
+    os._exit(0 if s3_client.client() is not mine and storage.read_bytes(sys.argv[1]) == b"parent" else 1)
 assert os.wait()[1] == 0
-assert s3.client() is mine
+assert s3_client.client() is mine
 os.environ["AWS_REGION"] = "eu-central-1"
-assert s3.client() is not mine
+assert s3_client.client() is not mine
 """
 
 

@@ -1,32 +1,46 @@
 """`soundstorm doctor` says what there is, and names what is missing."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cluster.errors import ClusterError
-from jobs import doctor
+from jobs import doctor, nodes
 from soundstorm.codec import load_codec
 from tests.jobs.conftest import Command
 
-SUBJECTS = ["processor", "GPU", "libraries", "audio files", "compact codec", "EnCodec weights", "disk", "Ray"]
+SUBJECTS = ["processor", "GPU", "libraries", "audio files", "compact codec", "EnCodec weights", "disk"]
+CLUSTER = ["Ray", "nodes", "authentication", "metrics"]
 
 
 @pytest.fixture(autouse=True)
 def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """However full the disk of this machine is, and whatever its caches hold."""
     monkeypatch.setattr(doctor, "MIN_FREE_GB", 0.0)
+    monkeypatch.setattr(nodes, "MIN_FREE_GB", 0.0)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
 def test_a_machine_that_has_everything_is_ready(ray_session: None, tmp_path: Path, command: Command) -> None:
     summary = doctor.run(doctor.Options(output_dir=str(tmp_path / "out")))
-    assert list(summary["findings"]) == [*SUBJECTS, "storage"]
+    assert list(summary["findings"]) == [*SUBJECTS, "storage", *CLUSTER]
     assert load_codec().fingerprint.sha256[:12] in summary["findings"]["compact codec"]
     assert "4 CPUs" in summary["findings"]["Ray"]
     assert "not here" in summary["findings"]["EnCodec weights"]
-    assert summary["findings"]["storage"] == f"{tmp_path / 'out'} can be written"
+    assert summary["findings"]["storage"] == f"{tmp_path / 'out'} can be written, listed, read and deleted"
+    assert summary["findings"]["nodes"].startswith("1 with the libraries of this process, ")
+    assert summary["findings"]["authentication"].startswith("on:")
+    assert requests.get(f"http://{summary['findings']['metrics'].removeprefix('for Prometheus at ')}/metrics", timeout=60).status_code == 200
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_node_that_is_not_as_this_process_is_named(ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    monkeypatch.setattr(doctor.records, "LIBRARIES", ("numpy",))  # here, and not on the node
+    code, _, err = command(doctor)
+    assert code == 1 and re.search(r"nodes\s+\S+ has \S+ \S+, and here it is none: install the same", err)
 
 
 def test_storage_that_cannot_be_written_is_named_with_the_reason(ray_session: None, s3: Any, command: Command) -> None:
@@ -38,7 +52,7 @@ def test_storage_that_cannot_be_written_is_named_with_the_reason(ray_session: No
 
 
 def test_everything_that_lacks_is_named_at_once(ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
-    def refuse(address: str | None) -> Any:
+    def refuse(address: str | None, **options: Any) -> Any:
         raise ClusterError(f"the cluster '{address}' does not answer")
 
     monkeypatch.setattr(doctor, "connect", refuse)

@@ -150,7 +150,8 @@ def test_acoustic_metrics_alone_look_at_no_other_clip(synthetic_dataset: Path, g
     evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(output), metrics="acoustic", clips_per_class=1))
     assert json.loads((output / "summary.json").read_text())["closeness"] is None
     assert not (output / "features.parquet").exists()
-    assert len(tables.read_table(str(output / "parts" / "features"))[0]) == 0
+    features = list((output / "parts" / "features").glob("*/part-*.parquet"))
+    assert features and all(tables.table_info(str(part)).num_rows == 0 for part in features)
     assert 'id="closeness"' not in (output / "report.html").read_text()
 
 
@@ -228,7 +229,7 @@ def test_other_samples_at_the_same_place_are_noticed(evaluated: Evaluated, gener
 def test_an_interrupted_run_measures_only_the_part_that_is_missing(evaluated: Evaluated, tmp_path: Path, ray_session: None) -> None:
     output = tmp_path / "out"
     shutil.copytree(evaluated.output, output)
-    lost = [output / "parts" / name / "part-00002.parquet" for name in ("metrics", "features")]
+    lost = [output / "parts" / name / "02" / "part-0000002.parquet" for name in ("metrics", "features")]
     content = [path.read_bytes() for path in lost]
     summary = (output / "summary.json").read_bytes()
     interrupt(str(output), "evaluate")
@@ -237,7 +238,7 @@ def test_an_interrupted_run_measures_only_the_part_that_is_missing(evaluated: Ev
     before = file_times(str(output / "parts" / "metrics"))
     evaluate.run(replace(evaluated.again, output_dir=str(output), num_actors=1))
     after = file_times(str(output / "parts" / "metrics"))
-    assert after.keys() - before.keys() == {"part-00002.parquet"}
+    assert after.keys() - before.keys() == {"02/part-0000002.parquet"}
     assert {name: after[name] for name in before} == before
     assert [path.read_bytes() for path in lost] == content
     assert (output / "summary.json").read_bytes() == summary

@@ -82,7 +82,7 @@ def test_every_clip_has_the_length_asked_for_and_is_neither_clipped_nor_silent(g
 def test_the_sha256_of_the_manifest_are_those_of_the_files(generated: str) -> None:
     for row in manifest(generated):
         assert hashlib.sha256(storage.read_bytes(row["uri"])).hexdigest() == row["sha256"]
-        assert row["uri"] == f"{generated}/audio/{file_stem(row['category'])}/{row['sample_id']}.flac"
+        assert row["uri"] == f"{generated}/audio/{row['sample_id'][-2:]}/{file_stem(row['category'])}/{row['sample_id']}.flac"
 
 
 def test_the_manifest_says_which_checkpoint_codec_and_sampler_made_it(generated: str, checkpoint: str) -> None:
@@ -102,7 +102,7 @@ def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interru
     assert audio_files(output) == expected
 
     interrupt(output, "generate")
-    for place in ("samples.parquet", "parts/part-00001.parquet", "audio/rain"):
+    for place in ("samples.parquet", "parts/01/part-0000001.parquet", "audio/08", "audio/15"):
         storage.delete(f"{output}/{place}")
     kept = {entry.uri: storage.read_bytes(entry.uri) for entry in storage.list_objects(f"{output}/parts")}
     lost = [place for place in expected if place not in audio_files(output)]
@@ -136,12 +136,12 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
     prompt.write_bytes(encode_audio(waveform, 24_000, "wav"))
     output = str(tmp_path / "out")
     records.begin(output, "generate", {"seed": 1})
-    storage.write_bytes(f"{output}/audio/wind/wind-0000000.flac", b"of an earlier run")
+    storage.write_bytes(f"{output}/audio/00/wind/wind-0000000.flac", b"of an earlier run")
     settings: dict[str, Any] = {"num_samples": 2, "class_name": "siren", "format": "wav", "prompt": str(prompt), "prompt_duration": 1.5}
     generate.run(generate_options(checkpoint, output, duration=2.0, num_actors=1, overwrite=True, **settings))
     rows = manifest(output)
     assert [row["category"] for row in rows] == ["siren", "siren"]
-    assert set(audio_files(output)) == {f"/audio/siren/siren-{number:07d}.wav" for number in range(2)}
+    assert set(audio_files(output)) == {f"/audio/{number:02d}/siren/siren-{number:07d}.wav" for number in range(2)}
     codec = load_codec()
     [heard] = codec.decode_clips(codec.encode_clips([waveform[: round(1.5 * 24_000)]]))
     for row in rows:
@@ -164,16 +164,20 @@ def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors(
 
 @pytest.fixture(scope="module")
 def model(checkpoint: str, ray_session: None) -> list[ray.ObjectRef]:
-    return [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes()))]
+    return [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes(), None))]
 
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    yield {"output_dir": str(tmp_path / "out"), "duration_s": 0.4, "format": "wav", "seed": 0}
+    yield {"output_dir": str(tmp_path / "out"), "layout": "files", "duration_s": 0.4, "format": "wav", "seed": 0, "settings": "0" * 64}
 
 
-def codes_of(generator: Generator, samples: list[tuple[int, int]], part_uri: str) -> list[np.ndarray]:
-    """Makes a part; returns the codes that were decoded for it."""
+PART = "00/part-0000000.parquet"
+
+
+def codes_of(generator: Generator, samples: list[tuple[int, int]]) -> list[np.ndarray]:
+    """Makes a part anew; returns the codes that were decoded for it."""
+    storage.delete(part_uri(generator))
     decode, seen = generator.codec.decode_clips, []
 
     def watch(codes: list[np.ndarray]) -> list[np.ndarray]:
@@ -181,14 +185,18 @@ def codes_of(generator: Generator, samples: list[tuple[int, int]], part_uri: str
         return decode(codes)
 
     generator.codec.decode_clips = watch  # type: ignore[method-assign]
-    assert generator.make_part((part_uri, samples)) == len(samples)
+    assert generator.make_part((PART, samples)) == len(samples)
     return seen
 
 
-def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+def part_uri(generator: Generator) -> str:
+    return storage.join(generator.job["output_dir"], "parts", PART)
+
+
+def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
     [prompt_QT] = load_codec().encode_clips([synthetic_clip("rain")[:4_800]])
     generator = Generator(model, SamplerSettings(iterations=2), prompt_QT, work, "cpu")
-    codes = codes_of(generator, [(0, 0), (1, 1)], str(tmp_path / "part.parquet"))
+    codes = codes_of(generator, [(0, 0), (1, 1)])
     for codes_QT in codes:
         assert codes_QT.shape == (8, 30)
         np.testing.assert_array_equal(codes_QT[:, :15], prompt_QT)
@@ -197,7 +205,7 @@ def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.Obje
 
 @pytest.mark.parametrize("fast", [True, False])
 def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
-    fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.generator, "uses_bf16", lambda device, precision: fast)
     asked = []
@@ -207,14 +215,14 @@ def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
         return generate_codes(*arguments, bf16=bf16, **others)
 
     monkeypatch.setattr(jobs.generator, "generate_codes", watch)
-    Generator(model, SamplerSettings(iterations=1), None, work, "cpu").make_part((str(tmp_path / "part.parquet"), [(0, 0)]))
+    Generator(model, SamplerSettings(iterations=1), None, work, "cpu").make_part((PART, [(0, 0)]))
     assert asked == [fast]
 
 
-def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
     def codes(seed: int) -> np.ndarray:
         generator = Generator(model, SamplerSettings(iterations=2), None, work | {"seed": seed}, "cpu")
-        return codes_of(generator, [(0, 0)], str(tmp_path / "part.parquet"))[0]
+        return codes_of(generator, [(0, 0)])[0]
 
     first = codes(0)
     np.testing.assert_array_equal(first, codes(0))
@@ -222,23 +230,21 @@ def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[st
 
 
 @pytest.mark.parametrize(("duration_s", "frames"), [(0.28, 21), (0.29, 22), (0.05, 4)])
-def test_a_clip_has_the_frames_that_its_samples_need(
-    model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path, duration_s: float, frames: int
-) -> None:
+def test_a_clip_has_the_frames_that_its_samples_need(model: list[ray.ObjectRef], work: dict[str, Any], duration_s: float, frames: int) -> None:
     generator = Generator(model, SamplerSettings(iterations=1), None, work | {"duration_s": duration_s}, "cpu")
-    assert codes_of(generator, [(0, 0)], str(tmp_path / "part.parquet"))[0].shape == (8, frames)
-    [row] = tables.read_table(str(tmp_path / "part.parquet"))[0].to_pylist()
+    assert codes_of(generator, [(0, 0)])[0].shape == (8, frames)
+    [row] = tables.read_table(part_uri(generator))[0].to_pylist()
     assert row["duration_s"] == pytest.approx(duration_s) and row["num_frames"] == frames
 
 
-def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(model: list[ray.ObjectRef], work: dict[str, Any], tmp_path: Path) -> None:
+def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
     generator = Generator(model, SamplerSettings(iterations=1), None, work, "cpu")
     loud = 3.0 * np.sin(np.arange(9_600) / 20).astype(np.float32)
-    row = generator._write(0, 0, 0, 30, loud)
-    samples = decoded(storage.read_bytes(row["uri"])) / 32768
+    _, audio = generator._clip(0, 0, 0, 30, loud)
+    samples = decoded(audio) / 32768
     np.testing.assert_allclose(samples, loud * (0.999 / np.abs(loud).max()), atol=1e-4)
     with pytest.raises(SoundStormError, match="NaN or infinity"):
-        generator._write(0, 0, 0, 30, np.full(9_600, np.nan, dtype=np.float32))
+        generator._clip(0, 0, 0, 30, np.full(9_600, np.nan, dtype=np.float32))
 
 
 def test_seeds_of_samples_are_spread_out_and_fit_the_table() -> None:

@@ -9,9 +9,11 @@ import soundfile
 from cluster import storage, tables
 from jobs import generate
 from jobs.checkpoints import checkpoint_files, open_checkpoint
-from soundstorm.audio_classifier import load_classifier
+from soundstorm.audio_classifier import AudioClassifier, load_classifier, save_classifier
+from soundstorm.choice import PACKAGED_LISTENER
 from soundstorm.codec import load_codec
 from soundstorm.evolution import spectral_flux
+from soundstorm.packaged import packaged
 from tests.jobs.conftest import Command
 
 
@@ -34,6 +36,30 @@ def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(t
         assert all(300 < np.abs(clip.astype(int)).max() < 32_767 and spectral_flux(clip, 24_000) > 1 for clip in clips)
         named = [classifier.categories[index] for index in classifier.predict(clips).argmax(1)]
         assert named.count(category) >= 2
+
+
+def test_of_several_draws_of_a_sample_the_one_that_sounds_most_like_its_class_is_kept(tmp_path: Path, ray_session: None, command: Command) -> None:
+    listener = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
+    sure, digests = {}, {}
+    for count in ("1", "4"):
+        output = tmp_path / count
+        short = ("--class", "dog", "--num-samples", "4", "--duration", "1", "--iterations", "4", "--num-actors", "1")
+        code, _, err = command(generate, *short, "--candidates", count, "--output-dir", str(output))
+        assert code == 0, err
+        rows = tables.read_table(str(output / "samples.parquet"))[0].to_pylist()
+        clips = [soundfile.read(io.BytesIO(storage.read_bytes(row["uri"])), dtype="int16")[0] for row in rows]
+        sure[count] = listener.predict(clips)[:, listener.categories.index("dog")]
+        digests[count] = [row["sha256"] for row in rows]
+    assert (sure["4"] >= sure["1"] - 1e-6).all() and sure["4"].sum() > sure["1"].sum()
+    assert digests["4"] != digests["1"]
+
+
+def test_candidates_of_classes_that_the_classifier_does_not_know_are_refused(tmp_path: Path, command: Command) -> None:
+    other = tmp_path / "other.safetensors"
+    save_classifier(other, AudioClassifier(2), categories=["siren", "whale"], dataset="none")
+    code, _, err = command(generate, "--class", "rain", "--listener", str(other), "--output-dir", str(tmp_path / "out"))
+    assert code == 1 and "does not know rain, only siren, whale" in err and "--candidates 1" in err
+    assert not generate_begun(tmp_path / "out")
 
 
 def test_an_unknown_class_is_refused_with_the_names_of_those_it_knows(tmp_path: Path, command: Command) -> None:

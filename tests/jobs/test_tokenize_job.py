@@ -1,36 +1,25 @@
 """`soundstorm tokenize`: what becomes of good, odd and bad recordings, and runs that are repeated, interrupted or faulty."""
 
-import gc
 import json
-import os
 import shutil
-import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-import ray
 
-import jobs.tokenize
 from cluster import records, storage, tables
-from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs import tokenize
-from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.tokens import open_tokens
-from soundstorm.audio import encode_audio, from_pcm16, read_audio, to_pcm16
+from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
 from tests.jobs.conftest import (
     SHARD_SIZE,
-    Command,
     MixedDataset,
     Tokenized,
-    assert_one_message,
     file_times,
     interrupt,
     noise,
@@ -199,109 +188,6 @@ def test_real_urbansound8k_is_tokenized(urbansound8k: Path, tiny_codec: Path, tm
     assert rows.keys() == present
     assert all(row["reason"] == "missing_file" for row in rejected_rows(options.output_dir))  # the table may list more than lies there
     assert all(1 <= row["fold"] <= 10 and row["clip_id"].split("-")[1] == str(row["label"]) for row in rows.values())
-
-
-# ---- faults
-
-
-def killing_encoder(marker: Path, once: bool) -> type:
-    """A codec actor that is killed when it gets shard 0, the first time or every time."""
-
-    class KillingEncoder(ShardEncoder):
-        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-            if row["shard"] == 0 and not (once and marker.exists()):
-                marker.touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super().__call__(row)
-
-    return KillingEncoder
-
-
-def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
-    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed", once=True))
-    options = tokenize.Options(dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
-    options.num_actors = 1
-    assert tokenize.run(options)["tokens"] == 50
-    assert (tmp_path / "killed").exists()
-    assert len(token_rows(options.output_dir)) == 50
-
-
-def test_a_shard_that_always_kills_its_actor_ends_the_run_with_an_error(
-    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
-) -> None:
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed", once=False))
-    monkeypatch.setattr(jobs.tokenize, "MAX_SHARD_RETRIES", 1)
-    output = tmp_path / "out"
-    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
-    gc.disable()  # a collection by chance would hide what the next job finds
-    try:
-        code, _, err = command(tokenize, *arguments, "--output-dir", str(output))
-        with connect():
-            assert_cpus_come_back()
-    finally:
-        gc.enable()
-    assert_one_message((code, "", err), "tokenizing broke off", "died, 2 times", "run again")  # Ray itself tells of the deaths on standard output
-    assert not (output / "tokenize.json").exists()
-
-
-def assert_cpus_come_back(timeout_s: float = 60.0) -> None:
-    """No actor of an earlier job keeps a CPU from the next."""
-    deadline = time.monotonic() + timeout_s
-    while ray.available_resources().get("CPU", 0) < ray.cluster_resources()["CPU"]:
-        assert time.monotonic() < deadline, f"only {ray.available_resources()} of {ray.cluster_resources()} are free"
-        time.sleep(0.2)
-
-
-def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
-    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, command: Command
-) -> None:
-    output = tmp_path / "out"
-    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
-    assert command(tokenize, *arguments, "--output-dir", str(output))[0] == 0
-    interrupt(str(output), "tokenize")
-    shutil.rmtree(output / "tokens")
-    (output / "tokens").write_text("a file where the folder of the tokens should be")
-    result = command(tokenize, *arguments, "--output-dir", str(output))
-    assert_one_message(result, "a file stands where a folder is needed", str(output / "tokens"))
-    assert not (output / "tokenize.json").exists()
-
-
-def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
-    """An attempt that died between its two tables leaves rejected rows behind, which need not be true any more."""
-
-    folder = tmp_path / "out"
-    weights = tiny_codec.read_bytes()
-    clip = {"clip_id": "a", "dataset": "folder", "uri": str(tmp_path / "a.wav"), "fold": 1, "label": 0, "category": "x", "partners": []}
-    row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], PLANNED_CLIPS))}
-    encoder = ShardEncoder(ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, gpu=False)
-
-    encoder(row)
-    assert [(found["reason"], found["stage"]) for found in rejected_rows(str(folder))] == [("missing_file", "decode")]
-    assert token_rows(str(folder)) == {}
-
-    (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
-    encoder(read_shard(row, max_duration_s=30.0))
-    assert token_rows(str(folder)).keys() == {"a"}
-    assert not list((folder / "rejected").glob("*.parquet"))
-
-
-def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
-
-    encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, gpu=False)
-    encode = encoder.codec.encode_clips
-
-    def encode_small(waveforms: list[np.ndarray]) -> list[np.ndarray]:
-        if len(waveforms) > 1 or not waveforms[0].any():
-            raise RuntimeError("out of memory\nin the codec")
-        return encode(waveforms)
-
-    encoder.codec.encode_clips = encode_small  # type: ignore[method-assign]
-    waveform = synthetic_clip("rain")
-    first, second = encoder._encode([waveform, np.zeros_like(waveform)])
-    np.testing.assert_array_equal(first, encode([waveform])[0])
-    assert second == "out of memory in the codec"
 
 
 # ---- options

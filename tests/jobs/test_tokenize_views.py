@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from cluster import records, storage, tables
+from cluster.attempts import open_ledger
 from cluster.errors import ClusterError
 from jobs import tokenize
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, to_ipc
@@ -121,7 +122,7 @@ def planned_clip(path: Path, partners: list[str | None]) -> pa.Table:
 def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
     (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
     weights = tiny_codec.read_bytes()
-    encoder = ShardEncoder(ray.put(weights), str(tmp_path / "out"), load_codec(weights).fingerprint.to_metadata(), 30.0, gpu=False)
+    encoder = ShardEncoder(ray.put(weights), str(tmp_path / "out"), load_codec(weights).fingerprint.to_metadata(), 30.0, False, open_ledger(), 600.0)
     row = {"shard": 0, "clips": to_ipc(planned_clip(tmp_path / "a.wav", [None, None]))}
     encoder(row)
     assert view_rows(str(tmp_path / "out")).keys() == {("a", 0), ("a", 1), ("a", 2)}

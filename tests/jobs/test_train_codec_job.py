@@ -17,14 +17,27 @@ import torch
 import jobs.train_codec
 from cluster import records
 from jobs.train_codec import Options, run, train_on_worker
+from soundstorm.audio_classifier import PACKAGED_WEIGHTS
 from soundstorm.codec import load_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodecConfig
 from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
 
+PACKAGED_CLASSIFIER = packaged(PACKAGED_WEIGHTS)
 STEPS = 20
+"""Of all phases; in the last four the decoder goes on alone."""
 TRAINING = CodecTrainingConfig(
-    steps=STEPS, quantizer_start=3, adversarial_start=16, batch_size=4, crop_frames=16, discriminator_filters=2, revive_every=4, lr=0.03
+    steps=16,
+    polish_steps=4,
+    polish_lr=0.003,
+    quantizer_start=3,
+    adversarial_start=15,
+    batch_size=4,
+    crop_frames=16,
+    discriminator_filters=2,
+    revive_every=4,
+    lr=0.03,
 )
 NETWORK = CompactCodecConfig(encoder_width=16, encoder_blocks=1, decoder_width=16, decoder_blocks=1, latent_dim=8, num_levels=2, codebook_size=32)
 
@@ -74,7 +87,8 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session
     seen = tmp_path_factory.mktemp("seen")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.train_codec, "train_on_worker", observed(seen, dies_before_step=17))
-        summary = run(options(dataset, tmp_path_factory.mktemp("codec-out"), max_failures=1))
+        listener = str(PACKAGED_CLASSIFIER)
+        summary = run(options(dataset, tmp_path_factory.mktemp("codec-out"), max_failures=1, listener=listener))
     return summary | {"seen": seen}
 
 
@@ -83,7 +97,9 @@ def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_ha
     assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["10", "10"]
     rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
     assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
-    assert "discriminator" in rows[-1] and float(rows[-1]["discriminator"]) > 0
+    assert float(rows[-1]["discriminator"]) > 0
+    for name in ("loudness", "perceptual", "texture"):
+        assert [row[name] != "" for row in rows] == [False, False, False, True]
     assert float(rows[-1]["flatness"]) < 0.95 * float(rows[0]["flatness"])
 
 
@@ -117,7 +133,9 @@ def test_a_finished_codec_is_not_trained_again(trained: dict[str, Any], dataset:
     ("changes", "message"),
     [
         ({"training": replace(TRAINING, steps=0)}, "--steps is 0"),
-        ({"training": replace(TRAINING, quantizer_start=20)}, "--quantizer-start is 20: give 0 to 19"),
+        ({"training": replace(TRAINING, quantizer_start=16)}, "--quantizer-start is 16: give 0 to 15"),
+        ({"training": replace(TRAINING, polish_steps=-1)}, "--polish-steps is -1"),
+        ({"training": replace(TRAINING, polish_lr=0.0)}, "--polish-lr is 0.0"),
         ({"training": replace(TRAINING, crop_frames=4)}, "--crop-frames is 4: the losses need at least 13"),
         ({"network": replace(NETWORK, codebook_size=10_000)}, "--codebook-size is 10000"),
         ({"num_workers": 0}, "--num-workers is 0"),
@@ -132,3 +150,11 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path
 def test_a_test_fold_that_the_dataset_does_not_have_is_refused(dataset: Path, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match="--test-fold is 6: the dataset has folds 1 to 5"):
         run(options(dataset, tmp_path, test_fold=6))
+
+
+def test_a_listener_that_knows_the_test_fold_or_is_none_is_refused(dataset: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match="it was trained with fold 5 held out, and the codec is measured on fold 4"):
+        run(options(dataset, tmp_path / "out", test_fold=4, listener=str(PACKAGED_CLASSIFIER)))
+    (tmp_path / "other.safetensors").write_bytes(b"nothing of the kind")
+    with pytest.raises(SoundStormError, match=r"other\.safetensors: classifier weights: not a classifier"):
+        run(options(dataset, tmp_path / "out", listener=str(tmp_path / "other.safetensors")))

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from soundstorm.audio_classifier import load_classifier
 from soundstorm.codebooks import initialise_codebooks, revive_dead_codes
-from soundstorm.codec_losses import coherence_loss, flatness_loss, level_loss, mel_loss, silence_loss
+from soundstorm.codec_losses import coherence_loss, flatness_loss, level_loss, loudness_loss, mel_loss, silence_loss
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.crops import CropSampler, synthetic_recordings
@@ -16,7 +17,15 @@ from soundstorm.synthetic import CLASSES, synthesize
 
 SMALL = CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16, num_levels=2, codebook_size=64)
 SHORT = CodecTrainingConfig(
-    steps=40, quantizer_start=8, adversarial_start=34, batch_size=4, crop_frames=50, lr=2e-2, discriminator_filters=2, discriminator_crops=2
+    steps=40,
+    polish_steps=0,
+    quantizer_start=8,
+    adversarial_start=34,
+    batch_size=4,
+    crop_frames=50,
+    lr=2e-2,
+    discriminator_filters=2,
+    discriminator_crops=2,
 )
 
 
@@ -73,12 +82,19 @@ def test_no_recordings_are_refused() -> None:
 
 
 def test_every_loss_is_zero_for_a_perfect_copy(noise: torch.Tensor) -> None:
-    for loss in (mel_loss(noise, noise, 24_000), flatness_loss(noise, noise), level_loss(noise, noise), coherence_loss(noise, noise)):
+    of_pairs = (flatness_loss, level_loss, loudness_loss, coherence_loss)
+    for loss in (mel_loss(noise, noise, 24_000), *(of_pair(noise, noise) for of_pair in of_pairs)):
         assert abs(float(loss)) < 1e-3
 
 
 def test_the_level_loss_is_the_gain_in_nats(noise: torch.Tensor) -> None:
     assert float(level_loss(noise, 2 * noise)) == pytest.approx(np.log(2), abs=1e-3)
+
+
+def test_the_loudness_loss_is_the_error_of_the_mean_amplitude_to_which_loud_crops_add_most() -> None:
+    real = torch.tensor([[0.4], [0.1]]) * torch.ones(2, 2_400)
+    for gains, expected in (([2.0, 2.0], 1.0), ([0.5, 1.0], 0.4), ([1.0, 0.5], 0.1), ([1.25, 0.0], 0.0)):
+        assert float(loudness_loss(real, real * torch.tensor(gains)[:, None])) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_coherence_loss_is_blind_to_gain_and_sees_a_flipped_sign(noise: torch.Tensor) -> None:
@@ -165,3 +181,50 @@ def test_a_resumed_run_makes_the_same_next_step(waveforms: list[np.ndarray]) -> 
     file.seek(0)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     assert resumed.step() == pytest.approx(trainer.step(), rel=1e-5)
+
+
+def test_the_last_phase_changes_the_decoder_and_leaves_every_code_as_it_was(waveforms: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    trainer = CodecTrainer(
+        CompactCodec(SMALL), replace(SHORT, adversarial_start=100, polish_steps=30, polish_lr=1e-2), CropSampler(waveforms, range(4))
+    )
+    for _ in range(SHORT.steps):
+        trainer.step()
+    crops = trainer.sampler.draw(8, 24_000, np.random.default_rng(9))
+    before, codes = {name: value.clone() for name, value in trainer.codec.state_dict().items()}, trainer.codec.encode(crops[:, None])
+    history = [trainer.step() for _ in range(30)]
+    changed = {name.split(".")[0] for name, value in trainer.codec.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"decoder"}
+    assert torch.equal(trainer.codec.encode(crops[:, None]), codes)
+    assert np.mean([row["loudness"] for row in history[-5:]]) < 0.8 * np.mean([row["loudness"] for row in history[:5]])
+    assert history[0].keys() == history[-1].keys() >= {"mel", "commitment", "loudness"}
+
+
+def test_a_run_resumed_in_its_last_phase_makes_the_same_next_step(waveforms: list[np.ndarray]) -> None:
+    config = replace(SHORT, quantizer_start=1, adversarial_start=5, steps=3, polish_steps=5)
+    sampler = CropSampler(waveforms, [0, 1, 2, 3])
+    torch.manual_seed(0)
+    trainer = CodecTrainer(CompactCodec(SMALL), config, sampler)
+    for _ in range(6):
+        trainer.step()
+    resumed = CodecTrainer(CompactCodec(SMALL), config, sampler)
+    file = io.BytesIO()
+    torch.save(trainer.state_dict(), file)
+    file.seek(0)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    for _ in range(2):
+        assert resumed.step() == pytest.approx(trainer.step(), rel=1e-5)
+    assert resumed.step_count == config.total_steps
+
+
+def test_a_listener_is_heeded_in_the_last_phase_only_and_is_itself_left_alone(waveforms: list[np.ndarray]) -> None:
+    torch.manual_seed(0)
+    listener = load_classifier().model
+    before = {name: value.clone() for name, value in listener.state_dict().items()}
+    config = replace(SHORT, steps=4, quantizer_start=1, adversarial_start=100, polish_steps=30, polish_lr=1e-2)
+    trainer = CodecTrainer(CompactCodec(SMALL), config, CropSampler(waveforms, range(4)), listener=listener)
+    history = [trainer.step() for _ in range(config.total_steps)]
+    assert ["texture" in row and "perceptual" in row for row in history] == [False] * 4 + [True] * 30
+    for name in ("texture", "perceptual"):
+        assert np.mean([row[name] for row in history[-5:]]) < 0.8 * np.mean([row[name] for row in history[4:9]])
+    assert all(torch.equal(value, before[name]) for name, value in listener.state_dict().items())

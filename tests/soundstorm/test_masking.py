@@ -117,3 +117,19 @@ def test_the_decoding_schedule_falls_to_none_in_the_last_pass_and_not_before(num
     assert min(counts[:-1]) >= 1
     if num_unknown == 375 and iterations == 12:
         assert counts[4] == math.floor(375 * math.cos(math.pi / 6))
+
+
+def test_noise_replaces_a_share_of_the_visible_codes_of_the_trained_level_by_real_codes_of_other_clips() -> None:
+    config = replace(CONFIG, prompt_share=0.5, noise_share=0.2)
+    clean, noisy = masks(replace(config, noise_share=0.0)), masks(config)
+    assert torch.equal(noisy.loss_mask_BT, clean.loss_mask_BT) and torch.equal(noisy.target_BT, clean.target_BT)
+    changed_BQT = noisy.input_codes_BQT != clean.input_codes_BQT
+    at_level_BQT = torch.arange(Q)[None, :, None] == noisy.level_B[:, None, None]
+    assert not bool((changed_BQT & ~at_level_BQT).any())
+    assert bool((noisy.input_codes_BQT[changed_BQT] < MASK_ID).all()) and bool((noisy.input_codes_BQT[changed_BQT] >= 0).all())
+    changed_BT = changed_BQT.any(1)
+    assert not bool((changed_BT & (noisy.loss_mask_BT | ~MASK_BT)).any())
+    prefix_BT = (clean.input_codes_BQT[:, -1] != MASK_ID) & (noisy.level_B < Q - 1)[:, None] & MASK_BT
+    assert bool(prefix_BT.any()) and not bool((changed_BT & prefix_BT).any())
+    visible_BT = MASK_BT & ~noisy.loss_mask_BT & ~prefix_BT & (noisy.level_B < Q - 1)[:, None]
+    assert abs(float(changed_BT[visible_BT].float().mean()) - 0.2) < 0.03

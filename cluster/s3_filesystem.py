@@ -1,0 +1,180 @@
+"""Object storage as a pyarrow file system, for Parquet tables, dataset folders and the runs of Ray Train and Ray Tune.
+
+It does all through `s3`, for pyarrow's own S3 client stops trying again after some hundred faults, lets an upload that was given up half-way
+appear, and makes objects called `prefix/`, which some servers refuse. Folders come into being with the objects below them.
+"""
+
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyarrow import fs
+
+from cluster import s3
+from cluster.errors import NotFoundError
+
+START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
+READ_AHEAD_BYTES = 8 * 2**20
+
+
+class ObjectStorage(fs.FileSystemHandler):
+    """All buckets of the S3 server; a path is `bucket/key`. It holds no connection and no credentials: each process has its own.
+
+    Errors are ClusterErrors, but for what does not exist, where pyarrow and Ray expect FileNotFoundError.
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectStorage)
+
+    def __hash__(self) -> int:
+        return hash(ObjectStorage)
+
+    def get_type_name(self) -> str:
+        return "objects"
+
+    def normalize_path(self, path: str) -> str:
+        return path.rstrip("/")
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        return [_info(path) for path in paths]
+
+    def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        root = selector.base_dir.rstrip("/")
+        files: dict[str, int] = {}
+        folders: set[str] = set()
+        for uri, size in s3.walk(_uri(root)):
+            names = uri[len(_uri(root)) + 1 :].split("/")
+            depths = range(1, len(names)) if selector.recursive else range(1, min(len(names), 2))
+            folders.update("/".join([root, *names[:depth]]) for depth in depths)
+            if selector.recursive or len(names) == 1:
+                files["/".join([root, *names])] = size
+        if not files and not folders and not selector.allow_not_found and "/" in root:
+            raise FileNotFoundError(f"{_uri(root)} does not exist")
+        found = [fs.FileInfo(path, fs.FileType.Directory) for path in folders] + [
+            fs.FileInfo(path, fs.FileType.File, size=size) for path, size in files.items()
+        ]
+        return sorted(found, key=lambda info: info.path)
+
+    def create_dir(self, path: str, recursive: bool) -> None:
+        """There is nothing to make."""
+
+    def delete_dir(self, path: str) -> None:
+        s3.delete(_uri(path))
+
+    def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        s3.delete(_uri(path))
+
+    def delete_root_dir_contents(self) -> None:
+        raise io.UnsupportedOperation("refusing to delete all buckets")
+
+    def delete_file(self, path: str) -> None:
+        s3.delete(_uri(path))
+
+    def move(self, src: str, dest: str) -> None:
+        raise io.UnsupportedOperation(f"{_uri(src)}: objects cannot be moved, only written anew")
+
+    def copy_file(self, src: str, dest: str) -> None:
+        raise io.UnsupportedOperation(f"{_uri(src)}: objects are not copied on the server, only read and written")
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(io.BufferedReader(_Reader(_uri(path)), READ_AHEAD_BYTES), mode="r")
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        return pa.PythonFile(_Reader(_uri(path)), mode="r")
+
+    def open_output_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
+        s3.split(_uri(path))
+        return pa.PythonFile(_Writer(_uri(path)), mode="w")
+
+    def open_append_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
+        raise io.UnsupportedOperation(f"{_uri(path)}: objects cannot be appended to, only written anew")
+
+
+def _uri(path: str) -> str:
+    return f"s3://{path.rstrip('/')}"
+
+
+def _info(path: str) -> fs.FileInfo:
+    answer = s3.head(_uri(path)) if "/" in path.rstrip("/") else None
+    if answer is not None:
+        return fs.FileInfo(path, fs.FileType.File, size=int(answer["ContentLength"]))
+    found = next(s3.walk(_uri(path), page=1), None) is not None
+    return fs.FileInfo(path, fs.FileType.Directory if found else fs.FileType.NotFound)
+
+
+class _Reader(io.RawIOBase):
+    """An object as a file to read from, as it is when it is opened; one that is replaced meanwhile can be read no further."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        try:
+            self._start, self._found = s3.read_range(uri, 0, START_BYTES)
+        except NotFoundError as error:
+            raise FileNotFoundError(str(error)) from None
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.size}[whence])
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = min(self._position, self._found.size)
+        stop = self._found.size if size < 0 else min(start + size, self._found.size)
+        content = self._start[start:stop]
+        if start + len(content) < stop:
+            content += s3.read_range(self._uri, start + len(content), stop - start - len(content), self._found)[0]
+        self._position = stop
+        return content
+
+    def readinto(self, buffer: Any) -> int:
+        found = self.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+
+class _Writer(io.RawIOBase):
+    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away unclosed."""
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        descriptor, name = tempfile.mkstemp(prefix="soundstorm-")
+        self._path, self._file = Path(name), os.fdopen(descriptor, "wb")
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            try:
+                self._file.close()
+                s3.write(self._uri, self._path)
+            finally:
+                self._discard()
+                super().close()
+
+    def __del__(self) -> None:
+        self._discard()
+
+    def _discard(self) -> None:
+        self._file.close()
+        with contextlib.suppress(FileNotFoundError):
+            self._path.unlink()

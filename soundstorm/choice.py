@@ -1,0 +1,46 @@
+"""Which of several draws of a sample to keep: the one that a classifier takes most surely for the class that was asked for.
+
+The classifier is another one than that which `evaluate` measures with.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from soundstorm.audio import to_pcm16
+from soundstorm.audio_classifier import TrainedClassifier
+from soundstorm.errors import SoundStormError
+
+PACKAGED_LISTENER = "listener.safetensors"
+"""The classifier in the package that chooses; it knows the classes of ESC-10."""
+
+
+def require_known(listener: TrainedClassifier, categories: Sequence[str], where: str) -> None:
+    """Raises SoundStormError if `listener`, which came from `where`, does not know one of the classes to choose for."""
+    unknown = [category for category in categories if category not in listener.categories]
+    if unknown:
+        raise SoundStormError(
+            f"{where} cannot choose among --candidates: it does not know {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
+            f"{', '.join(listener.categories)}. Give --candidates 1, or --listener with a classifier that `train-classifier` made of your recordings"
+        )
+
+
+def draw_seed(seed: int, draw: int) -> int:
+    """The seed, 63 bits, of draw `draw` of a sample: the first has the sample's own."""
+    return seed if draw == 0 else int.from_bytes(hashlib.sha256(f"{seed}/draw {draw}".encode()).digest()[:8], "big") >> 1
+
+
+def most_convincing(draws: Sequence[Sequence[np.ndarray]], categories: Sequence[str], listener: TrainedClassifier) -> list[np.ndarray]:
+    """For each sample the draw that `listener` takes most surely for its class; of equals the first.
+
+    Args:
+        draws: one or more draws of every sample, waveforms (N,) at 24 kHz in [-1, 1].
+        categories: class of each sample.
+        listener: knows all of these classes.
+    """
+    if len(draws) == 1:
+        return list(draws[0])
+    column_B = [listener.categories.index(category) for category in categories]
+    sure_DB = np.stack([listener.predict([to_pcm16(wave) for wave in draw])[range(len(draw)), column_B] for draw in draws])
+    return [draws[best][sample] for sample, best in enumerate(sure_DB.argmax(0))]

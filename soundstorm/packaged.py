@@ -1,0 +1,28 @@
+"""The weights that ship in the package, or beside it: a job that brings its own copy of the code need not bring them too."""
+
+import os
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+from soundstorm.errors import SoundStormError
+
+ELSEWHERE = "SOUNDSTORM_WEIGHTS"
+
+
+def packaged(name: str) -> Traversable:
+    """The file or folder `name` of `soundstorm/weights`; where this copy of the package came without it, that of the folder $SOUNDSTORM_WEIGHTS.
+
+    Raises:
+        SoundStormError: it is in neither.
+    """
+    here = resources.files("soundstorm") / "weights" / name
+    elsewhere = os.environ.get(ELSEWHERE)
+    if here.is_file() or here.is_dir():
+        return here
+    if elsewhere and (Path(elsewhere) / name).exists():
+        return Path(elsewhere) / name
+    raise SoundStormError(
+        f"{name} is not among the weights of this copy of the package ({here.parent if isinstance(here, Path) else here}), "
+        f"and {ELSEWHERE} {f'names {elsewhere}, where it is not either' if elsewhere else 'names no other folder'}: install the package whole"
+    )

@@ -1,0 +1,62 @@
+"""Players by link: relative on a disk, signed and ending in object storage, and each plays its clip."""
+
+import io
+import urllib.error
+import urllib.request
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+import pytest
+import soundfile
+
+from cluster import storage
+from jobs.clips import Clip
+from jobs.listening import choose_examples, link_examples
+from soundstorm.report import Example
+
+NOW = datetime(2026, 3, 30, 12, 5, tzinfo=UTC)
+LEVELS = {"rain/../../x": 1000, "dog\n": 2000}
+
+
+def examples() -> list[Example]:
+    """A clip of each category; what it is called must not matter to where its file lies."""
+    clips = [Clip(name, name, name, 1, "", "") for name in LEVELS]
+    return choose_examples(clips, [], 1, lambda uri: np.full(2400, LEVELS[uri], np.int16), lambda pcm: pcm // 2)
+
+
+def played(audio: bytes) -> int:
+    samples, _ = soundfile.read(io.BytesIO(audio), dtype="int16")
+    assert len(samples) == 2400
+    return int(samples[0])
+
+
+def test_a_page_on_a_disk_finds_its_players_beside_it(tmp_path: Path) -> None:
+    inside = examples()
+    linked, notes = link_examples(inside, str(tmp_path), 7, NOW)
+    assert notes == []
+    assert [example.audio_src for example in linked] == [f"players/{n:04d}-{example.source.value}.flac" for n, example in enumerate(inside, 1)]
+    assert [(tmp_path / str(example.audio_src)).read_bytes() for example in linked] == [example.audio_bytes for example in inside]
+
+
+@pytest.mark.parametrize("storage_root", ["moto", "rclone"], indirect=True)
+def test_a_page_in_object_storage_has_links_that_play_and_says_when_they_end(storage_root: str) -> None:
+    inside = examples()
+    linked, notes = link_examples(inside, storage_root, 2, NOW)
+    answers = [urllib.request.urlopen(str(example.audio_src), timeout=30) for example in linked]
+    assert sorted(played(answer.read()) for answer in answers) == [500, 1000, 1000, 2000]
+    assert {answer.headers["Content-Type"] for answer in answers} == {"audio/flac"}
+    queries = [parse_qs(urlsplit(str(example.audio_src)).query) for example in linked]
+    assert {query["X-Amz-Expires"][0] for query in queries} == {str(2 * 24 * 3600)}
+    assert "until 1 April 2026, 12:05 UTC" in notes[0] and f"{storage_root}/players" in notes[0]
+    assert len(storage.list_objects(storage_root)) == len(inside)
+    assert "X-Amz" not in notes[0]
+
+
+@pytest.mark.parametrize("storage_root", ["rclone"], indirect=True)
+def test_a_link_opens_its_own_object_alone(storage_root: str) -> None:
+    first, second = (str(example.audio_src) for example in link_examples(examples(), storage_root, 1, NOW)[0][:2])
+    forged = first.replace(urlsplit(first).path, urlsplit(second).path)
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(forged, timeout=30)

@@ -1,0 +1,44 @@
+"""Which of several draws of a sample is kept."""
+
+import numpy as np
+import pytest
+
+from soundstorm.audio_classifier import load_classifier
+from soundstorm.choice import PACKAGED_LISTENER, draw_seed, most_convincing, require_known
+from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
+
+LISTENER = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
+
+
+def test_of_two_draws_the_one_that_sounds_like_its_class_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    rain, silence = 0.1 * rng.standard_normal(48_000), np.zeros(48_000)
+    for draws in ([[rain, rain], [silence, silence]], [[silence, rain], [rain, silence]]):
+        kept = most_convincing(draws, ["rain", "rain"], LISTENER)
+        assert [wave is rain for wave in kept] == [True, True]
+
+
+def test_a_single_draw_is_kept_whatever_it_is_and_of_equals_the_first() -> None:
+    first, second = np.zeros(24_000), np.zeros(24_000)
+    assert most_convincing([[first]], ["no such class"], LISTENER)[0] is first
+    assert most_convincing([[first], [second]], ["dog"], LISTENER)[0] is first
+
+
+def test_each_draw_has_a_seed_of_its_own_and_the_first_that_of_the_sample() -> None:
+    seeds = [draw_seed(7, draw) for draw in range(100)]
+    assert seeds[0] == 7 and len(set(seeds)) == 100 and all(0 <= seed < 2**63 for seed in seeds)
+    assert draw_seed(8, 1) not in seeds
+
+
+def test_a_classifier_that_does_not_know_a_class_is_refused() -> None:
+    require_known(LISTENER, ["dog", "rain"], "it")
+    with pytest.raises(SoundStormError, match=r"it cannot choose among --candidates: it does not know jackhammer, siren, only .*dog"):
+        require_known(LISTENER, ["dog", "jackhammer", "siren"], "it")
+
+
+def test_the_classifier_that_chooses_is_not_the_one_that_measures() -> None:
+    measuring = load_classifier()
+    assert LISTENER.sha256 != measuring.sha256 and LISTENER.held_out_fold == measuring.held_out_fold == 5
+    clip = np.random.default_rng(1).integers(-3000, 3000, 48_000).astype(np.int16)
+    assert not np.allclose(LISTENER.predict([clip]), measuring.predict([clip]), atol=1e-3)
