@@ -40,8 +40,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import REJECTED, check_table
 from soundstorm.views import RECORDED, choose_partner
 
-MAX_SHARD_RETRIES = 12
-"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find three deadly clips in it."""
+MAX_SHARD_RETRIES = 20
+"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six deadly clips in it."""
 HANG_S = 1800.0
 """A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
 MAX_NAMED = 5

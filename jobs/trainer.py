@@ -98,7 +98,7 @@ def use_threads(cpus: int) -> None:
     torch.set_num_threads(int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus)
 
 
-class _Forward(UserCallback):
+class Forward(UserCallback):
     """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble would come again."""
 
     def __init__(self, queue: Queue) -> None:
@@ -167,7 +167,7 @@ def run_trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[_Forward(reports)],
+            callbacks=[Forward(reports)],
         ),
     )
 

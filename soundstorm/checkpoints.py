@@ -252,6 +252,9 @@ def _read_config(content: bytes, path: str) -> dict[str, Any]:
 def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise SoundStormError(f"{path}: codec is not a table")
+    for key in ("name", "sha256"):
+        if not isinstance(values.get(key, ""), str):
+            raise SoundStormError(f"{path}: {key} of the codec is {values[key]!r}, not text")
     return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec")
 
 

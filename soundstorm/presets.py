@@ -210,7 +210,7 @@ class SamplerSettings(Settings):
         _require(1 <= self.candidates <= 1000, "candidates", self.candidates, "1 to 1000")
         for name in ("temperature", "final_temperature", "choice_temperature", "guidance"):
             value = getattr(self, name)
-            _require(0 <= value <= 1_000, name, value, "0 to 1000")
+            _require(0 <= value <= 1e9, name, value, "0 to 1e9")
         for name in ("top_p", "typical_mass"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 

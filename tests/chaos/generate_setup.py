@@ -85,7 +85,7 @@ def part_times(output: str) -> dict[str, int]:
 @contextlib.contextmanager
 def nodes(*num_cpus: int) -> Iterator[Cluster]:
     """A cluster with a node for each number of CPUs, the first of which is the head."""
-    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus[0]}))
+    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus[0], "include_dashboard": False}))
     try:
         for cpus in num_cpus[1:]:
             add_node(cluster, cpus)
@@ -134,11 +134,12 @@ def disturb(cluster: Cluster, output: str, num_parts: int, seed: int, kill_every
     next_kill = time.monotonic() + kill_every_s
     while not ended():
         time.sleep(0.25)
-        if time.monotonic() >= next_kill and (actors := actors_of(cluster)):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(draw.choice(actors), signal.SIGKILL)
-                events["killed"] += 1
+        if time.monotonic() >= next_kill:
             next_kill = time.monotonic() + kill_every_s
+            if actors := actors_of(cluster):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(draw.choice(actors), signal.SIGKILL)
+                    events["killed"] += 1
         done = len(storage.list_objects(storage.join(output, "parts"), ".parquet"))
         if not events["removed"] and done >= num_parts // 4:
             cluster.remove_node(spare.pop(draw.randrange(len(spare))), allow_graceful=False)

@@ -10,6 +10,7 @@ made (0.05 s each); ends with an error if the driver's peak is 50 MB higher in t
 """
 
 import argparse
+import contextlib
 import json
 import os
 import resource
@@ -29,16 +30,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage, tables
+from cluster.connect import connect
 from cluster.records import record_uri
 from jobs import generate
 from jobs.parts import SETTINGS, Plan, settings_digest
 from soundstorm.schemas import SAMPLES
-from tests.chaos.generate_setup import CATEGORIES, make_model
+from tests.chaos.generate_setup import CATEGORIES, make_model, patiently
 from tests.conftest import S3Server, free_port, server_process
 
 CLIPS, SHARD_SIZE, MISSING = 1_000_000, 100, (17, 5_000, 9_999)
 LIMIT_S = 3600.0
-SHARE = {"duration": 0.05, "num_actors": 1, "address": "local"}
+SHARE = {"duration": 0.05, "num_actors": 1}
 
 
 def part(output: str, numbers: range) -> pa.Table:
@@ -106,7 +108,9 @@ def driver(arguments: list[Any]) -> None:
     Plan.missing = timed("planning", Plan.missing)  # type: ignore[method-assign]
     generate.write_stream = timed("manifest", generate.write_stream)  # type: ignore[assignment]
     settings = {"num_samples": clips, "shard_size": shard_size, **SHARE}
-    generate.run(generate.Options(checkpoint=checkpoint, codec=codec, output_dir=output, **settings))
+    with contextlib.ExitStack() as ends:
+        patiently(lambda: ends.enter_context(connect("local", num_cpus=1)))
+        generate.run(generate.Options(checkpoint=checkpoint, codec=codec, output_dir=output, **settings))
     sys.stdout.write(json.dumps(times | {"peak_mb": peak_mb()}) + "\n")
 
 

@@ -40,7 +40,7 @@ def test_a_machine_that_has_everything_is_ready(ray_session: None, tmp_path: Pat
 def test_a_node_that_is_not_as_this_process_is_named(ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
     monkeypatch.setattr(doctor.records, "LIBRARIES", ("numpy",))  # here, and not on the node
     code, _, err = command(doctor)
-    assert code == 1 and re.search(r"nodes\s+\S+ has \S+ \S+, and here it is none: install the same", err)
+    assert code == 1 and re.search(r"nodes \S+ has \S+ \S+, and here it is none: install the same", " ".join(err.split()))
 
 
 def test_storage_that_cannot_be_written_is_named_with_the_reason(ray_session: None, s3: Any, command: Command) -> None:

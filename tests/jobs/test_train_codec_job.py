@@ -126,7 +126,7 @@ def test_a_recording_that_is_not_audio_is_left_out(trained: dict[str, Any], data
 
 
 def test_a_finished_codec_is_not_trained_again(trained: dict[str, Any], dataset: Path) -> None:
-    assert "already trained" in run(options(dataset, Path(trained["output_dir"])))["message"]
+    assert "already trained" in run(options(dataset, Path(trained["output_dir"]), listener=str(PACKAGED_CLASSIFIER)))["message"]
 
 
 @pytest.mark.parametrize(

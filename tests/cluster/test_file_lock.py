@@ -1,0 +1,40 @@
+"""One process at a time makes a file; the others wait while it gets on, and no longer."""
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ClusterError
+from cluster.file_lock import one_at_a_time
+
+
+def test_a_process_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.file_lock.STILL_S", 0.5)
+    destination, progress = tmp_path / "data.bin", tmp_path / "data.bin.part"
+    hangs = pytest.raises(ClusterError, match=r"data\.bin: another process .*it holds data\.bin\.lock")
+    with one_at_a_time(destination, progress), hangs, one_at_a_time(destination, progress):
+        pytest.fail("two at a time")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_gets_on_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.file_lock.STILL_S", 3.0)
+    destination, progress = tmp_path / "data.bin", tmp_path / "data.bin.part"
+    ended = threading.Event()
+
+    def make() -> None:
+        with one_at_a_time(destination, progress):
+            began.set()
+            for _ in range(25):  # longer than the other waits for one that stands still
+                with progress.open("ab") as file:
+                    file.write(b"x")
+                time.sleep(0.2)
+            ended.set()
+
+    began = threading.Event()
+    threading.Thread(target=make, daemon=True).start()
+    assert began.wait(30)
+    with one_at_a_time(destination, progress):
+        assert ended.is_set()

@@ -1,0 +1,79 @@
+"""A vigil over work that Ray does by itself: slow work is left alone, work that cannot go on is given up, with a sentence."""
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.attempts import Beats, open_ledger
+from cluster.errors import ClusterError
+from cluster.giving_up import Limits
+from cluster.vigil import Vigil, has_room, watch
+from tests.conftest import S3Server, free_port, use_server
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.vigil.LOOK_S", 0.1)
+    monkeypatch.setattr("cluster.attempts.BEAT_S", 0.1)
+
+
+def vigil(storage_uri: str | Path, ledger: Any, worker: dict[str, float], **limits: float) -> Vigil:
+    patience = {"stall_timeout_s": 600.0, "start_timeout_s": 600.0, "quiet_s": 0.1}
+    return Vigil(ledger=ledger, worker=worker, storage_uri=str(storage_uri), limits=Limits(**(patience | limits)))
+
+
+def stuck() -> None:
+    threading.Event().wait(300.0)
+
+
+def test_the_result_and_the_error_of_the_work_come_through(tmp_path: Path, ray_session: None) -> None:
+    def fail() -> None:
+        raise KeyError("the very one")
+
+    ticks: list[float] = []
+    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0})
+    assert watch(lambda: 7, guard, lambda: ticks.append(time.monotonic())) == 7
+    assert ticks  # once more after the end at least
+    with pytest.raises(KeyError, match="the very one"):
+        watch(fail, guard)
+
+
+def test_work_without_nodes_that_could_hold_its_workers_is_given_up(tmp_path: Path, ray_session: None) -> None:
+    began = time.monotonic()
+    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0, "GPU": 1.0}, stall_timeout_s=0.5)
+    with pytest.raises(ClusterError, match=r"the nodes that are left cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"):
+        watch(stuck, guard)
+    assert time.monotonic() - began < 60
+
+
+def test_work_that_never_begins_though_there_is_room_is_given_up_later(tmp_path: Path, ray_session: None) -> None:
+    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0}, stall_timeout_s=0.1, start_timeout_s=1.0)
+    with pytest.raises(ClusterError, match=r"though the nodes could hold 1 with 1 CPU each.*other jobs"):
+        watch(stuck, guard)
+
+
+def test_slow_work_is_left_alone_while_a_worker_is_heard(tmp_path: Path, ray_session: None) -> None:
+    ledger = open_ledger()
+
+    def slow() -> str:
+        with Beats(ledger):
+            time.sleep(6.0)
+        return "done"
+
+    assert watch(slow, vigil(tmp_path, ledger, {"CPU": 1e6}, stall_timeout_s=4.0)) == "done"
+
+
+def test_storage_that_is_gone_ends_the_work(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_server(monkeypatch, S3Server(f"http://127.0.0.1:{free_port()}", "key", "secret"))
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1.*mend the cause and run again"):
+        watch(stuck, vigil("s3://bucket/prefix", open_ledger(), {"CPU": 1.0}))
+
+
+def test_room_is_counted_by_node(ray_session: None) -> None:
+    assert has_room({"CPU": 2.0}, 2)  # one node of 4
+    assert not has_room({"CPU": 3.0}, 2)
+    assert has_room({"CPU": 1.0, "GPU": 0.0}, 4)
+    assert not has_room({"CPU": 1.0, "GPU": 1.0})

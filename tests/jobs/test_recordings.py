@@ -1,0 +1,48 @@
+"""Decoding recordings into the object store: one that kills whoever decodes it is left out, and the others are there."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobs.recordings
+from cluster.attempts import open_ledger
+from jobs.datasets import open_dataset
+from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from soundstorm.errors import SoundStormError
+
+
+def deadly(clip_id: str) -> Any:
+    """What decodes a recording, and dies at one of them."""
+    decode = jobs.recordings._decoded_row
+
+    def die(row: dict[str, Any], sample_rate: int, max_duration_s: float) -> dict[str, Any]:
+        if row["clip_id"] == clip_id:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return decode(row, sample_rate, max_duration_s)
+
+    return die
+
+
+def test_a_recording_that_kills_whoever_decodes_it_is_named_and_left_out(
+    synthetic_dataset: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 2)
+    fatal = clips["clip_id"][1].as_py()
+    monkeypatch.setattr(jobs.recordings, "_decoded_row", deadly(fatal))
+    monkeypatch.setattr(jobs.recordings, "open_ledger", lambda: open_ledger(max_deaths=1))
+    decoded = decode_clips(clips, 24_000, 5.0)
+    assert warn_of_rejected(decoded) == 1
+    assert f"{fatal} is left out: killed_worker" in capsys.readouterr().err
+    assert len(list(usable_recordings(decoded))) == 1
+
+
+def test_where_tasks_die_again_and_again_the_recording_is_named(synthetic_dataset: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 1)
+    fatal = clips["clip_id"][0].as_py()
+    monkeypatch.setattr(jobs.recordings, "_decoded_row", deadly(fatal))
+    monkeypatch.setattr(jobs.recordings, "MAX_RETRIES", 1)
+    with pytest.raises(SoundStormError, match=rf"tasks died 2 times at {fatal}"):
+        decode_clips(clips, 24_000, 5.0)

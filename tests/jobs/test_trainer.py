@@ -1,0 +1,43 @@
+"""Ray Train as the jobs use it: how many workers, and which failures a restart would not mend."""
+
+import errno
+
+import pytest
+
+from cluster.connect import ClusterInfo
+from cluster.errors import StorageUnavailableError
+from jobs.trainer import Forward, plan_workers
+from soundstorm.errors import SoundStormError
+
+
+def test_more_workers_than_the_cluster_holds_are_refused_at_once_or_after_a_wait(ray_session: None) -> None:
+    here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
+    with pytest.raises(SoundStormError, match=r"--num-workers is 9.*give at most 4"):
+        plan_workers(9, "auto", here)
+    with pytest.raises(SoundStormError, match="no room for them within 1 s"):
+        plan_workers(9, "auto", ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=False), wait_s=1)
+    with pytest.raises(SoundStormError, match="Ray sees no GPU"):
+        plan_workers(1, "cuda", here)
+
+
+def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
+    here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
+    assert [plan_workers(count, "cpu", here).cpus_per_worker for count in (1, 2, 3, 4)] == [4, 2, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.*make room"),
+        (SoundStormError("the state is not of this network"), "not of this network"),
+        (StorageUnavailableError("s3://bucket: gone"), "s3://bucket: gone"),
+    ],
+)
+def test_a_failure_that_would_come_again_ends_the_run_at_once(error: Exception, told: str, ray_session: None) -> None:
+    with pytest.raises((SoundStormError, StorageUnavailableError), match=told):
+        Forward(None).after_exception(None, {1: error})
+
+
+@pytest.mark.parametrize("error", [RuntimeError("connection closed by peer"), OSError(errno.ECONNRESET, "reset")])
+def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception, ray_session: None) -> None:
+    Forward(None).after_exception(None, {0: error})
