@@ -228,7 +228,8 @@ def _manifest_uri(options: Options) -> str:
 def _has_manifest(options: Options) -> bool:
     """Whether the manifest of a finished run is there and whole. If not, it is put together anew, for which lost parts are made again."""
     try:
-        return tables.table_info(_manifest_uri(options)).num_rows == options.num_samples
+        manifest = tables.table_info(_manifest_uri(options))
+        return manifest.num_rows == options.num_samples and manifest.schema.equals(SAMPLES)
     except ClusterError as error:
         console.print(f"[yellow]note:[/] {escape(str(error))}; it is made again", highlight=False)
         return False

@@ -33,11 +33,11 @@ def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
         (StorageUnavailableError("s3://bucket: gone"), "s3://bucket: gone"),
     ],
 )
-def test_a_failure_that_would_come_again_ends_the_run_at_once(error: Exception, told: str, ray_session: None) -> None:
+def test_a_failure_that_would_come_again_ends_the_run_at_once(error: Exception, told: str) -> None:
     with pytest.raises((SoundStormError, StorageUnavailableError), match=told):
         Forward(None).after_exception(None, {1: error})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("connection closed by peer"), OSError(errno.ECONNRESET, "reset")])
-def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception, ray_session: None) -> None:
+def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception) -> None:
     Forward(None).after_exception(None, {0: error})

@@ -53,13 +53,7 @@ def small_run(epochs: int = 3, num_views: int = 1, **changes: Any) -> TrainingRu
 def test_the_log_has_the_learning_rate_of_the_last_step_of_the_epoch() -> None:
     training = small_run()
     used: list[float] = []
-    step = training.optimizer.step
-
-    def remember(*arguments: Any, **named: Any) -> Any:
-        used.append(training.optimizer.param_groups[0]["lr"])
-        return step(*arguments, **named)
-
-    training.optimizer.step = remember  # type: ignore[method-assign]
+    training.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
     while not training.is_finished:
         training.run_epoch()
     assert [row["lr"] for row in training.rows] == pytest.approx(used[2::3])  # 9 clips in batches of at most 4
