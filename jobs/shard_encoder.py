@@ -129,7 +129,8 @@ class ShardEncoder:
                 found.rejected.append(_rejection(clip, "decode", reason, detail))
                 continue
             usable.append((clip, decoded.pcm))
-            found.silent += [clip["clip_id"]] * decoded.is_silent
+            if decoded.is_silent:
+                found.silent.append(clip["clip_id"])
         for clip, views in self._encode_views(usable):
             failed = next((codes_QT for codes_QT in views if isinstance(codes_QT, str)), None)
             if failed is not None:

@@ -17,10 +17,11 @@ import jobs.tokenize
 from cluster.attempts import open_ledger
 from cluster.connect import connect
 from jobs import tokenize
+from jobs.datasets import open_dataset
 from jobs.shard_encoder import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
 from soundstorm.audio import encode_audio
 from soundstorm.codec import load_codec
-from tests.jobs.conftest import Command, assert_one_message, interrupt, synthetic_clip
+from tests.jobs.conftest import Command, MixedDataset, assert_one_message, interrupt, synthetic_clip
 from tests.jobs.test_tokenize_job import rejected_rows, token_rows
 
 
@@ -133,6 +134,21 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec:
     encoder(read_shard(row, 30.0, open_ledger(), 600.0))
     assert token_rows(str(folder)).keys() == {"a"}
     assert not list((folder / "rejected").glob("*.parquet"))
+
+
+def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
+    mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
+    weights, ledger = tiny_codec.read_bytes(), open_ledger()
+    clips = open_dataset("synthetic", str(mixed_dataset.folder)).clips
+    row = {"shard": 0, "clips": to_ipc(tokenize.with_partners(clips, 0))}
+    reading = {"max_duration_s": 30.0, "ledger": ledger, "limit_s": 600.0}
+    [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
+    for name, given in (("by itself", row), ("by a task", decoded)):
+        ShardEncoder(ray.put(weights), str(tmp_path / name), load_codec(weights).fingerprint.to_metadata(), 30.0, False, ledger, 600.0)(given)
+    assert token_rows(str(tmp_path / "by a task")) == token_rows(str(tmp_path / "by itself"))
+    assert rejected_rows(str(tmp_path / "by a task")) == rejected_rows(str(tmp_path / "by itself"))
+    assert (tmp_path / "by a task/silent/part-00000.json").read_bytes() == (tmp_path / "by itself/silent/part-00000.json").read_bytes()
 
 
 def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
