@@ -85,7 +85,7 @@ import cluster.connect as module
 from cluster.connect import MAX_GPUS, connect
 from cluster.errors import ClusterError
 
-ray.init(num_cpus=2, resources={MAX_GPUS: 3}, include_dashboard=False)
+ray.init(address="local", num_cpus=2, resources={MAX_GPUS: 3}, include_dashboard=False)
 with connect(await_gpu=False) as grows:
     assert (grows.num_gpus, grows.nodes) == (3, 1) and grows.growth_s == module.GROWTH_TIMEOUT_S, grows
 module.GROWTH_TIMEOUT_S = module.GROWTH_TICK_S = 1.0
