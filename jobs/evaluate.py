@@ -22,7 +22,7 @@ from cluster.connect import ClusterInfo
 from jobs.clips import Clip, digest, draw_per_category, find_clips
 from jobs.codecs import choose_codec
 from jobs.entry import start
-from jobs.features import Item, Scope, choose_items, choose_scope
+from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
 from jobs.finished import told_again
 from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.measurer import Measurer, load_clip, resynthesize
@@ -61,6 +61,10 @@ class Options:
     """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else the last."""
     classifier: str | None = None
     """Classifier that names the clips, a file of `train-classifier`, path or URI; default: the one in the package."""
+    embedding_model: str | None = None
+    """Model that distances are also taken in, such as PANNs or CLAP, path or URI: ONNX, waveforms (batch, samples) in, embeddings out; extra onnx."""
+    embedding_rate: int | None = None
+    """Samples per second that this model expects; default: 24000."""
     clips_per_class: int | None = None
     """Real clips per class, drawn by --seed; default: all."""
     seed: int = 0
@@ -94,10 +98,17 @@ class Options:
             ("--examples-per-class", self.examples_per_class, 0),
             ("--fold", self.fold, 1),
             ("--held-out-fold", self.held_out_fold, 1),
+            ("--embedding-rate", self.embedding_rate, 1),
         ):
             if value is not None and value < lowest:
                 raise SoundStormError(f"{name} is {value}: give at least {lowest}")
-        for name, given in (("--classifier", self.classifier), ("--held-out-fold", self.held_out_fold)):
+        if self.embedding_rate is not None and self.embedding_model is None:
+            raise SoundStormError(f"--embedding-rate is {self.embedding_rate}: it is that of an --embedding-model, and none is given")
+        for name, given in (
+            ("--classifier", self.classifier),
+            ("--held-out-fold", self.held_out_fold),
+            ("--embedding-model", self.embedding_model),
+        ):
             if given is not None and self.metrics != "all":
                 raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
         if not 1 <= self.link_days <= MAX_LINK_DAYS:
@@ -139,7 +150,9 @@ def run(options: Options) -> dict[str, Any]:
     if record is not None:
         return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
-    metrics, pairs, features, rejected = _measure(options, items, (weights, scope.weights if scope else None), settings_digest(settings))
+    metrics, pairs, features, rejected = _measure(
+        options, items, (weights, *((scope.weights, scope.model) if scope else (None, None))), settings_digest(settings)
+    )
     reasons = _check_rejected(options, rejected, len(items))
     unusable = set(rejected["uri"].to_pylist())
     real, generated = ([clip for clip in clips if clip.uri not in unusable] for clips in (real, generated))
@@ -189,6 +202,7 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
         generated,
         real_audio=options.real_audio,
         classifier=options.classifier,
+        model=choose_model(options.embedding_model, options.embedding_rate),
         held_out_fold=options.held_out_fold,
         fold=options.fold,
         seed=options.seed,
@@ -196,7 +210,7 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
 
 
 def _measure(
-    options: Options, items: list[Item], weights: tuple[bytes, bytes | None], settings: str
+    options: Options, items: list[Item], weights: tuple[bytes, bytes | None, Model | None], settings: str
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
     plan = Plan(
@@ -229,6 +243,7 @@ def _closeness(options: Options, scope: Scope, features: pa.Table) -> Closeness:
         no_fold=scope.no_fold,
         classifier_categories=scope.classifier.categories if scope.classifier else None,
         no_classifier=scope.no_classifier,
+        model=scope.model.name if scope.model else None,
         warnings=scope.warnings,
         seed=options.seed,
     )
@@ -265,6 +280,8 @@ def _report(
     fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
     if scope is not None and scope.classifier is not None:
         fingerprints["classifier"] = scope.classifier.sha256
+    if scope is not None and scope.model is not None:
+        fingerprints[f"model {scope.model.name}"] = str(scope.settings["embedding_model_sha256"])
     manifest = (
         storage.join(options.generated_audio, "samples.parquet") if not options.generated_audio.endswith(".parquet") else options.generated_audio
     )

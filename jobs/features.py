@@ -1,5 +1,6 @@
 """Which clips `evaluate` finds features of, and the classifier that names them: what the closeness of generated to real clips rests on."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,9 +8,11 @@ from typing import Any
 
 from cluster import storage
 from jobs.clips import Clip, digest, draw_per_category, pair_up
+from soundstorm.audio import SAMPLE_RATE
 from soundstorm.audio_classifier import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
 from soundstorm.categories import normalized
 from soundstorm.datasets import source_of
+from soundstorm.embeddings import OnnxEmbedder
 from soundstorm.errors import SoundStormError
 from soundstorm.packaged import packaged
 from soundstorm.schemas import Role, Source
@@ -36,6 +39,40 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Model:
+    """A model that embeds clips, in ONNX format."""
+
+    content: bytes
+    sample_rate: int
+    """Samples per second that it expects."""
+    name: str
+
+    def open(self) -> OnnxEmbedder:
+        """It at work; raises SoundStormError if it is no such model, or onnxruntime is not installed."""
+        return OnnxEmbedder(self.content, self.sample_rate, self.name)
+
+
+def choose_model(uri: str | None, sample_rate: int | None) -> Model | None:
+    """The model at `uri`, which must be one.
+
+    Args:
+        uri: the value of `--embedding-model`.
+        sample_rate: the value of `--embedding-rate`; None: 24 kHz.
+
+    Raises:
+        SoundStormError: it is no model in ONNX format from waveforms to embeddings, or onnxruntime is not installed.
+        ClusterError: it cannot be read.
+    """
+    if uri is None:
+        return None
+    model = Model(
+        content=storage.read_bytes(uri), sample_rate=sample_rate or SAMPLE_RATE, name=uri.rstrip("/").rpartition("/")[2].removesuffix(".onnx")
+    )
+    model.open()
+    return model
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scope:
     """What the closeness of generated to real clips rests on."""
 
@@ -49,6 +86,8 @@ class Scope:
     classifier: TrainedClassifier | None
     no_classifier: str
     """Why there is none."""
+    model: Model | None
+    """Given to embed the clips, beside the codec and the classifier."""
     warnings: list[str]
 
     @property
@@ -59,6 +98,8 @@ class Scope:
             "classifier_sha256": self.classifier.sha256 if self.classifier else None,
             "reference_clips": digest(self.roles[Role.REFERENCE]),
             "clips_per_class_with_features": CLIPS_PER_CLASS,
+            "embedding_model_sha256": hashlib.sha256(self.model.content).hexdigest() if self.model else None,
+            "embedding_rate": self.model.sample_rate if self.model else None,
         }
 
 
@@ -69,6 +110,7 @@ def choose_scope(
     *,
     real_audio: str,
     classifier: str | None,
+    model: Model | None,
     held_out_fold: int | None,
     fold: int | None,
     seed: int,
@@ -81,6 +123,7 @@ def choose_scope(
         generated: what they are compared with.
         real_audio: the value of `--real-audio`, for errors.
         classifier: the value of `--classifier`.
+        model: what `choose_model` found.
         held_out_fold: the value of `--held-out-fold`; None: `fold`, else the last.
         fold: the value of `--fold`.
         seed: draws the clips.
@@ -120,6 +163,7 @@ def choose_scope(
         weights=weights,
         classifier=trained,
         no_classifier=no_classifier,
+        model=model,
         warnings=warnings,
     )
 

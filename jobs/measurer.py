@@ -29,7 +29,7 @@ class Measurer:
     """An actor that measures the clips of a part.
 
     Args:
-        weights: one reference, to the content of the codec's file and of the classifier's, or None where there is none.
+        weights: one reference, to the content of the codec's file, of the classifier's and the model that embeds, or None where there is none.
         parts_folder: URI of the folder for a folder of parts of each table.
         settings: digest of all settings of the run.
         device: where the codec and the classifier run.
@@ -37,9 +37,11 @@ class Measurer:
 
     def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, settings: str, device: str) -> None:
         torch.set_num_threads(1)
-        codec, classifier = ray.get(weights[0])
+        codec, classifier, model = ray.get(weights[0])
         self.codec = load_codec(codec, device)
-        self.extractor = FeatureExtractor(self.codec, None if classifier is None else load_classifier(classifier, device))
+        self.extractor = FeatureExtractor(
+            self.codec, None if classifier is None else load_classifier(classifier, device), None if model is None else model.open()
+        )
         self.parts_folder = parts_folder
         self.metadata = {SETTINGS: settings}
 

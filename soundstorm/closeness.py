@@ -9,7 +9,7 @@ Nothing here is NaN or infinite: what cannot be said is None, with the reason.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from soundstorm.copying import nearest_share
 from soundstorm.distances import frechet_infinity, kernel_distance
 from soundstorm.diversity import within_class_distance
 from soundstorm.errors import SoundStormError
-from soundstorm.measures import MEASURES, MeasureInfo
+from soundstorm.measures import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.schemas import Role
 
 NUM_SPLITS = 10
@@ -82,7 +82,7 @@ class Closeness:
     """What `summary.json` holds under `closeness`."""
 
     measures: list[Measure]
-    """In the order of MEASURES."""
+    """In the order of MEASURES, and of MODEL_MEASURES where a model was given."""
     counts: dict[str, int]
     """Clips that were looked at: real, generated, training (of other folds than the held-out one), held_out."""
     held_out_fold: int | None
@@ -113,6 +113,7 @@ def closeness(
     no_fold: str = "the real clips have no folds",
     classifier_categories: Sequence[str] | None = None,
     no_classifier: str = "there is no classifier",
+    model: str | None = None,
     warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> Closeness:
@@ -126,6 +127,7 @@ def closeness(
         no_fold: why there is none.
         classifier_categories: what the classifier can call a clip; None: there was no classifier, and its columns are null.
         no_classifier: why there was none.
+        model: name of the model that gave `model_embedding`; None: there was none, and the column is null.
         warnings: what else a reader should know; passed on.
         seed: draws the halves of the real clips.
 
@@ -150,6 +152,7 @@ def closeness(
     )
     comparison.find_shares()
     ways = comparison.ways()
+    infos = [*MEASURES, *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None)]
     warnings = list(warnings)
     if min(len(real), len(generated)) < FEW_CLIPS:
         warnings.append(f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are rough.")
@@ -160,7 +163,7 @@ def closeness(
             f"{len(copies)} of {len(generated)} generated clips repeat a training clip: {worst}{' and others' if len(copies) > 3 else ''}."
         )
     return Closeness(
-        measures=[_measure(info, ways[info.name]) for info in MEASURES],
+        measures=[_measure(info, ways[info.name]) for info in infos],
         counts={name: len(getattr(comparison, name)) for name in ("real", "generated", "training", "held_out")},
         held_out_fold=held_out_fold,
         confusion=comparison.confusion(),
@@ -215,7 +218,7 @@ class _Comparison:
     def ways(self) -> dict[str, Callable[[], tuple[float, float]]]:
         """By name of the measure, what finds its values; raises Unsaid."""
         ways: dict[str, Callable[[], tuple[float, float]]] = {"class_agreement": self.agreement, "copying": self.copying}
-        for embedding in ("codec", "classifier"):
+        for embedding in ("codec", "classifier", "model"):
             ways[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_infinity)
             ways[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_distance)
             ways[f"diversity_{embedding}"] = partial(self.diversity, embedding)

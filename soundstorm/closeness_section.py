@@ -11,7 +11,7 @@ from soundstorm.clip_sets import ClipSet
 from soundstorm.closeness import Closeness, Measure
 from soundstorm.closeness_figures import confusion_matrix, modulation_curves
 from soundstorm.figures import Theme, metric_distribution
-from soundstorm.measures import MEASURES, MeasureInfo
+from soundstorm.measures import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.metrics import MetricInfo
 from soundstorm.page import decimal, themed, thousands
 from soundstorm.schemas import Role, Source
@@ -28,6 +28,8 @@ SHARE = MetricInfo(
     decimals=2,
 )
 
+INFOS = {info.name: info for info in (*MEASURES, *MODEL_MEASURES)}
+
 
 def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[str, Any]:
     """What the template `closeness.html.j2` shows.
@@ -42,14 +44,14 @@ def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[s
     return {
         "summary": f"{sum(known)} of {len(known)} measures lie within their bars." if known else "",
         "counts": f"{counts['generated']} generated and {counts['real']} real clips" + (f"; {fold}." if closeness.held_out_fold is not None else "."),
-        "rows": [_row(info, measure) for info, measure in zip(MEASURES, closeness.measures, strict=True)],
+        "rows": [_row(INFOS[measure.name], measure) for measure in closeness.measures],
         "plots": _plots(closeness, features),
     }
 
 
 def _row(info: MeasureInfo, measure: Measure) -> dict[str, Any]:
     return {
-        "title": info.title,
+        "title": measure.title,
         "unit": info.unit,
         "meaning": info.meaning,
         "floor_meaning": info.floor,

@@ -14,7 +14,7 @@ import numpy as np
 from soundstorm.audio import MAX_DURATION_S, SAMPLE_RATE, from_pcm16
 from soundstorm.audio_classifier import TrainedClassifier
 from soundstorm.codec import Codec
-from soundstorm.embeddings import CodecEmbedder
+from soundstorm.embeddings import CodecEmbedder, Embedder
 from soundstorm.evolution import modulation_spectrum, spectral_flux
 
 MAX_SAMPLES = round(MAX_DURATION_S * SAMPLE_RATE)
@@ -27,10 +27,11 @@ class FeatureExtractor:
     Args:
         codec: what the generated clips were made with.
         classifier: names the clips; None leaves its columns null.
+        model: embeds the clips, one row each; None leaves its column null.
     """
 
-    def __init__(self, codec: Codec, classifier: TrainedClassifier | None) -> None:
-        self.codec, self.classifier = codec, classifier
+    def __init__(self, codec: Codec, classifier: TrainedClassifier | None, model: Embedder | None = None) -> None:
+        self.codec, self.classifier, self.model = codec, classifier, model
         self.embedder = CodecEmbedder(codec)
 
     def features(self, clips: Sequence[np.ndarray], through_codec: Sequence[np.ndarray]) -> list[dict[str, Any]]:
@@ -45,8 +46,9 @@ class FeatureExtractor:
         clips = [clip[:MAX_SAMPLES] for clip in clips]
         codes = [codes_QT[0] for codes_QT in self.codec.encode_clips([from_pcm16(clip[:MAX_SAMPLES]) for clip in through_codec])]
         names = self._names(clips)
+        in_model = [None] * len(clips) if self.model is None else [row_1D[0] for row_1D in self.model.embed(clips)]
         rows = []
-        for clip, codes_T, embedding_WD, name in zip(clips, codes, self.embedder.embed(clips), names, strict=True):
+        for clip, codes_T, embedding_WD, name, model_D in zip(clips, codes, self.embedder.embed(clips), names, in_model, strict=True):
             bands_K = modulation_spectrum(clip, SAMPLE_RATE)[1]
             rows.append(
                 {
@@ -54,6 +56,7 @@ class FeatureExtractor:
                     "modulation": float(bands_K.sum()),
                     "modulation_bands": bands_K,
                     "codec_embedding": list(embedding_WD),
+                    "model_embedding": model_D,
                     "codes": codes_T,
                 }
                 | name

@@ -7,6 +7,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import FEATURES, METRICS, Role, Source
 
 REMEDY = "measure again with --overwrite"
+OPTIONAL = ("classifier_embedding", "model_embedding")
+"""Embeddings that an evaluation has for all clips or for none."""
 
 
 def require_measured(table: pa.Table, schema: pa.Schema, where: str) -> None:
@@ -36,10 +38,10 @@ def _require_features(table: pa.Table, where: str) -> None:
     sizes = {
         "modulation_bands": {len(row) for row in table["modulation_bands"].to_pylist()},
         "codec_embedding": {len(window) for row in table["codec_embedding"].to_pylist() for window in row or [[]]},
-        "classifier_embedding": {0 if row is None else len(row) for row in table["classifier_embedding"].to_pylist()},
+        **{name: {0 if row is None else len(row) for row in table[name].to_pylist()} for name in OPTIONAL},
     }
     for name, found in sizes.items():
-        if len(found) > 1 or (name != "classifier_embedding" and 0 in found):
+        if len(found) > 1 or (name not in OPTIONAL and 0 in found):
             raise SoundStormError(f"{where}: '{name}' has rows of {' and '.join(map(str, sorted(found)))} values: {REMEDY}")
     named = sizes["classifier_embedding"] != {0}
     if named and (table["predicted"].null_count or table["probability"].null_count):

@@ -137,4 +137,35 @@ MEASURES = (
     ),
 )
 """In the order in which they are shown."""
+MODEL_MEASURES = (
+    MeasureInfo(
+        name="frechet_model",
+        title="Fréchet distance",
+        unit="",
+        meaning="How far the generated clips lie from real ones in what the given model hears; extrapolated to endless clips.",
+        floor=_HALVES,
+        decimals=3,
+        highest=_DISTANCE_BAR,
+    ),
+    MeasureInfo(
+        name="kernel_model",
+        title="Kernel distance",
+        unit="",
+        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may fall below 0 by chance.",
+        floor=_HALVES,
+        decimals=4,
+        highest=_DISTANCE_BAR,
+    ),
+    MeasureInfo(
+        name="diversity_model",
+        title="Diversity",
+        unit="",
+        meaning="How far apart two clips of one class are, on average, in what the given model hears.",
+        floor="two real clips of one class",
+        decimals=3,
+        lowest=_LIVELINESS_BAR[0],
+        highest=_LIVELINESS_BAR[1],
+    ),
+)
+"""In a model that was given, such as PANNs or CLAP, whose name is put after each title."""
 MEASURE_NAMES = tuple(measure.name for measure in MEASURES)

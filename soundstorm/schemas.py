@@ -116,12 +116,14 @@ FEATURES = pa.schema(
         pa.field("modulation_bands", pa.list_(pa.float64()), nullable=False),
         pa.field("codec_embedding", pa.list_(pa.list_(pa.float32())), nullable=False),
         pa.field("classifier_embedding", pa.list_(pa.float32())),
+        pa.field("model_embedding", pa.list_(pa.float32())),
         pa.field("predicted", pa.string()),
         pa.field("probability", pa.float64()),
         pa.field("codes", pa.list_(pa.uint16()), nullable=False),
     ]
 )
-"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier its columns are null."""
+"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier, or a model for
+embeddings, its columns are null."""
 
 
 MAX_DIGITS = 18

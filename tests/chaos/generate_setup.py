@@ -49,7 +49,7 @@ def make_model(folder: Path) -> tuple[str, str]:
         categories=CATEGORIES,
         fingerprint=load_codec(codec_path).fingerprint,
         step=1,
-        sampler=SamplerSettings(iterations=1),
+        sampler=SamplerSettings(iterations=1, final_temperature=1.0),  # every seed its own sound
     )
     return str(folder), str(codec_path)
 

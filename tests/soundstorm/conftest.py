@@ -29,6 +29,7 @@ def feature_row(role: Role, number: int, category: str, fold: int = 0, centre: f
         "modulation_bands": [30.0 / 16] * 16,
         "codec_embedding": rng.normal(centre, 1, (2, WIDTH)).tolist(),
         "classifier_embedding": rng.normal(centre, 1, WIDTH).tolist(),
+        "model_embedding": rng.normal(centre, 1, WIDTH).tolist(),
         "predicted": category,
         "probability": 0.9,
         "codes": rng.integers(0, 1024, FRAMES).tolist(),

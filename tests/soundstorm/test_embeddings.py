@@ -123,7 +123,6 @@ def test_clips_that_are_not_int16_or_have_no_samples_are_refused_by_number(codec
 
 
 def test_an_onnx_model_sees_waveforms_at_its_own_rate(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra 'onnx')")
     (tmp_path / "mean_and_peak.onnx").write_bytes(MEAN_AND_PEAK)
     embedder = OnnxEmbedder(tmp_path / "mean_and_peak.onnx", sample_rate=RATE)
     clips = [clip(), clip(duration_s=0.4), clip("siren")]
@@ -137,7 +136,6 @@ def test_an_onnx_model_sees_waveforms_at_its_own_rate(tmp_path: Path) -> None:
 
 
 def test_onnx_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed (extra 'onnx')")
     with pytest.raises(SoundStormError, match=r"one float32 input \(batch, samples\)"):
         OnnxEmbedder(THREE_AXES, RATE)
     with pytest.raises(SoundStormError, match=r"gave \(1,\) for waveforms"):
