@@ -18,6 +18,8 @@ from cluster.giving_up import Limits
 POLL_S = 0.25
 LOOK_S = 5.0
 ANSWER_S = 30.0
+WATCHED = "watched"
+"""Name of the thread that waits in Ray."""
 
 Result = TypeVar("Result")
 
@@ -41,6 +43,11 @@ class Vigil:
     """`stall_timeout_s`: silence that is allowed while the nodes have no room for the workers; `start_timeout_s`: while they have."""
 
 
+def left_behind() -> bool:
+    """Whether a thread of `watch` still waits in Ray, for a run that was given up."""
+    return any(thread.name == WATCHED for thread in threading.enumerate())
+
+
 def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] = lambda: None) -> Result:
     """`work()`, done in a thread of its own.
 
@@ -61,7 +68,7 @@ def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] 
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
             outcome["error"] = error
 
-    thread = threading.Thread(target=do, name="watched", daemon=True)
+    thread = threading.Thread(target=do, name=WATCHED, daemon=True)
     problems: SimpleQueue[ClusterError] = SimpleQueue()
     closed = threading.Event()
     next_look = time.monotonic() + LOOK_S

@@ -10,7 +10,7 @@ from importlib import import_module
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from soundstorm import __version__
 
 COMMANDS = {
@@ -41,7 +41,7 @@ def main() -> None:
         console.print(f"[bold red]error:[/] command '{escape(arguments[0])}': there are {', '.join(COMMANDS)}", highlight=False)
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
-    sys.exit(start(module.Options, module.run, arguments[1:], f"soundstorm {name}"))
+    leave(start(module.Options, module.run, arguments[1:], f"soundstorm {name}"))
 
 
 def _show_commands() -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from cluster import records
 from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs.codecs import official_cache
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
 from soundstorm.codec import OFFICIAL_FILE, load_codec
 from soundstorm.errors import SoundStormError
@@ -182,4 +181,4 @@ def _storage(uri: str) -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from cluster import storage
 from cluster.archives import unpack
 from cluster.download import fetch, progress_bar
 from cluster.errors import ClusterError
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from soundstorm.audio import RejectedAudio, read_audio
 from soundstorm.datasets import DATASETS, Dataset, index_dataset
 from soundstorm.errors import SoundStormError
@@ -78,7 +77,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of `python -m jobs.download`."""
-    sys.exit(start(Options, run, program="python -m jobs.download"))
+    leave(start(Options, run, program="python -m jobs.download"))
 
 
 def _download(options: Options, dataset: Dataset, location: str) -> None:

@@ -8,13 +8,14 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import ClusterError
+from cluster.vigil import left_behind
 from soundstorm.errors import SoundStormError
 
 Options = TypeVar("Options")
@@ -59,6 +60,15 @@ def start(
         return EXIT_PROBLEM
     sys.stdout.write(printable(summary["message"]) + "\n")
     return 0
+
+
+def leave(code: int) -> NoReturn:
+    """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray, which would crash it."""
+    if left_behind():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def printable(text: str) -> str:

@@ -7,7 +7,6 @@ where it was.
 
 import hashlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from cluster import records, storage, tables
 from cluster.connect import ClusterInfo
 from jobs.clips import Clip, digest, draw_per_category, find_clips
 from jobs.codecs import choose_codec
-from jobs.entry import start
+from jobs.entry import leave, start
 from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
 from jobs.finished import told_again
 from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
@@ -331,4 +330,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

@@ -6,7 +6,6 @@ sample does not depend on which worker made it, a run that was stopped goes on w
 
 import hashlib
 import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
@@ -22,7 +21,7 @@ from cluster.errors import ClusterError
 from cluster.table_parts import write_stream
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.generator import Generator
 from jobs.parts import Plan, actor_resources, complete, settings_digest
@@ -241,4 +240,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

@@ -3,7 +3,6 @@
 Each stage keeps a record of its settings in its own folder; a stage that is finished is not repeated.
 """
 
-import sys
 import tempfile
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ from cluster.connect import connect
 from cluster.storage_errors import file_error
 from jobs import evaluate, generate, tokenize, train
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
 from soundstorm.synthetic import write_dataset
@@ -161,4 +160,4 @@ def _dataset(options: Options, folder: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

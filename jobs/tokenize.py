@@ -9,7 +9,6 @@ have as many rows more of each clip, see `soundstorm.views`; what a view is does
 import hashlib
 import json
 import re
-import sys
 import warnings
 from collections import Counter
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from cluster.data import quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
 from jobs.progress import progress
@@ -279,4 +278,4 @@ def _shard_clips(clips: pa.Table, shard: int, shard_size: int) -> pa.Table:
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

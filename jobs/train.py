@@ -7,7 +7,6 @@ of them there are: each clip is seen in one, see `soundstorm.batching.drawn_view
 """
 
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -24,7 +23,7 @@ from cluster import records, storage
 from cluster.connect import connect
 from cluster.data import quiet_ray_data
 from jobs.checkpoints import CHECKPOINT_FOLDER
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
 from jobs.tokens import Tokens, TokenSet, open_tokens, split_tokens
@@ -296,4 +295,4 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

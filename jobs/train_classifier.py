@@ -3,7 +3,6 @@
 Every worker holds all training recordings and takes its own share of each step; a run that was cut short goes on as if it had not been.
 """
 
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from cluster import records, storage
 from cluster.connect import connect
 from cluster.tables import write_table
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
@@ -276,4 +275,4 @@ def _load_state(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

@@ -4,7 +4,6 @@ Every worker holds all training recordings (16-bit, 48 kB a second) and draws it
 was cut short goes on as if it had not been.
 """
 
-import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
@@ -23,7 +22,7 @@ from torch import Tensor
 from cluster import records, storage
 from cluster.connect import connect
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
@@ -315,4 +314,4 @@ def _save(path: Path, options: Options, weights: dict[str, Tensor], fold: int) -
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +24,7 @@ from ray.tune.search.optuna import OptunaSearch
 from cluster import records, storage
 from cluster.connect import ClusterInfo, connect
 from cluster.tables import write_table
-from jobs.entry import console, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.tokens import Tokens, TokenSet, open_tokens
 from jobs.train import network_for
@@ -272,4 +271,4 @@ def _write_results(options: Options, rows: list[dict[str, Any]], config: Trainin
 
 
 if __name__ == "__main__":
-    sys.exit(start(Options, run))
+    leave(start(Options, run))
