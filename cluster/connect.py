@@ -12,11 +12,13 @@ import logging
 import os
 import re
 import secrets
+import signal
 import site
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +29,7 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import ClusterError
+from cluster.share import own_share
 from cluster.storage_errors import without_login
 
 TIMEOUT_S = 60.0
@@ -57,9 +60,9 @@ class ClusterInfo:
     """What there is to work with."""
 
     num_cpus: float
-    """CPUs of all nodes together."""
+    """CPUs of all nodes together, or this process's share of them."""
     num_gpus: float
-    """GPUs of all nodes together, with those that the cluster may add."""
+    """GPUs of all nodes together, with those that the cluster may add, or this process's share of them."""
     nodes: int
     """Nodes alive."""
     started_here: bool
@@ -125,9 +128,10 @@ def _info(started_here: bool, await_gpu: bool) -> ClusterInfo:
     if await_gpu and max_gpus and not gpus:
         _await_gpu(GROWTH_TIMEOUT_S)
     alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    share = own_share()
     return ClusterInfo(
-        num_cpus=ray.cluster_resources().get("CPU", 0.0),
-        num_gpus=max(gpus, max_gpus),
+        num_cpus=ray.cluster_resources().get("CPU", 0.0) if share is None else share.num_cpus,
+        num_gpus=max(gpus, max_gpus) if share is None else share.num_gpus,
         nodes=alive,
         started_here=started_here,
         growth_s=GROWTH_TIMEOUT_S if max_gpus else 0.0,
@@ -211,10 +215,22 @@ def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
 
 def _init(failure: str, **options: Any) -> None:
     try:
-        ray.init(logging_level=logging.WARNING, **options)
+        with _own_sigterm():
+            ray.init(logging_level=logging.WARNING, **options)
     except Exception as error:  # Ray raises bare ones too, as for a node that is slow to start
         ray.shutdown()
         raise ClusterError(f"{failure}: {_last_line(str(error))}") from error
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, where it has one: Ray puts its own in its place, which ends the process with a dump of its stack."""
+    ours = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(ours) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, ours)
 
 
 def _dial(host: str, port: int, address: str) -> None:

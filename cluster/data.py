@@ -3,6 +3,9 @@
 import logging
 
 import ray.data
+from ray.data import ExecutionResources
+
+from cluster.share import own_share
 
 PATIENCE_S = 1800.0
 """A block that takes longer than this to come ends the reading of a dataset."""
@@ -13,6 +16,9 @@ def quiet_ray_data(watched: bool = False) -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1 if watched else PATIENCE_S
+    share = own_share()
+    if share is not None:
+        context.execution_options.resource_limits = ExecutionResources.for_limits(cpu=share.num_cpus, gpu=share.num_gpus)
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)

@@ -21,9 +21,9 @@ class Limits:
     shard_timeout_s: float = 1800.0
     """A shard that takes longer has failed, and its actor is replaced."""
     start_timeout_s: float = 300.0
-    """An actor that is not ready by then is started anew."""
+    """An actor that is not ready by then is started anew; where the nodes have room for one, a run without any is given up then."""
     stall_timeout_s: float = 80.0
-    """The run is given up after this long without any actor at work. Ray takes up to half a minute to notice that a node is gone."""
+    """Where they have no room, it is given up after this long. Ray takes up to half a minute to notice that a node is gone."""
     growth_s: float = 0.0
     """Seconds that the cluster may take to add a node; the two limits above are longer by these."""
     quiet_s: float = 15.0
@@ -35,8 +35,8 @@ class Limits:
 class Health:
     """What tells a run that goes on from one that does not. All methods but `close` may raise ClusterError."""
 
-    def __init__(self, limits: Limits, check: Callable[[], None] | None) -> None:
-        self.limits = limits
+    def __init__(self, limits: Limits, check: Callable[[], None] | None, has_room: Callable[[], bool] = lambda: False) -> None:
+        self.limits, self._has_room = limits, has_room
         self.last_error = "none was scheduled"
         self._done = 0
         self._failed_in_a_row = 0
@@ -76,14 +76,19 @@ class Health:
         if self._problem is not None:
             raise self._given_up(str(self._problem)) from self._problem
         now = time.monotonic()
-        stall_timeout_s = self.limits.stall_timeout_s + self.limits.growth_s
+        silence_s = now - self._last_life
         if any_ready:
             self._last_life = now
-        elif now - self._last_life > stall_timeout_s:
+        elif silence_s > self._patience_s(self.limits.stall_timeout_s) and (
+            silence_s > self._patience_s(self.limits.start_timeout_s) or not self._has_room()
+        ):
             raise self._given_up(
-                f"no actor was ready for {stall_timeout_s:g} s (last error: {self.last_error}); "
+                f"no actor was ready for {silence_s:.0f} s (last error: {self.last_error}); "
                 "check with `ray status` that nodes are alive with enough free CPUs, GPUs and memory"
             )
+
+    def _patience_s(self, limit_s: float) -> float:
+        return limit_s + self.limits.growth_s
 
     def close(self) -> None:
         """The run has ended."""

@@ -72,6 +72,7 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
             storage.delete(uri)
     record = finished(output_uri, name, settings)
     if record is not None:
+        storage.delete(started_uri)  # left by a run that was killed, or that began, as another wrote the record
         return record
     if _read_json(started_uri) is None:
         storage.create_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))

@@ -70,7 +70,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 @functools.lru_cache(maxsize=4)
 def _new_server(_identity: int) -> _Server:
     for name in _LOGS_WITH_SECRETS:
-        logging.getLogger(name).setLevel(max(logging.getLogger(name).level, logging.INFO))
+        logging.getLogger(name).setLevel(max(logging.getLogger(name).getEffectiveLevel(), logging.INFO))
     options: dict[str, Any] = {
         "retries": {"mode": "standard", "total_max_attempts": 1},  # `persist` tries again
         "connect_timeout": CONNECT_TIMEOUT_S,

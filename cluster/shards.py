@@ -78,6 +78,7 @@ def run_shards(
     on_failed: Callable[[Shard, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     check: Callable[[], None] | None = None,
+    has_room: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
 ) -> ShardsResult:
     """Call `method(shard.payload)` of some actor for every shard.
@@ -91,6 +92,7 @@ def run_shards(
         on_failed: called once for each shard set aside, with its error.
         on_progress: called after every change and at least about once a second.
         check: called in a thread while no shard gets finished; a ClusterError that it raises (the storage is gone, say) ends the run.
+        has_room: whether the nodes could hold an actor: then one that is slow to start is waited for.
         limits: see `Limits`.
 
     Raises:
@@ -98,7 +100,7 @@ def run_shards(
             `on_done`.
     """
     limits = limits or Limits()
-    run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits, Health(limits, check))
+    run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits, Health(limits, check, has_room))
     try:
         run.start()
         while run.has_work():

@@ -136,7 +136,7 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
 
 
 def _malformed(file: str, error: Exception) -> ClusterError:
-    return ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); make it again")
+    return ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); delete it and make it again")
 
 
 def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, str]]:

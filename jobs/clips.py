@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,8 @@ TYPES = {"uri": pa.string(), "category": pa.string(), "fold": pa.int32(), "sha25
 """Columns of such a table that are used."""
 UNFINISHED = "generate.started.json"
 NO_CATEGORY = "all"
+MAX_LISTED_FOLDERS = 100
+"""Of clips whose versions are looked for: UrbanSound8K has ten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,16 +52,16 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         SoundStormError: there is no audio.
     """
     if uri.endswith(".parquet"):
-        return _from_table(uri)
+        return _with_sizes(_from_table(uri))
     if storage.exists(storage.join(uri, UNFINISHED)):
         raise SoundStormError(f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below")
     for name in TABLES:
         if storage.exists(storage.join(uri, name)):
             unusable = _rejected_by_tokenize(uri)
-            return [clip for clip in _from_table(storage.join(uri, name)) if clip.clip_id not in unusable]
+            return _with_sizes([clip for clip in _from_table(storage.join(uri, name)) if clip.clip_id not in unusable])
     for file, datasets in LAYOUTS.items():
         if storage.exists(storage.join(uri, *file.split("/"))):
-            return _from_clips(_open_first(datasets, uri), "clip_id")
+            return _with_sizes(_from_clips(_open_first(datasets, uri), "clip_id"))
     root = storage.absolute(uri).rstrip("/") + "/"
     entries = [entry for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
     if not entries:
@@ -70,6 +72,15 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         folder = relative.rpartition("/")[0]
         clips.append(Clip(relative, entry.uri, folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
     return clips
+
+
+def _with_sizes(clips: list[Clip]) -> list[Clip]:
+    """The clips, each without a version with its size as one, as far as a few listings tell them."""
+    folders = {clip.uri.rpartition("/")[0] for clip in clips if not clip.version}
+    if not 0 < len(folders) <= MAX_LISTED_FOLDERS:
+        return clips
+    sizes = {entry.uri: str(entry.size) for folder in sorted(folders) if storage.exists(folder) for entry in storage.list_objects(folder)}
+    return [clip if clip.version else replace(clip, version=sizes.get(clip.uri, "")) for clip in clips]
 
 
 def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:

@@ -97,6 +97,7 @@ class Options:
             ("--examples-per-class", self.examples_per_class, 0),
             ("--fold", self.fold, 1),
             ("--held-out-fold", self.held_out_fold, 1),
+            ("--seed", self.seed, 0),
             ("--embedding-rate", self.embedding_rate, 1),
         ):
             if value is not None and value < lowest:
@@ -255,7 +256,8 @@ def _check_rejected(options: Options, rejected: pa.Table, total: int) -> dict[st
         first = rejected.slice(0, 1).to_pylist()[0]
         raise SoundStormError(
             f"{rejected.num_rows} of {total} clips cannot be measured ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}; "
-            f"for example {first['uri']}: {first['detail']}), more than --max-rejected {options.max_rejected:g} allows"
+            f"for example {first['uri']}: {first['detail']}), more than --max-rejected {options.max_rejected:g} allows; "
+            "mend them and run again with --overwrite"
         )
     return dict(reasons)
 

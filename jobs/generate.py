@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import pyarrow as pa
 import ray
 import tyro
 from rich.markup import escape
@@ -36,6 +37,9 @@ from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
+MAX_SAMPLES = 1_000_000_000
+FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
+"""Names in the URI of a sample below the output folder."""
 SAMPLER_OPTIONS = ("order", "temperature", "final_temperature", "choice_temperature", "top_p", "typical_mass", "guidance", "candidates")
 
 
@@ -98,6 +102,8 @@ class Options:
         for name, value in (("--num-samples", self.num_samples), ("--shard-size", self.shard_size)):
             if value < 1:
                 raise SoundStormError(f"{name} is {value}: give at least 1")
+        if self.num_samples > MAX_SAMPLES:
+            raise SoundStormError(f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; more with other --seed in other folders")
         if self.num_actors is not None and self.num_actors < 1:
             raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
         if not MIN_DURATION_S <= self.duration <= MAX_DURATION_S:
@@ -155,10 +161,17 @@ def run(options: Options) -> dict[str, Any]:
     )
     metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
     metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
-    num_rows = write_stream(_manifest_uri(options), SAMPLES, plan.tables(SAMPLES), metadata)
+    num_rows = write_stream(_manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata)
     counts = {"samples": num_rows, "categories": min(num_rows, len(labels))}
     records.finish(options.output_dir, "generate", settings, counts)
     return _summary(options, counts, "")
+
+
+def _placed_here(options: Options, rows: pa.Table) -> pa.Table:
+    """`rows` with the URIs of the sound below this output folder: it may have been moved since an earlier run made them."""
+    column, root = SAMPLES.get_field_index("uri"), storage.absolute(options.output_dir)
+    places = [storage.join(root, *uri.rsplit("/", FOLDERS_IN_URI[options.layout])[1:]) for uri in rows["uri"].to_pylist()]
+    return rows.set_column(column, SAMPLES.field("uri"), pa.array(places, pa.string()))
 
 
 def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:

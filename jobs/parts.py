@@ -1,14 +1,14 @@
 """A result made in parts: one Parquet file per shard, written by the actor that did the shard, whole or not at all, after all that it speaks of.
 
 A part that exists is done. A run makes the parts that are missing, so it can be stopped and started at any moment. A part may be made twice: by an
-actor that was given up and works on, or by two runs at once. The same work gives the same bytes under the same names, so that changes
-nothing; each part says which settings it was made with, so parts of different runs are never taken for one result.
+actor that was given up and works on, or by two runs at once. The same work gives the same bytes under the same names (on processors of one
+kind), so that changes nothing; each part says which settings it was made with, so parts of different runs are never taken for one result.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from cluster.connect import ClusterInfo, connect
 from cluster.giving_up import Limits
 from cluster.shards import Shard, run_shards
 from cluster.table_parts import read_parts
+from cluster.vigil import has_room
 from jobs.progress import progress
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import FAILED
@@ -123,7 +124,14 @@ def actor_resources(info: ClusterInfo) -> dict[str, float]:
     return {"num_cpus": 1, "num_gpus": 1 if info.num_gpus else 0, "max_restarts": 0}
 
 
-def complete(plan: Plan, address: str | None, prepare: Callable[[ClusterInfo], Callable[[], Any]], method: str, num_actors: int | None) -> None:
+def complete(
+    plan: Plan,
+    address: str | None,
+    prepare: Callable[[ClusterInfo], Callable[[], Any]],
+    method: str,
+    num_actors: int | None,
+    limits: Limits | None = None,
+) -> None:
     """Have actors make every missing part; joins or starts a Ray if any is.
 
     Args:
@@ -132,6 +140,7 @@ def complete(plan: Plan, address: str | None, prepare: Callable[[ClusterInfo], C
         prepare: called once in the cluster; returns what creates an actor.
         method: of the actor; called with a part's name and `plan.payload` of its items.
         num_actors: how many; None: by the cluster's size.
+        limits: when a part is given up; `growth_s` is taken from the cluster.
 
     Raises:
         SoundStormError: parts were set aside after repeated failure; `failed.parquet` names them, and the others are kept.
@@ -141,7 +150,7 @@ def complete(plan: Plan, address: str | None, prepare: Callable[[ClusterInfo], C
     failed: list[dict[str, Any]] = []
     if missing:
         with connect(address) as info:
-            _make(plan, missing, info, prepare(info), method, num_actors, failed)
+            _make(plan, missing, info, prepare(info), method, num_actors, replace(limits or Limits(), growth_s=info.growth_s), failed)
     if failed:
         tables.write_table(plan.failed_uri, pa.Table.from_pylist(failed, FAILED), {SETTINGS: plan.settings})
         raise SoundStormError(
@@ -159,6 +168,7 @@ def _make(
     make_actor: Callable[[], Any],
     method: str,
     num_actors: int | None,
+    limits: Limits,
     failed: list[dict[str, Any]],
 ) -> None:
     """Make the parts that are missing; appends a row to `failed` for each that is set aside."""
@@ -178,7 +188,8 @@ def _make(
             on_failed=set_aside,
             on_progress=lambda now: counter.watch(now, len(missing)),
             check=plan.require_storage,
-            limits=Limits(growth_s=info.growth_s),
+            has_room=lambda: has_room({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
+            limits=limits,
         )
 
 

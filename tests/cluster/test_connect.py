@@ -97,6 +97,23 @@ except ClusterError as error:
 """
 
 
+TERMINATE = """
+import os, signal, sys, time
+from cluster.connect import connect
+
+def answer(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, answer)
+try:
+    with connect(num_cpus=1):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
 def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "AWS_")) and name != "OMP_NUM_THREADS"}
@@ -162,6 +179,12 @@ def test_a_local_ray_starts_quietly_knows_our_packages_and_ends_with_its_block(t
     assert "oken" not in done.stdout + done.stderr
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_sigterm_is_answered_as_before_ray_was_started(tmp_path: Path) -> None:
+    done = run_python(TERMINATE, tmp_path, HOME=str(tmp_path))
+    assert done.stdout == "interrupted\n" and "SIGTERM" not in done.stderr
 
 
 @pytest.mark.timeout(2 * TIMEOUT_S)

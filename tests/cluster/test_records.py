@@ -32,6 +32,16 @@ def test_a_stage_that_was_cut_short_goes_on_with_the_same_settings(tmp_path: Pat
     assert storage.exists(storage.join(root, "audio", "a.flac"))
 
 
+def test_a_stage_whose_driver_was_killed_just_after_its_record_was_written_is_finished_and_not_begun_as_well(storage_root: str) -> None:
+    records.begin(storage_root, "generate", SETTINGS)
+    begun = storage.join(storage_root, "generate.started.json")
+    content = storage.read_bytes(begun)
+    written = records.finish(storage_root, "generate", SETTINGS, {"samples": 1})
+    storage.write_bytes(begun, content)
+    assert records.begin(storage_root, "generate", SETTINGS, outputs=["audio"]) == written
+    assert not storage.exists(begun)  # by which `evaluate` tells an unfinished run
+
+
 @pytest.mark.parametrize("finish", [True, False])
 def test_other_settings_are_refused_with_both_values(tmp_path: Path, finish: bool) -> None:
     root = str(tmp_path)

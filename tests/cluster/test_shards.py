@@ -174,6 +174,23 @@ def test_actors_that_start_slowly_are_waited_for() -> None:
     assert progress[0].ready == 0 and progress[0].done == 0  # and one hears of it meanwhile
 
 
+def test_where_there_is_room_slow_actors_are_waited_for_beyond_the_time_that_a_run_without_room_has() -> None:
+    make_actor, limits = make_workers(lambda n: n, setup=lambda: time.sleep(4)), Limits(stall_timeout_s=0.1)
+    done: list[Shard] = []
+    run_shards(
+        numbered(2),
+        make_actor,
+        "work",
+        num_actors=1,
+        on_done=lambda shard, _: done.append(shard),
+        has_room=lambda: True,
+        limits=limits,
+    )
+    assert len(done) == 2
+    with pytest.raises(ClusterError, match="no actor was ready for"):
+        run_shards(numbered(2), make_actor, "work", num_actors=1, on_done=lambda shard, _: None, limits=limits)
+
+
 def test_actors_that_cannot_start_end_the_run_with_their_error() -> None:
     def fail() -> None:
         raise RuntimeError("model.safetensors is not a checkpoint")

@@ -89,9 +89,9 @@ def test_failing_operations_show_no_secret_even_at_debug(
     assert_nothing_secret("\n".join([said, caplog.text, logged, printed.out, printed.err]), "Signature=")
 
 
-DEBUG_RUN = """
+LOGGED_RUN = """
 import logging, sys
-logging.basicConfig(level=logging.DEBUG)
+logging.basicConfig(level=sys.argv[2])
 from cluster import storage
 from cluster.errors import ClusterError
 storage.write_bytes(sys.argv[1], b"x")
@@ -104,11 +104,17 @@ storage.delete(sys.argv[1])
 
 def test_a_run_at_debug_prints_no_secret(s3_bucket: Callable[[], str], s3: S3Server) -> None:
     environment = {**os.environ, **SECRETS, "AWS_ENDPOINT_URL": login_in(s3.endpoint)}
-    command = [sys.executable, "-c", DEBUG_RUN, f"{s3_bucket()}/a/b"]
+    command = [sys.executable, "-c", LOGGED_RUN, f"{s3_bucket()}/a/b", "DEBUG"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert "DEBUG" in done.stderr  # of urllib3, whose lines show which requests were made
     assert_nothing_secret(done.stdout + done.stderr, "Signature=")
+
+
+def test_a_run_that_warns_only_says_nothing_of_where_keys_and_server_come_from(s3_bucket: Callable[[], str]) -> None:
+    command = [sys.executable, "-c", LOGGED_RUN, f"{s3_bucket()}/a/b", "WARNING"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_link_holds_no_password_of_the_endpoint(s3_bucket: Callable[[], str], s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Which audio files an evaluation compares, and with which."""
 
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,16 @@ def test_the_folder_of_a_dataset_is_read_through_its_table(synthetic_dataset: Pa
     found = find_clips("--real-audio", str(synthetic_dataset))
     assert Counter(one.category for one in found) == dict.fromkeys(CLASSES, 5)
     assert {one.fold for one in found} == {1, 2, 3, 4, 5}
+
+
+def test_a_recording_that_was_changed_changes_the_digest_of_its_dataset(synthetic_dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(synthetic_dataset, tmp_path / "data")
+    before = find_clips("--real-audio", str(tmp_path / "data"))
+    assert all(int(one.version) > 0 for one in before)
+    with Path(before[3].uri).open("ab") as file:
+        file.write(b"more")
+    after = find_clips("--real-audio", str(tmp_path / "data"))
+    assert digest(after) != digest(before) and digest(after[:3]) == digest(before[:3])
 
 
 def test_the_folders_of_the_real_datasets_are_recognised(esc10: Path, urbansound8k: Path) -> None:

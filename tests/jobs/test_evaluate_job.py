@@ -327,6 +327,7 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"], ["/nowhere/log.csv does not exist"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--clips-per-class", "0"], ["--clips-per-class is 0: give at least 1"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--max-rejected", "2"], ["--max-rejected is 2.0"]),
+        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--seed", "-1"], ["--seed is -1"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "3"], ["--held-out-fold is 3: ", "has fold 0"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "0"], ["--held-out-fold is 0: give at least 1"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "NOISE"], ["--classifier", "not a classifier"]),

@@ -118,7 +118,9 @@ def test_a_manifest_that_cannot_be_written_costs_no_part(generated: str, checkpo
 def test_a_manifest_that_was_lost_or_damaged_after_the_run_is_made_again_also_without_parts(generated: str, checkpoint: str, tmp_path: Path) -> None:
     output = Path(shutil.copytree(generated, tmp_path / "out"))
     manifest = output / "samples.parquet"
-    content = manifest.read_bytes()
+    manifest.unlink()
+    generate.run(generate_options(checkpoint, str(output)))
+    content = manifest.read_bytes()  # with the URIs of this folder
     for damage in (lambda: manifest.unlink(), lambda: manifest.write_bytes(content[:100])):
         damage()
         assert not generate.run(generate_options(checkpoint, str(output)))["message"].startswith("already done")

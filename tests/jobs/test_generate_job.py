@@ -125,6 +125,17 @@ def test_a_second_run_does_nothing(generated: str, checkpoint: str) -> None:
     assert summary["message"].startswith("already done") and summary["samples"] == NUM_SAMPLES
 
 
+def test_a_folder_that_was_moved_half_way_names_the_new_place(generated: str, checkpoint: str, tmp_path: Path) -> None:
+    moved = str(tmp_path / "moved")
+    shutil.copytree(generated, moved)
+    (tmp_path / "moved" / "samples.parquet").unlink()
+    generate.run(generate_options(checkpoint, moved))
+    there, here = (tables.read_table(storage.join(place, "samples.parquet")) for place in (generated, moved))
+    assert here[0]["uri"].to_pylist() == [uri.replace(generated, moved) for uri in there[0]["uri"].to_pylist()]
+    assert all(Path(uri).exists() for uri in here[0]["uri"].to_pylist())
+    assert here[0].drop_columns("uri").equals(there[0].drop_columns("uri")) and here[1] == there[1]
+
+
 def test_other_settings_are_refused_with_the_names_of_their_keys(generated: str, checkpoint: str) -> None:
     with pytest.raises(ClusterError, match=r"sampler\.temperature: then 1\.0, now 0\.5; seed: then 5, now 6.*--overwrite"):
         generate.run(generate_options(checkpoint, generated, seed=6, temperature=0.5))
