@@ -110,7 +110,7 @@ def choose_scope(
     *,
     real_audio: str,
     classifier: str | None,
-    model: Model | None,
+    model: Model | None = None,
     held_out_fold: int | None,
     fold: int | None,
     seed: int,

@@ -122,5 +122,5 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
         record = records.read(options["output_dir"], "generate")
         assert record is not None and record.counts["samples"] == clips
         manifest, _ = tables.read_table(f"{options['output_dir']}/samples.parquet")
-        assert manifest.equals(samples(range(clips)))
+        assert manifest.drop_columns("uri").equals(samples(range(clips)).drop_columns("uri"))
     assert peaks_mb[20_000] - peaks_mb[1_000] < 50, peaks_mb
