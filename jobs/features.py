@@ -141,7 +141,7 @@ def choose_scope(
         Role.GENERATED: generated,
         Role.REFERENCE: [clip for clip in dataset if held_out is not None and clip.uri not in compared],
     }
-    roles, warnings = {}, []
+    roles, warnings = {}, _one_sided(real, generated, common)
     for role, pool in pools.items():
         wanted = [clip for clip in pool if not common or normalized(clip.category) in common]
         roles[role] = draw_per_category(wanted, CLIPS_PER_CLASS, seed)
@@ -192,6 +192,15 @@ def choose_items(real: Sequence[Clip], generated: Sequence[Clip], scope: Scope |
         for clip, partner in zip(generated, partners, strict=True)
     ]
     return reals + rest + others
+
+
+def _one_sided(real: Sequence[Clip], generated: Sequence[Clip], common: set[str]) -> list[str]:
+    """A warning where real and generated clips have only some of their classes in common."""
+    alone = ({normalized(clip.category) for clip in real} | {normalized(clip.category) for clip in generated}) - common
+    if not common or not alone:
+        return []
+    some = ", ".join(sorted(alone)[:5]) + (" and others" if len(alone) > 5 else "")
+    return [f"Only real or only generated clips are there of {some}: the six metrics compare all clips, closeness those of common classes."]
 
 
 def recording_of(clip: Clip) -> str:

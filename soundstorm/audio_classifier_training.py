@@ -125,7 +125,11 @@ class AudioClassifierTrainer:
         self.step_count = int(state["step_count"])
 
     def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named."""
+        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named.
+
+        Raises:
+            SoundStormError: the gradient is not finite; no weight was updated.
+        """
         config = self.config
         rng = np.random.default_rng([config.seed, self.rank, self.step_count])
         power_BMT, target_BC = self._batch(rng)
@@ -139,7 +143,9 @@ class AudioClassifierTrainer:
         loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 5.0))
+        if not math.isfinite(norm):
+            raise SoundStormError(f"training diverged: the gradient is {norm} in step {self.step_count + 1}; lower --lr (it is {config.lr})")
         self.optimizer.step()
         self.step_count += 1
         named = logits_BC.argmax(1) == target_BC.argmax(1)

@@ -26,6 +26,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.measures import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.schemas import Role
 
+NOTHING_IN_COMMON = "the generated and the real clips have no class in common"
 NUM_SPLITS = 10
 """Ways to halve the real clips that a distance is averaged over."""
 FEW_CLIPS = 100
@@ -148,12 +149,15 @@ def closeness(
         no_fold=no_fold if held_out_fold is None else "",
         named=None if classifier_categories is None else [normalized(category) for category in classifier_categories],
         no_classifier=no_classifier,
+        pooled=not common,
         seed=seed,
     )
     comparison.find_shares()
     ways = comparison.ways()
     infos = [*MEASURES, *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None)]
     warnings = list(warnings)
+    if not common:
+        warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
     if min(len(real), len(generated)) < FEW_CLIPS:
         warnings.append(f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are rough.")
     copies = comparison.copies()
@@ -212,6 +216,8 @@ class _Comparison:
     no_fold: str
     named: list[str] | None
     no_classifier: str
+    pooled: bool
+    """Whether all clips are taken for one class."""
     seed: int
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
@@ -256,6 +262,8 @@ class _Comparison:
     def agreement(self) -> tuple[float, float]:
         if self.named is None:
             raise Unsaid(self.no_classifier)
+        if self.pooled:
+            raise Unsaid(NOTHING_IN_COMMON)
         unknown = sorted(set(self.generated.categories) - set(self.named))
         if unknown:
             raise Unsaid(f"the classifier knows no '{unknown[0]}': name one that was trained on these classes with --classifier")

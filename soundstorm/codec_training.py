@@ -31,6 +31,7 @@ from soundstorm.codec_losses import (
 )
 from soundstorm.compact_codec import CompactCodec
 from soundstorm.crops import CropSampler
+from soundstorm.errors import SoundStormError
 from soundstorm.perceptual import perceptual_losses
 
 logger = logging.getLogger(__name__)
@@ -177,7 +178,11 @@ class CodecTrainer:
         self.step_count = int(state["step_count"])
 
     def step(self) -> dict[str, float]:
-        """Make one optimizer step on a fresh batch; returns the loss terms (nats or decades, unweighted)."""
+        """Make one optimizer step on a fresh batch; returns the loss terms (nats or decades, unweighted).
+
+        Raises:
+            SoundStormError: the gradient, or what codebooks would be started from, is not finite; no weight was updated.
+        """
         config, step = self.config, self.step_count
         rng = np.random.default_rng([config.seed, self.rank, step])
         hop = self.codec.config.hop
@@ -222,11 +227,18 @@ class CodecTrainer:
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
         losses["gradient_norm"] = nn.utils.clip_grad_norm_(self.codec.parameters(), 5.0)
+        if not math.isfinite(losses["gradient_norm"]):
+            raise self._diverged(f"the gradient is {float(losses['gradient_norm'])}")
         self.optimizer.step()
         if not polishing:
             self._maintain_codebooks(latent_BDT)
         self.step_count += 1
         return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _diverged(self, sign: str) -> SoundStormError:
+        config = self.config
+        option, peak = ("--lr", config.lr) if self.step_count < config.steps else ("--polish-lr", config.polish_lr)
+        return SoundStormError(f"training diverged: {sign} in step {self.step_count + 1}; lower {option} (it is {peak})")
 
     def _learning_rate(self) -> float:
         config, done = self.config, self.step_count - self.config.steps
@@ -254,7 +266,10 @@ class CodecTrainer:
         rng = np.random.default_rng([config.seed, 1_000_003])  # the same on all workers
         crops = self.sampler.draw(400, config.crop_frames * self.codec.config.hop, rng)
         latents = [self.codec.encode_latent(part.to(self.device)).transpose(1, 2).flatten(0, 1) for part in crops.split(16)]
-        initialise_codebooks(self.codec.quantizer, torch.cat(latents), config.batch_size * config.crop_frames, config.seed)
+        latent_SD = torch.cat(latents)
+        if not bool(latent_SD.isfinite().all()):
+            raise self._diverged("the encoder gives values that are not finite")
+        initialise_codebooks(self.codec.quantizer, latent_SD, config.batch_size * config.crop_frames, config.seed)
         self._average_codebooks()
 
     def _maintain_codebooks(self, latent_BDT: Tensor) -> None:

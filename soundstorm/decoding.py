@@ -7,7 +7,8 @@
    log-confidence to 0.
 4. Guidance: uncond + w (cond - uncond); w falls to 1 with the share of the level that is still masked.
 5. Only the current level's logits are computed.
-6. Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not matter.
+6. Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not matter, in
+   bfloat16 those of equal length.
 
 Legend: B batch, Q levels, T codec frames, K codebook size.
 """

@@ -106,9 +106,9 @@ def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generato
     if config.noise_share == 0:
         return masked
     stray_frame_BT = (uniform(B, T) * num_frames_B.roll(1)[:, None]).long()
-    stray_BT = masked.target_BT.roll(1, 0).gather(1, stray_frame_BT)
+    level_B1T = level_B[:, None, None].expand(-1, 1, T)
+    stray_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, stray_frame_BT)
     share_of_noise_B = 2 * config.noise_share * uniform(B)
     is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & mask_BT & ~prefix_BT & ~masked.loss_mask_BT
-    level_B1T = level_B[:, None, None].expand(-1, 1, T)
     noisy_BT = torch.where(is_stray_BT, stray_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
     return replace(masked, input_codes_BQT=masked.input_codes_BQT.scatter(1, level_B1T, noisy_BT[:, None, :]))

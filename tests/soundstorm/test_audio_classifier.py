@@ -199,6 +199,14 @@ def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(clips: l
     assert trainer.learning_rate() == pytest.approx(0, abs=1e-9)
 
 
+def test_a_run_that_diverges_ends_with_the_option_to_blame_and_weights_that_are_numbers(clips: list[np.ndarray]) -> None:
+    trainer = AudioClassifierTrainer(network(), replace(SHORT, lr=1e30), clips, [0, 1] * 4)
+    with pytest.raises(SoundStormError, match=r"training diverged: the gradient is (nan|inf) in step \d+; lower --lr \(it is 1e\+30\)"):
+        for _ in range(trainer.total_steps):
+            trainer.step()
+    assert all(bool(value.isfinite().all()) for value in trainer.model.parameters())
+
+
 def test_a_resumed_run_makes_the_same_next_step(clips: list[np.ndarray]) -> None:
     trainer = AudioClassifierTrainer(network(), SHORT, clips, [0, 1] * 4)
     for _ in range(3):

@@ -241,12 +241,15 @@ def test_classes_are_the_same_however_they_are_spelt(rows: list[Row]) -> None:
     assert find(respelt, classifier_categories=["CLOCK_TICK", "Dog", "rain"]) == find(rows)
 
 
-def test_without_a_class_in_common_all_clips_are_compared(rows: list[Row]) -> None:
-    found = find([clip | {"category": "all"} if clip["role"] == Role.GENERATED else clip for clip in rows])
+def test_without_a_class_in_common_all_clips_are_compared_and_the_reader_is_told(rows: list[Row]) -> None:
+    found = find([clip | {"category": "siren"} if clip["role"] == Role.GENERATED else clip for clip in rows])
     assert found.counts == {"real": 60, "generated": 60, "training": 96, "held_out": 24}
     by_name = {measure.name: measure for measure in found.measures}
     assert ratio(by_name["frechet_codec"]) < 2
-    assert by_name["copying"].ratio is not None and "--classifier" in (by_name["class_agreement"].reason or "")
+    assert by_name["copying"].ratio is not None
+    assert by_name["class_agreement"].reason == "the generated and the real clips have no class in common"
+    assert any(warning.startswith("The generated and the real clips have no class in common") for warning in found.warnings)
+    assert not any("in common" in warning for warning in find(rows).warnings)
 
 
 def test_the_confusion_counts_names_by_class(rows: list[Row]) -> None:

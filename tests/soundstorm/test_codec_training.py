@@ -13,6 +13,7 @@ from soundstorm.codec_losses import coherence_loss, flatness_loss, level_loss, l
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.crops import CropSampler, synthetic_recordings
+from soundstorm.errors import SoundStormError
 from soundstorm.synthetic import CLASSES, synthesize
 
 SMALL = CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16, num_levels=2, codebook_size=64)
@@ -166,6 +167,26 @@ def test_a_short_run_learns_in_all_of_its_phases(waveforms: list[np.ndarray]) ->
     assert history[7]["commitment"] == 0.0 < history[8]["commitment"]
     assert "discriminator" not in history[33]
     assert history[34]["discriminator"] == pytest.approx(2.0, abs=0.5)  # it begins undecided
+
+
+@pytest.mark.parametrize(
+    ("changes", "sign", "option"),
+    [
+        ({"lr": 1e9, "quantizer_start": 0}, "the gradient is (nan|inf)", "--lr"),
+        ({"lr": 1e9, "quantizer_start": 1}, "the encoder gives values that are not finite", "--lr"),
+        ({"steps": 2, "quantizer_start": 0, "polish_steps": 9, "polish_lr": 1e30}, "the gradient is (nan|inf)", "--polish-lr"),
+    ],
+)
+def test_a_run_that_diverges_ends_with_the_option_to_blame_and_weights_that_are_numbers(
+    changes: dict[str, float], sign: str, option: str, waveforms: list[np.ndarray]
+) -> None:
+    torch.manual_seed(0)
+    config = replace(SHORT, adversarial_start=100, batch_size=2, **changes)  # type: ignore[arg-type]
+    trainer = CodecTrainer(CompactCodec(SMALL), config, CropSampler(waveforms, [0, 1, 2, 3]))
+    with pytest.raises(SoundStormError, match=rf"training diverged: {sign} in step \d+; lower {option} \(it is"):
+        for _ in range(config.total_steps):
+            trainer.step()
+    assert all(bool(value.isfinite().all()) for value in trainer.codec.parameters())
 
 
 def test_a_resumed_run_makes_the_same_next_step(waveforms: list[np.ndarray]) -> None:

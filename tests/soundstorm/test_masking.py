@@ -133,3 +133,15 @@ def test_noise_replaces_a_share_of_the_visible_codes_of_the_trained_level_by_rea
     assert bool(prefix_BT.any()) and not bool((changed_BT & prefix_BT).any())
     visible_BT = MASK_BT & ~noisy.loss_mask_BT & ~prefix_BT & (noisy.level_B < Q - 1)[:, None]
     assert abs(float(changed_BT[visible_BT].float().mean()) - 0.2) < 0.03
+
+
+def test_noise_is_of_the_trained_level_and_of_the_clip_before() -> None:
+    clips, levels = 8, 4
+    codes_BQT = (10 * torch.arange(levels)[None, :, None] + torch.arange(clips)[:, None, None]).expand(clips, levels, T)
+    config = replace(CONFIG, noise_share=0.4, prompt_share=0.0)
+    masked = training_masks(codes_BQT, torch.ones(clips, T, dtype=torch.bool), torch.Generator().manual_seed(1), config, MASK_ID)
+    level_B1T = masked.level_B[:, None, None].expand(-1, 1, T)
+    input_BT, own_BT = (codes.gather(1, level_B1T).squeeze(1) for codes in (masked.input_codes_BQT, codes_BQT))
+    stray_BT = (input_BT != own_BT) & (input_BT != MASK_ID)
+    before_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1)
+    assert bool(stray_BT.any()) and bool((input_BT == before_BT)[stray_BT].all())
