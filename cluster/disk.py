@@ -76,14 +76,15 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below `folder` with its size in bytes; nothing if there is no such folder. Files being written just now are left out."""
+    """Every file below `folder` with its size in bytes, in a fixed order; nothing if there is no such folder. Files being written are left out."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
             raise file_error(str(folder), error) from error
 
-    for root, _, names in os.walk(folder, onerror=refuse):
-        for name in names:
+    for root, folders, names in os.walk(folder, onerror=refuse):
+        folders.sort()
+        for name in sorted(names):
             if not (name.startswith(".") and name.endswith(".tmp")):
                 with contextlib.suppress(FileNotFoundError):
                     yield Path(root, name), Path(root, name).stat().st_size

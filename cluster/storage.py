@@ -116,7 +116,7 @@ def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
 
 
 def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
-    """What `list_objects` lists, in any order and one after the other, so that memory does not grow with their number."""
+    """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is fixed but not that of the URIs."""
     found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
 

@@ -54,6 +54,8 @@ class Tokens:
 
     table: pa.Table
     """Columns COLUMNS, the clips of all folds."""
+    dataset: str
+    """Name of the dataset."""
     fingerprint: CodecFingerprint
     categories: list[str]
     """Name of each class, by label."""
@@ -103,6 +105,7 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
             )
     return Tokens(
         table=table.select(list(COLUMNS)),
+        dataset=table["dataset"][0].as_py(),
         fingerprint=CodecFingerprint.from_metadata(metadata, tokens_uri),
         categories=categories,
         fold=chosen,

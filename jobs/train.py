@@ -138,6 +138,7 @@ def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: 
                     "architecture": architecture.to_dict(),
                     "training": config.to_dict(),
                     "sampler": (origin.sampler if origin else preset(options.preset).sampler).to_dict(),
+                    "dataset": tokens.dataset,
                     "categories": tokens.categories,
                     "codec": asdict(tokens.fingerprint),
                     "fold": tokens.fold,
@@ -287,7 +288,12 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
                 fingerprint=fingerprint,
                 step=worker.step,
                 sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
-                extra={"epoch": worker.epochs_done, "test_fold": settings["fold"], "val_loss": worker.rows[-1]["val_loss"]},
+                extra={
+                    "epoch": worker.epochs_done,
+                    "dataset": settings["dataset"],
+                    "test_fold": settings["fold"],
+                    "val_loss": worker.rows[-1]["val_loss"],
+                },
                 training_state=worker.state_dict(),
             )
             saved = ray.train.Checkpoint.from_directory(str(folder))

@@ -1,45 +1,38 @@
-"""Train a classifier of recordings: decode them with Ray Data, train with Ray Train, say how many of the test fold it names rightly.
+"""Train a classifier of recordings, with Ray Train, and say how many of the test fold it names rightly.
 
-Every worker holds all training recordings and takes its own share of each step; a run that was cut short goes on as if it had not been.
+What the kinds of classifier have of their own is in `train_cnn.py`, `train_token_classifier.py` and `train_ast.py`. A run that was cut short goes
+on as if it had not been.
 """
 
 import tempfile
-import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-import numpy as np
-import pyarrow as pa
 import ray
-import ray.train
-import torch
-from ray.train import Checkpoint
-from ray.train.torch import get_device, prepare_model
 
 from cluster import records, storage
-from cluster.connect import connect
-from cluster.tables import write_table
-from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
+from cluster.connect import ClusterInfo, connect
+from jobs.classifier_loop import Recipe, load_state, train_on_worker
+from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
+from jobs.datasets import DatasetOptions, open_dataset
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
+from jobs.predictions import PREDICTIONS_FILE, count_right, name_clips, write_predictions
 from jobs.progress import duration
-from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
+from jobs.train_ast import AstRecipe
+from jobs.train_cnn import CnnRecipe
+from jobs.train_token_classifier import TokenRecipe, open_source
+from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
-from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
-from soundstorm.datasets import Index
+from soundstorm.ast_training import AstTrainingConfig
+from soundstorm.audio_classifier_training import AudioClassifierTrainingConfig
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import PREDICTIONS
+from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainingConfig
 
 STAGE = "train_classifier"
-CLASSIFIER_FILE = "classifier.safetensors"
-PREDICTIONS_FILE = "predictions.parquet"
-STATE_FILE = "trainer.pt"
+Config = TypeVar("Config", AudioClassifierTrainingConfig, TokenClassifierTrainingConfig, AstTrainingConfig)
 
 
 @dataclass(kw_only=True)
@@ -48,18 +41,32 @@ class Options(DatasetOptions):
 
     output_dir: str = "runs/classifier"
     """Folder for the classifier, its predictions and its log, a path or s3:// URI."""
-    model: Literal["cnn"] = "cnn"
-    """Which classifier: cnn, a small convolutional network on log-mel spectrograms."""
+    model: Literal["cnn", "soundstorm", "ast"] = "cnn"
+    """Which classifier: cnn, a small convolutional network on log-mel spectrograms; soundstorm, the generator's network on codes; ast, the Audio
+    Spectrogram Transformer (extra `ast`)."""
+    mode: Literal["fine-tuned", "frozen", "scratch"] | None = None
+    """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as they are but for the last
+    layers; scratch from random ones. The cnn is always trained from scratch."""
+    tokens: str | None = None
+    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and --data-dir."""
+    checkpoint: str | None = None
+    """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the one in the package."""
+    codec: str | None = None
+    """Weights of the codec of --tokens, path or URI; default: the one in the package or the official one, whichever the tokens are from."""
+    weights: str | None = None
+    """Folder of AST's weights, path or URI; default: the published ones."""
+    preset: str | None = None
+    """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
     fold: int | None = None
     """The test fold, which is not trained on but named; default: the dataset's last."""
     epochs: int | None = None
-    """Passes over the clips; default: the model's."""
+    """Passes over the clips; default: the preset's."""
     batch_size: int | None = None
-    """Clips per step and worker; default: the model's."""
+    """Clips per step and worker; default: the preset's."""
     lr: float | None = None
-    """Highest learning rate; default: the model's."""
+    """Highest learning rate; default: the preset's."""
     seed: int | None = None
-    """Seed of order, variations and initial weights; default: the model's."""
+    """Seed of order, variations and initial weights; default: the preset's."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
     checkpoint_every: int = 10
@@ -70,6 +77,8 @@ class Options(DatasetOptions):
     """Where to train; auto takes GPUs where there are any."""
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
+    allow_leak: bool = False
+    """Go on although the codec or the generator has seen the test fold; the accuracy is then not to be trusted, and the record says so."""
     overwrite: bool = False
     """Start afresh, whatever the output folder holds."""
     address: str | None = None
@@ -89,84 +98,100 @@ class Options(DatasetOptions):
             raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
         if not self.max_duration > 0:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        if self.model == "cnn" and self.mode not in (None, "scratch"):
+            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
+        if self.preset not in (None, "ours", *(PRESETS if self.model == "soundstorm" else ())):
+            raise SoundStormError(
+                f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} for {self.model}"
+            )
+        if (self.model == "soundstorm") != (self.tokens is not None):
+            remedy = "give the --output-dir of `soundstorm tokenize`" if self.tokens is None else "only soundstorm hears tokens, leave it out"
+            raise SoundStormError(f"--tokens is {self.tokens} for --model {self.model}: {remedy}")
+        if self.model == "soundstorm" and self.batch_size == 1:
+            raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
 
-    @property
-    def training(self) -> AudioClassifierTrainingConfig:
-        """The model's training, changed by single options."""
+    def changed(self, config: Config) -> Config:
+        """`config` with what single options say."""
         given: dict[str, Any] = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "seed")}
-        return replace(AudioClassifierTrainingConfig(), **{name: value for name, value in given.items() if value is not None})
+        return replace(config, **{name: value for name, value in given.items() if value is not None})
 
 
 def run(options: Options) -> dict[str, Any]:
     """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy on the test fold."""
-    index = open_dataset(options.dataset, options.location)
-    fold = index.num_folds if options.fold is None else options.fold
-    if not 1 <= fold <= index.num_folds:
-        raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
+    recipe = _recipe(options)
     settings = {
-        "dataset": options.dataset,
-        "data_dir": storage.absolute(options.location),
-        "fold": fold,
+        "dataset": recipe.dataset,
+        "fold": recipe.fold,
         "model": options.model,
-        "training": asdict(options.training),
-        "network": AudioClassifierConfig().to_dict(),
         "max_duration_s": options.max_duration,
         "num_workers": options.num_workers,
-    }
+        "leaks": recipe.leaks,
+    } | recipe.settings
     storage.check_writable(options.output_dir)
-    outputs = (CLASSIFIER_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
+    outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        counts = _train(options, index, fold, info)
+        counts = _train(options, recipe, info)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
-def _train(options: Options, index: Index, fold: int, info: Any) -> dict[str, Any]:
+def _recipe(options: Options) -> Recipe:
+    """What is trained, and how."""
+    if options.model == "soundstorm":
+        assert options.tokens is not None  # as `Options` checked
+        mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
+        chosen: dict[str, Any] = {"checkpoint": options.checkpoint, "codec": options.codec, "allow_leak": options.allow_leak}
+        return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config)
+    index = open_dataset(options.dataset, options.location)
+    fold = index.num_folds if options.fold is None else options.fold
+    if not 1 <= fold <= index.num_folds:
+        raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
+    shared: dict[str, Any] = {"dataset": options.dataset, "location": storage.absolute(options.location), "fold": fold}
+    shared["max_duration_s"] = options.max_duration
+    if options.model == "ast":
+        return AstRecipe(index, config=options.changed(AstTrainingConfig(mode=options.mode or "fine-tuned")), weights=options.weights, **shared)
+    return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
+
+
+def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any]:
     plan = plan_workers(options.num_workers, options.device, info)
-    config, folds = options.training, set(range(1, index.num_folds + 1))
-    training = decode_clips(rows_of_folds(index.clips, folds - {fold}), SAMPLE_RATE, options.max_duration)
-    usable = warn_of_rejected(training)
-    if not usable:
-        raise SoundStormError(f"{options.location}: no usable recording outside fold {fold}; see the warnings above")
-    console.print(f"train-classifier: {usable} recordings of {len(index.categories)} categories, {plan}", highlight=False)
+    datasets, usable = recipe.data()
+    console.print(f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}", highlight=False)
     with TrainingLog(options.output_dir, "epoch", STAGE, usable) as log, tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
         result = run_trainer(
             train_on_worker,
-            {
-                "training": asdict(config),
-                "network": AudioClassifierConfig().to_dict(),
-                "num_categories": len(index.categories),
-                "checkpoint_every": options.checkpoint_every,
-                "cpus": plan.cpus_per_worker,
-            },
-            {"recordings": training},
+            {"recipe": ray.put(recipe), "checkpoint_every": options.checkpoint_every, "cpus": plan.cpus_per_worker},
+            datasets,
             plan=plan,
             output_uri=options.output_dir,
             max_failures=options.max_failures,
-            on_report=_progress(log, config.epochs),
+            on_report=_progress(log, recipe.epochs),
         )
         assert result.checkpoint is not None  # the last epoch always has one
-        state = _load_state(Path(result.checkpoint.to_directory(scratch)))
+        state = load_state(Path(result.checkpoint.to_directory(scratch)))
         log.update(state["rows"])
-        model = AudioClassifier(len(index.categories))
-        model.load_state_dict(state["trainer"]["model"])
-        path = Path(scratch) / CLASSIFIER_FILE
-        about: dict[str, Any] = {"categories": index.categories, "dataset": options.dataset, "held_out_fold": fold}
-        save_classifier(path, model, **about)
-        test = _name_test_fold(options, index, fold, load_classifier(path))
-        save_classifier(path, model, **about, accuracy=test["accuracy"])
+        path, files = Path(scratch) / CLASSIFIER_FILE, recipe.files()
+        recipe.save(path, state["trainer"], None)
+        classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
+        predictions = name_clips(classifier, recipe.test_clips(), options.max_duration)
+        test = count_right(predictions, recipe.categories)
+        write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, recipe.categories, recipe.dataset)
+        recipe.save(path, state["trainer"], test["accuracy"])
+        for name, data in files.items():
+            storage.write_bytes(storage.join(options.output_dir, name), data)
         storage.write_file(storage.join(options.output_dir, CLASSIFIER_FILE), path)
     return {
-        "epochs": config.epochs,
+        "epochs": recipe.epochs,
         "recordings": usable,
-        "fold": fold,
+        "fold": recipe.fold,
         "loss": state["rows"][-1]["loss"],
         "seconds": sum(row["seconds"] for row in state["rows"]),
         "num_workers": plan.num_workers,
+        "leaks": recipe.leaks,
         "test": test,
     }
 
@@ -174,42 +199,10 @@ def _train(options: Options, index: Index, fold: int, info: Any) -> dict[str, An
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     where, test = storage.join(options.output_dir, CLASSIFIER_FILE), counts["test"]
     named = f"it names {test['right']} of {test['clips']} recordings of fold {counts['fold']} rightly"
-    figures = "" if test["accuracy"] is None else f"; {named} ({test['accuracy']:.1%})"
+    leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
+    figures = "" if test["accuracy"] is None else f"; {named} ({test['accuracy']:.1%}){leaked}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
     return {"message": f"{prefix}{where}: {trained}{figures}", "output_dir": options.output_dir, "classifier": where, **counts}
-
-
-# ---- measuring
-
-
-def _name_test_fold(options: Options, index: Index, fold: int, classifier: TrainedClassifier) -> dict[str, Any]:
-    """Write the predictions (schema PREDICTIONS) for the test fold; returns how many are right, and what was taken for what how often."""
-    decoded = decode_clips(rows_of_folds(index.clips, {fold}), SAMPLE_RATE, options.max_duration)
-    warn_of_rejected(decoded)
-    rows = sorted((row for row in decoded.iter_rows() if row["samples"]), key=lambda row: str(row["clip_id"]))
-    probability_XC = classifier.predict([np.frombuffer(row["samples"], "<i2") for row in rows])
-    labels, predicted = [row["label"] for row in rows], probability_XC.argmax(1).tolist() if rows else []
-    columns = {
-        "clip_id": [row["clip_id"] for row in rows],
-        "fold": [fold] * len(rows),
-        "label": labels,
-        "predicted": predicted,
-        "probability": [float(row_C.max()) for row_C in probability_XC],
-        "model": [options.model] * len(rows),
-    }
-    uri = storage.join(options.output_dir, PREDICTIONS_FILE)
-    write_table(uri, pa.Table.from_pydict(columns, PREDICTIONS), {"dataset": options.dataset})
-    right = sum(label == guess for label, guess in zip(labels, predicted, strict=True))
-    mistakes = Counter((index.categories[label], index.categories[guess]) for label, guess in zip(labels, predicted, strict=True) if label != guess)
-    return {
-        "clips": len(rows),
-        "right": right,
-        "accuracy": right / len(rows) if rows else None,
-        "mistakes": [{"category": category, "predicted": guess, "clips": count} for (category, guess), count in mistakes.most_common()],
-    }
-
-
-# ---- training
 
 
 def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:
@@ -225,53 +218,6 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         )
 
     return show
-
-
-def train_on_worker(settings: dict[str, Any]) -> None:
-    """Ray Train's loop: one `AudioClassifierTrainer` a worker, gradients and running statistics shared."""
-    use_threads(settings["cpus"])
-    context = ray.train.get_context()
-    config = AudioClassifierTrainingConfig(**settings["training"])
-    torch.manual_seed(config.seed)
-    model = AudioClassifier(settings["num_categories"], AudioClassifierConfig.from_dict(settings["network"], "network")).to(get_device())
-    clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-    trainer = AudioClassifierTrainer(
-        model, config, clips, labels, rank=context.get_world_rank(), num_workers=context.get_world_size(), wrap=prepare_model
-    )
-    rows: list[dict[str, Any]] = []
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            state = _load_state(Path(folder))
-        trainer.load_state_dict(state["trainer"])
-        rows = state["rows"]
-    while trainer.step_count < trainer.total_steps:
-        began = time.monotonic()
-        steps = [trainer.step() for _ in range(trainer.steps_per_epoch)]
-        means = _mean_over_workers({name: float(np.mean([step[name] for step in steps])) for name in steps[0]})
-        epoch = trainer.step_count // trainer.steps_per_epoch
-        rows.append({"epoch": epoch, "step": trainer.step_count, **means, "lr": trainer.learning_rate(), "seconds": time.monotonic() - began})
-        if epoch % settings["checkpoint_every"] and epoch < config.epochs:
-            continue
-        with tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as folder:
-            saved = None
-            if context.get_world_rank() == 0:
-                torch.save({"trainer": trainer.state_dict(), "rows": rows}, Path(folder) / STATE_FILE)
-                saved = Checkpoint.from_directory(folder)
-            ray.train.report({"rows": list(rows)}, checkpoint=saved)
-
-
-def _mean_over_workers(values: dict[str, float]) -> dict[str, float]:
-    if not torch.distributed.is_initialized():
-        return values
-    means = torch.tensor(list(values.values()), device=get_device())
-    torch.distributed.all_reduce(means)
-    return dict(zip(values, (means / torch.distributed.get_world_size()).tolist(), strict=True))
-
-
-def _load_state(folder: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
-    return state
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
         raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
     count = num_workers or (max(1, gpus) if use_gpu else 1)
-    plan = WorkerPlan(num_workers=count, cpus_per_worker=_cpus_per_worker(count), use_gpu=use_gpu)
+    plan = WorkerPlan(num_workers=count, cpus_per_worker=_cpus_per_worker(count, int(info.num_cpus)), use_gpu=use_gpu)
     too_many = f"--num-workers is {count}, which needs {plan}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on {info.nodes} node" + (
         "s" if info.nodes > 1 else ""
     )
@@ -83,10 +83,10 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
     return plan
 
 
-def _cpus_per_worker(num_workers: int) -> int:
-    """The most CPUs that each of `num_workers` can have when a worker must fit on one node; 1 where they cannot have that."""
+def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
+    """The most of `num_cpus` that each of `num_workers` can have when a worker must fit on one node; 1 where they cannot have that."""
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
-    for cpus in range(max(1, sum(nodes) // num_workers), 1, -1):
+    for cpus in range(max(1, min(sum(nodes), num_cpus) // num_workers), 1, -1):
         if sum(node // cpus for node in nodes) >= num_workers:
             return cpus
     return 1

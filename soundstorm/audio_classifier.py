@@ -7,11 +7,10 @@ Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,14 +18,14 @@ import torch.nn.functional as F
 import torchaudio.functional as AF
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
+from soundstorm.classifier_file import about_classifier, read_about, write_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
 from soundstorm.packaged import packaged
-from soundstorm.packing import pack, unpack
+from soundstorm.packing import unpack
 from soundstorm.presets import Settings
 
 FORMAT = "soundstorm-audio-classifier-1"
@@ -168,6 +167,11 @@ class TrainedClassifier:
     sha256: str
     """SHA-256 of its file."""
 
+    @property
+    def kind(self) -> str:
+        """Its name in `--model`."""
+        return "cnn"
+
     def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths.
 
@@ -220,17 +224,9 @@ def save_classifier(
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
     """
-    if len(categories) != model.num_categories:
-        raise SoundStormError(f"{path}: {len(categories)} categories, but the classifier has {model.num_categories} outputs")
-    about = {
-        "architecture": model.config.to_dict(),
-        "categories": list(categories),
-        "dataset": dataset,
-        "held_out_fold": held_out_fold,
-        "accuracy": accuracy,
-    }
+    about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    path.write_bytes(save_safetensors(pack(kept), metadata={"format": FORMAT, "about": json.dumps(about, ensure_ascii=False)}))
+    write_classifier(path, kept, FORMAT, about, model.num_categories)
 
 
 def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> TrainedClassifier:
@@ -250,7 +246,7 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
         except OSError as error:
             raise SoundStormError(f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`") from error
     try:
-        about = _read_header(data)
+        about = read_about(data, FORMAT)
         categories = about["categories"]
         config, tensors = AudioClassifierConfig.from_dict(about["architecture"], "architecture"), unpack(load_safetensors(data))
         require_fit(lambda: AudioClassifier(len(categories), config), tensors, may_lack=("num_batches_tracked",))
@@ -267,18 +263,3 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
     except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:200]
         raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
-
-
-def _read_header(data: bytes) -> dict[str, Any]:
-    """What `save_classifier` wrote beside the weights; raises ValueError, KeyError or TypeError for anything else."""
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    if header["format"] != FORMAT:
-        raise ValueError(f"its format is '{header['format']}', expected '{FORMAT}'")
-    about: dict[str, Any] = json.loads(header["about"])
-    categories = about["categories"]
-    if not isinstance(categories, list) or not categories or not all(isinstance(name, str) for name in categories):
-        raise ValueError("its categories are not a list of names")
-    numbers = {"held_out_fold": int, "accuracy": float}
-    if not isinstance(about["dataset"], str) or not all(about[name] is None or type(about[name]) is kind for name, kind in numbers.items()):
-        raise ValueError("its dataset, held_out_fold or accuracy is no name or number")
-    return about

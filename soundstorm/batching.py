@@ -3,7 +3,7 @@
 Legend: B batch, Q levels, T codec frames.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,3 +83,26 @@ def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batc
         row[:, : clip.shape[1]] = clip
     mask_BT = torch.arange(codes_BQT.shape[2]) < length_B[:, None]
     return Batch(codes_BQT=codes_BQT, label_B=torch.tensor(labels, dtype=torch.int64), mask_BT=mask_BT)
+
+
+def in_equal_batches(
+    clips: Sequence[np.ndarray], lengths: Sequence[int], longest_batch: float, work: Callable[[list[np.ndarray]], Sequence[np.ndarray]]
+) -> list[np.ndarray]:
+    """What `work` makes of each clip, in order; it is given clips of equal length together, so that nothing needs padding.
+
+    Args:
+        clips: of any lengths.
+        lengths: of each clip.
+        longest_batch: most of these lengths in one batch, in all; a clip that is longer is a batch of its own.
+        work: clips of one length to one result for each.
+    """
+    by_length: dict[int, list[int]] = {}
+    for position, length in enumerate(lengths):
+        by_length.setdefault(length, []).append(position)
+    results: dict[int, np.ndarray] = {}
+    for length, positions in by_length.items():
+        size = max(1, int(longest_batch / max(length, 1)))
+        for start in range(0, len(positions), size):
+            part = positions[start : start + size]
+            results.update(zip(part, work([clips[position] for position in part]), strict=True))
+    return [results[position] for position in range(len(clips))]

@@ -47,7 +47,7 @@ def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
     rows, columns = len(confusion.categories), len(confusion.predicted)
     cell_in = min(0.36, 5.5 / columns)
     size = min(8.0, 60 * cell_in)
-    names_in, below_in = (0.15 + 0.0085 * size * max(map(len, _short(names))) for names in (confusion.categories, confusion.predicted))
+    names_in, below_in = (0.15 + 0.0085 * size * max(map(len, short_names(names))) for names in (confusion.categories, confusion.predicted))
     title_in, gap_in = 0.3, 0.25
     width_in = names_in + len(shown) * (columns * cell_in + gap_in)
     height_in = title_in + rows * cell_in + below_in
@@ -55,17 +55,17 @@ def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
     for number, (source, counts) in enumerate(shown):
         left_in = names_in + number * (columns * cell_in + gap_in)
         axes = figure.add_axes((left_in / width_in, below_in / height_in, columns * cell_in / width_in, rows * cell_in / height_in))
-        _draw_shares(axes, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), theme)
+        draw_shares(axes, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), theme)
         style_axes(axes, theme, grid=False)
         axes.spines[:].set_visible(False)
         axes.set_title(source.capitalize(), fontsize=10, color=theme.sources[source], fontweight="bold")
-        axes.set_xticks(range(columns), _short(confusion.predicted), rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(rows), _short(confusion.categories) if number == 0 else [""] * rows, fontsize=size, parse_math=False)
+        axes.set_xticks(range(columns), short_names(confusion.predicted), rotation=90, fontsize=size, parse_math=False)
+        axes.set_yticks(range(rows), short_names(confusion.categories) if number == 0 else [""] * rows, fontsize=size, parse_math=False)
         axes.tick_params(length=0)
     return to_png(figure)
 
 
-def _draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
+def draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
     """Cells as full as their share: one colour where the name is right, another where it is not."""
     right = (np.eye(*shares.shape) > 0)[..., None]
     colors = np.where(right, to_rgb(theme.sources[Source.GENERATED]), to_rgb(theme.sources[Source.RESYNTHESIZED]))
@@ -76,5 +76,6 @@ def _draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
                 axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=theme.text)
 
 
-def _short(names: Sequence[str]) -> list[str]:
+def short_names(names: Sequence[str]) -> list[str]:
+    """Names as they stand beside a picture."""
     return [textwrap.shorten(name.replace("_", " "), 20, placeholder="…") for name in names]

@@ -23,6 +23,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
+from soundstorm.batching import in_equal_batches
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
@@ -95,11 +96,11 @@ class Codec:
 
         Clips of equal length share a batch; nothing is padded, so a clip's codes do not depend on the clips beside it.
         """
-        return self._in_batches(waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch)
+        return in_equal_batches(waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch)
 
     def decode_clips(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order."""
-        return self._in_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
+        return in_equal_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
 
     def _encode_batch(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
         batch_B1N = torch.from_numpy(np.stack(waveforms).astype(np.float32))[:, None]
@@ -108,22 +109,6 @@ class Codec:
     def _decode_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
         batch_BQT = torch.from_numpy(np.stack(codes).astype(np.int64))
         return list(self.decode(batch_BQT)[:, 0].cpu().numpy())
-
-    @staticmethod
-    def _in_batches(
-        clips: Sequence[np.ndarray], lengths: Sequence[int], longest_batch: float, work: Callable[[list[np.ndarray]], list[np.ndarray]]
-    ) -> list[np.ndarray]:
-        """`work` on batches of clips of equal length, in all at most `longest_batch` long unless a single clip is longer."""
-        by_length: dict[int, list[int]] = {}
-        for position, length in enumerate(lengths):
-            by_length.setdefault(length, []).append(position)
-        results: dict[int, np.ndarray] = {}
-        for length, positions in by_length.items():
-            size = max(1, int(longest_batch / max(length, 1)))
-            for start in range(0, len(positions), size):
-                part = positions[start : start + size]
-                results.update(zip(part, work([clips[position] for position in part]), strict=True))
-        return [results[position] for position in range(len(clips))]
 
 
 def packaged_codec_bytes() -> bytes:

@@ -145,8 +145,13 @@ class Conformer(nn.Module):
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no meaning."""
+        return self.norm(self.stages(x_BTD, mask_BT)[-1])
+
+    def stages(self, x_BTD: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """The input and what each block makes of it, before the norm: (B, T, D) each."""
         mask = None if bool(mask_BT.all()) else mask_BT
         cos, sin = rotary_angles(x_BTD.shape[1], self.head_dim, x_BTD.device)
+        stages = [x_BTD]
         for block in self.blocks:
-            x_BTD = block(x_BTD, mask, cos, sin)
-        return self.norm(x_BTD)
+            stages.append(block(stages[-1], mask, cos, sin))
+        return stages

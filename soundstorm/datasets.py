@@ -1,6 +1,8 @@
 """The data sets by name, and the index of their clips: one row per recording that can be tried, one per row that cannot."""
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -68,6 +70,7 @@ def _esc50_layout(title: str, labels: dict[int, tuple[int, str]], only: str | No
         filename="filename",
         label="target",
         category="category",
+        source="src_file",
         num_folds=num_folds,
         audio_folder=lambda fold: "audio",
         labels=labels,
@@ -78,6 +81,9 @@ def _esc50_layout(title: str, labels: dict[int, tuple[int, str]], only: str | No
 def _numbered(categories: tuple[str, ...]) -> dict[int, tuple[int, str]]:
     return {number: (number, category) for number, category in enumerate(categories)}
 
+
+_ESC_ID = re.compile(r"[1-5]-\d+-[A-Z]-\d+")
+_PUBLISHED_IDS = {"esc50": _ESC_ID, "esc10": _ESC_ID, "synthetic": _ESC_ID, "urbansound8k": re.compile(r"\d+-\d+-\d+-\d+")}
 
 _ESC50_URL = "https://github.com/karolpiczak/ESC-50/archive/master.zip"
 _ESC_CREDIT = 'K. J. Piczak, "ESC: Dataset for Environmental Sound Classification", ACM Multimedia 2015'
@@ -110,6 +116,7 @@ DATASETS: dict[str, Dataset] = {
             filename="slice_file_name",
             label="classID",
             category="class",
+            source="fsID",
             num_folds=10,
             audio_folder=lambda fold: f"audio/fold{fold}",
             labels=_numbered(URBANSOUND8K_CATEGORIES),
@@ -140,7 +147,8 @@ def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str)
         uri_prefix: the same folder as a URI; a clip's `uri` is this and its path below the folder.
 
     Raises:
-        SoundStormError: the name is unknown, the CSV or a column of it is missing, or no clip can be used.
+        SoundStormError: the name is unknown, the CSV or a column of it is missing, no clip can be used, or clips of one source recording lie in
+            different folds.
     """
     if name not in DATASETS:
         raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
@@ -173,14 +181,14 @@ def source_of(clip_id: str, dataset: str) -> str:
 def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: int, categories: list[str]) -> Index:
     """Splits the candidates into clips and rejected rows; of clips with one clip_id the first is kept."""
     clips, rejected = [], []
-    seen: set[str] = set()
+    kept: dict[str, Candidate] = {}
     for candidate in candidates:
         problem = candidate.problem
-        if problem is None and candidate.clip_id in seen:
+        if problem is None and candidate.clip_id in kept:
             problem = (Reason.DUPLICATE_ID, f"{candidate.path}: clip_id '{candidate.clip_id}' is taken by an earlier clip, which is kept")
         row = {"clip_id": candidate.clip_id, "uri": f"{place.uri}/{candidate.path}"}
         if problem is None:
-            seen.add(candidate.clip_id)
+            kept[candidate.clip_id] = candidate
             clips.append(row | {"dataset": name, "fold": candidate.fold, "label": candidate.label, "category": candidate.category})
         else:
             rejected.append(row | {"stage": "index", "reason": problem[0].value, "detail": problem[1]})
@@ -188,6 +196,25 @@ def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: i
         counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rejected).most_common())
         first = f": {counts}; the first: {rejected[0]['detail']}" if rejected else f": it names no clip of {DATASETS[name].title}"
         raise SoundStormError(f"{place.uri} has no clip that can be used{first}")
+    _require_sources_whole(name, place, kept.values())
     return Index(
         clips=pa.Table.from_pylist(clips, CLIPS), rejected=pa.Table.from_pylist(rejected, REJECTED), num_folds=num_folds, categories=categories
     )
+
+
+def _require_sources_whole(name: str, place: Place, candidates: Iterable[Candidate]) -> None:
+    """Raise if a source recording lies in two folds: a test on one would know it from the other."""
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        source = candidate.source or _published_source(candidate.clip_id, name)
+        seen = first.setdefault(source, candidate) if source else candidate
+        if seen.fold != candidate.fold:
+            raise SoundStormError(
+                f"{place.uri}: clips of the recording '{source}' lie in fold {seen.fold} ({seen.clip_id}) and in fold {candidate.fold} "
+                f"({candidate.clip_id}), so that a test on one would know it from the other: put all clips of a recording into one fold"
+            )
+
+
+def _published_source(clip_id: str, dataset: str) -> str:
+    """The source in a clip_id of the published form; "" in any other."""
+    return source_of(clip_id, dataset) if (form := _PUBLISHED_IDS.get(dataset)) and form.fullmatch(clip_id) else ""

@@ -82,6 +82,8 @@ class Candidate:
     fold: int = 0
     label: int = 0
     category: str = ""
+    source: str = ""
+    """The recording that the clip was cut from, where the CSV names one."""
     problem: tuple[Reason, str] | None = None
 
 
@@ -98,6 +100,8 @@ class TableLayout:
     """Column of the published class number."""
     category: str
     """Column of the class's name."""
+    source: str
+    """Column of the recording that a clip was cut from; need not be there."""
     num_folds: int
     audio_folder: Callable[[int], str]
     """Folder of a file below the data folder, given its fold."""
@@ -140,7 +144,7 @@ class TableLayout:
         stored = files.get(path.removeprefix(f"{audio}/"))
         if stored is None:
             return reject(Reason.MISSING_FILE, f"{path} does not exist")
-        return Candidate(clip_id=clip_id, path=f"{audio}/{stored}", fold=fold, label=label, category=category)
+        return Candidate(clip_id=clip_id, path=f"{audio}/{stored}", fold=fold, label=label, category=category, source=row.get(self.source, ""))
 
 
 def folder_candidates(place: Place) -> tuple[list[Candidate], list[str], int]:
@@ -193,7 +197,7 @@ def _csv_candidate(row: dict[str, str], where: str, labels: dict[str, int], file
         return reject(Reason.BAD_FOLD, f"fold '{row['fold']}': folds are whole numbers from 1 to {MAX_FOLDS}")
     if inside not in files:
         return reject(Reason.MISSING_FILE, f"{inside} does not exist")
-    return Candidate(clip_id=clip_id, path=files[inside], fold=fold, label=labels[category], category=category)
+    return Candidate(clip_id=clip_id, path=files[inside], fold=fold, label=labels[category], category=category, source=row.get("source", ""))
 
 
 def _sub_folder_candidates(place: Place, files: dict[str, str]) -> tuple[list[Candidate], list[str], int]:

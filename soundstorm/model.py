@@ -69,8 +69,8 @@ class SoundStorm(nn.Module):
     def device(self) -> torch.device:
         return self.head_bias.device
 
-    def hidden(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
-        """Features (B, T, D) of the frames.
+    def embed(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """What the Conformer takes in, (B, T, D): the sum of the embeddings of a frame's codes and of the class.
 
         Args:
             codes_BQT: int64 codes, `mask_id` where masked; any value at padding frames.
@@ -82,7 +82,11 @@ class SoundStorm(nn.Module):
         first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.config.codebook_size + 1)
         rows = (codes_BQT + first_row_Q1).transpose(1, 2).reshape(B * T, Q)
         x_BTD = F.embedding_bag(rows, self.code_embedding.weight, mode="sum").view(B, T, -1)
-        return self.conformer(x_BTD + self.class_embedding(label_B)[:, None, :], mask_BT)
+        return x_BTD + self.class_embedding(label_B)[:, None, :]
+
+    def hidden(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """Features (B, T, D) of the frames; the arguments are those of `embed`."""
+        return self.conformer(self.embed(codes_BQT, label_B, mask_BT), mask_BT)
 
     def head(self, x_BTD: Tensor, level: int | Tensor) -> Tensor:
         """Logits (B, T, K) of one level for the whole batch, or of one level per clip (level_B int64); no other level is computed."""

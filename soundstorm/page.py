@@ -2,7 +2,8 @@
 
 import base64
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from soundstorm.figures import DARK, LIGHT, Theme
 
@@ -39,3 +40,26 @@ def percent(value: float | None) -> str:
 def thousands(count: int) -> str:
     """A count, its thousands set apart."""
     return f"{count:,}".replace(",", "\u202f")
+
+
+def setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Settings as tables of names and texts; a value that is a mapping makes a table of its own."""
+    groups: dict[str, Mapping[str, Any]] = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    flat = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    if flat:
+        groups = {"run": flat, **groups}
+    return [{"name": name, "rows": [(key, _setting(value)) for key, value in values.items()]} for name, values in groups.items()]
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} = {_setting(item)}" for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(_setting, value)) or "—"
+    return str(value)

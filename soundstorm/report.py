@@ -22,7 +22,7 @@ from soundstorm.closeness import Closeness
 from soundstorm.closeness_section import closeness_section
 from soundstorm.errors import SoundStormError
 from soundstorm.metrics import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
-from soundstorm.page import data_uri, decimal, percent, themed, thousands
+from soundstorm.page import data_uri, decimal, percent, setting_groups, themed, thousands
 from soundstorm.schemas import METRICS, Source, check_schema
 from soundstorm.statistics import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
 
@@ -120,7 +120,7 @@ def render_report(data: ReportData) -> str:
         metric_titles=[metric.title for metric in CLIP_METRICS],
         distributions=_distributions(data.metrics),
         training=_training(data.training_log),
-        groups=_groups(data.settings),
+        groups=setting_groups(data.settings),
         bar_percent=f"{DIFFERENCE_BAR_PERCENT:g}",
         significance=f"{SIGNIFICANCE:g}",
         script=SCRIPT,
@@ -253,28 +253,6 @@ def _category_tables(summary: Summary) -> list[dict[str, Any]]:
                 rows.append({"category": category, "n_real": group.counts[Source.REAL], "n": group.counts[source], "cells": cells})
             tables.append({"source": source.value, "rows": rows})
     return tables
-
-
-def _groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    groups: dict[str, Mapping[str, Any]] = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
-    flat = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
-    if flat:
-        groups = {"run": flat, **groups}
-    return [{"name": name, "rows": [(key, _setting(value)) for key, value in values.items()]} for name, values in groups.items()]
-
-
-def _setting(value: Any) -> str:
-    if value is None:
-        return "—"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:g}"
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {_setting(item)}" for key, item in value.items())
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value)) or "—"
-    return str(value)
 
 
 def _is_close(value: SourceValues) -> bool:

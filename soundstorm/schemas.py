@@ -104,6 +104,16 @@ PREDICTIONS = pa.schema(
     ]
 )
 
+CLASSIFIED = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("duration_s", pa.float64(), nullable=False),
+        pa.field("categories", pa.list_(pa.string()), nullable=False),
+        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+"""`duration_s`: what was heard of the file; `categories`: the likeliest first."""
+
 FEATURES = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

@@ -87,7 +87,7 @@ negative.wav,1,-1,dog,True,1,A
 othername.wav,1,0,cat,True,1,A
 ,1,0,dog,True,1,A
 short.wav
-sub/../fine.wav,5,1,rooster,True,1,A
+sub/../fine.wav,5,1,rooster,True,2,A
 """
     esc(tmp_path, rows, "good.wav good.ogg fold0.wav fold6.wav foldx.wav label50.wav negative.wav othername.wav short.wav fine.wav")
     found = index("esc50", tmp_path)

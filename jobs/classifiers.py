@@ -1,0 +1,65 @@
+"""A classifier by URI: found in the output of `train-classifier` or named directly, and carried to actors as bytes."""
+
+from cluster import storage
+from jobs.codecs import choose_codec
+from soundstorm.audio_classifier import PACKAGED_WEIGHTS
+from soundstorm.classifiers import Classifier, open_classifier
+from soundstorm.codec import Codec, load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
+from soundstorm.schemas import CodecFingerprint
+
+CLASSIFIER_FILE = "classifier.safetensors"
+CODEC_FILE = "codec.safetensors"
+"""Beside the classifier, where it hears by a codec that is neither in the package nor the official one."""
+
+
+def classifier_files(uri: str | None) -> dict[str, bytes]:
+    """CLASSIFIER_FILE and, if there is one beside it, CODEC_FILE.
+
+    Args:
+        uri: the classifier's file, or the output folder of `train-classifier`; None = the convolutional network in the package.
+
+    Raises:
+        SoundStormError: there is no classifier.
+    """
+    if uri is None:
+        return {CLASSIFIER_FILE: packaged(PACKAGED_WEIGHTS).read_bytes()}
+    in_folder = storage.join(uri, CLASSIFIER_FILE)
+    if storage.exists(in_folder):
+        place, folder = in_folder, uri
+    elif uri.endswith(".safetensors") and storage.exists(uri):
+        place, folder = uri, uri.rstrip("/").rpartition("/")[0] or "."
+    else:
+        raise SoundStormError(
+            f"--checkpoint {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}"
+        )
+    files = {CLASSIFIER_FILE: storage.read_bytes(place)}
+    codec = storage.join(folder, CODEC_FILE)
+    return files | ({CODEC_FILE: storage.read_bytes(codec)} if storage.exists(codec) else {})
+
+
+def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_option: str | None = None, where: str = CLASSIFIER_FILE) -> Classifier:
+    """The classifier whose files are `files`, as `classifier_files` returned them.
+
+    Args:
+        files: by name.
+        device: where to run.
+        codec_option: the value of `--codec`; None = the codec among the files, or else the one in the package or the official one.
+        where: what to call the classifier in errors.
+
+    Raises:
+        SoundStormError: the classifier or its codec is damaged, or there is no codec that fits.
+        ClusterError: what `--codec` names cannot be read.
+    """
+
+    def find(fingerprint: CodecFingerprint) -> Codec:
+        if codec_option is None and CODEC_FILE in files:
+            weights = files[CODEC_FILE]
+        else:
+            weights, codec = choose_codec(codec_option, fingerprint, where)
+            if device == "cpu":
+                return codec
+        return load_codec(weights, device)
+
+    return open_classifier(files[CLASSIFIER_FILE], where, codec=find, device=device)

@@ -1,0 +1,191 @@
+"""Name any number of audio files: a classifier's likeliest categories of each, with their probabilities, in one table.
+
+Actors take parts of the list of files, read and decode them ahead of the classifier, and write a part of the table each; the list never is in
+memory as a whole. A run that was stopped goes on with the parts that are missing, and a file that cannot be heard becomes a row of `rejected`. So
+does one at which worker after worker dies.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import pyarrow as pa
+import ray
+import tyro
+from rich.markup import escape
+
+from cluster import records, storage, tables
+from cluster.attempts import open_ledger
+from cluster.connect import ClusterInfo
+from cluster.giving_up import Limits
+from cluster.table_parts import write_stream
+from jobs.audio_listing import list_audio
+from jobs.classifiers import CODEC_FILE, classifier_files, open_classifier_files
+from jobs.clip_namer import ClipNamer
+from jobs.codecs import choose_codec
+from jobs.entry import console, leave, start
+from jobs.finished import told_again
+from jobs.parts import Plan, actor_resources, complete, settings_digest
+from soundstorm.classifiers import Classifier
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import CLASSIFIED, REJECTED
+from soundstorm.token_classifier_file import TrainedTokenClassifier
+
+STAGE = "classify"
+TABLES = {"classified": CLASSIFIED, "rejected": REJECTED}
+"""What each part has a table of."""
+MAX_RETRIES = 20
+"""Times that a part is tried again after its actor died: enough to find six deadly files in it."""
+HANG_S = 1800.0
+"""A part that takes this long, and as long as all of its sound can last, hangs."""
+MAX_SHOWN = 20
+"""So many files at most are shown on the terminal too."""
+
+
+@dataclass(kw_only=True)
+class Options:
+    """Name audio files: the likeliest categories of each, with their probabilities."""
+
+    files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES_OR_URIS")] = ()
+    """Audio files, folders, s3:// prefixes, and patterns such as 's3://bucket/**/*.wav' (in quotes)."""
+    list: str | None = None
+    """More files: a Parquet table, or a folder of part-*.parquet, with a column `uri`."""
+    checkpoint: str | None = None
+    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the network in the package."""
+    codec: str | None = None
+    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the official one."""
+    output_dir: str = "runs/classified"
+    """Folder or s3:// prefix for classified.parquet, rejected.parquet, parts/ and classify.json."""
+    top: int = 3
+    """Categories of each file, the likeliest first."""
+    window: float = 10.0
+    """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means of theirs."""
+    max_duration: float = 3600.0
+    """Seconds of a file that are heard; what lies beyond is not."""
+    num_actors: int | None = None
+    """Actors; default: one per GPU, or one per CPU where there is none."""
+    shard_size: int = 256
+    """Files per part."""
+    overwrite: bool = False
+    """Start afresh: delete what earlier runs left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        for name, value in (("--top", self.top), ("--num-actors", self.num_actors), ("--shard-size", self.shard_size)):
+            if value is not None and value < 1:
+                raise SoundStormError(f"{name} is {value}: give at least 1")
+        for name, seconds, most in (("--window", self.window, 600), ("--max-duration", self.max_duration, 86_400)):
+            if not 0.1 <= seconds <= most:
+                raise SoundStormError(f"{name} is {seconds}: give 0.1 to {most} seconds")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Name the files that have no name yet, then put the tables together."""
+    storage.check_writable(options.output_dir)
+    files, classifier = _open_classifier(options)
+    if options.top > len(classifier.categories):
+        raise SoundStormError(f"--top is {options.top}: the classifier knows {len(classifier.categories)} categories, give at most as many")
+    with list_audio(options.files, options.list) as listing:
+        settings = {
+            "classifier_sha256": classifier.sha256,
+            "num_files": listing.count,
+            "files_sha256": listing.digest,
+            "top": options.top,
+            "window_s": options.window,
+            "max_duration_s": options.max_duration,
+            "shard_size": options.shard_size,
+        }
+        outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet")
+        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+        if record is not None and all(storage.exists(_table_uri(options, name)) for name in TABLES):
+            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+        plan = Plan(
+            description=STAGE,
+            output_dir=options.output_dir,
+            folder="parts/classified",
+            num_items=listing.count,
+            shard_size=options.shard_size,
+            payload=listing.reader(),
+            settings=settings_digest(settings),
+        )
+        limit_s = HANG_S + options.shard_size * options.max_duration
+        limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
+        complete(plan, options.address, lambda info: _actors(options, plan, info, files, limit_s), "name_part", options.num_actors, limits)
+    counts = _put_together(options, plan, classifier)
+    records.finish(options.output_dir, STAGE, settings, counts)
+    return _summary(options, counts, "")
+
+
+def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
+    """The classifier, and its files with the codec that it hears by, so that no actor looks for one."""
+    files = classifier_files(options.checkpoint)
+    where = options.checkpoint or "the classifier in the package"
+    classifier = open_classifier_files(files, codec_option=options.codec, where=where)
+    if isinstance(classifier, TrainedTokenClassifier) and (options.codec is not None or CODEC_FILE not in files):
+        files |= {CODEC_FILE: choose_codec(options.codec, classifier.codec.fingerprint, where)[0]}
+    return files, classifier
+
+
+def _actors(options: Options, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float) -> Callable[[], Any]:
+    """What creates an actor in the cluster."""
+    reference, ledger = ray.put(files), open_ledger()
+    actor_class = ray.remote(ClipNamer).options(**actor_resources(info))
+    job = {
+        "parts_folder": storage.join(options.output_dir, "parts"),
+        "top": options.top,
+        "window_s": options.window,
+        "max_duration_s": options.max_duration,
+        "limit_s": limit_s,
+        "settings": plan.settings,
+    }
+    return lambda: actor_class.remote([reference], ledger, job, "cuda" if info.num_gpus else "cpu")
+
+
+def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[str, Any]:
+    """Write both tables from the parts, a few parts at a time; returns the counts."""
+    reasons: Counter[str] = Counter()
+    first: list[str] = []
+
+    def counted(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for part in parts:
+            reasons.update(part["reason"].to_pylist())
+            first.extend(f"{row['uri']}: {row['detail']}" for row in part.slice(0, 1 - len(first)).to_pylist())
+            yield part
+
+    metadata = {
+        "categories": json.dumps(classifier.categories, ensure_ascii=False),
+        "dataset": classifier.dataset,
+        "model": classifier.kind,
+        "classifier_sha256": classifier.sha256,
+        "window_s": str(options.window),
+    }
+    rejected = write_stream(_table_uri(options, "rejected"), REJECTED, counted(plan.tables(REJECTED, "parts/rejected")), {})
+    if rejected == plan.num_items:
+        listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise SoundStormError(f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in {_table_uri(options, 'rejected')}")
+    classified = write_stream(_table_uri(options, "classified"), CLASSIFIED, plan.tables(CLASSIFIED, "parts/classified"), metadata)
+    if classified + rejected != plan.num_items:
+        raise SoundStormError(f"{options.output_dir}: {plan.num_items} files gave {classified} rows and {rejected} rejected: use --overwrite")
+    return {"files": plan.num_items, "classified": classified, "rejected": rejected, "reasons": dict(reasons)}
+
+
+def _table_uri(options: Options, name: str) -> str:
+    return storage.join(options.output_dir, f"{name}.parquet")
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    uri = _table_uri(options, "classified")
+    if counts["classified"] <= MAX_SHOWN:
+        for row in tables.read_table(uri)[0].to_pylist():
+            named = ", ".join(f"{category} {share:.0%}" for category, share in zip(row["categories"], row["probabilities"], strict=True))
+            console.print(f"{escape(row['uri'])}: [bold]{escape(named)}[/]", highlight=False)
+    listing = f" ({', '.join(f'{count} {reason}' for reason, count in counts['reasons'].items())})" if counts["rejected"] else ""
+    message = f"{prefix}{counts['classified']} of {counts['files']} files named, {counts['rejected']} rejected{listing}, in {uri}"
+    return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))

@@ -1,0 +1,205 @@
+"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that neither itself nor by its codec or generator has seen it.
+
+The folds are those of the dataset, and are done side by side on the cluster, each with its share of it. A run that was cut short goes on with the
+folds that are not finished, and with each of them where it was.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from cluster import records, storage
+from cluster.connect import connect
+from jobs.datasets import DatasetOptions, open_dataset, require_apart
+from jobs.entry import console, leave, start
+from jobs.finished import told_again
+from jobs.fold_chain import STAGE as FOLD_STAGE
+from jobs.fold_chain import Settings, fold_identity, plan_folds, run_fold, stages_of, tokenize_shared
+from jobs.fold_results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
+from jobs.trials import plan_trials, run_trials
+from soundstorm.classification_page import mean_text
+from soundstorm.datasets import Index
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import PRESETS
+
+STAGE = "cross_validate"
+
+
+@dataclass(kw_only=True)
+class Options(DatasetOptions):
+    """Test a classifier on every fold of a dataset, each time trained without that fold."""
+
+    output_dir: str = "runs/cross-validation"
+    """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html of all."""
+    model: Literal["cnn", "soundstorm", "ast"] = "cnn"
+    """Which classifier, as in `train-classifier`."""
+    mode: Literal["fine-tuned", "frozen", "scratch"] | None = None
+    """How it starts, as in `train-classifier`; default: fine-tuned. The cnn is always trained from scratch."""
+    folds: str = "all"
+    """Folds to test: all, or their numbers, as in 1,3. Other folds may follow into the same --output-dir later."""
+    fold: int | None = None
+    """One fold to test, in place of --folds."""
+    max_concurrent: int | None = None
+    """Folds at a time; default: as many as there are GPUs, or else CPUs and memory for. The CPUs and GPUs are shared out among them."""
+    preset: str | None = None
+    """Settings of the classifier's training, as in `train-classifier`."""
+    epochs: int | None = None
+    """Passes of the classifier's training; default: the preset's."""
+    batch_size: int | None = None
+    """Clips per step and worker of the classifier's training; default: the preset's."""
+    lr: float | None = None
+    """Highest learning rate of the classifier's training; default: the preset's."""
+    seed: int | None = None
+    """Seed of all training; default: that of each job."""
+    weights: str | None = None
+    """Folder of AST's weights; default: from the hub."""
+    codec: str | None = None
+    """Codec to use for the folds that it holds out, path or URI."""
+    checkpoint: str | None = None
+    """Generator to start from in the folds that it holds out, path or URI."""
+    packaged: bool = True
+    """Use the codec of `tokenize` and the generator in the package for the folds that they hold out; else both are trained for every fold."""
+    codec_steps: int = 600
+    """Steps of training a codec where none at hand holds a fold out; `train-codec` makes 2900."""
+    generator_preset: str = "small"
+    """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
+    pretrain_epochs: int | None = None
+    """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from random weights."""
+    views: int = 7
+    """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
+    max_rejected: float = 0.05
+    """Share of clips (0 to 1) that may be rejected when they are tokenized."""
+    compare: tuple[str, ...] = ()
+    """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
+    allow_leak: bool = False
+    """Use --codec, --checkpoint and the package for every fold, also where they have seen it; the report says so."""
+    num_workers: int | None = None
+    """Training processes of each fold; default: one per GPU of its share, or one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes GPUs where there are any."""
+    overwrite: bool = False
+    """Start afresh: delete what earlier runs left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.model == "cnn" and self.mode not in (None, "scratch"):
+            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
+        for option, least in (("max_concurrent", 1), ("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("codec_steps", 1), ("views", 0)):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
+        if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
+            raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
+        if self.generator_preset not in PRESETS:
+            raise SoundStormError(f"--generator-preset is '{self.generator_preset}': give one of {', '.join(PRESETS)}")
+
+    @property
+    def starts_as(self) -> str | None:
+        """The mode that follows from all options; None for the cnn, which has none."""
+        if self.model == "cnn":
+            return None
+        return "scratch" if self.pretrain_epochs == 0 and self.model == "soundstorm" else self.mode or "fine-tuned"
+
+    @property
+    def settings(self) -> Settings:
+        """What decides how each fold is done."""
+        names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "mode")]
+        return Settings(location=storage.absolute(self.location), mode=self.starts_as, **{name: getattr(self, name) for name in names})
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Do the folds that are not finished, and sum up all that are; returns the summary."""
+    require_apart(options.output_dir, options)
+    storage.check_writable(options.output_dir)
+    index, settings = open_dataset(options.dataset, options.location), options.settings
+    wanted, skipped = _folds(options, index)
+    others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
+    everywhere = range(1, index.num_folds + 1)
+    outputs = (PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE, "codecs", "tokens", *(f"fold-{fold}" for fold in everywhere))
+    record = records.begin(options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs)
+    asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
+    if record is not None and record.counts.get("compare") == asked["compare"] and set(wanted) <= set(record.counts.get("done", [])):
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+    done = _do_folds(options, settings, wanted)
+    done |= {
+        fold: found.counts for fold in everywhere if fold not in done and (found := records.read(fold_folder(options.output_dir, fold), FOLD_STAGE))
+    }
+    told: dict[str, Any] = {"dataset": options.dataset, "model": options.model, "mode": options.starts_as}
+    summary = write_results(options.output_dir, index, done, settings=settings.identity(), others=others, skipped=skipped, **told)
+    kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
+    counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)}
+    records.finish(options.output_dir, STAGE, settings.identity(), counts)
+    return _summary(options, counts, "")
+
+
+def _do_folds(options: Options, settings: Settings, wanted: list[int]) -> dict[int, dict[str, Any]]:
+    """Do the folds that are not finished, side by side; returns the counts of the records of all."""
+    with connect(options.address, await_gpu=options.device != "cpu") as info:
+        plans = {plan.fold: plan for plan in plan_folds(settings, wanted, options.output_dir)}
+        for leak in (leak for plan in plans.values() for leak in plan.leaks):
+            console.print(f"[bold yellow]warning:[/] {leak}, and is used all the same (--allow-leak)", highlight=False)
+        folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
+        for fold, plan in plans.items():
+            stages_of(settings, plan, options.output_dir, folders[fold])  # a wrong setting of a late stage is told before the first begins
+        finished = {fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted}
+        done = {fold: record.counts for fold, record in finished.items() if record is not None}
+        todo = [fold for fold in wanted if fold not in done]
+        if not todo:
+            return done
+        tokenize_shared(settings, [plans[fold] for fold in todo], options.output_dir)
+        concurrent, share = plan_trials(len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info)
+        gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""
+        at_a_time = f"{concurrent} at a time with {share.num_cpus} CPU{gpus} each"
+        console.print(
+            f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}" + (f"; {len(done)} done before" if done else ""), highlight=False
+        )
+        trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], options.output_dir, folders[fold]) for fold in todo}
+        outcomes = dict(zip(todo, run_trials(trials, concurrent, share).values(), strict=True))
+    failed = {fold: outcome.error for fold, outcome in outcomes.items() if outcome.error is not None}
+    if failed:
+        told = "; ".join(f"fold {fold}: {error}" for fold, error in failed.items())
+        raise SoundStormError(
+            f"{len(failed)} of {len(wanted)} folds failed ({told}). The others are finished and kept: mend the cause and run the same command again"
+        )
+    return done | {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
+
+
+def _folds(options: Options, index: Index) -> tuple[list[int], list[int]]:
+    """The folds to test, and those of them that have no clips."""
+    there = range(1, index.num_folds + 1)
+    if options.fold is not None:
+        asked, option = [options.fold], f"--fold is {options.fold}"
+    elif options.folds == "all":
+        asked, option = list(there), "--folds is all"
+    else:
+        option = f"--folds is '{options.folds}'"
+        parts = [part.strip() for part in options.folds.split(",")]
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            raise SoundStormError(f"{option}: give all, or numbers of folds, as in 1,3")
+        asked = sorted({int(part) for part in parts})
+    if not set(asked) <= set(there):
+        raise SoundStormError(f"{option}: the dataset has folds 1 to {index.num_folds}")
+    with_clips = set(index.clips["fold"].to_pylist())
+    wanted, skipped = [fold for fold in asked if fold in with_clips], [fold for fold in asked if fold not in with_clips]
+    if not wanted:
+        raise SoundStormError(f"{option}: {options.location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}")
+    if with_clips == set(wanted) and len(wanted) == 1:
+        raise SoundStormError(
+            f"{options.location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them other folds"
+        )
+    if skipped:
+        console.print(f"[yellow]note:[/] fold {', '.join(map(str, skipped))}: no clips there, skipped", highlight=False)
+    return wanted, skipped
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    folds, leaked = len(counts["done"]), "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
+    accuracy = f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
+    message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}: {storage.join(options.output_dir, REPORT_FILE)}"
+    return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))

@@ -1,0 +1,149 @@
+"""Test a classifier of any kind on recordings: what it takes each of them for, and how often it is right.
+
+A test on a fold that the classifier, its codec or the generator that it started from was trained on is refused.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import records, storage
+from cluster.connect import connect
+from jobs.classifiers import classifier_files, open_classifier_files
+from jobs.datasets import DatasetOptions, open_dataset, require_apart, rows_of_folds
+from jobs.entry import console, leave, start
+from jobs.finished import told_again
+from jobs.leaks import refuse_leaks
+from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
+from soundstorm.classification import Accuracy, classify_predictions
+from soundstorm.classifiers import Classifier, learned_from
+from soundstorm.datasets import Index
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+
+STAGE = "evaluate_classifier"
+SUMMARY_FILE = "summary.json"
+
+
+@dataclass(kw_only=True)
+class Options(DatasetOptions):
+    """Test a classifier on recordings that it has not seen."""
+
+    output_dir: str = "runs/classifier-evaluation"
+    """Folder for predictions.parquet and summary.json, a path or s3:// URI."""
+    checkpoint: str | None = None
+    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the network in the package."""
+    codec: str | None = None
+    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the official one."""
+    fold: int | None = None
+    """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was not trained on."""
+    max_duration: float = 30.0
+    """Seconds of a recording that are used."""
+    allow_leak: bool = False
+    """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
+    overwrite: bool = False
+    """Start afresh, whatever the output folder holds."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.max_duration > 0:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Test the classifier that `options` name; returns its accuracy."""
+    require_apart(options.output_dir, options)
+    storage.check_writable(options.output_dir)
+    index, files = open_dataset(options.dataset, options.location), classifier_files(options.checkpoint)
+    where = f"--checkpoint {options.checkpoint}" if options.checkpoint else "the classifier in the package"
+    classifier = open_classifier_files(files, codec_option=options.codec, where=where)
+    folds = _folds(options, index, classifier)
+    remedy = "give --fold the one that was held out, or a classifier that was trained without this one"
+    learned, leaks = learned_from(classifier), []
+    for fold in folds:
+        leaks += refuse_leaks(learned, options.dataset, fold, remedy=remedy, allowed=options.allow_leak)
+    clips = rows_of_folds(index.clips, set(folds))
+    settings = {
+        "dataset": options.dataset,
+        "data_dir": storage.absolute(options.location),
+        "clips": hashlib.sha256("\n".join(sorted(clips["clip_id"].to_pylist())).encode()).hexdigest(),
+        "folds": folds,
+        "classifier_sha256": classifier.sha256,
+        "max_duration_s": options.max_duration,
+        "leaks": leaks,
+    }
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE))
+    if record is not None:
+        return told_again(options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; "))
+    with connect(options.address):
+        console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False)
+        predictions = name_clips(classifier, clips, options.max_duration)
+    if not predictions.num_rows:
+        raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")
+    summary = _summary(options, classifier, predictions, clips.num_rows, leaks)
+    write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset)
+    storage.write_bytes(storage.join(options.output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    counts = {name: summary[name] for name in ("clips", "right", "accuracy", "unusable", "leaks")} | {"folds": folds}
+    records.finish(options.output_dir, STAGE, settings, counts)
+    return _told(options, counts, "")
+
+
+def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
+    """The folds to test on, of those that have clips."""
+    there = sorted(set(index.clips["fold"].to_pylist()))
+    if options.fold is not None:
+        if options.fold not in there:
+            raise SoundStormError(f"--fold is {options.fold}: {options.location} has clips in fold {', '.join(map(str, there))}")
+        return [options.fold]
+    own = TrainedOn(dataset=classifier.dataset, held_out_fold=classifier.held_out_fold)
+    unseen = [fold for fold in there if not own.has_seen(options.dataset, fold)]
+    return unseen or there
+
+
+def _summary(options: Options, classifier: Classifier, predictions: pa.Table, num_clips: int, leaks: list[str]) -> dict[str, Any]:
+    """What `summary.json` holds."""
+    result = classify_predictions(predictions, classifier.categories)
+    return {
+        "dataset": options.dataset,
+        "classifier": {
+            "kind": classifier.kind,
+            "sha256": classifier.sha256,
+            "dataset": classifier.dataset,
+            "held_out_fold": classifier.held_out_fold,
+            "accuracy": classifier.accuracy,
+        },
+        **_plain(result.overall),
+        "unusable": num_clips - predictions.num_rows,
+        "folds": {str(fold): _plain(found) for fold, found in result.folds.items()},
+        "classes": {category: _plain(found) for category, found in result.classes.items()},
+        "categories": result.categories,
+        "confusion": result.confusion,
+        "confused_pairs": [asdict(pair) for pair in result.pairs],
+        "calibration_error": result.calibration_error,
+        "calibration": [asdict(found) for found in result.bins],
+        "leaks": leaks,
+    }
+
+
+def _plain(accuracy: Accuracy) -> dict[str, Any]:
+    return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
+
+
+def _named(folds: list[int]) -> str:
+    return f"fold {', '.join(map(str, folds))}"
+
+
+def _told(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
+    figures = f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly ({counts['accuracy']:.1%}){leaked}"
+    where = storage.join(options.output_dir, SUMMARY_FILE)
+    return {"message": f"{prefix}{where}: {figures}", "output_dir": options.output_dir, "summary": where, **counts}
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))

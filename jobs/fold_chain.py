@@ -1,0 +1,257 @@
+"""One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that is tested on it.
+
+Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used; what has seen it is trained anew without it.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from rich.markup import escape
+
+from cluster import records, storage
+from jobs import tokenize, train, train_classifier, train_codec
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.codecs import choose_codec
+from jobs.entry import console
+from soundstorm.codec_training import CodecTrainingConfig
+from soundstorm.leakage import TrainedOn
+
+STAGE = "fold"
+SOUNDSTORM = "soundstorm"
+CODEC_SUFFIX = ".weights"
+CODEC_QUANTIZER_START = 300
+"""Step of a codec's training at which its codebooks are started, or a third of the steps, if these are few."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Settings:
+    """What decides how each fold is done."""
+
+    dataset: str
+    location: str
+    """Of the recordings."""
+    model: str
+    mode: str | None
+    preset: str | None
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    seed: int | None
+    weights: str | None
+    codec: str | None
+    codec_steps: int
+    checkpoint: str | None
+    packaged: bool
+    generator_preset: str
+    pretrain_epochs: int | None
+    views: int
+    max_rejected: float
+    num_workers: int | None
+    device: str
+    allow_leak: bool
+
+    def identity(self) -> dict[str, Any]:
+        """For records: all but what leaves the result as it is."""
+        return {name: value for name, value in asdict(self).items() if name not in ("location", "device")} | {"data_dir": self.location}
+
+    def classifier_options(self) -> dict[str, Any]:
+        """Of `train-classifier`, as they were given; None = its default."""
+        names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights")
+        return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the classifier starts from a generator."""
+        return self.model == SOUNDSTORM and self.mode != "scratch"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Start:
+    """A codec, and perhaps a generator, that folds may start from."""
+
+    codec: str
+    """Its weights, path or URI."""
+    codec_name: str
+    codec_sha256: str
+    codec_trained_on: TrainedOn | None
+    checkpoint: str | None
+    """The generator; None: the one in the package."""
+    generator_trained_on: TrainedOn | None
+    """None: there is no generator for this codec."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class FoldPlan:
+    """How one fold is done."""
+
+    fold: int
+    start: Start | None
+    """What it starts from; None: all is trained without the fold."""
+    generator: bool
+    """Whether the generator of `start` is used; else one is trained, if one is wanted."""
+    leaks: tuple[str, ...]
+    """What has seen the fold and is used all the same."""
+
+
+# ---- planning
+
+
+def plan_folds(settings: Settings, folds: list[int], output_dir: str) -> list[FoldPlan]:
+    """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
+
+    Raises:
+        SoundStormError: what was given is damaged, or the checkpoint is of another codec.
+        ClusterError: it cannot be read.
+    """
+    if settings.model != SOUNDSTORM:
+        return [FoldPlan(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
+    starts = [_start(settings, settings.codec, settings.checkpoint, output_dir)] if settings.codec or settings.checkpoint else []
+    if settings.packaged:
+        starts.append(_start(settings, None, None, output_dir))
+    return [plan_fold(settings, fold, starts) for fold in folds]
+
+
+def plan_fold(settings: Settings, fold: int, starts: list[Start]) -> FoldPlan:
+    """The first of `starts` whose codec has not seen the fold (or the first, if that is allowed), and its generator likewise."""
+    for start in starts:
+        codec_leaks = _seen(settings, fold, start.codec_trained_on, f"the codec '{start.codec_name}'")
+        if codec_leaks and not settings.allow_leak:
+            continue
+        if not settings.is_pretrained or start.generator_trained_on is None:
+            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
+        generator_leaks = _seen(settings, fold, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}")
+        if generator_leaks and not settings.allow_leak:
+            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
+        return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
+    return FoldPlan(fold=fold, start=None, generator=False, leaks=())
+
+
+def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
+    """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it fits the codec."""
+    generator = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
+    expected = generator.fingerprint if generator is not None and checkpoint else None
+    weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}")
+    fits = generator is not None and generator.fingerprint == opened.fingerprint
+    sha256 = opened.fingerprint.sha256
+    if codec is None:
+        codec = storage.join(output_dir, "codecs", f"{sha256[:12]}{CODEC_SUFFIX}")
+        storage.write_bytes(codec, weights)
+    return Start(
+        codec=codec,
+        codec_name=opened.fingerprint.name,
+        codec_sha256=sha256,
+        codec_trained_on=TrainedOn.of_codec(weights),
+        checkpoint=checkpoint,
+        generator_trained_on=TrainedOn.of_checkpoint(generator.extra) if generator is not None and fits else None,
+    )
+
+
+def _seen(settings: Settings, fold: int, trained_on: TrainedOn | None, what: str) -> tuple[str, ...]:
+    if trained_on is None or not trained_on.has_seen(settings.dataset, fold):
+        return ()
+    return (f"fold {fold}: {what} was trained on {trained_on}",)
+
+
+# ---- doing
+
+
+def tokenize_shared(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
+    """Make the tokens that several folds have in common: those of the codecs that need not be trained. Ray must run."""
+    for start in {plan.start.codec_sha256: plan.start for plan in plans if plan.start is not None}.values():
+        console.print(f"stage tokenize: codec '{start.codec_name}', for all folds that it has not seen", highlight=False)
+        _tokenize(settings, start.codec, _shared_tokens(start, output_dir))
+
+
+def run_fold(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str) -> dict[str, Any]:
+    """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
+    said = describe(settings, plan)
+    identity = fold_identity(settings, plan)
+    record = records.begin(fold_dir, STAGE, identity)
+    if record is None:
+        stages = stages_of(settings, plan, output_dir, fold_dir)
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
+            summary = stage()
+            console.print(f"    {escape(summary['message'])}", highlight=False)
+        record = records.finish(fold_dir, STAGE, identity, {"fold": plan.fold, "test": summary["test"], "leaks": list(plan.leaks), **said})
+    return record.counts
+
+
+def fold_identity(settings: Settings, plan: FoldPlan) -> dict[str, Any]:
+    """What a fold's record is compared by."""
+    return settings.identity() | {"fold": plan.fold} | describe(settings, plan)
+
+
+def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
+    """For people: which codec a fold has, and what its classifier starts from."""
+    if settings.model != SOUNDSTORM:
+        return {"codec": None, "start": settings.weights}
+    own, start = f"trained without fold {plan.fold}", plan.start
+    codec = f"{settings.codec_steps} steps, {own}" if start is None else f"{start.codec_name} ({start.codec_trained_on or 'outside data'})"
+    if not settings.is_pretrained:
+        return {"codec": codec, "start": "random weights"}
+    if start is not None and plan.generator:
+        return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
+    return {"codec": codec, "start": f"a generator {own}"}
+
+
+def stages_of(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The jobs of a fold by name, in order.
+
+    Raises:
+        SoundStormError: a setting is none of its job's.
+    """
+    shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
+    recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
+    folders = {name: storage.join(fold_dir, name) for name in ("codec", "tokens", "generator", "classifier")}
+    stages: dict[str, Callable[[], dict[str, Any]]] = {}
+    classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
+    if settings.model == SOUNDSTORM:
+        codec, tokens = (plan.start.codec, _shared_tokens(plan.start, output_dir)) if plan.start else (None, folders["tokens"])
+        if codec is None:
+            codec = storage.join(folders["codec"], train_codec.CODEC_FILE)
+            training = _codec_training(settings)
+            options = train_codec.Options(output_dir=folders["codec"], test_fold=plan.fold, training=training, **recordings, **shared)
+            stages["codec"] = partial(train_codec.run, options)
+            stages["tokenize"] = partial(_tokenize, settings, codec, tokens)
+        if settings.is_pretrained and not plan.generator:
+            generator = train.Options(
+                tokens=tokens,
+                output_dir=folders["generator"],
+                preset=settings.generator_preset,
+                fold=plan.fold,
+                epochs=settings.pretrain_epochs,
+                seed=settings.seed,
+                **shared,
+            )
+            stages["generator"] = partial(train.run, generator)
+            classifier["checkpoint"] = folders["generator"]
+        elif plan.start is not None and plan.start.checkpoint is not None:
+            classifier["checkpoint"] = plan.start.checkpoint
+        classifier |= {"tokens": tokens, "codec": codec}
+    trained = train_classifier.Options(output_dir=folders["classifier"], fold=plan.fold, **recordings, **shared, **classifier)
+    return stages | {"classifier": partial(train_classifier.run, trained)}
+
+
+def _tokenize(settings: Settings, codec: str, output_dir: str) -> dict[str, Any]:
+    options = tokenize.Options(
+        dataset=settings.dataset,
+        data_dir=settings.location,
+        codec=codec,
+        output_dir=output_dir,
+        views=settings.views,
+        max_rejected=settings.max_rejected,
+    )
+    return tokenize.run(options)
+
+
+def _shared_tokens(start: Start, output_dir: str) -> str:
+    return storage.join(output_dir, "tokens", start.codec_sha256[:12])
+
+
+def _codec_training(settings: Settings) -> CodecTrainingConfig:
+    """Without the steps of the decoder alone, which change no code."""
+    steps = settings.codec_steps
+    return replace(CodecTrainingConfig(), steps=steps, polish_steps=0, quantizer_start=min(CODEC_QUANTIZER_START, steps // 3))

@@ -1,0 +1,198 @@
+"""What the folds of a cross-validation come to: one table of predictions, the figures, and a page of them, beside those of other runs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import records, storage
+from cluster.errors import NotFoundError
+from cluster.tables import read_table, write_table
+from soundstorm.classification import Accuracy, Classification, classify_predictions, compare
+from soundstorm.classification_page import ClassificationData, Compared, FoldNote, render_classification
+from soundstorm.datasets import DATASETS, Index
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import PREDICTIONS, check_table
+
+PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"
+OF_PRETRAINING = frozenset({"mode", "checkpoint", "packaged", "generator_preset", "pretrain_epochs"})
+"""Settings in which a run that was pre-trained differs from one that was not."""
+NAMES = {"cnn": "log-mel CNN", "soundstorm": "SoundStorm", "ast": "AST"}
+
+
+@dataclass(kw_only=True, frozen=True)
+class Other:
+    """A cross-validation to compare with."""
+
+    uri: str
+    name: str
+    model: str
+    mode: str | None
+    settings: Mapping[str, Any]
+    """Of its record."""
+    predictions: pa.Table
+    result: Classification
+
+
+def classifier_name(model: str, mode: str | None) -> str:
+    """As it stands in tables: `SoundStorm, fine-tuned`."""
+    return NAMES[model] + (f", {mode}" if mode else "")
+
+
+def open_other(uri: str, dataset: str, stage: str) -> Other:
+    """The cross-validation, a run of the job `stage`, whose output folder is `uri`.
+
+    Raises:
+        SoundStormError: there is none, it is damaged, or it is of another dataset.
+    """
+    where = storage.join(uri, SUMMARY_FILE)
+    try:
+        summary = json.loads(storage.read_bytes(where))
+        name, model, mode, found = summary["name"], summary["model"], summary["mode"], summary["dataset"]
+    except NotFoundError as error:
+        raise SoundStormError(f"--compare {uri}: no {SUMMARY_FILE} there: give the --output-dir of a finished `soundstorm cross-validate`") from error
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise SoundStormError(f"{where}: not the summary of a cross-validation: make it again with `soundstorm cross-validate`") from error
+    if found != dataset:
+        raise SoundStormError(f"--compare {uri}: it is of the dataset '{found}', this one of '{dataset}': compare runs on the same recordings")
+    table_uri, record = storage.join(uri, PREDICTIONS_FILE), records.read(uri, stage)
+    table, categories = read_predictions(table_uri)
+    settings = record.settings if record is not None else {}
+    return Other(
+        uri=uri, name=name, model=model, mode=mode, settings=settings, predictions=table, result=classify_predictions(table, categories, table_uri)
+    )
+
+
+def read_predictions(uri: str) -> tuple[pa.Table, list[str]]:
+    """A table of predictions (schema PREDICTIONS) that names its categories."""
+    table, metadata = read_table(uri)
+    check_table(table, PREDICTIONS, uri)
+    try:
+        categories = json.loads(metadata["categories"])
+    except (ValueError, LookupError, RecursionError) as error:
+        raise SoundStormError(f"{uri}: its metadata has no list of categories: make it again") from error
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
+        raise SoundStormError(f"{uri}: its categories are not a list of names: make it again")
+    return table, categories
+
+
+def write_results(
+    output_dir: str,
+    index: Index,
+    folds: Mapping[int, Mapping[str, Any]],
+    *,
+    dataset: str,
+    model: str,
+    mode: str | None,
+    settings: Mapping[str, Any],
+    others: Sequence[Other],
+    skipped: Sequence[int],
+) -> dict[str, Any]:
+    """Write the table, `summary.json` and the page; returns the summary.
+
+    Args:
+        output_dir: has the predictions of fold 1 at `fold-1/classifier/predictions.parquet`, and so on.
+        index: of the dataset.
+        folds: counts of the record of each fold.
+        dataset, model, mode: what was done.
+        settings: of the run's record.
+        others: runs to compare with.
+        skipped: folds without clips.
+    """
+    parts = [read_table(storage.join(fold_folder(output_dir, fold), "classifier", PREDICTIONS_FILE))[0] for fold in sorted(folds)]
+    predictions = pa.concat_tables(parts).sort_by([("fold", "ascending"), ("clip_id", "ascending")])
+    uri, name = storage.join(output_dir, PREDICTIONS_FILE), classifier_name(model, mode)
+    result = classify_predictions(predictions, index.categories, uri)
+    write_table(uri, predictions, {"dataset": dataset, "categories": json.dumps(index.categories, ensure_ascii=False)})
+    compared = [
+        Compared(
+            name=other.name,
+            result=other.result,
+            comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
+            is_pretraining=model == other.model and mode != "scratch" and other.mode == "scratch" and _differing(settings, other) <= OF_PRETRAINING,
+            differences=[f"{key} {settings.get(key)} and {other.settings.get(key)}" for key in sorted(_differing(settings, other))],
+        )
+        for other in others
+    ]
+    leaks = [leak for fold in sorted(folds) for leak in folds[fold]["leaks"]]
+    warnings = _warnings(index, result, folds, skipped)
+    data = ClassificationData(
+        title=f"{name} on {DATASETS[dataset].title}",
+        name=name,
+        dataset=dataset,
+        generated_at=datetime.now(UTC),
+        result=result,
+        notes=[FoldNote(fold=fold, codec=counts["codec"], start=counts["start"]) for fold, counts in sorted(folds.items())],
+        compared=compared,
+        leaks=leaks,
+        warnings=warnings,
+        settings={"run": {key: value for key, value in settings.items() if value is not None}, "versions": records.versions()},
+        credits=[f"{DATASETS[dataset].title}: {DATASETS[dataset].credit}, {DATASETS[dataset].licence}."] if DATASETS[dataset].credit else [],
+    )
+    summary = {
+        "name": name,
+        "dataset": dataset,
+        "model": model,
+        "mode": mode,
+        "accuracy_mean": result.mean,
+        "accuracy_std": result.std,
+        "accuracy_of_all_clips": result.overall.share,
+        "clips": result.overall.clips,
+        "folds": [
+            {"fold": fold, **_plain(accuracy)} | {name: folds[fold][name] for name in ("codec", "start", "leaks")}
+            for fold, accuracy in result.folds.items()
+        ],
+        "skipped_folds": list(skipped),
+        "classes": {category: _plain(accuracy) for category, accuracy in result.classes.items()},
+        "categories": result.categories,
+        "confusion": result.confusion,
+        "confused_pairs": [asdict(pair) for pair in result.pairs],
+        "calibration_error": result.calibration_error,
+        "calibration": [asdict(found) for found in result.bins],
+        "compared": [
+            {"with": other.uri, "name": other.name, "is_pretraining": found.is_pretraining, **asdict(found.comparison)}
+            for other, found in zip(others, compared, strict=True)
+        ],
+        "leaks": leaks,
+        "warnings": warnings,
+    }
+    storage.write_bytes(storage.join(output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(storage.join(output_dir, REPORT_FILE), render_classification(data).encode())
+    return summary
+
+
+def fold_folder(output_dir: str, fold: int) -> str:
+    """Where a fold is done."""
+    return storage.join(output_dir, f"fold-{fold}")
+
+
+def _differing(settings: Mapping[str, Any], other: Other) -> set[str]:
+    return {key for key in settings.keys() | other.settings.keys() if settings.get(key) != other.settings.get(key)}
+
+
+def _plain(accuracy: Accuracy) -> dict[str, Any]:
+    return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
+
+
+def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[str, Any]], skipped: Sequence[int]) -> list[str]:
+    warnings = []
+    if skipped:
+        warnings.append(f"There is no clip in fold {', '.join(map(str, skipped))} of the recordings at hand: skipped.")
+    left = [fold for fold in range(1, index.num_folds + 1) if fold not in folds and fold not in skipped]
+    if left:
+        warnings.append(f"Fold {', '.join(map(str, left))} was not tested: the figures are of the others alone.")
+    missing = sum(fold in folds for fold in index.clips["fold"].to_pylist()) - result.overall.clips
+    if missing:
+        warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
+    starts = {(counts["codec"], counts["start"]) for counts in folds.values()}
+    if len({_kind(codec, start) for codec, start in starts}) > 1:
+        warnings.append("Not all folds started from the same: see the table of folds. Those that start from the package were trained for longer.")
+    return warnings
+
+
+def _kind(codec: str | None, start: str | None) -> tuple[bool, bool]:
+    """Whether the codec and the generator were trained for the fold alone."""
+    return "trained without fold" in (codec or ""), "trained without fold" in (start or "")

@@ -1,0 +1,179 @@
+"""How `train-classifier` trains the generator's network on codes: every worker holds the tokens of all training clips (6 kB a view of 5 s)."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import torch
+from torch import nn
+
+from cluster import storage
+from cluster.data import quiet_ray_data
+from cluster.tables import read_table
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.classifiers import CODEC_FILE
+from jobs.codecs import choose_codec
+from jobs.datasets import rows_of_folds
+from jobs.leaks import refuse_leaks
+from jobs.tokens import Tokens, open_tokens, split_tokens
+from jobs.train import network_for
+from soundstorm.checkpoints import Checkpoint
+from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
+from soundstorm.leakage import TrainedOn
+from soundstorm.presets import ModelConfig, preset
+from soundstorm.schemas import CLIPS, check_table
+from soundstorm.token_classifier import ReadoutConfig, TokenClassifier, latent_dim
+from soundstorm.token_classifier_file import Origin, save_token_classifier
+from soundstorm.token_classifier_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.transfer import weights_for_categories
+
+
+@dataclass(kw_only=True, frozen=True)
+class Source:
+    """What a token classifier learns from, checked to fit together; made by `open_source`."""
+
+    tokens_uri: str
+    tokens: Tokens
+    codec_weights: bytes
+    generator: Checkpoint | None
+    """To start from; None: random weights."""
+    network: ModelConfig
+    origin: Origin
+    leaks: list[str]
+
+
+def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: str | None, codec: str | None, allow_leak: bool) -> Source:
+    """Open tokens, codec and generator.
+
+    Args:
+        tokens_uri: output folder of `tokenize`.
+        fold: the test fold; None = the last that has clips.
+        mode: how the network starts.
+        checkpoint: generator to start from; None = the one in the package. From scratch only its architecture is used, or that of the
+            preset `small`.
+        codec: the value of `--codec`.
+        allow_leak: go on although the codec or the generator has seen the test fold.
+
+    Raises:
+        SoundStormError: they do not fit together, or one of them has seen the test fold.
+    """
+    tokens = open_tokens(tokens_uri, fold)
+    weights, opened = choose_codec(codec, tokens.fingerprint, tokens.uri)
+    found = None
+    if mode != "scratch" or checkpoint is not None:
+        found = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint)
+        tokens.fingerprint.require_equal(found.fingerprint, tokens.uri)
+    generator = None if mode == "scratch" else found
+    origin = Origin(
+        codec=tokens.fingerprint,
+        codec_trained_on=TrainedOn.of_codec(weights),
+        mode=mode,
+        generator_sha256=None if generator is None else generator.sha256,
+        generator_trained_on=None if generator is None else TrainedOn.of_checkpoint(generator.extra),
+    )
+    where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
+    leaks = refuse_leaks(
+        [(f"the codec '{opened.fingerprint.name}'", origin.codec_trained_on), (where, origin.generator_trained_on)],
+        tokens.dataset,
+        tokens.fold,
+        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`) or have "
+        f"`cross-validate --fold {tokens.fold}` do all that",
+        allowed=allow_leak,
+    )
+    return Source(
+        tokens_uri=tokens_uri,
+        tokens=tokens,
+        codec_weights=weights,
+        generator=generator,
+        network=network_for(found.model.config if found else preset("small").model, tokens),
+        origin=origin,
+        leaks=leaks,
+    )
+
+
+class TokenRecipe:
+    """A `jobs.classifier_loop.Recipe`.
+
+    Args:
+        source: tokens, codec and generator.
+        config: of the training.
+    """
+
+    kind = "soundstorm"
+    generator: "ray.ObjectRef | None"
+    """On a worker: weights to start from."""
+    codec: "ray.ObjectRef"
+    """On a worker: content of the codec's file."""
+
+    def __init__(self, source: Source, config: TokenClassifierTrainingConfig) -> None:
+        tokens, origin = source.tokens, source.origin
+        self.source, self.config, self.leaks = source, config, source.leaks
+        self.mode, self.network = origin.mode, source.network
+        self.dataset, self.fold, self.categories, self.epochs = tokens.dataset, tokens.fold, tokens.categories, config.epochs
+        # What is frozen is to show what the generator hears, so nothing else may be heard by.
+        self.readout = ReadoutConfig(latent_dim=0 if origin.mode == "frozen" else latent_dim(load_codec(source.codec_weights)))
+        self.settings: dict[str, Any] = {
+            "tokens": storage.absolute(source.tokens_uri),
+            "tokens_made": tokens.made,
+            "mode": origin.mode,
+            "codec_sha256": origin.codec.sha256,
+            "checkpoint_sha256": origin.generator_sha256,
+            "training": asdict(config),
+            "network": source.network.to_dict(),
+            "readout": self.readout.to_dict(),
+        }
+
+    def describe(self) -> str:
+        starts = {"scratch": "from random weights", "frozen": "as the generator left it", "fine-tuned": "from the generator"}
+        network = self.source.network
+        return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers need; weights go to them through Ray's object store, once for all."""
+        source, generator = self.source, self.source.generator
+        weights = None if generator is None else weights_for_categories(generator.model, generator.categories, self.categories)
+        light = {"config": self.config, "readout": self.readout, "fold": self.fold, "categories": self.categories}
+        heavy = {"generator": None if weights is None else ray.put(weights), "codec": ray.put(source.codec_weights)}
+        return light | heavy | {"mode": self.mode, "network": self.network}
+
+    def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
+        """The tokens of all folds."""
+        quiet_ray_data()
+        training, _ = self.source.tokens.split()
+        return {"tokens": ray.data.from_arrow(self.source.tokens.table)}, len(training)
+
+    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> TokenClassifierTrainer:
+        torch.manual_seed(self.config.seed)
+        model = TokenClassifier(len(self.categories), self.network, self.readout)
+        if self.generator is not None:
+            model.start_from(ray.get(self.generator))
+        model.take_vectors(load_codec(ray.get(self.codec)))
+        tables = list(ray.train.get_dataset_shard("tokens").iter_batches(batch_format="pyarrow", batch_size=None))
+        training, _ = split_tokens(tables, self.fold, self.network.num_levels, self.network.codebook_size, "tokens")
+        shared: dict[str, Any] = {"rank": rank, "num_workers": num_workers, "wrap": wrap}
+        return TokenClassifierTrainer(model.to(device), self.mode, self.config, training.views, training.labels, **shared)
+
+    def test_clips(self) -> pa.Table:
+        uri = storage.join(self.source.tokens_uri, "clips.parquet")
+        clips, _ = read_table(uri)
+        check_table(clips, CLIPS, uri)
+        return rows_of_folds(clips, {self.fold})
+
+    def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
+        model = TokenClassifier(len(self.categories), self.source.network, self.readout)
+        model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(state["ema"]["average"][name])
+        about: dict[str, Any] = {"categories": self.categories, "dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy}
+        save_token_classifier(path, model, origin=self.source.origin, **about)
+
+    def files(self) -> dict[str, bytes]:
+        weights = self.source.codec_weights
+        at_hand = self.source.origin.codec.sha256 == OFFICIAL_SHA256 or weights == packaged_codec_bytes()
+        return {} if at_hand else {CODEC_FILE: weights}

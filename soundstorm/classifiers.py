@@ -1,0 +1,84 @@
+"""One interface to classifiers of every kind: which one a file holds is in its header."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from soundstorm import ast_classifier, audio_classifier, token_classifier_file
+from soundstorm.ast_classifier import load_ast_classifier
+from soundstorm.audio_classifier import load_classifier
+from soundstorm.classifier_file import read_format
+from soundstorm.codec import Codec, load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.token_classifier_file import TrainedTokenClassifier, load_token_classifier
+
+
+class Classifier(Protocol):
+    """Names recordings."""
+
+    @property
+    def kind(self) -> str:
+        """cnn, soundstorm or ast."""
+
+    @property
+    def categories(self) -> list[str]:
+        """Name of each column of `predict`."""
+
+    @property
+    def dataset(self) -> str:
+        """What it was trained on."""
+
+    @property
+    def held_out_fold(self) -> int | None:
+        """Fold of it that it has not seen."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the clips of that fold that it names rightly."""
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of its file."""
+
+    def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; a clip's row depends on it alone."""
+
+
+def open_classifier(data: bytes, where: str, *, codec: Callable[[CodecFingerprint], Codec] | None = None, device: str = "cpu") -> Classifier:
+    """A classifier of any kind from the content of its file.
+
+    Args:
+        data: the content.
+        where: what to call it in errors.
+        codec: gives the codec with a fingerprint; asked by classifiers of codes only. None: the one in the package.
+        device: where to run.
+
+    Raises:
+        SoundStormError: the file is damaged or of no known kind, or the codec is not the one that the classifier needs.
+    """
+    form = read_format(data)
+    if form == token_classifier_file.FORMAT:
+        return load_token_classifier(data, where, codec or (lambda _: load_codec(device=device)), device)
+    if form == ast_classifier.FORMAT:
+        return load_ast_classifier(data, where, device)
+    if form == audio_classifier.FORMAT:
+        try:
+            return load_classifier(data, device)
+        except SoundStormError as error:
+            raise SoundStormError(f"{where}: {error}") from error
+    if form == ast_classifier.FORMAT:
+        return load_ast_classifier(data, where, device)
+    what = "no header of ours" if form is None else f"its format is '{form}'"
+    raise SoundStormError(f"{where}: not a classifier ({what}): give a file that `soundstorm train-classifier` wrote")
+
+
+def learned_from(classifier: Classifier) -> list[tuple[str, TrainedOn]]:
+    """All that is known of the recordings that a classifier has learned from, itself or by its codec and generator, each with its name in errors."""
+    sources: list[tuple[str, TrainedOn | None]] = [("the classifier", TrainedOn(dataset=classifier.dataset, held_out_fold=classifier.held_out_fold))]
+    if isinstance(classifier, TrainedTokenClassifier):
+        origin = classifier.origin
+        sources += [(f"its codec '{origin.codec.name}'", origin.codec_trained_on), ("the generator it started from", origin.generator_trained_on)]
+    return [(name, trained_on) for name, trained_on in sources if trained_on is not None]

@@ -1,0 +1,223 @@
+"""`soundstorm train-classifier --model soundstorm` and `evaluate-classifier`: real Ray on short synthetic recordings and their codes."""
+
+import csv
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+import jobs.train_classifier
+from cluster import records, storage, tables
+from jobs import evaluate_classifier
+from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
+from jobs.datasets import open_dataset
+from jobs.train_classifier import Options, run, train_on_worker
+from soundstorm.audio import read_audio
+from soundstorm.checkpoints import save_checkpoint
+from soundstorm.codec import load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+from soundstorm.model import SoundStorm
+from soundstorm.presets import ModelConfig, preset
+from soundstorm.schemas import PREDICTIONS, TOKENS, codes_to_lists
+from soundstorm.synthetic import CLASSES
+from soundstorm.token_classifier_file import TrainedTokenClassifier
+from soundstorm.token_classifier_training import TokenClassifierTrainer
+
+EPOCHS, FOLD = 4, 5
+CHECKPOINT_KNOWN_S = 5.0
+"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it along."""
+
+
+@pytest.fixture(scope="module")
+def tokens(synthetic_dataset: Path, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `tokenize` would leave of the synthetic dataset, in two views."""
+    uri, codec = str(tmp_path_factory.mktemp("tokens")), load_codec(tiny_codec)
+    index = open_dataset("synthetic", str(synthetic_dataset))
+    clips = index.clips.to_pylist()
+    waves = [read_audio(storage.read_bytes(clip["uri"])).waveform for clip in clips]
+    rows = []
+    for view, shift in enumerate((0, 7_000)):
+        for clip, codes_QT in zip(clips, codec.encode_clips([np.roll(wave, shift) for wave in waves]), strict=True):
+            rows.append(clip | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
+    metadata = codec.fingerprint.to_metadata() | {"categories": json.dumps(index.categories), "num_folds": str(index.num_folds)}
+    tables.write_table(tables.part_uri(f"{uri}/tokens", 0), pa.Table.from_pylist(rows, TOKENS), metadata)
+    tables.write_table(f"{uri}/clips.parquet", index.clips, {})
+    records.finish(uri, "tokenize", {}, {})
+    return uri
+
+
+@pytest.fixture(scope="module")
+def generator(tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A small generator of two of the classes, trained without fold 4."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = SoundStorm(ModelConfig(width=16, depth=1, heads=2, kernel=5, num_classes=2))
+    folder, config = tmp_path_factory.mktemp("generator") / "checkpoint", preset("tiny")
+    extra = {"dataset": "synthetic", "test_fold": 4}
+    about: dict[str, Any] = {"fingerprint": load_codec(tiny_codec).fingerprint, "step": 1, "sampler": config.sampler, "extra": extra}
+    save_checkpoint(folder, model, training=config.training, categories=CLASSES[:2], **about)
+    return str(folder)
+
+
+def options(tokens: str, generator: str, codec: Path, output: Path, **changes: Any) -> Options:
+    settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 10, "checkpoint_every": 2, "num_workers": 2, "device": "cpu", "fold": FOLD}
+    settings |= {"model": "soundstorm", "checkpoint": generator, "codec": str(codec), "output_dir": str(output)}
+    return Options(tokens=tokens, **(settings | changes))
+
+
+def dying(folder: Path, before_step: int) -> Callable[[dict[str, Any]], None]:
+    """The job's training loop, in which worker 1 is killed once; each worker tells where it begins."""
+
+    def loop(settings: dict[str, Any]) -> None:
+        original, began = TokenClassifierTrainer.step, []
+
+        def step(self: TokenClassifierTrainer) -> dict[str, float]:
+            if self.step_count == before_step and self.rank == 1 and not (folder / "died").exists():
+                (folder / "died").touch()
+                time.sleep(CHECKPOINT_KNOWN_S)
+                os.kill(os.getpid(), signal.SIGKILL)
+            if not began:
+                began.append(self.step_count)
+                (folder / f"began-{self.rank}").write_text(str(self.step_count))
+            return original(self)
+
+        TokenClassifierTrainer.step = step  # type: ignore[method-assign]
+        train_on_worker(settings)
+
+    return loop
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: str, generator: str, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
+    """One run of two workers, of which one is killed, from a generator that has seen the test fold; the tests below look at it."""
+    seen = tmp_path_factory.mktemp("seen")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs.train_classifier, "train_on_worker", dying(seen, before_step=5))
+        output = tmp_path_factory.mktemp("classifier-out")
+        summary = run(options(tokens, generator, tiny_codec, output, max_failures=1, allow_leak=True))
+    return summary | {"seen": seen}
+
+
+# ---- train-classifier
+
+
+def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
+    assert (trained["seen"] / "died").exists()
+    assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["4", "4"]
+    rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
+    assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4"), ("3", "6"), ("4", "8")]
+    assert not (Path(trained["output_dir"]) / "run").exists()
+
+
+def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(trained: dict[str, Any], tiny_codec: Path) -> None:
+    files = classifier_files(trained["output_dir"])
+    assert files[CODEC_FILE] == tiny_codec.read_bytes()
+    assert classifier_files(trained["classifier"]) == files
+    classifier = open_classifier_files(files)
+    assert isinstance(classifier, TrainedTokenClassifier)
+    assert (classifier.categories, classifier.dataset, classifier.held_out_fold) == (list(CLASSES), "synthetic", FOLD)
+    assert classifier.accuracy == trained["test"]["accuracy"]
+    assert (classifier.origin.mode, classifier.origin.generator_trained_on) == ("fine-tuned", TrainedOn(dataset="synthetic", held_out_fold=4))
+    assert classifier.model.network.depth == 1 and classifier.model.readout.latent_dim == 16
+
+
+def test_the_predictions_are_those_of_the_classifier_for_the_recordings_of_the_test_fold(trained: dict[str, Any], synthetic_dataset: Path) -> None:
+    table, metadata = tables.read_table(f"{trained['output_dir']}/predictions.parquet")
+    assert table.schema.names == PREDICTIONS.names
+    assert (metadata["dataset"], json.loads(metadata["categories"])) == ("synthetic", list(CLASSES))
+    rows = table.to_pylist()
+    assert len(rows) == len(CLASSES) and {row["fold"] for row in rows} == {FOLD} and {row["model"] for row in rows} == {"soundstorm"}
+    assert trained["test"]["right"] == sum(row["label"] == row["predicted"] for row in rows)
+    assert all((synthetic_dataset / "audio" / f"{row['clip_id']}.wav").exists() for row in rows)
+
+
+def test_a_leak_that_was_allowed_is_told_wherever_the_accuracy_is(trained: dict[str, Any]) -> None:
+    [leak] = trained["leaks"]
+    assert leak.endswith("was trained on synthetic without fold 4, and fold 5 of synthetic is the test")
+    assert "NOT TO BE TRUSTED" in trained["message"]
+    record = records.read(trained["output_dir"], "train_classifier")
+    assert record is not None and record.counts["leaks"] == [leak]
+
+
+def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], tokens: str, generator: str, tiny_codec: Path) -> None:
+    again = options(tokens, generator, tiny_codec, Path(trained["output_dir"]), allow_leak=True)
+    assert "already trained" in run(again)["message"]
+
+
+def test_a_generator_that_has_seen_the_test_fold_is_refused(tokens: str, generator: str, tiny_codec: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"the generator .* was trained on synthetic without fold 4, and fold 5 .* --allow-leak"):
+        run(options(tokens, generator, tiny_codec, tmp_path))
+
+
+def test_a_generator_of_another_codec_is_refused(tokens: str, checkpoint: str, tiny_codec: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"tokens was made with codec 'tiny' .* but the codec in use is 'compact-24khz'"):
+        run(options(tokens, checkpoint, tiny_codec, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tokens": None}, "--tokens is None for --model soundstorm: give the --output-dir of `soundstorm tokenize`"),
+        ({"model": "cnn"}, "only soundstorm hears tokens, leave it out"),
+        ({"model": "cnn", "tokens": None, "mode": "frozen"}, "--mode is frozen: the cnn is always trained from scratch"),
+        ({"preset": "theirs"}, "--preset is 'theirs': give ours or published for soundstorm"),
+        ({"model": "cnn", "tokens": None, "preset": "published"}, "--preset is 'published': give ours for cnn"),
+        ({"batch_size": 1}, "--batch-size is 1: soundstorm normalizes over the clips of a step"),
+    ],
+)
+def test_options_that_do_not_fit_the_model_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=message):
+        Options(**({"model": "soundstorm", "tokens": "runs/tokens"} | changes))
+
+
+# ---- evaluate-classifier
+
+
+def test_another_test_of_the_same_fold_comes_to_the_same(trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path) -> None:
+    data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": trained["output_dir"]}
+    with pytest.raises(SoundStormError, match=r"the generator it started from was trained on synthetic without fold 4, and fold 5"):
+        evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
+    told = evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))
+    assert "NOT TO BE TRUSTED" in told["message"] and told["folds"] == [FOLD]
+    mine, others = (tables.read_table(f"{folder}/predictions.parquet")[0] for folder in (tmp_path, trained["output_dir"]))
+    np.testing.assert_allclose(mine["probability"].to_numpy(), others["probability"].to_numpy(), atol=1e-5)
+    assert mine.drop(["probability"]).equals(others.drop(["probability"]))
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert (summary["clips"], summary["right"], summary["unusable"]) == (len(CLASSES), trained["test"]["right"], 0)
+    assert summary["classifier"]["kind"] == "soundstorm" and summary["leaks"] == told["leaks"]
+    assert [sum(row) for row in summary["confusion"]] == [1] * len(CLASSES) == [found["clips"] for found in summary["classes"].values()]
+    assert "already tested" in evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))["message"]
+
+
+def test_without_a_fold_the_one_that_was_held_out_is_tested(tiny_classifier: str, synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+    data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": tiny_classifier}
+    told = evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
+    assert told["folds"] == [4] and not told["leaks"]
+    assert {row["fold"] for row in tables.read_table(f"{tmp_path}/predictions.parquet")[0].to_pylist()} == {4}
+    with pytest.raises(SoundStormError, match=r"the classifier was trained on synthetic without fold 4, and fold 2 of synthetic is the test"):
+        evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), fold=2, **data))
+    with pytest.raises(SoundStormError, match=r"--fold is 9: .* has clips in fold 1, 2, 3, 4, 5"):
+        evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), fold=9, **data))
+
+
+def test_a_classifier_of_other_categories_is_refused(synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"the classifier does not know .* only dog, rooster"):
+        data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset)}
+        evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
+
+
+@pytest.mark.parametrize("name", ["", "none.safetensors", "codec.safetensors"])
+def test_a_place_without_a_classifier_is_one_clear_message(name: str, tmp_path: Path, tiny_codec: Path) -> None:
+    (tmp_path / "codec.safetensors").write_bytes(tiny_codec.read_bytes())
+    with pytest.raises(SoundStormError, match="not a classifier" if name.startswith("codec") else "no classifier there"):
+        open_classifier_files(classifier_files(str(tmp_path / name)))
+    assert set(classifier_files(None)) == {CLASSIFIER_FILE}

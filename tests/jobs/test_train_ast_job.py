@@ -1,0 +1,79 @@
+"""`soundstorm train-classifier --model ast` on a small network: from a folder of weights to a classifier that is like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.tables import read_table
+from jobs import train_ast
+from jobs.classifiers import classifier_files, open_classifier_files
+from jobs.train_classifier import Options, run
+from soundstorm.ast_network import AstClassifier, AstConfig, published_name
+from soundstorm.errors import SoundStormError
+from soundstorm.synthetic import CLASSES
+
+SMALL = AstConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_length=64)
+pytest.importorskip("transformers", reason="the extra 'ast' is not installed")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small AST, as `transformers` saves it."""
+    folder = tmp_path_factory.mktemp("ast-weights")
+    AstClassifier(2, SMALL).network.save_pretrained(folder)
+    return folder
+
+
+def options(dataset: Path, output: Path, **changes: Any) -> Options:
+    settings: dict[str, Any] = {"model": "ast", "epochs": 2, "batch_size": 20, "device": "cpu", "dataset": "synthetic", "data_dir": str(dataset)}
+    return Options(output_dir=str(output), **(settings | changes))
+
+
+def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_predictions(
+    synthetic_dataset: Path, weights: Path, tmp_path: Path, ray_session: None
+) -> None:
+    summary = run(options(synthetic_dataset, tmp_path / "out", weights=str(weights), mode="frozen"))
+    classifier = open_classifier_files(classifier_files(str(tmp_path / "out")))
+    assert (classifier.kind, classifier.categories, classifier.held_out_fold) == ("ast", list(CLASSES), 5)
+    assert classifier.accuracy == summary["test"]["accuracy"]
+    rows = read_table(f"{summary['output_dir']}/predictions.parquet")[0].to_pylist()
+    assert len(rows) == len(CLASSES) and {row["model"] for row in rows} == {"ast"}
+    given = {published_name(name): value for name, value in load_file(weights / "model.safetensors").items()}
+    kept = classifier.model.weights()  # type: ignore[attr-defined]
+    same = [name for name in given if "layernorm" in name and not name.startswith("classifier.")]
+    assert same and all(torch.allclose(kept[name], given[name], atol=1e-3) for name in same)
+    assert "already trained" in run(options(synthetic_dataset, tmp_path / "out", weights=str(weights), mode="frozen"))["message"]
+
+
+def test_only_safetensors_are_opened_and_what_is_missing_is_named(
+    synthetic_dataset: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pickled = tmp_path / "pickled"
+    pickled.mkdir()
+    with pytest.raises(SoundStormError, match=r"give a folder with config\.json and model\.safetensors"):
+        run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
+    (pickled / "config.json").write_bytes((weights / "config.json").read_bytes())
+    (pickled / "pytorch_model.bin").write_bytes(b"never opened")
+    with pytest.raises(SoundStormError, match=r"there is no model\.safetensors, only pytorch_model\.bin, which would have to be unpickled"):
+        run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
+    with pytest.raises(SoundStormError, match=r"give a folder with config\.json and model\.safetensors"):
+        run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled / "pytorch_model.bin")))
+    (pickled / "model.safetensors").write_bytes(b"no tensors")
+    with pytest.raises(SoundStormError, match=r"pickled: no weights of this AST"):
+        run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_where_nothing_can_be_downloaded_the_error_says_what_to_give(
+    synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    with pytest.raises(SoundStormError, match=r"SOUNDSTORM_OFFLINE forbids.*give --weights a folder"):
+        run(options(synthetic_dataset, tmp_path / "out"))
+    monkeypatch.delenv("SOUNDSTORM_OFFLINE")
+    monkeypatch.setattr(train_ast, "HUB_URL", "http://127.0.0.1:9/model.safetensors")  # where nobody answers
+    with pytest.raises(SoundStormError, match=r"cannot be downloaded.*Without a network give --weights a folder"):
+        run(options(synthetic_dataset, tmp_path / "out"))

@@ -1,0 +1,73 @@
+"""One interface to every kind of classifier."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save
+
+from soundstorm.audio import to_pcm16
+from soundstorm.classifiers import learned_from, open_classifier
+from soundstorm.codec import load_codec, packaged_codec_bytes
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+from soundstorm.packaged import packaged
+from soundstorm.presets import ModelConfig
+from soundstorm.synthetic import CLASSES, synthesize
+from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
+from soundstorm.token_classifier_file import Origin, save_token_classifier
+
+
+@pytest.fixture(scope="module")
+def of_codes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A token classifier with random weights, on the codec in the package."""
+    codec, seen = load_codec(), TrainedOn(dataset="esc10", held_out_fold=5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = TokenClassifier(2, ModelConfig(width=16, depth=1, heads=2, num_classes=2), ReadoutConfig(latent_dim=128))
+    path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
+    origin = Origin(codec=codec.fingerprint, codec_trained_on=seen, mode="scratch", generator_sha256=None, generator_trained_on=None)
+    save_token_classifier(path, model, categories=["a", "b"], dataset="esc10", held_out_fold=4, origin=origin)
+    return path.read_bytes()
+
+
+def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
+    clips = [to_pcm16(synthesize(CLASSES[0], 0, 1.0, 24_000))]
+    for data, kind, outputs in ((packaged("audio_classifier.safetensors").read_bytes(), "cnn", 10), (of_codes, "soundstorm", 2)):
+        classifier = open_classifier(data, "it")
+        assert classifier.kind == kind
+        probability_XC = classifier.predict(clips)
+        assert probability_XC.shape == (1, outputs) and len(classifier.categories) == outputs
+        np.testing.assert_allclose(probability_XC.sum(1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "its file: not a classifier (no header of ours)"),
+        (b"[" * 100_000, "its file: not a classifier (no header of ours)"),
+        (save({"a": torch.zeros(1)}), "its file: not a classifier (no header of ours)"),
+        (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-compact-codec-1')"),
+        (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: classifier weights: not a classifier"),
+    ],
+)
+def test_a_file_that_is_no_classifier_is_one_clear_message(data: bytes, message: str) -> None:
+    with pytest.raises(SoundStormError) as raised:
+        open_classifier(data, "its file")
+    assert message in str(raised.value) and "soundstorm train-classifier" in str(raised.value)
+
+
+def test_a_classifier_has_learned_from_what_its_codec_has_too(of_codes: bytes) -> None:
+    learned = learned_from(open_classifier(of_codes, "it"))
+    assert learned == [
+        ("the classifier", TrainedOn(dataset="esc10", held_out_fold=4)),
+        ("its codec 'compact-24khz'", TrainedOn(dataset="esc10", held_out_fold=5)),
+    ]
+    assert [trained_on.has_seen("esc50", 4) for _, trained_on in learned] == [False, True]
+    assert learned_from(open_classifier(packaged("audio_classifier.safetensors").read_bytes(), "it"))[1:] == []
+
+
+def test_a_classifier_of_codes_refuses_another_codec(of_codes: bytes, tiny_codec: Path) -> None:
+    with pytest.raises(SoundStormError, match="but the codec in use is 'tiny'"):
+        open_classifier(of_codes, "it", codec=lambda _: load_codec(tiny_codec))

@@ -1,0 +1,204 @@
+"""No source recording on both sides of a split: in every layout, in every view, and in what weights say that they were trained on."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow.fs import LocalFileSystem
+
+from soundstorm.checkpoints import CONFIG_FILE, packaged_checkpoint_files, parse_checkpoint
+from soundstorm.codec import packaged_codec_bytes
+from soundstorm.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+from soundstorm.views import choose_partner
+
+NUM_VIEWS = 12
+
+
+def indexed(name: str, folder: Path) -> Index:
+    return index_dataset(name, LocalFileSystem(), str(folder), folder.as_uri())
+
+
+def write(folder: Path, table: str, header: str, rows: list[str], audio: list[str]) -> Path:
+    """A data folder with one CSV, and empty files in place of recordings."""
+    (folder / table).parent.mkdir(parents=True, exist_ok=True)
+    (folder / table).write_text("\n".join([header, *rows]) + "\n")
+    for name in audio:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    return folder
+
+
+def make_esc(folder: Path, targets: tuple[int, ...], fold_of_take: dict[str, int] | None = None, with_column: bool = True) -> Path:
+    """ESC's layout: of every class and fold two recordings, cut into takes A and B; `fold_of_take` puts a take elsewhere, under its old name."""
+    rows, audio = [], []
+    for number, target in enumerate(targets):
+        for fold in range(1, 6):
+            for source in (1000 + 10 * number + fold, 5000 + 10 * number + fold):
+                for take in "AB":
+                    name = f"{fold}-{source}-{take}-{target}.wav"
+                    put = (fold_of_take or {}).get(name, fold)
+                    row = f"{name},{put},{target},{ESC50_CATEGORIES[target]},{target in ESC10_TARGETS}"
+                    rows.append(row + (f",{source},{take}" if with_column else ""))
+                    audio.append(f"audio/{name}")
+    header = "filename,fold,target,category,esc10" + (",src_file,take" if with_column else "")
+    return write(folder, "meta/esc50.csv", header, rows, audio)
+
+
+def make_urbansound8k(folder: Path, stray_fold: int | None = None) -> Path:
+    """UrbanSound8K's layout: in every fold a recording of each class, cut into three; the last slice of all may be in a fold of its own."""
+    rows, audio = [], []
+    for fold in range(1, 11):
+        for label, category in enumerate(URBANSOUND8K_CATEGORIES):
+            source = 100_000 + 100 * fold + label
+            for part in range(3):
+                name = f"{source}-{label}-0-{part}.wav"
+                put = stray_fold if stray_fold and (fold, label, part) == (10, 9, 2) else fold
+                rows.append(f"{name},{source},0,4,1,{put},{label},{category}")
+                audio.append(f"audio/fold{put}/{name}")
+    return write(folder, "metadata/UrbanSound8K.csv", "slice_file_name,fsID,start,end,salience,fold,classID,class", rows, audio)
+
+
+def make_folder(folder: Path, fold_column: bool = False, stray: bool = False) -> Path:
+    """A CSV of one's own with recordings cut into three clips each, with folds or without."""
+    rows = []
+    for source in range(12):
+        for part in range(3):
+            fold = 2 if stray and (source, part) == (11, 2) else 1 + source % 3
+            rows.append(f"{source}_{part}.wav,{'ab'[source % 2]},tape-{source}" + (f",{fold}" if fold_column else ""))
+    header = "filename,category,source" + (",fold" if fold_column else "")
+    return write(folder, "clips.csv", header, rows, [row.split(",")[0] for row in rows])
+
+
+def splits(index: Index, sources: dict[str, str]) -> Iterator[tuple[set[str], set[str]]]:
+    """Sources to train on and to test with, a pair a fold."""
+    rows = index.clips.select(["clip_id", "fold"]).to_pylist()
+    for fold in range(1, index.num_folds + 1):
+        yield tuple({sources[row["clip_id"]] for row in rows if (row["fold"] == fold) is tested} for tested in (False, True))  # type: ignore[misc]
+
+
+def assert_apart(index: Index, sources: dict[str, str]) -> None:
+    """No source is on both sides of any split; and there are sources of several clips, so that this says something."""
+    assert len(set(sources.values())) < len(sources) == index.clips.num_rows
+    for training, test in splits(index, sources):
+        assert not training & test
+
+
+def named_sources(index: Index, dataset: str) -> dict[str, str]:
+    return {clip_id: source_of(clip_id, dataset) for clip_id in index.clips["clip_id"].to_pylist()}
+
+
+# ---- splits
+
+
+@pytest.mark.parametrize("name", ["esc10", "esc50"])
+def test_no_source_of_esc_is_on_both_sides_of_a_split(name: str, tmp_path: Path) -> None:
+    index = indexed(name, make_esc(tmp_path, (0, 1, 10, 3)))
+    assert index.clips.num_rows == (60 if name == "esc10" else 80)
+    assert_apart(index, named_sources(index, name))
+
+
+def test_no_source_of_urbansound8k_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
+    index = indexed("urbansound8k", make_urbansound8k(tmp_path))
+    assert index.clips.num_rows == 300
+    assert_apart(index, named_sources(index, "urbansound8k"))
+
+
+@pytest.mark.parametrize("fold_column", [False, True])
+def test_no_source_of_ones_own_recordings_is_on_both_sides_of_a_split(fold_column: bool, tmp_path: Path) -> None:
+    index = indexed("folder", make_folder(tmp_path, fold_column))
+    assert_apart(index, {clip_id: clip_id.split("_")[0] for clip_id in index.clips["clip_id"].to_pylist()})
+
+
+def test_the_real_esc10_splits_no_source(esc10: Path) -> None:
+    index = indexed("esc10", esc10)
+    assert index.clips.num_rows == 400
+    assert_apart(index, named_sources(index, "esc10"))
+
+
+def test_the_real_urbansound8k_clips_split_no_source(urbansound8k: Path) -> None:
+    index = indexed("urbansound8k", urbansound8k)
+    assert_apart(index, named_sources(index, "urbansound8k"))
+
+
+# ---- metadata that would leak
+
+
+@pytest.mark.parametrize("name", ["esc10", "esc50"])
+@pytest.mark.parametrize("with_column", [True, False])
+def test_esc_metadata_with_a_source_in_two_folds_is_refused(name: str, with_column: bool, tmp_path: Path) -> None:
+    folder = make_esc(tmp_path, (0, 1), {"2-1002-B-0.wav": 4}, with_column)
+    with pytest.raises(SoundStormError, match=r"recording '1002' lie in fold 2 \(2-1002-A-0\) and in fold 4 \(2-1002-B-0\).*one fold"):
+        indexed(name, folder)
+
+
+def test_urbansound8k_metadata_with_a_source_in_two_folds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"recording '101009' lie in fold 10 \(101009-9-0-0\) and in fold 3 \(101009-9-0-2\)"):
+        indexed("urbansound8k", make_urbansound8k(tmp_path, stray_fold=3))
+
+
+def test_ones_own_csv_with_a_source_in_two_folds_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"recording 'tape-11' lie in fold 3 \(11_0.wav\) and in fold 2 \(11_2.wav\)"):
+        indexed("folder", make_folder(tmp_path, fold_column=True, stray=True))
+
+
+def test_a_clip_that_cannot_be_used_leaks_nothing(tmp_path: Path) -> None:
+    folder = make_esc(tmp_path, (0, 1), {"2-1002-B-0.wav": 4})
+    (folder / "audio" / "2-1002-B-0.wav").unlink()
+    assert indexed("esc50", folder).rejected["reason"].to_pylist() == ["missing_file"]
+
+
+def test_names_that_only_look_like_a_source_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    rows = ["rain-1.wav,1,10,rain", "dog-1.wav,2,0,dog"]
+    folder = write(tmp_path, "meta/esc50.csv", "filename,fold,target,category", rows, ["audio/rain-1.wav", "audio/dog-1.wav"])
+    assert indexed("esc50", folder).clips.num_rows == 2
+
+
+# ---- views
+
+
+def test_views_are_mixed_with_clips_of_their_own_fold_only(tmp_path: Path) -> None:
+    index = indexed("urbansound8k", make_urbansound8k(tmp_path))
+    rows = index.clips.select(["clip_id", "fold", "label"]).to_pylist()
+    fold_of = {row["clip_id"]: row["fold"] for row in rows}
+    groups: dict[tuple[int, int], list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["clip_id"]):
+        groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
+    partners = [(row, choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]])) for row in rows for view in range(1, NUM_VIEWS + 1)]
+    mixed = [(row, partner) for row, partner in partners if partner is not None]
+    assert len(mixed) > 100
+    assert all(fold_of[partner] == row["fold"] and partner != row["clip_id"] for row, partner in mixed)
+
+
+# ---- weights
+
+
+def test_weights_have_seen_every_fold_but_the_one_they_held_out() -> None:
+    trained = TrainedOn(dataset="esc10", held_out_fold=5)
+    assert [trained.has_seen("esc10", fold) for fold in range(1, 6)] == [True] * 4 + [False]
+    assert all(TrainedOn(dataset="folder", held_out_fold=None).has_seen("folder", fold) for fold in (1, 2))
+
+
+def test_esc10_is_a_part_of_esc50_and_of_nothing_else() -> None:
+    for one, other in (("esc10", "esc50"), ("esc50", "esc10")):
+        assert [TrainedOn(dataset=one, held_out_fold=5).has_seen(other, fold) for fold in (4, 5)] == [True, False]
+    others = set(DATASETS) - {"esc10", "esc50"}
+    assert not any(TrainedOn(dataset="esc10", held_out_fold=5).has_seen(name, 1) for name in others)
+
+
+def test_weights_that_do_not_name_their_dataset_are_taken_to_be_of_the_same() -> None:
+    unnamed = TrainedOn.of_checkpoint({"test_fold": 2})
+    assert unnamed.has_seen("urbansound8k", 1) and not unnamed.has_seen("urbansound8k", 2)
+
+
+def test_the_weights_in_the_package_tell_that_they_held_out_fold_5_of_esc10() -> None:
+    expected = TrainedOn(dataset="esc10", held_out_fold=5)
+    assert TrainedOn.of_codec(packaged_codec_bytes()) == expected
+    files = packaged_checkpoint_files()
+    assert CONFIG_FILE in files and TrainedOn.of_checkpoint(parse_checkpoint(files, "package").extra) == expected
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 something else", b"\x08\0\0\0\0\0\0\0not json", b"\xff" * 40])
+def test_weights_of_other_codecs_tell_nothing(data: bytes) -> None:
+    assert TrainedOn.of_codec(data) is None
