@@ -24,27 +24,31 @@ COMMANDS = {
     "cross-validate": ("jobs.cross_validate", "test a classifier on every fold of a dataset, side by side"),
     "generate": ("jobs.generate", "make new sound from a checkpoint, with Ray actors"),
     "evaluate": ("jobs.evaluate", "measure generated sound against real, and write a report with players"),
-    "tune": ("tune.training_study", "search learning rates with Ray Tune"),
+    "tune training": ("tune.training_study", "search how to train, with Ray Tune: Optuna and ASHA"),
+    "tune decoding": ("tune.decoding_study", "search how to decode a checkpoint: quality against cost"),
+    "tune joint": ("tune.joint_study", "both: training, then the decoding of its best networks"),
     "pipeline": ("jobs.pipeline", "all of the above from recordings to report, restartable"),
     "doctor": ("jobs.doctor", "say what this machine has and lacks"),
 }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130 (interrupted)."""
-    arguments = sys.argv[1:]
+    arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _show_commands()
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         sys.stdout.write(f"soundstorm {__version__}\n")
         sys.exit(0)
-    name = arguments[0].replace("_", "-")
-    if name not in COMMANDS:
-        console.print(f"[bold red]error:[/] command '{escape(arguments[0])}': there are {', '.join(COMMANDS)}", highlight=False)
+    words = [word.replace("_", "-") for word in arguments[:2]]
+    found = [(count, " ".join(words[:count])) for count in (2, 1)]
+    count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
+    if not count:
+        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(COMMANDS)}", highlight=False)
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
-    leave(start(module.Options, module.run, arguments[1:], f"soundstorm {name}"))
+    leave(start(module.Options, module.run, arguments[count:], f"soundstorm {name}"))
 
 
 def _show_commands() -> None:

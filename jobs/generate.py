@@ -35,6 +35,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.packaged import packaged
 from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES
+from soundstorm.settings_file import parse_settings
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
 MAX_SAMPLES = 1_000_000_000
@@ -67,6 +68,8 @@ class Options:
     """Format of the audio files, 16-bit mono."""
     layout: Literal["files", "webdataset"] = "files"
     """files: one audio file a clip; webdataset: one tar a part, with an audio file and a JSON file for each clip."""
+    config: str | None = None
+    """JSON or TOML file whose table "sampler" replaces the checkpoint's settings, such as best.json of `tune decoding`; path or URI."""
     iterations: tuple[int, ...] | None = None
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
@@ -112,7 +115,11 @@ class Options:
             raise SoundStormError(f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration {self.duration}")
 
     def sampler(self, defaults: SamplerSettings) -> SamplerSettings:
-        """The checkpoint's settings with what the command line overrides."""
+        """The checkpoint's settings with what --config, and then the command line, overrides."""
+        if self.config is not None:
+            chosen = parse_settings(storage.read_bytes(self.config), f"--config {self.config}")
+            chosen.require("sampler")
+            defaults = chosen.sampler_over(defaults)
         iterations = self.iterations[0] if self.iterations is not None and len(self.iterations) == 1 else self.iterations
         given = {"iterations": iterations} | {name: getattr(self, name) for name in SAMPLER_OPTIONS}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})

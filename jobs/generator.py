@@ -38,6 +38,14 @@ def file_stem(category: str) -> str:
     return re.sub(r"[^\w-]+", "_", category) or "_"
 
 
+def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
+    """The first `num_samples` of sample `index`, such that nothing clips; raises SoundStormError if it is not finite."""
+    waveform = waveform[:num_samples]
+    if not np.isfinite(waveform).all():
+        raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
+    return waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+
+
 class Generator:
     """An actor that makes the samples of a part as one batch.
 
@@ -68,7 +76,7 @@ class Generator:
             return len(samples)
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
         num_frames = math.ceil(round(self.job["duration_s"] * self.codec.sample_rate) / self.codec.hop)
-        waveforms = self._waveforms([label for _, label in samples], seeds, num_frames)
+        waveforms = self.waveforms([label for _, label in samples], seeds, num_frames)
         clips = [self._clip(index, label, seed, num_frames, wave) for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)]
         if storage.exists(part_uri):  # this took its time, and the actor may have been given up
             return len(samples)
@@ -76,7 +84,7 @@ class Generator:
         tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
         return len(samples)
 
-    def _waveforms(self, labels: list[int], seeds: list[int], num_frames: int) -> list[np.ndarray]:
+    def waveforms(self, labels: list[int], seeds: list[int], num_frames: int) -> list[np.ndarray]:
         """The waveform (N,) of each sample: the best of its draws, where the sampler wants more than one."""
         if self.listener is None:
             return self._draw(labels, seeds, num_frames)
@@ -105,10 +113,7 @@ class Generator:
     def _clip(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> tuple[dict[str, Any], bytes]:
         """A sample's row, all but its URI, and its audio file."""
         sample_rate = self.codec.sample_rate
-        waveform = waveform[: round(self.job["duration_s"] * sample_rate)]
-        if not np.isfinite(waveform).all():
-            raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
-        waveform = waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+        waveform = playable(waveform, round(self.job["duration_s"] * sample_rate), index)
         category = self.checkpoint.categories[label]
         audio = encode_audio(waveform, sample_rate, self.job["format"])
         row = {

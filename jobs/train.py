@@ -6,7 +6,6 @@ no clip is dropped, and a run that was cut short goes on exactly where it was. A
 of them there are: each clip is seen in one, see `soundstorm.batching.drawn_view`.
 """
 
-import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +34,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.settings_file import ChosenSettings, parse_settings
 from soundstorm.transfer import weights_for_categories
 
 STAGE = "train"
@@ -51,7 +51,7 @@ class Options:
     preset: str = "small"
     """Network and training: reference (the published set-up), small (an hour on two cores), tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
-    """JSON file whose "training" table replaces settings of the preset, such as best.json of `tune`; path or URI."""
+    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, such as best.json of `tune`; path or URI."""
     fold: int | None = None
     """The test fold, which is validated with and not trained on; default: the dataset's last."""
     epochs: int | None = None
@@ -95,9 +95,11 @@ class Options:
 def run(options: Options) -> dict[str, Any]:
     """Train as `options` say, or go on where an earlier call was cut short; returns the final losses."""
     storage.check_writable(options.output_dir)
-    tokens = open_tokens(options.tokens, options.fold)
-    config, origin = _training_config(options), _origin(options.checkpoint, tokens)
-    architecture = network_for(origin.model.config if origin else preset(options.preset).model, tokens)
+    chosen = _chosen(options)
+    tokens = open_tokens(options.tokens, chosen.fold if options.fold is None else options.fold)
+    config, origin = _training_config(options, chosen), _origin(options.checkpoint, tokens)
+    base = origin.model.config if origin else preset(options.preset).model
+    architecture = network_for(chosen.model_over(base, is_trained=origin is not None), tokens)
     settings = {
         "tokens": storage.absolute(options.tokens),
         "tokens_made": tokens.made,
@@ -113,13 +115,15 @@ def run(options: Options) -> dict[str, Any]:
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
-    counts = _train(options, tokens, architecture, config, origin)
+    counts = _train(options, tokens, architecture, config, origin, chosen)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
-def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, origin: Checkpoint | None) -> dict[str, Any]:
+def _train(
+    options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, origin: Checkpoint | None, chosen: ChosenSettings
+) -> dict[str, Any]:
     training, validation = tokens.split()
     weights = weights_for_categories(origin.model, origin.categories, tokens.categories) if origin else None
     with connect(options.address, await_gpu=options.device != "cpu") as info:
@@ -137,14 +141,14 @@ def _train(options: Options, tokens: Tokens, architecture: ModelConfig, config: 
                 {
                     "architecture": architecture.to_dict(),
                     "training": config.to_dict(),
-                    "sampler": (origin.sampler if origin else preset(options.preset).sampler).to_dict(),
-                    "dataset": tokens.dataset,
+                    "sampler": chosen.sampler_over(origin.sampler if origin else preset(options.preset).sampler).to_dict(),
                     "categories": tokens.categories,
                     "codec": asdict(tokens.fingerprint),
+                    "dataset": tokens.dataset,
                     "fold": tokens.fold,
                     "weights": None if weights is None else ray.put(weights),
                     "checkpoint_every": options.checkpoint_every,
-                    "cpus": plan.cpus_per_worker,
+                    "cpus": chosen.threads or plan.cpus_per_worker,  # other threads add up in another order
                 },
                 {"tokens": ray.data.from_arrow(tokens.table)},
                 plan=plan,
@@ -185,17 +189,19 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 # ---- settings
 
 
-def _training_config(options: Options) -> TrainingConfig:
+def _chosen(options: Options) -> ChosenSettings:
+    """What --config says; nothing without one."""
+    if options.config is None:
+        return ChosenSettings(where="")
+    chosen = parse_settings(storage.read_bytes(options.config), f"--config {options.config}")
+    chosen.require("training", "model", "sampler")
+    return chosen
+
+
+def _training_config(options: Options, chosen: ChosenSettings) -> TrainingConfig:
     """The preset's training, changed by --config, changed by single options."""
-    config = preset(options.preset).training
-    if options.config is not None:
-        try:
-            changes = json.loads(storage.read_bytes(options.config))["training"]
-            config = TrainingConfig.from_dict(config.to_dict() | dict(changes), f"--config {options.config}")
-        except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise SoundStormError(f"--config {options.config}: not JSON with a table 'training': give best.json of `soundstorm tune`") from error
     given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
+    return replace(chosen.training_over(preset(options.preset).training), **{name: value for name, value in given.items() if value is not None})
 
 
 def network_for(architecture: ModelConfig, tokens: Tokens) -> ModelConfig:

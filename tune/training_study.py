@@ -1,273 +1,282 @@
-"""Search the training settings with Ray Tune: Optuna proposes them, ASHA stops the trials that fall behind.
+"""`soundstorm tune training`: search the settings of training with Ray Tune; Optuna proposes them, ASHA stops the trials that fall behind.
 
-A trial is one process that runs the same epochs as `soundstorm train` with one worker; all trials share one copy of the tokens in the
-object store. Settings are chosen by the loss on the fold held out, so that fold's loss flatters them: report results on another.
+A trial is one process that runs the same epochs as `soundstorm train` with one worker, or a run of Ray Train with --num-workers; all trials
+share one copy of the tokens in the object store. Settings are chosen by the loss on the fold held out, so that fold's loss flatters them:
+report results on another.
 """
 
-import csv
-import io
-import json
-import math
-import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import optuna
-import pyarrow as pa
-import torch
+import ray
 from ray import tune
-from ray.tune.experiment import Trial
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
+from torch import Tensor
 
 from cluster import records, storage
-from cluster.connect import ClusterInfo, connect
-from cluster.tables import write_table
+from cluster.connect import connect
+from cluster.data import quiet_ray_data
+from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
-from jobs.tokens import Tokens, TokenSet, open_tokens
+from jobs.tokens import Tokens, open_tokens
 from jobs.train import network_for
-from jobs.trainer import use_threads
-from jobs.training_run import TrainingRun
+from jobs.trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
+from soundstorm.page import decimal
 from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
-from tune.space import Range, check_space, training_space
+from soundstorm.study_page import Curve, StudyData
+from soundstorm.transfer import weights_for_categories
+from tune.journal import Ended, Journal
+from tune.results import OUTPUTS, importances, now, trial_row, versions, write_best, write_page, write_trials
+from tune.space import Choice, Range, Space, check_space, load_space
+from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
+from tune.training_trial import FIGURES, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
+from tune.training_workers import trial_on_workers
 
 STAGE = "tune"
-OUTPUTS = ("trials", "trials.parquet", "trials.csv", "best.json")
-REDUCTION_FACTOR = 3
-"""ASHA lets the best third of the trials that reach a rung go on."""
+TRIALS = "trials"
 
 
 @dataclass(kw_only=True)
-class Options:
-    """Search learning rate, warm-up and span masking with Ray Tune (Optuna and ASHA)."""
+class Options(StudyOptions):
+    """Search learning rate, schedule, dropout, mask spans, width and depth with Ray Tune (Optuna and ASHA)."""
 
     tokens: str = "runs/tokens"
     """Output folder of `tokenize`, a path or s3:// URI."""
     output_dir: str = "runs/tune"
-    """Folder or s3:// prefix for trials.parquet, trials.csv, best.json and tune.json."""
+    """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml, report.html and the trials' networks."""
     preset: str = "tiny"
-    """Network and training that the search starts from: reference, small or tiny."""
+    """Network and training that the search starts from: reference, small, tiny or faults."""
+    checkpoint: str | None = None
+    """Checkpoint folder or URI that every trial starts from; its architecture is used."""
     fold: int | None = None
     """The fold that trials are validated with; default: the dataset's last."""
-    num_trials: int = 8
-    """Settings to try."""
-    max_concurrent: int | None = None
-    """Trials at a time; default: one per GPU, or one per CPU."""
     epochs: int | None = None
     """Epochs of a trial that is not stopped early; default: the preset's."""
     batch_size: int | None = None
-    """Clips per step; default: the preset's."""
-    seed: int = 0
-    """Seed of the search and of every trial's order, crops, masks and initial weights."""
-    overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
+    """Clips per step and worker; default: the preset's."""
+    num_workers: int = 1
+    """Training processes of each trial; more than one makes it a distributed run of Ray Train."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.preset not in PRESETS:
             raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
-        for option in ("num_trials", "max_concurrent", "epochs", "batch_size"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least 1")
-        if self.seed < 0:
-            raise SoundStormError(f"--seed is {self.seed}: give 0 or more")
+        for option in ("epochs", "batch_size", "num_workers"):
+            require_least(option, getattr(self, option), 1)
 
 
-def run(options: Options) -> dict[str, Any]:
-    """Run the study; returns the best settings and their loss. One that was cut short begins anew."""
-    storage.check_writable(options.output_dir)
+@dataclass(kw_only=True, frozen=True)
+class Start:
+    """What the trials start from, and what they search."""
+
+    tokens: Tokens
+    model: ModelConfig
+    training: TrainingConfig
+    space: Space
+    weights: dict[str, Tensor] | None
+    checkpoint_sha256: str | None
+
+
+def default_space(config: TrainingConfig, model: ModelConfig, fixed_network: bool) -> Space:
+    """Values around a preset: learning rate within a factor of 10, schedule, warm-up, dropout, spans; width and depth up to half as much again."""
+    space: dict[str, Range | Choice] = {
+        "lr": Range(config.lr / 10, config.lr * 10, is_log=True),
+        "schedule": Choice("onecycle", "cosine", "trapezoid"),
+        "warmup_share": Range(0.02, 0.4, is_log=True),
+        "dropout": Range(0.0, 0.3),
+        "span_share": Range(0.0, 0.6),
+    }
+    if not fixed_network:
+        unit = 2 * model.heads
+        space["width"] = Choice(*(max(unit, round(model.width * share / unit) * unit) for share in (0.75, 1.0, 1.5)))
+        space["depth"] = Range(max(1, model.depth // 2), max(2, model.depth + model.depth // 2), is_whole=True)
+    return space
+
+
+def prepare(options: Options) -> Start:
+    """Read the tokens and the space, and refuse what cannot be tried."""
     tokens = open_tokens(options.tokens, options.fold)
     base = preset(options.preset)
     given: dict[str, Any] = {"seed": options.seed, "epochs": options.epochs, "batch_size": options.batch_size}
     config = replace(base.training, **{name: value for name, value in given.items() if value is not None})
-    space = training_space(config)
-    check_space(space)
+    origin = None if options.checkpoint is None else open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
+    if origin is not None:
+        tokens.fingerprint.require_equal(origin.fingerprint, tokens.uri)
+    model = network_for(origin.model.config if origin else base.model, tokens)
+    space = load_space(options.space, default_space(config, model, origin is not None))
+    allowed = [*TRAINING_NAMES, *(MODEL_NAMES if origin is None else ("dropout",))]
+    check_space(space, allowed, lambda point: applied(point, model, config))
+    weights = None if origin is None else weights_for_categories(origin.model, origin.categories, tokens.categories)
+    return Start(tokens=tokens, model=model, training=config, space=space, weights=weights, checkpoint_sha256=origin.sha256 if origin else None)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Run the study, or what is missing of it; returns the best settings and their loss."""
+    storage.check_writable(options.output_dir)
+    require_begun(options.output_dir, STAGE, options.resume)
+    begin = prepare(options)
     settings = {
+        "study": "training",
         "tokens": storage.absolute(options.tokens),
-        "tokens_made": tokens.made,
-        "fold": tokens.fold,
+        "tokens_made": begin.tokens.made,
+        "fold": begin.tokens.fold,
         "preset": options.preset,
-        "training": config.to_dict(),
+        "architecture": begin.model.to_dict(),
+        "training": begin.training.to_dict(),
+        "checkpoint_sha256": begin.checkpoint_sha256,
+        "space": {name: repr(span) for name, span in begin.space.items()},
         "num_trials": options.num_trials,
+        "num_workers": options.num_workers,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    storage.delete(storage.join(options.output_dir, "trials"))
-    rows = _search(options, tokens, network_for(base.model, tokens), config, space)
-    counts = _write_results(options, rows, config, list(space), tokens.fold)
+    trials, threads = _search(options, begin)
+    storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
+    counts = _write_results(options, begin, trials, threads, settings)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 
-def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    best = storage.join(options.output_dir, "best.json")
-    found = ", ".join(f"{name} {value:.3g}" for name, value in counts["best"].items())
-    trials = f"{counts['trials']} trials ({counts['stopped']} stopped early)"
-    message = f"{prefix}{best}: {found} gave the lowest loss of {trials}, {counts['val_loss']:.3f} nats"
-    return {"message": message, "output_dir": options.output_dir, "best_config": best, **counts}
-
-
-def _search(options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, space: dict[str, Range]) -> list[dict[str, Any]]:
-    """One row a trial."""
-    training, validation = tokens.split()
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would come between the lines of `_Progress`
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the study, not only the trial at hand
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+def _search(options: Options, begin: Start) -> tuple[list[Ended], int]:
+    """The trials, and how many threads each had."""
+    training, validation = begin.tokens.split()
+    search = Search(
+        name=TRIALS, space=begin.space, metrics=("val_loss",), figures=FIGURES, num_trials=options.num_trials, epochs=begin.training.epochs
+    )
     with connect(options.address) as info:
-        concurrent, resources = _resources(options, info)
+        if options.num_workers > 1:
+            each = plan_workers(options.num_workers, "auto", info)
+            total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)
+            at_a_time = min(options.max_concurrent or total, max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))))
+            plan = WorkerPlan(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu)
+        else:
+            each = plan = plan_trials(options, info, options.num_trials)
         console.print(
-            f"tune: {options.num_trials} trials of {config.epochs} epochs on {len(training)} clips, {concurrent} at a time with "
-            f"{resources['cpu']:g} CPU{' and a GPU' if 'gpu' in resources else ''} each",
+            f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, {plan.num_workers} at a time, each {each}"
+            if options.num_workers > 1
+            else f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, {plan.num_workers} at a time with "
+            f"{plan.cpus_per_worker} CPU{'s' if plan.cpus_per_worker > 1 else ''}{' and a GPU' if plan.use_gpu else ''} each",
             highlight=False,
         )
-        trainable = tune.with_parameters(
-            trial, training=training, validation=validation, architecture=architecture.to_dict(), config=config.to_dict(), cpus=int(resources["cpu"])
+        base = Base.of(
+            begin.tokens,
+            model=begin.model,
+            training=begin.training,
+            sampler=preset(options.preset).sampler,
+            folder=storage.absolute(options.output_dir),
+            cpus=plan.cpus_per_worker,
         )
-        filesystem, path = storage.filesystem(options.output_dir)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, resources),
-            param_space={name: span.domain() for name, span in space.items()},
-            tune_config=tune.TuneConfig(
-                metric="val_loss",
-                mode="min",
-                num_samples=options.num_trials,
-                max_concurrent_trials=concurrent,
-                search_alg=OptunaSearch(seed=options.seed),
-                scheduler=ASHAScheduler(
-                    time_attr="epoch", max_t=config.epochs, grace_period=max(1, config.epochs // 5), reduction_factor=REDUCTION_FACTOR
-                ),
-                trial_dirname_creator=_name,
-                reuse_actors=True,  # importing PyTorch takes longer than a short trial
-            ),
-            run_config=tune.RunConfig(
-                name="trials", storage_path=path, storage_filesystem=filesystem, verbose=0, callbacks=[_Progress(options.num_trials, config.epochs)]
-            ),
-        )
-        results = tuner.fit()
-        return [_row(result, config.epochs, list(space)) for result in results]
+        resources = None
+        if options.num_workers > 1:
+            quiet_ray_data()
+            trainable = tune.with_parameters(
+                trial_on_workers, tokens=ray.data.from_arrow(begin.tokens.table), base=base, weights=begin.weights, plan=each
+            )
+            resources = {"memory": 1.0}  # one byte: what the trial's own process needs is beside what its workers reserve
+        else:
+            trainable = tune.with_parameters(trial, training=training, validation=validation, base=base, weights=begin.weights)
+        describe = _describer(begin.training.epochs, Journal(storage.join(options.output_dir, TRIALS, "journal")).ended())
+        return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources), plan.cpus_per_worker
 
 
-def _resources(options: Options, info: ClusterInfo) -> tuple[int, dict[str, float]]:
-    """Trials at a time, and what each reserves."""
-    slots = max(1, int(info.num_gpus) or int(info.num_cpus))
-    concurrent = min(options.max_concurrent or slots, slots, options.num_trials)
-    cpus = max(1, int(info.num_cpus) // max(concurrent * info.nodes, concurrent))
-    return concurrent, {"cpu": float(cpus)} | ({"gpu": 1.0} if info.num_gpus else {})
+def _describer(epochs: int, before: Sequence[Ended]) -> Any:
+    """Says of each trial what it reached and what the best so far has."""
+    finished = [ended.last["val_loss"] for ended in before if ended.state == "finished"]
+
+    def describe(ended: Ended) -> str:
+        if ended.state == "finished":
+            finished.append(ended.last["val_loss"])
+        best = f"best {min(finished):.3f}" if finished else "none has finished yet"
+        return f"val {ended.last.get('val_loss', float('nan')):.3f} after {len(ended.rows)} of {epochs} epochs  {best}"
+
+    return describe
 
 
-def _name(trial_: Trial) -> str:
-    return str(trial_.trial_id)
-
-
-class _Progress(tune.Callback):
-    """One line for each trial that ends."""
-
-    def __init__(self, num_trials: int, epochs: int) -> None:
-        self.num_trials, self.epochs, self.ended, self.best = num_trials, epochs, 0, math.inf
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        last = trial.last_result
-        loss = last.get("val_loss", math.nan)
-        if last.get("epoch") == self.epochs:
-            self.best = min(self.best, loss)
-        point = "  ".join(f"{name} {value:.3g}" for name, value in trial.config.items())
-        self._show(f"{point}  val {loss:.3f} after {last.get('epoch', 0)} of {self.epochs} epochs  best {self.best:.3f}")
-
-    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        self._show(f"[yellow]failed[/], see {trial.error_file}")
-
-    def _show(self, text: str) -> None:
-        self.ended += 1
-        console.print(f"trial {self.ended}/{self.num_trials}  {text}", highlight=False)
-
-
-# ---- a trial
-
-
-def trial(point: dict[str, float], training: TokenSet, validation: TokenSet, architecture: dict[str, Any], config: dict[str, Any], cpus: int) -> None:
-    """Train with the settings `point` in place of those of `config`, reporting each epoch to Ray Tune."""
-    use_threads(cpus)
-    run_trial(point, training, validation, architecture, config, tune.report)
-
-
-def run_trial(
-    point: dict[str, float],
-    training: TokenSet,
-    validation: TokenSet,
-    architecture: dict[str, Any],
-    config: dict[str, Any],
-    report: Callable[[dict[str, Any]], None],
-) -> None:
-    """The epochs of a trial. One whose loss is no longer finite reports infinity and ends."""
-    trainer = TrainingRun(
-        ModelConfig.from_dict(architecture, "architecture"),
-        TrainingConfig.from_dict(config | point, "trial"),
-        training,
-        validation,
-        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+def _write_results(options: Options, begin: Start, trials: list[Ended], threads: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Write tables, best settings and page; returns the counts for the record."""
+    order = {"finished": 0, "stopped": 1}
+    trials = sorted(trials, key=lambda ended: (order.get(ended.state, 2), ended.last.get("val_loss", float("inf"))))
+    names = list(begin.space)
+    rows = [trial_row(ended, names, ("val_loss", "train_loss")) | {"seconds": _seconds(ended)} for ended in trials]
+    write_trials(options.output_dir, rows, {"study": "training", "preset": options.preset})
+    best = trials[0]
+    if best.state != "finished":
+        told = "; ".join(sorted({ended.problem for ended in trials if ended.problem})[:3]) or "see trials.csv"
+        raise SoundStormError(f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space")
+    write_best(options.output_dir, best_content(options, begin, best, threads))
+    rung = Search(name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs).first_rung
+    early = [(ended.point, float(ended.rows[rung - 1]["val_loss"])) for ended in trials if len(ended.rows) >= rung]
+    epochs = sum(len(ended.rows) for ended in trials)
+    states = {state: sum(ended.state == state for ended in trials) for state in ("finished", "stopped", "diverged", "failed")}
+    found = importances(begin.space, early)
+    page = StudyData(
+        title="Training study",
+        generated_at=now(),
+        summary=[
+            ("Lowest loss", f"{best.last['val_loss']:.3f} nats", f"on fold {begin.tokens.fold}, which chose it: report results on another"),
+            ("Trials", f"{len(trials)}", ", ".join(f"{count} {state}" for state, count in states.items() if count)),
+            ("Epochs", f"{epochs} of {len(trials) * begin.training.epochs}", "run, of those that all trials would have had without early stopping"),
+        ],
+        metric="Validation loss (nats)",
+        names=names,
+        rows=rows,
+        value="val_loss",
+        best=best.trial,
+        curves=[
+            Curve(ended.trial, [row["epoch"] for row in ended.rows], [row["val_loss"] for row in ended.rows], ended.state)
+            for ended in trials
+            if ended.rows
+        ],
+        importances=found,
+        importances_note=f"Of the loss after epoch {rung}, which every trial reached: later losses are only known of trials that were let go on.",
+        best_settings=best.point,
+        command=f"soundstorm train --tokens {options.tokens} --config {storage.join(options.output_dir, 'best.json')}"
+        + (f" --checkpoint {options.checkpoint}" if options.checkpoint else ""),
+        settings=settings | {"versions": versions()},
     )
-    while not trainer.is_finished:
-        try:
-            row = trainer.run_epoch()
-        except SoundStormError:
-            report({"epoch": trainer.epochs_done + 1, "val_loss": math.inf, "train_loss": math.inf})
-            return
-        report({name: row[name] for name in ("epoch", "val_loss", "train_loss")})
-
-
-# ---- results
-
-
-def _row(result: Any, epochs: int, names: list[str]) -> dict[str, Any]:
-    """A row of the table of trials from a result of Ray Tune."""
-    metrics = result.metrics or {}
-    epoch, val_loss = int(metrics.get("epoch", 0)), float(metrics.get("val_loss", math.inf))
-    if result.error is not None or epoch == 0:
-        state = "failed"
-    elif not math.isfinite(val_loss):
-        state = "diverged"
-    else:
-        state = "finished" if epoch >= epochs else "stopped"
+    write_page(options.output_dir, page)
     return {
-        "trial": str(metrics.get("trial_id", "")),
-        "state": state,
-        "epochs": epoch,
-        "val_loss": val_loss if math.isfinite(val_loss) else None,
-        "train_loss": metrics.get("train_loss") if math.isfinite(val_loss) else None,
-        "seconds": float(metrics.get("time_total_s", 0.0)),
-        **{name: float(result.config[name]) for name in names},
+        "trials": len(trials),
+        "epochs": epochs,
+        **states,
+        "val_loss": best.last["val_loss"],
+        "best": best.point,
+        "threads": threads,
+        "seconds": sum(map(_seconds, trials)),
     }
 
 
-def _write_results(options: Options, rows: list[dict[str, Any]], config: TrainingConfig, names: list[str], fold: int) -> dict[str, Any]:
-    """Write the tables of trials and the best settings; returns the counts for the record."""
-    rows = sorted(rows, key=lambda row: (row["state"] != "finished", row["val_loss"] is None, row["val_loss"]))
-    best = rows[0]
-    columns = [("trial", pa.string()), ("state", pa.string()), ("epochs", pa.int32())]
-    schema = pa.schema(columns + [(name, pa.float64()) for name in ("val_loss", "train_loss", "seconds", *names)])
-    write_table(storage.join(options.output_dir, "trials.parquet"), pa.Table.from_pylist(rows, schema), {"preset": options.preset})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=schema.names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    storage.write_bytes(storage.join(options.output_dir, "trials.csv"), text.getvalue().encode())
-    if best["state"] != "finished":
-        states = ", ".join(sorted({row["state"] for row in rows}))
-        raise SoundStormError(
-            f"no trial ran to its last epoch ({states}); see {storage.join(options.output_dir, 'trials')}, and try lower learning rates"
-        )
-    found = {name: best[name] for name in names}
-    same = {"epochs": config.epochs, "batch_size": config.batch_size, "seed": config.seed}
-    content = {"preset": options.preset, "fold": fold, "trial": best["trial"], "val_loss": best["val_loss"], "training": found | same}
-    storage.write_bytes(storage.join(options.output_dir, "best.json"), (json.dumps(content, indent=2) + "\n").encode())
-    stopped = sum(row["state"] == "stopped" for row in rows)
-    return {"trials": len(rows), "stopped": stopped, "epochs": sum(row["epochs"] for row in rows), "val_loss": best["val_loss"], "best": found}
+def best_content(options: Options, begin: Start, best: Ended, threads: int) -> dict[str, Any]:
+    """What best.json says of a trial: all that `train --config` needs to do the same."""
+    model, training = applied(best.point, begin.model, begin.training)
+    return {
+        "study": "training",
+        "preset": options.preset,
+        "fold": begin.tokens.fold,
+        "threads": threads,
+        "trial": best.trial,
+        "val_loss": best.last["val_loss"],
+        "checkpoint": checkpoint_uri(options.output_dir, best.point),
+        "searched": best.point,
+        "model": {name: value for name, value in model.to_dict().items() if name not in ("num_levels", "codebook_size", "num_classes")},
+        "training": training.to_dict(),
+    }
+
+
+def _seconds(ended: Ended) -> float:
+    return float(sum(row["seconds"] for row in ended.rows))
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    best = storage.join(options.output_dir, "best.json")
+    found = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in counts["best"].items())
+    marked = "".join(f", {counts[state]} {state}" for state in ("diverged", "failed") if counts[state])
+    trials = f"{counts['trials']} trials ({counts['stopped']} stopped early{marked})"
+    message = f"{prefix}{best}: {found} gave the lowest loss of {trials}, {decimal(counts['val_loss'], 3)} nats"
+    return {"message": message, "output_dir": options.output_dir, "best_config": best, **counts}
 
 
 if __name__ == "__main__":

@@ -1,49 +1,37 @@
-"""`soundstorm tune`: a real Ray Tune study on a small token table."""
+"""`soundstorm tune training`: real Ray Tune studies on a small token table."""
 
 import csv
+import importlib.util
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
-from cluster import records, storage, tables
-from jobs.tokens import open_tokens
-from jobs.train import network_for
+from cluster import storage, tables
+from jobs import train
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import TrainingConfig, preset
-from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
-from tune.space import Range, check_space, training_space
-from tune.training_study import Options, run, run_trial
+from tune.journal import Journal
+from tune.training_study import Options, run
 
-FINGERPRINT = CodecFingerprint(name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8)
-NUM_TRIALS, EPOCHS = 4, 5
+NUM_TRIALS, EPOCHS = 5, 6
+SPACE = """
+from tune.space import Choice, Range
+SPACE = {
+    "lr": Range(1e-4, 1e-1, is_log=True),
+    "dropout": Range(0.0, 0.3),
+    "width": Choice(16, 32),
+    "depth": Range(1, 2, is_whole=True),
+}
+"""
 
 
-@pytest.fixture(scope="module")
-def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Twelve clips of two classes in three folds, what `tokenize` would leave."""
-    uri = str(tmp_path_factory.mktemp("tokens"))
-    rows: list[dict[str, Any]] = [
-        {
-            "clip_id": f"clip-{number:02d}",
-            "dataset": "test",
-            "fold": number // 4 + 1,
-            "label": number % 2,
-            "category": ("rain", "wind")[number % 2],
-            "view": 0,
-            "num_frames": 16,
-            "codes": codes_to_lists((np.arange(16) * np.array([[1], [3]]) + 2 * (number % 2)) % 8),
-        }
-        for number in range(12)
-    ]
-    metadata = FINGERPRINT.to_metadata() | {"categories": json.dumps(["rain", "wind"]), "num_folds": "3"}
-    tables.write_table(tables.part_uri(storage.join(uri, "tokens"), 0), pa.Table.from_pylist(rows, TOKENS), metadata)
-    records.finish(uri, "tokenize", {}, {})
-    return uri
+@pytest.fixture(scope="session")
+def space(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file for --space, of small networks."""
+    path = tmp_path_factory.mktemp("space") / "space.py"
+    path.write_text(SPACE)
+    return str(path)
 
 
 def options(tokens: str, output: str, **changes: Any) -> Options:
@@ -52,47 +40,83 @@ def options(tokens: str, output: str, **changes: Any) -> Options:
 
 
 @pytest.fixture(scope="module")
-def study(tokens: str, s3: Any, ray_session: None) -> dict[str, Any]:
+def study(tokens: str, space: str, s3: Any, ray_session: None) -> dict[str, Any]:
     """One study whose output is in object storage; the tests below look at it."""
-    return run(options(tokens, storage.join(s3.make_bucket(), "study")))
+    return run(options(tokens, storage.join(s3.make_bucket(), "study"), space=space))
+
+
+def rows_of(output: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = tables.read_table(storage.join(output, "trials.parquet"))[0].to_pylist()
+    return rows
 
 
 def test_every_trial_has_a_row_and_the_first_is_the_best(study: dict[str, Any]) -> None:
-    table, _ = tables.read_table(storage.join(study["output_dir"], "trials.parquet"))
-    rows = table.to_pylist()
+    rows = rows_of(study["output_dir"])
     assert len(rows) == NUM_TRIALS and len({row["trial"] for row in rows}) == NUM_TRIALS
     finished = [row for row in rows if row["state"] == "finished"]
     assert finished and all(row["epochs"] == EPOCHS for row in finished)
     assert all(row["epochs"] < EPOCHS for row in rows if row["state"] == "stopped")
     assert rows[0]["val_loss"] == min(row["val_loss"] for row in finished) == study["val_loss"]
-    space = training_space(preset("tiny").training)
-    assert all(span.low <= row[name] <= span.high for row in rows for name, span in space.items())
+    assert all(1e-4 <= row["lr"] <= 1e-1 and row["width"] in (16, 32) and row["depth"] in (1, 2) for row in rows)
     listed = list(csv.DictReader(storage.read_bytes(storage.join(study["output_dir"], "trials.csv")).decode().splitlines()))
     assert [row["trial"] for row in listed] == [row["trial"] for row in rows]
 
 
-def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(study: dict[str, Any], tokens: str) -> None:
+def test_the_page_and_the_curves_for_tensorboard_are_there(study: dict[str, Any]) -> None:
+    page = storage.read_bytes(storage.join(study["output_dir"], "report.html")).decode()
+    assert all(row["trial"] in page for row in rows_of(study["output_dir"]))
+    assert "soundstorm train --tokens" in page
+    assert any("events.out.tfevents" in entry.uri for entry in storage.list_objects(storage.join(study["output_dir"], "trials")))
+
+
+def test_a_trial_that_finished_has_left_its_network_and_no_state(study: dict[str, Any]) -> None:
     best = json.loads(storage.read_bytes(study["best_config"]))
-    base = preset("tiny")
-    config = TrainingConfig.from_dict(base.training.to_dict() | best["training"], "best.json")
-    chosen = open_tokens(tokens, best["fold"])
-    losses: list[float] = []
-    run_trial({}, *chosen.split(), network_for(base.model, chosen).to_dict(), config.to_dict(), lambda row: losses.append(row["val_loss"]))
-    assert len(losses) == EPOCHS
-    assert losses[-1] == pytest.approx(best["val_loss"], abs=1e-6)
+    config = json.loads(storage.read_bytes(storage.join(best["checkpoint"], "config.json")))
+    assert config["extra"]["val_loss"] == best["val_loss"]
+    assert storage.list_objects(storage.join(study["output_dir"], "states")) == []
 
 
-def test_a_finished_study_is_not_repeated(study: dict[str, Any], tokens: str) -> None:
-    assert "already done" in run(options(tokens, study["output_dir"]))["message"]
+def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(study: dict[str, Any], tokens: str, tmp_path: Path) -> None:
+    (tmp_path / "best.toml").write_bytes(storage.read_bytes(storage.join(study["output_dir"], "best.toml")))
+    trained = train.run(train.Options(tokens=tokens, config=str(tmp_path / "best.toml"), output_dir=str(tmp_path / "out"), device="cpu"))
+    assert trained["epochs"] == EPOCHS
+    assert trained["val_loss"] == pytest.approx(study["val_loss"], abs=1e-6)
 
 
-def test_a_trial_whose_loss_is_not_finite_ends_with_infinity(tokens: str) -> None:
-    base = preset("tiny")
-    chosen = open_tokens(tokens, None)
-    config = replace(base.training, batch_size=4, epochs=3, lr=1e30, warmup_share=0.0)
-    rows: list[dict[str, Any]] = []
-    run_trial({}, *chosen.split(), network_for(base.model, chosen).to_dict(), config.to_dict(), rows.append)
-    assert rows[-1]["val_loss"] == float("inf") and rows[-1]["epoch"] <= 3
+def test_a_finished_study_is_not_repeated(study: dict[str, Any], tokens: str, space: str) -> None:
+    assert "already done" in run(options(tokens, study["output_dir"], space=space, resume=True))["message"]
+
+
+def test_a_study_goes_on_without_running_again_what_had_ended(study: dict[str, Any], tokens: str, space: str) -> None:
+    output = study["output_dir"]
+    journal = Journal(storage.join(output, "trials", "journal"))
+    before = {ended.trial: ended for ended in journal.ended()}
+    lost = sorted(before)[-1]
+    storage.delete(storage.join(journal.uri, "ended", f"{lost}.json"))  # as if the driver had been killed while this trial was at work
+    record = json.loads(storage.read_bytes(storage.join(output, "tune.json")))
+    storage.write_bytes(storage.join(output, "tune.started.json"), json.dumps({"settings": record["settings"], "started": "earlier"}).encode())
+    storage.delete(storage.join(output, "tune.json"))
+    found = run(options(tokens, output, space=space, resume=True))
+    after = {ended.trial: ended for ended in journal.ended()}
+    assert found["trials"] == NUM_TRIALS == len(rows_of(output))
+    assert {name: after[name] for name in before if name != lost} == {name: ended for name, ended in before.items() if name != lost}
+    [again] = [ended for name, ended in after.items() if name not in before]
+    assert again.point == before[lost].point  # what was at work is what runs again
+
+
+def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(tokens: str, tmp_path: Path, ray_session: None) -> None:
+    (tmp_path / "space.py").write_text(
+        "from tune.space import Choice\n"
+        "SPACE = {'lr': Choice(1e-3, 1e30), 'width': Choice(16, 24), 'heads': Choice(2, 8), 'ema_decay': Choice(0.9, 0.99)}"
+    )
+    found = run(options(tokens, str(tmp_path / "out"), space=str(tmp_path / "space.py"), num_trials=8, epochs=2))
+    rows = rows_of(str(tmp_path / "out"))
+    failed = [row for row in rows if row["state"] == "failed"]
+    diverged = [row for row in rows if row["state"] == "diverged"]
+    assert len(rows) == 8 and found["failed"] == len(failed) and found["diverged"] == len(diverged)
+    assert all(row["lr"] > 1 and "gradient is" in row["problem"] for row in diverged)
+    assert all((row["width"], row["heads"]) == (24, 8) and "heads is 8" in row["problem"] for row in failed)
+    assert found["failed"] + found["diverged"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -102,6 +126,7 @@ def test_a_trial_whose_loss_is_not_finite_ends_with_infinity(tokens: str) -> Non
         ({"preset": "huge"}, "--preset is 'huge'"),
         ({"epochs": 0}, "--epochs is 0"),
         ({"seed": -1}, "--seed is -1"),
+        ({"resume": True, "overwrite": True}, "--resume goes on with a study and --overwrite deletes it"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
@@ -109,11 +134,15 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
         options("tokens", "out", **changes)
 
 
-def test_a_space_with_a_typo_or_an_empty_range_is_refused() -> None:
-    with pytest.raises(SoundStormError, match="'learning_rate' is no training setting; there are batch_size"):
-        check_space({"learning_rate": Range(low=0, high=1)})
-    with pytest.raises(SoundStormError, match=r"lr runs from 0\.0 to 1\.0"):
-        check_space({"lr": Range(low=0.0, high=1.0, is_log=True)})
+@pytest.mark.skipif(importlib.util.find_spec("mlflow") is not None, reason="mlflow is installed")
+def test_a_tracker_that_is_not_installed_is_told() -> None:
+    with pytest.raises(SoundStormError, match=r"pip install 'soundstorm-env\[mlflow\]'"):
+        options("tokens", "out", log_to="mlflow")
+
+
+def test_there_must_be_something_to_resume(tokens: str, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match="no study was begun"):
+        run(options(tokens, str(tmp_path / "out"), resume=True))
 
 
 def test_tokens_that_are_not_there_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Trials whose process dies: begun again, marked if it dies each time, and the study goes on."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from jobs.trainer import WorkerPlan
+from tune.journal import Ended, Point
+from tune.space import Choice
+from tune.study import RESTARTS, Search, StudyOptions, run_search
+
+
+def trainable(folder: Path) -> Callable[[Point], None]:
+    """Trials of which one is killed once, one each time, and one fails with an error of its own."""
+
+    def trial(point: Point) -> None:
+        name = point["name"]
+        attempts = folder / name
+        attempts.write_text((attempts.read_text() if attempts.exists() else "") + "x")
+        if name == "always killed" or (name == "killed once" and attempts.read_text() == "x"):
+            os.kill(os.getpid(), 9)
+        if name == "broken":
+            raise ValueError("a bug")
+        tune.report({"epoch": 1, "loss": float(len(name))})
+
+    return trial
+
+
+def test_a_trial_that_is_killed_is_begun_again_and_one_that_always_is_marked(tmp_path: Path, ray_session: None) -> None:
+    names = ["well", "killed once", "always killed", "broken"]
+    attempts = tmp_path / "attempts"
+    attempts.mkdir()
+    search = Search(
+        name="trials", space={"name": Choice(*names)}, metrics=("loss",), num_trials=len(names), points=[{"name": name} for name in names]
+    )
+    plan = WorkerPlan(num_workers=2, cpus_per_worker=1, use_gpu=False)
+    told: list[Any] = []
+
+    def describe(ended: Ended) -> str:
+        told.append(ended)
+        return ""
+
+    trials = run_search(search, trainable(attempts), plan, str(tmp_path / "study"), StudyOptions(), describe=describe)
+    found = {ended.point["name"]: ended for ended in trials}
+    assert {name: found[name].state for name in names} == dict(zip(names, ["finished", "finished", "failed", "failed"], strict=True))
+    assert "memory" in str(found["always killed"].problem) and "a bug" in str(found["broken"].problem)
+    assert {name: len((attempts / name).read_text()) for name in names} == {"well": 1, "killed once": 2, "always killed": RESTARTS + 1, "broken": 1}
+    assert {ended.point["name"] for ended in told} == {"well", "killed once"}

@@ -1,0 +1,151 @@
+"""What a decoding study measures against: real clips of the folds trained on, measured once, and the checkpoints, all in the object store."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from cluster import storage
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.clips import Clip, digest, draw_per_category
+from jobs.codecs import choose_codec
+from jobs.datasets import DatasetOptions, open_dataset
+from jobs.entry import console
+from soundstorm.audio_classifier import load_classifier
+from soundstorm.categories import normalized
+from soundstorm.checkpoints import Checkpoint
+from soundstorm.choice import PACKAGED_LISTENER, require_known
+from soundstorm.errors import SoundStormError
+from soundstorm.likeness import Measured
+from soundstorm.packaged import packaged
+from tune.decoding_trial import Bench, measure_real
+from tune.study import require_least
+
+CHUNK = 10
+"""Recordings measured at once."""
+
+
+@dataclass(kw_only=True)
+class BenchOptions(DatasetOptions):
+    """What a decoding study draws, and what it compares with."""
+
+    fold: int | None = None
+    """Left out of the real clips, so that what is chosen here can be measured there; default: the dataset's last."""
+    clips_per_class: int = 3
+    """Clips of each class that a trial draws: its budget."""
+    real_per_class: int = 32
+    """Real clips of each class, at most, to compare with."""
+    duration: float = 5.0
+    """Seconds of each clip."""
+    listener: str | None = None
+    """The classifier that chooses among draws where candidates are more than 1, path or URI; default: the one in the package."""
+    codec: str | None = None
+    """Weights of the codec; default: the one the checkpoint was trained with."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option in ("clips_per_class", "real_per_class"):
+            require_least(option, getattr(self, option), 1)
+        if not 0.05 <= self.duration <= 60:
+            raise SoundStormError(f"--duration is {self.duration}: give 0.05 to 60 seconds")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Stand:
+    """A bench that is not set up yet: all that is known without Ray."""
+
+    files: dict[str, dict[str, bytes]]
+    """Of each checkpoint, by its name."""
+    checkpoints: dict[str, Checkpoint]
+    weights: bytes
+    """Of the codec."""
+    listener: bytes | None
+    labels: list[int]
+    real: list[Clip]
+    fold: int
+
+    @property
+    def first(self) -> Checkpoint:
+        return next(iter(self.checkpoints.values()))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """For the record."""
+        return {
+            "checkpoints": {name: checkpoint.sha256 for name, checkpoint in self.checkpoints.items()},
+            "codec_sha256": self.first.fingerprint.sha256,
+            "real_clips": digest(self.real),
+            "fold": self.fold,
+            "classes": [self.first.categories[label] for label in self.labels],
+        }
+
+
+def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], wants_listener: bool) -> Stand:
+    """Open the checkpoints and choose the real clips.
+
+    Args:
+        options: which recordings, and how many.
+        checkpoints: URI of each, by a name for it; None is the one in the package. They have the same classes and codec.
+        wants_listener: whether a trial may draw more than one candidate.
+
+    Raises:
+        SoundStormError: a checkpoint or the dataset is not there, or they have no class in common.
+    """
+    files = {name: checkpoint_files(uri) for name, uri in checkpoints.items()}
+    opened = {name: open_checkpoint(content, uri=checkpoints[name]) for name, content in files.items()}
+    first = next(iter(opened.values()))
+    weights, _ = choose_codec(options.codec, first.fingerprint, next(iter(checkpoints.values())) or "the checkpoint in the package")
+    index = open_dataset(options.dataset, options.location)
+    folds = sorted(set(index.clips["fold"].to_pylist()))
+    fold = folds[-1] if options.fold is None else options.fold
+    if fold not in folds or len(folds) < 2:
+        raise SoundStormError(f"--fold is {fold}: the dataset has folds {', '.join(map(str, folds))}, and one other than it is needed")
+    names = [normalized(category) for category in first.categories]
+    pool = [
+        Clip(row["clip_id"], row["uri"], row["category"], row["fold"])
+        for row in index.clips.to_pylist()
+        if row["fold"] != fold and normalized(row["category"]) in names
+    ]
+    present = {normalized(clip.category) for clip in pool}
+    labels = [label for label, name in enumerate(names) if name in present]
+    if not labels:
+        raise SoundStormError(
+            f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(first.categories[:8])}: give its own dataset"
+        )
+    listener = None
+    if wants_listener or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
+        listener = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+        where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
+        require_known(load_classifier(listener), [first.categories[label] for label in labels], where)
+    return Stand(
+        files=files,
+        checkpoints=opened,
+        weights=weights,
+        listener=listener,
+        labels=labels,
+        real=draw_per_category(pool, options.real_per_class, seed=0),
+        fold=fold,
+    )
+
+
+def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
+    """Measure the real clips in the cluster, and put all that trials share into the object store."""
+    weights = ray.put(stand.weights)
+    chunks = [stand.real[first : first + CHUNK] for first in range(0, len(stand.real), CHUNK)]
+    found: list[tuple[Measured | None, list[str]]] = ray.get([measure_real.remote(weights, chunk) for chunk in chunks])
+    parts = [part for part, _ in found if part is not None]
+    rejected = [name for _, names in found for name in names]
+    if rejected:
+        console.print(f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as {rejected[0]}", highlight=False)
+    if not parts:
+        raise SoundStormError(f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir")
+    return Bench(
+        models={name: ray.put((files, stand.weights, stand.listener)) for name, files in stand.files.items()},
+        samplers={name: checkpoint.sampler for name, checkpoint in stand.checkpoints.items()},
+        labels=stand.labels,
+        real=Measured.joined(parts),
+        num_levels=stand.first.fingerprint.num_levels,
+        clips_per_class=options.clips_per_class,
+        duration_s=options.duration,
+        seed=seed,
+    )

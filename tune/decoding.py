@@ -1,0 +1,176 @@
+"""The trials of a decoding study: the curve over iterations with its seeds, the search, and what both come to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+
+from cluster.connect import connect
+from jobs.entry import console
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import SamplerSettings
+from soundstorm.tradeoff import CurvePoint, iterations_curve, pareto_front, pooled_spread
+from tune.bench import BenchOptions, Stand, set_up
+from tune.decoding_trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
+from tune.journal import Ended, Point
+from tune.results import trial_row
+from tune.space import Choice, Range, Space, check_space
+from tune.study import Search, StudyOptions, plan_trials, require_least, run_search
+
+LEVEL_0 = f"{PASSES}0"
+CURVE, TRIALS = "curve", "trials"
+
+
+@dataclass(kw_only=True)
+class DecodingOptions(BenchOptions):
+    """What is tried."""
+
+    curve_iterations: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
+    """Passes at level 0 of the curve, all else as the checkpoint has it; one number: no curve."""
+    curve_seeds: int = 3
+    """Seeds of each point of the curve."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_least("curve_seeds", self.curve_seeds, 1)
+        if not self.curve_iterations or min(self.curve_iterations) < 1 or len(set(self.curve_iterations)) < len(self.curve_iterations):
+            raise SoundStormError(f"--curve-iterations is {self.curve_iterations}: give different whole numbers, each at least 1")
+
+    @property
+    def num_curve_trials(self) -> int:
+        """Trials of the curve of one checkpoint."""
+        return self.curve_seeds * len(self.curve_iterations) if len(self.curve_iterations) > 1 else 0
+
+
+@dataclass(kw_only=True, frozen=True)
+class Found:
+    """What the trials came to."""
+
+    rows: list[dict[str, Any]]
+    """One a trial, those of the curve included, the best first."""
+    curves: dict[str, list[CurvePoint]]
+    """By checkpoint."""
+    spread: float
+    """Standard deviation of the quality over seeds; 0 where there is no curve."""
+    front: list[dict[str, Any]]
+    """Settings that no other beats in quality without costing more, the cheapest first: trial, checkpoint, quality, seconds_per_clip, point."""
+    best: dict[str, Any]
+    """Of the front, the cheapest whose quality is within the spread of the best."""
+    trials: list[Ended]
+    """Of the search."""
+
+
+def default_space(num_levels: int) -> Space:
+    """Passes of the first two levels, temperatures, noise of the choice, top-p and guidance."""
+    space: dict[str, Range | Choice] = {LEVEL_0: Range(1, 48, is_log=True, is_whole=True)}
+    if num_levels > 1:
+        space[f"{PASSES}1"] = Range(1, 8, is_log=True, is_whole=True)
+    return space | {
+        "temperature": Range(0.7, 1.2),
+        "final_temperature": Range(0.0, 1.0),
+        "choice_temperature": Range(0.1, 10.0, is_log=True),
+        "top_p": Range(0.8, 1.0),
+        "guidance": Range(1.0, 3.0),
+    }
+
+
+def check_decoding_space(space: Space, stand: Stand) -> None:
+    """Raise SoundStormError for what cannot be searched."""
+    levels = stand.first.fingerprint.num_levels
+    check_space(space, setting_names(levels), lambda point: sampler_of(point, stand.first.sampler, levels))
+
+
+def wants_listener(space: Space) -> bool:
+    """Whether the space has trials that draw more than one candidate."""
+    return "candidates" in space
+
+
+def run_decoding(options: StudyOptions, decoding: DecodingOptions, stand: Stand, space: Space, output_dir: str) -> Found:
+    """Run what is missing of the curve and the search."""
+    names = list(stand.checkpoints)
+    searched: dict[str, Range | Choice] = dict(space) | ({"checkpoint": Choice(*names)} if len(names) > 1 else {})
+    with connect(options.address) as info:
+        plan = plan_trials(options, info, max(options.num_trials, decoding.num_curve_trials * len(names)))
+        per_trial = decoding.clips_per_class * len(stand.labels)
+        console.print(
+            f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the search, {per_trial} clips each, "
+            f"against {len(stand.real)} real clips; {plan.num_workers} at a time",
+            highlight=False,
+        )
+        trainable = tune.with_parameters(trial, bench=set_up(stand, decoding, options.seed))
+        metrics = ("quality", COST)
+        ended: dict[str, list[Ended]] = {CURVE: [], TRIALS: []}
+        if decoding.num_curve_trials:
+            points = curve_points(decoding, names, options.seed)
+            curve_space = {name: Choice(*sorted({point[name] for point in points})) for name in points[0]}
+            search = Search(name=CURVE, space=curve_space, metrics=metrics, figures=TRIAL_FIGURES, num_trials=len(points), points=points)
+            ended[CURVE] = run_search(search, trainable, plan, output_dir, options, describe=_describe)
+        if options.num_trials:
+            search = Search(name=TRIALS, space=searched, metrics=metrics, figures=TRIAL_FIGURES, num_trials=options.num_trials)
+            ended[TRIALS] = run_search(search, trainable, plan, output_dir, options, describe=_describe)
+    return digest_trials(ended[CURVE], ended[TRIALS], list(searched), names)
+
+
+def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: int) -> list[Point]:
+    """Each number of passes with each seed, for each checkpoint."""
+    several = len(checkpoints) > 1
+    return [
+        {LEVEL_0: passes, "seed": seed + number} | ({"checkpoint": name} if several else {})
+        for name in checkpoints
+        for number in range(decoding.curve_seeds)
+        for passes in decoding.curve_iterations
+    ]
+
+
+def _describe(ended: Ended) -> str:
+    last = ended.last
+    return f"quality {last['quality']:.3f} (KS {last['ks_mean']:.3f} + embedding {last['embedding_distance']:.3f})  {last[COST]:.2f} s a clip"
+
+
+def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], checkpoints: list[str]) -> Found:
+    """What the trials come to; raises SoundStormError if not one came to an end."""
+    names = [*dict.fromkeys([*([LEVEL_0] if curve else []), *searched])]
+    curves = {name: _curve(curve, name, checkpoints) for name in checkpoints if curve}
+    spread = pooled_spread([point for points in curves.values() for point in points])
+    candidates = [
+        {"trial": ended.trial, "checkpoint": ended.point.get("checkpoint", checkpoints[0]), "point": _sampler_point(ended.point)}
+        | {name: ended.last[name] for name in ("quality", COST)}
+        for ended in trials
+        if ended.state == "finished"
+    ]
+    for name, points in curves.items():
+        candidates += [
+            {"trial": "curve", "checkpoint": name, "point": {LEVEL_0: point.iterations}, "quality": point.quality, COST: point.cost}
+            for point in points
+        ]
+    if not candidates:
+        told = "; ".join(sorted({ended.problem for ended in [*curve, *trials] if ended.problem})[:3])
+        raise SoundStormError(f"no trial of {len(curve) + len(trials)} came to an end ({told}): search other values with --space")
+    front = [candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])]
+    best = next(found for found in front if found["quality"] <= front[-1]["quality"] + spread)
+    on_front = {found["trial"] for found in front}
+    rows = [
+        {"part": part} | trial_row(ended, [*names, "seed"], ("quality", COST, *TRIAL_FIGURES)) | {"on_front": ended.trial in on_front}
+        for part, found in (("curve", curve), ("search", trials))
+        for ended in found
+    ]
+    rows.sort(key=lambda row: (row["state"] != "finished", row["quality"] if row["quality"] is not None else 0.0))
+    return Found(rows=rows, curves=curves, spread=spread, front=front, best=best, trials=trials)
+
+
+def _curve(curve: list[Ended], checkpoint: str, checkpoints: list[str]) -> list[CurvePoint]:
+    results: dict[int, list[tuple[float, float]]] = {}
+    for ended in curve:
+        if ended.state == "finished" and ended.point.get("checkpoint", checkpoints[0]) == checkpoint:
+            results.setdefault(int(ended.point[LEVEL_0]), []).append((ended.last["quality"], ended.last[COST]))
+    return iterations_curve(results)
+
+
+def _sampler_point(point: Point) -> Point:
+    return {name: value for name, value in point.items() if name not in ("checkpoint", "seed")}
+
+
+def best_sampler(found: dict[str, Any], stand: Stand) -> SamplerSettings:
+    """The sampler of an entry of the front."""
+    return sampler_of(found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.fingerprint.num_levels)

@@ -1,0 +1,112 @@
+"""What a decoding study writes: the table, the best settings and the page; the joint study writes the same with several checkpoints."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cluster import storage
+from soundstorm.study_page import Cost, StudyData, stop_text
+from soundstorm.tradeoff import where_more_stops_paying
+from tune.bench import Stand
+from tune.decoding import Found, best_sampler
+from tune.decoding_trial import COST
+from tune.results import importances, now, versions, write_best, write_page, write_trials
+from tune.space import Choice, Range, Space
+
+
+def write_decoding(
+    output_dir: str,
+    found: Found,
+    stand: Stand,
+    space: Space,
+    *,
+    study: str,
+    extra: Mapping[str, Any],
+    command: str,
+    settings: Mapping[str, Any],
+    tiles: list[tuple[str, str, str]],
+) -> dict[str, Any]:
+    """Write trials.parquet, trials.csv, best.json, best.toml and report.html; returns the counts for the record.
+
+    Args:
+        study: its name.
+        extra: what best.json says beside the sampler, such as the training of the checkpoint.
+        command: that uses the best settings.
+        settings: of the study, for the page.
+        tiles: of the head of the page, beside those of the decoding.
+    """
+    write_trials(output_dir, found.rows, {"study": study})
+    best = found.best
+    sampler = best_sampler(best, stand)
+    front = [entry | {"sampler": best_sampler(entry, stand).to_dict()} for entry in found.front]
+    write_best(
+        output_dir,
+        {
+            "study": study,
+            "trial": best["trial"],
+            "quality": best["quality"],
+            COST: best[COST],
+            "spread": found.spread,
+            "searched": best["point"],
+            "sampler": sampler.to_dict(),
+            "front": front,
+        }
+        | dict(extra),
+    )
+    said = [stop_text(name if len(found.curves) > 1 else "", curve, where_more_stops_paying(curve)) for name, curve in found.curves.items() if curve]
+    counts = {
+        "trials": len(found.rows),
+        "failed": sum(row["state"] != "finished" for row in found.rows),
+        "quality": best["quality"],
+        COST: best[COST],
+        "front": len(found.front),
+        "best": best["point"],
+        "said": " ".join(said),
+    }
+    searched: dict[str, Range | Choice] = dict(space)
+    if len(stand.checkpoints) > 1:
+        searched["checkpoint"] = Choice(*stand.checkpoints)
+    write_page(
+        output_dir,
+        StudyData(
+            title={"decoding": "Decoding study", "joint": "Joint study of training and decoding"}[study],
+            generated_at=now(),
+            summary=[
+                *tiles,
+                (
+                    "Distance",
+                    f"{best['quality']:.3f}",
+                    f"from {len(stand.real)} real clips, none of fold {stand.fold}; ± {found.spread:.3f} over seeds",
+                ),
+                ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
+                ("Trials", str(counts["trials"]), f"{counts['failed']} without a result; {counts['front']} settings that nothing beats"),
+            ],
+            metric="Distance from real",
+            names=list(searched),
+            rows=found.rows,
+            value="quality",
+            best=best["trial"],
+            importances=importances(searched, [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"]),
+            importances_note="Of the distance, over the trials of the search.",
+            cost=Cost(
+                iterations=found.curves,
+                points=[(row["quality"], row[COST]) for row in found.rows if row["quality"] is not None],
+                front=found.front,
+                best=(best["quality"], best[COST]),
+                spread=found.spread,
+            ),
+            best_settings=best["point"] | ({"checkpoint": best["checkpoint"]} if len(stand.checkpoints) > 1 else {}),
+            command=command,
+            settings=dict(settings) | {"versions": versions()},
+        ),
+    )
+    return counts
+
+
+def told(output_dir: str, counts: Mapping[str, Any], prefix: str) -> str:
+    """The summary line."""
+    failed = f", {counts['failed']} failed" if counts["failed"] else ""
+    cost = f"{counts[COST]:.2f} s a clip"
+    return (
+        f"{prefix}{storage.join(output_dir, 'best.json')}: distance {counts['quality']:.3f} at {cost}, of {counts['trials']} trials"
+        f"{failed} and {counts['front']} settings that nothing beats. {counts['said']}".rstrip()
+    )

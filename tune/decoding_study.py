@@ -1,0 +1,90 @@
+"""`soundstorm tune decoding`: what the passes, temperatures, top-p and guidance of decoding are worth on one checkpoint, and what they cost.
+
+First the curve over the passes at level 0, each with several seeds; then a search by Optuna for quality and cost at once. Real clips of the
+test fold are left out, so that what is chosen here can be measured there with `soundstorm evaluate`.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import records, storage
+from jobs.entry import leave, start
+from jobs.finished import told_again
+from soundstorm.errors import SoundStormError
+from tune.bench import choose_stand
+from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.decoding_results import told, write_decoding
+from tune.results import OUTPUTS
+from tune.space import load_space
+from tune.study import StudyOptions, require_begun
+
+STAGE = "tune"
+
+
+@dataclass(kw_only=True)
+class Options(StudyOptions, DecodingOptions):
+    """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one checkpoint."""
+
+    least_trials = 0  # the curve alone will do
+
+    checkpoint: str | None = None
+    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""
+    output_dir: str = "runs/tune-decoding"
+    """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml and report.html."""
+    num_trials: int = 24
+    """Settings to try beside the curve; 0: the curve alone."""
+
+    def __post_init__(self) -> None:
+        StudyOptions.__post_init__(self)
+        DecodingOptions.__post_init__(self)
+        if not self.num_trials and not self.num_curve_trials:
+            raise SoundStormError("--num-trials is 0 and --curve-iterations has one number: there is nothing to try")
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Run the study, or what is missing of it; returns the best settings, their distance from real clips and their cost."""
+    storage.check_writable(options.output_dir)
+    require_begun(options.output_dir, STAGE, options.resume)
+    space = load_space(options.space, {}) if options.space else None
+    stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_listener(space or {}))
+    space = space or default_space(stand.first.fingerprint.num_levels)
+    check_decoding_space(space, stand)
+    settings = {
+        "study": "decoding",
+        **stand.settings,
+        "sampler": stand.first.sampler.to_dict(),
+        "space": {name: repr(span) for name, span in space.items()},
+        "num_trials": options.num_trials,
+        "curve_iterations": options.curve_iterations,
+        "curve_seeds": options.curve_seeds,
+        "clips_per_class": options.clips_per_class,
+        "duration_s": options.duration,
+        "seed": options.seed,
+    }
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
+    if record is not None:
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+    found = run_decoding(options, options, stand, space, options.output_dir)
+    command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
+    counts = write_decoding(
+        options.output_dir,
+        found,
+        stand,
+        space,
+        study="decoding",
+        extra={},
+        command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
+        settings=settings,
+        tiles=[],
+    )
+    records.finish(options.output_dir, STAGE, settings, counts)
+    return _summary(options, counts, "")
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    best = storage.join(options.output_dir, "best.json")
+    return {"message": told(options.output_dir, counts, prefix), "output_dir": options.output_dir, "best_config": best, **counts}
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))

@@ -1,0 +1,139 @@
+"""`soundstorm tune joint`: learning rate and iterations together, as the earlier study of environmental sound searched them.
+
+The training study runs first; the networks of its best trials then go through the decoding study side by side. A lower loss does not make
+better sound by itself: here the trials are judged by what is heard.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from cluster import records, storage
+from jobs.entry import leave, start
+from jobs.finished import told_again
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import PRESETS
+from tune import training_study
+from tune.bench import choose_stand
+from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.decoding_results import told, write_decoding
+from tune.journal import Ended, Journal
+from tune.results import OUTPUTS
+from tune.space import load_space
+from tune.study import StudyOptions, require_begun, require_least
+from tune.training_trial import checkpoint_uri
+
+STAGE = "tune"
+TRAINING = "training"
+
+
+@dataclass(kw_only=True)
+class Options(StudyOptions, DecodingOptions):
+    """Search training first, then the decoding of the best networks that came out."""
+
+    tokens: str = "runs/tokens"
+    """Output folder of `tokenize`, a path or s3:// URI."""
+    output_dir: str = "runs/tune-joint"
+    """Folder or s3:// prefix for training/ (a whole training study), trials.parquet, trials.csv, best.json, best.toml and report.html."""
+    preset: str = "tiny"
+    """Network and training that the search starts from: reference, small, tiny or faults."""
+    epochs: int | None = None
+    """Epochs of a trial that is not stopped early; default: the preset's."""
+    batch_size: int | None = None
+    """Clips per step and worker; default: the preset's."""
+    best: int = 3
+    """Networks of the training study that go on, those of the lowest loss."""
+    decoding_trials: int = 24
+    """Decoding settings to try beside the curves."""
+    decoding_space: str | None = None
+    """Python file like that of --space, for the decoding; --space is for the training."""
+
+    def __post_init__(self) -> None:
+        StudyOptions.__post_init__(self)
+        DecodingOptions.__post_init__(self)
+        if self.preset not in PRESETS:
+            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
+        for option in ("epochs", "batch_size", "best", "decoding_trials"):
+            require_least(option, getattr(self, option), 1)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Run both studies, or what is missing of them; returns the best settings, their distance from real clips and their cost."""
+    storage.check_writable(options.output_dir)
+    require_begun(options.output_dir, STAGE, options.resume)
+    given: dict[str, Any] = {
+        "tokens": storage.absolute(options.tokens),
+        "preset": options.preset,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "fold": options.fold,
+        "num_trials": options.num_trials,
+        "seed": options.seed,
+    }
+    settings = {
+        "study": "joint",
+        TRAINING: given | {"space": options.space},
+        "best": options.best,
+        "decoding_trials": options.decoding_trials,
+        "decoding_space": options.decoding_space,
+        "dataset": options.dataset,
+        "data_dir": storage.absolute(options.location),
+        "curve_iterations": options.curve_iterations,
+        "curve_seeds": options.curve_seeds,
+        "clips_per_class": options.clips_per_class,
+        "real_per_class": options.real_per_class,
+        "duration_s": options.duration,
+    }
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING))
+    if record is not None:
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+    home = storage.join(options.output_dir, TRAINING)
+    shared: dict[str, Any] = {"space": options.space, "max_concurrent": options.max_concurrent, "log_to": options.log_to, "address": options.address}
+    training = training_study.Options(output_dir=home, **shared, **given)
+    trained = training_study.run(training)
+    networks = best_networks(Journal(storage.join(home, training_study.TRIALS, "journal")).ended(), options.best)
+    space = load_space(options.decoding_space, {}) if options.decoding_space else None
+    stand = choose_stand(options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space or {}))
+    space = space or default_space(stand.first.fingerprint.num_levels)
+    check_decoding_space(space, stand)
+    found = run_decoding(replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir)
+    chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
+    command, extra = _chosen(training, home, chosen, trained)
+    tiles = [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")] if "lr" in chosen.point else []
+    counts = write_decoding(
+        options.output_dir,
+        found,
+        stand,
+        space,
+        study="joint",
+        extra=extra,
+        command=command.format(best=storage.join(options.output_dir, "best.json")),
+        settings=settings,
+        tiles=tiles,
+    )
+    records.finish(options.output_dir, STAGE, settings, counts)
+    return _summary(options, counts, "")
+
+
+def best_networks(trials: list[Ended], count: int) -> list[Ended]:
+    """The trials of the lowest loss that came to their last epoch, at most `count`, the best first."""
+    finished = sorted((ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"])
+    return finished[:count]
+
+
+def _chosen(training: training_study.Options, home: str, chosen: Ended, trained: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The command that uses the chosen network, and what best.json says of it."""
+    begin = training_study.prepare(training)
+    content = training_study.best_content(training, begin, chosen, int(trained["threads"]))
+    return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
+        **{name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")},
+        "trained": chosen.point,
+    }
+
+
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+    best = storage.join(options.output_dir, "best.json")
+    return {"message": told(options.output_dir, counts, prefix), "output_dir": options.output_dir, "best_config": best, **counts}
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))

@@ -1,0 +1,312 @@
+"""Trials under Ray Tune: Optuna proposes points, ASHA may stop those that fall behind, the journal keeps what came out.
+
+A trial whose process dies is begun again a few times; one that fails for a reason of its own is marked, and the study goes on.
+"""
+
+import importlib.util
+import logging
+import os
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import optuna
+from ray import tune
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from cluster import storage
+from cluster.connect import ClusterInfo
+from jobs.entry import console
+from jobs.trainer import WorkerPlan, plan_workers
+from soundstorm.errors import SoundStormError
+from tune.journal import Ended, Journal, Point, point_name
+from tune.space import Space
+
+REDUCTION_FACTOR = 3
+"""ASHA lets the best third of the trials that reach a rung go on."""
+PATIENCE = 6
+"""The first rung is after this part of the epochs."""
+WORST = 100.0
+"""What Optuna is told of a trial without a figure; more than any loss or distance."""
+RESTARTS = 2
+"""Of a trial whose process was killed."""
+KILLED_SIGNS = ("ActorDied", "ActorUnavailable", "OutOfMemory", "WorkerCrashed", "actor died")
+QUIET = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would come between our lines
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the study, not only the trial at hand
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is not read back
+}
+"""Settings of Ray Tune that are read from the environment."""
+TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
+"""Extra of the package, and module that it brings, by the value of --log-to."""
+
+
+@dataclass(kw_only=True)
+class StudyOptions:
+    """What all studies have in common."""
+
+    num_trials: int = 12
+    """Settings to try."""
+    max_concurrent: int | None = None
+    """Trials at a time; default: one per GPU of the cluster, or one per CPU where there is none."""
+    seed: int = 0
+    """Seed of the search; of every trial's training too, and the first of the seeds that clips are generated with."""
+    space: str | None = None
+    """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the preset's."""
+    log_to: Literal["mlflow", "wandb"] | None = None
+    """Send trials to MLflow or Weights & Biases too, as their own environment variables say; TensorBoard's files are always written."""
+    resume: bool = False
+    """Go on with a study, which must be there. The same command without this does so too, where there is one."""
+    overwrite: bool = False
+    """Start afresh, whatever the output folder holds."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    least_trials = 1  # of a study of this kind; no option
+
+    def __post_init__(self) -> None:
+        require_least("num_trials", self.num_trials, self.least_trials)
+        require_least("max_concurrent", self.max_concurrent, 1)
+        require_least("seed", self.seed, 0)
+        if self.resume and self.overwrite:
+            raise SoundStormError("--resume goes on with a study and --overwrite deletes it: give one of the two")
+        if self.log_to is not None and importlib.util.find_spec(TRACKERS[self.log_to]) is None:
+            raise SoundStormError(f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'")
+
+
+def require_least(option: str, value: float | None, least: float) -> None:
+    """Raise SoundStormError if the option was given and is less than `least`."""
+    if value is not None and value < least:
+        raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
+
+
+def require_begun(output_dir: str, stage: str, resume: bool) -> None:
+    """Raise SoundStormError if there is nothing to resume."""
+    if resume and not any(storage.exists(storage.join(output_dir, name)) for name in (f"{stage}.started.json", f"{stage}.json")):
+        raise SoundStormError(f"--resume: no study was begun in {output_dir}; leave it out to begin one there")
+
+
+def plan_trials(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerPlan:
+    """Trials at a time, and what each has of the cluster: as many as it has GPUs, or CPUs, unless fewer are asked for or needed."""
+    slots = int(info.num_gpus) if info.num_gpus and device != "cpu" else int(info.num_cpus)
+    return plan_workers(max(1, min(options.max_concurrent or slots, slots, num_trials)), device, info)
+
+
+@dataclass(kw_only=True, frozen=True)
+class Search:
+    """A set of trials of one kind."""
+
+    name: str
+    """Of its folder below the output folder."""
+    space: Space
+    metrics: tuple[str, ...]
+    """What trials report and the search makes small; two for a front."""
+    num_trials: int
+    figures: tuple[str, ...] = ()
+    """What trials report beside `epoch` and the metrics, to be kept."""
+    epochs: int = 1
+    """Reports of a trial that is not stopped early."""
+    points: Sequence[Point] = ()
+    """Tried first."""
+
+    @property
+    def first_rung(self) -> int:
+        """Epochs after which ASHA first compares."""
+        return max(1, self.epochs // PATIENCE)
+
+
+def run_search(
+    search: Search,
+    trainable: Callable[[Point], None],
+    plan: WorkerPlan,
+    output_dir: str,
+    options: StudyOptions,
+    *,
+    describe: Callable[[Ended], str],
+    resources: dict[str, float] | None = None,
+) -> list[Ended]:
+    """Run the trials that are missing; returns all, those of earlier calls too.
+
+    Args:
+        trainable: reports to Ray Tune `epoch`, from 1, and the metrics; or `problem` and `state` (diverged or failed) and then returns.
+        plan: how many at a time, and what each has.
+        describe: one line about a trial that ended, for people.
+        resources: what a trial reserves, where that is not what the plan says.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # it tells of every step that took half a second
+    journal = Journal(storage.join(output_dir, search.name, "journal"))
+    recorder = _Recorder(journal, search, describe)
+    before = journal.ended()
+    if 0 < len(before) < search.num_trials:
+        console.print(
+            f"{search.name}: {len(before)} of {search.num_trials} trials are there, {search.num_trials - len(before)} to go", highlight=False
+        )
+    while len(before) < search.num_trials:
+        killed = sum(recorder.kills.values())
+        _run_missing(search, before, trainable, plan, output_dir, options, recorder, resources)
+        ended = journal.ended()
+        if len(ended) == len(before) and sum(recorder.kills.values()) == killed:
+            raise SoundStormError(
+                f"{search.name}: Ray Tune ended with {len(ended)} of {search.num_trials} trials; run the same command again to go on"
+            )
+        before = ended
+    return before
+
+
+def _run_missing(
+    search: Search,
+    before: list[Ended],
+    trainable: Callable[[Point], None],
+    plan: WorkerPlan,
+    output_dir: str,
+    options: StudyOptions,
+    recorder: "_Recorder",
+    resources: dict[str, float] | None,
+) -> None:
+    """As many trials as are missing; those whose process is killed are missing afterwards."""
+    interrupted = recorder.journal.interrupted()
+    first = interrupted + [point for point in search.points if point not in interrupted and point not in [ended.point for ended in before]]
+    filesystem, path = storage.filesystem(storage.join(output_dir, search.name))
+    tune.Tuner(
+        tune.with_resources(trainable, resources or {name.lower(): amount for name, amount in plan.resources.items()}),
+        tune_config=tune.TuneConfig(
+            num_samples=search.num_trials - len(before),
+            max_concurrent_trials=plan.num_workers,
+            search_alg=_optuna(search, before, first, options.seed),
+            scheduler=_scheduler(search, before),
+            trial_dirname_creator=_name,
+            reuse_actors=resources is None,  # importing PyTorch takes longer than a short trial; but workers of its own must end with a trial
+        ),
+        run_config=tune.RunConfig(name="ray", storage_path=path, storage_filesystem=filesystem, verbose=0, callbacks=[recorder, *_trackers(options)]),
+    ).fit()
+
+
+def _name(trial: Trial) -> str:
+    return str(trial.trial_id)
+
+
+def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) -> OptunaSearch:
+    """The search, told of what earlier calls found."""
+    distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in search.space.items()})
+    several = len(search.metrics) > 1
+    metric: Any = list(search.metrics) if several else search.metrics[0]
+    # Another call proposes other points than those that it knows already.
+    sampler = optuna.samplers.TPESampler(seed=seed + len(before), n_startup_trials=min(10, max(4, search.num_trials // 3)))
+    searcher = OptunaSearch(
+        distributions, metric=metric, mode=["min"] * len(search.metrics) if several else "min", sampler=sampler, points_to_evaluate=first or None
+    )
+    for ended in before:
+        values = [float(ended.last.get(name, WORST)) for name in search.metrics]
+        searcher._ot_study.add_trial(  # its own way in takes one metric only
+            optuna.trial.create_trial(values=values, params=ended.point, distributions=distributions)
+        )
+    return searcher
+
+
+def _scheduler(search: Search, before: list[Ended]) -> TrialScheduler:
+    """ASHA, with the trials of earlier calls on its rungs; for trials of one report there is nothing to stop early."""
+    if search.epochs == 1:
+        return FIFOScheduler()
+    scheduler = ASHAScheduler(
+        time_attr="epoch",
+        metric=search.metrics[0],
+        mode="min",
+        max_t=search.epochs,
+        grace_period=search.first_rung,
+        reduction_factor=REDUCTION_FACTOR,
+    )
+    for ended in before:
+        trial = _Remembered(ended.trial)
+        scheduler.on_trial_add(None, trial)
+        for row in ended.rows:
+            scheduler.on_trial_result(None, trial, row)
+    return scheduler
+
+
+@dataclass(frozen=True)
+class _Remembered:
+    """What ASHA looks at of a trial."""
+
+    trial_id: str
+
+
+def _trackers(options: StudyOptions) -> list[tune.Callback]:
+    if options.log_to == "mlflow":
+        from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+        return [MLflowLoggerCallback(experiment_name="soundstorm-tune")]
+    if options.log_to == "wandb":
+        from ray.air.integrations.wandb import WandbLoggerCallback
+
+        return [WandbLoggerCallback(project="soundstorm-tune")]
+    return []
+
+
+class _Recorder(tune.Callback):
+    """Keeps the journal, and says one line for each trial that ends."""
+
+    def __init__(self, journal: Journal, search: Search, describe: Callable[[Ended], str]) -> None:
+        self.journal, self.search, self.describe = journal, search, describe
+        self.count = len(journal.ended())
+        self.rows: dict[str, dict[int, dict[str, Any]]] = {}
+        self.problems: dict[str, dict[str, Any]] = {}
+        self.kills: Counter[str] = Counter()
+        """By point: how often the process of its trial was killed."""
+
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        self.journal.begin(dict(trial.config))
+
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+        if "problem" in result:
+            self.problems[trial.trial_id] = result
+        else:
+            names = ("epoch", *self.search.metrics, *self.search.figures)
+            self.rows.setdefault(trial.trial_id, {})[result["epoch"]] = {name: result[name] for name in names}
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        problem = self.problems.get(trial.trial_id)
+        if problem is not None:
+            self._end(trial, problem["state"], problem["problem"])
+        else:
+            epochs = max(self.rows.get(trial.trial_id, {0: {}}))
+            self._end(trial, "finished" if epochs >= self.search.epochs else "stopped", None)
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Ray Tune's own restarts are not used: where an actor dies with two calls under way, the second takes a trial's restart away."""
+        text = _error_text(trial)
+        point = point_name(trial.config)
+        if not any(sign in text for sign in KILLED_SIGNS):
+            self._end(trial, "failed", [line.strip() for line in text.splitlines() if line.strip()][-1][:300])
+        elif self.kills[point] < RESTARTS:
+            self.kills[point] += 1
+            self.rows.pop(trial.trial_id, None)
+            console.print(f"{self.search.name}  {point_text(trial.config)}  [yellow]its process was killed[/]: it runs again", highlight=False)
+        else:
+            self._end(trial, "failed", f"its process was killed {RESTARTS + 1} times, which is what happens where memory runs out")
+
+    def _end(self, trial: Trial, state: str, problem: str | None) -> None:
+        rows = [row for _, row in sorted(self.rows.pop(trial.trial_id, {}).items())]
+        ended = Ended(trial=trial.trial_id, point=dict(trial.config), state=state, rows=rows, problem=problem)
+        self.journal.end(ended)
+        self.count += 1
+        mark = f"[yellow]{state}[/]: {problem}" if problem else self.describe(ended)
+        console.print(f"{self.search.name} {self.count}/{self.search.num_trials}  {point_text(ended.point)}  {mark}", highlight=False)
+
+
+def _error_text(trial: Trial) -> str:
+    """What Ray Tune noted of an error: the file of this machine, as the copy in storage comes later."""
+    file = trial.error_file
+    return Path(file).read_text(errors="replace") if file is not None and Path(file).is_file() else "no reason given"
+
+
+def point_text(point: Point) -> str:
+    """A point in words: `lr 0.002  depth 3`."""
+    return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items())

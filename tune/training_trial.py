@@ -1,0 +1,169 @@
+"""A trial of the training study: the epochs that `soundstorm train` would run with the settings of the point, and the network that comes out.
+
+What it needs to go on is saved now and then, so a trial whose process was killed, or whose study was, loses half a minute and not its epochs.
+"""
+
+import io
+import math
+import pickle
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from torch import Tensor
+
+from cluster import storage
+from jobs.tokens import Tokens, TokenSet
+from jobs.trainer import use_threads
+from jobs.training_run import TrainingRun
+from soundstorm.checkpoints import save_checkpoint
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.schemas import CodecFingerprint
+from tune.faults import problem_of
+from tune.journal import Point, point_name
+from tune.study import WORST
+
+SAVE_EVERY_S = 30.0
+STATES = "states"
+"""Folder of what trials need to go on."""
+FIXED = ("num_levels", "codebook_size", "num_classes", "epochs", "seed")
+"""Settings that follow from the tokens or the study."""
+MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
+TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
+FIGURES = ("train_loss", "lr", "seconds")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Base:
+    """What all trials start from."""
+
+    model: ModelConfig
+    training: TrainingConfig
+    sampler: SamplerSettings
+    categories: list[str]
+    fingerprint: CodecFingerprint
+    dataset: str
+    fold: int
+    folder: str
+    """URI of the study's folder; a trial saves its state in `states/` and its network in `checkpoints/` there."""
+    cpus: int
+
+    @classmethod
+    def of(cls, tokens: Tokens, *, model: ModelConfig, training: TrainingConfig, sampler: SamplerSettings, folder: str, cpus: int = 1) -> "Base":
+        """The base of a study of `tokens`."""
+        return cls(
+            model=model,
+            training=training,
+            sampler=sampler,
+            categories=tokens.categories,
+            fingerprint=tokens.fingerprint,
+            dataset=tokens.dataset,
+            fold=tokens.fold,
+            folder=folder,
+            cpus=cpus,
+        )
+
+
+def applied(point: Point, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
+    """The settings of a point; raises SoundStormError for values that are not allowed."""
+    return (
+        ModelConfig.from_dict(model.to_dict() | {name: value for name, value in point.items() if name in MODEL_NAMES}, "the network"),
+        TrainingConfig.from_dict(training.to_dict() | {name: value for name, value in point.items() if name in TRAINING_NAMES}, "the training"),
+    )
+
+
+def checkpoint_uri(folder: str, point: Point) -> str:
+    """Where a trial that runs to its last epoch leaves its network."""
+    return storage.join(folder, "checkpoints", point_name(point))
+
+
+def trial(point: Point, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None) -> None:
+    """The trial as Ray Tune runs it."""
+    use_threads(base.cpus)
+    run_trial(dict(point), training, validation, base, tune.report, weights)
+
+
+def run_trial(
+    point: Point,
+    training: TokenSet,
+    validation: TokenSet,
+    base: Base,
+    report: Callable[[dict[str, Any]], None],
+    weights: dict[str, Tensor] | None = None,
+) -> None:
+    """The epochs of a trial, one report each; one that cannot go on reports why and ends."""
+    trainer = None
+    try:
+        model, config = applied(point, base.model, base.training)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        trainer = TrainingRun(model, config, training, validation, device=device, weights=weights)
+        _run_epochs(trainer, point, base, report)
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        began = trainer is not None and isinstance(error, SoundStormError)  # then it is the loss or its gradient that is not finite
+        report({"val_loss": WORST, "problem": problem, "state": "diverged" if began else "failed"})
+
+
+def _run_epochs(trainer: TrainingRun, point: Point, base: Base, report: Callable[[dict[str, Any]], None]) -> None:
+    state_uri = storage.join(base.folder, STATES, f"{point_name(point)}.pt")
+    _restore(trainer, state_uri)
+    for row in trainer.rows:
+        report(_reported(row))
+    saved = time.monotonic()
+    while not trainer.is_finished:
+        row = trainer.run_epoch()
+        loss = row["val_loss"]
+        if loss is None or not math.isfinite(loss):
+            raise SoundStormError(f"the validation loss is {loss} after epoch {row['epoch']}: search lower learning rates")
+        if trainer.is_finished:
+            _publish(trainer, point, base)
+        elif time.monotonic() - saved > SAVE_EVERY_S:
+            _save(trainer, state_uri)
+            saved = time.monotonic()
+        report(_reported(row))
+    storage.delete(state_uri)
+
+
+def _reported(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: row[name] for name in ("epoch", "val_loss", *FIGURES)}
+
+
+def _save(trainer: TrainingRun, uri: str) -> None:
+    buffer = io.BytesIO()
+    torch.save(trainer.state_dict(), buffer)
+    storage.write_bytes(uri, buffer.getvalue())
+
+
+def _restore(trainer: TrainingRun, uri: str) -> None:
+    """Go on from the state at `uri`, if there is one that is whole."""
+    if not storage.exists(uri):
+        return
+    try:
+        trainer.load_state_dict(torch.load(io.BytesIO(storage.read_bytes(uri)), map_location=trainer.device, weights_only=True))
+    except (SoundStormError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):  # then the trial begins anew
+        storage.delete(uri)
+
+
+def _publish(trainer: TrainingRun, point: Point, base: Base) -> None:
+    """Write the network of a trial that has come to its last epoch."""
+    with tempfile.TemporaryDirectory(prefix="soundstorm-trial-") as scratch:
+        folder = Path(scratch) / "checkpoint"
+        save_checkpoint(
+            folder,
+            trainer.averaged(),
+            training=trainer.config,
+            categories=base.categories,
+            fingerprint=base.fingerprint,
+            step=trainer.step,
+            sampler=base.sampler,
+            extra={"epoch": trainer.epochs_done, "dataset": base.dataset, "test_fold": base.fold, "val_loss": trainer.rows[-1]["val_loss"]},
+        )
+        storage.copy_from_local(folder, checkpoint_uri(base.folder, point))

@@ -1,0 +1,58 @@
+"""A trial of the training study as a run of Ray Train on several workers, for networks that want more than one process."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.data
+from ray import tune
+from torch import Tensor
+
+from cluster import storage
+from jobs.train import train_on_worker
+from jobs.trainer import WorkerPlan, run_trainer
+from soundstorm.errors import SoundStormError
+from tune.faults import problem_of
+from tune.journal import Point, point_name
+from tune.study import RESTARTS, WORST
+from tune.training_trial import FIGURES, STATES, Base, applied, checkpoint_uri
+
+
+def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan) -> None:
+    """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes on from them."""
+    point, told = dict(point), 0
+    home = storage.join(base.folder, STATES, point_name(point))
+
+    def report(metrics: dict[str, Any]) -> None:
+        nonlocal told
+        for row in metrics["rows"][told:]:
+            tune.report({name: row[name] for name in ("epoch", "val_loss", *FIGURES)})
+        told = len(metrics["rows"])
+
+    try:
+        model, training = applied(point, base.model, base.training)
+        settings = {
+            "architecture": model.to_dict(),
+            "training": training.to_dict(),
+            "sampler": base.sampler.to_dict(),
+            "categories": base.categories,
+            "codec": asdict(base.fingerprint),
+            "dataset": base.dataset,
+            "fold": base.fold,
+            "weights": None if weights is None else ray.put(weights),
+            "checkpoint_every": max(1, training.epochs // 10),
+            "cpus": plan.cpus_per_worker,
+        }
+        result = run_trainer(train_on_worker, settings, {"tokens": tokens}, plan=plan, output_uri=home, max_failures=RESTARTS, on_report=report)
+        if result.return_value:
+            raise SoundStormError(str(result.return_value))
+        assert result.checkpoint is not None  # the last epoch always has one
+        with result.checkpoint.as_directory() as folder:
+            storage.copy_from_local(Path(folder), checkpoint_uri(base.folder, point))
+        storage.delete(home)
+    except Exception as error:
+        problem = problem_of(error)
+        if problem is None:
+            raise
+        tune.report({"val_loss": WORST, "problem": problem, "state": "diverged" if told else "failed"})
