@@ -45,7 +45,8 @@ def main(arguments: list[str] | None = None) -> None:
     found = [(count, " ".join(words[:count])) for count in (2, 1)]
     count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
     if not count:
-        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(COMMANDS)}", highlight=False)
+        known = [name for name in COMMANDS if name.startswith(f"{words[0]} ")] or list(COMMANDS)
+        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}", highlight=False)
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     leave(start(module.Options, module.run, arguments[count:], f"soundstorm {name}"))

@@ -22,6 +22,7 @@ from cluster import records, storage
 from cluster.connect import connect
 from cluster.data import quiet_ray_data
 from jobs.checkpoints import CHECKPOINT_FOLDER
+from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
@@ -30,6 +31,8 @@ from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
 from jobs.training_log import TrainingLog
 from jobs.training_run import TrainingRun
 from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state, save_checkpoint
+from soundstorm.code_vectors import start_embeddings
+from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
@@ -49,7 +52,8 @@ class Options:
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: str = "small"
-    """Network and training: reference (the published set-up), small (an hour on two cores), tiny (tests), or faults (those of the reference work)."""
+    """Network and training: reference (the published set-up), small (an hour on two cores), hearing (to classify with),
+    tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
     """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, such as best.json of `tune`; path or URI."""
     fold: int | None = None
@@ -64,6 +68,8 @@ class Options:
     """Seed of order, crops, masks and initial weights; default: the preset's."""
     checkpoint: str | None = None
     """Checkpoint folder or URI to start from; its architecture is used, and its classes are matched by name."""
+    codec: str | None = None
+    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at random."""
     num_workers: int | None = None
     """Training processes; default: one per GPU, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -88,6 +94,8 @@ class Options:
             raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
         if self.seed is not None and self.seed < 0:
             raise SoundStormError(f"--seed is {self.seed}: give 0 or more")
+        if self.codec is not None and self.checkpoint is not None:
+            raise SoundStormError("--codec says where the embeddings of codes start, and --checkpoint has them already: give one of the two")
         if self.max_failures < 0:
             raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
 
@@ -100,6 +108,7 @@ def run(options: Options) -> dict[str, Any]:
     config, origin = _training_config(options, chosen), _origin(options.checkpoint, tokens)
     base = origin.model.config if origin else preset(options.preset).model
     architecture = network_for(chosen.model_over(base, is_trained=origin is not None), tokens)
+    codec = None if options.codec is None else choose_codec(options.codec, tokens.fingerprint, tokens.uri)[1]
     settings = {
         "tokens": storage.absolute(options.tokens),
         "tokens_made": tokens.made,
@@ -110,22 +119,43 @@ def run(options: Options) -> dict[str, Any]:
         "training": config.to_dict(),
         "num_workers": options.num_workers,
         "checkpoint_sha256": origin.sha256 if origin else None,
-    }
+    } | ({"start": "codec"} if codec else {})
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
-    counts = _train(options, tokens, architecture, config, origin, chosen)
+    weights = _first_weights(architecture, config.seed, tokens, origin, codec)
+    counts = _train(options, tokens, architecture, config, origin, chosen, weights)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
+def _first_weights(
+    architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
+) -> dict[str, torch.Tensor] | None:
+    """What the network starts from; None = random weights, which each worker draws."""
+    if origin is not None:
+        return weights_for_categories(origin.model, origin.categories, tokens.categories)
+    if codec is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SoundStorm(architecture)
+        start_embeddings(model, codec)
+    return model.state_dict()
+
+
 def _train(
-    options: Options, tokens: Tokens, architecture: ModelConfig, config: TrainingConfig, origin: Checkpoint | None, chosen: ChosenSettings
+    options: Options,
+    tokens: Tokens,
+    architecture: ModelConfig,
+    config: TrainingConfig,
+    origin: Checkpoint | None,
+    chosen: ChosenSettings,
+    weights: dict[str, torch.Tensor] | None,
 ) -> dict[str, Any]:
     training, validation = tokens.split()
-    weights = weights_for_categories(origin.model, origin.categories, tokens.categories) if origin else None
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         plan = plan_workers(options.num_workers, options.device, info)
         views = "" if training.num_views == len(training) else f" in {training.num_views} views"
@@ -148,7 +178,8 @@ def _train(
                     "fold": tokens.fold,
                     "weights": None if weights is None else ray.put(weights),
                     "checkpoint_every": options.checkpoint_every,
-                    "cpus": chosen.threads or plan.cpus_per_worker,  # other threads add up in another order
+                    "cpus": plan.cpus_per_worker,
+                    "threads": chosen.threads,  # another number of them adds up in another order
                 },
                 {"tokens": ray.data.from_arrow(tokens.table)},
                 plan=plan,
@@ -245,7 +276,7 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:
     """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
-    use_threads(settings["cpus"])
+    use_threads(settings["cpus"], settings["threads"])
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
     training, validation = _read_tokens(settings["fold"], fingerprint)

@@ -92,10 +92,10 @@ def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
     return 1
 
 
-def use_threads(cpus: int) -> None:
-    """Have PyTorch use as many threads as this worker has CPUs, or as OMP_NUM_THREADS says."""
+def use_threads(cpus: int, chosen: int | None = None) -> None:
+    """Have PyTorch use the `chosen` threads; where none are, as many as OMP_NUM_THREADS says, or as this worker has CPUs."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus)
+    torch.set_num_threads(chosen or (int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus))
 
 
 class Forward(UserCallback):

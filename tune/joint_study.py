@@ -89,7 +89,7 @@ def run(options: Options) -> dict[str, Any]:
     home = storage.join(options.output_dir, TRAINING)
     shared: dict[str, Any] = {"space": options.space, "max_concurrent": options.max_concurrent, "log_to": options.log_to, "address": options.address}
     training = training_study.Options(output_dir=home, **shared, **given)
-    trained = training_study.run(training)
+    training_study.run(training)
     networks = best_networks(Journal(storage.join(home, training_study.TRIALS, "journal")).ended(), options.best)
     space = load_space(options.decoding_space, {}) if options.decoding_space else None
     stand = choose_stand(options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space or {}))
@@ -97,7 +97,7 @@ def run(options: Options) -> dict[str, Any]:
     check_decoding_space(space, stand)
     found = run_decoding(replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir)
     chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
-    command, extra = _chosen(training, home, chosen, trained)
+    command, extra = _chosen(training, home, chosen)
     tiles = [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")] if "lr" in chosen.point else []
     counts = write_decoding(
         options.output_dir,
@@ -120,10 +120,10 @@ def best_networks(trials: list[Ended], count: int) -> list[Ended]:
     return finished[:count]
 
 
-def _chosen(training: training_study.Options, home: str, chosen: Ended, trained: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+def _chosen(training: training_study.Options, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
     """The command that uses the chosen network, and what best.json says of it."""
     begin = training_study.prepare(training)
-    content = training_study.best_content(training, begin, chosen, int(trained["threads"]))
+    content = training_study.best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
         **{name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")},
         "trained": chosen.point,

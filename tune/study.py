@@ -34,7 +34,7 @@ WORST = 100.0
 """What Optuna is told of a trial without a figure; more than any loss or distance."""
 RESTARTS = 2
 """Of a trial whose process was killed."""
-KILLED_SIGNS = ("ActorDied", "ActorUnavailable", "OutOfMemory", "WorkerCrashed", "actor died")
+KILLED_SIGNS = ("ActorDied", "ActorUnavailable", "OutOfMemory", "low on memory", "WorkerCrashed", "actor died")
 QUIET = {
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables would come between our lines
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

@@ -24,7 +24,7 @@ from jobs.train import network_for
 from jobs.trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
 from soundstorm.page import decimal
-from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
+from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.study_page import Curve, StudyData
 from soundstorm.transfer import weights_for_categories
 from tune.journal import Ended, Journal
@@ -75,6 +75,8 @@ class Start:
     model: ModelConfig
     training: TrainingConfig
     space: Space
+    sampler: SamplerSettings
+    """Of the networks that come out."""
     weights: dict[str, Tensor] | None
     checkpoint_sha256: str | None
 
@@ -109,7 +111,15 @@ def prepare(options: Options) -> Start:
     allowed = [*TRAINING_NAMES, *(MODEL_NAMES if origin is None else ("dropout",))]
     check_space(space, allowed, lambda point: applied(point, model, config))
     weights = None if origin is None else weights_for_categories(origin.model, origin.categories, tokens.categories)
-    return Start(tokens=tokens, model=model, training=config, space=space, weights=weights, checkpoint_sha256=origin.sha256 if origin else None)
+    return Start(
+        tokens=tokens,
+        model=model,
+        training=config,
+        space=space,
+        sampler=origin.sampler if origin else base.sampler,
+        weights=weights,
+        checkpoint_sha256=origin.sha256 if origin else None,
+    )
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -133,15 +143,15 @@ def run(options: Options) -> dict[str, Any]:
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    trials, threads = _search(options, begin)
+    trials = _search(options, begin)
     storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
-    counts = _write_results(options, begin, trials, threads, settings)
+    counts = _write_results(options, begin, trials, settings)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 
-def _search(options: Options, begin: Start) -> tuple[list[Ended], int]:
-    """The trials, and how many threads each had."""
+def _search(options: Options, begin: Start) -> list[Ended]:
+    """The trials."""
     training, validation = begin.tokens.split()
     search = Search(
         name=TRIALS, space=begin.space, metrics=("val_loss",), figures=FIGURES, num_trials=options.num_trials, epochs=begin.training.epochs
@@ -165,7 +175,7 @@ def _search(options: Options, begin: Start) -> tuple[list[Ended], int]:
             begin.tokens,
             model=begin.model,
             training=begin.training,
-            sampler=preset(options.preset).sampler,
+            sampler=begin.sampler,
             folder=storage.absolute(options.output_dir),
             cpus=plan.cpus_per_worker,
         )
@@ -179,7 +189,7 @@ def _search(options: Options, begin: Start) -> tuple[list[Ended], int]:
         else:
             trainable = tune.with_parameters(trial, training=training, validation=validation, base=base, weights=begin.weights)
         describe = _describer(begin.training.epochs, Journal(storage.join(options.output_dir, TRIALS, "journal")).ended())
-        return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources), plan.cpus_per_worker
+        return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources)
 
 
 def _describer(epochs: int, before: Sequence[Ended]) -> Any:
@@ -195,7 +205,7 @@ def _describer(epochs: int, before: Sequence[Ended]) -> Any:
     return describe
 
 
-def _write_results(options: Options, begin: Start, trials: list[Ended], threads: int, settings: dict[str, Any]) -> dict[str, Any]:
+def _write_results(options: Options, begin: Start, trials: list[Ended], settings: dict[str, Any]) -> dict[str, Any]:
     """Write tables, best settings and page; returns the counts for the record."""
     order = {"finished": 0, "stopped": 1}
     trials = sorted(trials, key=lambda ended: (order.get(ended.state, 2), ended.last.get("val_loss", float("inf"))))
@@ -206,7 +216,7 @@ def _write_results(options: Options, begin: Start, trials: list[Ended], threads:
     if best.state != "finished":
         told = "; ".join(sorted({ended.problem for ended in trials if ended.problem})[:3]) or "see trials.csv"
         raise SoundStormError(f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space")
-    write_best(options.output_dir, best_content(options, begin, best, threads))
+    write_best(options.output_dir, best_content(options, begin, best))
     rung = Search(name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs).first_rung
     early = [(ended.point, float(ended.rows[rung - 1]["val_loss"])) for ended in trials if len(ended.rows) >= rung]
     epochs = sum(len(ended.rows) for ended in trials)
@@ -234,7 +244,8 @@ def _write_results(options: Options, begin: Start, trials: list[Ended], threads:
         importances_note=f"Of the loss after epoch {rung}, which every trial reached: later losses are only known of trials that were let go on.",
         best_settings=best.point,
         command=f"soundstorm train --tokens {options.tokens} --config {storage.join(options.output_dir, 'best.json')}"
-        + (f" --checkpoint {options.checkpoint}" if options.checkpoint else ""),
+        + (f" --checkpoint {options.checkpoint}" if options.checkpoint else "")
+        + (f" --num-workers {options.num_workers}" if options.num_workers > 1 else ""),
         settings=settings | {"versions": versions()},
     )
     write_page(options.output_dir, page)
@@ -244,19 +255,19 @@ def _write_results(options: Options, begin: Start, trials: list[Ended], threads:
         **states,
         "val_loss": best.last["val_loss"],
         "best": best.point,
-        "threads": threads,
         "seconds": sum(map(_seconds, trials)),
     }
 
 
-def best_content(options: Options, begin: Start, best: Ended, threads: int) -> dict[str, Any]:
+def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
     """What best.json says of a trial: all that `train --config` needs to do the same."""
     model, training = applied(best.point, begin.model, begin.training)
     return {
         "study": "training",
         "preset": options.preset,
         "fold": begin.tokens.fold,
-        "threads": threads,
+        "threads": best.last["threads"],
+        "num_workers": options.num_workers,
         "trial": best.trial,
         "val_loss": best.last["val_loss"],
         "checkpoint": checkpoint_uri(options.output_dir, best.point),

@@ -32,11 +32,11 @@ from tune.study import WORST
 SAVE_EVERY_S = 30.0
 STATES = "states"
 """Folder of what trials need to go on."""
-FIXED = ("num_levels", "codebook_size", "num_classes", "epochs", "seed")
-"""Settings that follow from the tokens or the study."""
+FIXED = ("num_levels", "codebook_size", "num_classes", "epochs", "seed", "first_level_share")
+"""Settings that follow from the tokens or the study; the last weighs the levels in the loss, so losses of two values do not compare."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
-FIGURES = ("train_loss", "lr", "seconds")
+FIGURES = ("train_loss", "lr", "seconds", "threads")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -120,9 +120,7 @@ def _run_epochs(trainer: TrainingRun, point: Point, base: Base, report: Callable
     saved = time.monotonic()
     while not trainer.is_finished:
         row = trainer.run_epoch()
-        loss = row["val_loss"]
-        if loss is None or not math.isfinite(loss):
-            raise SoundStormError(f"the validation loss is {loss} after epoch {row['epoch']}: search lower learning rates")
+        require_finite(row)
         if trainer.is_finished:
             _publish(trainer, point, base)
         elif time.monotonic() - saved > SAVE_EVERY_S:
@@ -132,8 +130,15 @@ def _run_epochs(trainer: TrainingRun, point: Point, base: Base, report: Callable
     storage.delete(state_uri)
 
 
+def require_finite(row: dict[str, Any]) -> None:
+    """Raise SoundStormError if the validation loss of an epoch is no number."""
+    loss = row["val_loss"]
+    if loss is None or not math.isfinite(loss):
+        raise SoundStormError(f"the validation loss is {loss} after epoch {row['epoch']}: search lower learning rates")
+
+
 def _reported(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: row[name] for name in ("epoch", "val_loss", *FIGURES)}
+    return {"threads": torch.get_num_threads()} | {name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"}
 
 
 def _save(trainer: TrainingRun, uri: str) -> None:

@@ -16,18 +16,24 @@ from soundstorm.errors import SoundStormError
 from tune.faults import problem_of
 from tune.journal import Point, point_name
 from tune.study import RESTARTS, WORST
-from tune.training_trial import FIGURES, STATES, Base, applied, checkpoint_uri
+from tune.training_trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
 
 
 def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan) -> None:
     """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes on from them."""
     point, told = dict(point), 0
+    last: list[dict[str, Any]] = []
     home = storage.join(base.folder, STATES, point_name(point))
 
     def report(metrics: dict[str, Any]) -> None:
         nonlocal told
         for row in metrics["rows"][told:]:
-            tune.report({name: row[name] for name in ("epoch", "val_loss", *FIGURES)})
+            require_finite(row)
+            reported = {"threads": plan.cpus_per_worker} | {name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"}
+            if row["epoch"] < base.training.epochs:
+                tune.report(reported)
+            else:
+                last.append(reported)  # until its network is published: with this report the trial is ended
         told = len(metrics["rows"])
 
     try:
@@ -43,6 +49,7 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
             "weights": None if weights is None else ray.put(weights),
             "checkpoint_every": max(1, training.epochs // 10),
             "cpus": plan.cpus_per_worker,
+            "threads": plan.cpus_per_worker,
         }
         result = run_trainer(train_on_worker, settings, {"tokens": tokens}, plan=plan, output_uri=home, max_failures=RESTARTS, on_report=report)
         if result.return_value:
@@ -51,6 +58,7 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
         with result.checkpoint.as_directory() as folder:
             storage.copy_from_local(Path(folder), checkpoint_uri(base.folder, point))
         storage.delete(home)
+        tune.report(last[-1])
     except Exception as error:
         problem = problem_of(error)
         if problem is None:

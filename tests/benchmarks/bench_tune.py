@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import tyro
 from rich.console import Console
 
-from soundstorm.presets import preset
-from tune.journal import Journal, point_name
-from tune.training_study import TRIALS, Options, prepare, run
+from cluster.connect import connect
+from jobs.trainer import use_threads
+from tune.journal import Journal, Point, point_name
+from tune.training_study import TRIALS, Options, Start, prepare, run
 from tune.training_trial import Base, run_trial
 
 
@@ -41,6 +43,22 @@ class Bench:
     """Whether to run all trials to their end for comparison."""
 
 
+@ray.remote(num_cpus=1)
+def full_run(point: Point, begin: Start, folder: Path) -> list[dict[str, Any]]:
+    """All epochs of a trial, on one core as in the study; what it reports is written to `folder` too."""
+    use_threads(1)
+    rows: list[dict[str, Any]] = []
+    base = Base.of(begin.tokens, model=begin.model, training=begin.training, sampler=begin.sampler, folder=str(folder))
+    run_trial(point, *begin.tokens.split(), base, rows.append)
+    file(folder, point).write_text(json.dumps(rows))
+    return rows
+
+
+def file(folder: Path, point: Point) -> Path:
+    """Where the full run of a point is written to."""
+    return folder / f"{point_name(point)}.json"
+
+
 def main() -> None:
     """Study, full runs, figures."""
     bench, console = tyro.cli(Bench), Console(soft_wrap=True)
@@ -53,20 +71,19 @@ def main() -> None:
     console.print(f"study: {time.monotonic() - began:.0f} s, {found['epochs']} of {everything} epochs ({found['epochs'] / everything:.0%})")
     if not bench.full:
         return
-    base = Base.of(
-        begin.tokens, model=begin.model, training=begin.training, sampler=preset(bench.preset).sampler, folder=str(bench.output_dir / "full")
-    )
+    folder = bench.output_dir.absolute() / "full"
+    folder.mkdir(exist_ok=True)
+    trials = Journal(str(bench.output_dir / TRIALS / "journal")).ended()
+    began = time.monotonic()
+    with connect():
+        shared = ray.put(begin)
+        missing = [ended.point for ended in trials if ended.state == "stopped" and not file(folder, ended.point).exists()]
+        ray.get([full_run.remote(point, shared, folder) for point in missing])
+    console.print(f"full runs of the {len(missing)} that were stopped: {time.monotonic() - began:.0f} s")
     losses = []
-    for ended in Journal(str(bench.output_dir / TRIALS / "journal")).ended():
-        file = bench.output_dir / "full" / f"{point_name(ended.point)}.json"
-        if not file.exists():
-            rows = list(ended.rows)
-            if ended.state == "stopped":
-                rows = []
-                run_trial(ended.point, *begin.tokens.split(), base, rows.append)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(rows))
-        losses.append(json.loads(file.read_text())[-1]["val_loss"])
+    for ended in trials:
+        rows = json.loads(file(folder, ended.point).read_text()) if ended.state == "stopped" else ended.rows
+        losses.append(rows[-1]["val_loss"] if rows else float("inf"))
         console.print(f"{ended.state:9} {ended.last.get('val_loss', float('nan')):.4f}  full {losses[-1]:.4f}  {ended.point}")
     best = min(losses)
     console.print(f"lowest loss: study {found['val_loss']:.4f}, full runs {best:.4f}: {found['val_loss'] / best - 1:+.2%}")

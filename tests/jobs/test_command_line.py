@@ -130,6 +130,14 @@ def test_wrong_usage_ends_with_exit_code_2_and_says_what_is_allowed(
     assert {"compose": "there are download, tokenize", "[/red]": "command '[/red]'"}.get(arguments[0], arguments[-1]) in text
 
 
+@pytest.mark.parametrize("rest", [[], ["--help"], ["traning", "--tokens", "x"]])
+def test_a_command_of_two_words_says_which_second_ones_there_are(
+    rest: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = soundstorm(monkeypatch, capsys, "tune", *rest)
+    assert code == 2 and "command 'tune': there are tune training, tune decoding, tune joint" in " ".join(err.split())
+
+
 def test_an_interruption_is_no_error_of_the_program(monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path) -> None:
     def interrupt(uri: str) -> None:
         raise KeyboardInterrupt

@@ -3,6 +3,8 @@
 import csv
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from cluster import storage, tables
 from jobs import train
 from soundstorm.errors import SoundStormError
+from tests.conftest import ROOT
 from tune.journal import Journal
 from tune.training_study import Options, run
 
@@ -117,6 +120,22 @@ def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(tokens: 
     assert all(row["lr"] > 1 and "gradient is" in row["problem"] for row in diverged)
     assert all((row["width"], row["heads"]) == (24, 8) and "heads is 8" in row["problem"] for row in failed)
     assert found["failed"] + found["diverged"] >= 1
+
+
+def test_a_trial_may_be_several_workers_at_once(tokens: str, space: str, tmp_path: Path, ray_session: None) -> None:
+    found = run(options(tokens, str(tmp_path / "out"), space=space, num_trials=1, epochs=2, num_workers=2))
+    [row] = rows_of(str(tmp_path / "out"))
+    assert row["state"] == "finished" and row["epochs"] == 2 and row["val_loss"] == found["val_loss"]
+    best = json.loads((tmp_path / "out" / "best.json").read_text())
+    assert best["num_workers"] == 2
+    assert json.loads((Path(best["checkpoint"]) / "config.json").read_text())["extra"]["val_loss"] == found["val_loss"]
+    assert "--num-workers 2" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_study_that_is_submitted_is_named_after_the_module(tmp_path: Path) -> None:
+    arguments = ["training", "--tokens", str(tmp_path / "nothing"), "--output-dir", str(tmp_path / "out")]
+    ended = subprocess.run([sys.executable, "-m", "jobs.tune", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 1 and "no finished tokens there" in " ".join(ended.stderr.split()) and "Traceback" not in ended.stderr
 
 
 @pytest.mark.parametrize(
