@@ -179,7 +179,10 @@ def run_trainer(
     try:
         return watch(trainer.fit, vigil, show)  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
     except Exception as error:
-        raise _as_sentence(error, max_failures) from error
+        sentence = _as_sentence(error, max_failures)
+        if sentence is error:
+            raise  # an error that is its own cause sends Ray Tune round in circles
+        raise sentence from error
     finally:
         reports.shutdown(force=True)
 
