@@ -33,7 +33,7 @@ class Options(DatasetOptions):
     """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html of all."""
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
     """Which classifier, as in `train-classifier`."""
-    mode: Literal["fine-tuned", "frozen", "scratch"] | None = None
+    mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
     """How it starts, as in `train-classifier`; default: fine-tuned. The cnn is always trained from scratch."""
     folds: str = "all"
     """Folds to test: all, or their numbers, as in 1,3. Other folds may follow into the same --output-dir later."""
@@ -61,14 +61,17 @@ class Options(DatasetOptions):
     """Use the codec of `tokenize` and the generator in the package for the folds that they hold out; else both are trained for every fold."""
     codec_steps: int = 600
     """Steps of training a codec where none at hand holds a fold out; `train-codec` makes 2900."""
-    generator_preset: str = "small"
+    generator_preset: str = "hearing"
     """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
     pretrain_epochs: int | None = None
-    """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from random weights."""
+    """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
+    codec's vectors."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
+    stages_dir: str | None = None
+    """Folder or s3:// prefix where codecs, tokens and generators of the folds are kept, for runs that have them in common; default: --output-dir."""
     compare: tuple[str, ...] = ()
     """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
     allow_leak: bool = False
@@ -100,13 +103,15 @@ class Options(DatasetOptions):
         """The mode that follows from all options; None for the cnn, which has none."""
         if self.model == "cnn":
             return None
-        return "scratch" if self.pretrain_epochs == 0 and self.model == "soundstorm" else self.mode or "fine-tuned"
+        mode = self.mode or "fine-tuned"
+        return "codec" if self.model == "soundstorm" and mode == "fine-tuned" and self.pretrain_epochs == 0 else mode
 
     @property
     def settings(self) -> Settings:
         """What decides how each fold is done."""
-        names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "mode")]
-        return Settings(location=storage.absolute(self.location), mode=self.starts_as, **{name: getattr(self, name) for name in names})
+        names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "mode", "stages")]
+        stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
+        return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **{name: getattr(self, name) for name in names})
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -48,13 +48,16 @@ class Settings:
     pretrain_epochs: int | None
     views: int
     max_rejected: float
+    stages: str | None
+    """Folder of what several runs have in common; None: the run's own."""
     num_workers: int | None
     device: str
     allow_leak: bool
 
     def identity(self) -> dict[str, Any]:
         """For records: all but what leaves the result as it is."""
-        return {name: value for name, value in asdict(self).items() if name not in ("location", "device")} | {"data_dir": self.location}
+        aside = ("location", "device", "stages")
+        return {name: value for name, value in asdict(self).items() if name not in aside} | {"data_dir": self.location}
 
     def classifier_options(self) -> dict[str, Any]:
         """Of `train-classifier`, as they were given; None = its default."""
@@ -64,7 +67,7 @@ class Settings:
     @property
     def is_pretrained(self) -> bool:
         """Whether the classifier starts from a generator."""
-        return self.model == SOUNDSTORM and self.mode != "scratch"
+        return self.model == SOUNDSTORM and self.mode not in ("codec", "scratch")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -161,7 +164,7 @@ def tokenize_shared(settings: Settings, plans: list[FoldPlan], output_dir: str) 
     """Make the tokens that several folds have in common: those of the codecs that need not be trained. Ray must run."""
     for start in {plan.start.codec_sha256: plan.start for plan in plans if plan.start is not None}.values():
         console.print(f"stage tokenize: codec '{start.codec_name}', for all folds that it has not seen", highlight=False)
-        _tokenize(settings, start.codec, _shared_tokens(start, output_dir))
+        _tokenize(settings, start.codec, _shared_tokens(settings, start, output_dir))
 
 
 def run_fold(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str) -> dict[str, Any]:
@@ -191,7 +194,7 @@ def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
     own, start = f"trained without fold {plan.fold}", plan.start
     codec = f"{settings.codec_steps} steps, {own}" if start is None else f"{start.codec_name} ({start.codec_trained_on or 'outside data'})"
     if not settings.is_pretrained:
-        return {"codec": codec, "start": "random weights"}
+        return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
     if start is not None and plan.generator:
         return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
     return {"codec": codec, "start": f"a generator {own}"}
@@ -205,11 +208,12 @@ def stages_of(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str
     """
     shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
     recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
-    folders = {name: storage.join(fold_dir, name) for name in ("codec", "tokens", "generator", "classifier")}
+    common = fold_dir if settings.stages is None else storage.join(settings.stages, f"fold-{plan.fold}")
+    folders = {name: storage.join(common, name) for name in ("codec", "tokens", "generator")} | {"classifier": storage.join(fold_dir, "classifier")}
     stages: dict[str, Callable[[], dict[str, Any]]] = {}
     classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
     if settings.model == SOUNDSTORM:
-        codec, tokens = (plan.start.codec, _shared_tokens(plan.start, output_dir)) if plan.start else (None, folders["tokens"])
+        codec, tokens = (plan.start.codec, _shared_tokens(settings, plan.start, output_dir)) if plan.start else (None, folders["tokens"])
         if codec is None:
             codec = storage.join(folders["codec"], train_codec.CODEC_FILE)
             training = _codec_training(settings)
@@ -223,6 +227,7 @@ def stages_of(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str
                 preset=settings.generator_preset,
                 fold=plan.fold,
                 epochs=settings.pretrain_epochs,
+                codec=codec,
                 seed=settings.seed,
                 **shared,
             )
@@ -247,7 +252,8 @@ def _tokenize(settings: Settings, codec: str, output_dir: str) -> dict[str, Any]
     return tokenize.run(options)
 
 
-def _shared_tokens(start: Start, output_dir: str) -> str:
+def _shared_tokens(settings: Settings, start: Start, output_dir: str) -> str:
+    output_dir = output_dir if settings.stages is None else settings.stages
     return storage.join(output_dir, "tokens", start.codec_sha256[:12])
 
 

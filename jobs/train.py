@@ -124,14 +124,14 @@ def run(options: Options) -> dict[str, Any]:
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
-    weights = _first_weights(architecture, config.seed, tokens, origin, codec)
+    weights = first_weights(architecture, config.seed, tokens, origin, codec)
     counts = _train(options, tokens, architecture, config, origin, chosen, weights)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
-def _first_weights(
+def first_weights(
     architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
 ) -> dict[str, torch.Tensor] | None:
     """What the network starts from; None = random weights, which each worker draws."""

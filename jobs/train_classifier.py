@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import ray
 
@@ -27,6 +27,7 @@ from jobs.train_token_classifier import TokenRecipe, open_source
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
 from soundstorm.ast_training import AstTrainingConfig
+from soundstorm.ast_training import Mode as AstMode
 from soundstorm.audio_classifier_training import AudioClassifierTrainingConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainingConfig
@@ -44,9 +45,10 @@ class Options(DatasetOptions):
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
     """Which classifier: cnn, a small convolutional network on log-mel spectrograms; soundstorm, the generator's network on codes; ast, the Audio
     Spectrogram Transformer (extra `ast`)."""
-    mode: Literal["fine-tuned", "frozen", "scratch"] | None = None
+    mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
     """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as they are but for the last
-    layers; scratch from random ones. The cnn is always trained from scratch."""
+    layers; scratch from random ones; codec (soundstorm only) from random ones too, but it hears codes by the codec's vectors for them. The cnn is
+    always trained from scratch."""
     tokens: str | None = None
     """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and --data-dir."""
     checkpoint: str | None = None
@@ -100,6 +102,8 @@ class Options(DatasetOptions):
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
+        if self.model == "ast" and self.mode == "codec":
+            raise SoundStormError("--mode is codec: ast hears no codes, give fine-tuned, frozen or scratch")
         if self.preset not in (None, "ours", *(PRESETS if self.model == "soundstorm" else ())):
             raise SoundStormError(
                 f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} for {self.model}"
@@ -153,7 +157,8 @@ def _recipe(options: Options) -> Recipe:
     shared: dict[str, Any] = {"dataset": options.dataset, "location": storage.absolute(options.location), "fold": fold}
     shared["max_duration_s"] = options.max_duration
     if options.model == "ast":
-        return AstRecipe(index, config=options.changed(AstTrainingConfig(mode=options.mode or "fine-tuned")), weights=options.weights, **shared)
+        ast = AstTrainingConfig(mode=cast(AstMode, options.mode or "fine-tuned"))
+        return AstRecipe(index, config=options.changed(ast), weights=options.weights, **shared)
     return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
 
 

@@ -23,14 +23,18 @@ from jobs.leaks import refuse_leaks
 from jobs.tokens import Tokens, open_tokens, split_tokens
 from jobs.train import network_for
 from soundstorm.checkpoints import Checkpoint
+from soundstorm.code_vectors import latent_dim
 from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
 from soundstorm.leakage import TrainedOn
 from soundstorm.presets import ModelConfig, preset
 from soundstorm.schemas import CLIPS, check_table
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier, latent_dim
+from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import Origin, save_token_classifier
 from soundstorm.token_classifier_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
 from soundstorm.transfer import weights_for_categories
+
+FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
+"""Modes that start from a generator."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -54,8 +58,8 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
         tokens_uri: output folder of `tokenize`.
         fold: the test fold; None = the last that has clips.
         mode: how the network starts.
-        checkpoint: generator to start from; None = the one in the package. From scratch only its architecture is used, or that of the
-            preset `small`.
+        checkpoint: generator to start from; None = the one in the package. With random weights only its architecture is used, or that of the
+            preset `hearing`.
         codec: the value of `--codec`.
         allow_leak: go on although the codec or the generator has seen the test fold.
 
@@ -65,10 +69,10 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
     tokens = open_tokens(tokens_uri, fold)
     weights, opened = choose_codec(codec, tokens.fingerprint, tokens.uri)
     found = None
-    if mode != "scratch" or checkpoint is not None:
+    if mode in FROM_GENERATOR or checkpoint is not None:
         found = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint)
         tokens.fingerprint.require_equal(found.fingerprint, tokens.uri)
-    generator = None if mode == "scratch" else found
+    generator = found if mode in FROM_GENERATOR else None
     origin = Origin(
         codec=tokens.fingerprint,
         codec_trained_on=TrainedOn.of_codec(weights),
@@ -90,7 +94,7 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
         tokens=tokens,
         codec_weights=weights,
         generator=generator,
-        network=network_for(found.model.config if found else preset("small").model, tokens),
+        network=network_for(found.model.config if found else preset("hearing").model, tokens),
         origin=origin,
         leaks=leaks,
     )
@@ -115,8 +119,8 @@ class TokenRecipe:
         self.source, self.config, self.leaks = source, config, source.leaks
         self.mode, self.network = origin.mode, source.network
         self.dataset, self.fold, self.categories, self.epochs = tokens.dataset, tokens.fold, tokens.categories, config.epochs
-        # What is frozen is to show what the generator hears, so nothing else may be heard by.
-        self.readout = ReadoutConfig(latent_dim=0 if origin.mode == "frozen" else latent_dim(load_codec(source.codec_weights)))
+        # What is frozen is to show what the generator hears, and what starts from random weights alone is to know nothing.
+        self.readout = ReadoutConfig(latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0)
         self.settings: dict[str, Any] = {
             "tokens": storage.absolute(source.tokens_uri),
             "tokens_made": tokens.made,
@@ -129,7 +133,12 @@ class TokenRecipe:
         }
 
     def describe(self) -> str:
-        starts = {"scratch": "from random weights", "frozen": "as the generator left it", "fine-tuned": "from the generator"}
+        starts: dict[Mode, str] = {
+            "fine-tuned": "from the generator",
+            "frozen": "as the generator left it",
+            "codec": "from random weights and the codec's vectors",
+            "scratch": "from random weights",
+        }
         network = self.source.network
         return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}"
 

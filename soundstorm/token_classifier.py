@@ -9,21 +9,20 @@ Legend: B batch, Q levels, T codec frames, K codebook size, L size of a code's v
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from encodec import EncodecModel
 from torch import Tensor, nn
 
+from soundstorm.code_vectors import code_vectors
 from soundstorm.codec import Codec
-from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, Settings
 
-Mode = Literal["fine-tuned", "frozen", "scratch"]
-"""From a generator, of which all is trained or nothing; or from random weights."""
+Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
+"""From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random weights alone."""
 LEAST_VARIANCE = 1e-5
 """Added to variances before their root is taken."""
 NORM_MOMENTUM = 0.05
@@ -174,20 +173,3 @@ class TokenClassifier(nn.Module):
         """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `mask_BT` tells, at least one a clip."""
         embedded = self.embed(codes_BQT, mask_BT)
         return self.score(self.frames(embedded), embedded.latent_BTL, mask_BT)
-
-
-def code_vectors(codec: Codec) -> Tensor:
-    """The vector of each code of each level, MASK's (zeros) after them: (Q (K + 1), L), so scaled that their sum over the levels has variance 1.
-
-    Codes of all levels are taken for equally frequent and independent.
-    """
-    network = cast(CompactCodec | EncodecModel, codec.network)
-    layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
-    vectors_QKL = torch.stack([layer.codebook for layer in layers]).detach()
-    scale = vectors_QKL.var(1).sum(0).mean().sqrt().clamp(min=1e-9)
-    return F.pad(vectors_QKL / scale, (0, 0, 0, 1)).flatten(0, 1)
-
-
-def latent_dim(codec: Codec) -> int:
-    """Size of the codec's vectors."""
-    return code_vectors(codec).shape[1]

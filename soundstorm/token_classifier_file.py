@@ -17,6 +17,7 @@ from safetensors.torch import load as load_safetensors
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.batching import in_equal_batches
 from soundstorm.classifier_file import about_classifier, read_about, write_classifier
+from soundstorm.code_vectors import latent_dim
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
@@ -24,7 +25,7 @@ from soundstorm.leakage import TrainedOn
 from soundstorm.packing import unpack
 from soundstorm.presets import ModelConfig
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier, latent_dim
+from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier
 from soundstorm.training import autocast
 from soundstorm.windows import predict_in_windows
 

@@ -24,7 +24,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier import Embedded, Mode, TokenClassifier
 from soundstorm.training import autocast
 
-PEAK_LR: dict[Mode, float] = {"fine-tuned": 3e-4, "frozen": 1e-3, "scratch": 1e-3}
+PEAK_LR: dict[Mode, float] = {"fine-tuned": 1e-3, "frozen": 1e-3, "codec": 1e-3, "scratch": 1e-3}
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -37,9 +37,9 @@ class TokenClassifierTrainingConfig:
     """Clips a step on each worker, at least 2."""
     lr: float | None = None
     """Peak learning rate of Adam; None: that of PEAK_LR."""
-    new_lr_factor: float = 3.0
+    new_lr_factor: float = 1.0
     """Learning rate of what the generator does not have, in units of that of the last block, where the network is fine-tuned."""
-    layer_decay: float = 0.8
+    layer_decay: float = 1.0
     """Learning rate of a block as a share of that of the block after it, where the network is fine-tuned; 1: all the same."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of Adam's two averages."""

@@ -21,7 +21,7 @@ from jobs import cross_validate
 from jobs.cross_validate import Options, run
 from jobs.datasets import open_dataset
 from jobs.entry import console
-from jobs.fold_chain import Settings, Start, describe, plan_fold
+from jobs.fold_chain import Settings, Start, describe, plan_fold, stages_of
 from jobs.fold_results import open_other, read_predictions, write_results
 from jobs.trials import plan_trials, run_trials
 from soundstorm.errors import SoundStormError
@@ -259,13 +259,32 @@ def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
     assert not plan_fold(settings(allow_leak=True), 5, [PACKAGE]).leaks
 
 
-@pytest.mark.parametrize("changes", [{"mode": "scratch"}, {"pretrain_epochs": 0}])
-def test_from_scratch_no_generator_is_used(changes: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "mode", "start"),
+    [
+        ({"mode": "scratch"}, "scratch", "random weights"),
+        ({"mode": "codec"}, "codec", "the codec's vectors"),
+        ({"pretrain_epochs": 0}, "codec", "the codec's vectors"),
+    ],
+)
+def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode: str, start: str) -> None:
     asked = settings(**changes)
-    assert asked.mode == "scratch"
+    assert asked.mode == mode
     plan = plan_fold(asked, 5, [PACKAGE])
     assert plan.start == PACKAGE and not plan.generator
-    assert describe(asked, plan)["start"] == "random weights"
+    assert describe(asked, plan)["start"] == start
+    assert "generator" not in stages_of(asked, plan, "out", "out/fold-5")
+
+
+def test_runs_may_have_codecs_tokens_and_generators_in_common() -> None:
+    plan, folders = plan_fold(settings(), 1, [PACKAGE]), []
+    for asked in (settings(), settings(stages_dir="s3://lab/stages")):
+        stages = stages_of(asked, plan, "s3://lab/out", "s3://lab/out/fold-1")
+        folders.append([stages[name].args[0].output_dir for name in ("codec", "generator", "classifier")])
+        assert stages["tokenize"].args[2] == folders[-1][0].replace("codec", "tokens")
+        assert stages["generator"].args[0].codec == stages["classifier"].args[0].codec
+    own, common = "s3://lab/out/fold-1/", "s3://lab/stages/fold-1/"
+    assert folders == [[f"{own}codec", f"{own}generator", f"{own}classifier"], [f"{common}codec", f"{common}generator", f"{own}classifier"]]
 
 
 # ---- side by side

@@ -16,12 +16,15 @@ import torch
 
 import jobs.train_classifier
 from cluster import records, storage, tables
-from jobs import evaluate_classifier
+from jobs import classify, evaluate_classifier
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
 from jobs.datasets import open_dataset
+from jobs.tokens import open_tokens
+from jobs.train import first_weights, network_for
 from jobs.train_classifier import Options, run, train_on_worker
-from soundstorm.audio import read_audio
+from soundstorm.audio import read_audio, to_pcm16
 from soundstorm.checkpoints import save_checkpoint
+from soundstorm.code_vectors import code_vectors
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
@@ -107,6 +110,23 @@ def trained(tokens: str, generator: str, tiny_codec: Path, tmp_path_factory: pyt
     return summary | {"seen": seen}
 
 
+# ---- what a generator for it starts from
+
+
+def test_a_generator_starts_from_the_vectors_of_the_codec_of_its_tokens(tokens: str, tiny_codec: Path) -> None:
+    found, codec = open_tokens(tokens, FOLD), load_codec(tiny_codec)
+    network = network_for(ModelConfig(width=32, depth=1, heads=2, kernel=5, num_classes=2), found)
+    before = torch.get_rng_state()
+    weights, again, other = (first_weights(network, seed, found, None, codec) for seed in (3, 3, 4))
+    assert torch.equal(before, torch.get_rng_state()) and first_weights(network, 3, found, None, None) is None
+    assert weights is not None and again is not None and other is not None
+    assert all(torch.equal(value, again[name]) for name, value in weights.items())
+    assert not torch.equal(weights["code_embedding.weight"], other["code_embedding.weight"])
+    rows = network.codebook_size + 1
+    apart, embedded = (torch.pdist(table[: rows - 1]) for table in (code_vectors(codec), weights["code_embedding.weight"]))
+    assert torch.corrcoef(torch.stack([apart, embedded]))[0, 1] > 0.6
+
+
 # ---- train-classifier
 
 
@@ -171,12 +191,32 @@ def test_a_generator_of_another_codec_is_refused(tokens: str, checkpoint: str, t
         ({"model": "cnn", "tokens": None, "mode": "frozen"}, "--mode is frozen: the cnn is always trained from scratch"),
         ({"preset": "theirs"}, "--preset is 'theirs': give ours or published for soundstorm"),
         ({"model": "cnn", "tokens": None, "preset": "published"}, "--preset is 'published': give ours for cnn"),
+        ({"model": "ast", "tokens": None, "mode": "codec"}, "--mode is codec: ast hears no codes"),
         ({"batch_size": 1}, "--batch-size is 1: soundstorm normalizes over the clips of a step"),
     ],
 )
 def test_options_that_do_not_fit_the_model_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match=message):
         Options(**({"model": "soundstorm", "tokens": "runs/tokens"} | changes))
+
+
+# ---- classify
+
+
+def test_any_files_are_named_by_the_codes_of_the_codec_that_lies_beside_the_classifier(
+    trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
+) -> None:
+    files = sorted(map(str, (synthetic_dataset / "audio").glob("*.wav")))[:6]
+    options = classify.Options(files=tuple(files), checkpoint=trained["output_dir"], output_dir=str(tmp_path / "out"), num_actors=1)
+    assert classify.run(options)["classified"] == len(files)
+    classifier = open_classifier_files(classifier_files(trained["output_dir"]))
+    expected = classifier.predict([to_pcm16(read_audio(Path(file)).waveform) for file in files])
+    rows = tables.read_table(str(tmp_path / "out" / "classified.parquet"))[0].to_pylist()
+    assert [row["uri"] for row in rows] == files
+    for row, probability_C in zip(rows, expected, strict=True):
+        best = np.argsort(-probability_C, kind="stable")[:3]
+        assert row["categories"] == [classifier.categories[label] for label in best]
+        np.testing.assert_allclose(row["probabilities"], probability_C[best], atol=1e-4)
 
 
 # ---- evaluate-classifier

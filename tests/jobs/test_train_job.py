@@ -210,6 +210,7 @@ def test_a_run_in_object_storage_survives_a_killed_worker_and_is_resumed_after_a
         ({"seed": -1}, "--seed is -1"),
         ({"max_failures": -1}, "--max-failures is -1"),
         ({"preset": "huge"}, "--preset is 'huge': give one of reference, small, "),
+        ({"codec": "codec.safetensors", "checkpoint": "out"}, "--codec says where .* give one of the two"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:

@@ -11,13 +11,14 @@ import torch
 from safetensors.torch import load, save
 
 from soundstorm.audio import from_pcm16, to_pcm16
+from soundstorm.code_vectors import code_vectors, latent_dim, start_embeddings
 from soundstorm.codec import Codec, load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import AttentiveStatistics, Embedded, ReadoutConfig, TokenClassifier, code_vectors, latent_dim
+from soundstorm.token_classifier import AttentiveStatistics, Embedded, ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
 
 SMALL = ModelConfig(width=16, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
@@ -238,3 +239,17 @@ def test_a_file_that_is_no_classifier_is_one_clear_message(damage: object, messa
 def test_wrong_settings_are_named(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
         replace(READOUT, **changes)  # type: ignore[arg-type]
+
+
+def test_embeddings_start_from_the_vectors_of_the_codec() -> None:
+    codec = load_codec(packaged_codec_bytes())
+    torch.manual_seed(3)
+    model = SoundStorm(ModelConfig(width=64, depth=1, heads=2, kernel=5, ff_mult=2, num_classes=3))
+    before_QKD = model.code_embedding.weight.detach().clone().view(8, 1025, 64)
+    start_embeddings(model, codec)
+    after_QKD = model.code_embedding.weight.detach().view(8, 1025, 64)
+    assert torch.equal(after_QKD[:, 1024], before_QKD[:, 1024])  # MASK
+    assert after_QKD[:, :1024].var(1).sum(0).mean() == pytest.approx(1, abs=0.2)
+    vectors_QKL = code_vectors(codec).view(8, 1025, -1)[:, :1024]
+    apart, embedded = torch.pdist(vectors_QKL[0]), torch.pdist(after_QKD[0, :1024])
+    assert torch.corrcoef(torch.stack([apart, embedded]))[0, 1] > 0.9  # codes that are alike stay alike

@@ -1,0 +1,46 @@
+"""The vectors that a codec has for its codes: codes that sound alike have vectors that are alike.
+
+A network whose embeddings of codes start from them need not learn from few recordings which codes resemble each other.
+
+Legend: Q levels, K codebook size, L size of a code's vector, D width.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from encodec import EncodecModel
+from torch import Tensor
+
+from soundstorm.codec import Codec
+from soundstorm.compact_codec import CompactCodec
+from soundstorm.model import SoundStorm
+
+
+def code_vectors(codec: Codec) -> Tensor:
+    """The vector of each code of each level, MASK's (zeros) after them: (Q (K + 1), L), so scaled that their sum over the levels has variance 1.
+
+    Codes of all levels are taken for equally frequent and independent.
+    """
+    network = cast(CompactCodec | EncodecModel, codec.network)
+    layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
+    vectors_QKL = torch.stack([layer.codebook for layer in layers]).detach()
+    scale = vectors_QKL.var(1).sum(0).mean().sqrt().clamp(min=1e-9)
+    return F.pad(vectors_QKL / scale, (0, 0, 0, 1)).flatten(0, 1)
+
+
+def latent_dim(codec: Codec) -> int:
+    """Size of the codec's vectors."""
+    return code_vectors(codec).shape[1]
+
+
+def start_embeddings(model: SoundStorm, codec: Codec) -> None:
+    """Set the code embeddings of `model` to the vectors of `codec` in random directions of its width; MASK keeps its random ones.
+
+    The directions are drawn from torch's generator; a frame's sum over the levels has variance 1 in every channel, as the random start has.
+    """
+    vectors = code_vectors(codec)
+    width, rows = model.config.width, model.config.codebook_size + 1
+    embeddings_QKD = (vectors @ (torch.randn(vectors.shape[1], width) * vectors.shape[1] ** -0.5)).view(-1, rows, width)
+    with torch.no_grad():
+        model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[:, :-1])
