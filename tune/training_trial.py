@@ -33,7 +33,7 @@ SAVE_EVERY_S = 30.0
 STATES = "states"
 """Folder of what trials need to go on."""
 FIXED = ("num_levels", "codebook_size", "num_classes", "epochs", "seed", "betas", "first_level_share")
-"""Settings that follow from the tokens or the study, or are a pair; the last weighs the levels in the loss, so losses of two values do not compare."""
+"""What follows from the tokens or the study, or is a pair; the last weighs the levels in the loss, so that losses would not compare."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
 FIGURES = ("train_loss", "lr", "seconds", "threads")
