@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 import pyarrow as pa
+from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster import records, storage
@@ -91,5 +92,5 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
     study = optuna.create_study(direction="minimize")
     for point, value in known:
         study.add_trial(optuna.trial.create_trial(value=value, params={name: point[name] for name in space}, distributions=distributions))
-    found = optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaEvaluator(seed=seed))
+    found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     return {str(name): float(share) for name, share in found.items()}
