@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from rich.markup import escape
+
 from cluster import records, storage
 from cluster.connect import connect
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
@@ -95,6 +97,8 @@ class Options(DatasetOptions):
                 raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
         if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
             raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
+        if self.mode == "frozen" and self.pretrain_epochs == 0:
+            raise SoundStormError("--mode is frozen and --pretrain-epochs is 0: without a generator there is nothing to freeze, give 1 or more")
         if self.generator_preset not in PRESETS:
             raise SoundStormError(f"--generator-preset is '{self.generator_preset}': give one of {', '.join(PRESETS)}")
 
@@ -144,7 +148,7 @@ def _do_folds(options: Options, settings: Settings, wanted: list[int]) -> dict[i
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         plans = {plan.fold: plan for plan in plan_folds(settings, wanted, options.output_dir)}
         for leak in (leak for plan in plans.values() for leak in plan.leaks):
-            console.print(f"[bold yellow]warning:[/] {leak}, and is used all the same (--allow-leak)", highlight=False)
+            console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
         folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
         for fold, plan in plans.items():
             stages_of(settings, plan, options.output_dir, folders[fold])  # a wrong setting of a late stage is told before the first begins

@@ -20,6 +20,8 @@ from soundstorm.schemas import PREDICTIONS, check_table
 PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"
 OF_PRETRAINING = frozenset({"mode", "checkpoint", "packaged", "generator_preset", "pretrain_epochs"})
 """Settings in which a run that was pre-trained differs from one that was not."""
+PRETRAINED_AND_NOT = (("soundstorm", "fine-tuned", "soundstorm", "codec"), ("ast", "fine-tuned", "ast", "scratch"))
+"""Model and mode of a run that was pre-trained, and of the one that knows all the rest that it knew."""
 NAMES = {"cnn": "log-mel CNN", "soundstorm": "SoundStorm", "ast": "AST"}
 
 
@@ -112,7 +114,7 @@ def write_results(
             name=other.name,
             result=other.result,
             comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
-            is_pretraining=model == other.model and mode != "scratch" and other.mode == "scratch" and _differing(settings, other) <= OF_PRETRAINING,
+            is_pretraining=(model, mode, other.model, other.mode) in PRETRAINED_AND_NOT and _differing(settings, other) <= OF_PRETRAINING,
             differences=[f"{key} {settings.get(key)} and {other.settings.get(key)}" for key in sorted(_differing(settings, other))],
         )
         for other in others
@@ -189,7 +191,9 @@ def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[
         warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
     starts = {(counts["codec"], counts["start"]) for counts in folds.values()}
     if len({_kind(codec, start) for codec, start in starts}) > 1:
-        warnings.append("Not all folds started from the same: see the table of folds. Those that start from the package were trained for longer.")
+        warnings.append(
+            "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was trained for longer."
+        )
     return warnings
 
 

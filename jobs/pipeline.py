@@ -36,7 +36,7 @@ class Options(DatasetOptions):
     output_dir: str = "runs/pipeline"
     """Folder or s3:// prefix with a folder for each stage."""
     preset: str = "tiny"
-    """Network and training: reference (the published set-up), small (an hour on two cores) or tiny (minutes)."""
+    """Network and training: reference (the published set-up), small (two hours on two cores) or tiny (minutes)."""
     fold: int | None = None
     """The test fold, which is not trained on; default: the dataset's last."""
     views: int = 0

@@ -52,7 +52,7 @@ class Options:
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: str = "small"
-    """Network and training: reference (the published set-up), small (an hour on two cores), hearing (to classify with),
+    """Network and training: reference (the published set-up), small (two hours on two cores), hearing (to classify with),
     tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
     """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, such as best.json of `tune`; path or URI."""

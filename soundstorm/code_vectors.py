@@ -37,7 +37,8 @@ def latent_dim(codec: Codec) -> int:
 def start_embeddings(model: SoundStorm, codec: Codec) -> None:
     """Set the code embeddings of `model` to the vectors of `codec` in random directions of its width; MASK keeps its random ones.
 
-    The directions are drawn from torch's generator; a frame's sum over the levels has variance 1 in every channel, as the random start has.
+    The directions are drawn from torch's generator; a frame's sum over the levels has variance 1 in the mean over
+    the channels, about as much as the random start has.
     """
     vectors = code_vectors(codec)
     width, rows = model.config.width, model.config.codebook_size + 1

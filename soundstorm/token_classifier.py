@@ -1,8 +1,9 @@
 """A classifier of codes: the generator's network listens to all levels of a clip, and what it makes of them is pooled over time.
 
-The generator is asked without a class. Two things it is given beside its own embeddings: the vectors that the codec has for the codes, so that
-codes that are alike are alike from the first step, and, at the end, the outputs of all its blocks, since the last of a generator are about the next
-code rather than about the sound. Statistics that attention weights (Okabe et al., arXiv 1803.10963) go through one linear layer.
+The generator is asked without a class. Where `latent_dim` is not 0 the network is given, beside its own embeddings, the vectors that the codec has
+for the codes, so that codes that are alike are alike from the first step. What is pooled is a mean of the outputs of all blocks, since the last of
+a generator are about the next code rather than about the sound. Statistics that attention weights (Okabe et al., arXiv 1803.10963) go through one
+linear layer.
 
 Legend: B batch, Q levels, T codec frames, K codebook size, L size of a code's vector, D width, H heads, F pooled features, C categories.
 """
@@ -138,7 +139,7 @@ class TokenClassifier(nn.Module):
             nn.init.zeros_(self.take_in.weight)
 
     def take_vectors(self, codec: Codec) -> None:
-        """Have the vectors of the codec that the codes are from, in units of their standard deviation."""
+        """Have the vectors of the codec that the codes are from, in units of the standard deviation of their sum over the levels."""
         if self.readout.latent_dim:
             self.code_vectors.copy_(code_vectors(codec))
 

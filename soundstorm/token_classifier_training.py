@@ -1,9 +1,8 @@
 """Training of the token classifier: codes of clips in several views in, a better classifier out, one step at a time.
 
 An example is a circular window from anywhere in a view of a clip, with stretches of frames and sometimes the upper levels masked. Two examples in
-one are the mixed sequences of what their codes are taken in as ("mixup", Zhang et al., arXiv 1710.09412). A network that starts from a
-generator learns ever more slowly towards its first block. `TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py`
-distributes it.
+one are the mixed sequences of what their codes are taken in as ("mixup", Zhang et al., arXiv 1710.09412). `TokenClassifierTrainer` knows nothing of
+Ray; `jobs/train_token_classifier.py` distributes it.
 
 Legend: B batch, Q levels, T codec frames, D width, C categories.
 """
@@ -31,7 +30,7 @@ PEAK_LR: dict[Mode, float] = {"fine-tuned": 1e-3, "frozen": 1e-3, "codec": 1e-3,
 class TokenClassifierTrainingConfig:
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
-    epochs: int = 25
+    epochs: int = 30
     """Passes over the clips, each in one view."""
     batch_size: int = 16
     """Clips a step on each worker, at least 2."""
@@ -75,7 +74,7 @@ class TokenClassifierTrainingConfig:
 
 PRESETS: dict[str, TokenClassifierTrainingConfig] = {
     "ours": TokenClassifierTrainingConfig(),
-    # As published for the generator's classifier: no variation, one learning rate, Adam.
+    # The published settings of the generator's classifier: one learning rate, Adam, none of the variations of ours but the views of the tokens.
     "published": TokenClassifierTrainingConfig(
         epochs=50,
         batch_size=32,

@@ -35,7 +35,7 @@ class Options(StudyOptions, DecodingOptions):
     output_dir: str = "runs/tune-joint"
     """Folder or s3:// prefix for training/ (a whole training study), trials.parquet, trials.csv, best.json, best.toml and report.html."""
     preset: str = "tiny"
-    """Network and training that the search starts from: reference, small, tiny or faults."""
+    """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
     epochs: int | None = None
     """Epochs of a trial that is not stopped early; default: the preset's."""
     batch_size: int | None = None

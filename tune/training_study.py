@@ -47,7 +47,7 @@ class Options(StudyOptions):
     output_dir: str = "runs/tune"
     """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml, report.html and the trials' networks."""
     preset: str = "tiny"
-    """Network and training that the search starts from: reference, small, tiny or faults."""
+    """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
     checkpoint: str | None = None
     """Checkpoint folder or URI that every trial starts from; its architecture is used."""
     fold: int | None = None

@@ -138,13 +138,13 @@ def test_a_run_of_another_dataset_is_not_compared_with(validated: dict[str, Any]
 def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_differs(
     epochs: int, is_pretraining: bool, validated: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
 ) -> None:
-    this, other = Path(validated["output_dir"]), tmp_path / "scratch"
+    this, other = Path(validated["output_dir"]), tmp_path / "codec"
     other.mkdir()
-    summary = json.loads((this / "summary.json").read_text()) | {"name": "SoundStorm, scratch", "model": "soundstorm", "mode": "scratch"}
+    summary = json.loads((this / "summary.json").read_text()) | {"name": "SoundStorm, codec", "model": "soundstorm", "mode": "codec"}
     (other / "summary.json").write_text(json.dumps(summary))
     (other / "predictions.parquet").write_bytes((this / "predictions.parquet").read_bytes())
-    scratch = settings(dataset="synthetic", mode="scratch", epochs=5).identity()
-    (other / "cross_validate.json").write_text(json.dumps({"settings": scratch, "counts": {}, "versions": {}}))
+    control = settings(dataset="synthetic", mode="codec", epochs=5).identity()
+    (other / "cross_validate.json").write_text(json.dumps({"settings": control, "counts": {}, "versions": {}}))
     folds = {fold: {"codec": None, "start": None, "leaks": []} for fold in (1, 2)}
     shutil.copytree(this, tmp_path / "this")
     made = write_results(
@@ -188,6 +188,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"max_concurrent": 0}, "--max-concurrent is 0"),
         ({"pretrain_epochs": -1}, "--pretrain-epochs is -1"),
         ({"codec_steps": 0}, "--codec-steps is 0"),
+        ({"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0}, "without a generator there is nothing to freeze"),
         ({"generator_preset": "huge"}, "--generator-preset is 'huge'"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],
