@@ -113,6 +113,8 @@ class Search:
     """Reports of a trial that is not stopped early."""
     points: Sequence[Point] = ()
     """Tried first."""
+    stops_early: bool = True
+    """Whether ASHA may stop trials."""
 
     @property
     def first_rung(self) -> int:
@@ -213,7 +215,7 @@ def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) 
 
 def _scheduler(search: Search, before: list[Ended]) -> TrialScheduler:
     """ASHA, with the trials of earlier calls on its rungs; for trials of one report there is nothing to stop early."""
-    if search.epochs == 1:
+    if search.epochs == 1 or not search.stops_early:
         return FIFOScheduler()
     scheduler = ASHAScheduler(
         time_attr="epoch",

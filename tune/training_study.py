@@ -32,7 +32,7 @@ from tune.results import OUTPUTS, importances, now, trial_row, versions, write_b
 from tune.space import Choice, Range, Space, check_space, load_space
 from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
 from tune.training_trial import FIGURES, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
-from tune.training_workers import trial_on_workers
+from tune.training_workers import trial_on_workers, workers_end_with_their_run
 
 STAGE = "tune"
 TRIALS = "trials"
@@ -153,10 +153,20 @@ def run(options: Options) -> dict[str, Any]:
 def _search(options: Options, begin: Start) -> list[Ended]:
     """The trials."""
     training, validation = begin.tokens.split()
-    search = Search(
-        name=TRIALS, space=begin.space, metrics=("val_loss",), figures=FIGURES, num_trials=options.num_trials, epochs=begin.training.epochs
-    )
     with connect(options.address) as info:
+        search = Search(
+            name=TRIALS,
+            space=begin.space,
+            metrics=("val_loss",),
+            figures=FIGURES,
+            num_trials=options.num_trials,
+            epochs=begin.training.epochs,
+            stops_early=options.num_workers == 1 or workers_end_with_their_run(),
+        )
+        if not search.stops_early:
+            console.print(
+                "[yellow]note:[/] no trial is stopped early: without Ray's dashboard the CPUs of its workers would not be free again", highlight=False
+            )
         if options.num_workers > 1:
             each = plan_workers(options.num_workers, "auto", info)
             total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)

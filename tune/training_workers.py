@@ -7,6 +7,8 @@ from typing import Any
 import ray
 import ray.data
 from ray import tune
+from ray.util.state import list_actors
+from ray.util.state.exception import RayStateApiException
 from torch import Tensor
 
 from cluster import storage
@@ -17,6 +19,17 @@ from tune.faults import problem_of
 from tune.journal import Point, point_name
 from tune.study import RESTARTS, WORST
 from tune.training_trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
+
+STATE_TIMEOUT_S = 10
+
+
+def workers_end_with_their_run() -> bool:
+    """Whether Ray Train frees what the workers of a killed run had: it asks Ray's dashboard whether the run is still there."""
+    try:
+        list_actors(ray.get_runtime_context().gcs_address, limit=1, timeout=STATE_TIMEOUT_S)
+    except (RayStateApiException, ConnectionError):
+        return False
+    return True
 
 
 def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan) -> None:

@@ -12,10 +12,12 @@ import pytest
 
 from cluster import storage, tables
 from jobs import train
+from jobs.entry import console
 from soundstorm.errors import SoundStormError
 from tests.conftest import ROOT
 from tune.journal import Journal
 from tune.training_study import Options, run
+from tune.training_workers import workers_end_with_their_run
 
 NUM_TRIALS, EPOCHS = 5, 6
 SPACE = """
@@ -123,7 +125,9 @@ def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(tokens: 
 
 
 def test_a_trial_may_be_several_workers_at_once(tokens: str, space: str, tmp_path: Path, ray_session: None) -> None:
-    found = run(options(tokens, str(tmp_path / "out"), space=space, num_trials=1, epochs=2, num_workers=2))
+    with console.capture() as said:
+        found = run(options(tokens, str(tmp_path / "out"), space=space, num_trials=1, epochs=2, num_workers=2))
+    assert ("no trial is stopped early" in said.get()) is not workers_end_with_their_run()
     [row] = rows_of(str(tmp_path / "out"))
     assert row["state"] == "finished" and row["epochs"] == 2 and row["val_loss"] == found["val_loss"]
     best = json.loads((tmp_path / "out" / "best.json").read_text())
