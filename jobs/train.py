@@ -34,6 +34,7 @@ from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_st
 from soundstorm.code_vectors import start_embeddings
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
+from soundstorm.leakage import learned
 from soundstorm.model import SoundStorm
 from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.schemas import CodecFingerprint
@@ -176,6 +177,7 @@ def _train(
                     "codec": asdict(tokens.fingerprint),
                     "dataset": tokens.dataset,
                     "fold": tokens.fold,
+                    "before": None if origin is None else learned(origin.extra),
                     "weights": None if weights is None else ray.put(weights),
                     "checkpoint_every": options.checkpoint_every,
                     "cpus": plan.cpus_per_worker,
@@ -330,6 +332,7 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
                     "dataset": settings["dataset"],
                     "test_fold": settings["fold"],
                     "val_loss": worker.rows[-1]["val_loss"],
+                    "before": settings["before"],
                 },
                 training_state=worker.state_dict(),
             )

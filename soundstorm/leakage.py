@@ -23,6 +23,8 @@ class TrainedOn:
     """Name of the dataset, one of ours; None: not told."""
     held_out_fold: int | None
     """The fold of it that was left out; None: none."""
+    before: "TrainedOn | None" = None
+    """The same of the weights that training started from; None: they were random."""
 
     @classmethod
     def of_codec(cls, weights: bytes) -> Self | None:
@@ -37,15 +39,25 @@ class TrainedOn:
     @classmethod
     def of_checkpoint(cls, extra: Mapping[str, Any]) -> Self:
         """What the notes (`extra`) of a generator's checkpoint tell."""
-        dataset, fold = extra.get("dataset"), extra.get("test_fold")
-        return cls(dataset=dataset if isinstance(dataset, str) else None, held_out_fold=fold if isinstance(fold, int) else None)
+        dataset, fold, before = extra.get("dataset"), extra.get("test_fold"), extra.get("before")
+        return cls(
+            dataset=dataset if isinstance(dataset, str) else None,
+            held_out_fold=fold if isinstance(fold, int) else None,
+            before=cls.of_checkpoint(before) if isinstance(before, Mapping) else None,
+        )
 
     def has_seen(self, dataset: str, fold: int) -> bool:
         """Whether clips of this fold of `dataset` may have been trained on; without the name of a dataset it is taken for the same."""
         is_same = self.dataset is None or FAMILIES.get(self.dataset, self.dataset) == FAMILIES.get(dataset, dataset)
-        return is_same and self.held_out_fold != fold
+        return (is_same and self.held_out_fold != fold) or (self.before is not None and self.before.has_seen(dataset, fold))
 
     def __str__(self) -> str:
-        """For people: `esc10 without fold 5`."""
+        """For people: `esc10 without fold 5`, with what came before."""
         without = "whole" if self.held_out_fold is None else f"without fold {self.held_out_fold}"
-        return f"{self.dataset or 'a dataset it does not name'} {without}"
+        earlier = "" if self.before is None else f", and before that on {self.before}"
+        return f"{self.dataset or 'a dataset it does not name'} {without}{earlier}"
+
+
+def learned(extra: Mapping[str, Any]) -> dict[str, Any]:
+    """Of the notes of a checkpoint those that `TrainedOn.of_checkpoint` reads, for a checkpoint of training that starts from it (`before`)."""
+    return {name: extra.get(name) for name in ("dataset", "test_fold", "before")}

@@ -77,7 +77,7 @@ def _trained_on(values: Mapping[str, Any] | None) -> TrainedOn | None:
     dataset, fold = values["dataset"], values["held_out_fold"]
     if not isinstance(dataset, str | None) or not (fold is None or type(fold) is int):
         raise ValueError("what its codec or generator was trained on is no name and number")
-    return TrainedOn(dataset=dataset, held_out_fold=fold)
+    return TrainedOn(dataset=dataset, held_out_fold=fold, before=_trained_on(values.get("before")))
 
 
 @dataclass(kw_only=True, frozen=True)

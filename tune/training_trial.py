@@ -53,9 +53,21 @@ class Base:
     folder: str
     """URI of the study's folder; a trial saves its state in `states/` and its network in `checkpoints/` there."""
     cpus: int
+    before: dict[str, Any] | None
+    """What the weights that all trials start from were trained on, as a checkpoint notes it; None: they are random."""
 
     @classmethod
-    def of(cls, tokens: Tokens, *, model: ModelConfig, training: TrainingConfig, sampler: SamplerSettings, folder: str, cpus: int = 1) -> "Base":
+    def of(
+        cls,
+        tokens: Tokens,
+        *,
+        model: ModelConfig,
+        training: TrainingConfig,
+        sampler: SamplerSettings,
+        folder: str,
+        cpus: int = 1,
+        before: dict[str, Any] | None = None,
+    ) -> "Base":
         """The base of a study of `tokens`."""
         return cls(
             model=model,
@@ -67,6 +79,7 @@ class Base:
             fold=tokens.fold,
             folder=folder,
             cpus=cpus,
+            before=before,
         )
 
 
@@ -169,6 +182,12 @@ def _publish(trainer: TrainingRun, point: Point, base: Base) -> None:
             fingerprint=base.fingerprint,
             step=trainer.step,
             sampler=base.sampler,
-            extra={"epoch": trainer.epochs_done, "dataset": base.dataset, "test_fold": base.fold, "val_loss": trainer.rows[-1]["val_loss"]},
+            extra={
+                "epoch": trainer.epochs_done,
+                "dataset": base.dataset,
+                "test_fold": base.fold,
+                "val_loss": trainer.rows[-1]["val_loss"],
+                "before": base.before,
+            },
         )
         storage.copy_from_local(folder, checkpoint_uri(base.folder, point))

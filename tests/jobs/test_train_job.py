@@ -110,6 +110,7 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
         fingerprint=FINGERPRINT,
         step=pretraining.step,
         sampler=SamplerSettings(iterations=3),
+        extra={"dataset": "esc10", "test_fold": 2},
     )
     return str(folder)
 
@@ -143,6 +144,7 @@ def test_the_checkpoint_holds_the_averaged_weights_and_says_what_they_are(traine
     checkpoint = load_checkpoint(folder)
     assert checkpoint.categories == CATEGORIES and checkpoint.fingerprint == FINGERPRINT and checkpoint.step == 12
     assert checkpoint.extra["test_fold"] == NUM_FOLDS
+    assert checkpoint.extra["before"] == {"dataset": "esc10", "test_fold": 2, "before": None}
     state = torch.load(folder / "training_state.pt", weights_only=True)
     weights = checkpoint.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in state["ema"]["average"].items())

@@ -192,6 +192,16 @@ def test_weights_that_do_not_name_their_dataset_are_taken_to_be_of_the_same() ->
     assert unnamed.has_seen("urbansound8k", 1) and not unnamed.has_seen("urbansound8k", 2)
 
 
+def test_weights_have_seen_what_the_weights_they_started_from_have_seen() -> None:
+    first = {"dataset": "esc50", "test_fold": 2}
+    second = {"dataset": "esc10", "test_fold": 5, "before": first}
+    chain = TrainedOn.of_checkpoint({"dataset": "urbansound8k", "test_fold": 1, "before": second})
+    assert [chain.has_seen("esc10", fold) for fold in (2, 5)] == [True, True]
+    assert [chain.has_seen("urbansound8k", fold) for fold in (1, 2)] == [False, True]
+    assert not TrainedOn.of_checkpoint(first | {"before": None}).has_seen("esc10", 2)
+    assert str(chain) == "urbansound8k without fold 1, and before that on esc10 without fold 5, and before that on esc50 without fold 2"
+
+
 def test_the_weights_in_the_package_tell_that_they_held_out_fold_5_of_esc10() -> None:
     expected = TrainedOn(dataset="esc10", held_out_fold=5)
     assert TrainedOn.of_codec(packaged_codec_bytes()) == expected
