@@ -70,6 +70,9 @@ class Options(DatasetOptions):
     codec's vectors."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
+    test_views: int = 4
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
+    level of their own."""
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
     stages_dir: str | None = None
@@ -91,10 +94,25 @@ class Options(DatasetOptions):
         super().__post_init__()
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
-        for option, least in (("max_concurrent", 1), ("epochs", 1), ("batch_size", 1), ("num_workers", 1), ("codec_steps", 1), ("views", 0)):
+        for option, least in (
+            ("max_concurrent", 1),
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("num_workers", 1),
+            ("codec_steps", 1),
+            ("views", 0),
+            ("test_views", 1),
+        ):
             value = getattr(self, option)
             if value is not None and value < least:
                 raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
+        if self.fold is not None and self.folds != "all":
+            raise SoundStormError(f"--fold is {self.fold} and --folds is {self.folds}: give one of the two")
+        if not 0 <= self.max_rejected <= 1:
+            raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
+        for option, hears in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
+            if getattr(self, option) is not None and self.model != hears:
+                raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
         if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
             raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
         if self.mode == "frozen" and self.pretrain_epochs == 0:
@@ -114,8 +132,10 @@ class Options(DatasetOptions):
     def settings(self) -> Settings:
         """What decides how each fold is done."""
         names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "mode", "stages")]
+        given = {name: getattr(self, name) for name in names}
+        paths = {name: None if given[name] is None else storage.absolute(given[name]) for name in ("codec", "checkpoint", "weights")}
         stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
-        return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **{name: getattr(self, name) for name in names})
+        return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **given | paths)
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -42,6 +42,9 @@ class Options(DatasetOptions):
     """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was not trained on."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
+    test_views: int = 1
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
+    level of their own."""
     allow_leak: bool = False
     """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
     overwrite: bool = False
@@ -53,6 +56,8 @@ class Options(DatasetOptions):
         super().__post_init__()
         if not self.max_duration > 0:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        if self.test_views < 1:
+            raise SoundStormError(f"--test-views is {self.test_views}: give at least 1")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -75,6 +80,7 @@ def run(options: Options) -> dict[str, Any]:
         "folds": folds,
         "classifier_sha256": classifier.sha256,
         "max_duration_s": options.max_duration,
+        "test_views": options.test_views,
         "leaks": leaks,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE))
@@ -82,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
         return told_again(options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; "))
     with connect(options.address):
         console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False)
-        predictions = name_clips(classifier, clips, options.max_duration)
+        predictions = name_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:
         raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)

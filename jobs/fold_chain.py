@@ -47,6 +47,7 @@ class Settings:
     generator_preset: str
     pretrain_epochs: int | None
     views: int
+    test_views: int
     max_rejected: float
     stages: str | None
     """Folder of what several runs have in common; None: the run's own."""
@@ -61,7 +62,7 @@ class Settings:
 
     def classifier_options(self) -> dict[str, Any]:
         """Of `train-classifier`, as they were given; None = its default."""
-        names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights")
+        names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
         return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
 
     @property
@@ -260,4 +261,5 @@ def _shared_tokens(settings: Settings, start: Start, output_dir: str) -> str:
 def _codec_training(settings: Settings) -> CodecTrainingConfig:
     """Without the steps of the decoder alone, which change no code."""
     steps = settings.codec_steps
-    return replace(CodecTrainingConfig(), steps=steps, polish_steps=0, quantizer_start=min(CODEC_QUANTIZER_START, steps // 3))
+    seed = {} if settings.seed is None else {"seed": settings.seed}
+    return replace(CodecTrainingConfig(), steps=steps, polish_steps=0, quantizer_start=min(CODEC_QUANTIZER_START, steps // 3), **seed)

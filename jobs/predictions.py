@@ -10,21 +10,28 @@ import pyarrow as pa
 
 from cluster.tables import write_table
 from jobs.recordings import decode_clips, warn_of_rejected
-from soundstorm.audio import SAMPLE_RATE
+from soundstorm.audio import SAMPLE_RATE, from_pcm16, to_pcm16
 from soundstorm.categories import normalized
 from soundstorm.classifiers import Classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
+from soundstorm.views import make_view
 
 PREDICTIONS_FILE = "predictions.parquet"
 AT_ONCE = 64
 """Recordings that the classifier is given at a time."""
 
 
-def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float) -> pa.Table:
+def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, num_views: int = 1) -> pa.Table:
     """The classifier's predictions (schema PREDICTIONS) for recordings (schema CLIPS) that can be decoded, in order of clip_id; Ray must run.
 
     `label` and `predicted` count as the classifier does.
+
+    Args:
+        classifier: what names the clips.
+        clips: recordings with their categories.
+        max_duration_s: seconds of a recording that are used.
+        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of `soundstorm.views`.
 
     Raises:
         SoundStormError: the classifier does not know a recording's category.
@@ -36,12 +43,19 @@ def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float) -
     predictions = []
     for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=AT_ONCE):
         rows = [row for row in batch.select(["clip_id", "samples"]).to_pylist() if row["samples"]]
-        probability_XC = classifier.predict([np.frombuffer(row["samples"], "<i2") for row in rows])
+        heard = [_views(np.frombuffer(row["samples"], "<i2"), row["clip_id"], num_views) for row in rows]
+        probability_XVC = classifier.predict([view for views in heard for view in views]).reshape(len(rows), num_views, len(classifier.categories))
+        probability_XC = probability_XVC.mean(1)
         for row, probability_C in zip(rows, probability_XC, strict=True):
             clip, guess = known[row["clip_id"]], int(probability_C.argmax())
             found = {"label": label_of[clip["category"]], "predicted": guess, "probability": float(probability_C[guess])}
             predictions.append({"clip_id": row["clip_id"], "fold": clip["fold"], "model": classifier.kind} | found)
     return pa.Table.from_pylist(predictions, PREDICTIONS).sort_by("clip_id")
+
+
+def _views(clip: np.ndarray, clip_id: str, num_views: int) -> list[np.ndarray]:
+    """A clip int16 (N,) and the first of its views, none of them with a partner."""
+    return [clip, *(to_pcm16(make_view(from_pcm16(clip), clip_id, view)) for view in range(1, num_views))]
 
 
 def write_predictions(uri: str, predictions: pa.Table, categories: Sequence[str], dataset: str) -> None:

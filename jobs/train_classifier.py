@@ -71,6 +71,9 @@ class Options(DatasetOptions):
     """Seed of order, variations and initial weights; default: the preset's."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
+    test_views: int = 1
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
+    level of their own."""
     checkpoint_every: int = 10
     """Epochs between checkpoints, and between updates of the log."""
     num_workers: int | None = None
@@ -88,7 +91,7 @@ class Options(DatasetOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("epochs", "batch_size", "num_workers", "checkpoint_every"):
+        for option in ("epochs", "batch_size", "num_workers", "checkpoint_every", "test_views"):
             value = getattr(self, option)
             if value is not None and value < 1:
                 raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least 1")
@@ -111,6 +114,9 @@ class Options(DatasetOptions):
         if (self.model == "soundstorm") != (self.tokens is not None):
             remedy = "give the --output-dir of `soundstorm tokenize`" if self.tokens is None else "only soundstorm hears tokens, leave it out"
             raise SoundStormError(f"--tokens is {self.tokens} for --model {self.model}: {remedy}")
+        for option, hears in (("checkpoint", "soundstorm"), ("codec", "soundstorm"), ("weights", "ast")):
+            if getattr(self, option) is not None and self.model != hears:
+                raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
         if self.model == "soundstorm" and self.batch_size == 1:
             raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
 
@@ -129,6 +135,7 @@ def run(options: Options) -> dict[str, Any]:
         "model": options.model,
         "max_duration_s": options.max_duration,
         "num_workers": options.num_workers,
+        "test_views": options.test_views,
         "leaks": recipe.leaks,
     } | recipe.settings
     storage.check_writable(options.output_dir)
@@ -182,7 +189,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         path, files = Path(scratch) / CLASSIFIER_FILE, recipe.files()
         recipe.save(path, state["trainer"], None)
         classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
-        predictions = name_clips(classifier, recipe.test_clips(), options.max_duration)
+        predictions = name_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
         test = count_right(predictions, recipe.categories)
         write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, recipe.categories, recipe.dataset)
         recipe.save(path, state["trainer"], test["accuracy"])

@@ -23,8 +23,6 @@ from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier import Embedded, Mode, TokenClassifier
 from soundstorm.training import autocast
 
-PEAK_LR: dict[Mode, float] = {"fine-tuned": 1e-3, "frozen": 1e-3, "codec": 1e-3, "scratch": 1e-3}
-
 
 @dataclass(kw_only=True, frozen=True)
 class TokenClassifierTrainingConfig:
@@ -34,12 +32,8 @@ class TokenClassifierTrainingConfig:
     """Passes over the clips, each in one view."""
     batch_size: int = 16
     """Clips a step on each worker, at least 2."""
-    lr: float | None = None
-    """Peak learning rate of Adam; None: that of PEAK_LR."""
-    new_lr_factor: float = 1.0
-    """Learning rate of what the generator does not have, in units of that of the last block, where the network is fine-tuned."""
-    layer_decay: float = 1.0
-    """Learning rate of a block as a share of that of the block after it, where the network is fine-tuned; 1: all the same."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam."""
     betas: tuple[float, float] = (0.9, 0.98)
     """Decay of Adam's two averages."""
     weight_decay: float = 0.05
@@ -67,10 +61,6 @@ class TokenClassifierTrainingConfig:
     seed: int = 0
     """Seed of order, variations and initial weights."""
 
-    def peak_lr(self, mode: Mode) -> float:
-        """The highest learning rate."""
-        return PEAK_LR[mode] if self.lr is None else self.lr
-
 
 PRESETS: dict[str, TokenClassifierTrainingConfig] = {
     "ours": TokenClassifierTrainingConfig(),
@@ -79,8 +69,6 @@ PRESETS: dict[str, TokenClassifierTrainingConfig] = {
         epochs=50,
         batch_size=32,
         lr=5e-5,
-        new_lr_factor=1.0,
-        layer_decay=1.0,
         betas=(0.9, 0.999),
         weight_decay=0.0,
         warmup_share=0.0,
@@ -169,7 +157,7 @@ class TokenClassifierTrainer:
         target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float().to(self.model.device)
         target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, ratio_B[:, None])
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * self._lr_share()
+            group["lr"] = self.learning_rate()
         self._train_mode()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), autocast(self.model.device, config.precision):
@@ -180,9 +168,7 @@ class TokenClassifierTrainer:
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         if not math.isfinite(norm):
-            raise SoundStormError(
-                f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.peak_lr(self.mode)})"
-            )
+            raise SoundStormError(f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.lr})")
         self.optimizer.step()
         self.ema.update(self.model)
         self.step_count += 1
@@ -190,8 +176,8 @@ class TokenClassifierTrainer:
         return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
 
     def learning_rate(self) -> float:
-        """That of the next step, for the last block."""
-        return self.config.peak_lr(self.mode) * self._lr_share()
+        """That of the next step."""
+        return self.config.lr * self._lr_share()
 
     def averaged(self) -> TokenClassifier:
         """The network with the averaged weights, in evaluation mode."""
@@ -208,27 +194,19 @@ class TokenClassifierTrainer:
             self.model.backbone.eval()
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """AdamW with a group for each block and for the embeddings below them; what is frozen has no gradient."""
+        """AdamW, whose decay is of matrices; what is frozen has no gradient."""
         config, model = self.config, self.model
         if self.mode == "frozen":
             model.backbone.requires_grad_(False)
             model.stage_weight.requires_grad_(False)
-        lr, is_tuned = config.peak_lr(self.mode), self.mode == "fine-tuned"
-        decay, new_lr = (config.layer_decay, lr * config.new_lr_factor) if is_tuned else (1.0, lr)
-        blocks: list[nn.Module] = list(model.backbone.conformer.blocks)
-        below: list[nn.Module] = [model.backbone.code_embedding, model.backbone.class_embedding]
-        scheme = [(block.named_parameters(), lr * decay ** (len(blocks) - 1 - number)) for number, block in enumerate(blocks)]
-        scheme += [(((f"embedding.{name}", value) for name, value in part.named_parameters()), lr * decay ** len(blocks)) for part in below]
-        known = {id(value) for module in (*blocks, *below) for value in module.parameters()}
-        scheme.append(((pair for pair in model.named_parameters() if id(pair[1]) not in known), new_lr))
-        groups: list[dict[str, Any]] = []
-        for named, rate in scheme:
-            trained = [(name, value) for name, value in named if value.requires_grad]
-            matrices = [value for name, value in trained if value.ndim > 1 and not name.startswith("embedding.") and "depthwise" not in name]
-            others = [value for name, value in trained if all(value is not matrix for matrix in matrices)]
-            pairs = ((matrices, config.weight_decay), (others, 0.0))
-            groups += [{"params": values, "lr": rate, "peak_lr": rate, "weight_decay": share} for values, share in pairs if values]
-        return torch.optim.AdamW(groups, lr=lr, betas=config.betas)
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, value in model.named_parameters():
+            is_matrix = value.ndim > 1 and "embedding" not in name and "depthwise" not in name
+            if value.requires_grad:
+                (decayed if is_matrix else others).append(value)
+        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
     def _chosen(self) -> np.ndarray:
         """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""

@@ -14,6 +14,7 @@ import pytest
 import ray
 import torch
 
+from cluster import storage
 from cluster.connect import ClusterInfo, connect
 from cluster.share import Share, own_share
 from cluster.tables import read_table
@@ -183,13 +184,18 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
     [
         ({"folds": "1,6"}, "--folds is '1,6': the dataset has folds 1 to 5"),
         ({"folds": "one"}, "--folds is 'one': give all, or numbers of folds"),
-        ({"fold": 9}, "--fold is 9: the dataset has folds 1 to 5"),
+        ({"fold": 9, "folds": "all"}, "--fold is 9: the dataset has folds 1 to 5"),
         ({"mode": "frozen"}, "--mode is frozen: the cnn is always trained from scratch"),
         ({"max_concurrent": 0}, "--max-concurrent is 0"),
         ({"pretrain_epochs": -1}, "--pretrain-epochs is -1"),
         ({"codec_steps": 0}, "--codec-steps is 0"),
         ({"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0}, "without a generator there is nothing to freeze"),
         ({"generator_preset": "huge"}, "--generator-preset is 'huge'"),
+        ({"fold": 2, "folds": "1,2"}, "--fold is 2 and --folds is 1,2: give one of the two"),
+        ({"max_rejected": 1.5}, "--max-rejected is 1.5"),
+        ({"test_views": 0}, "--test-views is 0"),
+        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
+        ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast starts from it"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],
 )
@@ -286,6 +292,13 @@ def test_runs_may_have_codecs_tokens_and_generators_in_common() -> None:
         assert stages["generator"].args[0].codec == stages["classifier"].args[0].codec
     own, common = "s3://lab/out/fold-1/", "s3://lab/stages/fold-1/"
     assert folders == [[f"{own}codec", f"{own}generator", f"{own}classifier"], [f"{common}codec", f"{common}generator", f"{own}classifier"]]
+
+
+def test_the_seed_and_the_paths_reach_every_stage() -> None:
+    asked = settings(seed=7, codec="mine", checkpoint="runs/train")
+    assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
+    stages = stages_of(asked, plan_fold(asked, 1, [PACKAGE]), "out", "out/fold-1")
+    assert stages["codec"].args[0].training.seed == stages["generator"].args[0].seed == stages["classifier"].args[0].seed == 7
 
 
 # ---- side by side

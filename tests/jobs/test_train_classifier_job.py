@@ -16,12 +16,16 @@ import ray.train
 import jobs.train_classifier
 from cluster import records
 from cluster.tables import read_table
+from jobs.datasets import open_dataset, rows_of_folds
+from jobs.predictions import name_clips
 from jobs.train_classifier import Options, run, train_on_worker
+from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
 from soundstorm.synthetic import CLASSES
+from soundstorm.views import make_view
 
 EPOCHS = 4
 CHECKPOINT_KNOWN_S = 5.0
@@ -109,6 +113,18 @@ def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_
     assert all(1 / len(CLASSES) <= row["probability"] <= 1 for row in rows)
 
 
+def test_probabilities_of_several_views_of_a_recording_are_averaged(trained: dict[str, Any], dataset: Path, ray_session: None) -> None:
+    classifier = load_classifier(Path(trained["classifier"]))
+    clips = rows_of_folds(open_dataset("synthetic", str(dataset)).clips, {5})
+    table = name_clips(classifier, clips, 30.0, num_views=3)
+    row = table.to_pylist()[0]
+    recorded = from_pcm16(to_pcm16(read_audio(dataset / "audio" / f"{row['clip_id']}.wav").waveform))
+    views = [recorded, *(make_view(recorded, row["clip_id"], view) for view in (1, 2))]
+    averaged_C = classifier.predict([to_pcm16(view) for view in views]).mean(0)
+    assert row["predicted"] == averaged_C.argmax() and row["probability"] == pytest.approx(averaged_C.max(), abs=1e-5)
+    assert table["probability"] != name_clips(classifier, clips, 30.0)["probability"]
+
+
 def test_the_classifier_it_leaves_knows_what_it_was_trained_on(trained: dict[str, Any]) -> None:
     classifier = load_classifier(Path(trained["classifier"]))
     assert (classifier.categories, classifier.dataset, classifier.held_out_fold) == (list(CLASSES), "synthetic", 5)
@@ -130,6 +146,8 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
         ({"seed": -1}, "--seed is -1"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
         ({"max_duration": 0.0}, "--max-duration is 0.0"),
+        ({"test_views": 0}, "--test-views is 0"),
+        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainer, TokenClassifierTrainingConfig
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
-SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_frames=60, lr=2e-3, new_lr_factor=2.0, layer_decay=0.5, precision="fp32")
+SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_frames=60, lr=2e-3, precision="fp32")
 PLAIN = replace(SHORT, mix_share=0, frame_masks=0, level_drop_share=0)
 """No variation but where the window begins."""
 LABELS = [0, 1] * 4
@@ -112,28 +112,20 @@ def test_a_frozen_classifier_with_the_codecs_vectors_is_refused(codec: Codec, vi
         TokenClassifierTrainer(network(codec), "frozen", SHORT, views, LABELS)
 
 
-def test_a_fine_tuned_network_learns_ever_more_slowly_towards_its_first_block(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    rates: dict[str, float] = {}
+def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec, views: list[list[np.ndarray]]) -> None:
     run = trainer(codec, views, "fine-tuned")
     names = {id(value): name for name, value in run.model.named_parameters()}
-    for group in run.optimizer.param_groups:
-        rates |= {names[id(value)]: group["peak_lr"] for value in group["params"]}
-    assert rates.keys() == {name for name, _ in run.model.named_parameters()}
-    assert rates["backbone.conformer.blocks.1.attention.project.weight"] == 2e-3
-    assert rates["backbone.conformer.blocks.0.attention.project.weight"] == 1e-3
-    assert rates["backbone.code_embedding.weight"] == 5e-4
-    assert rates["head.weight"] == rates["take_in.weight"] == 4e-3
-    scratch = trainer(codec, views, "scratch").optimizer.param_groups
-    assert {group["peak_lr"] for group in scratch} == {2e-3}
+    trained = {names[id(value)] for group in run.optimizer.param_groups for value in group["params"]}
+    assert trained == {name for name, _ in run.model.named_parameters()}
     decayed = {names[id(value)] for group in run.optimizer.param_groups if group["weight_decay"] for value in group["params"]}
-    assert "head.weight" in decayed and not any("embedding" in name or "bias" in name for name in decayed)
+    assert "head.weight" in decayed and not any("embedding" in name or "bias" in name or "depthwise" in name for name in decayed)
 
 
 def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Codec, views: list[list[np.ndarray]]) -> None:
     published = PRESETS["published"]
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
     run = trainer(codec, views, "fine-tuned", replace(published, batch_size=4))
-    assert {group["peak_lr"] for group in run.optimizer.param_groups} == {5e-5}
+    assert run.learning_rate() == 5e-5
     shown, mask_BT = run._codes(np.arange(4), np.random.default_rng(0))
     assert mask_BT.sum(1).tolist() == [views[clip][0].shape[1] for clip in range(4)]
     assert not (shown == 1024).any()
