@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from rich.markup import escape
 
 from cluster import storage
 from jobs.checkpoints import checkpoint_files, open_checkpoint
@@ -136,7 +137,9 @@ def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
     parts = [part for part, _ in found if part is not None]
     rejected = [name for _, names in found for name in names]
     if rejected:
-        console.print(f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as {rejected[0]}", highlight=False)
+        console.print(
+            f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as {escape(rejected[0])}", highlight=False
+        )
     if not parts:
         raise SoundStormError(f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir")
     return Bench(

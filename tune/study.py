@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
+from rich.markup import escape
 
 from cluster import storage
 from cluster.connect import ClusterInfo
@@ -290,7 +291,9 @@ class _Recorder(tune.Callback):
         elif self.kills[point] < RESTARTS:
             self.kills[point] += 1
             self.rows.pop(trial.trial_id, None)
-            console.print(f"{self.search.name}  {point_text(trial.config)}  [yellow]its process was killed[/]: it runs again", highlight=False)
+            console.print(
+                f"{self.search.name}  {escape(point_text(trial.config))}  [yellow]its process was killed[/]: it runs again", highlight=False
+            )
         else:
             self._end(trial, "failed", f"its process was killed {RESTARTS + 1} times, which is what happens where memory runs out")
 
@@ -299,8 +302,8 @@ class _Recorder(tune.Callback):
         ended = Ended(trial=trial.trial_id, point=dict(trial.config), state=state, rows=rows, problem=problem)
         self.journal.end(ended)
         self.count += 1
-        mark = f"[yellow]{state}[/]: {problem}" if problem else self.describe(ended)
-        console.print(f"{self.search.name} {self.count}/{self.search.num_trials}  {point_text(ended.point)}  {mark}", highlight=False)
+        mark = f"[yellow]{state}[/]: {escape(problem)}" if problem else self.describe(ended)
+        console.print(f"{self.search.name} {self.count}/{self.search.num_trials}  {escape(point_text(ended.point))}  {mark}", highlight=False)
 
 
 def _error_text(trial: Trial) -> str:

@@ -23,7 +23,7 @@ def trainable(folder: Path) -> Callable[[Point], None]:
         if name == "always killed" or (name == "killed once" and attempts.read_text() == "x"):
             os.kill(os.getpid(), 9)
         if name == "broken":
-            raise ValueError("a bug")
+            raise ValueError("a bug in [/some/where]")
         tune.report({"epoch": 1, "loss": float(len(name))})
 
     return trial
@@ -46,6 +46,6 @@ def test_a_trial_that_is_killed_is_begun_again_and_one_that_always_is_marked(tmp
     trials = run_search(search, trainable(attempts), plan, str(tmp_path / "study"), StudyOptions(), describe=describe)
     found = {ended.point["name"]: ended for ended in trials}
     assert {name: found[name].state for name in names} == dict(zip(names, ["finished", "finished", "failed", "failed"], strict=True))
-    assert "memory" in str(found["always killed"].problem) and "a bug" in str(found["broken"].problem)
+    assert "memory" in str(found["always killed"].problem) and "a bug in [/some/where]" in str(found["broken"].problem)
     assert {name: len((attempts / name).read_text()) for name in names} == {"well": 1, "killed once": 2, "always killed": RESTARTS + 1, "broken": 1}
     assert {ended.point["name"] for ended in told} == {"well", "killed once"}
