@@ -92,12 +92,12 @@ def _entries(sources: Sequence[str], table: str | None) -> Iterator[tuple[str, i
         elif source.lower().endswith(AUDIO_SUFFIXES):
             yield storage.absolute(source), -1
         else:
-            yield from _below(source)
+            yield from _below(storage.absolute(source))
     if table is not None:
         for batch in tables.iter_batches(table, columns=["uri"], rows=ROWS_AT_ONCE):
-            if batch["uri"].type != pa.string() or batch["uri"].null_count:
+            if batch["uri"].type not in (pa.string(), pa.large_string()) or batch["uri"].null_count:
                 raise SoundStormError(f"--list {table}: column 'uri' is {batch['uri'].type} with {batch['uri'].null_count} empty rows; give texts")
-            yield from ((uri, -1) for uri in batch["uri"].to_pylist())
+            yield from ((storage.absolute(uri) if uri else uri, -1) for uri in batch["uri"].to_pylist())
 
 
 def _below(folder: str) -> Iterator[tuple[str, int]]:

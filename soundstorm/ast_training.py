@@ -6,6 +6,7 @@ sixth epoch on. A frozen network is heard once for each clip; then its head alon
 Legend: B batch, T frames, M mel bands, D width, C categories.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -118,7 +119,11 @@ class AstTrainer:
         self.step_count = int(state["step_count"])
 
     def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns the loss (nats) and the share of examples that were named rightly."""
+        """Make one optimizer step; returns the loss (nats) and the share of examples that were named rightly.
+
+        Raises:
+            SoundStormError: the gradient is not finite; nothing was updated.
+        """
         config, device = self.config, self.model.device
         rng = np.random.default_rng([config.seed, self.rank, self.step_count])
         chosen = self._chosen()
@@ -135,6 +140,9 @@ class AstTrainer:
         loss = F.cross_entropy(logits_BC.float(), label_B)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), math.inf))
+        if not math.isfinite(norm):
+            raise SoundStormError(f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.peak_lr})")
         self.optimizer.step()
         self.step_count += 1
         return {"loss": float(loss.detach()), "accuracy": float((logits_BC.argmax(1) == label_B).float().mean())}

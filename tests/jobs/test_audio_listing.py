@@ -46,6 +46,8 @@ def test_tables_name_files_too(root: str) -> None:
         tables.write_table(tables.part_uri(f"{root}/list", number), pa.table({"uri": uris[5 * number : 5 * number + 5], "x": [1] * 5}), {})
     assert listed(table=f"{root}/list") == uris
     assert listed(f"{root}/a.wav", table=f"{root}/list/part-00001.parquet") == [f"{root}/a.wav", *uris[5:]]
+    tables.write_table(f"{root}/large.parquet", pa.table({"uri": pa.array(uris, pa.large_string())}), {})
+    assert listed(table=f"{root}/large.parquet") == uris
     tables.write_table(f"{root}/odd.parquet", pa.table({"uri": [1]}), {})
     tables.write_table(f"{root}/empty.parquet", pa.table({"uri": pa.array([], pa.string())}), {})
     for table, message in (("odd", "column 'uri' is int64"), ("empty", "has no rows")):
@@ -54,6 +56,14 @@ def test_tables_name_files_too(root: str) -> None:
     with pytest.raises(ClusterError, match="column 'uri' is missing"):
         tables.write_table(f"{root}/other.parquet", pa.table({"path": ["x"]}), {})
         listed(table=f"{root}/other.parquet")
+
+
+def test_relative_paths_are_those_of_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.wav").touch()
+    monkeypatch.chdir(tmp_path)  # workers have folders of their own
+    tables.write_table("list.parquet", pa.table({"uri": ["in/a.wav"]}), {})
+    assert listed("in") == listed("in/*.wav") == listed(table="list.parquet") == [f"{tmp_path}/in/a.wav"]
 
 
 def test_what_names_nothing_is_refused(root: str) -> None:

@@ -159,6 +159,17 @@ def test_a_run_that_goes_on_makes_the_steps_that_it_would_have_made(saved: Path)
     assert [resumed.step() for _ in range(3)] == expected
 
 
+def test_a_gradient_that_is_not_finite_ends_the_training_before_a_weight_is_lost(saved: Path) -> None:
+    model = started(saved)
+    trainer = AstTrainer(model, AstTrainingConfig(epochs=2, batch_size=3, max_length=128, lr=1e-3), [noise(1.0)] * 3, [0, 1, 2])
+    with torch.no_grad():
+        model.weights()["classifier.dense.weight"][0, 0] = float("nan")
+    before = {name: value.clone() for name, value in model.weights().items()}
+    with pytest.raises(SoundStormError, match=r"the gradient is nan .* lower --lr \(it is 0.001\)"):
+        trainer.step()
+    assert all(torch.equal(value, before[name]) for name, value in model.weights().items() if name != "classifier.dense.weight")
+
+
 def test_the_learning_rate_falls_after_the_first_epochs(saved: Path) -> None:
     trainer = AstTrainer(started(saved), AstTrainingConfig(epochs=8, batch_size=3, max_length=128), [noise(1.0)] * 3, [0, 1, 2])
     rates = []
