@@ -18,7 +18,7 @@ def test_a_submitted_study_of_two_workers_a_trial_is_whole(rclone_s3: S3Server, 
     space = tmp_path / "space.py"
     space.write_text('from tune.space import Choice, Range\nSPACE = {"lr": Range(1e-4, 1e-2, is_log=True), "width": Choice(16, 32)}\n')
     output = f"{rclone_s3.make_bucket()}/study"
-    lengths = ["--epochs", "4", "--batch-size", "4", "--num-trials", "2", "--num-workers", "2", "--max-concurrent", "1"]
+    lengths = ["--epochs", "2", "--batch-size", "4", "--num-trials", "2", "--num-workers", "2"]
     study = ["jobs.tune", "training", "--tokens", tokens, "--space", str(space), "--preset", "tiny", *lengths, "--output-dir", output]
     with ray_head("--num-cpus=4", environment={"OMP_NUM_THREADS": "1"}) as head:
         variables = {"env_vars": rclone_s3.environment() | {"SOUNDSTORM_WEIGHTS": str(ROOT / "soundstorm" / "weights")}}
