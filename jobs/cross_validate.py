@@ -70,7 +70,7 @@ class Options(DatasetOptions):
     codec's vectors."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
-    test_views: int = 4
+    test_views: int = 1
     """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
     level of their own."""
     max_rejected: float = 0.05
