@@ -14,11 +14,12 @@ CODEC_FILE = "codec.safetensors"
 """Beside the classifier, where it hears by a codec that is neither in the package nor the official one."""
 
 
-def classifier_files(uri: str | None) -> dict[str, bytes]:
+def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str, bytes]:
     """CLASSIFIER_FILE and, if there is one beside it, CODEC_FILE.
 
     Args:
         uri: the classifier's file, or the output folder of `train-classifier`; None = the convolutional network in the package.
+        option: that it was given by, for errors.
 
     Raises:
         SoundStormError: there is no classifier.
@@ -32,7 +33,7 @@ def classifier_files(uri: str | None) -> dict[str, bytes]:
         place, folder = uri, uri.rstrip("/").rpartition("/")[0] or "."
     else:
         raise SoundStormError(
-            f"--checkpoint {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}"
+            f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}"
         )
     files = {CLASSIFIER_FILE: storage.read_bytes(place)}
     codec = storage.join(folder, CODEC_FILE)

@@ -16,7 +16,7 @@ from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.fold_chain import STAGE as FOLD_STAGE
-from jobs.fold_chain import Settings, fold_identity, plan_folds, run_fold, stages_of, tokenize_shared
+from jobs.fold_chain import Settings, fold_identity, plan_folds, prepare, run_fold, stages_of
 from jobs.fold_results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
 from jobs.trials import plan_trials, run_trials
 from soundstorm.classification_page import mean_text
@@ -60,14 +60,16 @@ class Options(DatasetOptions):
     checkpoint: str | None = None
     """Generator to start from in the folds that it holds out, path or URI."""
     packaged: bool = True
-    """Use the codec of `tokenize` and the generator in the package for the folds that they hold out; else both are trained for every fold."""
-    codec_steps: int = 600
-    """Steps of training a codec where none at hand holds a fold out; `train-codec` makes 2900."""
+    """Use the codec of `tokenize` and the generator in the package for the folds that they hold out."""
+    codec_steps: int = 1000
+    """Steps of training a codec on synthetic sounds alone, where none at hand holds a fold out; `train-codec` makes 2900."""
     generator_preset: str = "hearing"
     """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
     pretrain_epochs: int | None = None
     """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
     codec's vectors."""
+    taught: bool = True
+    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold either."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
     test_views: int = 1
@@ -171,20 +173,20 @@ def _do_folds(options: Options, settings: Settings, wanted: list[int]) -> dict[i
             console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
         folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
         for fold, plan in plans.items():
-            stages_of(settings, plan, options.output_dir, folders[fold])  # a wrong setting of a late stage is told before the first begins
+            stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before the first begins
         finished = {fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted}
         done = {fold: record.counts for fold, record in finished.items() if record is not None}
         todo = [fold for fold in wanted if fold not in done]
         if not todo:
             return done
-        tokenize_shared(settings, [plans[fold] for fold in todo], options.output_dir)
+        prepare(settings, [plans[fold] for fold in todo], options.output_dir)
         concurrent, share = plan_trials(len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info)
         gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""
         at_a_time = f"{concurrent} at a time with {share.num_cpus} CPU{gpus} each"
         console.print(
             f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}" + (f"; {len(done)} done before" if done else ""), highlight=False
         )
-        trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], options.output_dir, folders[fold]) for fold in todo}
+        trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], folders[fold]) for fold in todo}
         outcomes = dict(zip(todo, run_trials(trials, concurrent, share).values(), strict=True))
     failed = {fold: outcome.error for fold, outcome in outcomes.items() if outcome.error is not None}
     if failed:

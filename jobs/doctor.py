@@ -27,6 +27,7 @@ from jobs.entry import console, leave, start
 from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
 from soundstorm.codec import OFFICIAL_FILE, load_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.training import uses_bf16
 
 LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
 TOKEN = "on: who has no token is refused"
@@ -91,7 +92,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def _processors() -> tuple[bool, str]:
     capability = torch.backends.cpu.get_cpu_capability()
-    fast = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    fast = uses_bf16(torch.device("cpu"), "auto")
     cores = len(os.sched_getaffinity(0))
     return True, f"{cores} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}"
 

@@ -1,6 +1,8 @@
 """One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that is tested on it.
 
-Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used; what has seen it is trained anew without it.
+Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every codec at hand has, one is
+trained on synthetic sounds alone, into which no fold can have leaked, so that all have it and its tokens in common. Generators and teachers are
+trained for each fold.
 """
 
 from collections.abc import Callable
@@ -15,14 +17,20 @@ from jobs import tokenize, train, train_classifier, train_codec
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console
+from jobs.synthetic_dataset import make_synthetic
 from soundstorm.codec_training import CodecTrainingConfig
+from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
+from soundstorm.synthetic import NUM_FOLDS
 
 STAGE = "fold"
 SOUNDSTORM = "soundstorm"
 CODEC_SUFFIX = ".weights"
-CODEC_QUANTIZER_START = 300
-"""Step of a codec's training at which its codebooks are started, or a third of the steps, if these are few."""
+SYNTHETIC = "synthetic"
+SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
+"""Clips of each class that the codec is trained on, and where their seeds begin: they are not those of `pipeline`."""
+CODEC_TRAINING = replace(CodecTrainingConfig(), polish_steps=0, quantizer_start=200, lr=1.2e-3, warmup_steps=60)
+"""Of a codec in few steps: begun in haste, and without the steps of the decoder alone, which change no code."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,6 +54,7 @@ class Settings:
     packaged: bool
     generator_preset: str
     pretrain_epochs: int | None
+    taught: bool
     views: int
     test_views: int
     max_rejected: float
@@ -78,11 +87,12 @@ class Start:
     codec: str
     """Its weights, path or URI."""
     codec_name: str
-    codec_sha256: str
     codec_trained_on: TrainedOn | None
-    checkpoint: str | None
+    tokens: str
+    """Folder of the tokens of all clips, path or URI."""
+    checkpoint: str | None = None
     """The generator; None: the one in the package."""
-    generator_trained_on: TrainedOn | None
+    generator_trained_on: TrainedOn | None = None
     """None: there is no generator for this codec."""
 
 
@@ -92,7 +102,7 @@ class FoldPlan:
 
     fold: int
     start: Start | None
-    """What it starts from; None: all is trained without the fold."""
+    """What it starts from; None: nothing, as its classifier hears no codes."""
     generator: bool
     """Whether the generator of `start` is used; else one is trained, if one is wanted."""
     leaks: tuple[str, ...]
@@ -106,7 +116,7 @@ def plan_folds(settings: Settings, folds: list[int], output_dir: str) -> list[Fo
     """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
 
     Raises:
-        SoundStormError: what was given is damaged, or the checkpoint is of another codec.
+        SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a fold.
         ClusterError: it cannot be read.
     """
     if settings.model != SOUNDSTORM:
@@ -114,11 +124,15 @@ def plan_folds(settings: Settings, folds: list[int], output_dir: str) -> list[Fo
     starts = [_start(settings, settings.codec, settings.checkpoint, output_dir)] if settings.codec or settings.checkpoint else []
     if settings.packaged:
         starts.append(_start(settings, None, None, output_dir))
-    return [plan_fold(settings, fold, starts) for fold in folds]
+    return [plan_fold(settings, fold, [*starts, synthetic_start(settings, output_dir)]) for fold in folds]
 
 
 def plan_fold(settings: Settings, fold: int, starts: list[Start]) -> FoldPlan:
-    """The first of `starts` whose codec has not seen the fold (or the first, if that is allowed), and its generator likewise."""
+    """The first of `starts` whose codec has not seen the fold (or the first, if that is allowed), and its generator likewise.
+
+    Raises:
+        SoundStormError: all have seen it.
+    """
     for start in starts:
         codec_leaks = _seen(settings, fold, start.codec_trained_on, f"the codec '{start.codec_name}'")
         if codec_leaks and not settings.allow_leak:
@@ -129,7 +143,10 @@ def plan_fold(settings: Settings, fold: int, starts: list[Start]) -> FoldPlan:
         if generator_leaks and not settings.allow_leak:
             return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
         return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
-    return FoldPlan(fold=fold, start=None, generator=False, leaks=())
+    seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
+    raise SoundStormError(
+        f"fold {fold} of {settings.dataset}: every codec at hand was trained on it: {seen}; give --codec, or --allow-leak to use the first"
+    )
 
 
 def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
@@ -138,17 +155,29 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
     expected = generator.fingerprint if generator is not None and checkpoint else None
     weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}")
     fits = generator is not None and generator.fingerprint == opened.fingerprint
-    sha256 = opened.fingerprint.sha256
+    key = opened.fingerprint.sha256[:12]
     if codec is None:
-        codec = storage.join(output_dir, "codecs", f"{sha256[:12]}{CODEC_SUFFIX}")
+        codec = storage.join(output_dir, "codecs", f"{key}{CODEC_SUFFIX}")
         storage.write_bytes(codec, weights)
     return Start(
         codec=codec,
         codec_name=opened.fingerprint.name,
-        codec_sha256=sha256,
         codec_trained_on=TrainedOn.of_codec(weights),
+        tokens=storage.join(settings.stages or output_dir, "tokens", key),
         checkpoint=checkpoint,
         generator_trained_on=TrainedOn.of_checkpoint(generator.extra) if generator is not None and fits else None,
+    )
+
+
+def synthetic_start(settings: Settings, output_dir: str) -> Start:
+    """The codec that `train_codec_of_synthetic_sounds` trains."""
+    name = f"{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
+    common = settings.stages or output_dir
+    return Start(
+        codec=storage.join(common, "codecs", name, train_codec.CODEC_FILE),
+        codec_name=name,
+        codec_trained_on=TrainedOn(dataset=SYNTHETIC, held_out_fold=NUM_FOLDS),
+        tokens=storage.join(common, "tokens", name),
     )
 
 
@@ -161,20 +190,46 @@ def _seen(settings: Settings, fold: int, trained_on: TrainedOn | None, what: str
 # ---- doing
 
 
-def tokenize_shared(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
-    """Make the tokens that several folds have in common: those of the codecs that need not be trained. Ray must run."""
-    for start in {plan.start.codec_sha256: plan.start for plan in plans if plan.start is not None}.values():
+def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
+    """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each codec. Ray must run."""
+    for start in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
+        if start == synthetic_start(settings, output_dir):
+            _train_codec_of_synthetic_sounds(settings, start)
         console.print(f"stage tokenize: codec '{start.codec_name}', for all folds that it has not seen", highlight=False)
-        _tokenize(settings, start.codec, _shared_tokens(settings, start, output_dir))
+        options = tokenize.Options(
+            dataset=settings.dataset,
+            data_dir=settings.location,
+            codec=start.codec,
+            output_dir=start.tokens,
+            views=settings.views,
+            max_rejected=settings.max_rejected,
+        )
+        console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
 
 
-def run_fold(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str) -> dict[str, Any]:
+def _train_codec_of_synthetic_sounds(settings: Settings, start: Start) -> None:
+    console.print("stage codec: on synthetic sounds alone, for all folds", highlight=False)
+    folder = start.codec.rpartition("/")[0]
+    options = train_codec.Options(
+        dataset=SYNTHETIC,
+        data_dir=make_synthetic(storage.join(folder, "recordings"), SYNTHETIC_CLIPS, SYNTHETIC_SEED),
+        output_dir=folder,
+        name=start.codec_name,
+        synthetic_clips=0,
+        training=_codec_training(settings),
+        num_workers=settings.num_workers,
+        device=settings.device,  # type: ignore[arg-type]
+    )
+    console.print(f"    {escape(train_codec.run(options)['message'])}", highlight=False)
+
+
+def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any]:
     """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
     said = describe(settings, plan)
     identity = fold_identity(settings, plan)
     record = records.begin(fold_dir, STAGE, identity)
     if record is None:
-        stages = stages_of(settings, plan, output_dir, fold_dir)
+        stages = stages_of(settings, plan, fold_dir)
         for number, (name, stage) in enumerate(stages.items(), start=1):
             console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
             summary = stage()
@@ -190,18 +245,18 @@ def fold_identity(settings: Settings, plan: FoldPlan) -> dict[str, Any]:
 
 def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
     """For people: which codec a fold has, and what its classifier starts from."""
-    if settings.model != SOUNDSTORM:
+    if plan.start is None:
         return {"codec": None, "start": settings.weights}
     own, start = f"trained without fold {plan.fold}", plan.start
-    codec = f"{settings.codec_steps} steps, {own}" if start is None else f"{start.codec_name} ({start.codec_trained_on or 'outside data'})"
+    codec = f"{start.codec_name} ({start.codec_trained_on or 'outside data'})"
     if not settings.is_pretrained:
         return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
-    if start is not None and plan.generator:
+    if plan.generator:
         return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
     return {"codec": codec, "start": f"a generator {own}"}
 
 
-def stages_of(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
+def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
     """The jobs of a fold by name, in order.
 
     Raises:
@@ -209,57 +264,38 @@ def stages_of(settings: Settings, plan: FoldPlan, output_dir: str, fold_dir: str
     """
     shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
     recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
-    common = fold_dir if settings.stages is None else storage.join(settings.stages, f"fold-{plan.fold}")
-    folders = {name: storage.join(common, name) for name in ("codec", "tokens", "generator")} | {"classifier": storage.join(fold_dir, "classifier")}
-    stages: dict[str, Callable[[], dict[str, Any]]] = {}
     classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
-    if settings.model == SOUNDSTORM:
-        codec, tokens = (plan.start.codec, _shared_tokens(settings, plan.start, output_dir)) if plan.start else (None, folders["tokens"])
-        if codec is None:
-            codec = storage.join(folders["codec"], train_codec.CODEC_FILE)
-            training = _codec_training(settings)
-            options = train_codec.Options(output_dir=folders["codec"], test_fold=plan.fold, training=training, **recordings, **shared)
-            stages["codec"] = partial(train_codec.run, options)
-            stages["tokenize"] = partial(_tokenize, settings, codec, tokens)
+    stages: dict[str, Callable[[], dict[str, Any]]] = {}
+    if plan.start is not None:
+        classifier |= {"tokens": plan.start.tokens, "codec": plan.start.codec}
+        common = fold_dir if settings.stages is None else storage.join(settings.stages, f"fold-{plan.fold}")
+        if settings.taught:
+            classifier["teacher"] = storage.join(common, "teacher")
+            of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
+            teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, **shared)
+            stages["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:
+            classifier["checkpoint"] = storage.join(common, "generator")
             generator = train.Options(
-                tokens=tokens,
-                output_dir=folders["generator"],
+                tokens=plan.start.tokens,
+                output_dir=classifier["checkpoint"],
                 preset=settings.generator_preset,
                 fold=plan.fold,
                 epochs=settings.pretrain_epochs,
-                codec=codec,
+                codec=plan.start.codec,
                 seed=settings.seed,
                 **shared,
             )
             stages["generator"] = partial(train.run, generator)
-            classifier["checkpoint"] = folders["generator"]
-        elif plan.start is not None and plan.start.checkpoint is not None:
+        elif plan.start.checkpoint is not None:
             classifier["checkpoint"] = plan.start.checkpoint
-        classifier |= {"tokens": tokens, "codec": codec}
-    trained = train_classifier.Options(output_dir=folders["classifier"], fold=plan.fold, **recordings, **shared, **classifier)
+    trained = train_classifier.Options(output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier)
     return stages | {"classifier": partial(train_classifier.run, trained)}
 
 
-def _tokenize(settings: Settings, codec: str, output_dir: str) -> dict[str, Any]:
-    options = tokenize.Options(
-        dataset=settings.dataset,
-        data_dir=settings.location,
-        codec=codec,
-        output_dir=output_dir,
-        views=settings.views,
-        max_rejected=settings.max_rejected,
-    )
-    return tokenize.run(options)
-
-
-def _shared_tokens(settings: Settings, start: Start, output_dir: str) -> str:
-    output_dir = output_dir if settings.stages is None else settings.stages
-    return storage.join(output_dir, "tokens", start.codec_sha256[:12])
-
-
 def _codec_training(settings: Settings) -> CodecTrainingConfig:
-    """Without the steps of the decoder alone, which change no code."""
+    """Of the codec of synthetic sounds; shorter runs begin each phase at the same share of the steps."""
     steps = settings.codec_steps
+    start, warm = min(CODEC_TRAINING.quantizer_start, steps // 3), min(CODEC_TRAINING.warmup_steps, max(1, steps // 10))
     seed = {} if settings.seed is None else {"seed": settings.seed}
-    return replace(CodecTrainingConfig(), steps=steps, polish_steps=0, quantizer_start=min(CODEC_QUANTIZER_START, steps // 3), **seed)
+    return replace(CODEC_TRAINING, steps=steps, quantizer_start=start, warmup_steps=warm, **seed)

@@ -3,23 +3,20 @@
 Each stage keeps a record of its settings in its own folder; a stage that is finished is not repeated.
 """
 
-import tempfile
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 
-from cluster import records, storage
+from cluster import storage
 from cluster.connect import connect
-from cluster.storage_errors import file_error
 from jobs import evaluate, generate, tokenize, train
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, leave, start
+from jobs.synthetic_dataset import make_synthetic
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
-from soundstorm.synthetic import write_dataset
 
 CLIPS_PER_CLASS = 10
 """Of the synthetic dataset that the pipeline makes for itself."""
@@ -144,19 +141,7 @@ def _dataset(options: Options, folder: str) -> str:
     """Where the recordings lie; the synthetic ones are made at `folder` first, if nothing else is given."""
     if options.dataset != "synthetic" or options.data_dir is not None:
         return options.location
-    settings = {"clips_per_class": CLIPS_PER_CLASS, "seed": 0}
-    if records.begin(folder, "dataset", settings, overwrite=options.overwrite, outputs=("audio", "meta")) is None:
-        if storage.is_remote(folder):
-            with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
-                write_dataset(Path(name), **settings)
-                storage.copy_from_local(Path(name), folder)
-        else:
-            try:
-                write_dataset(Path(folder), **settings)
-            except OSError as error:
-                raise file_error(folder, error) from error
-        records.finish(folder, "dataset", settings, {})
-    return folder
+    return make_synthetic(folder, CLIPS_PER_CLASS, overwrite=options.overwrite)
 
 
 if __name__ == "__main__":

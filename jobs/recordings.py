@@ -17,7 +17,6 @@ from cluster.vigil import Vigil, limits_here, watch
 from jobs.datasets import rows_of_folds
 from jobs.entry import console
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
-from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
@@ -106,11 +105,11 @@ def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
             yield np.frombuffer(row["samples"], dtype="<i2"), row["label"]
 
 
-def training_recordings(index: Index, fold: int, location: str, max_duration_s: float) -> "tuple[ray.data.Dataset, int]":
+def training_recordings(clips: pa.Table, fold: int, location: str, max_duration_s: float) -> "tuple[ray.data.Dataset, int]":
     """All recordings but those of the test fold, decoded at 24 kHz, and how many of them can be used.
 
     Args:
-        index: the dataset.
+        clips: of all folds, schema CLIPS.
         fold: the test fold.
         location: where the dataset lies, for errors.
         max_duration_s: seconds of a recording that are used.
@@ -118,8 +117,7 @@ def training_recordings(index: Index, fold: int, location: str, max_duration_s: 
     Raises:
         SoundStormError: none can be used.
     """
-    folds = set(range(1, index.num_folds + 1)) - {fold}
-    training = decode_clips(rows_of_folds(index.clips, folds), SAMPLE_RATE, max_duration_s)
+    training = decode_clips(rows_of_folds(clips, set(clips["fold"].to_pylist()) - {fold}), SAMPLE_RATE, max_duration_s)
     usable = warn_of_rejected(training)
     if not usable:
         raise SoundStormError(f"{location}: no usable recording outside fold {fold}; see the warnings above")

@@ -87,7 +87,7 @@ class AstRecipe:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
         if self.content is not None:
             self.content = ray.put(self.content)
-        training, usable = training_recordings(self.index, self.fold, self.location, self.max_duration_s)
+        training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
         return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AstTrainer:

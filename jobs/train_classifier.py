@@ -55,6 +55,9 @@ class Options(DatasetOptions):
     """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the one in the package."""
     codec: str | None = None
     """Weights of the codec of --tokens, path or URI; default: the one in the package or the official one, whichever the tokens are from."""
+    teacher: str | None = None
+    """Classifier of `train-classifier --model cnn` with the same --fold, path or URI: soundstorm learns what it makes of every example, beside
+    the labels."""
     weights: str | None = None
     """Folder of AST's weights, path or URI; default: the published ones."""
     preset: str | None = None
@@ -114,7 +117,7 @@ class Options(DatasetOptions):
         if (self.model == "soundstorm") != (self.tokens is not None):
             remedy = "give the --output-dir of `soundstorm tokenize`" if self.tokens is None else "only soundstorm hears tokens, leave it out"
             raise SoundStormError(f"--tokens is {self.tokens} for --model {self.model}: {remedy}")
-        for option, hears in (("checkpoint", "soundstorm"), ("codec", "soundstorm"), ("weights", "ast")):
+        for option, hears in (("checkpoint", "soundstorm"), ("codec", "soundstorm"), ("teacher", "soundstorm"), ("weights", "ast")):
             if getattr(self, option) is not None and self.model != hears:
                 raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
         if self.model == "soundstorm" and self.batch_size == 1:
@@ -155,8 +158,8 @@ def _recipe(options: Options) -> Recipe:
     if options.model == "soundstorm":
         assert options.tokens is not None  # as `Options` checked
         mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
-        chosen: dict[str, Any] = {"checkpoint": options.checkpoint, "codec": options.codec, "allow_leak": options.allow_leak}
-        return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config)
+        chosen: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")}
+        return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
     index = open_dataset(options.dataset, options.location)
     fold = index.num_folds if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:

@@ -44,7 +44,7 @@ class CnnRecipe:
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
-        training, usable = training_recordings(self.index, self.fold, self.location, self.max_duration_s)
+        training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
         return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AudioClassifierTrainer:

@@ -89,6 +89,7 @@ class Options(DatasetOptions):
             ("log-every", self.log_every),
             ("num-workers", 1 if self.num_workers is None else self.num_workers),
             ("revive-every", config.revive_every),
+            ("warmup-steps", config.warmup_steps),
         ):
             if value < 1:
                 raise SoundStormError(f"--{option} is {value}: give at least 1")

@@ -1,5 +1,6 @@
-"""How `train-classifier` trains the generator's network on codes: every worker holds the tokens of all training clips (6 kB a view of 5 s)."""
+"""How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and encodes what it makes of them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,18 +14,20 @@ import torch
 from torch import nn
 
 from cluster import storage
-from cluster.data import quiet_ray_data
 from cluster.tables import read_table
 from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.classifiers import CODEC_FILE
+from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files
 from jobs.codecs import choose_codec
 from jobs.datasets import rows_of_folds
 from jobs.leaks import refuse_leaks
-from jobs.tokens import Tokens, open_tokens, split_tokens
+from jobs.recordings import training_recordings, usable_recordings
+from jobs.tokens import Tokens, open_tokens
 from jobs.train import network_for
+from soundstorm.audio_classifier import TrainedClassifier, load_classifier
 from soundstorm.checkpoints import Checkpoint
 from soundstorm.code_vectors import latent_dim
 from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
+from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
 from soundstorm.presets import ModelConfig, preset
 from soundstorm.schemas import CLIPS, check_table
@@ -47,12 +50,16 @@ class Source:
     generator: Checkpoint | None
     """To start from; None: random weights."""
     network: ModelConfig
+    teacher: bytes | None
+    """File of a network on spectrograms, to learn from beside the labels; None: there is none."""
     origin: Origin
     leaks: list[str]
 
 
-def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: str | None, codec: str | None, allow_leak: bool) -> Source:
-    """Open tokens, codec and generator.
+def open_source(
+    tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: str | None, codec: str | None, teacher: str | None, allow_leak: bool
+) -> Source:
+    """Open tokens, codec, generator and teacher.
 
     Args:
         tokens_uri: output folder of `tokenize`.
@@ -61,7 +68,8 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
         checkpoint: generator to start from; None = the one in the package. With random weights only its architecture is used, or that of the
             preset `hearing`.
         codec: the value of `--codec`.
-        allow_leak: go on although the codec or the generator has seen the test fold.
+        teacher: the value of `--teacher`.
+        allow_leak: go on although one of them has seen the test fold.
 
     Raises:
         SoundStormError: they do not fit together, or one of them has seen the test fold.
@@ -81,8 +89,12 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
         generator_trained_on=None if generator is None else TrainedOn.of_checkpoint(generator.extra),
     )
     where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
+    learned = [(f"the codec '{opened.fingerprint.name}'", origin.codec_trained_on), (where, origin.generator_trained_on)]
+    taught_by = None if teacher is None else _open_teacher(teacher, tokens.categories)
+    if taught_by is not None:
+        learned.append((f"the teacher {teacher}", TrainedOn(dataset=taught_by[1].dataset, held_out_fold=taught_by[1].held_out_fold)))
     leaks = refuse_leaks(
-        [(f"the codec '{opened.fingerprint.name}'", origin.codec_trained_on), (where, origin.generator_trained_on)],
+        learned,
         tokens.dataset,
         tokens.fold,
         remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`) or have "
@@ -95,9 +107,25 @@ def open_source(tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: st
         codec_weights=weights,
         generator=generator,
         network=network_for(found.model.config if found else preset("hearing").model, tokens),
+        teacher=None if taught_by is None else taught_by[0],
         origin=origin,
         leaks=leaks,
     )
+
+
+def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassifier]:
+    """File of a network on spectrograms that knows these categories, in this order, and what it is."""
+    data = classifier_files(uri, "--teacher")[CLASSIFIER_FILE]
+    try:
+        teacher = load_classifier(data)
+    except SoundStormError as error:
+        raise SoundStormError(f"--teacher {uri}: {error} --model cnn") from error
+    if teacher.categories != categories:
+        raise SoundStormError(
+            f"--teacher {uri}: it tells {', '.join(teacher.categories)} apart, and the tokens have {', '.join(categories)}: "
+            "train it on the same dataset with `soundstorm train-classifier --model cnn`"
+        )
+    return data, teacher
 
 
 class TokenRecipe:
@@ -106,6 +134,7 @@ class TokenRecipe:
     Args:
         source: tokens, codec and generator.
         config: of the training.
+        max_duration_s: seconds of a recording that are used.
     """
 
     kind = "soundstorm"
@@ -113,10 +142,12 @@ class TokenRecipe:
     """On a worker: weights to start from."""
     codec: "ray.ObjectRef"
     """On a worker: content of the codec's file."""
+    teacher: bytes | None
+    """On a worker: content of the teacher's file."""
 
-    def __init__(self, source: Source, config: TokenClassifierTrainingConfig) -> None:
+    def __init__(self, source: Source, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
         tokens, origin = source.tokens, source.origin
-        self.source, self.config, self.leaks = source, config, source.leaks
+        self.source, self.config, self.max_duration_s, self.leaks = source, config, max_duration_s, source.leaks
         self.mode, self.network = origin.mode, source.network
         self.dataset, self.fold, self.categories, self.epochs = tokens.dataset, tokens.fold, tokens.categories, config.epochs
         # What is frozen is to show what the generator hears, and what starts from random weights alone is to know nothing.
@@ -126,6 +157,7 @@ class TokenRecipe:
             "tokens_made": tokens.made,
             "mode": origin.mode,
             "codec_sha256": origin.codec.sha256,
+            "teacher_sha256": None if source.teacher is None else hashlib.sha256(source.teacher).hexdigest(),
             "checkpoint_sha256": origin.generator_sha256,
             "training": asdict(config),
             "network": source.network.to_dict(),
@@ -140,38 +172,42 @@ class TokenRecipe:
             "scratch": "from random weights",
         }
         network = self.source.network
-        return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}"
+        taught = "" if self.source.teacher is None else ", with a teacher"
+        return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}{taught}"
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need; weights go to them through Ray's object store, once for all."""
         source, generator = self.source, self.source.generator
         weights = None if generator is None else weights_for_categories(generator.model, generator.categories, self.categories)
-        light = {"config": self.config, "readout": self.readout, "fold": self.fold, "categories": self.categories}
+        light = {"teacher": source.teacher, "config": self.config, "readout": self.readout, "fold": self.fold, "categories": self.categories}
         heavy = {"generator": None if weights is None else ray.put(weights), "codec": ray.put(source.codec_weights)}
         return light | heavy | {"mode": self.mode, "network": self.network}
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
-        """The tokens of all folds."""
-        quiet_ray_data()
-        training, _ = self.source.tokens.split()
-        return {"tokens": ray.data.from_arrow(self.source.tokens.table)}, len(training)
+        """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
+        training, usable = training_recordings(self._clips(), self.fold, self.source.tokens_uri, self.max_duration_s)
+        return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> TokenClassifierTrainer:
         torch.manual_seed(self.config.seed)
-        model = TokenClassifier(len(self.categories), self.network, self.readout)
+        model, codec = TokenClassifier(len(self.categories), self.network, self.readout), load_codec(ray.get(self.codec), str(device))
         if self.generator is not None:
             model.start_from(ray.get(self.generator))
-        model.take_vectors(load_codec(ray.get(self.codec)))
-        tables = list(ray.train.get_dataset_shard("tokens").iter_batches(batch_format="pyarrow", batch_size=None))
-        training, _ = split_tokens(tables, self.fold, self.network.num_levels, self.network.codebook_size, "tokens")
-        shared: dict[str, Any] = {"rank": rank, "num_workers": num_workers, "wrap": wrap}
-        return TokenClassifierTrainer(model.to(device), self.mode, self.config, training.views, training.labels, **shared)
+        model.take_vectors(codec)
+        recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
+        shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}
+        return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
 
     def test_clips(self) -> pa.Table:
+        return rows_of_folds(self._clips(), {self.fold})
+
+    def _clips(self) -> pa.Table:
+        """The clips that were tokenized and those that were rejected."""
         uri = storage.join(self.source.tokens_uri, "clips.parquet")
         clips, _ = read_table(uri)
         check_table(clips, CLIPS, uri)
-        return rows_of_folds(clips, {self.fold})
+        return clips
 
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = TokenClassifier(len(self.categories), self.source.network, self.readout)

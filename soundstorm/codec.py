@@ -196,7 +196,8 @@ def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     network = network.eval().requires_grad_(False).to(device)
 
     def encode(waveform_B1N: Tensor) -> Tensor:
-        [(codes_BQT, _)] = network.encode(waveform_B1N)
+        with torch.autocast(waveform_B1N.device.type, enabled=False):  # which code is nearest must not be rounded
+            [(codes_BQT, _)] = network.encode(waveform_B1N)
         return codes_BQT
 
     def decode(codes_BQT: Tensor) -> Tensor:

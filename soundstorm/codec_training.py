@@ -54,7 +54,9 @@ class CodecTrainingConfig:
     crop_frames: int = 75
     """Frames of a crop (75 = 1 s)."""
     lr: float = 6e-4
-    """Peak learning rate of AdamW; 200 steps of warm-up, then a cosine to 1% of it."""
+    """Peak learning rate of AdamW, after the warm-up; then a cosine to 1% of it."""
+    warmup_steps: int = 200
+    """Steps in which that learning rate rises."""
     polish_lr: float = 3e-4
     """Peak learning rate for the decoder alone; 20 steps of warm-up, then a cosine to 1% of it."""
     mel_weight: float = 3.0
@@ -243,7 +245,7 @@ class CodecTrainer:
     def _learning_rate(self) -> float:
         config, done = self.config, self.step_count - self.config.steps
         if done < 0:
-            return _warmed_cosine(config.lr, self.step_count, config.steps, 200)
+            return _warmed_cosine(config.lr, self.step_count, config.steps, config.warmup_steps)
         return _warmed_cosine(config.polish_lr, done, config.polish_steps, 20)
 
     def _decoder_alone(self) -> nn.Module:

@@ -160,9 +160,10 @@ class CompactCodec(nn.Module):
 
     @torch.inference_mode()
     def encode(self, waveform_B1N: Tensor) -> Tensor:
-        """Waveform (B, 1, N) to codes (B, Q, T)."""
+        """Waveform (B, 1, N) to codes (B, Q, T); under autocast the encoder's linear layers are rounded, and the codes differ here and there."""
         latent_BDT = self.encode_latent(waveform_B1N[:, 0])
-        return self.quantizer.vq.encode(latent_BDT).transpose(0, 1)
+        with torch.autocast(waveform_B1N.device.type, enabled=False):  # which code is nearest must not be rounded
+            return self.quantizer.vq.encode(latent_BDT.float()).transpose(0, 1)
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor) -> Tensor:

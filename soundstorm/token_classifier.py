@@ -84,15 +84,6 @@ class Embedded:
     mask_BT: Tensor
     """True at real frames."""
 
-    def mixed(self, ratio_B: Tensor) -> "Embedded":
-        """Each clip with its share `ratio_B`, and the clip before it (before the first, the last) with the rest."""
-        ratio_B11 = ratio_B[:, None, None]
-        return Embedded(
-            x_BTD=torch.lerp(self.x_BTD.roll(1, 0), self.x_BTD, ratio_B11.to(self.x_BTD.dtype)),
-            latent_BTL=torch.lerp(self.latent_BTL.roll(1, 0), self.latent_BTL, ratio_B11.to(self.latent_BTL.dtype)),
-            mask_BT=self.mask_BT | (self.mask_BT.roll(1, 0) & (ratio_B < 1)[:, None]),
-        )
-
 
 class TokenClassifier(nn.Module):
     """Codes in, a score for each category out; padding has no part in it.

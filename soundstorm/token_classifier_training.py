@@ -1,10 +1,12 @@
-"""Training of the token classifier: codes of clips in several views in, a better classifier out, one step at a time.
+"""Training of the token classifier: recordings in, a better classifier out, one step at a time.
 
-An example is a circular window from anywhere in a view of a clip, with stretches of frames and sometimes the upper levels masked. Two examples in
-one are the mixed sequences of what their codes are taken in as ("mixup", Zhang et al., arXiv 1710.09412). `TokenClassifierTrainer` knows nothing of
-Ray; `jobs/train_token_classifier.py` distributes it.
+An example is an excerpt of a recording, varied, with another one mixed in or not (`soundstorm.variations`), that the codec hears anew each time:
+codes cannot be varied as sound can. Stretches of its frames, and sometimes the upper levels, are masked. A teacher, a network on spectrograms,
+may hear the same excerpt, and what it makes of it is learned beside the label (Hinton et al., arXiv 1503.02531; that both hear the same is what
+makes it a good teacher, Beyer et al., arXiv 2106.05237). `TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py`
+distributes it.
 
-Legend: B batch, Q levels, T codec frames, D width, C categories.
+Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
 
 import math
@@ -17,11 +19,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from soundstorm.batching import collate
+from soundstorm.audio import SAMPLE_RATE, from_pcm16
+from soundstorm.audio_classifier import MAX_BATCH_S, AudioClassifier
+from soundstorm.batching import Batch, collate, in_equal_batches
+from soundstorm.codec import Codec
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
-from soundstorm.token_classifier import Embedded, Mode, TokenClassifier
+from soundstorm.token_classifier import Mode, TokenClassifier
 from soundstorm.training import autocast
+from soundstorm.variations import Variation, blend, vary
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -29,7 +35,7 @@ class TokenClassifierTrainingConfig:
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
     epochs: int = 30
-    """Passes over the clips, each in one view."""
+    """Passes over the recordings."""
     batch_size: int = 16
     """Clips a step on each worker, at least 2."""
     lr: float = 1e-3
@@ -41,7 +47,13 @@ class TokenClassifierTrainingConfig:
     warmup_share: float = 0.1
     """Share of all steps in which the learning rate rises; then it falls along a cosine to 0."""
     window_frames: int | None = 225
-    """Frames of a clip that an example shows; a shorter clip is repeated. None: as many as the longest view of the step has."""
+    """Frames of an excerpt; a shorter recording is repeated. None: the whole recording, from its beginning."""
+    speed_octaves: float = 0.3
+    """Excerpts are played up to this much faster or slower."""
+    gain_db: float = 10.0
+    """Excerpts are up to this much louder or softer."""
+    equalizer_db: float = 3.0
+    """Standard deviation of the gain at the knots of the random equalizer."""
     mix_share: float = 0.5
     """Share of examples that another one is mixed into."""
     frame_masks: int = 2
@@ -52,6 +64,10 @@ class TokenClassifierTrainingConfig:
     """Share of examples in which the levels above one drawn are masked."""
     label_smoothing: float = 0.1
     """Share of the target that is spread over all categories."""
+    teacher_share: float = 0.7
+    """Share that agreement with the teacher, where there is one, has in the loss."""
+    teacher_temperature: float = 2.0
+    """By which the scores of both are divided before they are compared."""
     ema_decay: float = 0.99
     """Decay of the averaged weights, which are published; 0: the last ones are."""
     grad_clip: float = 1.0
@@ -64,7 +80,7 @@ class TokenClassifierTrainingConfig:
 
 PRESETS: dict[str, TokenClassifierTrainingConfig] = {
     "ours": TokenClassifierTrainingConfig(),
-    # The published settings of the generator's classifier: one learning rate, Adam, none of the variations of ours but the views of the tokens.
+    # The published settings of the generator's classifier: one learning rate, Adam, none of the variations of ours.
     "published": TokenClassifierTrainingConfig(
         epochs=50,
         batch_size=32,
@@ -73,6 +89,9 @@ PRESETS: dict[str, TokenClassifierTrainingConfig] = {
         weight_decay=0.0,
         warmup_share=0.0,
         window_frames=None,
+        speed_octaves=0.0,
+        gain_db=0.0,
+        equalizer_db=0.0,
         mix_share=0.0,
         frame_masks=0,
         level_drop_share=0.0,
@@ -87,49 +106,53 @@ class TokenClassifierTrainer:
 
     Args:
         model: the network to train, on its device.
-        mode: `frozen` trains only what the generator does not have; its network's output is kept in memory for each view (2 bytes a frame and
-            channel), so that later epochs are fast.
+        codec: what it hears by, on the same device.
+        mode: `frozen` trains only what the generator does not have.
         config: length, rates and variations.
-        views: clips to train on, each in one or more views, codes (Q, T).
-        labels: category of each clip.
+        recordings: to train on, int16 (N,) at the codec's rate, of any lengths.
+        labels: category of each.
+        teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None: labels alone are learned.
         rank: index of this worker.
         num_workers: workers that share each step.
         wrap: applied to the network, e.g. Ray Train's `prepare_model`.
 
     Raises:
-        SoundStormError: there is no clip, a clip has no frames, a label is not one of the network's, or a batch is too small.
+        SoundStormError: there is no recording, one has no samples, a label is not one of the network's, or a batch is too small.
     """
 
     def __init__(
         self,
         model: TokenClassifier,
+        codec: Codec,
         mode: Mode,
         config: TokenClassifierTrainingConfig,
-        views: Sequence[Sequence[np.ndarray]],
+        recordings: Sequence[np.ndarray],
         labels: Sequence[int],
         *,
+        teacher: AudioClassifier | None = None,
         rank: int = 0,
         num_workers: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        if not views or len(views) != len(labels) or not all(clip and all(view.shape[1] for view in clip) for clip in views):
-            raise SoundStormError(f"{len(views)} clips and {len(labels)} labels to train on: give as many of one as of the other, none of them empty")
+        if not recordings or len(recordings) != len(labels) or not all(map(len, recordings)):
+            raise SoundStormError(
+                f"{len(recordings)} recordings and {len(labels)} labels to train on: give as many of one as of the other, none of them empty"
+            )
         if not all(0 <= label < model.num_categories for label in labels):
             raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
         if config.batch_size < 2:
             raise SoundStormError(f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, give at least 2")
         if mode == "frozen" and model.readout.latent_dim:
             raise SoundStormError(f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0")
-        self.model, self.mode, self.config, self.views = model, mode, config, views
-        self.rank, self.num_workers, self.labels = rank, num_workers, np.asarray(labels)
-        self.steps_per_epoch = -(-len(views) // (config.batch_size * num_workers))
+        self.model, self.codec, self.mode, self.config, self.recordings = model, codec, mode, config, recordings
+        self.teacher, self.rank, self.num_workers, self.labels = teacher, rank, num_workers, np.asarray(labels)
+        self.variation = Variation(speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db)
+        self.steps_per_epoch = -(-len(recordings) // (config.batch_size * num_workers))
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step_count = 0
         self.optimizer = self._optimizer()
         self.ema = EMA(model, config.ema_decay)
-        scorer = _Scorer(model, from_frames=mode == "frozen")
-        self.network = scorer if wrap is None else wrap(scorer)
-        self.heard: dict[tuple[int, int], np.ndarray] = {}
+        self.network = model if wrap is None else wrap(model)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on."""
@@ -152,18 +175,18 @@ class TokenClassifierTrainer:
         config = self.config
         rng = np.random.default_rng([config.seed, self.rank, self.step_count])
         chosen = self._chosen()
-        shown, mask_BT = self._frames(chosen, rng) if self.mode == "frozen" else self._codes(chosen, rng)
-        ratio_B = self._ratio(rng)
-        target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float().to(self.model.device)
-        target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, ratio_B[:, None])
+        heard, target_BC = self._heard(chosen, rng)
+        batch = self._encoded(heard, chosen, rng)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
         self._train_mode()
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), autocast(self.model.device, config.precision):
             torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
-            logits_BC = self.network(shown, mask_BT, ratio_B)
+            logits_BC = self.network(batch.codes_BQT, batch.mask_BT)
         loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
+        if self.teacher is not None:
+            loss = torch.lerp(loss, self._disagreement(logits_BC.float(), self._taught(self.teacher, heard)), config.teacher_share)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
@@ -215,43 +238,46 @@ class TokenClassifierTrainer:
         shared = self.config.batch_size * self.num_workers
         return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
 
-    def _ratio(self, rng: np.random.Generator) -> Tensor:
-        """Each example's share of itself (B,); the rest is its neighbour's."""
-        size = self.config.batch_size
-        ratio_B = np.where(rng.random(size) < self.config.mix_share, rng.random(size), 1.0)
-        return torch.from_numpy(ratio_B).float().to(self.model.device)
+    def _heard(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
+        """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
+        ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
+        excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
+        heard = [
+            own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
+            for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
+        ]
+        target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float()
+        target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, torch.from_numpy(ratio_B).float()[:, None])
+        return [np.clip(clip_N, -1, 1) for clip_N in heard], target_BC.to(self.model.device)
 
-    def _codes(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Windows of views, partly masked: codes (B, Q, T), and where their frames are real (B, T)."""
-        drawn = [self.views[clip][int(rng.integers(len(self.views[clip])))] for clip in chosen.tolist()]
-        windows = [self._masked(self._window(view, rng), rng) for view in drawn]
-        batch = collate(windows, self.labels[chosen].tolist()).to(self.model.device)
-        return batch.codes_BQT, batch.mask_BT
-
-    def _frames(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Windows of what the network that stays as it is makes of views: (B, T, D), and where they are real (B, T)."""
-        windows = [self._window(self._heard(clip, int(rng.integers(len(self.views[clip])))), rng) for clip in chosen.tolist()]
-        longest = max(window.shape[1] for window in windows)
-        shown_BDT = np.stack([np.pad(window, ((0, 0), (0, longest - window.shape[1]))) for window in windows])
-        mask_BT = np.arange(longest) < np.array([[window.shape[1]] for window in windows])
-        return torch.from_numpy(shown_BDT).to(self.model.device).float().transpose(1, 2), torch.from_numpy(mask_BT).to(self.model.device)
+    def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
+        """Their codes, partly masked."""
+        with autocast(self.model.device, self.config.precision):
+            codes = self.codec.encode_clips(heard)
+        return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(self.model.device)
 
     @torch.no_grad()
-    def _heard(self, clip: int, view: int) -> np.ndarray:
-        """What the network makes of a view, (D, T) in half precision, kept for the next time."""
-        if (clip, view) not in self.heard:
-            self.model.eval()
-            batch = collate([self.views[clip][view]], [0]).to(self.model.device)
-            with autocast(self.model.device, self.config.precision):
-                frames_BTD = self.model.frames(self.model.embed(batch.codes_BQT, batch.mask_BT))
-            self.heard[clip, view] = frames_BTD[0].T.half().cpu().numpy()
-        return self.heard[clip, view]
+    def _taught(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
+        """Scores of the teacher (B, C)."""
+        with autocast(self.model.device, self.config.precision):
+            scores = in_equal_batches(
+                heard,
+                [len(clip_N) for clip_N in heard],
+                MAX_BATCH_S * SAMPLE_RATE,
+                lambda clips: list(teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()),
+            )
+        return torch.from_numpy(np.stack(scores)).to(self.model.device)
 
-    def _window(self, clip: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A circular window of a clip (..., T) from anywhere in it; the whole clip where there is no size of window."""
-        if self.config.window_frames is None:
-            return clip
-        return np.take(clip, rng.integers(clip.shape[1]) + np.arange(self.config.window_frames), axis=1, mode="wrap")
+    def _disagreement(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
+        """Divergence (nats) from the teacher, scaled up so that its gradient does not vanish with the temperature."""
+        temperature = self.config.teacher_temperature
+        own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, taught_BC))
+        return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
+
+    def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What an example is made of, float32."""
+        recording_N, frames = from_pcm16(samples_N), self.config.window_frames
+        return recording_N if frames is None else vary(recording_N, frames * self.codec.hop, self.variation, rng)
 
     def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with stretches of frames, and sometimes the upper levels, masked."""
@@ -264,19 +290,3 @@ class TokenClassifierTrainer:
         if rng.random() < config.level_drop_share:
             codes_QT[int(rng.integers(1, levels + 1)) :] = self.model.backbone.mask_id
         return codes_QT
-
-
-class _Scorer(nn.Module):
-    """The classifier as training calls it: from codes, or from what the generator's network made of them, to scores of mixed examples."""
-
-    def __init__(self, model: TokenClassifier, from_frames: bool) -> None:
-        super().__init__()
-        self.model, self.from_frames = model, from_frames
-
-    def forward(self, shown: Tensor, mask_BT: Tensor, ratio_B: Tensor) -> Tensor:
-        model = self.model
-        if self.from_frames:
-            mixed = Embedded(x_BTD=shown, latent_BTL=shown[..., :0], mask_BT=mask_BT).mixed(ratio_B)
-            return model.score(mixed.x_BTD, mixed.latent_BTL, mixed.mask_BT)
-        mixed = model.embed(shown, mask_BT).mixed(ratio_B)
-        return model.score(model.frames(mixed), mixed.latent_BTL, mixed.mask_BT)

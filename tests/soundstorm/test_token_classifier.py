@@ -18,7 +18,7 @@ from soundstorm.leakage import TrainedOn
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import AttentiveStatistics, Embedded, ReadoutConfig, TokenClassifier
+from soundstorm.token_classifier import AttentiveStatistics, ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
 
 SMALL = ModelConfig(width=16, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
@@ -126,17 +126,6 @@ def test_attention_takes_the_mean_and_the_deviation_of_the_frames_that_it_weight
         mean, deviation = pooling(x_BTD, mask_BT).split(2, 1)
     torch.testing.assert_close(mean, torch.full((1, 2), 3.0), atol=1e-3, rtol=0)
     assert float(deviation.max()) < 0.01
-
-
-def test_mixing_takes_each_clips_share_and_the_frames_of_both() -> None:
-    embedded = Embedded(x_BTD=torch.tensor([[[1.0]], [[5.0]]]), latent_BTL=torch.zeros(2, 1, 1), mask_BT=torch.tensor([[True], [False]]))
-    mixed = embedded.mixed(torch.tensor([0.75, 1.0]))
-    assert mixed.x_BTD.flatten().tolist() == [2.0, 5.0]
-    assert embedded.mixed(torch.tensor([1.0, 0.5])).mask_BT.flatten().tolist() == [True, True]
-    assert mixed.mask_BT.flatten().tolist() == [True, False]
-
-
-# ---- predictions
 
 
 def test_a_prediction_does_not_depend_on_the_clips_beside_it(codec: Codec) -> None:

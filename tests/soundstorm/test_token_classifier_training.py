@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from soundstorm.audio import from_pcm16, to_pcm16
+from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig
 from soundstorm.codec import Codec, load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import ModelConfig
@@ -18,8 +20,8 @@ from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainer
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
 SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_frames=60, lr=2e-3, precision="fp32")
-PLAIN = replace(SHORT, mix_share=0, frame_masks=0, level_drop_share=0)
-"""No variation but where the window begins."""
+PLAIN = replace(SHORT, speed_octaves=0, gain_db=0, equalizer_db=0, mix_share=0, frame_masks=0, level_drop_share=0)
+"""No variation but where the excerpt begins."""
 LABELS = [0, 1] * 4
 
 
@@ -29,16 +31,15 @@ def codec(tiny_codec: Path) -> Codec:
     return load_codec(tiny_codec)
 
 
-def heard(codec: Codec, seeds: range) -> list[list[np.ndarray]]:
-    """Clips of each of two sounds, one after the other in turn, in one or two views."""
-    sounds = [synthesize(category, seed, 1.0, 24_000) for seed in seeds for category in CLASSES[:2]]
-    recorded, shifted = codec.encode_clips(sounds), codec.encode_clips([np.roll(sound, 5_000) for sound in sounds])
-    return [[first, second] if number % 3 else [first] for number, (first, second) in enumerate(zip(recorded, shifted, strict=True))]
+def sounds(seeds: range) -> list[np.ndarray]:
+    """Recordings of each of two sounds, one after the other in turn, some shorter than the others."""
+    whole = [to_pcm16(synthesize(category, seed, 1.0, 24_000)) for seed in seeds for category in CLASSES[:2]]
+    return [recording if number % 3 else recording[:20_000] for number, recording in enumerate(whole)]
 
 
 @pytest.fixture(scope="module")
-def views(codec: Codec) -> list[list[np.ndarray]]:
-    return heard(codec, range(4))
+def recordings() -> list[np.ndarray]:
+    return sounds(range(4))
 
 
 def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
@@ -49,20 +50,20 @@ def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
     return model
 
 
-def trainer(codec: Codec, views: list[list[np.ndarray]], mode: Mode = "scratch", config: Any = SHORT, **place: Any) -> TokenClassifierTrainer:
-    return TokenClassifierTrainer(network(codec, 0 if mode == "frozen" else 16), mode, config, views, LABELS, **place)
+def trainer(codec: Codec, recordings: list[np.ndarray], mode: Mode = "scratch", config: Any = SHORT, **place: Any) -> TokenClassifierTrainer:
+    return TokenClassifierTrainer(network(codec, 0 if mode == "frozen" else 16), codec, mode, config, recordings, LABELS, **place)
 
 
 def weights(run: TokenClassifierTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 
-def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views)
+def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings)
     losses = [run.step()["loss"] for _ in range(run.total_steps)]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     assert run.learning_rate() == pytest.approx(0, abs=1e-9)
-    new = [clip[0] for clip in heard(codec, range(100, 110))]
+    new = codec.encode_clips([from_pcm16(sound) for sound in sounds(range(100, 110))])
     model = run.averaged()
     scores = [model(torch.from_numpy(clip.astype(np.int64))[None], torch.ones(1, clip.shape[1], dtype=torch.bool)) for clip in new]
     right = [int(score.argmax()) == number % 2 for number, score in enumerate(scores)]
@@ -70,14 +71,14 @@ def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(codec: C
 
 
 @pytest.mark.parametrize("mode", ["fine-tuned", "frozen"])
-def test_a_resumed_run_makes_the_same_next_step(mode: Mode, codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, mode)
+def test_a_resumed_run_makes_the_same_next_step(mode: Mode, codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, mode)
     for _ in range(3):
         run.step()
     file = io.BytesIO()
     torch.save(run.state_dict(), file)
     file.seek(0)
-    resumed = trainer(codec, views, mode)
+    resumed = trainer(codec, recordings, mode)
     resumed.load_state_dict(torch.load(file, weights_only=True))
     torch.rand(7)  # what else draws from the global generator does not matter
     assert resumed.step() == run.step()
@@ -85,8 +86,8 @@ def test_a_resumed_run_makes_the_same_next_step(mode: Mode, codec: Codec, views:
     assert all(torch.equal(value, run.ema.average[name]) for name, value in resumed.ema.average.items())
 
 
-def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, "frozen")
+def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, "frozen")
     before = weights(run)
     for _ in range(2):
         run.step()
@@ -95,25 +96,13 @@ def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(
     assert not any(name.startswith(("backbone", "stage_weight")) for name in changed)
 
 
-def test_what_a_frozen_network_makes_of_a_view_is_kept_and_is_that_of_the_whole_clip(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, "frozen", replace(PLAIN, window_frames=None))
-    for _ in range(4):
-        run.step()
-    assert 8 <= len(run.heard) <= sum(map(len, views))
-    model = run.model.eval()
-    (clip, view), kept_DT = next(iter(run.heard.items()))
-    codes_1QT = torch.from_numpy(views[clip][view].astype(np.int64))[None]
-    mask_BT = torch.ones(1, codes_1QT.shape[2], dtype=torch.bool)
-    np.testing.assert_allclose(kept_DT.T, model.frames(model.embed(codes_1QT, mask_BT))[0].detach().numpy(), atol=5e-3)
-
-
-def test_a_frozen_classifier_with_the_codecs_vectors_is_refused(codec: Codec, views: list[list[np.ndarray]]) -> None:
+def test_a_frozen_classifier_with_the_codecs_vectors_is_refused(codec: Codec, recordings: list[np.ndarray]) -> None:
     with pytest.raises(SoundStormError, match="hears by the generator alone: latent_dim is 16"):
-        TokenClassifierTrainer(network(codec), "frozen", SHORT, views, LABELS)
+        TokenClassifierTrainer(network(codec), codec, "frozen", SHORT, recordings, LABELS)
 
 
-def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, "fine-tuned")
+def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, "fine-tuned")
     names = {id(value): name for name, value in run.model.named_parameters()}
     trained = {names[id(value)] for group in run.optimizer.param_groups for value in group["params"]}
     assert trained == {name for name, _ in run.model.named_parameters()}
@@ -121,30 +110,35 @@ def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec
     assert "head.weight" in decayed and not any("embedding" in name or "bias" in name or "depthwise" in name for name in decayed)
 
 
-def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Codec, views: list[list[np.ndarray]]) -> None:
+def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Codec, recordings: list[np.ndarray]) -> None:
     published = PRESETS["published"]
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
-    run = trainer(codec, views, "fine-tuned", replace(published, batch_size=4))
+    run = trainer(codec, recordings, "fine-tuned", replace(published, batch_size=4, precision="fp32"))
     assert run.learning_rate() == 5e-5
-    shown, mask_BT = run._codes(np.arange(4), np.random.default_rng(0))
-    assert mask_BT.sum(1).tolist() == [views[clip][0].shape[1] for clip in range(4)]
-    assert not (shown == 1024).any()
-    assert run._ratio(np.random.default_rng(0)).tolist() == [1, 1, 1, 1]
+    heard, target_BC = run._heard(np.arange(4), np.random.default_rng(0))
+    for clip_N, recording in zip(heard, recordings[:4], strict=True):
+        np.testing.assert_array_equal(clip_N, from_pcm16(recording))
+    assert target_BC.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
+    batch = run._encoded(heard, np.arange(4), np.random.default_rng(0))
+    assert batch.mask_BT.sum(1).tolist() == [-(-len(recording) // 320) for recording in recordings[:4]]
+    for codes_QT, clip_N in zip(batch.codes_BQT, heard, strict=True):
+        [expected_QT] = codec.encode_clips([clip_N])
+        np.testing.assert_array_equal(codes_QT[:, : expected_QT.shape[1]], expected_QT)
     run.step()
     assert all(torch.equal(value, dict(run.model.named_parameters())[name]) for name, value in run.averaged().named_parameters())
 
 
-def test_an_example_is_a_window_of_a_view_from_anywhere_that_goes_on_at_the_beginning(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, config=replace(PLAIN, window_frames=100))
-    clip_QT = views[0][0]
-    window_QT = run._window(clip_QT, np.random.default_rng(0))
-    assert window_QT.shape == (8, 100)
-    [start] = [start for start in range(75) if np.array_equal(np.roll(clip_QT, -start, 1), window_QT[:, :75])]
-    np.testing.assert_array_equal(window_QT[:, 75:], np.roll(clip_QT, -start, 1)[:, :25])
+def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, config=replace(PLAIN, window_frames=100))
+    rng = np.random.default_rng(0)
+    (first,), _ = run._heard(np.array([0]), rng)
+    (second,), _ = run._heard(np.array([0]), rng)
+    assert first.shape == second.shape == (32_000,) and not np.array_equal(first, second)
+    assert run._encoded([first, second], np.array([0, 0]), rng).codes_BQT.shape == (2, 8, 100)
 
 
-def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, config=replace(PLAIN, frame_masks=1, mask_share=0.2, level_drop_share=0.5))
+def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, config=replace(PLAIN, frame_masks=1, mask_share=0.2, level_drop_share=0.5))
     rng = np.random.default_rng(0)
     masked = np.stack([run._masked(np.zeros((8, 60), np.uint16), rng) for _ in range(400)]) == 1024
     in_frames = masked.all(1).sum(1)
@@ -154,15 +148,38 @@ def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say
     assert not dropped[:, 0].any() and (np.diff(dropped.astype(int), axis=1) >= 0).all()
 
 
-def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views, config=replace(SHORT, batch_size=1000, mix_share=0.3))
-    ratio_B = run._ratio(np.random.default_rng(0))
-    mixed_B = ratio_B[ratio_B < 1]
+def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, config=replace(SHORT, batch_size=1000, mix_share=0.3, window_frames=2))
+    _, target_BC = run._heard(np.arange(1000) % 8, np.random.default_rng(0))
+    own_B = target_BC[torch.arange(1000), torch.tensor([LABELS[index % 8] for index in range(1000)])]
+    mixed_B = own_B[own_B < 1]
     assert 0.25 < len(mixed_B) / 1000 < 0.35 and 0.4 < float(mixed_B.mean()) < 0.6
+    assert torch.allclose(target_BC.sum(1), torch.ones(1000))
 
 
-def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    workers = [trainer(codec, views, config=replace(PLAIN, batch_size=3), rank=rank, num_workers=2) for rank in (0, 1)]
+def test_a_teacher_is_agreed_with_where_its_opinion_counts_alone(codec: Codec, recordings: list[np.ndarray]) -> None:
+    """The teacher takes every sound for the second, whatever its label."""
+    teacher = AudioClassifier(2, AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=8)).eval().requires_grad_(False)
+    torch.nn.init.zeros_(teacher.head.weight)
+    teacher.head.bias.copy_(torch.tensor([0.0, 4.0]))
+    run = trainer(codec, recordings, config=replace(SHORT, teacher_share=1.0, epochs=30), teacher=teacher)
+    losses = [run.step()["loss"] for _ in range(run.total_steps)]
+    assert np.mean(losses[-3:]) < 0.2 * np.mean(losses[:3])
+    model = run.averaged()
+    for codes in codec.encode_clips([from_pcm16(recording) for recording in recordings[:4]]):
+        assert int(model(torch.from_numpy(codes.astype(np.int64))[None], torch.ones(1, codes.shape[1], dtype=torch.bool)).argmax()) == 1
+
+
+def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings, config=replace(SHORT, teacher_temperature=2.0))
+    own_BC, taught_BC = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
+    p, q = (taught_BC / 2).softmax(1), (own_BC / 2).softmax(1)
+    assert float(run._disagreement(own_BC, taught_BC)) == pytest.approx(4 * float((p * (p / q).log()).sum()))
+    assert float(run._disagreement(taught_BC, taught_BC)) == pytest.approx(0, abs=1e-7)
+
+
+def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, recordings: list[np.ndarray]) -> None:
+    workers = [trainer(codec, recordings, config=replace(PLAIN, batch_size=3), rank=rank, num_workers=2) for rank in (0, 1)]
     assert workers[0].steps_per_epoch == 2
     seen = []
     for step in range(2):
@@ -173,8 +190,8 @@ def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, views: 
     assert set(np.concatenate(seen)) == set(range(8))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(codec: Codec, views: list[list[np.ndarray]]) -> None:
-    run = trainer(codec, views)
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(codec: Codec, recordings: list[np.ndarray]) -> None:
+    run = trainer(codec, recordings)
     torch.nn.init.constant_(run.model.head.bias, torch.inf)
     before = weights(run)
     with pytest.raises(SoundStormError, match=r"the gradient is nan .* lower --lr"):
@@ -183,14 +200,19 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(
 
 
 @pytest.mark.parametrize(
-    ("labels", "frames", "message"),
-    [([], [], "0 clips and 0 labels"), ([0], [9, 9], "2 clips and 1 labels"), ([0], [0], "none of them empty"), ([2], [9], "labels 2 to 2")],
+    ("labels", "lengths", "message"),
+    [
+        ([], [], "0 recordings and 0 labels"),
+        ([0], [9, 9], "2 recordings and 1 labels"),
+        ([0], [0], "none of them empty"),
+        ([2], [9], "labels 2 to 2"),
+    ],
 )
-def test_clips_that_cannot_be_trained_on_are_refused(codec: Codec, labels: list[int], frames: list[int], message: str) -> None:
+def test_recordings_that_cannot_be_trained_on_are_refused(codec: Codec, labels: list[int], lengths: list[int], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
-        TokenClassifierTrainer(network(codec), "scratch", SHORT, [[np.zeros((8, count), np.uint16)] for count in frames], labels)
+        TokenClassifierTrainer(network(codec), codec, "scratch", SHORT, [np.zeros(length, np.int16) for length in lengths], labels)
 
 
-def test_a_step_of_one_clip_is_refused(codec: Codec, views: list[list[np.ndarray]]) -> None:
+def test_a_step_of_one_clip_is_refused(codec: Codec, recordings: list[np.ndarray]) -> None:
     with pytest.raises(SoundStormError, match="the batch size is 1"):
-        trainer(codec, views, config=replace(SHORT, batch_size=1))
+        trainer(codec, recordings, config=replace(SHORT, batch_size=1))
