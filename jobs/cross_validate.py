@@ -61,8 +61,8 @@ class Options(DatasetOptions):
     """Generator to start from in the folds that it holds out, path or URI."""
     packaged: bool = True
     """Use the codec of `tokenize` and the generator in the package for the folds that they hold out."""
-    codec_steps: int = 1000
-    """Steps of training a codec on synthetic sounds alone, where none at hand holds a fold out; `train-codec` makes 2900."""
+    codec_steps: int = 300
+    """Steps of training a codec on synthetic sounds alone, where none at hand holds a fold out: of its decoder, whose sound no classifier hears."""
     generator_preset: str = "hearing"
     """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
     pretrain_epochs: int | None = None

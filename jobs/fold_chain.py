@@ -19,6 +19,7 @@ from jobs.codecs import choose_codec
 from jobs.entry import console
 from jobs.synthetic_dataset import make_synthetic
 from soundstorm.codec_training import CodecTrainingConfig
+from soundstorm.compact_codec import CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
 from soundstorm.synthetic import NUM_FOLDS
@@ -29,8 +30,10 @@ CODEC_SUFFIX = ".weights"
 SYNTHETIC = "synthetic"
 SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
 """Clips of each class that the codec is trained on, and where their seeds begin: they are not those of `pipeline`."""
-CODEC_TRAINING = replace(CodecTrainingConfig(), polish_steps=0, quantizer_start=200, lr=1.2e-3, warmup_steps=60)
-"""Of a codec in few steps: begun in haste, and without the steps of the decoder alone, which change no code."""
+MEL_CODEC = CompactCodecConfig(latent_dim=80, mel_bands=80)
+"""Its codes hold the spectrum well from the first step on, whatever it was trained on."""
+CODEC_TRAINING = replace(CodecTrainingConfig(), polish_steps=0, quantizer_start=0, codebook_crops=1200, lr=1.2e-3, warmup_steps=20)
+"""Of its decoder, in few steps."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -171,7 +174,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
 
 def synthetic_start(settings: Settings, output_dir: str) -> Start:
     """The codec that `train_codec_of_synthetic_sounds` trains."""
-    name = f"{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
+    name = f"mel-{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
     common = settings.stages or output_dir
     return Start(
         codec=storage.join(common, "codecs", name, train_codec.CODEC_FILE),
@@ -209,14 +212,15 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
 
 def _train_codec_of_synthetic_sounds(settings: Settings, start: Start) -> None:
     console.print("stage codec: on synthetic sounds alone, for all folds", highlight=False)
-    folder = start.codec.rpartition("/")[0]
+    folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
     options = train_codec.Options(
         dataset=SYNTHETIC,
         data_dir=make_synthetic(storage.join(folder, "recordings"), SYNTHETIC_CLIPS, SYNTHETIC_SEED),
         output_dir=folder,
         name=start.codec_name,
         synthetic_clips=0,
-        training=_codec_training(settings),
+        network=MEL_CODEC,
+        training=replace(CODEC_TRAINING, steps=settings.codec_steps, **seed),
         num_workers=settings.num_workers,
         device=settings.device,  # type: ignore[arg-type]
     )
@@ -291,11 +295,3 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
             classifier["checkpoint"] = plan.start.checkpoint
     trained = train_classifier.Options(output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier)
     return stages | {"classifier": partial(train_classifier.run, trained)}
-
-
-def _codec_training(settings: Settings) -> CodecTrainingConfig:
-    """Of the codec of synthetic sounds; shorter runs begin each phase at the same share of the steps."""
-    steps = settings.codec_steps
-    start, warm = min(CODEC_TRAINING.quantizer_start, steps // 3), min(CODEC_TRAINING.warmup_steps, max(1, steps // 10))
-    seed = {} if settings.seed is None else {"seed": settings.seed}
-    return replace(CODEC_TRAINING, steps=steps, quantizer_start=start, warmup_steps=warm, **seed)

@@ -42,8 +42,6 @@ CODEC_FILE = "codec.safetensors"
 STATE_FILE = "trainer.pt"
 MIN_CROP_SAMPLES = 4097
 """The longest window of the losses, 8192 samples, is mirrored at both ends of a crop."""
-CODEBOOK_CROPS = 400
-"""Crops that the codebooks are started from."""
 
 
 @dataclass(kw_only=True)
@@ -90,6 +88,7 @@ class Options(DatasetOptions):
             ("num-workers", 1 if self.num_workers is None else self.num_workers),
             ("revive-every", config.revive_every),
             ("warmup-steps", config.warmup_steps),
+            ("codebook-crops", config.codebook_crops),
         ):
             if value < 1:
                 raise SoundStormError(f"--{option} is {value}: give at least 1")
@@ -112,10 +111,10 @@ class Options(DatasetOptions):
         shortest = -(-MIN_CROP_SAMPLES // shape.hop)
         if config.crop_frames < shortest:
             raise SoundStormError(f"--crop-frames is {config.crop_frames}: the losses need at least {shortest} ({MIN_CROP_SAMPLES} samples)")
-        if CODEBOOK_CROPS * config.crop_frames < shape.codebook_size:
+        if config.codebook_crops * config.crop_frames < shape.codebook_size:
             raise SoundStormError(
-                f"--codebook-size is {shape.codebook_size}: {CODEBOOK_CROPS} crops of {config.crop_frames} frames cannot start so many codes; "
-                "give fewer, or more --crop-frames"
+                f"--codebook-size is {shape.codebook_size}: {config.codebook_crops} crops of {config.crop_frames} frames cannot start so many codes; "
+                "give fewer, or more --codebook-crops"
             )
 
 

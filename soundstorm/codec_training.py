@@ -47,6 +47,8 @@ class CodecTrainingConfig:
     """Steps after these for the decoder alone: encoder and codebooks, and with them all codes, stay as they are."""
     quantizer_start: int = 300
     """Step at which the codebooks are started by k-means and switched on."""
+    codebook_crops: int = 400
+    """Crops that k-means sees."""
     adversarial_start: int = 1_000_000
     """Step, of all, at which the discriminator joins; beyond the last it never does. On two CPU cores it costs four times the rest of a step."""
     batch_size: int = 16
@@ -266,7 +268,7 @@ class CodecTrainer:
     def _start_codebooks(self) -> None:
         config = self.config
         rng = np.random.default_rng([config.seed, 1_000_003])  # the same on all workers
-        crops = self.sampler.draw(400, config.crop_frames * self.codec.config.hop, rng)
+        crops = self.sampler.draw(config.codebook_crops, config.crop_frames * self.codec.config.hop, rng)
         latents = [self.codec.encode_latent(part.to(self.device)).transpose(1, 2).flatten(0, 1) for part in crops.split(16)]
         latent_SD = torch.cat(latents)
         if not bool(latent_SD.isfinite().all()):

@@ -5,13 +5,17 @@ transform goes through ConvNeXt blocks to a latent, a residual vector quantizer 
 `encodec` package) turns the latent into codes, and the mirror image ends in log-magnitude and phase for the inverse transform.
 There is no convolution over samples, which is what makes it fast enough to train and run on two CPU cores.
 
-Legend: B batch, N samples, T frames, F frequency bins, D width, Q levels.
+Where `mel_bands` is set the latent is the log-mel spectrum itself, and the decoder a vocoder: nothing is learned before the quantizer, whose
+codebooks k-means finds in seconds. An encoder that is learned in few steps loses more of what tells sounds apart.
+
+Legend: B batch, N samples, T frames, F frequency bins, M mel bands, D width, Q levels.
 """
 
 from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
+import torchaudio.functional as AF
 from encodec.quantization import ResidualVectorQuantizer
 from torch import Tensor, nn
 
@@ -20,6 +24,12 @@ from soundstorm.errors import SoundStormError
 MOST = {"encoder_blocks": 256, "decoder_blocks": 256, "num_levels": 64, "codebook_size": 65_535, "sample_rate": 1_000_000}
 """The most of a setting."""
 MOST_OTHERWISE = 65_536
+LEAST = {"mel_bands": 0}
+"""The least of a setting where that is not 1."""
+MEL_FLOOR = 1e-9
+"""Power added to each mel band: -90 dB of a full-scale sine in its middle."""
+MEL_CENTER, MEL_SCALE = -5.0, 1.5
+"""Taken from the decimal logarithm of a band's power, and by which the rest is divided: about the mean and deviation in recordings."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -46,12 +56,16 @@ class CompactCodecConfig:
     """Levels of the residual vector quantizer."""
     codebook_size: int = 1024
     """Codes per level."""
+    mel_bands: int = 0
+    """Mel bands of a latent that is the log-mel spectrum itself, as many as `latent_dim`; 0: the encoder is learned."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            most = MOST.get(name, MOST_OTHERWISE)
-            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-                raise SoundStormError(f"codec setting {name} is {value!r}: give a whole number from 1 to {most}")
+            least, most = LEAST.get(name, 1), MOST.get(name, MOST_OTHERWISE)
+            if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+                raise SoundStormError(f"codec setting {name} is {value!r}: give a whole number from {least} to {most}")
+        if self.mel_bands not in (0, self.latent_dim):
+            raise SoundStormError(f"codec setting mel_bands is {self.mel_bands}: give latent_dim {self.latent_dim}, or 0 for a learned encoder")
         if self.n_fft % (2 * self.hop):
             raise SoundStormError(f"codec setting n_fft is {self.n_fft}: give an even multiple of hop {self.hop}")
         if self.sample_rate % self.hop:
@@ -105,13 +119,20 @@ class CompactCodec(nn.Module):
     """Waveform to codes and back; `Codec` in `soundstorm.codec` is the interface the rest of the project uses."""
 
     window: Tensor
+    mel_FM: Tensor
 
     def __init__(self, config: CompactCodecConfig | None = None) -> None:
         super().__init__()
         self.config = config = config or CompactCodecConfig()
         bins = config.n_fft // 2 + 1
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
-        self.encoder = ConvNeXtStack(3 * bins, config.encoder_width, config.latent_dim, config.encoder_blocks)
+        self.encoder: nn.Module = nn.Identity()
+        if config.mel_bands:
+            with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
+                bank_FM = AF.melscale_fbanks(bins, 0.0, config.sample_rate / 2, config.mel_bands, config.sample_rate, norm=None, mel_scale="slaney")
+            self.register_buffer("mel_FM", bank_FM, persistent=False)
+        else:
+            self.encoder = ConvNeXtStack(3 * bins, config.encoder_width, config.latent_dim, config.encoder_blocks)
         self.quantizer = ResidualVectorQuantizer(
             dimension=config.latent_dim,
             n_q=config.num_levels,
@@ -121,21 +142,32 @@ class CompactCodec(nn.Module):
         )
         self.decoder = ConvNeXtStack(config.latent_dim, config.decoder_width, 2 * bins, config.decoder_blocks)
 
-    def features(self, waveform_BN: Tensor) -> Tensor:
-        """Log-magnitude and compressed real and imaginary parts of each frame: (B, N) to (B, ceil(N / hop), 3 F)."""
+    def spectrum(self, waveform_BN: Tensor) -> Tensor:
+        """Complex spectrum of each frame, (B, N) to (B, F, ceil(N / hop))."""
         hop, n_fft = self.config.hop, self.config.n_fft
         overlap = (n_fft - hop) // 2
         frames = -(-waveform_BN.shape[-1] // hop)
         padded = F.pad(waveform_BN, (overlap, overlap + frames * hop - waveform_BN.shape[-1]))
-        spectrum_BFT = torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
+        return torch.stft(padded, n_fft, hop, window=self.window, center=False, return_complex=True)
+
+    def features(self, spectrum_BFT: Tensor) -> Tensor:
+        """Log-magnitude and compressed real and imaginary parts of each frame: (B, T, 3 F)."""
         magnitude_BFT = spectrum_BFT.abs()
         compressed_BFT = spectrum_BFT * (magnitude_BFT + 1e-6).pow(-0.7)
         log_magnitude_BFT = torch.log(magnitude_BFT + 1e-5) / 4
         return torch.cat([log_magnitude_BFT, compressed_BFT.real, compressed_BFT.imag], dim=1).transpose(1, 2)
 
+    def log_mel(self, spectrum_BFT: Tensor) -> Tensor:
+        """Logarithm of the power in each mel band, about of mean 0 and variance 1: (B, T, M), float32."""
+        with torch.autocast(spectrum_BFT.device.type, enabled=False):
+            power_BFT = (spectrum_BFT.real.square() + spectrum_BFT.imag.square()) / self.window.sum().square()
+            return (torch.log10(power_BFT.transpose(1, 2) @ self.mel_FM + MEL_FLOOR) - MEL_CENTER) / MEL_SCALE
+
     def encode_latent(self, waveform_BN: Tensor) -> Tensor:
         """(B, N) waveform to the continuous latent (B, D, T), T = ceil(N / hop)."""
-        return self.encoder(self.features(waveform_BN)).transpose(1, 2)
+        spectrum_BFT = self.spectrum(waveform_BN)
+        latent_BTD = self.log_mel(spectrum_BFT) if self.config.mel_bands else self.encoder(self.features(spectrum_BFT))
+        return latent_BTD.transpose(1, 2)
 
     def decode_latent(self, latent_BDT: Tensor) -> Tensor:
         """Latent (B, D, T) to a waveform (B, T * hop)."""
