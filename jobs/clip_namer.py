@@ -22,7 +22,9 @@ from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 from soundstorm.windows import predict_in_windows
 
 READERS = 4
-"""Threads that read and decode: storage answers late, and a GPU hears faster than one thread decodes."""
+"""Threads that read: storage answers late."""
+DECODERS = {"cpu": 1, "cuda": 4}
+"""Threads that decode, by where the classifier runs. A GPU hears faster than one thread decodes; on a CPU more of them only wait for each other."""
 READ_AHEAD = 2 * READERS
 """Files that are decoded before they are wanted."""
 LARGE_BYTES = 8_000_000
@@ -54,7 +56,8 @@ class ClipNamer:
         torch.set_num_threads(1)
         self.classifier = open_classifier_files(ray.get(files[0]), device)
         self.ledger, self.job = ledger, job
-        self.readers = ThreadPoolExecutor(READERS, "readers", initializer=torch.set_num_threads, initargs=(1,))
+        self.readers = ThreadPoolExecutor(READERS, "readers")
+        self.decoders = ThreadPoolExecutor(DECODERS[device], "decoders", initializer=torch.set_num_threads, initargs=(1,))
         self.large = threading.Lock()
 
     def name_part(self, work: tuple[str, list[str]]) -> int:
@@ -107,17 +110,17 @@ class ClipNamer:
         """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are decoded ahead."""
         pending: deque[tuple[str, Future[np.ndarray | RejectedAudio]]] = deque()
         for uri in uris:
-            pending.append((uri, self.readers.submit(self._decode, uri)))
+            pending.append((uri, self.decoders.submit(self._decode, self.readers.submit(read_recording, uri))))
             if len(pending) > READ_AHEAD:
                 first, clip = pending.popleft()
                 yield first, clip.result()
         for first, clip in pending:
             yield first, clip.result()
 
-    def _decode(self, uri: str) -> np.ndarray | RejectedAudio:
-        """Runs in a thread. Storage that is out of reach is raised: the file is not to blame."""
+    def _decode(self, read: Future[bytes]) -> np.ndarray | RejectedAudio:
+        """What a file that is being read holds. Runs in a thread. Storage that is out of reach is raised: the file is not to blame."""
         try:
-            content = read_recording(uri)
+            content = read.result()
             if len(content) <= LARGE_BYTES:
                 return to_pcm16(read_audio(content, max_duration_s=self.job["max_duration_s"]).waveform)
             with self.large:

@@ -149,10 +149,11 @@ def dying_namer(deadly: Sequence[str]) -> type:
     """An actor that is killed whenever it decodes one of these files."""
 
     class DyingNamer(ClipNamer):
-        def _decode(self, uri: str) -> Any:
-            if uri in deadly:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return super()._decode(uri)
+        def _decoded(self, uris: Sequence[str]) -> Any:
+            for uri, clip in super()._decoded(uris):
+                if uri in deadly:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                yield uri, clip
 
     return DyingNamer
 

@@ -22,7 +22,7 @@ from jobs import cross_validate
 from jobs.cross_validate import Options, run
 from jobs.datasets import open_dataset
 from jobs.entry import console
-from jobs.fold_chain import Settings, Start, describe, plan_fold, stages_of
+from jobs.fold_chain import CODEC_TRAINING, FoldPlan, Settings, Start, describe, plan_fold, stages_of, synthetic_start
 from jobs.fold_results import open_other, read_predictions, write_results
 from jobs.trials import plan_trials, run_trials
 from soundstorm.errors import SoundStormError
@@ -210,9 +210,8 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str, syntheti
 PACKAGE = Start(
     codec="codec.weights",
     codec_name="compact-24khz",
-    codec_sha256="0" * 64,
     codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
-    checkpoint=None,
+    tokens="out/tokens/000000000000",
     generator_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
 )
 
@@ -222,19 +221,36 @@ def settings(**changes: Any) -> Settings:
     return asked.settings
 
 
+def plans(asked: Settings, folds: range, *starts: Start) -> dict[int, FoldPlan]:
+    """Where the codec of synthetic sounds can be had, as in every run."""
+    return {fold: plan_fold(asked, fold, [*starts, synthetic_start(asked, "out")]) for fold in folds}
+
+
 @pytest.mark.parametrize("dataset", ["esc10", "esc50"])
-def test_what_has_seen_a_fold_is_trained_anew_for_it(dataset: str) -> None:
-    plans = {fold: plan_fold(settings(dataset=dataset), fold, [PACKAGE]) for fold in range(1, 6)}
-    assert {fold: (plan.start, plan.generator) for fold, plan in plans.items()} == dict.fromkeys(range(1, 5), (None, False)) | {5: (PACKAGE, True)}
-    assert not any(plan.leaks for plan in plans.values())
-    said = [describe(settings(), plans[fold]) for fold in (1, 5)]
-    assert said[0] == {"codec": "600 steps, trained without fold 1", "start": "a generator trained without fold 1"}
+def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generator_are_trained(dataset: str) -> None:
+    asked = settings(dataset=dataset)
+    found = plans(asked, range(1, 6), PACKAGE)
+    synthetic = synthetic_start(asked, "out")
+    assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(range(1, 5), (synthetic, False)) | {
+        5: (PACKAGE, True)
+    }
+    assert not any(plan.leaks for plan in found.values())
+    assert (synthetic.codec, synthetic.tokens) == ("out/codecs/mel-synthetic-300/codec.safetensors", "out/tokens/mel-synthetic-300")
+    said = [describe(asked, found[fold]) for fold in (1, 5)]
+    assert said[0] == {"codec": "mel-synthetic-300 (synthetic without fold 5)", "start": "a generator trained without fold 1"}
     assert said[1] == {"codec": "compact-24khz (esc10 without fold 5)", "start": "the generator in the package (esc10 without fold 5)"}
 
 
+def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
+    with pytest.raises(
+        SoundStormError, match=r"fold 1 of synthetic: every codec at hand .*'mel-synthetic-300' \(synthetic without fold 5\); give --codec"
+    ):
+        plan_fold(settings(dataset="synthetic"), 1, [synthetic_start(settings(), "out")])
+
+
 def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
-    plans = [plan_fold(settings(dataset="urbansound8k"), fold, [PACKAGE]) for fold in range(1, 11)]
-    assert all(plan.start == PACKAGE and plan.generator and not plan.leaks for plan in plans)
+    found = plans(settings(dataset="urbansound8k"), range(1, 11), PACKAGE)
+    assert all(plan.start == PACKAGE and plan.generator and not plan.leaks for plan in found.values())
 
 
 def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
@@ -246,8 +262,8 @@ def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
 
 def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
     given = replace(PACKAGE, codec="mine", codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=2), generator_trained_on=None)
-    starts = [plan_fold(settings(), fold, [given, PACKAGE]).start for fold in (1, 2, 5)]
-    assert starts == [None, given, PACKAGE]
+    found = plans(settings(), range(1, 6), given, PACKAGE)
+    assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_start(settings(), "out"), given, PACKAGE]
 
 
 def test_a_generator_that_has_seen_the_fold_is_not_used_although_its_codec_is() -> None:
@@ -280,25 +296,73 @@ def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode:
     plan = plan_fold(asked, 5, [PACKAGE])
     assert plan.start == PACKAGE and not plan.generator
     assert describe(asked, plan)["start"] == start
-    assert "generator" not in stages_of(asked, plan, "out", "out/fold-5")
+    assert "generator" not in stages_of(asked, plan, "out/fold-5")
 
 
-def test_runs_may_have_codecs_tokens_and_generators_in_common() -> None:
-    plan, folders = plan_fold(settings(), 1, [PACKAGE]), []
+def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None:
+    folders = []
     for asked in (settings(), settings(stages_dir="s3://lab/stages")):
-        stages = stages_of(asked, plan, "s3://lab/out", "s3://lab/out/fold-1")
-        folders.append([stages[name].args[0].output_dir for name in ("codec", "generator", "classifier")])
-        assert stages["tokenize"].args[2] == folders[-1][0].replace("codec", "tokens")
-        assert stages["generator"].args[0].codec == stages["classifier"].args[0].codec
-    own, common = "s3://lab/out/fold-1/", "s3://lab/stages/fold-1/"
-    assert folders == [[f"{own}codec", f"{own}generator", f"{own}classifier"], [f"{common}codec", f"{common}generator", f"{own}classifier"]]
+        plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
+        assert plan.start is not None
+        stages = stages_of(asked, plan, "s3://lab/out/fold-1")
+        assert list(stages) == ["teacher", "generator", "classifier"]
+        trained, heard = stages["classifier"].args[0], stages["generator"].args[0]
+        assert (heard.codec, heard.tokens) == (trained.codec, trained.tokens) == (plan.start.codec, plan.start.tokens)
+        assert (trained.teacher, trained.checkpoint) == (stages["teacher"].args[0].output_dir, heard.output_dir)
+        folders.append([plan.start.codec, plan.start.tokens, trained.teacher, trained.checkpoint, trained.output_dir])
+    own, common = (
+        [
+            f"{place}/codecs/mel-synthetic-300/codec.safetensors",
+            f"{place}/tokens/mel-synthetic-300",
+            f"{place}/fold-1/teacher",
+            f"{place}/fold-1/generator",
+        ]
+        for place in ("s3://lab/out", "s3://lab/stages")
+    )
+    assert folders == [[*own, "s3://lab/out/fold-1/classifier"], [*common, "s3://lab/out/fold-1/classifier"]]
+
+
+def test_without_a_teacher_there_is_none() -> None:
+    asked = settings(taught=False)
+    stages = stages_of(asked, plan_fold(asked, 5, [PACKAGE]), "out/fold-5")
+    assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
 
 
 def test_the_seed_and_the_paths_reach_every_stage() -> None:
     asked = settings(seed=7, codec="mine", checkpoint="runs/train")
     assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
-    stages = stages_of(asked, plan_fold(asked, 1, [PACKAGE]), "out", "out/fold-1")
-    assert stages["codec"].args[0].training.seed == stages["generator"].args[0].seed == stages["classifier"].args[0].seed == 7
+    start = synthetic_start(asked, "out")
+    assert start.codec == "out/codecs/mel-synthetic-300-7/codec.safetensors"
+    assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, 1, [start]), "out/fold-1").values()} == {7}
+
+
+def test_two_folds_have_a_codec_of_synthetic_sounds_and_its_tokens_in_common(
+    synthetic_dataset: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.fold_chain.SYNTHETIC_CLIPS", 5)
+    monkeypatch.setattr("jobs.fold_chain.CODEC_TRAINING", replace(CODEC_TRAINING, codebook_crops=40))
+    folder = tmp_path / "sounds"
+    folder.mkdir()
+    rows = [f"{shutil.copy(file, folder).rpartition('/')[2]},{category},{fold}" for category, fold, file in _some_of_each_fold(synthetic_dataset)]
+    (folder / "clips.csv").write_text("\n".join(["filename,category,fold", *rows]) + "\n")
+    asked = options(folder, tmp_path / "out", model="soundstorm", mode="codec", packaged=False, taught=False, codec_steps=1, views=0)
+    asked = replace(asked, dataset="folder")
+    summary = run(asked)
+    files = file_times(str(tmp_path / "out"))
+    assert sum(name.endswith("codec.safetensors") and name.startswith("codecs/") for name in files) == 1
+    assert [name for name in files if name.endswith("tokenize.json")] == ["tokens/mel-synthetic-1/tokenize.json"]
+    assert summary["clips"] == len(rows) and summary["leaks"] == []
+    told = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert [fold["codec"] for fold in told["folds"]] == ["mel-synthetic-1 (synthetic without fold 5)"] * 2
+    assert run(asked)["message"].startswith("already done: ")
+    assert file_times(str(tmp_path / "out")) == files
+
+
+def _some_of_each_fold(dataset: Path) -> list[tuple[str, int, Path]]:
+    """Category, fold and file of four clips in each of two folds, of two categories."""
+    clips = open_dataset("synthetic", str(dataset)).clips.to_pylist()
+    chosen = [clip for clip in clips if clip["category"] in CLASSES[:2] and clip["fold"] <= 4]
+    return [(clip["category"], 1 + clip["fold"] % 2, Path(clip["uri"])) for clip in chosen]
 
 
 # ---- side by side
