@@ -34,7 +34,7 @@ from soundstorm.variations import Variation, blend, vary
 class TokenClassifierTrainingConfig:
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
-    epochs: int = 30
+    epochs: int = 40
     """Passes over the recordings."""
     batch_size: int = 16
     """Clips a step on each worker, at least 2."""
