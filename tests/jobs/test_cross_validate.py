@@ -235,7 +235,8 @@ def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generat
         5: (PACKAGE, True)
     }
     assert not any(plan.leaks for plan in found.values())
-    assert (synthetic.codec, synthetic.tokens) == ("out/codecs/mel-synthetic-300/codec.safetensors", "out/tokens/mel-synthetic-300")
+    made = [storage.absolute(f"out/{name}") for name in ("codecs/mel-synthetic-300/codec.safetensors", "tokens/mel-synthetic-300")]
+    assert [synthetic.codec, synthetic.tokens] == made
     said = [describe(asked, found[fold]) for fold in (1, 5)]
     assert said[0] == {"codec": "mel-synthetic-300 (synthetic without fold 5)", "start": "a generator trained without fold 1"}
     assert said[1] == {"codec": "compact-24khz (esc10 without fold 5)", "start": "the generator in the package (esc10 without fold 5)"}
@@ -332,7 +333,7 @@ def test_the_seed_and_the_paths_reach_every_stage() -> None:
     asked = settings(seed=7, codec="mine", checkpoint="runs/train")
     assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
     start = synthetic_start(asked, "out")
-    assert start.codec == "out/codecs/mel-synthetic-300-7/codec.safetensors"
+    assert start.codec == storage.absolute("out/codecs/mel-synthetic-300-7/codec.safetensors")
     assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, 1, [start]), "out/fold-1").values()} == {7}
 
 
