@@ -173,7 +173,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
 
 
 def synthetic_start(settings: Settings, output_dir: str) -> Start:
-    """The codec that `train_codec_of_synthetic_sounds` trains."""
+    """The codec that `_train_codec_of_synthetic_sounds` trains."""
     name = f"mel-{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
     common = settings.stages or output_dir
     return Start(

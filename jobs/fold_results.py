@@ -197,6 +197,6 @@ def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[
     return warnings
 
 
-def _kind(codec: str | None, start: str | None) -> tuple[bool, bool]:
-    """Whether the codec and the generator were trained for the fold alone."""
-    return "trained without fold" in (codec or ""), "trained without fold" in (start or "")
+def _kind(codec: str | None, start: str | None) -> tuple[str | None, bool]:
+    """The codec, and whether the generator was trained for the fold alone."""
+    return codec, "trained without fold" in (start or "")
