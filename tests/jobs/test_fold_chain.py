@@ -1,0 +1,141 @@
+"""What each fold of a cross-validation starts from: nothing that has seen it, and the same as the others where that can be."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cluster import storage
+from jobs.cross_validate import Options
+from jobs.fold_chain import FoldPlan, Settings, Start, describe, plan_fold, stages_of, synthetic_start
+from soundstorm.errors import SoundStormError
+from soundstorm.leakage import TrainedOn
+
+PACKAGE = Start(
+    codec="codec.weights",
+    codec_name="compact-24khz",
+    codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
+    tokens="out/tokens/000000000000",
+    generator_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
+)
+
+
+def settings(**changes: Any) -> Settings:
+    asked = Options(dataset=changes.pop("dataset", "esc10"), data_dir="/data", **({"model": "soundstorm"} | changes))
+    return asked.settings
+
+
+def plans(asked: Settings, folds: range, *starts: Start) -> dict[int, FoldPlan]:
+    """Where the codec of synthetic sounds can be had, as in every run."""
+    return {fold: plan_fold(asked, fold, [*starts, synthetic_start(asked, "out")]) for fold in folds}
+
+
+@pytest.mark.parametrize("dataset", ["esc10", "esc50"])
+def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generator_are_trained(dataset: str) -> None:
+    asked = settings(dataset=dataset)
+    found = plans(asked, range(1, 6), PACKAGE)
+    synthetic = synthetic_start(asked, "out")
+    assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(range(1, 5), (synthetic, False)) | {
+        5: (PACKAGE, True)
+    }
+    assert not any(plan.leaks for plan in found.values())
+    made = [storage.absolute(f"out/{name}") for name in ("codecs/mel-synthetic-300/codec.safetensors", "tokens/mel-synthetic-300")]
+    assert [synthetic.codec, synthetic.tokens] == made
+    said = [describe(asked, found[fold]) for fold in (1, 5)]
+    assert said[0] == {"codec": "mel-synthetic-300 (synthetic without fold 5)", "start": "a generator trained without fold 1"}
+    assert said[1] == {"codec": "compact-24khz (esc10 without fold 5)", "start": "the generator in the package (esc10 without fold 5)"}
+
+
+def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
+    with pytest.raises(
+        SoundStormError, match=r"fold 1 of synthetic: every codec at hand .*'mel-synthetic-300' \(synthetic without fold 5\); give --codec"
+    ):
+        plan_fold(settings(dataset="synthetic"), 1, [synthetic_start(settings(), "out")])
+
+
+def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
+    found = plans(settings(dataset="urbansound8k"), range(1, 11), PACKAGE)
+    assert all(plan.start == PACKAGE and plan.generator and not plan.leaks for plan in found.values())
+
+
+def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
+    outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=None, generator_trained_on=None)
+    plan = plan_fold(settings(), 1, [outside])
+    assert plan.start == outside and not plan.generator
+    assert describe(settings(), plan) == {"codec": "encodec-24khz (outside data)", "start": "a generator trained without fold 1"}
+
+
+def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
+    given = replace(PACKAGE, codec="mine", codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=2), generator_trained_on=None)
+    found = plans(settings(), range(1, 6), given, PACKAGE)
+    assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_start(settings(), "out"), given, PACKAGE]
+
+
+def test_a_generator_that_has_seen_the_fold_is_not_used_although_its_codec_is() -> None:
+    seen = replace(PACKAGE, codec_trained_on=None)
+    plan = plan_fold(settings(), 1, [seen])
+    assert plan.start == seen and not plan.generator
+
+
+def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
+    plan = plan_fold(settings(allow_leak=True), 1, [PACKAGE])
+    assert plan.start == PACKAGE and plan.generator
+    assert plan.leaks == (
+        "fold 1: the codec 'compact-24khz' was trained on esc10 without fold 5",
+        "fold 1: the generator in the package was trained on esc10 without fold 5",
+    )
+    assert not plan_fold(settings(allow_leak=True), 5, [PACKAGE]).leaks
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "start"),
+    [
+        ({"mode": "scratch"}, "scratch", "random weights"),
+        ({"mode": "codec"}, "codec", "the codec's vectors"),
+        ({"pretrain_epochs": 0}, "codec", "the codec's vectors"),
+    ],
+)
+def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode: str, start: str) -> None:
+    asked = settings(**changes)
+    assert asked.mode == mode
+    plan = plan_fold(asked, 5, [PACKAGE])
+    assert plan.start == PACKAGE and not plan.generator
+    assert describe(asked, plan)["start"] == start
+    assert "generator" not in stages_of(asked, plan, "out/fold-5")
+
+
+def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None:
+    folders = []
+    for asked in (settings(), settings(stages_dir="s3://lab/stages")):
+        plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
+        assert plan.start is not None
+        stages = stages_of(asked, plan, "s3://lab/out/fold-1")
+        assert list(stages) == ["teacher", "generator", "classifier"]
+        trained, heard = stages["classifier"].args[0], stages["generator"].args[0]
+        assert (heard.codec, heard.tokens) == (trained.codec, trained.tokens) == (plan.start.codec, plan.start.tokens)
+        assert (trained.teacher, trained.checkpoint) == (stages["teacher"].args[0].output_dir, heard.output_dir)
+        folders.append([plan.start.codec, plan.start.tokens, trained.teacher, trained.checkpoint, trained.output_dir])
+    own, common = (
+        [
+            f"{place}/codecs/mel-synthetic-300/codec.safetensors",
+            f"{place}/tokens/mel-synthetic-300",
+            f"{place}/fold-1/teacher",
+            f"{place}/fold-1/generator",
+        ]
+        for place in ("s3://lab/out", "s3://lab/stages")
+    )
+    assert folders == [[*own, "s3://lab/out/fold-1/classifier"], [*common, "s3://lab/out/fold-1/classifier"]]
+
+
+def test_without_a_teacher_there_is_none() -> None:
+    asked = settings(taught=False)
+    stages = stages_of(asked, plan_fold(asked, 5, [PACKAGE]), "out/fold-5")
+    assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
+
+
+def test_the_seed_and_the_paths_reach_every_stage() -> None:
+    asked = settings(seed=7, codec="mine", checkpoint="runs/train")
+    assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
+    start = synthetic_start(asked, "out")
+    assert start.codec == storage.absolute("out/codecs/mel-synthetic-300-7/codec.safetensors")
+    assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, 1, [start]), "out/fold-1").values()} == {7}
