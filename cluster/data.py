@@ -1,9 +1,13 @@
 """Ray Data as the jobs use it: without its own bars, notes and tracebacks: its errors are raised all the same, and its log files stay."""
 
+import contextlib
 import logging
+import warnings
+from collections.abc import Iterator
 
 import ray.data
 from ray.data import ExecutionResources
+from ray.util.annotations import RayDeprecationWarning
 
 from cluster.share import own_share
 
@@ -22,3 +26,11 @@ def quiet_ray_data(watched: bool = False) -> None:
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
             handler.setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def bounded_retries() -> Iterator[None]:
+    """Where a dataset's tasks are told how often to try again: there is no named parameter for it yet, only the old way to say it, which warns."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        yield

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from cluster import storage
 from cluster.attempts import ANSWER_S, Attempt, open_ledger
-from cluster.data import PATIENCE_S, quiet_ray_data
+from cluster.data import PATIENCE_S, bounded_retries, quiet_ray_data
 from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.datasets import rows_of_folds
@@ -55,7 +55,8 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "r
 
     quiet_ray_data(watched=True)
     shards = ray.data.from_arrow(clips).repartition(min(clips.num_rows, 32))
-    dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
+    with bounded_retries():
+        dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
     vigil = Vigil(ledger=ledger, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
     try:
         decoded = watch(dataset.materialize, vigil)

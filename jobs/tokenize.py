@@ -9,7 +9,6 @@ have as many rows more of each clip, see `soundstorm.views`; what a view is does
 import hashlib
 import json
 import re
-import warnings
 from collections import Counter
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -18,13 +17,12 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
-from ray.util.annotations import RayDeprecationWarning
 from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.attempts import ANSWER_S, open_ledger
 from cluster.connect import ClusterInfo, connect
-from cluster.data import quiet_ray_data
+from cluster.data import bounded_retries, quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
@@ -162,10 +160,10 @@ def _plan(
     shards = ray.data.from_items(rows, override_num_blocks=len(rows))
     if info.num_gpus:  # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their number
         reading = {"max_duration_s": options.max_duration, "ledger": ledger, "limit_s": limit_s}
-        shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
+        with bounded_retries():
+            shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
     output_dir = storage.absolute(options.output_dir)
-    with warnings.catch_warnings():  # the bound on retries has no named parameter yet, only the old way to say it
-        warnings.simplefilter("ignore", RayDeprecationWarning)
+    with bounded_retries():
         return shards.map(
             ShardEncoder,
             fn_constructor_args=(ray.put(weights), output_dir, metadata, options.max_duration, bool(info.num_gpus), ledger, limit_s),
