@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from scipy import fft, signal
+from scipy import fft
 
 from soundstorm.audio import encode_audio
 from soundstorm.errors import SoundStormError
@@ -123,12 +123,19 @@ def _ring(sample_rate: int, frequencies_hz: np.ndarray, decays_s: np.ndarray, ga
     return gains @ partials
 
 
+def _convolve(x_N: np.ndarray, kernel_K: np.ndarray) -> np.ndarray:
+    """The whole linear convolution, (N + K - 1,)."""
+    length = len(x_N) + len(kernel_K) - 1
+    size = fft.next_fast_len(length, real=True)
+    return fft.irfft(fft.rfft(x_N, size) * fft.rfft(kernel_K, size), size)[:length]
+
+
 def _rain(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """A hiss with hundreds of drops a second in it; its strength hardly changes."""
     hiss = _shaped_noise(time_s, sample_rate, rng, _band(rng.uniform(600, 1500), rng.uniform(6000, 11000), 1.5))
     hits = np.where(rng.random(len(time_s)) < rng.uniform(150, 700) / sample_rate, rng.standard_normal(len(time_s)), 0.0)
     drop = _ring(sample_rate, rng.uniform(2000, 7000, 4), rng.uniform(0.0008, 0.003, 4), np.ones(4))
-    drops = signal.oaconvolve(hits, drop)[: len(time_s)]
+    drops = _convolve(hits, drop)[: len(time_s)]
     return hiss * (0.8 + 0.2 * _wander(time_s, rng, 0.5)) + rng.uniform(0.5, 1.5) * drops
 
 
