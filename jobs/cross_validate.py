@@ -1,10 +1,10 @@
-"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that neither itself nor by its codec or generator has seen it.
+"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that has not seen it, nor has anything that it learned from.
 
 The folds are those of the dataset, and are done side by side on the cluster, each with its share of it. A run that was cut short goes on with the
 folds that are not finished, and with each of them where it was.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cluster import records, storage
 from cluster.connect import connect
-from jobs.datasets import DatasetOptions, open_dataset, require_apart
+from jobs.datasets import DatasetOptions, index_digest, open_dataset, require_apart
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.fold_chain import STAGE as FOLD_STAGE
@@ -25,6 +25,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
 
 STAGE = "cross_validate"
+FOR_SOUNDSTORM = ("codec_steps", "generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
+"""Options that are refused for other models; their defaults are the same as none."""
 
 
 @dataclass(kw_only=True)
@@ -69,7 +71,8 @@ class Options(DatasetOptions):
     """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
     codec's vectors."""
     taught: bool = True
-    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold either."""
+    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold either. Not with --preset
+    published, which is to learn from labels alone."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
     test_views: int = 1
@@ -78,7 +81,8 @@ class Options(DatasetOptions):
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
     stages_dir: str | None = None
-    """Folder or s3:// prefix where codecs, tokens and generators of the folds are kept, for runs that have them in common; default: --output-dir."""
+    """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have them in common, one after the
+    other; default: --output-dir."""
     compare: tuple[str, ...] = ()
     """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
     allow_leak: bool = False
@@ -115,6 +119,13 @@ class Options(DatasetOptions):
         for option, hears in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
             if getattr(self, option) is not None and self.model != hears:
                 raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
+        if self.model != "soundstorm":
+            for option in FOR_SOUNDSTORM:
+                value, usual = getattr(self, option), self.__dataclass_fields__[option].default
+                if value != usual:
+                    raise SoundStormError(
+                        f"--{option.replace('_', '-')} is {value}: only --model soundstorm has use for it, leave it out for {self.model}"
+                    )
         if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
             raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
         if self.mode == "frozen" and self.pretrain_epochs == 0:
@@ -131,10 +142,15 @@ class Options(DatasetOptions):
         return "codec" if self.model == "soundstorm" and mode == "fine-tuned" and self.pretrain_epochs == 0 else mode
 
     @property
+    def is_taught(self) -> bool:
+        """Whether a teacher is trained for each fold."""
+        return self.taught and self.model == "soundstorm" and self.preset != "published"
+
+    @property
     def settings(self) -> Settings:
         """What decides how each fold is done."""
-        names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "mode", "stages")]
-        given = {name: getattr(self, name) for name in names}
+        names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "clips", "mode", "stages")]
+        given = {name: getattr(self, name) for name in names} | {"taught": self.is_taught}
         paths = {name: None if given[name] is None else storage.absolute(given[name]) for name in ("codec", "checkpoint", "weights")}
         stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
         return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **given | paths)
@@ -142,9 +158,12 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Do the folds that are not finished, and sum up all that are; returns the summary."""
-    require_apart(options.output_dir, options)
-    storage.check_writable(options.output_dir)
-    index, settings = open_dataset(options.dataset, options.location), options.settings
+    for option, folder in (("--output-dir", options.output_dir), ("--stages-dir", options.stages_dir)):
+        if folder is not None:
+            require_apart(folder, options, option)
+            storage.check_writable(folder)
+    index = open_dataset(options.dataset, options.location)
+    settings = replace(options.settings, clips=index_digest(index.clips, options.location))
     wanted, skipped = _folds(options, index)
     others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)

@@ -1,5 +1,6 @@
 """Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
 
+import hashlib
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -45,11 +46,21 @@ def open_dataset(name: str, location: str) -> Index:
     return index_dataset(name, filesystem, root, prefix)
 
 
-def require_apart(output_dir: str, options: DatasetOptions) -> None:
-    """Raise if the output would lie within a folder of recordings, where the next run would take it for recordings."""
+def index_digest(clips: pa.Table, location: str) -> str:
+    """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
+    folder = location.rpartition("/")[0] or "." if location.lower().endswith(".csv") else location
+    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)}
+    digest = hashlib.sha256()
+    for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
+        digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())
+    return digest.hexdigest()
+
+
+def require_apart(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
+    """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take it for recordings."""
     inside = (storage.absolute(output_dir).rstrip("/") + "/").startswith(storage.absolute(options.location).rstrip("/") + "/")
     if options.dataset == "folder" and inside:
-        raise SoundStormError(f"--output-dir {output_dir} lies within --data-dir {options.location}: give a folder outside of it")
+        raise SoundStormError(f"{option} {output_dir} lies within --data-dir {options.location}: give a folder outside of it")
 
 
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:

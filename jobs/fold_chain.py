@@ -5,6 +5,7 @@ trained on synthetic sounds alone, into which no fold can have leaked, so that a
 trained for each fold.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -43,6 +44,8 @@ class Settings:
     dataset: str
     location: str
     """Of the recordings."""
+    clips: str = ""
+    """Digest of their index."""
     model: str
     mode: str | None
     preset: str | None
@@ -76,6 +79,11 @@ class Settings:
         """Of `train-classifier`, as they were given; None = its default."""
         names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
         return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
+
+    @property
+    def token_views(self) -> int:
+        """Views to tokenize: only a generator is trained on codes, a classifier hears recordings."""
+        return self.views if self.is_pretrained else 0
 
     @property
     def is_pretrained(self) -> bool:
@@ -166,7 +174,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
         codec=codec,
         codec_name=opened.fingerprint.name,
         codec_trained_on=TrainedOn.of_codec(weights),
-        tokens=storage.join(settings.stages or output_dir, "tokens", key),
+        tokens=_tokens_folder(settings, output_dir, key),
         checkpoint=checkpoint,
         generator_trained_on=TrainedOn.of_checkpoint(generator.extra) if generator is not None and fits else None,
     )
@@ -175,13 +183,25 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
 def synthetic_start(settings: Settings, output_dir: str) -> Start:
     """The codec that `_train_codec_of_synthetic_sounds` trains."""
     name = f"mel-{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
-    common = settings.stages or output_dir
+    folder = name if settings.num_workers is None else f"{name}-{settings.num_workers}-workers"
     return Start(
-        codec=storage.join(common, "codecs", name, train_codec.CODEC_FILE),
+        codec=storage.join(settings.stages or output_dir, "codecs", folder, train_codec.CODEC_FILE),
         codec_name=name,
         codec_trained_on=TrainedOn(dataset=SYNTHETIC, held_out_fold=NUM_FOLDS),
-        tokens=storage.join(common, "tokens", name),
+        tokens=_tokens_folder(settings, output_dir, folder),
     )
+
+
+def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
+    """Of the tokens of the codec called `codec`."""
+    if settings.stages is None:
+        return storage.join(output_dir, "tokens", codec)
+    return storage.join(settings.stages, "tokens", f"{codec}-{_key(settings.clips, settings.location, settings.token_views)}")
+
+
+def _key(*deciding: Any) -> str:
+    """Short name for what decides how a stage comes out: runs that differ in it have stages of their own."""
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()[:8]
 
 
 def _seen(settings: Settings, fold: int, trained_on: TrainedOn | None, what: str) -> tuple[str, ...]:
@@ -204,7 +224,7 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
             data_dir=settings.location,
             codec=start.codec,
             output_dir=start.tokens,
-            views=settings.views,
+            views=settings.token_views,
             max_rejected=settings.max_rejected,
         )
         console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
@@ -238,13 +258,21 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
             console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
             summary = stage()
             console.print(f"    {escape(summary['message'])}", highlight=False)
-        record = records.finish(fold_dir, STAGE, identity, {"fold": plan.fold, "test": summary["test"], "leaks": list(plan.leaks), **said})
+        counts = {"fold": plan.fold, "test": summary["test"], "network": summary.get("network"), "leaks": list(plan.leaks)}
+        record = records.finish(fold_dir, STAGE, identity, counts | said)
     return record.counts
 
 
 def fold_identity(settings: Settings, plan: FoldPlan) -> dict[str, Any]:
     """What a fold's record is compared by."""
     return settings.identity() | {"fold": plan.fold} | describe(settings, plan)
+
+
+def _stage_folder(settings: Settings, fold_dir: str, fold: int, name: str, *deciding: Any) -> str:
+    """Where a stage of a fold is done that several runs may have in common."""
+    if settings.stages is None:
+        return storage.join(fold_dir, name)
+    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{_key(*deciding)}")
 
 
 def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
@@ -270,16 +298,17 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
     recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
     classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
     stages: dict[str, Callable[[], dict[str, Any]]] = {}
+    folder = partial(_stage_folder, settings, fold_dir, plan.fold)
     if plan.start is not None:
         classifier |= {"tokens": plan.start.tokens, "codec": plan.start.codec}
-        common = fold_dir if settings.stages is None else storage.join(settings.stages, f"fold-{plan.fold}")
         if settings.taught:
-            classifier["teacher"] = storage.join(common, "teacher")
+            classifier["teacher"] = folder("teacher", settings.clips, settings.location, settings.seed, settings.num_workers)
             of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
             teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, **shared)
             stages["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:
-            classifier["checkpoint"] = storage.join(common, "generator")
+            training = (settings.generator_preset, settings.pretrain_epochs, settings.seed, settings.num_workers)
+            classifier["checkpoint"] = folder("generator", plan.start.tokens, *training)
             generator = train.Options(
                 tokens=plan.start.tokens,
                 output_dir=classifier["checkpoint"],

@@ -35,6 +35,8 @@ class Other:
     mode: str | None
     settings: Mapping[str, Any]
     """Of its record."""
+    starts: Mapping[int, Any]
+    """Codec and network of each fold."""
     predictions: pa.Table
     result: Classification
 
@@ -54,6 +56,7 @@ def open_other(uri: str, dataset: str, stage: str) -> Other:
     try:
         summary = json.loads(storage.read_bytes(where))
         name, model, mode, found = summary["name"], summary["model"], summary["mode"], summary["dataset"]
+        starts = _starts({fold["fold"]: fold for fold in summary["folds"]})
     except NotFoundError as error:
         raise SoundStormError(f"--compare {uri}: no {SUMMARY_FILE} there: give the --output-dir of a finished `soundstorm cross-validate`") from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
@@ -63,9 +66,8 @@ def open_other(uri: str, dataset: str, stage: str) -> Other:
     table_uri, record = storage.join(uri, PREDICTIONS_FILE), records.read(uri, stage)
     table, categories = read_predictions(table_uri)
     settings = record.settings if record is not None else {}
-    return Other(
-        uri=uri, name=name, model=model, mode=mode, settings=settings, predictions=table, result=classify_predictions(table, categories, table_uri)
-    )
+    result = classify_predictions(table, categories, table_uri)
+    return Other(uri=uri, name=name, model=model, mode=mode, settings=settings, starts=starts, predictions=table, result=result)
 
 
 def read_predictions(uri: str) -> tuple[pa.Table, list[str]]:
@@ -114,8 +116,11 @@ def write_results(
             name=other.name,
             result=other.result,
             comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
-            is_pretraining=(model, mode, other.model, other.mode) in PRETRAINED_AND_NOT and _differing(settings, other) <= OF_PRETRAINING,
-            differences=[f"{key} {settings.get(key)} and {other.settings.get(key)}" for key in sorted(_differing(settings, other))],
+            is_pretraining=(model, mode, other.model, other.mode) in PRETRAINED_AND_NOT
+            and _differing(settings, other) <= OF_PRETRAINING
+            and not _otherwise_started(folds, other),
+            differences=[f"{key} {settings.get(key)} and {other.settings.get(key)}" for key in sorted(_differing(settings, other))]
+            + [f"codec or network of fold {fold}" for fold in _otherwise_started(folds, other)],
         )
         for other in others
     ]
@@ -144,7 +149,7 @@ def write_results(
         "accuracy_of_all_clips": result.overall.share,
         "clips": result.overall.clips,
         "folds": [
-            {"fold": fold, **_plain(accuracy)} | {name: folds[fold][name] for name in ("codec", "start", "leaks")}
+            {"fold": fold, **_plain(accuracy)} | {name: folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
             for fold, accuracy in result.folds.items()
         ],
         "skipped_folds": list(skipped),
@@ -173,6 +178,17 @@ def fold_folder(output_dir: str, fold: int) -> str:
 
 def _differing(settings: Mapping[str, Any], other: Other) -> set[str]:
     return {key for key in settings.keys() | other.settings.keys() if settings.get(key) != other.settings.get(key)}
+
+
+def _starts(folds: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
+    """Codec and network of each fold."""
+    return {fold: (counts.get("codec"), counts.get("network")) for fold, counts in folds.items()}
+
+
+def _otherwise_started(folds: Mapping[int, Mapping[str, Any]], other: Other) -> list[int]:
+    """Folds of both runs that differ in their codec or in the size of their network."""
+    mine = _starts(folds)
+    return [fold for fold in sorted(mine.keys() & other.starts.keys()) if mine[fold] != other.starts[fold]]
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:

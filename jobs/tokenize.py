@@ -6,7 +6,6 @@ A clip that cannot be used becomes a row of `rejected`, and the run goes on; so 
 have as many rows more of each clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
 """
 
-import hashlib
 import json
 import re
 from collections import Counter
@@ -25,7 +24,7 @@ from cluster.connect import ClusterInfo, connect
 from cluster.data import bounded_retries, quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, open_dataset, require_apart
+from jobs.datasets import DatasetOptions, index_digest, open_dataset, require_apart
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
@@ -94,7 +93,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
-        "clips": _digest(index.clips, options.location),
+        "clips": index_digest(index.clips, options.location),
         "codec_sha256": fingerprint.sha256,
         "max_duration_s": options.max_duration,
         "shard_size": options.shard_size,
@@ -245,16 +244,6 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 def _index_metadata(index: Index) -> dict[str, str]:
     return {"categories": json.dumps(index.categories, ensure_ascii=False), "num_folds": str(index.num_folds)}
-
-
-def _digest(clips: pa.Table, location: str) -> str:
-    """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
-    folder = location.rpartition("/")[0] or "." if location.lower().endswith(".csv") else location
-    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)}
-    digest = hashlib.sha256()
-    for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
-        digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())
-    return digest.hexdigest()
 
 
 def _cause(error: RayError, ledger: Any) -> str:

@@ -17,7 +17,7 @@ from cluster import storage
 from cluster.download import fetch
 from cluster.errors import ClusterError
 from jobs.codecs import OFFLINE
-from jobs.datasets import rows_of_folds
+from jobs.datasets import index_digest, rows_of_folds
 from jobs.recordings import training_recordings, usable_recordings
 from soundstorm.ast_classifier import save_ast_classifier
 from soundstorm.ast_network import AstClassifier, AstConfig, pretrained_ast, read_ast_config, require_transformers
@@ -69,6 +69,7 @@ class AstRecipe:
         """Of the file of the weights, in Ray's object store once `data` was called."""
         self.settings = {
             "data_dir": location,
+            "clips": index_digest(index.clips, location),
             "training": asdict(config),
             "network": replace(self.start, max_length=config.max_length).to_dict(),
             "weights_sha256": None if content is None else hashlib.sha256(content).hexdigest(),

@@ -207,6 +207,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         "seconds": sum(row["seconds"] for row in state["rows"]),
         "num_workers": plan.num_workers,
         "leaks": recipe.leaks,
+        "network": recipe.settings["network"],
         "test": test,
     }
 

@@ -11,7 +11,7 @@ import ray.train
 import torch
 from torch import nn
 
-from jobs.datasets import rows_of_folds
+from jobs.datasets import index_digest, rows_of_folds
 from jobs.recordings import training_recordings, usable_recordings
 from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
@@ -37,7 +37,12 @@ class CnnRecipe:
         self.max_duration_s = max_duration_s
         self.categories, self.epochs = index.categories, config.epochs
         self.leaks: list[str] = []
-        self.settings = {"data_dir": location, "training": asdict(config), "network": AudioClassifierConfig().to_dict()}
+        self.settings = {
+            "data_dir": location,
+            "clips": index_digest(index.clips, location),
+            "training": asdict(config),
+            "network": AudioClassifierConfig().to_dict(),
+        }
 
     def describe(self) -> str:
         return "convolutional network on log-mel spectrograms"

@@ -1,6 +1,5 @@
 """How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and encodes what it makes of them."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,6 +37,8 @@ from soundstorm.transfer import weights_for_categories
 
 FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
 """Modes that start from a generator."""
+MAX_NAMED = 5
+"""Categories named in an error."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -81,23 +82,25 @@ def open_source(
         found = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint)
         tokens.fingerprint.require_equal(found.fingerprint, tokens.uri)
     generator = found if mode in FROM_GENERATOR else None
+    taught_by = None if teacher is None else _open_teacher(teacher, tokens.categories)
     origin = Origin(
         codec=tokens.fingerprint,
         codec_trained_on=TrainedOn.of_codec(weights),
         mode=mode,
         generator_sha256=None if generator is None else generator.sha256,
         generator_trained_on=None if generator is None else TrainedOn.of_checkpoint(generator.extra),
+        teacher_sha256=None if taught_by is None else taught_by[1].sha256,
+        teacher_trained_on=None if taught_by is None else TrainedOn(dataset=taught_by[1].dataset, held_out_fold=taught_by[1].held_out_fold),
     )
     where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
     learned = [(f"the codec '{opened.fingerprint.name}'", origin.codec_trained_on), (where, origin.generator_trained_on)]
-    taught_by = None if teacher is None else _open_teacher(teacher, tokens.categories)
-    if taught_by is not None:
-        learned.append((f"the teacher {teacher}", TrainedOn(dataset=taught_by[1].dataset, held_out_fold=taught_by[1].held_out_fold)))
+    learned.append((f"the teacher {teacher}", origin.teacher_trained_on))
     leaks = refuse_leaks(
         learned,
         tokens.dataset,
         tokens.fold,
-        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`) or have "
+        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`, "
+        f"`train-classifier --model cnn --fold {tokens.fold}` for a teacher) or have "
         f"`cross-validate --fold {tokens.fold}` do all that",
         allowed=allow_leak,
     )
@@ -119,13 +122,18 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
     try:
         teacher = load_classifier(data)
     except SoundStormError as error:
-        raise SoundStormError(f"--teacher {uri}: {error} --model cnn") from error
+        remedy = "a teacher is a network on spectrograms, of `soundstorm train-classifier --model cnn`"
+        raise SoundStormError(f"--teacher {uri}: {remedy} ({error})") from error
     if teacher.categories != categories:
-        raise SoundStormError(
-            f"--teacher {uri}: it tells {', '.join(teacher.categories)} apart, and the tokens have {', '.join(categories)}: "
-            "train it on the same dataset with `soundstorm train-classifier --model cnn`"
-        )
+        differing = sorted(set(teacher.categories) ^ set(categories))
+        told = f"of it and the tokens only one has {_some(differing)}" if differing else "its categories are those of the tokens in another order"
+        raise SoundStormError(f"--teacher {uri}: {told}: train it on the same dataset with `soundstorm train-classifier --model cnn`")
     return data, teacher
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, quoted."""
+    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 class TokenRecipe:
@@ -157,7 +165,7 @@ class TokenRecipe:
             "tokens_made": tokens.made,
             "mode": origin.mode,
             "codec_sha256": origin.codec.sha256,
-            "teacher_sha256": None if source.teacher is None else hashlib.sha256(source.teacher).hexdigest(),
+            "teacher_sha256": origin.teacher_sha256,
             "checkpoint_sha256": origin.generator_sha256,
             "training": asdict(config),
             "network": source.network.to_dict(),

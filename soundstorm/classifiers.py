@@ -69,16 +69,15 @@ def open_classifier(data: bytes, where: str, *, codec: Callable[[CodecFingerprin
             return load_classifier(data, device)
         except SoundStormError as error:
             raise SoundStormError(f"{where}: {error}") from error
-    if form == ast_classifier.FORMAT:
-        return load_ast_classifier(data, where, device)
     what = "no header of ours" if form is None else f"its format is '{form}'"
     raise SoundStormError(f"{where}: not a classifier ({what}): give a file that `soundstorm train-classifier` wrote")
 
 
 def learned_from(classifier: Classifier) -> list[tuple[str, TrainedOn]]:
-    """All that is known of the recordings that a classifier has learned from, itself or by its codec and generator, each with its name in errors."""
+    """All that is known of the recordings that a classifier, its codec, generator and teacher have learned from, each with its name in errors."""
     sources: list[tuple[str, TrainedOn | None]] = [("the classifier", TrainedOn(dataset=classifier.dataset, held_out_fold=classifier.held_out_fold))]
     if isinstance(classifier, TrainedTokenClassifier):
         origin = classifier.origin
         sources += [(f"its codec '{origin.codec.name}'", origin.codec_trained_on), ("the generator it started from", origin.generator_trained_on)]
+        sources.append(("its teacher", origin.teacher_trained_on))
     return [(name, trained_on) for name, trained_on in sources if trained_on is not None]

@@ -27,7 +27,7 @@ MOST_OTHERWISE = 65_536
 LEAST = {"mel_bands": 0}
 """The least of a setting where that is not 1."""
 MEL_FLOOR = 1e-9
-"""Power added to each mel band: -90 dB of a full-scale sine in its middle."""
+"""Power added to each mel band: -85 dB of a full-scale sine in its middle."""
 MEL_CENTER, MEL_SCALE = -5.0, 1.5
 """Taken from the decimal logarithm of a band's power, and by which the rest is divided: about the mean and deviation in recordings."""
 

@@ -51,6 +51,9 @@ class Origin:
     generator_sha256: str | None
     """SHA-256 of the weights of the generator that it started from; None: from random weights."""
     generator_trained_on: TrainedOn | None
+    teacher_sha256: str | None = None
+    """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels alone."""
+    teacher_trained_on: TrainedOn | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,15 +62,17 @@ class Origin:
     def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
         """The inverse of `to_dict`; raises SoundStormError, LookupError, ValueError or TypeError for anything else."""
         codec = {f"codec_{name}": str(value) for name, value in values["codec"].items()}
-        sha256 = values["generator_sha256"]
-        if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None):
-            raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 no text")
+        sha256, teacher_sha256 = values["generator_sha256"], values.get("teacher_sha256")  # earlier files had no teacher
+        if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None) or not isinstance(teacher_sha256, str | None):
+            raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
         return cls(
             codec=CodecFingerprint.from_metadata(codec, "codec"),
             codec_trained_on=_trained_on(values["codec_trained_on"]),
             mode=values["mode"],
             generator_sha256=sha256,
             generator_trained_on=_trained_on(values["generator_trained_on"]),
+            teacher_sha256=teacher_sha256,
+            teacher_trained_on=_trained_on(values.get("teacher_trained_on")),
         )
 
 
@@ -76,7 +81,7 @@ def _trained_on(values: Mapping[str, Any] | None) -> TrainedOn | None:
         return None
     dataset, fold = values["dataset"], values["held_out_fold"]
     if not isinstance(dataset, str | None) or not (fold is None or type(fold) is int):
-        raise ValueError("what its codec or generator was trained on is no name and number")
+        raise ValueError("what its codec, generator or teacher was trained on is no name and number")
     return TrainedOn(dataset=dataset, held_out_fold=fold, before=_trained_on(values.get("before")))
 
 

@@ -26,8 +26,9 @@ from soundstorm.codec import Codec
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier import Mode, TokenClassifier
+from soundstorm.token_classifier_file import SHORTEST_S
 from soundstorm.training import autocast
-from soundstorm.variations import Variation, blend, vary
+from soundstorm.variations import Variation, blend, is_audible, vary
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -242,6 +243,8 @@ class TokenClassifierTrainer:
         """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
         ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
         excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
+        audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
+        ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence would silence the other one
         heard = [
             own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
             for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
@@ -252,8 +255,7 @@ class TokenClassifierTrainer:
 
     def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         """Their codes, partly masked."""
-        with autocast(self.model.device, self.config.precision):
-            codes = self.codec.encode_clips(heard)
+        codes = self.codec.encode_clips(heard)  # not rounded: when it is asked later it hears in full precision too
         return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(self.model.device)
 
     @torch.no_grad()
@@ -277,7 +279,9 @@ class TokenClassifierTrainer:
     def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What an example is made of, float32."""
         recording_N, frames = from_pcm16(samples_N), self.config.window_frames
-        return recording_N if frames is None else vary(recording_N, frames * self.codec.hop, self.variation, rng)
+        if frames is None:  # a short one is repeated, as when it is named
+            return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))
+        return vary(recording_N, frames * self.codec.hop, self.variation, rng)
 
     def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with stretches of frames, and sometimes the upper levels, masked."""

@@ -54,6 +54,11 @@ def vary(recording_N: np.ndarray, length: int, variation: Variation, rng: np.ran
     return np.where(excerpt == 0, 0.0, filtered).astype(np.float32)
 
 
+def is_audible(excerpt_N: np.ndarray) -> bool:
+    """Whether there is sound in it that another could be weighed against."""
+    return _level(excerpt_N) > LEAST_LEVEL
+
+
 def blend(first_N: np.ndarray, second_N: np.ndarray, share: float) -> np.ndarray:
     """Two excerpts of one length together, so that `share` of what is heard is the first, at about the level of one.
 

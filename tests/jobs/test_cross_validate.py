@@ -1,7 +1,8 @@
-"""`soundstorm cross-validate`: folds side by side on a real Ray, one of which fails at first; what all come to; what each fold starts from."""
+"""`soundstorm cross-validate`: folds side by side on a real Ray, one of which fails at first, and what all come to."""
 
 import json
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,24 @@ def options(dataset: Path, output: Path, **changes: Any) -> Options:
 
 def identity(**changes: Any) -> dict[str, Any]:
     """What the record of a run with SoundStorm is compared by."""
-    return Options(dataset="synthetic", data_dir="/data", model="soundstorm", **changes).settings.identity()
+    return Options(dataset="folder", data_dir="/data", model="soundstorm", **changes).settings.identity()
+
+
+def hearing(sounds: Path, output: Path, **changes: Any) -> Options:
+    """Two folds, whose classifiers hear by the vectors of a codec of synthetic sounds."""
+    asked = options(sounds, output, model="soundstorm", mode="codec", packaged=False, taught=False, codec_steps=1, views=0, **changes)
+    return replace(asked, dataset="folder")
+
+
+@pytest.fixture(scope="module")
+def sounds(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of recordings in five folds, one of each of four categories in every fold."""
+    folder = tmp_path_factory.mktemp("sounds")
+    clips = open_dataset("synthetic", str(synthetic_dataset)).clips.to_pylist()
+    chosen = [clip for clip in clips if clip["category"] in CLASSES[:4]]
+    rows = [f"{Path(shutil.copy(clip['uri'], folder)).name},{clip['category']},{clip['fold']}" for clip in chosen]
+    (folder / "clips.csv").write_text("\n".join(["filename,category,fold", *rows]) + "\n")
+    return folder
 
 
 # ---- a whole run
@@ -46,23 +64,26 @@ class CutShort:
 
 
 @pytest.fixture(scope="module")
-def cut_short(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> CutShort:
+def cut_short(sounds: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Iterator[CutShort]:
     output = tmp_path_factory.mktemp("cross-validation")
     in_the_way = output / "fold-2" / "classifier" / "log.csv"
     in_the_way.parent.mkdir(parents=True)
-    (output / "cross_validate.started.json").write_text(json.dumps({"settings": options(synthetic_dataset, output).settings.identity()}))
+    (output / "cross_validate.started.json").write_text(json.dumps({"settings": hearing(sounds, output).settings.identity()}))
     in_the_way.write_text("somebody's own")
-    with pytest.raises(SoundStormError) as error, console.capture() as said:
-        run(options(synthetic_dataset, output))
-    files = file_times(str(output))
-    in_the_way.unlink()
-    return CutShort(output, str(error.value), said.get(), files)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jobs.fold_chain.SYNTHETIC_CLIPS", 5)
+        patch.setattr("jobs.fold_chain.CODEC_TRAINING", replace(CODEC_TRAINING, codebook_crops=40))
+        with pytest.raises(SoundStormError) as error, console.capture() as said:
+            run(hearing(sounds, output))
+        files = file_times(str(output))
+        in_the_way.unlink()
+        yield CutShort(output, str(error.value), said.get(), files)
 
 
 @pytest.fixture(scope="module")
-def validated(cut_short: CutShort, synthetic_dataset: Path) -> dict[str, Any]:
+def validated(cut_short: CutShort, sounds: Path) -> dict[str, Any]:
     """The summary of the same command again."""
-    return run(options(synthetic_dataset, cut_short.output))
+    return run(hearing(sounds, cut_short.output))
 
 
 def test_a_fold_that_fails_is_told_with_its_error_and_the_others_are_finished(cut_short: CutShort) -> None:
@@ -84,10 +105,22 @@ def test_the_same_command_does_the_unfinished_fold_only(cut_short: CutShort, val
     assert "fold-2/fold.json" in now and validated["done"] == [1, 2]
 
 
-def test_every_clip_is_tested_once_in_its_own_fold(validated: dict[str, Any], synthetic_dataset: Path) -> None:
-    clips = open_dataset("synthetic", str(synthetic_dataset)).clips.to_pylist()
+def test_folds_have_a_codec_of_synthetic_sounds_and_its_tokens_in_common(cut_short: CutShort, validated: dict[str, Any]) -> None:
+    files = file_times(validated["output_dir"])
+    assert [name for name in files if name.endswith("codec.safetensors") and name.startswith("codecs/")] == [
+        "codecs/mel-synthetic-1/codec.safetensors"
+    ]
+    assert [name for name in files if name.endswith("tokenize.json")] == ["tokens/mel-synthetic-1/tokenize.json"]
+    made_before = {name: when for name, when in cut_short.files.items() if name.startswith(("codecs/", "tokens/")) and "recordings" not in name}
+    assert made_before and {name: files[name] for name in made_before} == made_before
+    told = json.loads((Path(validated["output_dir"]) / "summary.json").read_text())
+    assert [fold["codec"] for fold in told["folds"]] == ["mel-synthetic-1 (synthetic without fold 5)"] * 2
+
+
+def test_every_clip_is_tested_once_in_its_own_fold(validated: dict[str, Any], sounds: Path) -> None:
+    clips = open_dataset("folder", str(sounds)).clips.to_pylist()
     table, categories = read_predictions(f"{validated['output_dir']}/predictions.parquet")
-    assert table.schema.names == PREDICTIONS.names and categories == list(CLASSES)
+    assert table.schema.names == PREDICTIONS.names and sorted(categories) == sorted(CLASSES[:4])
     found = {row["clip_id"]: (row["fold"], row["label"]) for row in table.to_pylist()}
     assert found == {clip["clip_id"]: (clip["fold"], clip["label"]) for clip in clips if clip["fold"] in (1, 2)}
     assert table.num_rows == len(found) == validated["clips"]
@@ -99,92 +132,65 @@ def test_the_summary_has_the_mean_and_spread_of_the_folds(validated: dict[str, A
     assert [fold["fold"] for fold in summary["folds"]] == [1, 2]
     assert summary["accuracy_mean"] == pytest.approx(sum(shares) / 2)
     assert summary["accuracy_std"] == pytest.approx(abs(shares[0] - shares[1]) / 2**0.5)
-    assert sum(map(sum, summary["confusion"])) == summary["clips"] == 20
+    assert sum(map(sum, summary["confusion"])) == summary["clips"] == 8
     assert summary["warnings"] == ["Fold 3, 4, 5 was not tested: the figures are of the others alone."]
-    assert (summary["name"], summary["leaks"], summary["skipped_folds"]) == ("log-mel CNN", [], [])
-    assert "log-mel CNN: accuracy" in validated["message"] and "over 2 folds" in validated["message"]
+    assert (summary["name"], summary["leaks"], summary["skipped_folds"]) == ("SoundStorm, codec", [], [])
+    assert "SoundStorm, codec: accuracy" in validated["message"] and "over 2 folds" in validated["message"]
     for fold in (1, 2):
-        assert read_table(f"{validated['output_dir']}/fold-{fold}/classifier/predictions.parquet")[0].num_rows == 10
+        assert read_table(f"{validated['output_dir']}/fold-{fold}/classifier/predictions.parquet")[0].num_rows == 4
 
 
-def test_a_finished_run_is_not_done_again_and_can_be_compared_with_itself(validated: dict[str, Any], synthetic_dataset: Path) -> None:
+def test_a_finished_run_is_not_done_again_and_can_be_compared_with_itself(validated: dict[str, Any], sounds: Path) -> None:
     output = Path(validated["output_dir"])
     before = file_times(str(output))
-    assert run(options(synthetic_dataset, output))["message"].startswith("already done: ")
+    assert run(hearing(sounds, output))["message"].startswith("already done: ")
     assert file_times(str(output)) == before
-    run(options(synthetic_dataset, output, compare=(str(output),)))
+    run(hearing(sounds, output, compare=(str(output),)))
     [compared] = json.loads((output / "summary.json").read_text())["compared"]
     assert (compared["difference"], compared["only_this"], compared["is_pretraining"]) == (0.0, 0, False)
-    assert "Against log-mel CNN" in (output / "report.html").read_text()
+    assert "Against SoundStorm, codec" in (output / "report.html").read_text()
     assert {name for name in file_times(str(output)) if name.startswith("fold-")} == {name for name in before if name.startswith("fold-")}
 
 
-def test_a_run_of_another_dataset_is_not_compared_with(validated: dict[str, Any], synthetic_dataset: Path, tmp_path: Path) -> None:
+def test_a_run_of_another_dataset_is_not_compared_with(validated: dict[str, Any], sounds: Path, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     summary = json.loads((Path(validated["output_dir"]) / "summary.json").read_text()) | {"dataset": "esc10"}
     (tmp_path / "other" / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(SoundStormError, match="it is of the dataset 'esc10', this one of 'synthetic'"):
-        run(options(synthetic_dataset, tmp_path / "out", compare=(str(tmp_path / "other"),)))
+    with pytest.raises(SoundStormError, match="it is of the dataset 'esc10', this one of 'folder'"):
+        run(hearing(sounds, tmp_path / "out", compare=(str(tmp_path / "other"),)))
     with pytest.raises(SoundStormError, match=r"--compare .*nothing: no summary.json there"):
-        run(options(synthetic_dataset, tmp_path / "out", compare=(str(tmp_path / "nothing"),)))
+        run(hearing(sounds, tmp_path / "out", compare=(str(tmp_path / "nothing"),)))
 
 
-@pytest.mark.parametrize(("epochs", "is_pretraining"), [(5, True), (6, False)])
+@pytest.mark.parametrize(("epochs", "depth", "is_pretraining"), [(5, 3, True), (6, 3, False), (5, 6, False)])
 def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_differs(
-    epochs: int, is_pretraining: bool, validated: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
+    epochs: int, depth: int, is_pretraining: bool, validated: dict[str, Any], sounds: Path, tmp_path: Path
 ) -> None:
     this, other = Path(validated["output_dir"]), tmp_path / "codec"
     other.mkdir()
     summary = json.loads((this / "summary.json").read_text()) | {"name": "SoundStorm, codec", "model": "soundstorm", "mode": "codec"}
     (other / "summary.json").write_text(json.dumps(summary))
+    told = {fold["fold"]: fold for fold in summary["folds"]}
     (other / "predictions.parquet").write_bytes((this / "predictions.parquet").read_bytes())
     control = identity(mode="codec", epochs=5)
     (other / "cross_validate.json").write_text(json.dumps({"settings": control, "counts": {}, "versions": {}}))
-    folds = {fold: {"codec": None, "start": None, "leaks": []} for fold in (1, 2)}
+    folds = {fold: counts | {"network": {**counts["network"], "depth": depth}, "start": None, "leaks": []} for fold, counts in told.items()}
     shutil.copytree(this, tmp_path / "this")
     made = write_results(
         str(tmp_path / "this"),
-        open_dataset("synthetic", str(synthetic_dataset)),
+        open_dataset("folder", str(sounds)),
         folds,
-        dataset="synthetic",
+        dataset="folder",
         model="soundstorm",
         mode="fine-tuned",
         settings=identity(epochs=epochs, pretrain_epochs=9),
-        others=[open_other(str(other), "synthetic", "cross_validate")],
+        others=[open_other(str(other), "folder", "cross_validate")],
         skipped=[],
     )
     assert made["compared"][0]["is_pretraining"] is is_pretraining
     page = (tmp_path / "this" / "report.html").read_text()
-    assert ("What pre-training is worth" in page) is is_pretraining and ("epochs 6 and 5" in page) is not is_pretraining
-
-
-def test_two_folds_have_a_codec_of_synthetic_sounds_and_its_tokens_in_common(
-    synthetic_dataset: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("jobs.fold_chain.SYNTHETIC_CLIPS", 5)
-    monkeypatch.setattr("jobs.fold_chain.CODEC_TRAINING", replace(CODEC_TRAINING, codebook_crops=40))
-    folder = tmp_path / "sounds"
-    folder.mkdir()
-    rows = [f"{shutil.copy(file, folder).rpartition('/')[2]},{category},{fold}" for category, fold, file in _some_of_each_fold(synthetic_dataset)]
-    (folder / "clips.csv").write_text("\n".join(["filename,category,fold", *rows]) + "\n")
-    asked = options(folder, tmp_path / "out", model="soundstorm", mode="codec", packaged=False, taught=False, codec_steps=1, views=0)
-    asked = replace(asked, dataset="folder")
-    summary = run(asked)
-    files = file_times(str(tmp_path / "out"))
-    assert sum(name.endswith("codec.safetensors") and name.startswith("codecs/") for name in files) == 1
-    assert [name for name in files if name.endswith("tokenize.json")] == ["tokens/mel-synthetic-1/tokenize.json"]
-    assert summary["clips"] == len(rows) and summary["leaks"] == []
-    told = json.loads((tmp_path / "out" / "summary.json").read_text())
-    assert [fold["codec"] for fold in told["folds"]] == ["mel-synthetic-1 (synthetic without fold 5)"] * 2
-    assert run(asked)["message"].startswith("already done: ")
-    assert file_times(str(tmp_path / "out")) == files
-
-
-def _some_of_each_fold(dataset: Path) -> list[tuple[str, int, Path]]:
-    """Category, fold and file of four clips in each of two folds, of two categories."""
-    clips = open_dataset("synthetic", str(dataset)).clips.to_pylist()
-    chosen = [clip for clip in clips if clip["category"] in CLASSES[:2] and clip["fold"] <= 4]
-    return [(clip["category"], 1 + clip["fold"] % 2, Path(clip["uri"])) for clip in chosen]
+    assert ("What pre-training is worth" in page) is is_pretraining
+    assert ("epochs 6 and 5" in page, "codec or network of fold 1" in page) == (epochs == 6, depth == 6)
 
 
 @pytest.mark.parametrize(
@@ -196,14 +202,14 @@ def _some_of_each_fold(dataset: Path) -> list[tuple[str, int, Path]]:
     ],
 )
 def test_folds_that_did_not_start_from_the_same_are_told_of(
-    first: tuple[str, str], second: tuple[str, str], warned: bool, validated: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
+    first: tuple[str, str], second: tuple[str, str], warned: bool, validated: dict[str, Any], sounds: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(validated["output_dir"], tmp_path / "this")
     made = write_results(
         str(tmp_path / "this"),
-        open_dataset("synthetic", str(synthetic_dataset)),
+        open_dataset("folder", str(sounds)),
         {fold: {"codec": codec, "start": start, "leaks": []} for fold, (codec, start) in enumerate((first, second), start=1)},
-        dataset="synthetic",
+        dataset="folder",
         model="soundstorm",
         mode="fine-tuned",
         settings=identity(),
@@ -211,6 +217,27 @@ def test_folds_that_did_not_start_from_the_same_are_told_of(
         skipped=[],
     )
     assert any("Not all folds started from the same" in warning for warning in made["warnings"]) is warned
+
+
+def test_folds_are_told_apart_when_their_clips_change(cut_short: CutShort, validated: dict[str, Any], sounds: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "sounds"
+    shutil.copytree(sounds, moved)
+    asked = hearing(moved, cut_short.output)
+    before = (moved / "clips.csv").read_text()
+    (moved / "clips.csv").write_text(before.replace(",1\n", ",2\n", 1))
+    record = json.loads((cut_short.output / "cross_validate.json").read_text())
+    record["settings"]["data_dir"] = str(moved)
+    other = tmp_path / "out"
+    other.mkdir()
+    (other / "cross_validate.json").write_text(json.dumps(record))
+    with pytest.raises(SoundStormError, match=r"made there with other settings: clips: then"):
+        run(replace(asked, output_dir=str(other)))
+
+
+def test_stages_are_not_kept_among_the_recordings(sounds: Path, tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"--stages-dir .* lies within --data-dir"):
+        run(hearing(sounds, tmp_path / "out", stages_dir=str(sounds / "stages")))
+    assert not (sounds / "stages").exists()
 
 
 # ---- which folds
@@ -245,6 +272,8 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"test_views": 0}, "--test-views is 0"),
         ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
         ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast starts from it"),
+        ({"views": 3}, "--views is 3: only --model soundstorm has use for it, leave it out for cnn"),
+        ({"taught": False}, "--taught is False: only --model soundstorm has use for it"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],
 )

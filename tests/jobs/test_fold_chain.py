@@ -106,7 +106,8 @@ def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode:
 
 def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None:
     folders = []
-    for asked in (settings(), settings(stages_dir="s3://lab/stages")):
+    elsewhere: dict[str, Any] = {"stages_dir": "s3://lab/stages"}
+    for asked in (settings(), settings(**elsewhere), settings(**elsewhere, epochs=3), settings(**elsewhere, pretrain_epochs=3)):
         plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
         assert plan.start is not None
         stages = stages_of(asked, plan, "s3://lab/out/fold-1")
@@ -115,20 +116,40 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
         assert (heard.codec, heard.tokens) == (trained.codec, trained.tokens) == (plan.start.codec, plan.start.tokens)
         assert (trained.teacher, trained.checkpoint) == (stages["teacher"].args[0].output_dir, heard.output_dir)
         folders.append([plan.start.codec, plan.start.tokens, trained.teacher, trained.checkpoint, trained.output_dir])
-    own, common = (
-        [
-            f"{place}/codecs/mel-synthetic-300/codec.safetensors",
-            f"{place}/tokens/mel-synthetic-300",
-            f"{place}/fold-1/teacher",
-            f"{place}/fold-1/generator",
-        ]
-        for place in ("s3://lab/out", "s3://lab/stages")
-    )
-    assert folders == [[*own, "s3://lab/out/fold-1/classifier"], [*common, "s3://lab/out/fold-1/classifier"]]
+    own, common, of_other_classifiers, of_other_generators = folders
+    names = ["codecs/mel-synthetic-300/codec.safetensors", "tokens/mel-synthetic-300", "fold-1/teacher", "fold-1/generator", "fold-1/classifier"]
+    assert own == [f"s3://lab/out/{name}" for name in names]
+    assert common[0] == f"s3://lab/stages/{names[0]}" and common[4] == own[4]
+    assert all(folder.startswith(f"s3://lab/stages/{name}-") for folder, name in zip(common[1:4], names[1:4], strict=True))
+    assert of_other_classifiers == common
+    assert [one == other for one, other in zip(of_other_generators, common, strict=True)] == [True, True, True, False, True]
 
 
-def test_without_a_teacher_there_is_none() -> None:
-    asked = settings(taught=False)
+def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> None:
+    def stages(**changes: Any) -> list[str]:
+        asked = replace(settings(stages_dir="s3://lab/stages", **changes), clips=changes.get("dataset", ""))
+        plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
+        assert plan.start is not None
+        made = stages_of(asked, plan, "s3://lab/out/fold-1")
+        return [plan.start.codec, plan.start.tokens, made["teacher"].args[0].output_dir, made["generator"].args[0].output_dir]
+
+    def kept(**changes: Any) -> list[bool]:
+        return [one == other for one, other in zip(stages(**changes), stages(), strict=True)]
+
+    assert kept(mode="frozen") == [True] * 4
+    assert kept(seed=7) == kept(num_workers=2) == [False] * 4
+    assert kept(views=3) == [True, False, True, False]
+    assert kept(dataset="esc50") == [True, False, False, False]
+
+
+def test_only_a_generator_needs_views_of_the_tokens() -> None:
+    views = [settings(mode=mode, views=3).token_views for mode in ("fine-tuned", "frozen", "codec", "scratch")]
+    assert views == [3, 3, 0, 0]
+
+
+@pytest.mark.parametrize("changes", [{"taught": False}, {"preset": "published"}])
+def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
+    asked = settings(**changes)
     stages = stages_of(asked, plan_fold(asked, 5, [PACKAGE]), "out/fold-5")
     assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
 

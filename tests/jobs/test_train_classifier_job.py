@@ -91,6 +91,18 @@ def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_ha
     assert not (Path(trained["output_dir"]) / "run").exists()
 
 
+def test_a_classifier_of_other_folds_is_not_taken_for_this_one(trained: dict[str, Any], dataset: Path) -> None:
+    table = dataset / "meta" / "esc50.csv"
+    before = table.read_text()
+    first = next(row for row in before.splitlines() if row.startswith("1-")).split(",")
+    try:
+        table.write_text(before.replace(",".join(first), ",".join([first[0], "2", *first[2:]])))
+        with pytest.raises(SoundStormError, match=r"made there with other settings: clips: then"):
+            run(options(dataset, Path(trained["output_dir"]), max_failures=1))
+    finally:
+        table.write_text(before)
+
+
 def test_weights_are_equal_on_all_workers(trained: dict[str, Any]) -> None:
     assert len({(trained["seen"] / f"worker-{rank}").read_text() for rank in (0, 1)}) == 1
 
