@@ -1,4 +1,4 @@
-"""Decoded recordings in Ray's object store: every worker of a codec training reads all of them from there."""
+"""Decoded recordings in Ray's object store, from where every worker of a training reads all of them."""
 
 from collections.abc import Iterator
 from typing import Any

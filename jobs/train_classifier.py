@@ -50,7 +50,8 @@ class Options(DatasetOptions):
     layers; scratch from random ones; codec (soundstorm only) from random ones too, but it hears codes by the codec's vectors for them. The cnn is
     always trained from scratch."""
     tokens: str | None = None
-    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and --data-dir."""
+    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and --data-dir: its recordings are
+    read where they were when they were tokenized."""
     checkpoint: str | None = None
     """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the one in the package."""
     codec: str | None = None
