@@ -87,7 +87,7 @@ class Options(DatasetOptions):
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
     allow_leak: bool = False
-    """Go on although the codec or the generator has seen the test fold; the accuracy is then not to be trusted, and the record says so."""
+    """Go on although codec, generator or teacher has seen the test fold; the accuracy is then not to be trusted, and the record says so."""
     overwrite: bool = False
     """Start afresh, whatever the output folder holds."""
     address: str | None = None
