@@ -2,9 +2,10 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from soundstorm.windows import predict_in_windows
 
 READERS = 4
 """Threads that read: storage answers late."""
-DECODERS = {"cpu": 1, "cuda": 4}
-"""Threads that decode, by where the classifier runs. A GPU hears faster than one thread decodes; on a CPU more of them only wait for each other."""
+DECODERS = 4
+"""Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would only wait for each other and for
+the classifier, so there a file is decoded where it is named."""
 READ_AHEAD = 2 * READERS
 """Files that are decoded before they are wanted."""
 LARGE_BYTES = 8_000_000
@@ -57,7 +59,7 @@ class ClipNamer:
         self.classifier = open_classifier_files(ray.get(files[0]), device)
         self.ledger, self.job = ledger, job
         self.readers = ThreadPoolExecutor(READERS, "readers")
-        self.decoders = ThreadPoolExecutor(DECODERS[device], "decoders", initializer=torch.set_num_threads, initargs=(1,))
+        self.decoders = ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,)) if device == "cuda" else None
         self.large = threading.Lock()
 
     def name_part(self, work: tuple[str, list[str]]) -> int:
@@ -107,18 +109,19 @@ class ClipNamer:
         return rows
 
     def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | RejectedAudio]]:
-        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are decoded ahead."""
-        pending: deque[tuple[str, Future[np.ndarray | RejectedAudio]]] = deque()
+        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""
+        pending: deque[tuple[str, Callable[[], np.ndarray | RejectedAudio]]] = deque()
         for uri in uris:
-            pending.append((uri, self.decoders.submit(self._decode, self.readers.submit(read_recording, uri))))
+            read = self.readers.submit(read_recording, uri)
+            pending.append((uri, partial(self._decode, read) if self.decoders is None else self.decoders.submit(self._decode, read).result))
             if len(pending) > READ_AHEAD:
                 first, clip = pending.popleft()
-                yield first, clip.result()
+                yield first, clip()
         for first, clip in pending:
-            yield first, clip.result()
+            yield first, clip()
 
     def _decode(self, read: Future[bytes]) -> np.ndarray | RejectedAudio:
-        """What a file that is being read holds. Runs in a thread. Storage that is out of reach is raised: the file is not to blame."""
+        """What a file that is being read holds. Storage that is out of reach is raised: the file is not to blame."""
         try:
             content = read.result()
             if len(content) <= LARGE_BYTES:

@@ -70,12 +70,13 @@ class Tokens:
         return split_tokens([self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri)
 
 
-def open_tokens(uri: str, fold: int | None) -> Tokens:
+def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
     """Read the output folder of `tokenize` and choose the test fold.
 
     Args:
         uri: the folder.
         fold: the test fold; None = the last that has clips.
+        option: where the fold was given.
 
     Raises:
         SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate with.
@@ -93,9 +94,9 @@ def open_tokens(uri: str, fold: int | None) -> Tokens:
         raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
     chosen = folds[-1] if fold is None else fold
     if chosen not in folds:
-        raise SoundStormError(f"--fold is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
+        raise SoundStormError(f"{option} is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
     if folds == [chosen]:
-        raise SoundStormError(f"--fold is {chosen}, and the tokens have no other fold: there is nothing to train on")
+        raise SoundStormError(f"{option} is {chosen}, and the tokens have no other fold: there is nothing to train on")
     _require_recorded(table, tokens_uri)
     for row in table.select(["clip_id", "label", "num_frames"]).to_pylist():
         if not 0 <= row["label"] < len(categories) or row["num_frames"] < 1:

@@ -21,7 +21,7 @@ from ray.train.torch import get_device, prepare_model
 from cluster import records, storage
 from cluster.connect import connect
 from cluster.data import quiet_ray_data
-from jobs.checkpoints import CHECKPOINT_FOLDER
+from jobs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
@@ -56,7 +56,8 @@ class Options:
     """Network and training: reference (the published set-up), small (two hours on two cores), hearing (to classify with),
     tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
-    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, such as best.json of `tune`; path or URI."""
+    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may name, such as best.json
+    of `tune`; path or URI."""
     fold: int | None = None
     """The test fold, which is validated with and not trained on; default: the dataset's last."""
     epochs: int | None = None
@@ -68,7 +69,7 @@ class Options:
     seed: int | None = None
     """Seed of order, crops, masks and initial weights; default: the preset's."""
     checkpoint: str | None = None
-    """Checkpoint folder or URI to start from; its architecture is used, and its classes are matched by name."""
+    """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its classes are matched by name."""
     codec: str | None = None
     """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at random."""
     num_workers: int | None = None
@@ -105,7 +106,9 @@ def run(options: Options) -> dict[str, Any]:
     """Train as `options` say, or go on where an earlier call was cut short; returns the final losses."""
     storage.check_writable(options.output_dir)
     chosen = _chosen(options)
-    tokens = open_tokens(options.tokens, chosen.fold if options.fold is None else options.fold)
+    options = replace(options, preset=chosen.preset or options.preset)
+    by_file = options.fold is None and chosen.fold is not None
+    tokens = open_tokens(options.tokens, *((chosen.fold, f"{chosen.where}: fold") if by_file else (options.fold,)))
     config, origin = _training_config(options, chosen), _origin(options.checkpoint, tokens)
     base = origin.model.config if origin else preset(options.preset).model
     architecture = network_for(chosen.model_over(base, is_trained=origin is not None), tokens)
@@ -120,7 +123,10 @@ def run(options: Options) -> dict[str, Any]:
         "training": config.to_dict(),
         "num_workers": options.num_workers,
         "checkpoint_sha256": origin.sha256 if origin else None,
-    } | ({"start": "codec"} if codec else {})
+        **({"start": "codec"} if codec else {}),
+        **({"sampler": chosen.sampler} if chosen.sampler else {}),
+        **({"threads": chosen.threads} if chosen.threads else {}),
+    }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
@@ -247,8 +253,7 @@ def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:
     """The checkpoint to start from."""
     if uri is None:
         return None
-    with tempfile.TemporaryDirectory(prefix="soundstorm-origin-") as scratch:
-        checkpoint = load_checkpoint(storage.local_path(uri, Path(scratch)))
+    checkpoint = open_checkpoint(checkpoint_files(uri), uri=uri)
     tokens.fingerprint.require_equal(checkpoint.fingerprint, tokens.uri)
     return checkpoint
 

@@ -1,7 +1,7 @@
 """Settings that a study found, as a file that `train` and `generate` take: JSON or TOML with any of the tables `model`, `training` and `sampler`.
 
 A file may say more, for people: which trial it was, and what it reached. Of this only `fold` and `threads` are used, with which `train` does
-the same sums as the trial did.
+the same sums as the trial did, and `preset`, for what the tables do not name.
 """
 
 import json
@@ -12,9 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig
 
 TABLES = ("model", "training", "sampler")
+OF_STUDIES = ("searched", "trained")
+"""Tables that studies write for people."""
+WHOLE = {"fold": (0, 1_000_000), "threads": (1, 4_096)}
+"""Least and largest of the whole numbers that are used."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -30,6 +34,8 @@ class ChosenSettings:
     """The fold that was validated with."""
     threads: int | None = None
     """Threads of PyTorch in the trial."""
+    preset: str | None = None
+    """Name of the preset that the study started from."""
 
     def model_over(self, base: ModelConfig, *, is_trained: bool = False) -> ModelConfig:
         """`base` with the file's changes.
@@ -77,11 +83,16 @@ def parse_settings(data: bytes, where: str) -> ChosenSettings:
     for name in TABLES:
         if not isinstance(content.get(name, {}), dict):
             raise SoundStormError(f"{where}: '{name}' is {content[name]!r}: it must be a table of settings")
-    for name, least in (("fold", 0), ("threads", 1)):
+    unknown = [name for name, value in content.items() if isinstance(value, dict) and name not in (*TABLES, *OF_STUDIES)]
+    if unknown:
+        raise SoundStormError(f"{where}: there is no table '{unknown[0]}': settings are in {', '.join(TABLES)}")
+    for name, (least, most) in WHOLE.items():
         value = content.get(name)
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < least):
-            raise SoundStormError(f"{where}: {name} is {value!r}: it must be a whole number, at least {least}")
-    return ChosenSettings(where=where, **{name: content[name] for name in (*TABLES, "fold", "threads") if content.get(name) is not None})
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
+            raise SoundStormError(f"{where}: {name} is {str(value)[:40]}: it must be a whole number, {least} to {most}")
+    if content.get("preset") not in (None, *PRESETS):
+        raise SoundStormError(f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}")
+    return ChosenSettings(where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None})
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:

@@ -1,5 +1,7 @@
 """What a decoding study measures against: real clips of the folds trained on, measured once, and the checkpoints, all in the object store."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +77,7 @@ class Stand:
         return {
             "checkpoints": {name: checkpoint.sha256 for name, checkpoint in self.checkpoints.items()},
             "codec_sha256": self.first.fingerprint.sha256,
+            "listener_sha256": None if self.listener is None else hashlib.sha256(self.listener).hexdigest(),
             "real_clips": digest(self.real),
             "fold": self.fold,
             "classes": [self.first.categories[label] for label in self.labels],
@@ -96,12 +99,44 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     opened = {name: open_checkpoint(content, uri=checkpoints[name]) for name, content in files.items()}
     first = next(iter(opened.values()))
     weights, _ = choose_codec(options.codec, first.fingerprint, next(iter(checkpoints.values())) or "the checkpoint in the package")
+    real = choose_real(options, first.categories)
+    listener = None
+    if wants_listener or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
+        listener = open_listener(options, [first.categories[label] for label in real.labels])
+    return Stand(
+        files=files,
+        checkpoints=opened,
+        weights=weights,
+        listener=listener,
+        labels=real.labels,
+        real=real.clips,
+        fold=real.fold,
+    )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Real:
+    """What generated clips are compared with."""
+
+    labels: list[int]
+    """Those of the classes that the dataset has."""
+    clips: list[Clip]
+    fold: int
+    """The fold that they are not of."""
+
+
+def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
+    """Draw real clips of `categories`, by label, from the folds that are trained on.
+
+    Raises:
+        SoundStormError: the dataset is not there, or has none of them.
+    """
     index = open_dataset(options.dataset, options.location)
     folds = sorted(set(index.clips["fold"].to_pylist()))
     fold = folds[-1] if options.fold is None else options.fold
     if fold not in folds or len(folds) < 2:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds {', '.join(map(str, folds))}, and one other than it is needed")
-    names = [normalized(category) for category in first.categories]
+    names = [normalized(category) for category in categories]
     pool = [
         Clip(row["clip_id"], row["uri"], row["category"], row["fold"])
         for row in index.clips.to_pylist()
@@ -110,23 +145,16 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     present = {normalized(clip.category) for clip in pool}
     labels = [label for label, name in enumerate(names) if name in present]
     if not labels:
-        raise SoundStormError(
-            f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(first.categories[:8])}: give its own dataset"
-        )
-    listener = None
-    if wants_listener or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
-        listener = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
-        where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
-        require_known(load_classifier(listener), [first.categories[label] for label in labels], where)
-    return Stand(
-        files=files,
-        checkpoints=opened,
-        weights=weights,
-        listener=listener,
-        labels=labels,
-        real=draw_per_category(pool, options.real_per_class, seed=0),
-        fold=fold,
-    )
+        raise SoundStormError(f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(categories[:8])}: give its own dataset")
+    return Real(labels=labels, clips=draw_per_category(pool, options.real_per_class, seed=0), fold=fold)
+
+
+def open_listener(options: BenchOptions, categories: Sequence[str]) -> bytes:
+    """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
+    listener = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
+    require_known(load_classifier(listener), list(categories), where)
+    return listener
 
 
 def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:

@@ -75,10 +75,9 @@ def default_space(num_levels: int) -> Space:
     }
 
 
-def check_decoding_space(space: Space, stand: Stand) -> None:
-    """Raise SoundStormError for what cannot be searched."""
-    levels = stand.first.fingerprint.num_levels
-    check_space(space, setting_names(levels), lambda point: sampler_of(point, stand.first.sampler, levels))
+def check_decoding_space(space: Space, sampler: SamplerSettings, levels: int) -> None:
+    """Raise SoundStormError for what cannot be searched with a network of `levels` levels that has `sampler` by itself."""
+    check_space(space, setting_names(levels), lambda point: sampler_of(point, sampler, levels))
 
 
 def wants_listener(space: Space) -> bool:

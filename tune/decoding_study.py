@@ -14,7 +14,7 @@ from soundstorm.errors import SoundStormError
 from tune.bench import choose_stand
 from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
 from tune.decoding_results import told, write_decoding
-from tune.results import OUTPUTS
+from tune.results import OUTPUTS, all_there
 from tune.space import load_space
 from tune.study import StudyOptions, require_begun
 
@@ -48,13 +48,12 @@ def run(options: Options) -> dict[str, Any]:
     space = load_space(options.space, {}) if options.space else None
     stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_listener(space or {}))
     space = space or default_space(stand.first.fingerprint.num_levels)
-    check_decoding_space(space, stand)
+    check_decoding_space(space, stand.first.sampler, stand.first.fingerprint.num_levels)
     settings = {
         "study": "decoding",
         **stand.settings,
         "sampler": stand.first.sampler.to_dict(),
         "space": {name: repr(span) for name, span in space.items()},
-        "num_trials": options.num_trials,
         "curve_iterations": options.curve_iterations,
         "curve_seeds": options.curve_seeds,
         "clips_per_class": options.clips_per_class,
@@ -62,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None:
+    if record is not None and record.counts.get("asked", 0) >= options.num_trials and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     found = run_decoding(options, options, stand, space, options.output_dir)
     command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
@@ -74,9 +73,9 @@ def run(options: Options) -> dict[str, Any]:
         study="decoding",
         extra={},
         command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
-        settings=settings,
+        settings=settings | {"num_trials": options.num_trials},
         tiles=[],
-    )
+    ) | {"asked": options.num_trials}
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 

@@ -4,20 +4,23 @@ The training study runs first; the networks of its best trials then go through t
 better sound by itself: here the trials are judged by what is heard.
 """
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster import records, storage
+from jobs.clips import digest
+from jobs.codecs import choose_codec
 from jobs.entry import leave, start
 from jobs.finished import told_again
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
 from tune import training_study
-from tune.bench import choose_stand
+from tune.bench import choose_real, choose_stand, open_listener
 from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
 from tune.decoding_results import told, write_decoding
 from tune.journal import Ended, Journal
-from tune.results import OUTPUTS
+from tune.results import OUTPUTS, all_there
 from tune.space import load_space
 from tune.study import StudyOptions, require_begun, require_least
 from tune.training_trial import checkpoint_uri
@@ -60,6 +63,7 @@ def run(options: Options) -> dict[str, Any]:
     """Run both studies, or what is missing of them; returns the best settings, their distance from real clips and their cost."""
     storage.check_writable(options.output_dir)
     require_begun(options.output_dir, STAGE, options.resume)
+    home = storage.join(options.output_dir, TRAINING)
     given: dict[str, Any] = {
         "tokens": storage.absolute(options.tokens),
         "preset": options.preset,
@@ -69,12 +73,25 @@ def run(options: Options) -> dict[str, Any]:
         "num_trials": options.num_trials,
         "seed": options.seed,
     }
+    shared: dict[str, Any] = {"space": options.space, "max_concurrent": options.max_concurrent, "log_to": options.log_to, "address": options.address}
+    training = training_study.Options(output_dir=home, **shared, **given)
+    begin = training_study.prepare(training)  # what the second half is given is looked at before the first, which takes longer
+    levels = begin.tokens.fingerprint.num_levels
+    space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
+    check_decoding_space(space, begin.sampler, levels)
+    real = choose_real(options, begin.tokens.categories)
+    hears = wants_listener(space) or begin.sampler.candidates > 1
+    listener = open_listener(options, [begin.tokens.categories[label] for label in real.labels]) if hears else b""
+    choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = {
         "study": "joint",
-        TRAINING: given | {"space": options.space},
+        TRAINING: given | {"space": {name: repr(span) for name, span in begin.space.items()}, "tokens_made": begin.tokens.made},
         "best": options.best,
         "decoding_trials": options.decoding_trials,
-        "decoding_space": options.decoding_space,
+        "decoding_space": {name: repr(span) for name, span in space.items()},
+        "codec_sha256": begin.tokens.fingerprint.sha256,
+        "listener_sha256": hashlib.sha256(listener).hexdigest() if hears else None,
+        "real_clips": digest(real.clips),
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
         "curve_iterations": options.curve_iterations,
@@ -84,20 +101,14 @@ def run(options: Options) -> dict[str, Any]:
         "duration_s": options.duration,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING))
-    if record is not None:
+    if record is not None and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    home = storage.join(options.output_dir, TRAINING)
-    shared: dict[str, Any] = {"space": options.space, "max_concurrent": options.max_concurrent, "log_to": options.log_to, "address": options.address}
-    training = training_study.Options(output_dir=home, **shared, **given)
     training_study.run(training)
     networks = best_networks(Journal(storage.join(home, training_study.TRIALS, "journal")).ended(), options.best)
-    space = load_space(options.decoding_space, {}) if options.decoding_space else None
-    stand = choose_stand(options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space or {}))
-    space = space or default_space(stand.first.fingerprint.num_levels)
-    check_decoding_space(space, stand)
+    stand = choose_stand(options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space))
     found = run_decoding(replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir)
     chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
-    command, extra = _chosen(training, home, chosen)
+    command, extra = _chosen(training, begin, home, chosen)
     tiles = [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")] if "lr" in chosen.point else []
     counts = write_decoding(
         options.output_dir,
@@ -120,9 +131,8 @@ def best_networks(trials: list[Ended], count: int) -> list[Ended]:
     return finished[:count]
 
 
-def _chosen(training: training_study.Options, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
+def _chosen(training: training_study.Options, begin: training_study.Start, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
     """The command that uses the chosen network, and what best.json says of it."""
-    begin = training_study.prepare(training)
     content = training_study.best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
         **{name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")},

@@ -20,7 +20,9 @@ from soundstorm.study_page import StudyData, render_study
 from tune.journal import Ended
 from tune.space import Space
 
-OUTPUTS = ("trials", "curve", "states", "checkpoints", "trials.parquet", "trials.csv", "best.json", "best.toml", "report.html")
+RESULTS = ("trials.parquet", "trials.csv", "best.json", "best.toml", "report.html")
+"""What a finished study leaves for its user."""
+OUTPUTS = ("trials", "curve", "states", "checkpoints", *RESULTS)
 
 
 def trial_row(ended: Ended, names: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
@@ -94,3 +96,8 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
         study.add_trial(optuna.trial.create_trial(value=value, params={name: point[name] for name in space}, distributions=distributions))
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     return {str(name): float(share) for name, share in found.items()}
+
+
+def all_there(output_dir: str) -> bool:
+    """Whether a finished study still has all that it left: what is lost is written again from its journals."""
+    return all(storage.exists(storage.join(output_dir, name)) for name in RESULTS)

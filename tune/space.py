@@ -12,10 +12,11 @@ A file for `--space` defines SPACE:
 """
 
 import difflib
-import math
+import itertools
 import runpy
+import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ class Range:
     def problem(self) -> str | None:
         """What is wrong with it, if something is."""
         ends = (self.low, self.high)
-        if not all(isinstance(end, int | float) and not isinstance(end, bool) and math.isfinite(end) for end in ends):
+        if not all(isinstance(end, int | float) and not isinstance(end, bool) and abs(end) <= sys.float_info.max for end in ends):
             return f"runs from {self.low!r} to {self.high!r}: give two finite numbers"
         if not self.low < self.high or (self.is_log and self.low <= 0):
             return f"runs from {self.low} to {self.high}: give two numbers, the lower first, above 0 if logarithmic"
@@ -72,6 +73,8 @@ class Choice:
         """What is wrong with it, if something is."""
         if len(self.values) < 2:
             return f"has the values {list(self.values)}: give at least two, as Choice(1, 2)"
+        if len(set(self.values)) < len(self.values):
+            return f"has the values {list(self.values)}: give different ones"
         odd = [value for value in self.values if not (value is None or isinstance(value, bool | int | float | str))]
         return f"has the value {odd[0]!r}: give numbers, texts or truth values" if odd else None
 
@@ -85,22 +88,24 @@ class Choice:
 
 
 Space = Mapping[str, Range | Choice]
+GROUPS = (("width", "heads"), ("schedule", "warmup_share", "cooldown_share"))
+"""Settings of which one decides which values of the others are allowed."""
 
 
-def load_space(path: str | None, default: Space) -> Space:
-    """The space that the Python file at `path` defines; `default` without one.
+def load_space(path: str | None, default: Space, option: str = "--space") -> Space:
+    """The space that the Python file at `path`, the value of `option`, defines; `default` without one.
 
     Raises:
         SoundStormError: the file is missing, fails, or defines no space.
     """
     if path is None:
         return default
-    where = f"--space {path}"
+    where = f"{option} {path}"
     if not Path(path).is_file():
         raise SoundStormError(f"{where}: there is no such file; give a Python file of this machine that defines SPACE = {{'lr': Range(1e-4, 1e-2)}}")
     try:
         found = runpy.run_path(path).get("SPACE")
-    except Exception as error:  # whatever a file of the user raises
+    except (Exception, SystemExit) as error:  # whatever a file of the user raises
         line = traceback.extract_tb(error.__traceback__)[-1].lineno if not isinstance(error, SyntaxError) else error.lineno
         raise SoundStormError(f"{where} fails in line {line} with {type(error).__name__}: {error}") from error
     if not isinstance(found, dict) or not found:
@@ -109,7 +114,7 @@ def load_space(path: str | None, default: Space) -> Space:
 
 
 def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str, Any]], object]) -> None:
-    """Raise SoundStormError for a name that is no setting, an empty range, or a value that is not allowed by itself.
+    """Raise SoundStormError for a name that is no setting, an empty range, or a value that is not allowed whatever the others are.
 
     What only some combinations get wrong cannot be told beforehand: such a trial fails, and the study goes on.
 
@@ -127,23 +132,22 @@ def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str,
         problem = span.problem()
         if problem is not None:
             raise SoundStormError(f"search space: {name} {problem}")
-    for name, values in _single_values(space):
-        problems = []
-        for value in values:
-            try:
-                apply({name: value})
-            except SoundStormError as error:
-                problems.append(str(error))
-        if problems and (len(problems) == len(values) or not _depends_on_others(name, space)):
-            raise SoundStormError(f"search space: {problems[0]}")
-
-
-def _single_values(space: Space) -> Iterator[tuple[str, Sequence[Any]]]:
     for name, span in space.items():
-        yield name, span.samples()
+        for value in span.samples():
+            problem = _problem_of(name, value, space, apply)
+            if problem is not None:
+                raise SoundStormError(f"search space: {problem}")
 
 
-def _depends_on_others(name: str, space: Space) -> bool:
-    """Whether a value that is not allowed beside the preset's others may be allowed beside values that the space has."""
-    groups = ({"width", "heads"}, {"schedule", "warmup_share", "cooldown_share"})
-    return any(name in group and group & space.keys() - {name} for group in groups)
+def _problem_of(name: str, value: Any, space: Space, apply: Callable[[dict[str, Any]], object]) -> str | None:
+    """Why a value is not allowed, be the settings that it goes with those of the preset or any that the space has; None if it is."""
+    first: str | None = None
+    company = [other for group in GROUPS if name in group for other in group if other != name and other in space]
+    for values in [(), *itertools.product(*(space[other].samples() for other in company))]:
+        try:
+            apply({name: value, **dict(zip(company, values, strict=False))})
+        except SoundStormError as error:
+            first = first or str(error)
+        else:
+            return None
+    return first

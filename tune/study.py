@@ -207,7 +207,8 @@ def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) 
         distributions, metric=metric, mode=["min"] * len(search.metrics) if several else "min", sampler=sampler, points_to_evaluate=first or None
     )
     for ended in before:
-        values = [float(ended.last.get(name, WORST)) for name in search.metrics]
+        is_bad = ended.state in ("diverged", "failed")  # as the running study told it
+        values = [WORST if is_bad else float(ended.last.get(name, WORST)) for name in search.metrics]
         searcher._ot_study.add_trial(  # its own way in takes one metric only
             optuna.trial.create_trial(values=values, params=ended.point, distributions=distributions)
         )

@@ -29,7 +29,7 @@ from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingCo
 from soundstorm.study_page import Curve, StudyData
 from soundstorm.transfer import weights_for_categories
 from tune.journal import Ended, Journal
-from tune.results import OUTPUTS, importances, now, trial_row, versions, write_best, write_page, write_trials
+from tune.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
 from tune.space import Choice, Range, Space, check_space, load_space
 from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
 from tune.training_trial import FIGURES, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
@@ -141,15 +141,14 @@ def run(options: Options) -> dict[str, Any]:
         "training": begin.training.to_dict(),
         "checkpoint_sha256": begin.checkpoint_sha256,
         "space": {name: repr(span) for name, span in begin.space.items()},
-        "num_trials": options.num_trials,
         "num_workers": options.num_workers,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None:
+    if record is not None and record.counts.get("asked", 0) >= options.num_trials and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     trials = _search(options, begin)
     storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
-    counts = _write_results(options, begin, trials, settings)
+    counts = _write_results(options, begin, trials, settings | {"num_trials": options.num_trials}) | {"asked": options.num_trials}
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
@@ -283,6 +282,7 @@ def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
         "fold": begin.tokens.fold,
         "threads": best.last["threads"],
         "num_workers": options.num_workers,
+        **({"started_from": options.checkpoint} if options.checkpoint else {}),
         "trial": best.trial,
         "val_loss": best.last["val_loss"],
         "checkpoint": checkpoint_uri(options.output_dir, best.point),

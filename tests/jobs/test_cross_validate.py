@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs import cross_validate
 from jobs.cross_validate import Options, run
@@ -230,7 +231,7 @@ def test_folds_are_told_apart_when_their_clips_change(cut_short: CutShort, valid
     other = tmp_path / "out"
     other.mkdir()
     (other / "cross_validate.json").write_text(json.dumps(record))
-    with pytest.raises(SoundStormError, match=r"made there with other settings: clips: then"):
+    with pytest.raises(ClusterError, match=r"made there with other settings: clips: then"):
         run(replace(asked, output_dir=str(other)))
 
 

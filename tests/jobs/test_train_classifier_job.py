@@ -15,6 +15,7 @@ import ray.train
 
 import jobs.train_classifier
 from cluster import records
+from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs.datasets import open_dataset, rows_of_folds
 from jobs.predictions import name_clips
@@ -97,7 +98,7 @@ def test_a_classifier_of_other_folds_is_not_taken_for_this_one(trained: dict[str
     first = next(row for row in before.splitlines() if row.startswith("1-")).split(",")
     try:
         table.write_text(before.replace(",".join(first), ",".join([first[0], "2", *first[2:]])))
-        with pytest.raises(SoundStormError, match=r"made there with other settings: clips: then"):
+        with pytest.raises(ClusterError, match=r"made there with other settings: clips: then"):
             run(options(dataset, Path(trained["output_dir"]), max_failures=1))
     finally:
         table.write_text(before)

@@ -1,5 +1,6 @@
 """Files of settings that a study writes and `train` and `generate` read."""
 
+import json
 from typing import Any
 
 import pytest
@@ -66,6 +67,25 @@ def test_unknown_and_impossible_settings_are_named_with_the_file() -> None:
         parse_settings(b'{"sampler": {"top_p": 2}}', "a.json").sampler_over(base.sampler)
     with pytest.raises(SoundStormError, match=r"a\.json: no table 'sampler'"):
         parse_settings(b'{"training": {"lr": 1}}', "a.json").require("sampler")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"Training": {"lr": 1e-3}}, "there is no table 'Training': settings are in model, training, sampler"),
+        ({"training": {"lr": 1e-3}, "trainning": {}}, "there is no table 'trainning'"),
+        ({"training": {"lr": 1e-3}, "threads": 10**30}, "threads is 1000.*a whole number, 1 to 4096"),
+        ({"training": {"lr": 1e-3}, "preset": "huge"}, "preset is 'huge': it must be one of"),
+    ],
+)
+def test_what_a_hand_may_write_wrong_is_named(content: dict[str, Any], message: str) -> None:
+    with pytest.raises(SoundStormError, match=message):
+        parse_settings(json.dumps(content).encode(), "best.json")
+
+
+def test_what_studies_write_for_people_is_let_through() -> None:
+    content = {"study": "training", "preset": "tiny", "searched": {"lr": 1}, "trained": {"lr": 1}, "training": {"lr": 1e-3}}
+    assert parse_settings(json.dumps(content).encode(), "best.json").preset == "tiny"
 
 
 def test_weights_that_are_taken_over_fit_no_other_network() -> None:

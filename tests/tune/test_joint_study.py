@@ -8,10 +8,12 @@ import pyarrow as pa
 import pytest
 
 from cluster import records, storage, tables
+from cluster.errors import ClusterError
 from jobs.datasets import open_dataset
 from jobs.measurer import load_clip
 from soundstorm.audio import from_pcm16
 from soundstorm.codec import load_codec
+from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import TOKENS, codes_to_lists
 from soundstorm.settings_file import parse_settings
@@ -72,6 +74,29 @@ def test_the_best_networks_of_the_training_go_through_the_decoding(
     assert chosen.training["lr"] == best["trained"]["lr"]
     assert 1 <= chosen.sampler_over(SamplerSettings()).passes_per_level(8)[0] <= 4
     assert "already done" in run(options)["message"]
+    (tmp_path / "decoding.py").write_text("from tune.space import Range\nSPACE = {'guidance': Range(1.0, 2.0)}")
+    with pytest.raises(ClusterError, match="made there with other settings: decoding_space"):
+        run(options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decoding_space": "nowhere.py"}, "--decoding-space nowhere.py: there is no such file"),
+        ({"data_dir": "nowhere"}, "--data-dir nowhere: there is nothing there"),
+        ({"listener": "nowhere", "decoding_space": "candidates.py"}, "nowhere"),
+        ({"fold": 9}, "--fold is 9"),
+    ],
+)
+def test_what_the_decoding_is_given_is_looked_at_before_the_training(
+    changes: dict[str, Any], message: str, sounds: str, synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "candidates.py").write_text("from tune.space import Choice\nSPACE = {'candidates': Choice(1, 2)}")
+    given: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "codec": str(tiny_codec), "tokens": sounds}
+    with pytest.raises((SoundStormError, ClusterError), match=message):
+        run(Options(output_dir=str(tmp_path / "out"), **(given | changes)))
+    assert not (tmp_path / "out" / "training").exists()
 
 
 def test_only_trials_that_finished_go_on() -> None:

@@ -44,6 +44,11 @@ def test_the_default_space_of_every_preset_may_be_searched(name: str) -> None:
         ({"schedule": Choice("cosine")}, "give at least two"),
         ({"kernel": Choice(31, (3, 5))}, r"has the value \(3, 5\)"),
         ({"depth": Range(1.0, 3.0)}, "depth is 1.0"),
+        ({"lr": Range(1e-4, 10**400)}, "lr runs from 0.0001 to"),
+        ({"lr": Choice(1e-3, 1e-3)}, "give different ones"),
+        ({"schedule": Choice("cosine", "onecylce"), "warmup_share": Range(0.02, 0.4)}, "schedule is 'onecylce'"),
+        ({"schedule": Choice("cosine", "onecycle"), "warmup_share": Range(0.1, 7.0)}, r"warmup_share is 7\.0"),
+        ({"width": Choice(128, 121), "heads": Choice(4, 8)}, "heads is 4"),  # neither divides 121
         ({"lr": 1e-3}, r"lr is 0\.001: give Range"),
     ],
 )
@@ -61,6 +66,7 @@ def test_values_that_go_with_others_of_the_space_are_let_through() -> None:
     [
         ("SPACE = {", "fails in line 1 with SyntaxError"),
         ("x = 1\nSPACE = {'lr': Rnge(1, 2)}", "fails in line 2 with NameError: name 'Rnge'"),
+        ("import sys\nsys.exit(0)", "fails in line 2 with SystemExit"),
         ("SPACES = {}", "must define SPACE"),
         ("SPACE = {}", "must define SPACE"),
     ],
@@ -69,8 +75,8 @@ def test_a_file_without_a_space_is_refused(text: str, message: str, tmp_path: Pa
     (tmp_path / "space.py").write_text(text)
     with pytest.raises(SoundStormError, match=message):
         load_space(str(tmp_path / "space.py"), {})
-    with pytest.raises(SoundStormError, match="there is no such file"):
-        load_space(str(tmp_path / "other.py"), {})
+    with pytest.raises(SoundStormError, match=r"--decoding-space .*other\.py: there is no such file"):
+        load_space(str(tmp_path / "other.py"), {}, "--decoding-space")
 
 
 def test_a_space_is_plain_python(tmp_path: Path) -> None:

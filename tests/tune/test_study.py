@@ -9,8 +9,8 @@ from ray import tune
 
 from jobs.trainer import WorkerPlan
 from tune.journal import Ended, Point
-from tune.space import Choice
-from tune.study import RESTARTS, Search, StudyOptions, run_search
+from tune.space import Choice, Range
+from tune.study import RESTARTS, WORST, Search, StudyOptions, _optuna, run_search
 
 
 def trainable(folder: Path) -> Callable[[Point], None]:
@@ -49,3 +49,10 @@ def test_a_trial_that_is_killed_is_begun_again_and_one_that_always_is_marked(tmp
     assert "memory" in str(found["always killed"].problem) and "a bug in [/some/where]" in str(found["broken"].problem)
     assert {name: len((attempts / name).read_text()) for name in names} == {"well": 1, "killed once": 2, "always killed": RESTARTS + 1, "broken": 1}
     assert {ended.point["name"] for ended in told} == {"well", "killed once"}
+
+
+def test_a_search_that_goes_on_takes_trials_that_went_wrong_for_the_worst() -> None:
+    search = Search(name="trials", space={"lr": Range(0.0, 1.0)}, metrics=("loss",), num_trials=4)
+    before = [Ended(trial=state, point={"lr": 0.5}, state=state, rows=[{"loss": 5.0}]) for state in ("finished", "stopped", "diverged", "failed")]
+    study = _optuna(search, before, [], 0)._ot_study
+    assert study is not None and [trial.value for trial in study.trials] == [5.0, 5.0, WORST, WORST]

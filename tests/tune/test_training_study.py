@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from cluster import storage, tables
+from cluster.errors import ClusterError
 from jobs import train
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
@@ -86,10 +87,28 @@ def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(
     trained = train.run(train.Options(tokens=tokens, config=str(tmp_path / "best.toml"), output_dir=str(tmp_path / "out"), device="cpu"))
     assert trained["epochs"] == EPOCHS
     assert trained["val_loss"] == pytest.approx(study["val_loss"], abs=1e-6)
+    best = json.loads(storage.read_bytes(study["best_config"]))
+    ours, theirs = (
+        json.loads(storage.read_bytes(storage.join(uri, "config.json"))) for uri in (str(tmp_path / "out" / "checkpoint"), best["checkpoint"])
+    )
+    assert ours["sampler"] == theirs["sampler"]  # of the study's preset, not of the default
+    (tmp_path / "best.json").write_text(json.dumps(best | {"sampler": {"iterations": 3}}))
+    other = train.Options(tokens=tokens, config=str(tmp_path / "best.json"), output_dir=str(tmp_path / "out"), device="cpu")
+    with pytest.raises(ClusterError, match="made there with other settings: sampler"):
+        train.run(other)
 
 
 def test_a_finished_study_is_not_repeated(study: dict[str, Any], tokens: str, space: str) -> None:
     assert "already done" in run(options(tokens, study["output_dir"], space=space, resume=True))["message"]
+
+
+def test_what_a_finished_study_has_lost_is_written_again(study: dict[str, Any], tokens: str, space: str) -> None:
+    trials, best = rows_of(study["output_dir"]), storage.read_bytes(study["best_config"])
+    for name in ("best.json", "report.html", "trials.parquet"):
+        storage.delete(storage.join(study["output_dir"], name))
+    run(options(tokens, study["output_dir"], space=space))
+    assert storage.read_bytes(study["best_config"]) == best and rows_of(study["output_dir"]) == trials
+    assert storage.exists(storage.join(study["output_dir"], "report.html"))
 
 
 def test_a_study_goes_on_without_running_again_what_had_ended(study: dict[str, Any], tokens: str, space: str) -> None:
@@ -107,6 +126,15 @@ def test_a_study_goes_on_without_running_again_what_had_ended(study: dict[str, A
     assert {name: after[name] for name in before if name != lost} == {name: ended for name, ended in before.items() if name != lost}
     [again] = [ended for name, ended in after.items() if name not in before]
     assert again.point == before[lost].point  # what was at work is what runs again
+
+
+def test_a_finished_study_may_have_more_trials(study: dict[str, Any], tokens: str, space: str) -> None:
+    before = {row["trial"]: row for row in rows_of(study["output_dir"])}
+    found = run(options(tokens, study["output_dir"], space=space, num_trials=NUM_TRIALS + 1))
+    after = {row["trial"]: row for row in rows_of(study["output_dir"])}
+    assert found["trials"] == len(after) == NUM_TRIALS + 1
+    assert {name: after[name] for name in before} == before
+    assert "already done" in run(options(tokens, study["output_dir"], space=space))["message"]
 
 
 def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(tokens: str, tmp_path: Path, ray_session: None) -> None:
