@@ -160,7 +160,8 @@ def _start(num_cpus: int | None, log_to_driver: bool) -> None:
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core would print warnings about its own actors into a job's progress
     with _workers_find_packages(), _quiet_core():
         _init(
-            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp)",
+            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp; "
+            "where other work takes all of its time, try again)",
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,

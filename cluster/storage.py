@@ -165,8 +165,11 @@ def delete(uri: str | Path) -> None:
 def check_writable(uri: str | Path) -> None:
     """Write and remove a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a read-only or full disk."""
     probe = join(uri, f".write-check-{uuid.uuid4().hex}")
-    write_bytes(probe, bytes(PROBE_BYTES))
-    delete(probe)
+    try:
+        write_bytes(probe, bytes(PROBE_BYTES))
+        delete(probe)
+    except ClusterError as error:  # who reads it did not ask for this file
+        raise type(error)(str(error).replace(probe, str(uri))) from error
 
 
 # ---- copies

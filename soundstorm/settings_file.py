@@ -89,7 +89,7 @@ def parse_settings(data: bytes, where: str) -> ChosenSettings:
     for name, (least, most) in WHOLE.items():
         value = content.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
-            raise SoundStormError(f"{where}: {name} is {str(value)[:40]}: it must be a whole number, {least} to {most}")
+            raise SoundStormError(f"{where}: {name} is {value!r:.40}: it must be a whole number, {least} to {most}")
     if content.get("preset") not in (None, *PRESETS):
         raise SoundStormError(f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}")
     return ChosenSettings(where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None})

@@ -255,6 +255,12 @@ def test_a_failed_write_leaves_the_old_content_and_no_scrap(tmp_path: Path, monk
     assert (tmp_path / "file").read_bytes() == b"old"
 
 
+def test_a_folder_that_cannot_be_written_is_named_and_not_the_file_that_was_tried() -> None:
+    with pytest.raises(ClusterError) as error:
+        storage.check_writable("/proc/nowhere")
+    assert "/proc/nowhere" in one_sentence(error) and "write-check" not in str(error.value)
+
+
 def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
