@@ -1,10 +1,11 @@
 """Memory of the driver of `classify` over 1,000 and over 10,000 short files, and its rate beside a plain loop over the same files.
 
 `python tests/benchmarks/bench_classify.py`: noise of 0.5 s, WAV at 44.1 kHz; the classifier in the package. --files, --duration and --checkpoint take
-others. One actor and the loop have one thread and one and the same core, which the actor shares with Ray and the driver. Measured is the work
-itself: from the moment the actor has finished a first part to the end; starting Ray and loading weights are left out. The loop decodes and names as
-many files at a time as a part has; it runs before and after, and the mean of both counts. Where others use the machine too, the seconds of CPU that
-a file costs tell more than rates: those of the actor, the driver and all of Ray together. The memory is the most that a driver process had.
+others. One actor and the loop have one and the same core, Ray and the driver another, as where a cluster is larger than one actor; with --shared all
+have one core, and what Ray costs by being there counts too. Measured is the work itself: from the moment the actor has finished a first part to the
+end; starting Ray and loading weights are left out. The loop decodes and names as many files at a time as a part has; it runs before and after, and
+the mean of both counts. Where others use the machine too, the seconds of CPU that a file costs tell more than rates: those of the actor, the driver
+and all of Ray together. The memory is the most that a driver process had.
 """
 
 import argparse
@@ -54,17 +55,21 @@ def write_files(folder: Path, count: int, duration_s: float) -> list[str]:
 
 
 class CpuWatch:
-    """Notes every half second how many seconds of CPU a process and all below it have used."""
+    """Notes every half second how many seconds of CPU a process and all below it have used, and keeps the actor on the first of two cores and all
+    others on the second."""
 
-    def __init__(self, pid: int) -> None:
-        self.pid, self.seen = pid, [(time.time(), 0.0)]
+    def __init__(self, pid: int, cores: tuple[int, int]) -> None:
+        self.pid, self.cores, self.seen = pid, cores, [(time.time(), 0.0)]
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch)
         self.thread.start()
 
     def _watch(self) -> None:
         while not self.ended.wait(0.5):
-            self.seen.append((time.time(), tree_cpu_s(self.pid)))
+            used = tree_cpu_s(self.pid)
+            self.seen.append((time.time(), sum(used.values())))
+            for process in used:
+                place(process, self.cores)
 
     def between(self, begin_s: float, end_s: float) -> float:
         """Seconds of CPU between two points of time."""
@@ -74,8 +79,17 @@ class CpuWatch:
         return float(np.interp(end_s, when, used) - np.interp(begin_s, when, used))
 
 
-def tree_cpu_s(root: int) -> float:
-    """Seconds of CPU of a process, of its descendants, and of those that they have seen end."""
+def place(process: int, cores: tuple[int, int]) -> None:
+    """Put all threads of a process on its core."""
+    with contextlib.suppress(OSError):  # it may have ended
+        folder = Path(f"/proc/{process}")
+        core = cores[0] if b"ClipNamer" in (folder / "cmdline").read_bytes() else cores[1]
+        for thread in (folder / "task").iterdir():
+            os.sched_setaffinity(int(thread.name), [core])
+
+
+def tree_cpu_s(root: int) -> dict[int, float]:
+    """Seconds of CPU, by process, of a process and its descendants, and of those that they have seen end."""
     parent, used = {}, {}
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -89,14 +103,14 @@ def tree_cpu_s(root: int) -> float:
             pid = parent.get(pid, 0)
         return pid == root
 
-    return sum(seconds for pid, seconds in used.items() if is_below(pid))
+    return {pid: seconds for pid, seconds in used.items() if is_below(pid)}
 
 
-def drive(output: Path, sources: list[str], table: str | None, checkpoint: str | None) -> tuple[float, float, float]:
+def drive(output: Path, sources: list[str], table: str | None, checkpoint: str | None, cores: tuple[int, int]) -> tuple[float, float, float]:
     """One run of the job: the most memory that the driver had, in MB; files per second, and seconds of CPU per file, at work."""
     options = {"files": sources, "list": table, "output_dir": str(output), "checkpoint": checkpoint, "shard_size": SHARD_SIZE, "num_actors": 1}
     process = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(options)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    watch = CpuWatch(process.pid)
+    watch = CpuWatch(process.pid, cores)
     printed, _ = process.communicate()
     finished_s = sorted(path.stat().st_mtime for path in (output / "parts" / "classified").rglob("part-*.parquet"))
     cpu_s = watch.between(finished_s[0], finished_s[-2])  # the last part is smaller
@@ -123,17 +137,20 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=10_000, help="files to name")
     parser.add_argument("--duration", type=float, default=0.5, help="seconds of each")
     parser.add_argument("--checkpoint", help="the classifier; default: the network in the package")
+    parser.add_argument("--shared", action="store_true", help="one core for all")
     given = parser.parse_args()
     if given.files < max(FEW, 5 * SHARD_SIZE):
         sys.exit(f"--files is {given.files}: give at least {max(FEW, 5 * SHARD_SIZE)}")
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])
+    first, last = min(os.sched_getaffinity(0)), max(os.sched_getaffinity(0))
+    cores = (first, first if given.shared else last)
+    os.sched_setaffinity(0, [first])
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
         paths = write_files(Path(name, "files"), given.files, given.duration)
         tables.write_table(f"{name}/few.parquet", pa.table({"uri": paths[:FEW]}), {})
-        few_mb, _, _ = drive(Path(name, "few"), [], f"{name}/few.parquet", given.checkpoint)
+        few_mb, _, _ = drive(Path(name, "few"), [], f"{name}/few.parquet", given.checkpoint, cores)
         before = loop(paths, given.checkpoint)
-        all_mb, rate, cpu_s = drive(Path(name, "all"), [f"{name}/files"], None, given.checkpoint)
+        all_mb, rate, cpu_s = drive(Path(name, "all"), [f"{name}/files"], None, given.checkpoint, cores)
         after = loop(paths, given.checkpoint)
     plain, plain_cpu_s = (sum(pair) / 2 for pair in zip(before, after, strict=True))
     figures = {
