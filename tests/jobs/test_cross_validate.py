@@ -13,7 +13,7 @@ from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs import cross_validate
 from jobs.cross_validate import Options, run
-from jobs.datasets import open_dataset
+from jobs.datasets import index_digest, open_dataset
 from jobs.entry import console
 from jobs.fold_chain import CODEC_TRAINING
 from jobs.fold_results import open_other, read_predictions, write_results
@@ -69,7 +69,9 @@ def cut_short(sounds: Path, tmp_path_factory: pytest.TempPathFactory, ray_sessio
     output = tmp_path_factory.mktemp("cross-validation")
     in_the_way = output / "fold-2" / "classifier" / "log.csv"
     in_the_way.parent.mkdir(parents=True)
-    (output / "cross_validate.started.json").write_text(json.dumps({"settings": hearing(sounds, output).settings.identity()}))
+    clips = index_digest(open_dataset("folder", str(sounds)).clips, str(sounds))
+    begun = replace(hearing(sounds, output).settings, clips=clips)
+    (output / "cross_validate.started.json").write_text(json.dumps({"settings": begun.identity()}))
     in_the_way.write_text("somebody's own")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.fold_chain.SYNTHETIC_CLIPS", 5)
@@ -267,7 +269,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"pretrain_epochs": -1}, "--pretrain-epochs is -1"),
         ({"codec_steps": 0}, "--codec-steps is 0"),
         ({"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0}, "without a generator there is nothing to freeze"),
-        ({"generator_preset": "huge"}, "--generator-preset is 'huge'"),
+        ({"model": "soundstorm", "generator_preset": "huge"}, "--generator-preset is 'huge'"),
         ({"fold": 2, "folds": "1,2"}, "--fold is 2 and --folds is 1,2: give one of the two"),
         ({"max_rejected": 1.5}, "--max-rejected is 1.5"),
         ({"test_views": 0}, "--test-views is 0"),
