@@ -43,6 +43,9 @@ HANG_S = 1800.0
 MAX_SHOWN = 20
 """So many files at most are shown on the terminal too."""
 
+LEAST_PARTS, MOST_IN_PART = 8, 1024
+"""Parts of a run, if it has as many files, and files of a part."""
+
 
 @dataclass(kw_only=True)
 class Options:
@@ -66,8 +69,8 @@ class Options:
     """Seconds of a file that are heard; what lies beyond is not."""
     num_actors: int | None = None
     """Actors; default: one per GPU, or one per CPU where there is none."""
-    shard_size: int = 256
-    """Files per part."""
+    shard_size: int | None = None
+    """Files per part, which a run that is cut short does again; give fewer where files are long. Default: an eighth of all, at most 1,024."""
     overwrite: bool = False
     """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
@@ -89,6 +92,7 @@ def run(options: Options) -> dict[str, Any]:
     if options.top > len(classifier.categories):
         raise SoundStormError(f"--top is {options.top}: the classifier knows {len(classifier.categories)} categories, give at most as many")
     with list_audio(options.files, options.list) as listing:
+        shard_size = options.shard_size or part_size(listing.count)
         settings = {
             "classifier_sha256": classifier.sha256,
             "num_files": listing.count,
@@ -96,7 +100,7 @@ def run(options: Options) -> dict[str, Any]:
             "top": options.top,
             "window_s": options.window,
             "max_duration_s": options.max_duration,
-            "shard_size": options.shard_size,
+            "shard_size": shard_size,
         }
         outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet")
         record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
@@ -107,16 +111,21 @@ def run(options: Options) -> dict[str, Any]:
             output_dir=options.output_dir,
             folder="parts/classified",
             num_items=listing.count,
-            shard_size=options.shard_size,
+            shard_size=shard_size,
             payload=listing.reader(),
             settings=settings_digest(settings),
         )
-        limit_s = HANG_S + options.shard_size * options.max_duration
+        limit_s = HANG_S + shard_size * options.max_duration
         limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
         complete(plan, options.address, lambda info: _actors(options, plan, info, files, limit_s), "name_part", options.num_actors, limits)
     counts = _put_together(options, plan, classifier)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
+
+
+def part_size(count: int) -> int:
+    """Files of each part: the time between two large parts does not matter, and small runs have work for several actors."""
+    return max(1, min(MOST_IN_PART, -(-count // LEAST_PARTS)))
 
 
 def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:

@@ -31,7 +31,7 @@ from soundstorm.audio import encode_audio, read_audio, to_pcm16
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = 1_000
-SHARD_SIZE = 256
+SHARD_SIZE = 1024
 FILE_RATE = 44_100
 DRIVER = """
 import json, resource, sys
@@ -113,11 +113,13 @@ def drive(output: Path, sources: list[str], table: str | None, checkpoint: str |
     watch = CpuWatch(process.pid, cores)
     printed, _ = process.communicate()
     finished_s = sorted(path.stat().st_mtime for path in (output / "parts" / "classified").rglob("part-*.parquet"))
-    cpu_s = watch.between(finished_s[0], finished_s[-2])  # the last part is smaller
     if process.returncode:
         sys.exit(f"the driver ended with {process.returncode}")
-    files = (len(finished_s) - 2) * SHARD_SIZE
-    return float(printed.splitlines()[-1]), files / (finished_s[-2] - finished_s[0]), cpu_s / files
+    files = (len(finished_s) - 2) * SHARD_SIZE  # the last part is smaller
+    begin_s, end_s = finished_s[0], finished_s[max(0, len(finished_s) - 2)]
+    cpu_s = watch.between(begin_s, end_s)
+    rates = (files / (end_s - begin_s), cpu_s / files) if files > 0 else (0.0, 0.0)
+    return float(printed.splitlines()[-1]), *rates
 
 
 def loop(paths: list[str], checkpoint: str | None) -> tuple[float, float]:

@@ -215,3 +215,8 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
 def test_more_categories_than_there_are_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match="--top is 11: the classifier knows 10 categories"):
         classify.run(options(str(folder), output=str(tmp_path / "out"), top=11))
+
+
+@pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 1), (100, 13), (8_192, 1024), (10_000_000, 1024)])
+def test_parts_are_large_but_several_where_nothing_else_is_asked(count: int, size: int) -> None:
+    assert classify.part_size(count) == size
