@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 from soundstorm.windows import predict_in_windows
 
 READERS = 4
-"""Threads that read: storage answers late."""
+"""Threads that read from object storage, which answers late."""
 DECODERS = 4
 """Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would only wait for each other and for
 the classifier, so there a file is decoded where it is named."""
@@ -112,7 +112,8 @@ class ClipNamer:
         """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""
         pending: deque[tuple[str, Callable[[], np.ndarray | RejectedAudio]]] = deque()
         for uri in uris:
-            read = self.readers.submit(read_recording, uri)
+            # A local file is there at once: a thread for it would cost more than it saves.
+            read = self.readers.submit(read_recording, uri).result if storage.is_remote(uri) else partial(read_recording, uri)
             pending.append((uri, partial(self._decode, read) if self.decoders is None else self.decoders.submit(self._decode, read).result))
             if len(pending) > READ_AHEAD:
                 first, clip = pending.popleft()
@@ -120,10 +121,10 @@ class ClipNamer:
         for first, clip in pending:
             yield first, clip()
 
-    def _decode(self, read: Future[bytes]) -> np.ndarray | RejectedAudio:
+    def _decode(self, read: Callable[[], bytes]) -> np.ndarray | RejectedAudio:
         """What a file that is being read holds. Storage that is out of reach is raised: the file is not to blame."""
         try:
-            content = read.result()
+            content = read()
             if len(content) <= LARGE_BYTES:
                 return to_pcm16(read_audio(content, max_duration_s=self.job["max_duration_s"]).waveform)
             with self.large:
