@@ -28,7 +28,7 @@ DECODERS = 4
 """Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would only wait for each other and for
 the classifier, so there a file is decoded where it is named."""
 READ_AHEAD = 2 * READERS
-"""Files that are decoded before they are wanted."""
+"""Files that are read, and on a GPU decoded, before they are wanted."""
 LARGE_BYTES = 8_000_000
 """Of files larger than this one is decoded at a time: an hour of sound takes gigabytes."""
 HEARD_TOGETHER_S = 240.0

@@ -15,7 +15,7 @@ from tune.bench import choose_stand
 from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
 from tune.decoding_results import told, write_decoding
 from tune.results import OUTPUTS, all_there
-from tune.space import load_space
+from tune.space import load_space, spans_of
 from tune.study import StudyOptions, require_begun
 
 STAGE = "tune"
@@ -53,7 +53,7 @@ def run(options: Options) -> dict[str, Any]:
         "study": "decoding",
         **stand.settings,
         "sampler": stand.first.sampler.to_dict(),
-        "space": {name: repr(span) for name, span in space.items()},
+        "space": spans_of(space),
         "curve_iterations": options.curve_iterations,
         "curve_seeds": options.curve_seeds,
         "clips_per_class": options.clips_per_class,

@@ -21,7 +21,7 @@ from tune.decoding import DecodingOptions, check_decoding_space, default_space, 
 from tune.decoding_results import told, write_decoding
 from tune.journal import Ended, Journal
 from tune.results import OUTPUTS, all_there
-from tune.space import load_space
+from tune.space import load_space, spans_of
 from tune.study import StudyOptions, require_begun, require_least
 from tune.training_trial import checkpoint_uri
 
@@ -85,10 +85,10 @@ def run(options: Options) -> dict[str, Any]:
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = {
         "study": "joint",
-        TRAINING: given | {"space": {name: repr(span) for name, span in begin.space.items()}, "tokens_made": begin.tokens.made},
+        TRAINING: given | {"space": spans_of(begin.space), "tokens_made": begin.tokens.made},
         "best": options.best,
         "decoding_trials": options.decoding_trials,
-        "decoding_space": {name: repr(span) for name, span in space.items()},
+        "decoding_space": spans_of(space),
         "codec_sha256": begin.tokens.fingerprint.sha256,
         "listener_sha256": hashlib.sha256(listener).hexdigest() if hears else None,
         "real_clips": digest(real.clips),

@@ -73,10 +73,12 @@ class Choice:
         """What is wrong with it, if something is."""
         if len(self.values) < 2:
             return f"has the values {list(self.values)}: give at least two, as Choice(1, 2)"
+        odd = [value for value in self.values if not (value is None or isinstance(value, bool | int | float | str))]
+        if odd:
+            return f"has the value {odd[0]!r}: give numbers, texts or truth values"
         if len(set(self.values)) < len(self.values):
             return f"has the values {list(self.values)}: give different ones"
-        odd = [value for value in self.values if not (value is None or isinstance(value, bool | int | float | str))]
-        return f"has the value {odd[0]!r}: give numbers, texts or truth values" if odd else None
+        return None
 
     def samples(self) -> Sequence[Any]:
         """All values."""
@@ -111,6 +113,11 @@ def load_space(path: str | None, default: Space, option: str = "--space") -> Spa
     if not isinstance(found, dict) or not found:
         raise SoundStormError(f"{where}: it must define SPACE, a dictionary of names with Range(low, high) or Choice(value, value)")
     return found
+
+
+def spans_of(space: Space) -> dict[str, str]:
+    """A space as a record holds it."""
+    return {name: repr(span) for name, span in space.items()}
 
 
 def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str, Any]], object]) -> None:

@@ -30,7 +30,7 @@ from soundstorm.study_page import Curve, StudyData
 from soundstorm.transfer import weights_for_categories
 from tune.journal import Ended, Journal
 from tune.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
-from tune.space import Choice, Range, Space, check_space, load_space
+from tune.space import Choice, Range, Space, check_space, load_space, spans_of
 from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
 from tune.training_trial import FIGURES, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
 from tune.training_workers import trial_on_workers, workers_end_with_their_run
@@ -140,7 +140,7 @@ def run(options: Options) -> dict[str, Any]:
         "architecture": begin.model.to_dict(),
         "training": begin.training.to_dict(),
         "checkpoint_sha256": begin.checkpoint_sha256,
-        "space": {name: repr(span) for name, span in begin.space.items()},
+        "space": spans_of(begin.space),
         "num_workers": options.num_workers,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)

@@ -46,6 +46,7 @@ def test_the_default_space_of_every_preset_may_be_searched(name: str) -> None:
         ({"depth": Range(1.0, 3.0)}, "depth is 1.0"),
         ({"lr": Range(1e-4, 10**400)}, "lr runs from 0.0001 to"),
         ({"lr": Choice(1e-3, 1e-3)}, "give different ones"),
+        ({"kernel": Choice([31], [31])}, r"has the value \[31\]"),
         ({"schedule": Choice("cosine", "onecylce"), "warmup_share": Range(0.02, 0.4)}, "schedule is 'onecylce'"),
         ({"schedule": Choice("cosine", "onecycle"), "warmup_share": Range(0.1, 7.0)}, r"warmup_share is 7\.0"),
         ({"width": Choice(128, 121), "heads": Choice(4, 8)}, "heads is 4"),  # neither divides 121
