@@ -61,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None and record.counts.get("asked", 0) >= options.num_trials and all_there(options.output_dir):
+    if record is not None and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     found = run_decoding(options, options, stand, space, options.output_dir)
     command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
@@ -75,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
         command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
         settings=settings | {"num_trials": options.num_trials},
         tiles=[],
-    ) | {"asked": options.num_trials}
+    )
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 

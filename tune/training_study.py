@@ -144,11 +144,11 @@ def run(options: Options) -> dict[str, Any]:
         "num_workers": options.num_workers,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None and record.counts.get("asked", 0) >= options.num_trials and all_there(options.output_dir):
+    if record is not None and record.counts.get("trials", 0) >= options.num_trials and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     trials = _search(options, begin)
     storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
-    counts = _write_results(options, begin, trials, settings | {"num_trials": options.num_trials}) | {"asked": options.num_trials}
+    counts = _write_results(options, begin, trials, settings | {"num_trials": options.num_trials})
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
