@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.table_parts import write_stream
+from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.errors import SoundStormError
-from soundstorm.layouts import AUDIO_SUFFIXES
 
 LISTED = pa.schema([pa.field("uri", pa.string(), nullable=False)])
 ROWS_AT_ONCE = 4096
@@ -89,7 +89,7 @@ def _entries(sources: Sequence[str], table: str | None) -> Iterator[tuple[str, i
     for source in dict.fromkeys(sources):
         if _WILDCARD.search(source) and not storage.exists(source):
             yield from _matching(source)
-        elif source.lower().endswith(AUDIO_SUFFIXES):
+        elif is_audio(source):
             yield storage.absolute(source), -1
         else:
             yield from _below(storage.absolute(source))
@@ -104,11 +104,11 @@ def _below(folder: str) -> Iterator[tuple[str, int]]:
     """All audio files below a folder."""
     found = False
     for entry in storage.iter_objects(folder):
-        if entry.uri.lower().endswith(AUDIO_SUFFIXES):
+        if is_audio(entry.uri):
             found = True
             yield entry.uri, entry.size
     if not found:
-        raise SoundStormError(f"{folder}: no audio files ({', '.join(AUDIO_SUFFIXES)}) there; name a file, a folder, an s3:// prefix or a pattern")
+        raise SoundStormError(f"{folder}: no audio files ({AUDIO_EXAMPLES}) there; name a file, a folder, an s3:// prefix or a pattern")
 
 
 def _matching(pattern: str) -> Iterator[tuple[str, int]]:
@@ -120,11 +120,11 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
     matches = re.compile("".join(map(_expression, _GLOB.finditer(whole))), re.DOTALL).fullmatch
     found = False
     for entry in storage.iter_objects(folder):
-        if matches(entry.uri) and entry.uri.lower().endswith(AUDIO_SUFFIXES):
+        if matches(entry.uri) and is_audio(entry.uri):
             found = True
             yield entry.uri, entry.size
     if not found:
-        raise SoundStormError(f"{pattern}: no audio file ({', '.join(AUDIO_SUFFIXES)}) matches; in patterns * stands for a name, ** for folders")
+        raise SoundStormError(f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders")
 
 
 def _expression(part: re.Match[str]) -> str:

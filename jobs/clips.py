@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from jobs.datasets import open_dataset
+from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.layouts import AUDIO_SUFFIXES
 from soundstorm.schemas import REJECTED, check_table
 
 TABLES = ("samples.parquet", "clips.parquet")
@@ -63,9 +63,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         if storage.exists(storage.join(uri, *file.split("/"))):
             return _with_sizes(_from_clips(_open_first(datasets, uri), "clip_id"))
     root = storage.absolute(uri).rstrip("/") + "/"
-    entries = [entry for entry in storage.list_objects(uri) if entry.uri.lower().endswith(AUDIO_SUFFIXES)]
+    entries = [entry for entry in storage.list_objects(uri) if is_audio(entry.uri)]
     if not entries:
-        raise SoundStormError(f"{option} {uri}: no audio ({', '.join(AUDIO_SUFFIXES)}) and no table there; give a folder of audio or a manifest")
+        raise SoundStormError(f"{option} {uri}: no audio ({AUDIO_EXAMPLES}) and no table there; give a folder of audio or a manifest")
     clips = []
     for entry in entries:
         relative = entry.uri[len(root) :]

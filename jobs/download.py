@@ -15,9 +15,9 @@ from cluster.download import fetch, progress_bar
 from cluster.errors import ClusterError
 from jobs.entry import console, leave, start
 from soundstorm.audio import RejectedAudio, read_audio
+from soundstorm.audio_kinds import is_audio
 from soundstorm.datasets import DATASETS, Dataset, index_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.layouts import AUDIO_SUFFIXES
 
 PUBLISHED = tuple(name for name, dataset in DATASETS.items() if dataset.url)
 MAX_BYTES = 16 * 2**30
@@ -123,9 +123,9 @@ def _clips_at(name: str, location: str) -> int:
 def _place_of(path: str, dataset: Dataset) -> str | None:
     """Where a file of the archive belongs: its path without the archive's one top folder; None for what is neither data nor licence."""
     inner = path.partition("/")[2]
-    is_audio = inner.startswith("audio/") and inner.lower().endswith(AUDIO_SUFFIXES) and "/." not in inner
+    is_clip = inner.startswith("audio/") and is_audio(inner) and "/." not in inner
     is_table = dataset.layout is not None and inner == dataset.layout.csv_path
-    return inner if is_audio or is_table or _PAPERS.fullmatch(inner) else None
+    return inner if is_clip or is_table or _PAPERS.fullmatch(inner) else None
 
 
 def _keep_esc10(folder: Path) -> None:

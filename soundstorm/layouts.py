@@ -14,11 +14,10 @@ from dataclasses import dataclass
 
 from pyarrow.fs import FileSelector, FileSystem, FileType
 
+from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
-AUDIO_SUFFIXES = (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3")
-"""Of the files in class folders, those with another ending are no clips."""
 FOLDER_FOLDS = 5
 """Folds that clips of a `folder` data set are dealt to where it names none."""
 MAX_FOLDS = 100
@@ -202,12 +201,10 @@ def _csv_candidate(row: dict[str, str], where: str, labels: dict[str, int], file
 
 def _sub_folder_candidates(place: Place, files: dict[str, str]) -> tuple[list[Candidate], list[str], int]:
     """One class per sub-folder; files may lie deeper in it. The clip_id is the path, with its ending."""
-    audio = {path: stored for path, stored in files.items() if path.lower().endswith(AUDIO_SUFFIXES)}
+    audio = {path: stored for path, stored in files.items() if is_audio(path)}
     categories = sorted({path.split("/")[0] for path in audio if "/" in path and _is_category(path.split("/")[0])})
     if not categories:
-        raise SoundStormError(
-            f"{place.uri} has no sub-folder with {', '.join(AUDIO_SUFFIXES)} files: make one a class, or add a CSV filename,category"
-        )
+        raise SoundStormError(f"{place.uri} has no sub-folder with {AUDIO_EXAMPLES} files: make one a class, or add a CSV filename,category")
     labels = {category: label for label, category in enumerate(categories)}
     candidates = []
     for path, stored in audio.items():
