@@ -5,14 +5,20 @@ BIN := $(VENV)/bin
 SOURCES := soundstorm cluster jobs tune tests
 DEMO_DIR ?= demo
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint format install constraints clean
 
 install: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
+
+# The newest versions that the ranges in pyproject.toml allow: run `make test` before they are committed.
+constraints:
+	test -x $(BIN)/uv || $(MAKE) install
+	$(BIN)/uv pip compile pyproject.toml --quiet --upgrade --all-extras --universal --python-version 3.11 \
+		--no-header --no-annotate --no-emit-index-url --output-file constraints.txt
 
 demo: install
 	$(BIN)/soundstorm pipeline --dataset synthetic --preset tiny --output-dir $(DEMO_DIR)

@@ -96,7 +96,7 @@ def test_the_nodes_have_the_weights_that_a_jobs_own_copy_of_the_code_leaves_out(
     [(code, _)] = [(target, source) for target, source in config["file_mounts"].items() if source == "."]
     everything = yaml.safe_dump(config, width=1000)
     assert f"{ELSEWHERE}={code}/soundstorm/weights" in everything
-    assert f"pip install --quiet --editable {code}" in commands(config, "setup_commands")
+    assert f"pip install --quiet --constraint {code}/constraints.txt --editable {code}" in commands(config, "setup_commands")
     dockerfile = (ROOT / "cluster" / "Dockerfile").read_text()
     assert f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile and "WORKDIR /home/ray/soundstorm" in dockerfile
 
@@ -106,6 +106,6 @@ def test_the_image_is_made_with_the_install_commands_of_the_makefile() -> None:
     wanted = re.findall(r"^\t\$\(BIN\)/(python -m pip .*)$", makefile, re.MULTILINE)
     assert wanted and re.findall(r"^RUN (.*)$", dockerfile, re.MULTILINE) == wanted
     copied = " ".join(re.findall(r"^COPY --chown=ray:users (.*) \S+$", dockerfile, re.MULTILINE)).split()
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    assert set(copied) == {"pyproject.toml", PROJECT["readme"], "LICENSE", *packages}
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert set(copied) == {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE", *(name.rstrip("*") for name in packages)}
     assert f"soundstorm:{PROJECT['version']}" in dockerfile
