@@ -3,7 +3,9 @@
     with connect(options.address, options.num_cpus) as cluster:
         ...
 
-Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use torch set theirs from it.
+Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use torch set theirs from it. What
+OpenMP and Ray do by themselves suits a machine of one's own: threads spin while they wait for each other, and workers give way to all
+other processes, so that beside one busy process two threads wait for each other most of the time. CONSIDERATE changes both.
 """
 
 import contextlib
@@ -36,6 +38,7 @@ TIMEOUT_S = 60.0
 DIAL_TIMEOUT_S = 5.0
 CLUSTER_PORT = 6379  # Ray's default for HOST:PORT
 GROWTH_TIMEOUT_S = 1200.0  # a node of a cloud is rented, booted, given its image and its packages
+ADDRESS_VARIABLE = "RAY_ADDRESS"
 MAX_GPUS = "max_gpus"  # resource by which the head of a cluster that grows tells how many GPUs it may have: Ray itself does not
 GROWTH_TICK_S = 5.0
 PACKAGES = ("soundstorm", "cluster", "jobs", "tune")
@@ -48,6 +51,8 @@ FORWARDED = (
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
+CONSIDERATE = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
+"""Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as other processes."""
 logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[1]
 _OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
@@ -69,6 +74,21 @@ class ClusterInfo:
     """Whether this Ray was started by `connect` and ends with it."""
     growth_s: float = 0.0
     """Seconds that a node may take to be added; 0 where the cluster does not say that it grows."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An address of a cluster, and who gave it."""
+
+    address: str
+    by_variable: bool
+
+    def problem(self, what: str) -> ClusterError:
+        """The error that says `what` is wrong with it, and the way out."""
+        if not self.by_variable:
+            return ClusterError(f"--address '{self.address}'{what}")
+        way_out = f"The address is from the variable {ADDRESS_VARIABLE}: `unset {ADDRESS_VARIABLE}`, or give --address local, to start a Ray here"
+        return ClusterError(f"{ADDRESS_VARIABLE} '{self.address}'{what}. {way_out}")
 
 
 @contextlib.contextmanager
@@ -101,7 +121,7 @@ def connect(
         gc.collect()  # the actors of an earlier job that failed hold their CPUs while its error, a cycle of references, is not collected
         yield _info(_started_here(), await_gpu)
         return
-    target = address or os.environ.get("RAY_ADDRESS") or "local"
+    target = address or os.environ.get(ADDRESS_VARIABLE) or "local"
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # its note about tokens is in our documentation
     if target == "local":
         _start(num_cpus, bool(log_to_driver))
@@ -109,7 +129,7 @@ def connect(
     else:
         if num_cpus is not None:
             raise ClusterError(f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the two")
-        _join(target, log_to_driver is not False, timeout_s)
+        _join(target, _Given(target, by_variable=not address), log_to_driver is not False, timeout_s)
     try:
         yield _info(target == "local", await_gpu)
     finally:
@@ -158,6 +178,8 @@ def _start(num_cpus: int | None, log_to_driver: bool) -> None:
     """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages from where we did."""
     _make_private_token()
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core would print warnings about its own actors into a job's progress
+    for name, value in CONSIDERATE.items():
+        os.environ.setdefault(name, value)
     with _workers_find_packages(), _quiet_core():
         _init(
             "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp; "
@@ -187,11 +209,11 @@ def _quiet_core() -> Iterator[None]:
             os.close(kept)
 
 
-def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
+def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) -> None:
     """Connect to a cluster that runs, after making sure that it answers: Ray itself may wait for minutes."""
     if address.startswith("ray://"):
-        raise ClusterError(
-            f"--address '{address}': Ray Data and Ray Train do not run through a Ray client; give the job to the cluster with "
+        raise given.problem(
+            ": Ray Data and Ray Train do not run through a Ray client; give the job to the cluster with "
             "`ray job submit`, or run it on one of its nodes with --address auto"
         )
     if _INSIDE_JOB in os.environ:
@@ -201,9 +223,9 @@ def _join(address: str, log_to_driver: bool, timeout_s: float) -> None:
     if address != "auto":
         match = _ADDRESS.match(address)
         if match is None or int(match[2] or 1) not in range(1, 65536):
-            raise ClusterError(f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT")
-        _dial(match[1].strip("[]"), int(match[2] or CLUSTER_PORT), address)
-    _require_healthy(address, max(deadline - time.monotonic(), 1.0))
+            raise given.problem(" is not a Ray address; give auto, local or HOST:PORT")
+        _dial(match[1].strip("[]"), int(match[2] or CLUSTER_PORT), given)
+    _require_healthy(given, max(deadline - time.monotonic(), 1.0))
     forwarded = {name: without_login(os.environ[name]) for name in FORWARDED if name in os.environ}
     packages = [str(_ROOT / name) for name in PACKAGES if (_ROOT / name).is_dir()]
     _init(
@@ -234,28 +256,38 @@ def _own_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, ours)
 
 
-def _dial(host: str, port: int, address: str) -> None:
+def _dial(host: str, port: int, given: _Given) -> None:
     """Raise unless something accepts connections there."""
     try:
         socket.create_connection((host, port), timeout=DIAL_TIMEOUT_S).close()
     except OSError as error:
-        raise ClusterError(
-            f"--address '{address}': nothing answers at {host}:{port} ({error.strerror or error}); "
+        raise given.problem(
+            f": nothing answers at {host}:{port} ({error.strerror or error}); "
             "check the address, the firewall and that the cluster runs (`ray status`)"
         ) from error
 
 
-def _require_healthy(address: str, timeout_s: float) -> None:
+def _require_healthy(given: _Given, timeout_s: float) -> None:
     """Ask Ray's own health check, in a process of its own because it cannot be interrupted."""
-    where = [] if address == "auto" else ["--address", address]
+    where = [] if given.address == "auto" else ["--address", given.address]
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *where]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise ClusterError(f"--address '{address}': no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`") from None
+        raise given.problem(f": no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`") from None
     if done.returncode != 0:
-        detail = _last_line(done.stderr or done.stdout)
-        raise ClusterError(f"--address '{address}': no Ray cluster to join ({detail}); check the address, the Ray version and RAY_AUTH_MODE")
+        raise given.problem(_why_not_healthy(done.stderr or done.stdout, is_named=bool(where)))
+
+
+def _why_not_healthy(said: str, is_named: bool) -> str:
+    """What Ray's health check means by what it said: it speaks of statuses of its RPCs."""
+    if "multiple active Ray instances" in said:
+        return ": several Rays run on this machine; give the HOST:PORT of one of them"
+    if "AuthenticationError" in said:
+        return ": the cluster there lets nobody in without its token; export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+    if is_named:
+        return ": what answers there is no Ray cluster, or one of another version; check the address and `ray status`"
+    return ": no Ray cluster runs on this machine; start one with `ray start --head`, or leave the address out"
 
 
 def _last_line(text: str) -> str:

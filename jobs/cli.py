@@ -10,7 +10,7 @@ from importlib import import_module
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.entry import console, leave, start
+from jobs.entry import console, leave, show_every_character, start
 from soundstorm import __version__
 
 COMMANDS = {
@@ -34,6 +34,7 @@ COMMANDS = {
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130 (interrupted)."""
+    show_every_character()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         _show_commands()

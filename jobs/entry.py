@@ -1,5 +1,7 @@
 """How every command starts and ends: options in, one summary line out, problems told as a sentence."""
 
+import contextlib
+import io
 import logging
 import os
 import signal
@@ -16,6 +18,7 @@ from rich.markup import escape
 
 from cluster.errors import ClusterError
 from cluster.vigil import left_behind
+from jobs import starting
 from soundstorm.errors import SoundStormError
 
 Options = TypeVar("Options")
@@ -24,7 +27,7 @@ console = Console(stderr=True, soft_wrap=True)
 """Where people read: progress, warnings and errors. What a program may read goes to standard output."""
 
 EXIT_PROBLEM = 1
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = starting.EXIT_INTERRUPTED
 MAX_CHARACTERS = 2000
 """Of a message."""
 
@@ -37,10 +40,12 @@ def start(
     A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. So is a fault of the program, whose
     traceback goes into a file. Set SOUNDSTORM_DEBUG=1 to see the traceback all the same.
     """
-    logging.basicConfig(level=os.environ.get("SOUNDSTORM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupt)  # as schedulers send it
+    show_every_character()
     try:
+        if threading.current_thread() is threading.main_thread():
+            starting.end()
+            signal.signal(signal.SIGTERM, _interrupt)  # as schedulers send it
+        logging.basicConfig(level=os.environ.get("SOUNDSTORM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
         options = tyro.cli(options_type, args=arguments, prog=program)
         summary = run(options)
     except (SoundStormError, ClusterError) as error:
@@ -62,6 +67,14 @@ def start(
     return 0
 
 
+def show_every_character() -> None:
+    """From now on both streams write a character that their encoding lacks as an escape: no text ends a job that has done its work."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            with contextlib.suppress(OSError, ValueError):  # closed
+                stream.reconfigure(errors="backslashreplace")
+
+
 def leave(code: int) -> NoReturn:
     """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray, which would crash it."""
     if left_behind():
@@ -72,7 +85,7 @@ def leave(code: int) -> NoReturn:
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a terminal would obey or an encoding does not have, and not too long to read."""
+    """`text` on one line, without what a terminal would obey, and not too long to read."""
     line = " ".join(text.split())
     shown = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
     return shown if len(shown) <= MAX_CHARACTERS else f"{shown[:MAX_CHARACTERS]} ..."

@@ -13,10 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import ray
-import ray.train
 import torch
-from ray.train import get_checkpoint
-from ray.train.torch import get_device, prepare_model
 
 from cluster import records, storage
 from cluster.connect import connect
@@ -26,18 +23,17 @@ from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
-from jobs.tokens import Tokens, TokenSet, open_tokens, split_tokens
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
+from jobs.tokens import Tokens, open_tokens
+from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
-from jobs.training_run import TrainingRun
-from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state, save_checkpoint
+from jobs.training_worker import train_on_worker
+from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state
 from soundstorm.code_vectors import start_embeddings
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import learned
 from soundstorm.model import SoundStorm
-from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
-from soundstorm.schemas import CodecFingerprint
+from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
 from soundstorm.settings_file import ChosenSettings, parse_settings
 from soundstorm.transfer import weights_for_categories
 
@@ -276,73 +272,6 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         )
 
     return show
-
-
-# ---- on the workers
-
-
-def train_on_worker(settings: dict[str, Any]) -> str | None:
-    """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
-    use_threads(settings["cpus"], settings["threads"])
-    context = ray.train.get_context()
-    fingerprint = CodecFingerprint(**settings["codec"])
-    training, validation = _read_tokens(settings["fold"], fingerprint)
-    worker = TrainingRun(
-        ModelConfig.from_dict(settings["architecture"], "architecture"),
-        TrainingConfig.from_dict(settings["training"], "training"),
-        training,
-        validation,
-        device=get_device(),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        wrap=prepare_model,
-    )
-    checkpoint = get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            worker.load_state_dict(load_training_state(Path(folder)))
-    while not worker.is_finished:
-        try:
-            worker.run_epoch()
-        except SoundStormError as error:  # the gradient is not finite: the same on all workers, and would be again
-            return str(error)
-        _report(worker, settings, fingerprint)
-    return None
-
-
-def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, TokenSet]:
-    shard = ray.train.get_dataset_shard("tokens")
-    tables = list(shard.iter_batches(batch_format="pyarrow", batch_size=None))
-    return split_tokens(tables, fold, fingerprint.num_levels, fingerprint.codebook_size, "tokens")
-
-
-def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far, on rank 0 with a checkpoint where one is due."""
-    is_due = worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0
-    with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
-        saved = None
-        if is_due and worker.rank == 0:
-            folder = Path(scratch) / CHECKPOINT_FOLDER
-            save_checkpoint(
-                folder,
-                worker.averaged(),
-                training=worker.config,
-                categories=settings["categories"],
-                fingerprint=fingerprint,
-                step=worker.step,
-                sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
-                extra={
-                    "epoch": worker.epochs_done,
-                    "dataset": settings["dataset"],
-                    "test_fold": settings["fold"],
-                    "val_loss": worker.rows[-1]["val_loss"],
-                    "before": settings["before"],
-                },
-                training_state=worker.state_dict(),
-            )
-            saved = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({"rows": list(worker.rows)}, checkpoint=saved)
 
 
 if __name__ == "__main__":

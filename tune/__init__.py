@@ -1,1 +1,3 @@
 """Studies: which settings train best on the data at hand."""
+
+import jobs  # noqa: F401  # what `python -m tune.NAME` says while it loads

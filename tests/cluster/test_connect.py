@@ -17,6 +17,7 @@ import pytest
 
 from cluster.connect import connect
 from cluster.errors import ClusterError
+from tests.conftest import free_port, server_process
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 120
@@ -29,13 +30,14 @@ class Probe:
     def look(self):
         import cluster
         print("what a worker prints")
-        return cluster.__file__, os.environ["OMP_NUM_THREADS"], os.environ["AWS_ENDPOINT_URL"]
+        return cluster.__file__, os.environ["OMP_NUM_THREADS"], os.environ["AWS_ENDPOINT_URL"], os.environ["OMP_WAIT_POLICY"], os.nice(0)
 
 with connect(num_cpus=2) as cluster_info:
     assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
-    file, threads, endpoint = ray.get(ray.remote(Probe).options(num_cpus=2).remote().look.remote(), timeout=60)
+    file, threads, endpoint, waiting, niceness = ray.get(ray.remote(Probe).options(num_cpus=2).remote().look.remote(), timeout=60)
     assert file == os.environ["EXPECTED_FILE"], file
     assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
+    assert (waiting, niceness) == (os.environ["EXPECTED_WAITING"], int(os.environ["EXPECTED_NICENESS"])), (waiting, niceness)
     with connect() as again:  # used as it is, and left running
         assert again.started_here
     assert ray.is_initialized()
@@ -116,7 +118,11 @@ except KeyboardInterrupt:
 
 def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "AWS_")) and name != "OMP_NUM_THREADS"}
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_AUTH_", "AWS_", "RAY_worker", "OMP_WAIT")) and name != "OMP_NUM_THREADS"
+    }
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=folder,
@@ -173,8 +179,16 @@ def end_processes_of(folder: str) -> None:
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_a_local_ray_starts_quietly_knows_our_packages_and_ends_with_its_block(tmp_path: Path) -> None:
-    done = run_python(LOCAL, tmp_path, HOME=str(tmp_path), EXPECTED_FILE=str(ROOT / "cluster" / "__init__.py"))
+@pytest.mark.parametrize(
+    ("given", "waiting", "niceness"),
+    [({}, "passive", str(os.nice(0))), ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active", str(os.nice(0) + 5))],
+    ids=["", "with what the user set"],
+)
+def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_and_ends_with_its_block(
+    given: dict[str, str], waiting: str, niceness: str, tmp_path: Path
+) -> None:
+    expected = {"EXPECTED_FILE": str(ROOT / "cluster" / "__init__.py"), "EXPECTED_WAITING": waiting, "EXPECTED_NICENESS": niceness}
+    done = run_python(LOCAL, tmp_path, HOME=str(tmp_path), **expected, **given)
     assert "what a worker prints" not in done.stdout + done.stderr
     assert "oken" not in done.stdout + done.stderr
     token = tmp_path / ".ray" / "auth_token"
@@ -242,6 +256,22 @@ def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
     addresses = ["http://host:6379", "host:port", "host:99999", "a b"]
     told = run_python(TELL, tmp_path, "4", *addresses).stdout.splitlines()
     assert told == [f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT" for address in addresses]
+
+
+def test_a_stale_address_of_the_environment_is_told_with_its_variable_and_the_way_out(tmp_path: Path) -> None:
+    for address, problem in (("127.0.0.1:9", "nothing answers at 127.0.0.1:9"), ("http://127.0.0.1:8265", "is not a Ray address")):
+        told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=address).stdout
+        assert told.startswith(f"RAY_ADDRESS '{address}'") and problem in told
+        assert "`unset RAY_ADDRESS`, or give --address local" in told and "--address '" not in told
+
+
+def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(tmp_path: Path) -> None:
+    with server_process(
+        [sys.executable, "-m", "http.server", (port := str(free_port())), "--bind", "127.0.0.1"], int(port), (tmp_path / "log").open("wb")
+    ):
+        told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=f"127.0.0.1:{port}").stdout
+    assert told.startswith(f"RAY_ADDRESS '127.0.0.1:{port}'") and "unset RAY_ADDRESS" in told
+    assert "is no Ray cluster" in told and "rpc" not in told.lower()
 
 
 def test_a_ray_client_is_refused_with_another_way(tmp_path: Path) -> None:

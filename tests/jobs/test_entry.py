@@ -1,7 +1,10 @@
 """How a command ends."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -44,3 +47,55 @@ def test_a_run_that_leaves_no_thread_behind_ends_in_the_usual_way() -> None:
     code = "import atexit, jobs.entry\natexit.register(print, 'tidied up')\njobs.entry.leave(3)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 3 and done.stdout == "tidied up\n"
+
+
+WORDS = r"""
+import dataclasses
+from jobs.entry import console, leave, start
+
+@dataclasses.dataclass
+class Options:
+    pass
+
+def run(options):
+    console.print("o13\xfc \u2501 \u9ce5")
+    return {"message": "10 clips in o13\xfc, \udce4"}
+
+leave(start(Options, run, []))
+"""
+
+
+def test_a_character_that_a_stream_cannot_show_is_written_as_an_escape() -> None:
+    ascii_only = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", WORDS], cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=240, check=False)
+    assert (done.returncode, done.stdout) == (0, "10 clips in o13\\xfc, \\xdce4\n"), done.stderr
+    assert done.stderr == "o13\\xfc \\u2501 \\u9ce5\n"
+
+
+def test_help_is_shown_where_output_is_ascii() -> None:
+    command = [sys.executable, "-m", "jobs.doctor", "--help"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0 and "--output-dir" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process has loaded is told by /proc")
+@pytest.mark.parametrize(("number", "library"), [(signal.SIGINT, "_raylet"), (signal.SIGTERM, "_raylet"), (signal.SIGINT, "libtorch_cpu")])
+def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sentence(number: signal.Signals, library: str) -> None:
+    def usual_signals() -> None:
+        signal.signal(number, signal.SIG_DFL)
+
+    command = [sys.executable, "-m", "jobs.train", "--tokens", "nowhere"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual_signals)
+    deadline = time.monotonic() + 120
+    while library not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.005)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted: nothing was begun\n")
+
+
+def test_a_process_that_only_imports_the_jobs_answers_signals_as_before() -> None:
+    code = "import signal, sys\nimport jobs.starting\nprint(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.excepthook is sys.__excepthook__)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "True True\n"
