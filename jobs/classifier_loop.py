@@ -16,6 +16,8 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from jobs.trainer import use_threads
+from soundstorm.divergence import far_above_guessing, lost
+from soundstorm.errors import SoundStormError
 
 STATE_FILE = "trainer.pt"
 
@@ -109,14 +111,18 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         means = _mean_over_workers({name: float(np.mean([step[name] for step in steps])) for name in steps[0]})
         epoch = trainer.step_count // trainer.steps_per_epoch
         rows.append({"epoch": epoch, "step": trainer.step_count, **means, "lr": trainer.learning_rate(), "seconds": time.monotonic() - began})
-        if epoch % settings["checkpoint_every"] and trainer.step_count < trainer.total_steps:
+        is_last = trainer.step_count >= trainer.total_steps
+        why = lost([row["loss"] for row in rows], len(recipe.categories), is_last)
+        if epoch % settings["checkpoint_every"] and not is_last and why is None:
             continue
         with tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as folder:
             saved = None
-            if context.get_world_rank() == 0:
+            if context.get_world_rank() == 0 and not far_above_guessing(rows[-1]["loss"], len(recipe.categories)):
                 torch.save({"trainer": trainer.state_dict(), "rows": rows}, Path(folder) / STATE_FILE)
                 saved = Checkpoint.from_directory(folder)
             ray.train.report({"rows": list(rows)}, checkpoint=saved)
+        if why is not None:
+            raise SoundStormError(f"training stopped: {why}: start again with --overwrite and a lower --lr")
 
 
 def load_state(folder: Path) -> dict[str, Any]:

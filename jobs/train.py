@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import ray
 import torch
+from ray.train import Result
 
 from cluster import records, storage
 from cluster.connect import connect
@@ -192,7 +193,7 @@ def _train(
                 on_report=_progress(log, config.epochs),
             )
             if result.return_value:
-                raise SoundStormError(f"training stopped: {result.return_value}")
+                raise SoundStormError(f"training stopped: {result.return_value}. {_kept(result, options.output_dir)}")
             assert result.checkpoint is not None  # the last epoch always has one
             folder = Path(result.checkpoint.to_directory(scratch))
             finished, state = load_checkpoint(folder), load_training_state(folder)
@@ -212,6 +213,17 @@ def _train(
         "num_workers": plan.num_workers,
         "checkpoint_sha256": finished.sha256,
     }
+
+
+def _kept(result: Result, output_dir: str) -> str:
+    """Publish the last good checkpoint of a run that was stopped; says where it is, and how to go on."""
+    if result.checkpoint is None:
+        return "No epoch was any good; start again with --overwrite"
+    where = storage.join(output_dir, CHECKPOINT_FOLDER)
+    with result.checkpoint.as_directory() as name:
+        epoch = load_checkpoint(Path(name)).extra["epoch"]
+        storage.copy_from_local(Path(name), where)
+    return f"The last good epoch was {epoch}: {where} has it; start again with --overwrite, or from there with --checkpoint and another --output-dir"
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

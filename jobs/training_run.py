@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
 from jobs.training_log import Row
 from soundstorm.batching import collate, crop, fill, seeded_generator
+from soundstorm.divergence import far_above_guessing, lost
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
@@ -74,6 +75,19 @@ class TrainingRun:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.epochs_done * self.steps_per_epoch
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the last epoch left something worth keeping."""
+        return not far_above_guessing(self._losses()[-1], self.network.config.codebook_size)
+
+    def problem(self) -> str | None:
+        """Why there is no use in going on; None = there is."""
+        why = lost(self._losses(), self.network.config.codebook_size, self.is_finished)
+        return None if why is None else f"{why}: lower --lr (it is {self.config.lr:g})"
+
+    def _losses(self) -> list[float]:
+        return [float(row["train_loss"] or 0.0) for row in self.rows]
 
     def averaged(self) -> SoundStorm:
         """The network with the averaged weights."""

@@ -46,6 +46,8 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         except SoundStormError as error:  # the gradient is not finite: the same on all workers, and would be again
             return str(error)
         _report(worker, settings, fingerprint)
+        if worker.problem():
+            return worker.problem()
     return None
 
 
@@ -56,8 +58,8 @@ def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, To
 
 
 def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far, on rank 0 with a checkpoint where one is due."""
-    is_due = worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0
+    """Report the log so far, on rank 0 with a checkpoint where one is due and worth it: the last good one is not driven out by worse."""
+    is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
     with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
         saved = None
         if is_due and worker.rank == 0:

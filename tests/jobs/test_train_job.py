@@ -26,6 +26,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
+from tests.jobs.conftest import Command, assert_one_message
 
 CATEGORIES = ["rain", "wind", "siren"]
 FINGERPRINT = CodecFingerprint(name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8)
@@ -196,6 +197,25 @@ def test_a_run_in_object_storage_survives_a_killed_worker_and_is_resumed_after_a
     assert after[0] == before[0]  # with its seconds: the first epoch was not made again
     names = {entry.uri[len(output) + 1 :].split("/")[0] for entry in storage.list_objects(output)}
     assert names == {"checkpoint", "log.csv", "tensorboard", "train.json"}
+
+
+# ---- a run that goes wrong
+
+
+def test_a_run_whose_loss_stays_far_above_guessing_is_stopped_and_its_last_good_checkpoint_kept(
+    tokens: str, tmp_path: Path, ray_session: None, command: Command
+) -> None:
+    (tmp_path / "slowly.json").write_text('{"training": {"warmup_share": 0.9}}')
+    output = tmp_path / "out"
+    arguments = ["--tokens", tokens, "--preset", "tiny", "--config", str(tmp_path / "slowly.json"), "--output-dir", str(output)]
+    result = command(jobs.train, *arguments, "--epochs", "12", "--batch-size", "4", "--lr", "1")
+    assert_one_message(result, "training stopped: the loss stays at", "where a guess gives 2.08: lower --lr (it is 1)", "The last good epoch was")
+    losses = [float(row["train_loss"]) for row in log_rows(str(output))]
+    good = [loss < 2 * math.log(8) for loss in losses]
+    assert good[0] and good[-3:] == [False] * 3 and len(losses) < 12  # it was stopped
+    kept = load_checkpoint(output / "checkpoint")
+    assert kept.extra["epoch"] == max(epoch for epoch, is_good in enumerate(good, start=1) if is_good)
+    assert not (output / "train.json").exists()
 
 
 # ---- bad input
