@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
+from soundstorm.generators import GeneratorNetwork, make_generator
 from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
@@ -34,6 +34,8 @@ DTYPES = (torch.float32, torch.float16, torch.int8)
 """Of stored weights: as trained, or packed."""
 PACKAGED_FOLDER = "esc10"
 """Of the checkpoint that ships, below the package's weights."""
+STACKED = ("head_weight", "head.project_QHL", "centroids.vectors_QKL")
+"""Tensors that are a matrix for each level."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
 
 
@@ -41,7 +43,7 @@ KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sa
 class Checkpoint:
     """What `load_checkpoint` returns."""
 
-    model: SoundStorm
+    model: GeneratorNetwork
     """In evaluation mode."""
     categories: list[str]
     """Name of each class, by label."""
@@ -59,7 +61,7 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: Path,
-    model: SoundStorm,
+    model: GeneratorNetwork,
     *,
     training: TrainingConfig,
     categories: Sequence[str],
@@ -84,7 +86,7 @@ def save_checkpoint(
     """
     _check_fit(model.config, len(categories), fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    weights = safetensors.torch.save(pack(tensors, stacked=("head_weight",)) if packed else tensors)
+    weights = safetensors.torch.save(pack(tensors, keep=("level_scale_QL",), stacked=STACKED) if packed else tensors)
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,
@@ -183,7 +185,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     _check_fit(architecture, len(config["categories"]), fingerprint, config_path)
     sha256 = hashlib.sha256(weights).hexdigest()
     with torch.device("meta"):  # shapes only, until the weights are known to fit
-        model = SoundStorm(architecture)
+        model = make_generator(architecture)
     model.load_state_dict(_read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}), assign=True)
     if sha256 != config["weights_sha256"]:
         raise SoundStormError(
@@ -218,7 +220,8 @@ def load_training_state(folder: Path) -> dict[str, Any]:
 def _check_fit(architecture: ModelConfig, num_categories: int, fingerprint: CodecFingerprint, where: str) -> None:
     if num_categories != architecture.num_classes:
         raise SoundStormError(f"{where}: {num_categories} categories, but the network has {architecture.num_classes} classes")
-    if (fingerprint.num_levels, fingerprint.codebook_size) != (architecture.num_levels, architecture.codebook_size):
+    num_levels = architecture.generated_levels or fingerprint.num_levels
+    if num_levels > fingerprint.num_levels or (num_levels, fingerprint.codebook_size) != (architecture.num_levels, architecture.codebook_size):
         raise SoundStormError(
             f"{where}: the codec '{fingerprint.name}' has {fingerprint.num_levels}x{fingerprint.codebook_size} codes, "
             f"but the network {architecture.num_levels}x{architecture.codebook_size}"

@@ -1,6 +1,7 @@
 """The vectors that a codec has for its codes: codes that sound alike have vectors that are alike.
 
-A network whose embeddings of codes start from them need not learn from few recordings which codes resemble each other.
+A network whose embeddings of codes start from them, or whose codes go in and out through them (`soundstorm.centroids`), need not learn from
+few recordings which codes resemble each other.
 
 Legend: Q levels, K codebook size, L size of a code's vector, D width.
 """
@@ -14,7 +15,19 @@ from torch import Tensor
 
 from soundstorm.codec import Codec
 from soundstorm.compact_codec import CompactCodec
+from soundstorm.errors import SoundStormError
+from soundstorm.generators import GeneratorNetwork
 from soundstorm.model import SoundStorm
+
+
+def codebooks(codec: Codec) -> Tensor:
+    """The centroid of each code of each level, (Q, K, L) float32: a place is the sum of one of each level."""
+    books_QKL = getattr(codec.network, "codebooks", None)
+    if isinstance(books_QKL, Tensor):
+        return books_QKL.detach().float()
+    network = cast(CompactCodec | EncodecModel, codec.network)
+    layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
+    return torch.stack([layer.codebook for layer in layers]).detach().float()
 
 
 def code_vectors(codec: Codec) -> Tensor:
@@ -22,16 +35,14 @@ def code_vectors(codec: Codec) -> Tensor:
 
     Codes of all levels are taken for equally frequent and independent.
     """
-    network = cast(CompactCodec | EncodecModel, codec.network)
-    layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
-    vectors_QKL = torch.stack([layer.codebook for layer in layers]).detach()
+    vectors_QKL = codebooks(codec)
     scale = vectors_QKL.var(1).sum(0).mean().sqrt().clamp(min=1e-9)
     return F.pad(vectors_QKL / scale, (0, 0, 0, 1)).flatten(0, 1)
 
 
 def latent_dim(codec: Codec) -> int:
     """Size of the codec's vectors."""
-    return code_vectors(codec).shape[1]
+    return codebooks(codec).shape[2]
 
 
 def start_embeddings(model: SoundStorm, codec: Codec) -> None:
@@ -45,3 +56,22 @@ def start_embeddings(model: SoundStorm, codec: Codec) -> None:
     embeddings_QKD = (vectors @ (torch.randn(vectors.shape[1], width) * vectors.shape[1] ** -0.5)).view(-1, rows, width)
     with torch.no_grad():
         model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[:, :-1])
+
+
+def start_centroids(model: GeneratorNetwork, codec: Codec, log_share_QK: Tensor) -> None:
+    """Give `model` the centroids of `codec`, and its output biases the logarithm of how often each code occurs.
+
+    Args:
+        model: a network with `centroids`.
+        codec: of its codes.
+        log_share_QK: of each code of each level, see `soundstorm.centroids.log_counts`.
+
+    Raises:
+        SoundStormError: the network has no centroids, or others than the codec.
+    """
+    if model.centroids is None:
+        raise SoundStormError("this network has no centroids: set centroids to true")
+    model.centroids.take(codebooks(codec))
+    bias_QK = model.head_bias if isinstance(model, SoundStorm) else model.head.head_bias
+    with torch.no_grad():
+        bias_QK.copy_(log_share_QK)

@@ -83,10 +83,13 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor) -> Tensor:
-        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller scales or clips."""
+        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller scales or clips.
+
+        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left to the codec.
+        """
         levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
-        if codes_BQT.ndim != 3 or codes_BQT.shape[1] != levels or codes_BQT.shape[2] == 0:
-            raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, {levels}, frames) with at least one frame")
+        if codes_BQT.ndim != 3 or not 1 <= codes_BQT.shape[1] <= levels or codes_BQT.shape[2] == 0:
+            raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, 1 to {levels}, frames) with at least one frame")
         if int(codes_BQT.min()) < 0 or int(codes_BQT.max()) >= size:
             raise ValueError(f"codes lie in {int(codes_BQT.min())}..{int(codes_BQT.max())}, expected 0..{size - 1}")
         return self._decode(codes_BQT.to(self.device))

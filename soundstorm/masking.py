@@ -51,6 +51,52 @@ def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
     return share_Q
 
 
+def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """True at the `share_B` (rounded down, at least one) of each clip's candidate frames that have the lowest rank.
+
+    Args:
+        candidate_BT: True at frames that may be hidden: real, and after the prefix.
+        rank_BT: any floating-point numbers; equal ones rank by time.
+    """
+    num_candidates_B = candidate_BT.sum(1)
+    num_hidden_B = (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B)
+    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
+    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
+    return (place_BT < num_hidden_B[:, None]) & candidate_BT
+
+
+@dataclass(kw_only=True, frozen=True)
+class Drawn:
+    """What a training example hides, before it is said of which levels."""
+
+    share_B: Tensor
+    """Share of the frames after the prefix that are hidden."""
+    prefix_BT: Tensor
+    """True at the frames of the prefix, padding included."""
+    rank_BT: Tensor
+    """Those of the lowest rank are hidden; frames of a span share a rank."""
+
+
+def draw_frames(mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> Drawn:
+    """Draws a cosine share, a prefix and an order of the frames for every clip, from `generator` on its own device."""
+    B, T = mask_BT.shape
+    device = mask_BT.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=generator.device).to(device)
+
+    share_B = cosine_share(uniform(B))
+    num_frames_B = mask_BT.sum(1)
+    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()  # below the clip's length: there is always a frame to train
+    prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
+    frame_T = torch.arange(T, device=device)
+    in_spans_B = uniform(B) < config.span_share
+    offset_B = (uniform(B) * config.span_frames).floor().long()
+    span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
+    rank_BT = uniform(B, T + 1).gather(1, span_BT)
+    return Drawn(share_B=share_B, prefix_BT=frame_T < prefix_frames_B[:, None], rank_BT=rank_BT)
+
+
 def mask_level(
     codes_BQT: Tensor, candidate_BT: Tensor, prefix_BT: Tensor, level_B: Tensor, share_B: Tensor, rank_BT: Tensor, mask_id: int
 ) -> MaskedBatch:
@@ -62,11 +108,7 @@ def mask_level(
         rank_BT: any floating-point numbers; equal ones rank by time.
     """
     level_index_Q = torch.arange(codes_BQT.shape[1], device=codes_BQT.device)[None, :, None]
-    num_candidates_B = candidate_BT.sum(1)
-    num_hidden_B = (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B)
-    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
-    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
-    hidden_BT = (place_BT < num_hidden_B[:, None]) & candidate_BT
+    hidden_BT = hidden_frames(candidate_BT, share_B, rank_BT)
     above_BQT = (level_index_Q > level_B[:, None, None]) & ~prefix_BT[:, None, :]
     at_level_BQT = (level_index_Q == level_B[:, None, None]) & hidden_BT[:, None, :]
     target_BT = codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])).squeeze(1)
@@ -92,20 +134,12 @@ def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generato
         return torch.rand(*shape, generator=generator, device=generator.device).to(device)
 
     level_B = torch.multinomial(level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator).to(device)
-    share_B = cosine_share(uniform(B))
-    num_frames_B = mask_BT.sum(1)
-    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()  # below the clip's length: there is always a frame to train
-    prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
-    frame_T = torch.arange(T, device=device)
-    prefix_BT = frame_T < prefix_frames_B[:, None]
-    in_spans_B = uniform(B) < config.span_share
-    offset_B = (uniform(B) * config.span_frames).floor().long()
-    span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
-    rank_BT = uniform(B, T + 1).gather(1, span_BT)  # frames of a span share a rank
-    masked = mask_level(codes_BQT, mask_BT & ~prefix_BT, prefix_BT & mask_BT, level_B, share_B, rank_BT, mask_id)
+    drawn = draw_frames(mask_BT, generator, config)
+    candidate_BT, prefix_BT = mask_BT & ~drawn.prefix_BT, drawn.prefix_BT
+    masked = mask_level(codes_BQT, candidate_BT, prefix_BT & mask_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)
     if config.noise_share == 0:
         return masked
-    stray_frame_BT = (uniform(B, T) * num_frames_B.roll(1)[:, None]).long()
+    stray_frame_BT = (uniform(B, T) * mask_BT.sum(1).roll(1)[:, None]).long()
     level_B1T = level_B[:, None, None].expand(-1, 1, T)
     stray_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, stray_frame_BT)
     share_of_noise_B = 2 * config.noise_share * uniform(B)

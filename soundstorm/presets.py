@@ -12,6 +12,9 @@ from typing import Any, Literal, Self
 
 from soundstorm.errors import SoundStormError
 
+HEAD_CHANNELS = 16
+"""Least channels of an attention head over the levels of a place."""
+
 
 def _require(condition: bool, name: str, value: object, allowed: str) -> None:
     if not condition:
@@ -88,11 +91,23 @@ class ModelConfig(Settings):
     dropout: float = 0.0
     """Share of each module's output that training drops."""
     num_levels: int = 8
-    """Levels of the codec."""
+    """Levels that it generates: those of the codec, or the first of them."""
     codebook_size: int = 1024
     """Codes per level; the id after the last one is MASK."""
     num_classes: int = 50
     """Categories; the id after the last one means 'no class'."""
+    order: Literal["levels", "places"] = "levels"
+    """Order of generation: `levels` is SoundStorm's, level after level of the whole clip; `places` decides all levels of a place at once."""
+    generated_levels: int | None = None
+    """Generate only so many of the codec's levels, the first; the codec puts the rest back as variance. None: all."""
+    centroids: bool = False
+    """Codes go in and out through the codec's own vectors, in place of embeddings and heads that are learned from nothing; `places` needs it."""
+    centroid_dim: int = 0
+    """Size of these vectors, which training takes from the codec; 0 where there are none, or none yet."""
+    head_width: int = 256
+    """Channels of the network over the levels of a place, with `places`."""
+    head_depth: int = 2
+    """Blocks of that network."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
@@ -106,6 +121,15 @@ class ModelConfig(Settings):
         _require(1 <= self.num_levels <= 64, "num_levels", self.num_levels, "1 to 64")
         _require(2 <= self.codebook_size <= 65_535, "codebook_size", self.codebook_size, "2 to 65535")
         _require(1 <= self.num_classes <= 1_000_000, "num_classes", self.num_classes, "1 to 1000000")
+        _require(self.order in ("levels", "places"), "order", self.order, "levels or places")
+        most = self.generated_levels
+        _require(most is None or 1 <= most <= 64, "generated_levels", most, "1 to 64, or none")
+        _require(self.centroids or self.order == "levels", "centroids", self.centroids, "true where order is places")
+        _require(0 <= self.centroid_dim <= 65_536, "centroid_dim", self.centroid_dim, "0 to 65536")
+        _require(self.centroids or self.centroid_dim == 0, "centroid_dim", self.centroid_dim, "0 where centroids is false")
+        allowed = f"a multiple of {HEAD_CHANNELS}, at most 16384"
+        _require(1 <= self.head_width <= 16_384 and self.head_width % HEAD_CHANNELS == 0, "head_width", self.head_width, allowed)
+        _require(1 <= self.head_depth <= 256, "head_depth", self.head_depth, "1 to 256")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -133,7 +157,9 @@ class TrainingConfig(Settings):
     class_dropout: float = 0.1
     """Share of examples trained without their class, for guidance."""
     first_level_share: float = 0.125
-    """Share of examples that train level 0; the other levels share the rest equally."""
+    """Share of examples that train level 0; the other levels share the rest equally. With `places` each level's weight in the loss."""
+    head_share: float = 1.0
+    """Share of the masked places that a step asks for, with `places`: the network over the levels costs as much as all the rest."""
     prompt_share: float = 0.5
     """Share of examples with a visible prefix of all levels, outside the loss."""
     span_share: float = 0.0
@@ -169,6 +195,7 @@ class TrainingConfig(Settings):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("span_share", "noise_share"):
             _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        _require(0 < self.head_share <= 1, "head_share", self.head_share, "above 0 and at most 1")
         is_disjoint = self.schedule != "trapezoid" or self.warmup_share + self.cooldown_share <= 1
         _require(is_disjoint, "cooldown_share", self.cooldown_share, f"at most 1 less warmup_share, which is {self.warmup_share}")
         for name in ("label_smoothing", "ema_decay"):
@@ -185,7 +212,7 @@ class SamplerSettings(Settings):
     """How codes are drawn from a network; `soundstorm.decoding` gives the procedure."""
 
     iterations: int | tuple[int, ...] = 12
-    """Passes per level; one number is that many at level 0 and one pass at each level after."""
+    """Passes per level; one number is that many at level 0 and one pass at each level after. A network of order `places` takes one number."""
     order: Literal["confidence", "even"] = "confidence"
     """Which frames a pass keeps: `confidence` the surest of the codes drawn; `even` frames spread evenly over the clip, whatever was drawn."""
     temperature: float = 1.0
@@ -200,6 +227,10 @@ class SamplerSettings(Settings):
     """Sample only from the most typical codes that hold this probability (Meister et al., arXiv 2202.00666); 1 keeps all."""
     guidance: float = 1.0
     """Classifier-free guidance weight while a level is all masked, falling to 1 with the masked share; 1 is unguided."""
+    upper_temperature: float | None = None
+    """Sampling temperature at all levels above 0, in every pass; none: that of level 0, on its way to `final_temperature`."""
+    upper_guidance: float | None = None
+    """Guidance weight at all levels above 0; none: that of level 0."""
     candidates: int = 1
     """Draws of each sample, of which the one is kept that a classifier takes most surely for its class; see `soundstorm.choice`."""
 
@@ -211,6 +242,9 @@ class SamplerSettings(Settings):
         for name in ("temperature", "final_temperature", "choice_temperature", "guidance"):
             value = getattr(self, name)
             _require(0 <= value <= 1e9, name, value, "0 to 1e9")
+        for name in ("upper_temperature", "upper_guidance"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1e9, name, value, "0 to 1e9, or none")
         for name in ("top_p", "typical_mass"):
             _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 
@@ -220,6 +254,21 @@ class SamplerSettings(Settings):
             return (self.iterations,) + (1,) * (num_levels - 1)
         _require(len(self.iterations) == num_levels, "iterations", self.iterations, f"one number, or {num_levels} of them, one per level")
         return self.iterations
+
+    def passes_over_places(self) -> int:
+        """Number of passes of a network of order `places`; raises SoundStormError when `iterations` lists one for each level."""
+        if isinstance(self.iterations, int):
+            return self.iterations
+        allowed = "one number: this network decides all levels of a place at once"
+        _require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
+        return self.iterations[0]
+
+    def check_passes(self, model: ModelConfig) -> None:
+        """Raise SoundStormError unless `iterations` suits the network."""
+        if model.order == "places":
+            self.passes_over_places()
+        else:
+            self.passes_per_level(model.num_levels)
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -1,12 +1,10 @@
-"""Loss, optimizer, learning-rate schedule and validation of a `SoundStorm` network.
+"""Loss, optimizer, learning-rate schedule and validation of a generator.
 
 Legend: B batch, Q levels, T codec frames, K codebook size.
 """
 
 import math
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -17,62 +15,38 @@ from torch.optim.lr_scheduler import LambdaLR
 from soundstorm.batching import Batch, seeded_generator
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
+from soundstorm.generators import GeneratorNetwork
+from soundstorm.losses import LevelLosses, StepLoss
 from soundstorm.masking import MaskedBatch, cosine_share, level_shares, mask_level, training_masks
-from soundstorm.model import SoundStorm
+from soundstorm.place_network import PlaceNetwork
+from soundstorm.place_training import fixed_places, place_losses, training_places
+from soundstorm.precision import autocast, uses_bf16
 from soundstorm.presets import TrainingConfig
+
+__all__ = [
+    "LevelLosses",
+    "StepLoss",
+    "apply_gradients",
+    "autocast",
+    "bare",
+    "build_optimizer",
+    "build_schedule",
+    "evaluate_loss",
+    "lr_factor",
+    "masked_nats",
+    "mixed_loss",
+    "training_step",
+    "uses_bf16",
+]
 
 GOLDEN_SHARE = (math.sqrt(5) - 1) / 2
 ONECYCLE_START = 1 / 25
 ONECYCLE_END = 1 / 250_000
 
 
-@dataclass(kw_only=True, frozen=True)
-class LevelLosses:
-    """Sums that add up over batches and workers (float64): all-reduce the two tensors to get the whole run's losses."""
-
-    nats_Q: Tensor
-    """Sum of the cross-entropy of the masked frames of each level, in nats, without label smoothing."""
-    frames_Q: Tensor
-    """Number of these frames."""
-
-    def __add__(self, other: "LevelLosses") -> "LevelLosses":
-        return LevelLosses(nats_Q=self.nats_Q + other.nats_Q, frames_Q=self.frames_Q + other.frames_Q)
-
-    def per_level(self) -> list[float | None]:
-        """Mean loss of each level in nats; None where no frame was masked."""
-        return [nats / frames if frames else None for nats, frames in zip(self.nats_Q.tolist(), self.frames_Q.tolist(), strict=True)]
-
-    def mean(self) -> float:
-        """Mean loss over all masked frames in nats."""
-        return float(self.nats_Q.sum() / self.frames_Q.sum().clamp(min=1))
-
-
-@dataclass(kw_only=True, frozen=True)
-class StepLoss:
-    """What one training step is about to descend, and what it says about each level."""
-
-    loss: Tensor
-    """Scalar with a gradient: mean over the masked frames of the batch, with label smoothing."""
-    levels: LevelLosses
-
-
-def bare(model: nn.Module) -> SoundStorm:
+def bare(model: nn.Module) -> GeneratorNetwork:
     """The network inside a DDP wrapper, or `model` itself."""
-    return cast(SoundStorm, model.module if isinstance(model, DistributedDataParallel) else model)
-
-
-def uses_bf16(device: torch.device, precision: str) -> bool:
-    """Whether linear layers are computed in bfloat16; `auto` asks the device whether it has instructions for it."""
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported())
-
-
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Context in which linear layers follow `precision` (auto, fp32 or bf16)."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=uses_bf16(device, precision))
+    return cast(GeneratorNetwork, model.module if isinstance(model, DistributedDataParallel) else model)
 
 
 def masked_nats(logits_BTK: Tensor, masked: MaskedBatch, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -98,17 +72,25 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
     Masks and dropped classes come from `generator`; dropout, where a network has it, from PyTorch's global generator.
 
     Args:
-        model: a `SoundStorm`, or it wrapped in DDP, in training mode.
+        model: a `SoundStorm` or `PlaceNetwork`, or it wrapped in DDP, in training mode.
         batch: clips on the device of the model.
     """
     network = bare(model)
+    if isinstance(network, PlaceNetwork):
+        places = training_places(batch, generator, config)
+        return place_losses(model, batch, places, _some_dropped(batch.label_B, generator, network, config), config)
     masked = training_masks(batch.codes_BQT, batch.mask_BT, generator, config, network.mask_id)
-    dropped_B = torch.rand(len(batch.label_B), generator=generator, device=generator.device) < config.class_dropout
-    label_B = batch.label_B.masked_fill(dropped_B.to(batch.label_B.device), network.no_class)
+    label_B = _some_dropped(batch.label_B, generator, network, config)
     with autocast(network.device, config.precision):
         logits_BTK = model(masked.input_codes_BQT, label_B, batch.mask_BT, masked.level_B)
     smoothed_BT, nats_BT = masked_nats(logits_BTK, masked, config.label_smoothing)
     return StepLoss(loss=smoothed_BT.sum() / masked.loss_mask_BT.sum(), levels=_sum_by_level(nats_BT, masked, network.config.num_levels))
+
+
+def _some_dropped(label_B: Tensor, generator: torch.Generator, network: GeneratorNetwork, config: TrainingConfig) -> Tensor:
+    """Labels, some of them replaced by "no class"."""
+    dropped_B = torch.rand(len(label_B), generator=generator, device=generator.device) < config.class_dropout
+    return label_B.masked_fill(dropped_B.to(label_B.device), network.no_class)
 
 
 def apply_gradients(
@@ -177,7 +159,8 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, tot
 def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, first: int = 0, stride: int = 1) -> LevelLosses:
     """Losses of whole clips under fixed masks, with their classes and without prompts: equal from run to run and from epoch to epoch.
 
-    Each clip is asked twice: at level 0, and at one of the other levels in turn. The masked share runs evenly over the cosine schedule.
+    Each clip is asked twice: at level 0, and at one of the other levels in turn; a network of order `places` once, at all levels. The masked
+    share runs evenly over the cosine schedule.
     The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched or dealt over workers.
 
     Args:
@@ -189,9 +172,7 @@ def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingCo
     """
     network = bare(model)
     num_levels, device = network.config.num_levels, network.device
-    total = LevelLosses(
-        nats_Q=torch.zeros(num_levels, dtype=torch.float64, device=device), frames_Q=torch.zeros(num_levels, dtype=torch.float64, device=device)
-    )
+    total = LevelLosses.none(num_levels, device)
     was_training = network.training
     network.eval()
     place = first
@@ -199,6 +180,10 @@ def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingCo
         batch = whole_batch.to(device)
         places = range(place, place + stride * len(batch.label_B), stride)
         place = places.stop
+        if isinstance(network, PlaceNetwork):
+            masks = fixed_places(batch, _fixed_progress(places, 0), _fixed_ranks(batch, places, 0, config.seed))
+            total = total + place_losses(network, batch, masks, batch.label_B, config).levels
+            continue
         for turn in range(min(2, num_levels)):
             masked = _fixed_masks(batch, places, turn, num_levels, config.seed, network.mask_id)
             with autocast(device, config.precision):
@@ -211,13 +196,22 @@ def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingCo
 def _fixed_masks(batch: Batch, places: range, turn: int, num_levels: int, seed: int, mask_id: int) -> MaskedBatch:
     """Level 0 in turn 0, level 1 + place modulo (Q - 1) in turn 1."""
     device = batch.codes_BQT.device
+    rank_BT = _fixed_ranks(batch, places, turn, seed)
+    level_B = torch.tensor([0 if turn == 0 else 1 + place % (num_levels - 1) for place in places], device=device)
+    no_prefix_BT = torch.zeros_like(batch.mask_BT)
+    share_B = cosine_share(_fixed_progress(places, turn)).to(device)
+    return mask_level(batch.codes_BQT, batch.mask_BT, no_prefix_BT, level_B, share_B, rank_BT, mask_id)
+
+
+def _fixed_ranks(batch: Batch, places: range, turn: int, seed: int) -> Tensor:
     rank_BT = torch.zeros(batch.mask_BT.shape)
     for row, place, num_frames in zip(rank_BT, places, batch.mask_BT.sum(1).tolist(), strict=True):
         row[:num_frames] = torch.rand(num_frames, generator=seeded_generator(seed, place, turn))
-    level_B = torch.tensor([0 if turn == 0 else 1 + place % (num_levels - 1) for place in places], device=device)
-    progress_B = torch.tensor([(0.5 + (place + turn / 2) * GOLDEN_SHARE) % 1.0 for place in places], dtype=torch.float64)
-    no_prefix_BT = torch.zeros_like(batch.mask_BT)
-    return mask_level(batch.codes_BQT, batch.mask_BT, no_prefix_BT, level_B, cosine_share(progress_B).to(device), rank_BT.to(device), mask_id)
+    return rank_BT.to(batch.codes_BQT.device)
+
+
+def _fixed_progress(places: range, turn: int) -> Tensor:
+    return torch.tensor([(0.5 + (place + turn / 2) * GOLDEN_SHARE) % 1.0 for place in places], dtype=torch.float64)
 
 
 def mixed_loss(losses: LevelLosses, config: TrainingConfig) -> float:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from soundstorm.model import SoundStorm
+from soundstorm.generators import GeneratorNetwork
 
 CLASS_EMBEDDING = "class_embedding.weight"
 
 
-def weights_for_categories(model: SoundStorm, categories: Sequence[str], new_categories: Sequence[str]) -> dict[str, Tensor]:
+def weights_for_categories(model: GeneratorNetwork, categories: Sequence[str], new_categories: Sequence[str]) -> dict[str, Tensor]:
     """Weights of `model` for a network with other classes, otherwise of the same architecture.
 
     A class of the same name keeps its embedding whatever its label; a new one starts from that of "no class".

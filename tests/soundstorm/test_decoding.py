@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundstorm import decoding
+from soundstorm import level_decoding
 from soundstorm.decoding import DecodingStep, SamplerSettings, continuation, generate_codes
 from soundstorm.errors import SoundStormError
 from soundstorm.masking import num_still_masked
@@ -165,7 +165,7 @@ def test_a_final_temperature_is_that_of_the_last_pass_and_of_an_only_one(monkeyp
         temperatures.append(temperature)
         return filtered_probability(logits_K, temperature, top_p, typical_mass)
 
-    monkeypatch.setattr(decoding, "filtered_probability", noting)
+    monkeypatch.setattr(level_decoding, "filtered_probability", noting)
     watched(trained_like(), SamplerSettings(iterations=(3, 1, 1, 2), temperature=2.0, final_temperature=1.0), [10])
     assert temperatures == [2.0, 1.5, 1.0, 1.0, 1.0, 2.0, 1.0]
 
@@ -193,7 +193,7 @@ def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(
         noise_B.append((confidence_BT - log_probability)[0])
         return most_confident(confidence_BT, masked_BT, num_kept_B)
 
-    monkeypatch.setattr(decoding, "most_confident", noting)
+    monkeypatch.setattr(level_decoding, "most_confident", noting)
     watched(model, SamplerSettings(iterations=(5, 1, 1, 1), temperature=0.0, choice_temperature=3.0), [2000])
     spreads = [float(noise.std()) * math.sqrt(6) / math.pi for noise in noise_B]
     assert spreads == pytest.approx([3.0, 2.25, 1.5, 0.75, 0.0, 0.0, 0.0, 0.0], abs=0.2)

@@ -1,0 +1,111 @@
+"""Codes as the codec's own vectors: codes that sound alike go in alike, and are likely together.
+
+A residual vector quantizer stands for a place by the sum of one centroid of each level. So what a network is told of a place is a learned
+projection of that sum, or of the part of it that is known; and the logits of a level are the products of a projection of what the network
+made with the level's centroids, plus a bias. A few hundred thousand parameters take the place of millions (of Q K D of an embedding and as
+many of heads), and what is learned of one code holds for its neighbours.
+
+Legend: B batch, Q levels, T places, N places of any clips, K codebook size, L size of a centroid.
+"""
+
+import math
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundstorm.errors import SoundStormError
+
+LEAST_DEVIATION = 0.03
+"""Of a dimension, against that of the widest: dimensions that hardly vary are not blown up."""
+PSEUDO_COUNT = 1.0
+"""Added to the count of each code, so that one that never occurred can be drawn."""
+
+
+class Centroids(nn.Module):
+    """The centroids of all levels, frozen and stored with the network, which needs no codec beside it.
+
+    What it gives and takes is in units of the standard deviation of each dimension: of the sum over the levels for `sums` and `below`, of
+    a level's own centroids for `logits`.
+    """
+
+    vectors_QKL: Tensor
+    sum_scale_L: Tensor
+    level_scale_QL: Tensor
+
+    def __init__(self, num_levels: int, codebook_size: int, dim: int) -> None:
+        super().__init__()
+        if dim < 1:
+            raise SoundStormError("centroid_dim is 0: a network with centroids needs the size of the codec's vectors")
+        self.register_buffer("vectors_QKL", torch.zeros(num_levels, codebook_size, dim))
+        self.register_buffer("sum_scale_L", torch.ones(dim))
+        self.register_buffer("level_scale_QL", torch.ones(num_levels, dim))
+
+    @torch.no_grad()
+    def take(self, vectors_QKL: Tensor) -> None:
+        """Have the first levels of these centroids; raises SoundStormError where they are of another codec."""
+        num_levels, size, dim = self.vectors_QKL.shape
+        if vectors_QKL.shape[0] < num_levels or vectors_QKL.shape[1:] != (size, dim):
+            raise SoundStormError(
+                f"centroids of shape {tuple(vectors_QKL.shape)}: this network needs those of {num_levels} levels, ({size}, {dim}) each"
+            )
+        vectors_QKL = vectors_QKL[:num_levels].float()
+        variance_QL = vectors_QKL.var(1, correction=0)
+        self.vectors_QKL.copy_(vectors_QKL)
+        self.sum_scale_L.copy_(_inverse(variance_QL.sum(0).sqrt()))
+        self.level_scale_QL.copy_(_inverse(variance_QL.sqrt()))
+
+    def sums(self, codes_NQ: Tensor) -> Tensor:
+        """Sum over all levels (N, L)."""
+        return F.embedding_bag(self._rows(codes_NQ), self.vectors_QKL.flatten(0, 1), mode="sum") * self.sum_scale_L
+
+    def visible_sums(self, codes_NQ: Tensor, visible_NQ: Tensor) -> Tensor:
+        """Sum over the visible levels (N, L)."""
+        rows = self._rows(codes_NQ.where(visible_NQ, 0))
+        weights = visible_NQ.to(self.vectors_QKL.dtype)
+        return F.embedding_bag(rows, self.vectors_QKL.flatten(0, 1), mode="sum", per_sample_weights=weights) * self.sum_scale_L
+
+    def below(self, codes_NQ: Tensor) -> Tensor:
+        """Sum over the levels below each level (N, Q, L): zeros for level 0."""
+        vectors_NQL = F.embedding(self._rows(codes_NQ[:, :-1]), self.vectors_QKL.flatten(0, 1)) * self.sum_scale_L
+        return F.pad(vectors_NQL.cumsum(1), (0, 0, 1, 0))
+
+    def of_level(self, codes_N: Tensor, level: int) -> Tensor:
+        """The centroids (N, L) of codes of one level."""
+        return F.embedding(codes_N, self.vectors_QKL[level]) * self.sum_scale_L
+
+    def logits(self, x_QNL: Tensor, bias_QK: Tensor, levels: slice | Tensor) -> Tensor:
+        """Products (q, N, K) of features with the centroids of `levels`, plus the biases of these."""
+        dim = self.vectors_QKL.shape[2]
+        scaled_QNL = x_QNL * (self.level_scale_QL[levels] * dim**-0.5)[:, None, :].to(x_QNL.dtype)
+        return torch.baddbmm(bias_QK[levels][:, None, :].to(x_QNL.dtype), scaled_QNL, self.vectors_QKL[levels].transpose(1, 2).to(x_QNL.dtype))
+
+    def _rows(self, codes_NQ: Tensor) -> Tensor:
+        return codes_NQ + torch.arange(codes_NQ.shape[1], device=codes_NQ.device) * self.vectors_QKL.shape[1]
+
+
+def _inverse(deviation: Tensor) -> Tensor:
+    """One over each deviation, of dimensions that hardly vary over the least that counts."""
+    widest = deviation.amax(-1, keepdim=True).clamp(min=1e-9)
+    return 1 / deviation.maximum(LEAST_DEVIATION * widest)
+
+
+def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int) -> Tensor:
+    """Logarithm of the share of each code of each level (Q, K) in `codes`, arrays (num_levels or more, T): biases that a network starts from."""
+    count_QK = np.full((num_levels, codebook_size), PSEUDO_COUNT)
+    for codes_QT in codes:
+        for count_K, codes_T in zip(count_QK, codes_QT[:num_levels], strict=True):
+            count_K += np.bincount(codes_T, minlength=codebook_size)
+    return torch.from_numpy(np.log(count_QK / count_QK.sum(1, keepdims=True))).float()
+
+
+def entropy_of_counts(log_share_QK: Tensor) -> list[float]:
+    """Entropy of each level in nats: the loss of a network that knows the counts of the codes and nothing else."""
+    return (-(log_share_QK.exp() * log_share_QK).sum(1)).tolist()
+
+
+def start_projection(parameter: Tensor, inputs: int, scale: float) -> None:
+    """Normal weights such that products of `inputs` features of variance 1 have the standard deviation `scale`."""
+    nn.init.normal_(parameter, std=scale / math.sqrt(inputs))
