@@ -11,6 +11,7 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
 from soundstorm.codec import Codec, load_codec, packaged_codec_bytes, save_compact_codec
+from soundstorm.codec_quality import log_mel_distance
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.synthetic import CLASSES, synthesize
@@ -94,8 +95,18 @@ def test_a_waveform_of_another_shape_is_refused(codec: Codec, shape: tuple[int, 
 def test_codes_out_of_range_are_refused(codec: Codec) -> None:
     with pytest.raises(ValueError, match=r"expected 0\.\.1023"):
         codec.decode(torch.full((1, 8, 3), 1024))
-    with pytest.raises(ValueError, match="8, frames"):
-        codec.decode(torch.zeros(1, 7, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="1 to 8, frames"):
+        codec.decode(torch.zeros(1, 9, 3, dtype=torch.int64))
+
+
+def test_the_first_levels_alone_are_a_coarser_sound_of_the_same_length(codec: Codec, clips: list[np.ndarray]) -> None:
+    real = clips[0]
+    [codes_QT] = codec.encode_clips([real])
+    whole, coarse, coarsest = (codec.decode_clips([codes_QT[:levels]])[0] for levels in (8, 4, 1))
+    assert whole.shape == coarse.shape == coarsest.shape
+    distances = [log_mel_distance(real, wave[: len(real)], codec.sample_rate) for wave in (whole, coarse, coarsest)]
+    assert distances == sorted(distances)
+    assert distances[2] > 1.1 * distances[0]
 
 
 def test_the_fingerprint_is_that_of_the_file(codec: Codec, tmp_path: Path) -> None:
