@@ -9,7 +9,7 @@ import io
 import os
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -19,6 +19,7 @@ from cluster.errors import NotFoundError
 
 START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
 READ_AHEAD_BYTES = 8 * 2**20
+RANGE_BYTES = 2 * 2**20  # of an object that is read in parts
 
 
 class ObjectStorage(fs.FileSystemHandler):
@@ -143,6 +144,19 @@ class _Reader(io.RawIOBase):
         found = self.read(len(buffer))
         buffer[: len(found)] = found
         return len(found)
+
+
+def open_object(uri: str, at_once: int) -> BinaryIO:
+    """An object as a file to read; one of up to `at_once` bytes is read at once. Raises ClusterError if there is none."""
+    try:
+        reader = _Reader(uri)
+    except FileNotFoundError as error:
+        raise NotFoundError(str(error)) from None
+    if reader.seek(0, os.SEEK_END) <= max(at_once, START_BYTES):
+        reader.seek(0)
+        return io.BytesIO(reader.read())
+    reader.seek(0)
+    return io.BufferedReader(reader, RANGE_BYTES)
 
 
 class _Writer(io.RawIOBase):

@@ -13,15 +13,17 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import pyarrow.fs
 
 from cluster import disk, s3
 from cluster.errors import ClusterError, NotFoundError
 from cluster.s3_client import endpoint_url
-from cluster.s3_filesystem import ObjectStorage
+from cluster.s3_filesystem import ObjectStorage, open_object
 from cluster.storage_errors import BAD_CHARACTERS, without_login
 
+AT_ONCE_BYTES = 8 * 2**20
 COPY_THREADS = 8
 PROBE_BYTES = 64 * 1024
 
@@ -99,6 +101,23 @@ def read_bytes(uri: str | Path) -> bytes:
     path = disk.path_of(uri)
     with disk.errors(path):
         return path.read_bytes()
+
+
+def open_file(uri: str | Path, at_once: int = AT_ONCE_BYTES) -> BinaryIO:
+    """The file or object as a file to read from any place, without holding it in memory.
+
+    Args:
+        uri: where it is.
+        at_once: an object of up to so many bytes is read now and as a whole; of a larger one the parts that are wanted, when they are wanted.
+
+    Raises:
+        ClusterError: there is nothing there, or it cannot be read; an object that is replaced meanwhile can be read no further.
+    """
+    if is_remote(uri):
+        return open_object(absolute(uri), at_once)
+    path = disk.path_of(uri)
+    with disk.errors(path):
+        return path.open("rb")
 
 
 def require_file(uri: str | Path) -> None:

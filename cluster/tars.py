@@ -30,6 +30,11 @@ def member_uri(tar_uri: str, name: str) -> str:
     return f"{tar_uri}#{name}"
 
 
+def is_member(uri: str) -> bool:
+    """Whether a URI names a file in an archive."""
+    return _MEMBER.fullmatch(uri) is not None
+
+
 class Reader:
     """Reads files by URI, whether they lie in an archive or by themselves. It keeps the archive that it opened last, for the next file."""
 

@@ -1,12 +1,11 @@
 """The actor behind `classify`: reads and decodes the files of a part ahead of the classifier, names them, and writes the part's tables."""
 
-import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +16,8 @@ from cluster import storage, tables
 from cluster.attempts import Attempt
 from jobs.classifiers import open_classifier_files
 from jobs.parts import SETTINGS
-from jobs.shard_encoder import DEADLY, read_recording
+from jobs.recording_files import open_recording, rejecting
+from jobs.shard_encoder import DEADLY
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
 from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 from soundstorm.windows import predict_in_windows
@@ -29,10 +29,8 @@ DECODERS = 4
 the classifier, so there a file is decoded where it is named."""
 READ_AHEAD = 2 * READERS
 """Files that are read, and on a GPU decoded, before they are wanted."""
-LARGE_BYTES = 8_000_000
-"""Of files larger than this one is decoded at a time: an hour of sound takes gigabytes."""
 HEARD_TOGETHER_S = 240.0
-"""Seconds of sound that the classifier is given at once at most, but for a file that is longer."""
+"""Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after the other."""
 
 
 @dataclass(slots=True)
@@ -41,6 +39,15 @@ class _Found:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Long:
+    """A file with more sound than is heard at once."""
+
+    file: BinaryIO
+    duration_s: float
+    """Of what is to be heard."""
 
 
 class ClipNamer:
@@ -60,7 +67,6 @@ class ClipNamer:
         self.ledger, self.job = ledger, job
         self.readers = ThreadPoolExecutor(READERS, "readers")
         self.decoders = ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,)) if device == "cuda" else None
-        self.large = threading.Lock()
 
     def name_part(self, work: tuple[str, list[str]]) -> int:
         """Write the categories of files, and the rejected; returns how many files.
@@ -90,6 +96,11 @@ class ClipNamer:
             if isinstance(clip, RejectedAudio):
                 found.rejected.append(_rejection(uri, clip.reason, clip.detail))
                 continue
+            if isinstance(clip, _Long):
+                found.rows += self._rows(held)
+                held, held_s = [], 0.0
+                self._add_long(uri, clip, found)
+                continue
             if held and held_s + len(clip) / SAMPLE_RATE > HEARD_TOGETHER_S:
                 found.rows += self._rows(held)
                 held, held_s = [], 0.0
@@ -101,36 +112,59 @@ class ClipNamer:
         """A row of `classified` for each clip."""
         longest = round(self.job["window_s"] * SAMPLE_RATE)
         probability_XC = predict_in_windows(self.classifier.predict, [clip for _, clip in clips], longest)
-        rows = []
-        for (uri, clip), probability_C in zip(clips, probability_XC, strict=True):
-            best = np.argsort(-probability_C, kind="stable")[: self.job["top"]]
-            named = {"categories": [self.classifier.categories[label] for label in best], "probabilities": probability_C[best].tolist()}
-            rows.append({"uri": uri, "duration_s": len(clip) / SAMPLE_RATE} | named)
-        return rows
+        return [self._row(uri, len(clip) / SAMPLE_RATE, probability_C) for (uri, clip), probability_C in zip(clips, probability_XC, strict=True)]
 
-    def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | RejectedAudio]]:
+    def _row(self, uri: str, duration_s: float, probability_C: np.ndarray) -> dict[str, Any]:
+        """A row of `classified`."""
+        best = np.argsort(-probability_C, kind="stable")[: self.job["top"]]
+        named = {"categories": [self.classifier.categories[label] for label in best], "probabilities": probability_C[best].tolist()}
+        return {"uri": uri, "duration_s": duration_s} | named
+
+    def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
+        """Add what becomes of a long file, of which one part is decoded and heard after the other."""
+        count = -(-long.duration_s // self.job["window_s"])
+        at_once = max(1, int(HEARD_TOGETHER_S // self.job["window_s"]))
+        longest = round(self.job["window_s"] * SAMPLE_RATE)
+        total_C, heard = np.zeros(len(self.classifier.categories)), 0
+        try:
+            with long.file, rejecting(uri):
+                while heard < count:
+                    windows = int(min(at_once, count - heard))
+                    start_s, part_s = heard * long.duration_s / count, windows * long.duration_s / count
+                    clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[: windows * longest]
+                    total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
+                    heard += windows
+        except RejectedAudio as error:
+            found.rejected.append(_rejection(uri, error.reason, error.detail))
+        else:
+            found.rows.append(self._row(uri, long.duration_s, total_C / count))
+
+    def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:
         """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""
-        pending: deque[tuple[str, Callable[[], np.ndarray | RejectedAudio]]] = deque()
+        pending: deque[tuple[str, Callable[[], np.ndarray | _Long | RejectedAudio]]] = deque()
         for uri in uris:
             # A local file is there at once: a thread for it would cost more than it saves.
-            read = self.readers.submit(read_recording, uri).result if storage.is_remote(uri) else partial(read_recording, uri)
-            pending.append((uri, partial(self._decode, read) if self.decoders is None else self.decoders.submit(self._decode, read).result))
+            read = self.readers.submit(open_recording, uri).result if storage.is_remote(uri) else partial(open_recording, uri)
+            pending.append((uri, partial(self._decode, uri, read) if self.decoders is None else self.decoders.submit(self._decode, uri, read).result))
             if len(pending) > READ_AHEAD:
                 first, clip = pending.popleft()
                 yield first, clip()
         for first, clip in pending:
             yield first, clip()
 
-    def _decode(self, read: Callable[[], bytes]) -> np.ndarray | RejectedAudio:
+    def _decode(self, uri: str, read: Callable[[], BinaryIO]) -> np.ndarray | _Long | RejectedAudio:
         """What a file that is being read holds. Storage that is out of reach is raised: the file is not to blame."""
+        most_s = self.job["max_duration_s"]
         try:
-            content = read()
-            if len(content) <= LARGE_BYTES:
-                return to_pcm16(read_audio(content, max_duration_s=self.job["max_duration_s"]).waveform)
-            with self.large:
-                return to_pcm16(read_audio(content, max_duration_s=self.job["max_duration_s"]).waveform)
+            file = read()
+            with rejecting(uri):
+                recording = read_audio(file, max_duration_s=min(most_s, HEARD_TOGETHER_S))
         except RejectedAudio as error:
             return error
+        if min(recording.original_duration_s, most_s) > HEARD_TOGETHER_S:
+            return _Long(file, min(recording.original_duration_s, most_s))
+        file.close()
+        return to_pcm16(recording.waveform)
 
 
 def _rejection(uri: str, reason: Reason, detail: str) -> dict[str, str]:

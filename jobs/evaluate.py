@@ -14,17 +14,19 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
+from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo
 from jobs.clips import Clip, digest, draw_per_category, find_clips
 from jobs.codecs import choose_codec
-from jobs.entry import leave, start
+from jobs.entry import console, leave, start
 from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
 from jobs.finished import told_again
 from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
-from jobs.measurer import Measurer, load_clip, resynthesize
+from jobs.measurer import MAX_CLIP_S, Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, settings_digest
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.closeness import Closeness, closeness
@@ -66,6 +68,8 @@ class Options:
     """Samples per second that this model expects; default: 24000."""
     clips_per_class: int | None = None
     """Real clips per class, drawn by --seed; default: all."""
+    max_duration: float = MAX_CLIP_S
+    """Seconds of a clip that are measured, real or generated; what lies beyond is not."""
     seed: int = 0
     """Draws the real clips."""
     codec: str | None = None
@@ -113,6 +117,8 @@ class Options:
                 raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
         if not 1 <= self.link_days <= MAX_LINK_DAYS:
             raise SoundStormError(f"--link-days is {self.link_days}: give 1 to {MAX_LINK_DAYS}")
+        if not 0.1 <= self.max_duration <= 600:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give 0.1 to 600 seconds")
         if not 0 <= self.max_rejected <= 1:
             raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
 
@@ -137,6 +143,7 @@ def run(options: Options) -> dict[str, Any]:
         "metrics": options.metrics,
         "fold": options.fold,
         "clips_per_class": options.clips_per_class,
+        "max_duration_s": options.max_duration,
         "seed": options.seed,
         "codec_sha256": codec.fingerprint.sha256,
         "sample_rate": SAMPLE_RATE,
@@ -227,12 +234,16 @@ def _measure(
     def prepare(info: ClusterInfo) -> Callable[[], Any]:
         reference = ray.put(weights)
         actor_class = ray.remote(Measurer).options(**actor_resources(info))
-        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu")
+        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", options.max_duration)
 
     complete(plan, options.address, prepare, "measure_part", options.num_actors)
     metrics, pairs, features, rejected = (pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items())
     for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
         require_measured(table, TABLES[name], storage.join(parts_folder, name))
+    long = metrics.filter(pc.greater_equal(metrics["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE))["clip_id"].unique()
+    if len(long):
+        told = f"{len(long)} clips last {options.max_duration:g} s or longer, for example {escape(long[0].as_py())}: what lies beyond is not measured"
+        console.print(f"[yellow]note:[/] {told} (--max-duration)", highlight=False)
     return metrics, pairs, features, rejected
 
 

@@ -205,7 +205,8 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
     if options.prompt is None:
         return None
     try:
-        recording = read_audio(storage.read_bytes(options.prompt), max_duration_s=options.prompt_duration)
+        with storage.open_file(options.prompt) as file:
+            recording = read_audio(file, max_duration_s=options.prompt_duration)
     except RejectedAudio as error:
         raise SoundStormError(f"--prompt {options.prompt} cannot be continued ({error}): give a WAV, FLAC, Ogg or MP3 file") from error
     codes = codec.encode_clips([recording.waveform])[0]

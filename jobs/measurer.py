@@ -1,6 +1,7 @@
 """The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares pairs, and finds features."""
 
 import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,19 +11,19 @@ import ray
 import torch
 
 from cluster import storage, tables, tars
-from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from jobs.clips import Clip
 from jobs.features import Item, recording_of
 from jobs.parts import SETTINGS
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, read_audio, to_pcm16
+from jobs.recording_files import load_recording, rejecting
+from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.codec import Codec, load_codec
 from soundstorm.features import FeatureExtractor
 from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Reason, Source
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
-MAX_CLIP_S = 3600.0
-"""Seconds of a clip that are measured, the most that `tokenize` and `generate` deal with."""
+MAX_CLIP_S = 60.0
+"""Seconds of a clip that are measured unless the caller says otherwise: memory grows by 100 MB with each minute."""
 
 
 class Measurer:
@@ -33,16 +34,17 @@ class Measurer:
         parts_folder: URI of the folder for a folder of parts of each table.
         settings: digest of all settings of the run.
         device: where the codec and the classifier run.
+        max_duration_s: seconds of a clip that are measured.
     """
 
-    def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, settings: str, device: str) -> None:
+    def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, settings: str, device: str, max_duration_s: float = MAX_CLIP_S) -> None:
         torch.set_num_threads(1)
         codec, classifier, model = ray.get(weights[0])
         self.codec = load_codec(codec, device)
         self.extractor = FeatureExtractor(
             self.codec, None if classifier is None else load_classifier(classifier, device), None if model is None else model.open()
         )
-        self.parts_folder = parts_folder
+        self.parts_folder, self.max_duration_s = parts_folder, max_duration_s
         self.metadata = {SETTINGS: settings}
 
     def measure_part(self, work: tuple[str, list[Item]]) -> int:
@@ -60,7 +62,7 @@ class Measurer:
         for index, item in enumerate(items):
             clip = item.clip
             try:
-                waveforms[index] = load_clip(clip.uri, reader)
+                waveforms[index] = load_clip(clip.uri, reader, self.max_duration_s)
             except RejectedAudio as error:
                 rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
         again = [index for index in waveforms if items[index].through_codec]
@@ -73,7 +75,7 @@ class Measurer:
                 rows.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
-                    pairs.append(pairs_row(item.partner, item.clip, load_clip(item.partner.uri), waveform))
+                    pairs.append(pairs_row(item.partner, item.clip, load_clip(item.partner.uri, max_duration_s=self.max_duration_s), waveform))
         wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
         features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
         named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
@@ -83,25 +85,18 @@ class Measurer:
         return len(items)
 
 
-def load_clip(uri: str, reader: tars.Reader | None = None) -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,).
+def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S) -> np.ndarray:
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s` of it.
 
     Raises:
         RejectedAudio: it is not there, or cannot be used.
         StorageUnavailableError: the storage does not give it out now.
     """
-    return to_pcm16(read_audio(_content(uri, reader or tars.Reader()), max_duration_s=MAX_CLIP_S).waveform)
-
-
-def _content(uri: str, reader: tars.Reader) -> bytes:
-    try:
-        return reader.read(uri)
-    except StorageUnavailableError:  # for which the clip is not to blame
-        raise
-    except NotFoundError as error:
-        raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
-    except ClusterError as error:
-        raise RejectedAudio(Reason.UNREADABLE_FILE, str(error)) from error
+    file = None
+    if tars.is_member(uri):
+        with rejecting(uri):
+            file = io.BytesIO((reader or tars.Reader()).read(uri))
+    return to_pcm16(load_recording(uri, max_duration_s=max_duration_s, file=file).waveform)
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -9,19 +9,28 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.markup import escape
 
-from cluster import storage
 from cluster.attempts import ANSWER_S, Attempt, open_ledger
 from cluster.data import PATIENCE_S, bounded_retries, quiet_ray_data
-from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.vigil import Vigil, limits_here, watch
+from jobs.clip_notes import tell
 from jobs.datasets import rows_of_folds
 from jobs.entry import console
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
+from jobs.recording_files import load_recording
+from soundstorm.audio import SAMPLE_RATE, RejectedAudio, to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
-DECODED = pa.schema([("clip_id", pa.string()), ("label", pa.int32()), ("reason", pa.string()), ("detail", pa.string()), ("samples", pa.binary())])
-"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none."""
+DECODED = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("label", pa.int32()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("samples", pa.binary()),
+    ]
+)
+"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `notes` as in `clips`."""
 
 DEADLY = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
@@ -69,31 +78,29 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "r
 
 
 def _row(clip: dict[str, Any]) -> dict[str, Any]:
-    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "samples": b""}
+    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "notes": [], "samples": b""}
 
 
 def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float) -> dict[str, Any]:
     decoded = _row(row)
     try:
-        recording = read_audio(storage.read_bytes(row["uri"]), sample_rate, max_duration_s)
-        decoded["samples"] = to_pcm16(recording.waveform).astype("<i2").tobytes()
+        recording = load_recording(row["uri"], sample_rate, max_duration_s)
+        decoded |= {"samples": to_pcm16(recording.waveform).astype("<i2").tobytes(), "notes": list(recording.notes)}
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}
-    except StorageUnavailableError:
-        raise
-    except ClusterError as error:
-        decoded |= {"reason": Reason.UNREADABLE_FILE.value, "detail": str(error)}
     return decoded
 
 
 def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
-    """Name the recordings that could not be decoded; returns how many could."""
-    usable = 0
-    for row in decoded.select_columns(["clip_id", "reason", "detail"]).iter_rows():
+    """Name the recordings that could not be decoded, and tell what became of others; returns how many could."""
+    usable, notes = 0, {}
+    for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
+        notes[row["clip_id"]] = list(row["notes"])
         if row["reason"]:
             console.print(f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})", highlight=False)
         else:
             usable += 1
+    tell(notes, len(notes))
     return usable
 
 

@@ -3,7 +3,6 @@
 Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is rejected, and the run goes on.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,9 @@ import torch
 
 from cluster import storage, tables
 from cluster.attempts import Attempt
-from cluster.errors import ClusterError, StorageUnavailableError
-from soundstorm.audio import RejectedAudio, from_pcm16, read_audio, to_pcm16
+from jobs.clip_notes import write_notes
+from jobs.recording_files import load_recording
+from soundstorm.audio import RejectedAudio, from_pcm16, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, Reason, codes_to_lists
 from soundstorm.views import make_view
@@ -32,7 +32,8 @@ class _Found:
 
     tokens: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
-    silent: list[str] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    """By clip_id; of the clips that were decoded."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,8 @@ class Decoded:
 
     pcm: bytes = b""
     problem: str = ""
-    is_silent: bool = False
+    notes: str = ""
+    """A line each."""
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s:
         for portion in attempt.portions([clip["clip_id"] for clip in clips]):
             for number in portion:
                 decoded[number] = decode_recording(clips[number]["uri"], max_duration_s)
-    columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "is_silent")}
+    columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "notes")}
     return {"shard": row["shard"], "clips": row["clips"], **columns}
 
 
@@ -60,25 +62,10 @@ def decode_recording(uri: str, max_duration_s: float) -> Decoded:
     """Read and decode the recording at `uri`."""
     torch.set_num_threads(1)
     try:
-        recording = read_audio(read_recording(uri), max_duration_s=max_duration_s)
+        recording = load_recording(uri, max_duration_s=max_duration_s)
     except RejectedAudio as error:
         return Decoded(problem=f"{error.reason.value}\n{error.detail}")
-    return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), is_silent=recording.is_silent)
-
-
-def read_recording(uri: str) -> bytes:
-    """The content of a recording's file; RejectedAudio says whether it is missing or cannot be read. Storage that is out of reach rejects nothing."""
-    try:
-        storage.absolute(uri)
-    except ClusterError as error:  # no address at all
-        raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
-    try:
-        return storage.read_bytes(uri)
-    except StorageUnavailableError:
-        raise
-    except ClusterError as error:
-        reason = Reason.UNREADABLE_FILE if storage.exists(uri) else Reason.MISSING_FILE
-        raise RejectedAudio(reason, str(error)) from error
+    return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), notes="\n".join(recording.notes))
 
 
 class ShardEncoder:
@@ -110,7 +97,7 @@ class ShardEncoder:
             for portion in attempt.portions([clip["clip_id"] for clip in clips]):
                 self._encode_clips([(clips[number], self._read(row, clips, number)) for number in portion], found)
             found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
-            self._note(row["shard"], found.rejected, found.silent)
+            self._note(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENS)
             tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
         return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
@@ -118,7 +105,7 @@ class ShardEncoder:
     def _read(self, row: dict[str, Any], clips: list[dict[str, Any]], number: int) -> Decoded:
         if "pcm" not in row:
             return decode_recording(clips[number]["uri"], self.max_duration_s)
-        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], is_silent=row["is_silent"][number])
+        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number])
 
     def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
         """Add what becomes of these clips to `found`."""
@@ -129,8 +116,7 @@ class ShardEncoder:
                 found.rejected.append(_rejection(clip, "decode", reason, detail))
                 continue
             usable.append((clip, decoded.pcm))
-            if decoded.is_silent:
-                found.silent.append(clip["clip_id"])
+            found.notes[clip["clip_id"]] = [*(clip["notes"] or []), *decoded.notes.splitlines()]
         for clip, views in self._encode_views(usable):
             failed = next((codes_QT for codes_QT in views if isinstance(codes_QT, str)), None)
             if failed is not None:
@@ -159,22 +145,18 @@ class ShardEncoder:
         if uri is None:
             return None
         try:
-            return read_audio(read_recording(uri), max_duration_s=self.max_duration_s).waveform
+            return load_recording(uri, max_duration_s=self.max_duration_s).waveform
         except RejectedAudio:
             return None
 
-    def _note(self, shard: int, rejected: list[dict[str, str]], silent: list[str]) -> None:
-        """Write which clips of the shard were rejected and which are digital silence, in place of what an earlier attempt noted."""
+    def _note(self, shard: int, found: _Found) -> None:
+        """Write which clips of the shard were rejected and the notes of the others, in place of what an earlier attempt wrote."""
         rejected_uri = tables.part_uri(storage.join(self.output_dir, "rejected"), shard)
-        silent_uri = storage.join(self.output_dir, "silent", f"part-{shard:05d}.json")
-        if rejected:
-            tables.write_table(rejected_uri, pa.Table.from_pylist(rejected, REJECTED), {})
+        if found.rejected:
+            tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), {})
         else:
             storage.delete(rejected_uri)
-        if silent:
-            storage.write_bytes(silent_uri, json.dumps(silent, ensure_ascii=False).encode())
-        else:
-            storage.delete(silent_uri)
+        write_notes(self.output_dir, shard, found.notes)
 
     def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
         """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a clip that fails."""

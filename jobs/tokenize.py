@@ -9,31 +9,34 @@ have as many rows more of each clip, see `soundstorm.views`; what a view is does
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
-from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.attempts import ANSWER_S, open_ledger
 from cluster.connect import ClusterInfo, connect
 from cluster.data import bounded_retries, quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
+from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, index_digest, open_dataset, require_apart
-from jobs.entry import console, leave, start
+from jobs.entry import leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
 from jobs.progress import progress
+from jobs.recording_files import split_long
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from soundstorm.audio import MAX_DURATION_S
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import REJECTED, check_table
+from soundstorm.notes import count_notes, kind_of, unused_s
+from soundstorm.schemas import REJECTED, Note, check_table
 from soundstorm.views import RECORDED, choose_partner
 
 MAX_SHARD_RETRIES = 20
@@ -51,11 +54,13 @@ class Options(DatasetOptions):
     """Turn the recordings of a dataset into codec tokens."""
 
     output_dir: str = "runs/tokens"
-    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, silent/ and tokenize.json."""
+    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, notes/ and tokenize.json."""
     codec: str | None = None
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
     max_duration: float = MAX_DURATION_S
-    """Seconds; what a recording holds beyond is cut off."""
+    """Seconds of a clip at most."""
+    long: Literal["cut", "split"] = "cut"
+    """What becomes of longer recordings: cut off what lies beyond, or split them into windows of equal length, each a clip, in the fold of theirs."""
     views: int = 0
     """Augmented views of each clip to tokenize beside the recording: other speed, start and level, some mixed with another clip of their class."""
     max_rejected: float = 0.05
@@ -96,13 +101,16 @@ def run(options: Options) -> dict[str, Any]:
         "clips": index_digest(index.clips, options.location),
         "codec_sha256": fingerprint.sha256,
         "max_duration_s": options.max_duration,
+        "long": options.long,
         "shard_size": options.shard_size,
         "views": options.views,
     }
-    outputs = ("clips.parquet", "tokens", "rejected", "silent")
+    outputs = ("clips.parquet", "tokens", "rejected", "notes")
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: "))
+    if options.long == "split":
+        index = replace(index, clips=split_long(index.clips, options.max_duration))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
     tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
     metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration), SETTINGS: settings_digest(settings)}
@@ -208,31 +216,20 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
             f"{rejected.num_rows} of {total} clips were rejected ({listing}; for example {first['clip_id']}: {first['detail']}), more than "
             f"--max-rejected {options.max_rejected:g} allows; all are listed in {storage.join(options.output_dir, 'rejected')}"
         )
-    notes = storage.list_objects(storage.join(options.output_dir, "silent"), ".json")
-    silent = sorted(clip_id for entry in notes for clip_id in _silent_clips(entry.uri))
-    if silent:
-        console.print(
-            f"[yellow]note:[/] {len(silent)} clips are digital silence: {escape(', '.join(silent[:5]))}{', ...' if len(silent) > 5 else ''}"
-        )
+    notes = read_notes(options.output_dir)
+    clips = with_notes(index.clips, notes, set(rejected.filter(pc.not_equal(rejected["stage"], "index"))["clip_id"].to_pylist()))
+    tables.write_table(storage.join(options.output_dir, "clips.parquet"), clips, _index_metadata(index))
+    tell(notes, total, "" if options.long == "split" else "; --long split uses them")
     return {
         "clips": total,
         "tokens": num_tokens,
         "views": options.views,
         "rejected": rejected.num_rows,
         "reasons": dict(reasons),
-        "silent": silent,
+        "silent": sorted(clip_id for clip_id, given in notes.items() if any(kind_of(note) == Note.SILENT for note in given)),
+        "notes": count_notes(notes),
+        "unused_s": round(unused_s(notes), 2),
     }
-
-
-def _silent_clips(uri: str) -> list[str]:
-    """The clips that a shard noted as digital silence."""
-    try:
-        clip_ids = json.loads(storage.read_bytes(uri))
-    except (ValueError, RecursionError):
-        clip_ids = None
-    if not isinstance(clip_ids, list) or not all(isinstance(clip_id, str) for clip_id in clip_ids):
-        raise SoundStormError(f"{uri}: not a list of clips: run again with --overwrite")
-    return clip_ids
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

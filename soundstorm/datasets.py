@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 from pyarrow.fs import FileSystem, FileType
 
+from soundstorm.clip_windows import split_window
 from soundstorm.errors import SoundStormError
 from soundstorm.layouts import FOLDER_FOLDS, Candidate, Place, TableLayout, csv_candidates, folder_candidates
 from soundstorm.schemas import CLIPS, REJECTED, Reason
@@ -170,8 +171,9 @@ def source_of(clip_id: str, dataset: str) -> str:
     """The recording that a clip was cut from, as far as its name tells: clips of one source must not be split between train and test.
 
     ESC-50 and ESC-10 (`fold-source-take-target`) and UrbanSound8K (`source-class-occurrence-slice`) name it, as the synthetic data set does;
-    in `folder` each clip is its own.
+    in `folder` each file is its own, and its windows are of one.
     """
+    clip_id, _ = split_window(clip_id)
     parts = clip_id.split("-")
     if dataset == "urbansound8k":
         return parts[0]

@@ -20,8 +20,10 @@ CLIPS = pa.schema(
         pa.field("fold", pa.int32(), nullable=False),
         pa.field("label", pa.int32(), nullable=False),
         pa.field("category", pa.string(), nullable=False),
+        pa.field("notes", pa.list_(pa.string())),
     ]
 )
+"""`notes`: what a recording became on its way in, each a `Note` and details, `cut: 60.00 of 90.00 s are not used`; null before it was decoded."""
 
 TOKENS = pa.schema(
     [
@@ -165,6 +167,7 @@ class Reason(StrEnum):
     UNREADABLE_FILE = "unreadable_file"
     EMPTY_FILE = "empty_file"
     NOT_AUDIO = "not_audio"
+    NEEDS_PYAV = "needs_pyav"
     TRUNCATED = "truncated"
     NO_SAMPLES = "no_samples"
     NOT_FINITE = "not_finite"
@@ -174,6 +177,20 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"
     CODEC_FAILED = "codec_failed"
     KILLED_WORKER = "killed_worker"
+
+
+class Note(StrEnum):
+    """What a note in `clips` is about."""
+
+    ANTI_PHASE = "anti_phase"
+    OFFSET = "offset"
+    SCALED = "scaled"
+    SILENT = "silent"
+    NEAR_SILENT = "near_silent"
+    CLIPPED = "clipped"
+    CUT = "cut"
+    SPLIT = "split"
+    LOW_RATE = "low_rate"
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -1,49 +1,112 @@
-"""Recognises WAV and Ogg files that were cut short.
+"""Recognises files that were cut short by what their containers say of their length.
 
-libsndfile opens such files without complaint and reports the frames that are left, so their containers are checked here.
+libsndfile opens such files without complaint and reports the frames that are left, so the containers are walked here.
 FLAC and MP3 need no such check: decoding them gives fewer frames than their headers promise.
 """
 
+import os
 import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
 
 _STREAMED_SIZE = 0x7FFF0000
-"""A WAV chunk size from here on is the placeholder of a program that wrote to a pipe: it promises nothing."""
+"""A chunk size from here on, in 32 bits, is the placeholder of a program that wrote to a pipe: it promises nothing."""
 _OGG_HEADER_BYTES = 27
 _OGG_LAST_PAGE = 0x04
+_OGG_PAGE_BYTES = _OGG_HEADER_BYTES + 255 + 255 * 255
+_MOST_CHUNKS = 10_000
 
 
-def missing_end(data: bytes) -> str | None:
-    """What a WAV (RIFF, RIFX, RF64) or Ogg file lacks, as a phrase; None if it is whole or is of another kind."""
-    if data[:4] in (b"RIFF", b"RIFX", b"RF64"):
-        return _missing_wav_end(data)
-    if data[:4] == b"OggS":
-        return _missing_ogg_end(data)
-    return None
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chunk:
+    """A part of a container."""
+
+    name: bytes
+    start: int
+    """Where its content begins, in bytes from the start of the file."""
+    size: int
+    """Bytes of the content, as its header says."""
 
 
-def _missing_wav_end(data: bytes) -> str | None:
-    """Walks the chunks up to `data` and compares its size with what the file holds."""
-    byte_order = ">" if data[:4] == b"RIFX" else "<"
-    position, long_data_size = 12, None
-    while position + 8 <= len(data):
-        name = data[position : position + 4]
-        (size,) = struct.unpack_from(f"{byte_order}I", data, position + 4)
+def size_of(file: BinaryIO) -> int:
+    """Bytes of the file."""
+    return file.seek(0, os.SEEK_END)
+
+
+def read_at(file: BinaryIO, position: int, size: int) -> bytes:
+    """Up to `size` bytes from `position`."""
+    file.seek(position)
+    return file.read(size)
+
+
+def missing_end(file: BinaryIO) -> str | None:
+    """What a WAV, AIFF, W64, CAF, AU or Ogg file lacks, as a phrase; None if it is whole or is of another kind."""
+    magic = read_at(file, 0, 4)
+    if magic == b"OggS":
+        return _missing_ogg_end(file)
+    if magic in (b".snd", b"dns."):
+        start, size = struct.unpack(">II" if magic == b".snd" else "<II", read_at(file, 4, 8).ljust(8, b"\0"))
+        return _compared(start, 0 if size >= _STREAMED_SIZE else size, size_of(file))
+    walk = _WALKS.get(magic)
+    return None if walk is None else _missing_chunk(file, walk(file))
+
+
+def riff_chunks(file: BinaryIO) -> Iterator[Chunk]:
+    """The chunks of a RIFF, RIFX, RF64 or (big-endian) FORM file; the size of RF64's audio is that of its ds64."""
+    order = ">" if read_at(file, 0, 4) in (b"RIFX", b"FORM") else "<"
+    position, long_data_size = 12, 0
+    while len(head := read_at(file, position, 8)) == 8:
+        name, size = head[:4], struct.unpack(f"{order}I", head[4:])[0]
         position += 8
-        if name == b"ds64" and position + 16 <= len(data):
-            (long_data_size,) = struct.unpack_from("<Q", data, position + 8)
-        if name == b"data":
-            if size >= _STREAMED_SIZE:
-                size = long_data_size or 0
-            held = len(data) - position
-            return f"the header promises {size} bytes of audio, the file holds {held}" if size > held else None
+        if name == b"ds64":
+            long_data_size = struct.unpack("<Q", read_at(file, position + 8, 8).ljust(8, b"\0"))[0]
+        if name in (b"data", b"SSND") and size >= _STREAMED_SIZE:
+            size = long_data_size
+        yield Chunk(name=name, start=position, size=size)
         position += size + size % 2
-    return None if position == len(data) else "the file ends before its audio"
 
 
-def _missing_ogg_end(data: bytes) -> str | None:
+def _w64_chunks(file: BinaryIO) -> Iterator[Chunk]:
+    position = 40
+    while len(head := read_at(file, position, 24)) == 24:
+        size = max(24, struct.unpack("<Q", head[16:])[0])
+        yield Chunk(name=head[:4], start=position + 24, size=size - 24)
+        position += size + -size % 8
+
+
+def _caf_chunks(file: BinaryIO) -> Iterator[Chunk]:
+    position = 8
+    while len(head := read_at(file, position, 12)) == 12:
+        size = max(0, struct.unpack(">q", head[4:])[0])  # -1: up to the end of the file
+        yield Chunk(name=head[:4], start=position + 12, size=size)
+        position += 12 + size
+
+
+_WALKS: dict[bytes, Callable[[BinaryIO], Iterator[Chunk]]] = {
+    b"RIFF": riff_chunks, b"RIFX": riff_chunks, b"RF64": riff_chunks, b"FORM": riff_chunks, b"riff": _w64_chunks, b"caff": _caf_chunks,
+}  # fmt: skip
+
+
+def _missing_chunk(file: BinaryIO, chunks: Iterator[Chunk]) -> str | None:
+    """Walks up to the audio and compares its size with what the file holds."""
+    held, end = size_of(file), 0
+    for _, chunk in zip(range(_MOST_CHUNKS), chunks, strict=False):
+        if chunk.name in (b"data", b"SSND", b"BODY"):
+            return _compared(chunk.start, chunk.size, held)
+        end = chunk.start + chunk.size
+    return None if held in (end, end + 1) else "the file ends before its audio"
+
+
+def _compared(start: int, size: int, held: int) -> str | None:
+    short = f"the header promises {size} bytes of audio, the file holds {max(0, held - start)}"
+    return short if start + size > held else None
+
+
+def _missing_ogg_end(file: BinaryIO) -> str | None:
     """The last page must be complete and carry the end-of-stream flag (RFC 3533, section 6)."""
-    start = data.rfind(b"OggS")
-    page = data[start:]
+    end = read_at(file, max(0, size_of(file) - 2 * _OGG_PAGE_BYTES), 2 * _OGG_PAGE_BYTES)
+    page = end[max(0, end.rfind(b"OggS")) :]
     if len(page) < _OGG_HEADER_BYTES or len(page) < _OGG_HEADER_BYTES + page[26]:
         return "the file ends within the header of an Ogg page"
     lengths = page[_OGG_HEADER_BYTES : _OGG_HEADER_BYTES + page[26]]

@@ -19,9 +19,9 @@ from cluster import records, tables
 from jobs import evaluate, generate, tokenize, train
 from jobs.clips import find_clips
 from jobs.measurer import load_clip
-from jobs.shard_encoder import read_recording
+from jobs.recording_files import load_recording
 from jobs.tokens import open_tokens
-from soundstorm.audio import RejectedAudio, encode_audio, read_audio
+from soundstorm.audio import RejectedAudio, encode_audio
 from soundstorm.checkpoints import load_checkpoint, load_training_state, save_checkpoint
 from soundstorm.codec import load_codec
 from soundstorm.decoding import generate_codes
@@ -249,7 +249,7 @@ def test_a_broken_recording_is_rejected_with_a_reason_or_has_sound(name: str, ho
     def check(data: st.DataObject) -> None:
         recording.write_bytes(data.draw(damaged(good, marker)))
         try:
-            waveform = read_audio(read_recording(str(recording))).waveform
+            waveform = load_recording(str(recording)).waveform
             assert len(waveform) and np.abs(waveform).max() <= 1
             counted["used"] += 1
         except RejectedAudio as error:

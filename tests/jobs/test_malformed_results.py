@@ -75,7 +75,7 @@ def _told() -> Iterator[None]:
         ("tokenize", "tokenize.json"),
         ("tokenize", "tokens/*.parquet"),
         ("tokenize", "rejected/part-0*.parquet"),
-        ("tokenize", "silent/*.json"),
+        ("tokenize", "notes/*.json"),
         ("evaluate", "evaluate.json"),
         ("evaluate", "parts/metrics/**/*.parquet"),
         ("evaluate", "parts/pairs/**/*.parquet"),

@@ -148,7 +148,7 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
         ShardEncoder(ray.put(weights), str(tmp_path / name), load_codec(weights).fingerprint.to_metadata(), 30.0, False, ledger, 600.0)(given)
     assert token_rows(str(tmp_path / "by a task")) == token_rows(str(tmp_path / "by itself"))
     assert rejected_rows(str(tmp_path / "by a task")) == rejected_rows(str(tmp_path / "by itself"))
-    assert (tmp_path / "by a task/silent/part-00000.json").read_bytes() == (tmp_path / "by itself/silent/part-00000.json").read_bytes()
+    assert (tmp_path / "by a task/notes/part-00000.json").read_bytes() == (tmp_path / "by itself/notes/part-00000.json").read_bytes()
 
 
 def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:

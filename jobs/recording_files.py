@@ -1,0 +1,95 @@
+"""Recordings by URI, read as far as they are wanted: on a disk or in a bucket, whole or a window of a longer one."""
+
+import contextlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from cluster import storage
+from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
+from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
+from soundstorm.clip_windows import plan_windows, split_window
+from soundstorm.schemas import Note, Reason
+
+HEADER_READERS = 16
+"""Threads that look at the headers of recordings."""
+
+
+@contextlib.contextmanager
+def rejecting(uri: str) -> Iterator[None]:
+    """Turns errors of storage about a recording into RejectedAudio. Storage that is out of reach rejects nothing."""
+    try:
+        yield
+    except StorageUnavailableError:
+        raise
+    except NotFoundError as error:
+        raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
+    except ClusterError as error:
+        raise RejectedAudio(Reason.UNREADABLE_FILE if _exists(uri) else Reason.MISSING_FILE, str(error)) from error
+
+
+def open_recording(uri: str) -> BinaryIO:
+    """A recording's file to read from, of which a large one is read as it is used.
+
+    Raises:
+        RejectedAudio: it is missing, or cannot be read.
+        StorageUnavailableError: the storage does not give it out now.
+    """
+    with rejecting(uri):
+        return storage.open_file(uri)
+
+
+def load_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, file: BinaryIO | None = None) -> Recording:
+    """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.read_audio` does.
+
+    Args:
+        uri: of a file, or of a window of one.
+        sample_rate: samples per second of the result.
+        max_duration_s: what lies beyond is cut off.
+        file: the file, where it is open already.
+
+    Raises:
+        RejectedAudio: it cannot be used.
+        StorageUnavailableError: the storage does not give it out now.
+    """
+    name, window = split_window(uri)
+    with file or open_recording(name) as source, rejecting(name):
+        if window is None:
+            return read_audio(source, sample_rate, max_duration_s)
+        return read_audio(source, sample_rate, min(window.duration_s, max_duration_s), window.start_s)
+
+
+def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
+    """Clips (schema CLIPS) with windows in the place of recordings that are longer, in the fold and class of their recording.
+
+    A recording whose header cannot be read stays: whoever decodes it rejects it.
+    """
+    rows = []
+    with ThreadPoolExecutor(HEADER_READERS) as pool:
+        found = pool.map(_duration_s, clips["uri"].to_pylist())
+        for row, duration_s in zip(clips.to_pylist(), found, strict=True):
+            windows = plan_windows(duration_s, longest_s)
+            note = f"{Note.SPLIT.value}: one of {len(windows)} windows of {duration_s:.2f} s"
+            named = [{"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]} for window in windows]
+            rows += [row | names for names in named] or [row]
+    return pa.Table.from_pylist(rows, clips.schema)
+
+
+def _duration_s(uri: str) -> float:
+    """Seconds of a recording; 0 where it cannot be used."""
+    try:
+        with rejecting(uri), storage.open_file(uri, at_once=0) as file:
+            return duration_of(file)
+    except RejectedAudio:
+        return 0.0
+
+
+def _exists(uri: str) -> bool:
+    try:
+        return storage.exists(uri)
+    except StorageUnavailableError:
+        raise
+    except ClusterError:  # no address at all
+        return False

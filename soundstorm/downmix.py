@@ -1,0 +1,108 @@
+"""From the channels of a recording to one: what is wrong with their levels, and what is done about it.
+
+Legend: N frames, C channels.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from soundstorm.schemas import Note
+
+OFFSET = 0.01
+"""A recording whose mean lies further than this from 0, of a full scale of 1, has a constant offset (1% of full scale, -40 dB)."""
+CANCELLED = 0.1
+"""Where the mean of the channels has less than this share (-10 dB) of the power that the mean of unrelated channels would have, they cancel."""
+FULL_SCALE = 1 - 1.5 / 32768
+"""A sample from here on counts as clipped: the largest and the smallest of 16 bits."""
+CLIPPED_SHARE = 0.01
+"""Of the samples of a channel: from here on it is told."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Downmix:
+    """How the channels of a recording become one."""
+
+    span: tuple[int, int]
+    """The first and one past the last frame that is not digital silence, from which the offset is taken."""
+    offset_C: np.ndarray
+    """float32, what is taken from each channel."""
+    channel: int | None
+    """The one that is taken; None: the mean of all."""
+    gain: float
+    notes: list[str] = field(default_factory=list)
+
+    def apply(self, block_NC: np.ndarray, first: int) -> np.ndarray:
+        """Frames from frame `first` on, float32 (N, C), as one channel (N,)."""
+        if self.offset_C.any():
+            block_NC = block_NC.copy()
+            block_NC[max(0, self.span[0] - first) : max(0, self.span[1] - first)] -= self.offset_C
+        if self.channel is not None or block_NC.shape[1] == 1:
+            mono_N = block_NC[:, self.channel or 0]
+        else:
+            mono_N = block_NC.mean(axis=1, dtype=np.float64).astype(np.float32)
+        return mono_N if self.gain == 1 else mono_N * np.float32(self.gain)
+
+
+class Levels:
+    """The levels of a recording, block by block.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.num_frames = 0
+        self._span = [0, 0]
+        self._sum_C, self._power_C = np.zeros(channels), np.zeros(channels)
+        self._sum, self._power = 0.0, 0.0
+        self._low_C, self._high_C = np.full(channels, np.inf), np.full(channels, -np.inf)
+        self._clipped_C = np.zeros(channels, np.int64)
+
+    def add(self, block_NC: np.ndarray) -> None:
+        """Take the next frames, float32 (N, C), all finite."""
+        sounding_N: np.ndarray = (block_NC != 0).any(axis=1)
+        if sounding_N.any():
+            first = self.num_frames + int(sounding_N.argmax())
+            self._span = [self._span[0] if self._span[1] else first, self.num_frames + len(sounding_N) - int(sounding_N[::-1].argmax())]
+        self.num_frames += len(block_NC)
+        self._sum_C += block_NC.sum(axis=0, dtype=np.float64)
+        self._power_C += np.einsum("nc,nc->c", block_NC, block_NC, dtype=np.float64)
+        mean_N = block_NC.mean(axis=1, dtype=np.float64)
+        self._sum += float(mean_N.sum())
+        self._power += float(mean_N @ mean_N)
+        self._low_C, self._high_C = np.minimum(self._low_C, block_NC.min(axis=0)), np.maximum(self._high_C, block_NC.max(axis=0))
+        self._clipped_C += (np.abs(block_NC) >= FULL_SCALE).sum(axis=0)
+
+    def downmix(self, is_floating: bool) -> Downmix:
+        """What to do with the recording, which must have a frame.
+
+        Args:
+            is_floating: whether its file may exceed full scale, which is scaled down then; the small overshoots of decoders are not.
+        """
+        notes = []
+        length = max(1, self._span[1] - self._span[0])
+        mean_C = self._sum_C / length
+        offset_C = np.where(np.abs(mean_C) > OFFSET, mean_C, 0.0)
+        if offset_C.any():
+            told = ", ".join(f"{offset:+.3f}" for offset in offset_C)
+            notes.append(f"{Note.OFFSET.value}: {told} of full scale was removed")
+        varying_C = np.maximum(0.0, self._power_C / length - mean_C**2)
+        channel = self._louder(varying_C, max(0.0, self._power / length - (self._sum / length) ** 2))
+        if channel is not None:
+            notes.append(f"{Note.ANTI_PHASE.value}: the {len(mean_C)} channels cancel, channel {channel + 1} was taken")
+        peak = float(np.maximum(np.abs(self._low_C - offset_C), np.abs(self._high_C - offset_C)).max())
+        gain = 1 / max(1.0, peak) if is_floating else 1.0
+        if gain < 1:
+            notes.append(f"{Note.SCALED.value}: its peak was {peak:.3f} of full scale")
+        clipped = float(self._clipped_C.max()) / max(1, self.num_frames)
+        if gain == 1 and clipped > CLIPPED_SHARE:
+            notes.append(f"{Note.CLIPPED.value}: {clipped:.1%} of the samples are at full scale")
+        return Downmix(span=(self._span[0], self._span[1]), offset_C=offset_C.astype(np.float32), channel=channel, gain=gain, notes=notes)
+
+    @staticmethod
+    def _louder(power_C: np.ndarray, power_of_mean: float) -> int | None:
+        """The loudest channel if the channels cancel."""
+        unrelated = float(power_C.sum()) / len(power_C) ** 2
+        cancels = len(power_C) > 1 and unrelated > 0 and power_of_mean < CANCELLED * unrelated
+        return int(np.argmax(power_C)) if cancels else None
