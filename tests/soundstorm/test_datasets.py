@@ -61,6 +61,7 @@ def test_the_real_urbansound8k_recordings_are_indexed_whole(urbansound8k: Path) 
         "fold": 5,
         "label": 2,
         "category": "children_playing",
+        "notes": None,
     }
 
 
