@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from cluster import records, storage
 from cluster.connect import connect
-from jobs.datasets import DatasetOptions, index_digest, open_dataset, require_apart
+from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.fold_chain import STAGE as FOLD_STAGE
@@ -162,7 +162,7 @@ def run(options: Options) -> dict[str, Any]:
         if folder is not None:
             require_apart(folder, options, option)
             storage.check_writable(folder)
-    index = open_dataset(options.dataset, options.location)
+    index = open_and_tell(options)
     settings = replace(options.settings, clips=index_digest(index.clips, options.location))
     wanted, skipped = _folds(options, index)
     others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
@@ -179,7 +179,7 @@ def run(options: Options) -> dict[str, Any]:
     told: dict[str, Any] = {"dataset": options.dataset, "model": options.model, "mode": options.starts_as}
     summary = write_results(options.output_dir, index, done, settings=settings.identity(), others=others, skipped=skipped, **told)
     kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
-    counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)}
+    counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings.identity(), counts)
     return _summary(options, counts, "")
 

@@ -2,10 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
+from rich.markup import escape
 
 from cluster import storage
+from jobs.entry import console
 from soundstorm.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
 
@@ -18,6 +21,8 @@ class DatasetOptions:
     """esc50, esc10, urbansound8k, folder (one sub-folder a class, or a CSV) or synthetic."""
     data_dir: str | None = None
     """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
+    strict_folds: bool = False
+    """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as they are published."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -29,8 +34,8 @@ class DatasetOptions:
         return self.data_dir or f"data/{self.dataset}"
 
 
-def open_dataset(name: str, location: str) -> Index:
-    """Index the dataset `name` at `location`.
+def open_dataset(name: str, location: str, *, strict_folds: bool = False) -> Index:
+    """Index the dataset `name` at `location`; with `strict_folds` no source recording has clips in two folds.
 
     Raises:
         SoundStormError: the layout is not that of the dataset, or it has no clip.
@@ -43,7 +48,20 @@ def open_dataset(name: str, location: str) -> Index:
             + (f" or run `soundstorm download --dataset {name}`" if DATASETS[name].url else "")
         )
     prefix = location if storage.is_remote(location) else storage.absolute(location)
-    return index_dataset(name, filesystem, root, prefix)
+    return index_dataset(name, filesystem, root, prefix, strict_folds=strict_folds)
+
+
+def open_and_tell(options: DatasetOptions) -> Index:
+    """Index the dataset that `options` name, and say what people should know of it; raises as `open_dataset` does."""
+    index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
+    for note in index.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+    return index
+
+
+def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
+    """For a stage's record: source recordings with clips in two folds (source -> fold -> clips), and whether one side was left out."""
+    return {"sources_in_two_folds": index.split_sources, "strict_folds": options.strict_folds}
 
 
 def index_digest(clips: pa.Table, location: str) -> str:

@@ -286,7 +286,14 @@ def _report(
     found: Closeness | None,
     features: pa.Table,
 ) -> str:
-    examples = choose_examples(real, generated, options.examples_per_class, load_clip, lambda pcm: resynthesize(codec, [pcm])[0])
+    dataset_of = {clip.uri: clip.dataset for clip in real}
+    examples = choose_examples(
+        real,
+        generated,
+        options.examples_per_class,
+        lambda uri: load_clip(uri, dataset=dataset_of.get(uri, "")),
+        lambda pcm: resynthesize(codec, [pcm])[0],
+    )
     now = datetime.now(UTC)
     examples, notes = link_examples(examples, options.output_dir, options.link_days, now) if options.players == "linked" else (examples, [])
     fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}

@@ -13,7 +13,7 @@ import pyarrow as pa
 from cluster import records, storage
 from cluster.connect import connect
 from jobs.classifiers import classifier_files, open_classifier_files
-from jobs.datasets import DatasetOptions, open_dataset, require_apart, rows_of_folds
+from jobs.datasets import DatasetOptions, folds_record, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.leaks import refuse_leaks
@@ -64,7 +64,7 @@ def run(options: Options) -> dict[str, Any]:
     """Test the classifier that `options` name; returns its accuracy."""
     require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    index, files = open_dataset(options.dataset, options.location), classifier_files(options.checkpoint)
+    index, files = open_and_tell(options), classifier_files(options.checkpoint)
     where = f"--checkpoint {options.checkpoint}" if options.checkpoint else "the classifier in the package"
     classifier = open_classifier_files(files, codec_option=options.codec, where=where)
     folds = _folds(options, index, classifier)
@@ -94,7 +94,7 @@ def run(options: Options) -> dict[str, Any]:
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)
     write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset)
     storage.write_bytes(storage.join(options.output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
-    counts = {name: summary[name] for name in ("clips", "right", "accuracy", "unusable", "leaks")} | {"folds": folds}
+    counts = {name: summary[name] for name in ("clips", "right", "accuracy", "unusable", "leaks")} | {"folds": folds} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _told(options, counts, "")
 

@@ -46,6 +46,8 @@ class Settings:
     """Of the recordings."""
     clips: str = ""
     """Digest of their index."""
+    strict_folds: bool = False
+    """Whether one side of recordings with clips in two folds was left out of it."""
     model: str
     mode: str | None
     preset: str | None
@@ -72,7 +74,7 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """For records: all but what leaves the result as it is."""
-        aside = ("location", "device", "stages")
+        aside = ("location", "device", "stages", "strict_folds")  # the digest of the clips tells strict folds
         return {name: value for name, value in asdict(self).items() if name not in aside} | {"data_dir": self.location}
 
     def classifier_options(self) -> dict[str, Any]:
@@ -225,6 +227,7 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
             codec=start.codec,
             output_dir=start.tokens,
             views=settings.token_views,
+            strict_folds=settings.strict_folds,
             max_rejected=settings.max_rejected,
         )
         console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
@@ -304,7 +307,7 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
         if settings.taught:
             classifier["teacher"] = folder("teacher", settings.clips, settings.location, settings.seed, settings.num_workers)
             of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
-            teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, **shared)
+            teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared)
             stages["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:
             training = (settings.generator_preset, settings.pretrain_epochs, settings.seed, settings.num_workers)
@@ -322,5 +325,7 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
             stages["generator"] = partial(train.run, generator)
         elif plan.start.checkpoint is not None:
             classifier["checkpoint"] = plan.start.checkpoint
+    else:
+        classifier["strict_folds"] = settings.strict_folds  # tokens are made with or without
     trained = train_classifier.Options(output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier)
     return stages | {"classifier": partial(train_classifier.run, trained)}

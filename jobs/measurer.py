@@ -62,7 +62,7 @@ class Measurer:
         for index, item in enumerate(items):
             clip = item.clip
             try:
-                waveforms[index] = load_clip(clip.uri, reader, self.max_duration_s)
+                waveforms[index] = load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
             except RejectedAudio as error:
                 rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
         again = [index for index in waveforms if items[index].through_codec]
@@ -75,7 +75,8 @@ class Measurer:
                 rows.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
-                    pairs.append(pairs_row(item.partner, item.clip, load_clip(item.partner.uri, max_duration_s=self.max_duration_s), waveform))
+                    partner = load_clip(item.partner.uri, max_duration_s=self.max_duration_s, dataset=item.partner.dataset)
+                    pairs.append(pairs_row(item.partner, item.clip, partner, waveform))
         wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
         features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
         named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
@@ -85,8 +86,8 @@ class Measurer:
         return len(items)
 
 
-def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S) -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s` of it.
+def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = "") -> np.ndarray:
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s` of it, as long as clips of `dataset` are.
 
     Raises:
         RejectedAudio: it is not there, or cannot be used.
@@ -96,7 +97,7 @@ def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float
     if tars.is_member(uri):
         with rejecting(uri):
             file = io.BytesIO((reader or tars.Reader()).read(uri))
-    return to_pcm16(load_recording(uri, max_duration_s=max_duration_s, file=file).waveform)
+    return to_pcm16(load_recording(uri, max_duration_s=max_duration_s, file=file, dataset=dataset).waveform)
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -72,7 +72,9 @@ def run(options: Options) -> dict[str, Any]:
     folders = {name: storage.join(options.output_dir, name) for name in ("dataset", "tokenize", "train", "generate", "evaluate")}
     location = _dataset(options, folders["dataset"])
     num_samples = (
-        options.num_samples if options.num_samples is not None else SAMPLES_PER_CLASS * len(open_dataset(options.dataset, location).categories)
+        options.num_samples
+        if options.num_samples is not None
+        else SAMPLES_PER_CLASS * len(open_dataset(options.dataset, location, strict_folds=options.strict_folds).categories)
     )
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
     stages = {
@@ -84,6 +86,7 @@ def run(options: Options) -> dict[str, Any]:
                 output_dir=folders["tokenize"],
                 codec=options.codec,
                 views=options.views,
+                strict_folds=options.strict_folds,
                 max_rejected=options.max_rejected,
                 **shared,
             ),

@@ -10,6 +10,7 @@ import pyarrow as pa
 from cluster import storage
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
+from soundstorm.clip_length import at_published_length, clip_length_s
 from soundstorm.clip_windows import plan_windows, split_window
 from soundstorm.schemas import Note, Reason
 
@@ -41,7 +42,9 @@ def open_recording(uri: str) -> BinaryIO:
         return storage.open_file(uri)
 
 
-def load_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, file: BinaryIO | None = None) -> Recording:
+def load_recording(
+    uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, file: BinaryIO | None = None, dataset: str = ""
+) -> Recording:
     """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.read_audio` does.
 
     Args:
@@ -49,6 +52,7 @@ def load_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: flo
         sample_rate: samples per second of the result.
         max_duration_s: what lies beyond is cut off.
         file: the file, where it is open already.
+        dataset: of which it is a clip; one with a published length of clips decides the length.
 
     Raises:
         RejectedAudio: it cannot be used.
@@ -57,7 +61,7 @@ def load_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: flo
     name, window = split_window(uri)
     with file or open_recording(name) as source, rejecting(name):
         if window is None:
-            return read_audio(source, sample_rate, max_duration_s)
+            return at_published_length(read_audio(source, sample_rate, max_duration_s), dataset, max_duration_s, sample_rate)
         return read_audio(source, sample_rate, min(window.duration_s, max_duration_s), window.start_s)
 
 
@@ -70,6 +74,7 @@ def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
     with ThreadPoolExecutor(HEADER_READERS) as pool:
         found = pool.map(_duration_s, clips["uri"].to_pylist())
         for row, duration_s in zip(clips.to_pylist(), found, strict=True):
+            duration_s = min(duration_s, clip_length_s(row["dataset"]) or duration_s)
             windows = plan_windows(duration_s, longest_s)
             note = f"{Note.SPLIT.value}: one of {len(windows)} windows of {duration_s:.2f} s"
             named = [{"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]} for window in windows]

@@ -84,7 +84,7 @@ def _row(clip: dict[str, Any]) -> dict[str, Any]:
 def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float) -> dict[str, Any]:
     decoded = _row(row)
     try:
-        recording = load_recording(row["uri"], sample_rate, max_duration_s)
+        recording = load_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
         decoded |= {"samples": to_pcm16(recording.waveform).astype("<i2").tobytes(), "notes": list(recording.notes)}
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}

@@ -53,16 +53,16 @@ def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s:
     with Attempt(ledger, f"decode {row['shard']}", limit_s) as attempt:
         for portion in attempt.portions([clip["clip_id"] for clip in clips]):
             for number in portion:
-                decoded[number] = decode_recording(clips[number]["uri"], max_duration_s)
+                decoded[number] = decode_recording(clips[number]["uri"], clips[number]["dataset"], max_duration_s)
     columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "notes")}
     return {"shard": row["shard"], "clips": row["clips"], **columns}
 
 
-def decode_recording(uri: str, max_duration_s: float) -> Decoded:
-    """Read and decode the recording at `uri`."""
+def decode_recording(uri: str, dataset: str, max_duration_s: float) -> Decoded:
+    """Read and decode the recording at `uri`, a clip of `dataset`."""
     torch.set_num_threads(1)
     try:
-        recording = load_recording(uri, max_duration_s=max_duration_s)
+        recording = load_recording(uri, max_duration_s=max_duration_s, dataset=dataset)
     except RejectedAudio as error:
         return Decoded(problem=f"{error.reason.value}\n{error.detail}")
     return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), notes="\n".join(recording.notes))
@@ -104,7 +104,7 @@ class ShardEncoder:
 
     def _read(self, row: dict[str, Any], clips: list[dict[str, Any]], number: int) -> Decoded:
         if "pcm" not in row:
-            return decode_recording(clips[number]["uri"], self.max_duration_s)
+            return decode_recording(clips[number]["uri"], clips[number]["dataset"], self.max_duration_s)
         return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number])
 
     def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
@@ -137,15 +137,16 @@ class ShardEncoder:
             return
         for clip, pcm in clips:
             waveform = _waveform(pcm)
-            views = [make_view(waveform, clip["clip_id"], view, self._partner(uri)) for view, uri in enumerate([None, *clip["partners"]])]
+            partners = [self._partner(uri, clip["dataset"]) for uri in (None, *clip["partners"])]
+            views = [make_view(waveform, clip["clip_id"], view, partner) for view, partner in enumerate(partners)]
             yield clip, self._encode(views)
 
-    def _partner(self, uri: str | None) -> np.ndarray | None:
+    def _partner(self, uri: str | None, dataset: str) -> np.ndarray | None:
         """The recording that a view is mixed with; None where it has none, or it cannot be used."""
         if uri is None:
             return None
         try:
-            return load_recording(uri, max_duration_s=self.max_duration_s).waveform
+            return load_recording(uri, max_duration_s=self.max_duration_s, dataset=dataset).waveform
         except RejectedAudio:
             return None
 

@@ -25,7 +25,7 @@ from cluster.data import bounded_retries, quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, index_digest, open_dataset, require_apart
+from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
 from jobs.entry import leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
@@ -92,7 +92,7 @@ def run(options: Options) -> dict[str, Any]:
     """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
     require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    index = open_dataset(options.dataset, options.location)
+    index = open_and_tell(options)
     weights, codec = choose_codec(options.codec)
     fingerprint = codec.fingerprint
     settings = {
@@ -229,7 +229,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         "silent": sorted(clip_id for clip_id, given in notes.items() if any(kind_of(note) == Note.SILENT for note in given)),
         "notes": count_notes(notes),
         "unused_s": round(unused_s(notes), 2),
-    }
+    } | folds_record(index, options)
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

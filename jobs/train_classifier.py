@@ -16,7 +16,7 @@ from cluster import records, storage
 from cluster.connect import ClusterInfo, connect
 from jobs.classifier_loop import Recipe, load_state, train_on_worker
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
-from jobs.datasets import DatasetOptions, open_dataset
+from jobs.datasets import DatasetOptions, folds_record, open_and_tell
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.predictions import PREDICTIONS_FILE, count_right, name_clips, write_predictions
@@ -29,6 +29,7 @@ from jobs.training_log import TrainingLog
 from soundstorm.ast_training import AstTrainingConfig
 from soundstorm.ast_training import Mode as AstMode
 from soundstorm.audio_classifier_training import AudioClassifierTrainingConfig
+from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainingConfig
 
@@ -121,6 +122,8 @@ class Options(DatasetOptions):
         for option, hears in (("checkpoint", "soundstorm"), ("codec", "soundstorm"), ("teacher", "soundstorm"), ("weights", "ast")):
             if getattr(self, option) is not None and self.model != hears:
                 raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
+        if self.model == "soundstorm" and self.strict_folds:
+            raise SoundStormError("--strict-folds with --tokens: which clips there are is decided by `tokenize`, give it to that")
         if self.model == "soundstorm" and self.batch_size == 1:
             raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
 
@@ -132,7 +135,8 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy on the test fold."""
-    recipe = _recipe(options)
+    index = None if options.model == "soundstorm" else open_and_tell(options)
+    recipe = _recipe(options, index)
     settings = {
         "dataset": recipe.dataset,
         "fold": recipe.fold,
@@ -148,20 +152,19 @@ def run(options: Options) -> dict[str, Any]:
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        counts = _train(options, recipe, info)
+        counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
-def _recipe(options: Options) -> Recipe:
-    """What is trained, and how."""
-    if options.model == "soundstorm":
+def _recipe(options: Options, index: Index | None) -> Recipe:
+    """What is trained, and how; without an index on tokens."""
+    if index is None:
         assert options.tokens is not None  # as `Options` checked
         mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
         chosen: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")}
         return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
-    index = open_dataset(options.dataset, options.location)
     fold = index.num_folds if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")

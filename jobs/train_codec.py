@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cluster import records, storage
 from cluster.connect import connect
-from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
+from jobs.datasets import DatasetOptions, folds_record, open_and_tell, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
@@ -120,7 +120,7 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Train the codec that `options` describes; returns the final losses and the figures on the test fold."""
-    index = open_dataset(options.dataset, options.location)
+    index = open_and_tell(options)
     fold = index.num_folds if options.test_fold is None else options.test_fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--test-fold is {fold}: the dataset has folds 1 to {index.num_folds}")
@@ -137,6 +137,8 @@ def run(options: Options) -> dict[str, Any]:
         "synthetic_clips": options.synthetic_clips,
         "num_workers": options.num_workers,
     }
+    if options.strict_folds:
+        settings["strict_folds"] = True
     storage.check_writable(options.output_dir)
     outputs = (CODEC_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
@@ -179,7 +181,7 @@ def run(options: Options) -> dict[str, Any]:
                 "recordings": usable,
                 "losses": {name: value for name, value in state["rows"][-1].items() if name not in ("step", "seconds")},
                 "test": _measure(path, decode_clips(rows_of_folds(index.clips, {fold}), options.network.sample_rate, options.max_duration)),
-            }
+            } | folds_record(index, options)
             storage.write_file(storage.join(options.output_dir, CODEC_FILE), path)
     records.finish(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, RUN_FOLDER))

@@ -2,8 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 from pyarrow.fs import FileSystem, FileType
@@ -12,6 +11,7 @@ from soundstorm.clip_windows import split_window
 from soundstorm.errors import SoundStormError
 from soundstorm.layouts import FOLDER_FOLDS, Candidate, Place, TableLayout, csv_candidates, folder_candidates
 from soundstorm.schemas import CLIPS, REJECTED, Reason
+from soundstorm.sources import SplitSources, named, smaller_sides, split_sources
 from soundstorm.synthetic import CLASSES
 from soundstorm.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
 
@@ -43,6 +43,10 @@ class Dataset:
     """None: a folder of one's own."""
     num_clips: int | None = None
     """Clips of the published data set."""
+    clip_s: float | None = None
+    """Seconds that every published clip lasts; None: as long as it is."""
+    folds_are_published: bool = False
+    """Whether everybody tests on these very folds, so that they are used as they are also where a recording lies in two of them."""
     url: str | None = None
     """Where the archive is published; None: there is none to download."""
     md5: str | None = None
@@ -62,6 +66,10 @@ class Index:
     num_folds: int
     categories: list[str]
     """`categories[label]` is the name of the class."""
+    split_sources: SplitSources = field(default_factory=dict)
+    """Source recordings that have clips in two folds, as the data set is."""
+    notes: tuple[str, ...] = ()
+    """What people should know of how the data set was read, a sentence each."""
 
 
 def _esc50_layout(title: str, labels: dict[int, tuple[int, str]], only: str | None = None, num_folds: int = 5) -> TableLayout:
@@ -95,6 +103,8 @@ DATASETS: dict[str, Dataset] = {
         num_folds=5,
         layout=_esc50_layout("ESC-50", _numbered(ESC50_CATEGORIES)),
         num_clips=2000,
+        clip_s=5.0,
+        folds_are_published=True,
         url=_ESC50_URL,
         licence="CC BY-NC 3.0",
         credit=_ESC_CREDIT,
@@ -104,6 +114,8 @@ DATASETS: dict[str, Dataset] = {
         num_folds=5,
         layout=_esc50_layout("ESC-10", {target: (label, ESC50_CATEGORIES[target]) for label, target in enumerate(ESC10_TARGETS)}, "esc10"),
         num_clips=400,
+        clip_s=5.0,
+        folds_are_published=True,
         url=_ESC50_URL,
         licence="CC BY 3.0",
         credit=_ESC_CREDIT,
@@ -123,6 +135,7 @@ DATASETS: dict[str, Dataset] = {
             labels=_numbered(URBANSOUND8K_CATEGORIES),
         ),
         num_clips=8732,
+        folds_are_published=True,
         url="https://zenodo.org/record/1203745/files/UrbanSound8K.tar.gz",
         md5="9aa69802bbf37fb986f71ec1483a196e",
         licence="CC BY-NC 3.0",
@@ -139,17 +152,18 @@ DATASETS: dict[str, Dataset] = {
 }
 
 
-def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str) -> Index:
+def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str, *, strict_folds: bool = False) -> Index:
     """Lists the clips of the data set `name` that lies in a folder, or for `folder` also in a CSV file.
 
     Args:
         filesystem: where it lies.
         root: the folder, as a path within `filesystem`.
         uri_prefix: the same folder as a URI; a clip's `uri` is this and its path below the folder.
+        strict_folds: leave out the smaller side of each source recording that has clips in two folds.
 
     Raises:
         SoundStormError: the name is unknown, the CSV or a column of it is missing, no clip can be used, or clips of one source recording lie in
-            different folds.
+            different folds, which are neither published ones nor made strict.
     """
     if name not in DATASETS:
         raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
@@ -164,7 +178,7 @@ def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str)
         candidates, categories, num_folds = csv_candidates(place, csv_name)
     else:
         candidates, categories, num_folds = folder_candidates(place)
-    return _to_index(name, place, candidates, num_folds, categories)
+    return _to_index(name, place, candidates, num_folds, categories, strict_folds)
 
 
 def source_of(clip_id: str, dataset: str) -> str:
@@ -180,7 +194,7 @@ def source_of(clip_id: str, dataset: str) -> str:
     return parts[1] if dataset != "folder" and len(parts) > 1 else clip_id
 
 
-def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: int, categories: list[str]) -> Index:
+def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: int, categories: list[str], strict_folds: bool) -> Index:
     """Splits the candidates into clips and rejected rows; of clips with one clip_id the first is kept."""
     clips, rejected = [], []
     kept: dict[str, Candidate] = {}
@@ -198,23 +212,39 @@ def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: i
         counts = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rejected).most_common())
         first = f": {counts}; the first: {rejected[0]['detail']}" if rejected else f": it names no clip of {DATASETS[name].title}"
         raise SoundStormError(f"{place.uri} has no clip that can be used{first}")
-    _require_sources_whole(name, place, kept.values())
+    split = split_sources((clip.clip_id, clip.fold, clip.source or _published_source(clip.clip_id, name)) for clip in kept.values())
+    left_out, notes = _two_folds(name, place, split, strict_folds)
     return Index(
-        clips=pa.Table.from_pylist(clips, CLIPS), rejected=pa.Table.from_pylist(rejected, REJECTED), num_folds=num_folds, categories=categories
+        clips=pa.Table.from_pylist([clip for clip in clips if clip["clip_id"] not in left_out], CLIPS),
+        rejected=pa.Table.from_pylist(rejected, REJECTED),
+        num_folds=num_folds,
+        categories=categories,
+        split_sources=split,
+        notes=notes,
     )
 
 
-def _require_sources_whole(name: str, place: Place, candidates: Iterable[Candidate]) -> None:
-    """Raise if a source recording lies in two folds: a test on one would know it from the other."""
-    first: dict[str, Candidate] = {}
-    for candidate in candidates:
-        source = candidate.source or _published_source(candidate.clip_id, name)
-        seen = first.setdefault(source, candidate) if source else candidate
-        if seen.fold != candidate.fold:
-            raise SoundStormError(
-                f"{place.uri}: clips of the recording '{source}' lie in fold {seen.fold} ({seen.clip_id}) and in fold {candidate.fold} "
-                f"({candidate.clip_id}), so that a test on one would know it from the other: put all clips of a recording into one fold"
-            )
+def _two_folds(name: str, place: Place, split: SplitSources, strict_folds: bool) -> tuple[set[str], tuple[str, ...]]:
+    """The clips to leave out because their recording lies in another fold too, and what is to be said of such recordings."""
+    if not split:
+        return set(), ()
+    knows = "a test on one would know it from the other"
+    if strict_folds:
+        left_out = smaller_sides(split)
+        return set(left_out), (f"{_recordings(split)} in two folds: {named(split)}; --strict-folds leaves out {', '.join(left_out)}",)
+    if DATASETS[name].folds_are_published:
+        title = DATASETS[name].title
+        return set(), (f"{_recordings(split)} in two folds, as {title} is published: {named(split)}; {knows} (--strict-folds leaves out one side)",)
+    source, folds = next(iter(split.items()))
+    (one, clips), (other, others) = list(folds.items())[:2]
+    raise SoundStormError(
+        f"{place.uri}: clips of the recording '{source}' lie in fold {one} ({clips[0]}) and in fold {other} ({others[0]}), so that {knows}: "
+        "put all clips of a recording into one fold, or leave out the smaller side with --strict-folds"
+    )
+
+
+def _recordings(split: SplitSources) -> str:
+    return f"{len(split)} recording{'s have' if len(split) > 1 else ' has'} clips"
 
 
 def _published_source(clip_id: str, dataset: str) -> str:

@@ -206,12 +206,18 @@ def _real_data(name: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def esc10() -> Path:
-    """The folder of the 400 real ESC-10 clips; skips where they are not at hand."""
-    return _real_data("esc10")
+def esc50() -> Path:
+    """The folder of the 2,000 real ESC-50 clips, 400 of which are ESC-10; skips where they are not at hand."""
+    return _real_data("esc50")
 
 
 @pytest.fixture(scope="session")
 def urbansound8k() -> Path:
     """The folder of some real UrbanSound8K clips; skips where they are not at hand."""
     return _real_data("urbansound8k")
+
+
+@pytest.fixture(scope="session")
+def urbansound8k_part() -> Path:
+    """The folder of folds 1 and 10 of UrbanSound8K; skips where they are not at hand."""
+    return _real_data("urbansound8k_part")

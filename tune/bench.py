@@ -131,14 +131,14 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     Raises:
         SoundStormError: the dataset is not there, or has none of them.
     """
-    index = open_dataset(options.dataset, options.location)
+    index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
     folds = sorted(set(index.clips["fold"].to_pylist()))
     fold = folds[-1] if options.fold is None else options.fold
     if fold not in folds or len(folds) < 2:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds {', '.join(map(str, folds))}, and one other than it is needed")
     names = [normalized(category) for category in categories]
     pool = [
-        Clip(row["clip_id"], row["uri"], row["category"], row["fold"])
+        Clip(row["clip_id"], row["uri"], row["category"], row["fold"], dataset=row["dataset"])
         for row in index.clips.to_pylist()
         if row["fold"] != fold and normalized(row["category"]) in names
     ]

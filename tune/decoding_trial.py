@@ -125,7 +125,7 @@ def measure_real(weights: bytes, clips: Sequence[Clip]) -> tuple[Measured | None
     sound, rejected = [], []
     for clip in clips:
         try:
-            sound.append(load_clip(clip.uri))
+            sound.append(load_clip(clip.uri, dataset=clip.dataset))
         except RejectedAudio:
             rejected.append(clip.clip_id)
     return (Measured.of(sound, load_codec(weights)) if sound else None), rejected

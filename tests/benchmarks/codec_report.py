@@ -37,8 +37,8 @@ def main() -> None:
     torch.set_num_threads(1)
     codec = load_codec(options.codec)
     rows = rows_of_folds(open_dataset(options.dataset, options.location).clips, {options.fold}).to_pylist()
-    clips = [Clip(row["clip_id"], row["uri"], row["category"], row["fold"]) for row in rows]
-    real = [load_clip(clip.uri) for clip in clips]
+    clips = [Clip(row["clip_id"], row["uri"], row["category"], row["fold"], dataset=row["dataset"]) for row in rows]
+    real = [load_clip(clip.uri, dataset=clip.dataset) for clip in clips]
     decoded = resynthesize(codec, real)
     quality = measure_codec(codec, [from_pcm16(pcm) for pcm in real])
     out = Console()

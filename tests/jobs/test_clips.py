@@ -84,8 +84,8 @@ def test_a_recording_that_was_changed_changes_the_digest_of_its_dataset(syntheti
     assert digest(after) != digest(before) and digest(after[:3]) == digest(before[:3])
 
 
-def test_the_folders_of_the_real_datasets_are_recognised(esc10: Path, urbansound8k: Path) -> None:
-    assert len(find_clips("--real-audio", str(esc10))) == 400
+def test_the_folders_of_the_real_datasets_are_recognised(esc50: Path, urbansound8k: Path) -> None:
+    assert len(find_clips("--real-audio", str(esc50))) == 2000
     assert {one.category for one in find_clips("--real-audio", str(urbansound8k))} >= {"children_playing"}
 
 

@@ -220,11 +220,11 @@ def test_parts_are_as_many_as_the_clips_ask_for(tokenized: Tokenized) -> None:
 # ---- one by one and together
 
 
-@pytest.mark.parametrize("recordings", ["synthetic", "esc10"])
+@pytest.mark.parametrize("recordings", ["synthetic", "esc50"])
 def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by_one(recordings: str, request: pytest.FixtureRequest) -> None:
-    if recordings == "esc10":
-        folder: Path = request.getfixturevalue("esc10")
-        clips = [read_audio(path).waveform for path in sorted((folder / "audio").iterdir())[::20][:20]]
+    if recordings == "esc50":
+        folder: Path = request.getfixturevalue("esc50")
+        clips = [read_audio(path).waveform for path in sorted((folder / "audio").iterdir())[::100][:20]]
     else:
         from soundstorm.synthetic import CLASSES
 

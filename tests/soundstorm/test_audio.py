@@ -250,8 +250,8 @@ def test_what_cannot_be_a_file_is_not_encoded() -> None:
         encode_audio(np.zeros(5), 24_000, "aac")  # type: ignore[arg-type]
 
 
-def test_real_ogg_recordings_are_read_whole(esc10: Path) -> None:
-    for path in sorted((esc10 / "audio").iterdir())[::40]:
+def test_real_ogg_recordings_are_read_whole(esc50: Path) -> None:
+    for path in sorted((esc50 / "audio").iterdir())[::200]:
         recording = read_audio(path)
         assert len(recording.waveform) == pytest.approx(recording.original_duration_s * 24_000, abs=1)
-        assert recording.original_rate == RATE
+        assert recording.original_rate in (RATE, 48_000)

@@ -297,11 +297,11 @@ def test_the_packaged_classifier_is_small_and_has_not_seen_fold_five() -> None:
     assert sum(parameter.numel() for parameter in classifier.model.parameters()) < 1.5e6
 
 
-def test_the_packaged_classifier_names_real_recordings_that_it_has_not_seen(esc10: Path) -> None:
+def test_the_packaged_classifier_names_real_recordings_that_it_has_not_seen(esc50: Path) -> None:
     classifier = load_classifier()
     numbers = {"dog": 0, "rooster": 1, "rain": 10, "sea_waves": 11, "crackling_fire": 12}
     numbers |= {"crying_baby": 20, "sneezing": 21, "clock_tick": 38, "helicopter": 40, "chainsaw": 41}
-    files = [(path, name) for name, number in numbers.items() for path in sorted((esc10 / "audio").glob(f"5-*-{number}.*"))[:2]]
+    files = [(path, name) for name, number in numbers.items() for path in sorted((esc50 / "audio").glob(f"5-*-{number}.*"))[:2]]
     probabilities = classifier.predict([to_pcm16(read_audio(path).waveform) for path, _ in files])
     right = [classifier.categories[row.argmax()] == name for row, (_, name) in zip(probabilities, files, strict=True)]
     assert len(files) == 20 and sum(right) >= 17

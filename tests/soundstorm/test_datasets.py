@@ -37,8 +37,8 @@ def rejections(found: Index) -> list[tuple[str, str]]:
     return list(zip(found.rejected["clip_id"].to_pylist(), found.rejected["reason"].to_pylist(), strict=True))
 
 
-def test_the_real_esc10_recordings_are_indexed_whole(esc10: Path) -> None:
-    found = index("esc10", esc10)
+def test_the_real_esc10_recordings_are_indexed_whole_from_the_folder_of_esc50(esc50: Path) -> None:
+    found = index("esc10", esc50)
     assert (found.clips.num_rows, found.rejected.num_rows, found.num_folds) == (400, 0, 5)
     assert found.categories == [ESC50_CATEGORIES[target] for target in ESC10_TARGETS]
     assert found.clips.schema.equals(CLIPS)

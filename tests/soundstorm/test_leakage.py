@@ -11,13 +11,14 @@ from soundstorm.codec import packaged_codec_bytes
 from soundstorm.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import TrainedOn
+from soundstorm.sources import smaller_sides, split_sources
 from soundstorm.views import choose_partner
 
 NUM_VIEWS = 12
 
 
-def indexed(name: str, folder: Path) -> Index:
-    return index_dataset(name, LocalFileSystem(), str(folder), folder.as_uri())
+def indexed(name: str, folder: Path, strict_folds: bool = False) -> Index:
+    return index_dataset(name, LocalFileSystem(), str(folder), folder.as_uri(), strict_folds=strict_folds)
 
 
 def write(folder: Path, table: str, header: str, rows: list[str], audio: list[str]) -> Path:
@@ -111,8 +112,9 @@ def test_no_source_of_ones_own_recordings_is_on_both_sides_of_a_split(fold_colum
     assert_apart(index, {clip_id: clip_id.split("_")[0] for clip_id in index.clips["clip_id"].to_pylist()})
 
 
-def test_the_real_esc10_splits_no_source(esc10: Path) -> None:
-    index = indexed("esc10", esc10)
+def test_the_real_esc10_splits_no_source(esc50: Path) -> None:
+    index = indexed("esc10", esc50)
+    assert (index.split_sources, index.notes) == ({}, ())
     assert index.clips.num_rows == 400
     assert_apart(index, named_sources(index, "esc10"))
 
@@ -122,25 +124,69 @@ def test_the_real_urbansound8k_clips_split_no_source(urbansound8k: Path) -> None
     assert_apart(index, named_sources(index, "urbansound8k"))
 
 
-# ---- metadata that would leak
+# ---- recordings with clips in two folds
+
+
+def test_the_four_recordings_of_the_real_esc50_that_lie_in_two_folds_are_named_and_used(esc50: Path) -> None:
+    index = indexed("esc50", esc50)
+    assert index.clips.num_rows == 2000
+    assert index.split_sources == {
+        "131943": {2: ["2-131943-A-38"], 3: ["3-131943-A-37"]},
+        "134049": {2: ["2-134049-A-6"], 3: ["3-134049-A-1"]},
+        "209698": {4: ["4-209698-A-37"], 5: ["5-209698-A-38"]},
+        "234879": {4: ["4-234879-A-6"], 5: ["5-234879-A-1", "5-234879-B-1"]},
+    }
+    assert index.notes == (
+        "4 recordings have clips in two folds, as ESC-50 is published: 131943 (folds 2 and 3), 134049 (folds 2 and 3), 209698 (folds 4 and 5), "
+        "234879 (folds 4 and 5); a test on one would know it from the other (--strict-folds leaves out one side)",
+    )
+
+
+def test_strict_folds_leave_out_the_smaller_side_of_the_real_ones(esc50: Path) -> None:
+    loose, strict = indexed("esc50", esc50), indexed("esc50", esc50, strict_folds=True)
+    left_out = set(loose.clips["clip_id"].to_pylist()) - set(strict.clips["clip_id"].to_pylist())
+    assert left_out == {"3-131943-A-37", "3-134049-A-1", "5-209698-A-38", "4-234879-A-6"}
+    assert strict.clips.num_rows == 1996
+    assert all(clip_id in strict.notes[0] for clip_id in left_out)
+    assert_apart(strict, named_sources(strict, "esc50"))
 
 
 @pytest.mark.parametrize("name", ["esc10", "esc50"])
 @pytest.mark.parametrize("with_column", [True, False])
-def test_esc_metadata_with_a_source_in_two_folds_is_refused(name: str, with_column: bool, tmp_path: Path) -> None:
+def test_published_folds_of_esc_are_used_as_they_are(name: str, with_column: bool, tmp_path: Path) -> None:
     folder = make_esc(tmp_path, (0, 1), {"2-1002-B-0.wav": 4}, with_column)
-    with pytest.raises(SoundStormError, match=r"recording '1002' lie in fold 2 \(2-1002-A-0\) and in fold 4 \(2-1002-B-0\).*one fold"):
-        indexed(name, folder)
+    index = indexed(name, folder)
+    assert index.clips.num_rows == 40
+    assert index.split_sources == {"1002": {2: ["2-1002-A-0"], 4: ["2-1002-B-0"]}}
+    assert indexed(name, folder, strict_folds=True).clips.num_rows == 39
 
 
-def test_urbansound8k_metadata_with_a_source_in_two_folds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"recording '101009' lie in fold 10 \(101009-9-0-0\) and in fold 3 \(101009-9-0-2\)"):
-        indexed("urbansound8k", make_urbansound8k(tmp_path, stray_fold=3))
+def test_published_folds_of_urbansound8k_are_used_as_they_are(tmp_path: Path) -> None:
+    folder = make_urbansound8k(tmp_path, stray_fold=3)
+    index = indexed("urbansound8k", folder)
+    assert index.clips.num_rows == 300
+    assert index.split_sources == {"101009": {3: ["101009-9-0-2"], 10: ["101009-9-0-0", "101009-9-0-1"]}}
+    assert "1 recording has clips in two folds, as UrbanSound8K is published: 101009 (folds 3 and 10)" in index.notes[0]
+    strict = indexed("urbansound8k", folder, strict_folds=True)
+    assert set(index.clips["clip_id"].to_pylist()) - set(strict.clips["clip_id"].to_pylist()) == {"101009-9-0-2"}
+    assert_apart(strict, named_sources(strict, "urbansound8k"))
 
 
-def test_ones_own_csv_with_a_source_in_two_folds_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"recording 'tape-11' lie in fold 3 \(11_0.wav\) and in fold 2 \(11_2.wav\)"):
-        indexed("folder", make_folder(tmp_path, fold_column=True, stray=True))
+def test_ones_own_csv_with_a_source_in_two_folds_is_refused_and_strict_folds_are_the_way_out(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path, fold_column=True, stray=True)
+    refusal = r"recording 'tape-11' lie in fold 3 \(11_0.wav\) and in fold 2 \(11_2.wav\).*into one fold, or leave out .* --strict-folds"
+    with pytest.raises(SoundStormError, match=refusal):
+        indexed("folder", folder)
+    strict = indexed("folder", folder, strict_folds=True)
+    assert strict.clips.num_rows == 35 and "11_2.wav" not in strict.clips["clip_id"].to_pylist()
+    assert_apart(strict, {clip_id: clip_id.split("_")[0] for clip_id in strict.clips["clip_id"].to_pylist()})
+
+
+def test_of_equal_sides_the_first_fold_keeps_a_recording_and_of_three_the_largest() -> None:
+    equal = split_sources([("b", 4, "x"), ("a", 2, "x"), ("c", 1, "")])
+    assert (equal, smaller_sides(equal)) == ({"x": {4: ["b"], 2: ["a"]}}, ["b"])
+    three = split_sources([("a", 1, "x"), ("b", 2, "x"), ("c", 2, "x"), ("d", 3, "x")])
+    assert smaller_sides(three) == ["a", "d"]
 
 
 def test_a_clip_that_cannot_be_used_leaks_nothing(tmp_path: Path) -> None:

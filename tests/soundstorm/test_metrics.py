@@ -90,10 +90,10 @@ def test_the_transcription_holds_at_every_length(length: int) -> None:
 def test_the_transcription_holds_on_real_recordings() -> None:
     soundfile = pytest.importorskip("soundfile")
     default = Path(__file__).resolve().parents[3] / "shared/data"
-    folder = Path(os.environ.get("SOUNDSTORM_TEST_DATA", default)) / "esc10/audio"
-    paths = sorted(folder.glob("*.ogg"))[::100]
+    folder = Path(os.environ.get("SOUNDSTORM_TEST_DATA", default)) / "esc50/audio"
+    paths = sorted(folder.glob("*.ogg"))[::500]
     if not paths:
-        pytest.skip(f"no recordings in {folder}: set SOUNDSTORM_TEST_DATA to the folder that holds esc10")
+        pytest.skip(f"no recordings in {folder}: set SOUNDSTORM_TEST_DATA to the folder that holds esc50")
     for path in paths:
         x = soundfile.read(path, dtype="int16")[0]
         x = x[np.flatnonzero(x)[0] :][:500]

@@ -1,0 +1,36 @@
+"""Source recordings that have clips in two folds: a test on one of these folds knows the recording from the other."""
+
+from collections.abc import Iterable
+
+SplitSources = dict[str, dict[int, list[str]]]
+"""Name of a source recording -> fold -> the clip_ids that were cut from it and lie there."""
+MAX_NAMED = 20
+"""Recordings named in a message."""
+
+
+def split_sources(clips: Iterable[tuple[str, int, str]]) -> SplitSources:
+    """The sources with clips in more than one fold.
+
+    Args:
+        clips: clip_id, fold and source of each clip; one whose source is "" shares it with no other.
+    """
+    found: SplitSources = {}
+    for clip_id, fold, source in clips:
+        if source:
+            found.setdefault(source, {}).setdefault(fold, []).append(clip_id)
+    return {source: folds for source, folds in sorted(found.items()) if len(folds) > 1}
+
+
+def smaller_sides(split: SplitSources) -> list[str]:
+    """The clips to leave out so that every source lies in one fold: all but those of the fold with most of its clips, the first of equals."""
+    left_out = []
+    for folds in split.values():
+        kept = min(folds, key=lambda fold: (-len(folds[fold]), fold))
+        left_out += [clip_id for fold, clip_ids in sorted(folds.items()) if fold != kept for clip_id in clip_ids]
+    return left_out
+
+
+def named(split: SplitSources) -> str:
+    """For people: `131943 (folds 2 and 3), 134049 (folds 2 and 3)`."""
+    shown = [f"{source} (folds {' and '.join(map(str, sorted(folds)))})" for source, folds in list(split.items())[:MAX_NAMED]]
+    return ", ".join(shown) + (f" and {len(split) - MAX_NAMED} others" if len(split) > MAX_NAMED else "")
