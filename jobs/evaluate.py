@@ -286,13 +286,8 @@ def _report(
     found: Closeness | None,
     features: pa.Table,
 ) -> str:
-    dataset_of = {clip.uri: clip.dataset for clip in real}
     examples = choose_examples(
-        real,
-        generated,
-        options.examples_per_class,
-        lambda uri: load_clip(uri, dataset=dataset_of.get(uri, "")),
-        lambda pcm: resynthesize(codec, [pcm])[0],
+        real, generated, options.examples_per_class, lambda clip: load_clip(clip.uri, dataset=clip.dataset), lambda pcm: resynthesize(codec, [pcm])[0]
     )
     now = datetime.now(UTC)
     examples, notes = link_examples(examples, options.output_dir, options.link_days, now) if options.players == "linked" else (examples, [])

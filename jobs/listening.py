@@ -30,7 +30,7 @@ def choose_examples(
     real: Sequence[Clip],
     generated: Sequence[Clip],
     per_class: int,
-    load: Callable[[str], np.ndarray],
+    load: Callable[[Clip], np.ndarray],
     resynthesize: Callable[[np.ndarray], np.ndarray],
 ) -> list[Example]:
     """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips first.
@@ -39,7 +39,7 @@ def choose_examples(
         real: real clips.
         generated: generated clips.
         per_class: clips of each class and source.
-        load: URI to int16 (N,) at 24 kHz.
+        load: a clip to int16 (N,) at 24 kHz.
         resynthesize: int16 (N,) through the codec.
     """
     have_generated = {normalized(clip.category) for clip in generated}
@@ -48,11 +48,11 @@ def choose_examples(
     examples = []
     for key in order:
         for clip in [clip for clip in real if normalized(clip.category) == key][:per_class]:
-            pcm = load(clip.uri)
+            pcm = load(clip)
             examples.append(_example(names[key], Source.REAL, clip.clip_id, pcm))
             examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, resynthesize(pcm)))
         for clip in [clip for clip in generated if normalized(clip.category) == key][:per_class]:
-            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, load(clip.uri)))
+            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, load(clip)))
     return examples
 
 

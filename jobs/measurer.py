@@ -87,7 +87,7 @@ class Measurer:
 
 
 def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = "") -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s` of it, as long as clips of `dataset` are.
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s`, as long as clips of `dataset` are.
 
     Raises:
         RejectedAudio: it is not there, or cannot be used.

@@ -23,7 +23,7 @@ LEVELS = {"rain/../../x": 1000, "dog\n": 2000}
 def examples() -> list[Example]:
     """A clip of each category; what it is called must not matter to where its file lies."""
     clips = [Clip(name, name, name, 1, "", "") for name in LEVELS]
-    return choose_examples(clips, [], 1, lambda uri: np.full(2400, LEVELS[uri], np.int16), lambda pcm: pcm // 2)
+    return choose_examples(clips, [], 1, lambda clip: np.full(2400, LEVELS[clip.uri], np.int16), lambda pcm: pcm // 2)
 
 
 def played(audio: bytes) -> int:
