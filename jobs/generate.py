@@ -214,7 +214,7 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
         console.print(
             f"[yellow]note:[/] --prompt {escape(options.prompt)} has only {recording.original_duration_s:.2f} s, all of it is kept", highlight=False
         )
-    if codes.shape[1] >= math.ceil(options.duration * codec.frame_rate):
+    if codes.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
         raise SoundStormError(f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to generate: give less")
     return codes
 

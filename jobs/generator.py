@@ -108,7 +108,7 @@ class Generator:
             known_mask_BQT=known_mask,
             bf16=uses_bf16(self.checkpoint.model.device, "auto"),
         )
-        return self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes])
+        return self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
 
     def _clip(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> tuple[dict[str, Any], bytes]:
         """A sample's row, all but its URI, and its audio file."""

@@ -5,12 +5,15 @@ Legend: B batch, Q levels, T codec frames.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
+
+Clip = TypeVar("Clip")
 
 PADDING = -1
 """Value of `codes_BQT` after the end of a clip; it is no code, so nothing can be trained on it by mistake."""
@@ -86,7 +89,7 @@ def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batc
 
 
 def in_equal_batches(
-    clips: Sequence[np.ndarray], lengths: Sequence[int], longest_batch: float, work: Callable[[list[np.ndarray]], Sequence[np.ndarray]]
+    clips: Sequence[Clip], lengths: Sequence[int], longest_batch: float, work: Callable[[list[Clip]], Sequence[np.ndarray]]
 ) -> list[np.ndarray]:
     """What `work` makes of each clip, in order; it is given clips of equal length together, so that nothing needs padding.
 

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from encodec import EncodecModel
 from torch import Tensor
 
+from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.codec import Codec
 from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
@@ -22,9 +23,8 @@ from soundstorm.model import SoundStorm
 
 def codebooks(codec: Codec) -> Tensor:
     """The centroid of each code of each level, (Q, K, L) float32: a place is the sum of one of each level."""
-    books_QKL = getattr(codec.network, "codebooks", None)
-    if isinstance(books_QKL, Tensor):
-        return books_QKL.detach().float()
+    if isinstance(codec.network, BlockCodec):
+        return codec.network.codebooks
     network = cast(CompactCodec | EncodecModel, codec.network)
     layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
     return torch.stack([layer.codebook for layer in layers]).detach().float()

@@ -1,8 +1,8 @@
 """`Codec`: waveform to codes and back, whichever network stands behind it.
 
-Two kinds of weights are understood: safetensors files of this project's compact codec, and the official EnCodec 24 kHz `.th`
-file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes
-and a fingerprint.
+Three kinds of weights are understood: safetensors files of this project's block codec and of its compact codec, and the official EnCodec
+24 kHz `.th` file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes and a
+fingerprint: level count and frame rate are the codec's own, and a rate need not be a whole number.
 
 Legend: B batch, N samples, T frames, Q levels.
 """
@@ -13,7 +13,9 @@ import json
 import logging
 import pickle
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +26,8 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor, nn
 
 from soundstorm.batching import in_equal_batches
+from soundstorm.block_codec import files as block_files
+from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
@@ -53,7 +57,7 @@ class Codec:
     Args:
         network: in evaluation mode, on the device to use.
         encode: (B, 1, N) float32 waveform to (B, Q, T) int64 codes.
-        decode: the inverse, to (B, 1, T * hop).
+        decode: the inverse, with a seed for each clip, to (B, 1, T * hop).
         fingerprint: what its codes are comparable with.
         hop: samples per frame.
     """
@@ -62,7 +66,7 @@ class Codec:
         self,
         network: nn.Module,
         encode: Callable[[Tensor], Tensor],
-        decode: Callable[[Tensor], Tensor],
+        decode: Callable[[Tensor, Sequence[int]], Tensor],
         fingerprint: CodecFingerprint,
         hop: int,
     ) -> None:
@@ -72,7 +76,7 @@ class Codec:
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        return next(chain(self.network.parameters(), self.network.buffers())).device
 
     @torch.inference_mode()
     def encode(self, waveform_B1N: Tensor) -> Tensor:
@@ -82,17 +86,18 @@ class Codec:
         return self._encode(waveform_B1N.to(self.device))
 
     @torch.inference_mode()
-    def decode(self, codes_BQT: Tensor) -> Tensor:
+    def decode(self, codes_BQT: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
         """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller scales or clips.
 
-        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left to the codec.
+        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left to the codec. `seeds`,
+        one a clip and 0 by default, decide the noise of a codec that decodes with noise: equal codes and seed give equal samples.
         """
         levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
         if codes_BQT.ndim != 3 or not 1 <= codes_BQT.shape[1] <= levels or codes_BQT.shape[2] == 0:
             raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, 1 to {levels}, frames) with at least one frame")
         if int(codes_BQT.min()) < 0 or int(codes_BQT.max()) >= size:
             raise ValueError(f"codes lie in {int(codes_BQT.min())}..{int(codes_BQT.max())}, expected 0..{size - 1}")
-        return self._decode(codes_BQT.to(self.device))
+        return self._decode(codes_BQT.to(self.device), _seeds(seeds, len(codes_BQT)))
 
     def encode_clips(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Waveforms (N,) of any lengths to codes (Q, ceil(N / hop)), uint16, in order.
@@ -101,17 +106,24 @@ class Codec:
         """
         return in_equal_batches(waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch)
 
-    def decode_clips(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order."""
-        return in_equal_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
+    def decode_clips(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
+        """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order; `seeds` as `decode` takes them."""
+        clips = list(zip(codes, _seeds(seeds, len(codes)), strict=True))
+        return in_equal_batches(clips, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
 
     def _encode_batch(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
         batch_B1N = torch.from_numpy(np.stack(waveforms).astype(np.float32))[:, None]
         return list(self.encode(batch_B1N).cpu().numpy().astype(np.uint16))
 
-    def _decode_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
-        batch_BQT = torch.from_numpy(np.stack(codes).astype(np.int64))
-        return list(self.decode(batch_BQT)[:, 0].cpu().numpy())
+    def _decode_batch(self, clips: list[tuple[np.ndarray, int]]) -> list[np.ndarray]:
+        batch_BQT = torch.from_numpy(np.stack([codes_QT for codes_QT, _ in clips]).astype(np.int64))
+        return list(self.decode(batch_BQT, [seed for _, seed in clips])[:, 0].cpu().numpy())
+
+
+def _seeds(seeds: Sequence[int] | None, count: int) -> Sequence[int]:
+    if seeds is not None and len(seeds) != count:
+        raise ValueError(f"{len(seeds)} seeds for {count} clips: give one a clip")
+    return [0] * count if seeds is None else seeds
 
 
 def packaged_codec_bytes() -> bytes:
@@ -142,7 +154,7 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
             raise SoundStormError(f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file") from error
     if data[:2] == b"PK" or where.endswith(".th"):
         return _official_codec(data, where, device, official_sha256)
-    return _compact_codec(data, where, device)
+    return _own_codec(data, where, device)
 
 
 def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str) -> None:
@@ -160,20 +172,53 @@ def save_compact_codec(path: Path, network: CompactCodec, name: str, description
     path.write_bytes(save_safetensors(tensors, metadata=header))
 
 
-def _compact_codec(data: bytes, where: str, device: str) -> Codec:
+def _own_codec(data: bytes, where: str, device: str) -> Codec:
     remedy = "give --codec a file that `soundstorm train-codec` wrote"
     try:
         header_size = int.from_bytes(data[:8], "little")
         header = json.loads(data[8 : 8 + header_size])["__metadata__"]
-        if header["format"] != COMPACT_FORMAT:
-            raise ValueError(f"its format is '{header['format']}', expected '{COMPACT_FORMAT}'")
-        config = CompactCodecConfig(**json.loads(header["config"]))
-        tensors = unpack(load_safetensors(data))
-        require_fit(lambda: CompactCodec(config), tensors, may_lack=STATISTICS)
-        network = CompactCodec(config)
-        network.load_state_dict(tensors, strict=False)
+        make = {COMPACT_FORMAT: _compact_codec, block_files.FORMAT: _block_codec}.get(header["format"])
+        if make is None:
+            raise ValueError(f"its format is '{header['format']}', expected '{block_files.FORMAT}' or '{COMPACT_FORMAT}'")
+        return make(data, header, device)
     except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
-        raise SoundStormError(f"{where}: not a compact codec ({' '.join(str(error).split())[:200]}): {remedy}") from error
+        raise SoundStormError(f"{where}: not a codec of this project ({' '.join(str(error).split())[:200]}): {remedy}") from error
+
+
+def _block_codec(data: bytes, header: dict[str, Any], device: str) -> Codec:
+    network = block_files.from_bytes(data, header)
+    config = network.config
+    fingerprint = CodecFingerprint(
+        name=header["name"],
+        sha256=hashlib.sha256(data).hexdigest(),
+        sample_rate=config.sample_rate,
+        frame_rate=config.column_rate,
+        num_levels=config.num_levels,
+        codebook_size=config.codebook_size,
+    )
+    return from_block_codec(network.eval().to(device), fingerprint)
+
+
+def from_block_codec(network: BlockCodec, fingerprint: CodecFingerprint) -> Codec:
+    """A block codec behind the interface of all codecs."""
+
+    def encode(waveform_B1N: Tensor) -> Tensor:
+        codes = [network.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
+        return torch.from_numpy(np.stack(codes).astype(np.int64)).to(waveform_B1N.device)
+
+    def decode(codes_BQT: Tensor, seeds: Sequence[int]) -> Tensor:
+        waves = [network.decode(codes_QT, seed) for codes_QT, seed in zip(codes_BQT.cpu().numpy(), seeds, strict=True)]
+        return torch.from_numpy(np.stack(waves))[:, None].to(codes_BQT.device)
+
+    return Codec(network, encode, decode, fingerprint, network.config.block_hop)
+
+
+def _compact_codec(data: bytes, header: dict[str, Any], device: str) -> Codec:
+    config = CompactCodecConfig(**json.loads(header["config"]))
+    tensors = unpack(load_safetensors(data))
+    require_fit(lambda: CompactCodec(config), tensors, may_lack=STATISTICS)
+    network = CompactCodec(config)
+    network.load_state_dict(tensors, strict=False)
     network = network.eval().requires_grad_(False).to(device)
     fingerprint = CodecFingerprint(
         name=header["name"],
@@ -183,7 +228,7 @@ def _compact_codec(data: bytes, where: str, device: str) -> Codec:
         num_levels=config.num_levels,
         codebook_size=config.codebook_size,
     )
-    return Codec(network, network.encode, network.decode, fingerprint, config.hop)
+    return Codec(network, network.encode, lambda codes_BQT, _: network.decode(codes_BQT), fingerprint, config.hop)
 
 
 def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
@@ -203,7 +248,7 @@ def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
             [(codes_BQT, _)] = network.encode(waveform_B1N)
         return codes_BQT
 
-    def decode(codes_BQT: Tensor) -> Tensor:
+    def decode(codes_BQT: Tensor, _: Sequence[int]) -> Tensor:
         return network.decode([(codes_BQT, None)])
 
     fingerprint = CodecFingerprint(name="encodec-24khz", sha256=found, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024)

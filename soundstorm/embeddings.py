@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample
+from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.codec import MAX_BATCH_S, Codec
 from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
@@ -60,12 +61,12 @@ class CodecEmbedder:
             raise SoundStormError(
                 f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: clips are embedded at {SAMPLE_RATE} Hz, give such a codec"
             )
-        self._encoder, self._device = _encoder(codec), codec.device
-        self._window_frames = round(WINDOW_S * codec.frame_rate)
+        self._encoder, latents_per_s = _encoder(codec)
+        self._device, self._window_frames = codec.device, round(WINDOW_S * latents_per_s)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to rows (W, D), D the codec's latent size (128); raises SoundStormError for a clip without samples."""
+        """Clips int16 (N,) to rows (W, D), D the codec's latent size; raises SoundStormError for a clip without samples."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
             batch_BN = torch.from_numpy(np.stack([from_pcm16(clips[position]) for position in positions])).to(self._device)
@@ -147,14 +148,22 @@ def window_means(latent_DT: NDArray[np.float32], window_frames: int) -> NDArray[
     return (np.add.reduceat(latent_DT, starts, axis=1) / sizes).T.astype(np.float32)
 
 
-def _encoder(codec: Codec) -> Callable[[Tensor], Tensor]:
-    """From waveforms (B, N) to latents (B, D, T) before quantization."""
+def _encoder(codec: Codec) -> tuple[Callable[[Tensor], Tensor], float]:
+    """From waveforms (B, N) to latents (B, D, T) before quantization, and how many there are in a second: a block codec's log-mel frames."""
     network = codec.network
+    if isinstance(network, BlockCodec):
+
+        def log_mel(waveform_BN: Tensor) -> Tensor:
+            return torch.stack([torch.from_numpy(network.log_mel(waveform_N).T) for waveform_N in waveform_BN.cpu().numpy()])
+
+        return log_mel, network.config.sample_rate / network.config.hop
     if isinstance(network, CompactCodec):
-        return network.encode_latent
+        return network.encode_latent, codec.frame_rate
     if isinstance(network, EncodecModel):
-        return lambda waveform_BN: network.encoder(waveform_BN[:, None])
-    raise SoundStormError(f"codec '{codec.fingerprint.name}' is a {type(network).__name__}: embeddings are known for the compact codec and EnCodec")
+        return lambda waveform_BN: network.encoder(waveform_BN[:, None]), codec.frame_rate
+    raise SoundStormError(
+        f"codec '{codec.fingerprint.name}' is a {type(network).__name__}: embeddings are known for the block codec, the compact codec and EnCodec"
+    )
 
 
 def _equal_lengths(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[int]]:

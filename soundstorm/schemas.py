@@ -203,12 +203,16 @@ class CodecFingerprint:
     """SHA-256 of the codec's weights."""
     sample_rate: int
     """Samples per second."""
-    frame_rate: int
-    """Frames per second."""
+    frame_rate: float
+    """Frames per second; a whole number is an int."""
     num_levels: int
     """Levels of the residual vector quantizer."""
     codebook_size: int
     """Codes per level."""
+
+    def __post_init__(self) -> None:
+        if self.frame_rate == int(self.frame_rate):
+            object.__setattr__(self, "frame_rate", int(self.frame_rate))
 
     def to_metadata(self) -> dict[str, str]:
         """Key-value metadata of a Parquet file, all strings, keys prefixed with `codec_`."""
@@ -217,7 +221,7 @@ class CodecFingerprint:
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], where: str) -> Self:
         """The inverse of `to_metadata`; `where` names the file in the error if a key is missing or malformed."""
-        values: dict[str, str | int] = {}
+        values: dict[str, str | float] = {}
         for field in fields(cls):
             text = metadata.get(f"codec_{field.name}")
             if text is None:
@@ -226,6 +230,11 @@ class CodecFingerprint:
                 if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
                     raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a whole number; make it again with `soundstorm tokenize`")
                 values[field.name] = int(text)
+            elif field.type in (float, "float"):
+                whole, _, rest = text.partition(".")
+                if not text.isascii() or not (whole + rest).isdigit() or not whole or len(text) > MAX_DIGITS:
+                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a number; make it again with `soundstorm tokenize`")
+                values[field.name] = float(text)
             else:
                 values[field.name] = text
         return cls(**values)  # type: ignore[arg-type]

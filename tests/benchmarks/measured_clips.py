@@ -1,5 +1,6 @@
 """A set of clips as the scripts beside this file compare it with another: the six metrics, how it changes in time, what it is taken for."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,7 +80,7 @@ def generate(
         model_frames: draw at least as many frames, and keep the first: for a model trained on filled-up clips.
     """
     began = time.monotonic()
-    num_frames = round(duration_s * codec.frame_rate)
+    num_frames = math.ceil(round(duration_s * SAMPLE_RATE) / codec.hop)
     listener = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
     work = [(label, index) for index in range(per_class) for label in range(len(categories))]
     pcms = []

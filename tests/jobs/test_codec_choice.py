@@ -226,7 +226,7 @@ def test_a_file_that_holds_no_weights_is_refused_by_its_name(content: bytes, tmp
 def test_a_damaged_compact_codec_is_refused(tiny_codec: Path, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
     path.write_bytes(tiny_codec.read_bytes()[:-100])
-    with pytest.raises(SoundStormError, match=f"--codec {path}: .*not a compact codec"):
+    with pytest.raises(SoundStormError, match=f"--codec {path}: .*not a codec of this project"):
         choose_codec(str(path))
 
 

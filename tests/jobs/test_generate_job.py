@@ -310,7 +310,7 @@ def test_a_damaged_codec_is_refused_by_its_name(checkpoint: str, tiny_codec: Pat
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_codec.read_bytes()[:-1000])
     result = command(generate, "--checkpoint", checkpoint, "--codec", str(damaged), "--output-dir", str(tmp_path / "out"))
-    assert_one_message(result, f"--codec {damaged}", "not a compact codec")
+    assert_one_message(result, f"--codec {damaged}", "not a codec of this project")
 
 
 def test_a_missing_or_damaged_checkpoint_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:

@@ -1,0 +1,107 @@
+"""Codebooks of residual k-means: each level's codes are the means of clusters of what the levels before it leave.
+
+Centroids are 8-bit integers with one multiplier per level and axis. All are whole steps, so that the distance between a
+point and a sum of centroids is exact in float64 and the choice of codes is the same on every machine.
+
+Legend: B blocks, D principal axes, Q levels, K codes of a level, W partial sequences of the beam.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from soundstorm.block_codec.blocks import POINT_STEPS
+
+SPARE = 4
+"""Candidates that are measured exactly beyond those that stay: single precision orders near equals wrongly."""
+PART = 256
+"""Blocks that are encoded at once."""
+
+
+@dataclass(frozen=True)
+class Codebooks:
+    """Centroids of all levels."""
+
+    codes_QKD: NDArray[np.int8]
+    """Centroids in multiples of `multiplier_QD`."""
+    multiplier_QD: NDArray[np.int32]
+    """Steps of a point per unit of a centroid."""
+
+    @property
+    def centroids(self) -> NDArray[np.int32]:
+        """Centroids (Q, K, D) in steps of a point."""
+        return self.codes_QKD.astype(np.int32) * self.multiplier_QD[:, None]
+
+    def sums(self, codes_QB: NDArray[np.integer]) -> NDArray[np.int64]:
+        """Codes (Q, B) to the sums of their centroids (B, D) in steps."""
+        points_BD = np.zeros((codes_QB.shape[1], self.codes_QKD.shape[2]), dtype=np.int64)
+        for level, codes_B in enumerate(codes_QB):
+            points_BD += self.codes_QKD[level, codes_B].astype(np.int64) * self.multiplier_QD[level]
+        return points_BD
+
+
+def pack_centroids(centroids_KD: NDArray) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
+    """Centroids in nats (K, D) as 8-bit integers and the multiplier (D,) of each axis in steps."""
+    steps_KD = centroids_KD.astype(np.float64) * POINT_STEPS
+    multiplier_D = np.maximum(np.ceil(np.abs(steps_KD).max(0) / 127), 1)
+    return np.rint(steps_KD / multiplier_D).astype(np.int8), multiplier_D.astype(np.int32)
+
+
+class Search:
+    """Finds the codes of points by beam search over the levels.
+
+    Args:
+        centroids_QKD: in steps, on the device that computes.
+        width: partial sequences that are followed.
+    """
+
+    def __init__(self, centroids_QKD: Tensor, width: int) -> None:
+        self.width = width
+        self._exact_QKD = centroids_QKD.to(torch.float64)
+        scaled_QKD = centroids_QKD.to(torch.float32) / POINT_STEPS
+        self._transposed_QDK = scaled_QKD.transpose(1, 2).contiguous()
+        self._norm_QK = scaled_QKD.square().sum(2)
+
+    @property
+    def device(self) -> torch.device:
+        return self._exact_QKD.device
+
+    def __call__(self, points_BD: Tensor) -> Tensor:
+        """Points (B, D) in steps to codes (B, Q) with a small distance between their sum and the point; ties go to the
+        lower codes."""
+        return torch.cat([self._part(part_BD) for part_BD in points_BD.split(PART)])
+
+    def _part(self, points_BD: Tensor) -> Tensor:
+        rest_BWD = points_BD.to(self._exact_QKD.device, torch.float64)[:, None]
+        chosen_BWQ = torch.zeros((len(points_BD), 1, 0), dtype=torch.int64, device=rest_BWD.device)
+        for level in range(len(self._exact_QKD)):
+            parent_BC, code_BC = self._candidates(rest_BWD, level)
+            rest_BCD = _of_parents(rest_BWD, parent_BC) - self._exact_QKD[level, code_BC]
+            distance_BC = rest_BCD.square().sum(2)  # whole numbers below 2^53: exact
+            keep_BW = distance_BC.argsort(dim=1, stable=True)[:, : self.width]
+            rest_BWD = _of_parents(rest_BCD, keep_BW)
+            before_BWQ = _of_parents(chosen_BWQ, parent_BC.gather(1, keep_BW))
+            chosen_BWQ = torch.cat([before_BWQ, code_BC.gather(1, keep_BW)[..., None]], dim=2)
+        return chosen_BWQ[:, 0]
+
+    def _candidates(self, rest_BWD: Tensor, level: int) -> tuple[Tensor, Tensor]:
+        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of
+        both."""
+        rest_BWD = rest_BWD.to(torch.float32) / POINT_STEPS
+        size = self._norm_QK.shape[1]
+        distance_BWK = rest_BWD.square().sum(2, keepdim=True) - 2 * (rest_BWD @ self._transposed_QDK[level]) + self._norm_QK[level]
+        count = min(self.width + SPARE, distance_BWK[0].numel())
+        # The best of each sequence first: the best of all are among them, and short rows are quicker to sort.
+        per_sequence = min(count, size)
+        best = distance_BWK.topk(per_sequence, largest=False)
+        flat_BC = (best.indices + torch.arange(rest_BWD.shape[1], device=rest_BWD.device)[:, None] * size).flatten(1)
+        among_BC = best.values.flatten(1).topk(min(count, flat_BC.shape[1]), largest=False).indices
+        place_BC = flat_BC.gather(1, among_BC).sort(dim=1).values
+        return place_BC // size, place_BC % size
+
+
+def _of_parents(values_BWX: Tensor, parent_BC: Tensor) -> Tensor:
+    return values_BWX.gather(1, parent_BC[..., None].expand(-1, -1, values_BWX.shape[2]))

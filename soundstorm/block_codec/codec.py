@@ -1,0 +1,110 @@
+"""`BlockCodec`: sound to codes and back, by settings and fitted tables alone.
+
+Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (blocks).
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundstorm.block_codec.blocks import POINT_STEPS, BlockSpace
+from soundstorm.block_codec.codebooks import Codebooks, Search
+from soundstorm.block_codec.config import BlockCodecConfig
+from soundstorm.block_codec.features import Array, LogMel
+from soundstorm.block_codec.streaming import log_mel_windows, sample_windows
+from soundstorm.block_codec.synthesis import Synthesis
+
+
+@dataclass(frozen=True)
+class BlockTables:
+    """What a block codec is fitted to."""
+
+    bank_FM: NDArray[np.float32]
+    """The mel filter bank."""
+    space: BlockSpace
+    codebooks: Codebooks
+    texture_M: NDArray[np.float32]
+    """Nats of each band that the codes lose, root mean square, on clips that the codebooks were not fitted to."""
+    gain_M: NDArray[np.float32]
+    """Nats that decoding adds to each band."""
+
+
+class BlockCodec(nn.Module):
+    """Encodes waveforms to codes (Q, C) and decodes them; nearest codes are found on the module's device, all else on
+    the CPU in float64.
+
+    Codes are the same on every machine, and so are the samples once rounded to 16 bits, whole or in windows.
+    """
+
+    centroids_QKD: Tensor
+
+    def __init__(self, config: BlockCodecConfig, tables: BlockTables) -> None:
+        super().__init__()
+        self.config, self.tables = config, tables
+        self.register_buffer("centroids_QKD", torch.from_numpy(tables.codebooks.centroids), persistent=False)
+        self._log_mel = LogMel(config, tables.bank_FM)
+        self._synthesis = Synthesis(config, tables.bank_FM, tables.texture_M, tables.gain_M)
+        self._search: Search | None = None
+
+    @property
+    def search(self) -> Search:
+        """The search for codes, on the module's device."""
+        if self._search is None or self._search.device != self.centroids_QKD.device:
+            self._search = Search(self.centroids_QKD, self.config.beam)
+        return self._search
+
+    # ---- sound to codes
+
+    def log_mel(self, waveform_N: NDArray) -> Array:
+        """The log-mel frames (T, M) of a waveform, whole blocks, in nats."""
+        return np.concatenate(list(log_mel_windows([waveform_N], self.config, self._log_mel)))
+
+    def encode(self, waveform_N: NDArray) -> NDArray[np.uint16]:
+        """A waveform (N,) to codes (Q, ceil(N / block_hop))."""
+        return np.concatenate(list(self.encode_stream([waveform_N])), axis=1)
+
+    def encode_stream(self, parts: Iterable[NDArray]) -> Iterator[NDArray[np.uint16]]:
+        """A waveform that comes in parts of any length, to codes (Q, C) window by window: those of the whole, in
+        bounded memory."""
+        for log_mel_TM in log_mel_windows(parts, self.config, self._log_mel):
+            yield self.encode_log_mel(log_mel_TM)
+
+    def encode_log_mel(self, log_mel_TM: Array) -> NDArray[np.uint16]:
+        """Whole blocks of log-mel frames (T, M) to codes (Q, C)."""
+        points_CD = torch.from_numpy(self.tables.space.points(log_mel_TM))
+        return self.search(points_CD).T.cpu().numpy().astype(np.uint16)
+
+    # ---- codes to sound
+
+    def decode_log_mel(self, codes_QC: NDArray[np.integer]) -> Array:
+        """Codes (Q, C) to the log-mel frames (T, M) that they stand for."""
+        return self.tables.space.log_mel(self.tables.codebooks.sums(codes_QC), self.config.bands)
+
+    def decode(self, codes_QC: NDArray[np.integer], seed: int = 0) -> NDArray[np.float32]:
+        """Codes (Q, C) to a waveform (C block_hop,); `seed` decides its noise."""
+        return np.concatenate(list(self.decode_stream([codes_QC], seed)))
+
+    def decode_stream(self, parts: Iterable[NDArray[np.integer]], seed: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded
+        memory."""
+
+        def synthesis(log_mel_TM: Array, first_frame: int) -> Array:
+            return self._synthesis(log_mel_TM, first_frame, seed)
+
+        for samples_N in sample_windows(map(self.decode_log_mel, parts), self._synthesis.reach, synthesis):
+            yield samples_N.astype(np.float32)
+
+    def synthesize(self, log_mel_TM: Array, seed: int = 0) -> NDArray[np.float32]:
+        """Log-mel frames (T, M) that need not come from codes, to a waveform (T hop,)."""
+        return np.concatenate(
+            list(sample_windows([log_mel_TM], self._synthesis.reach, lambda frames_TM, first: self._synthesis(frames_TM, first, seed)))
+        ).astype(np.float32)
+
+    @property
+    def codebooks(self) -> Tensor:
+        """The centroids (Q, K, D) in nats, float32."""
+        return self.centroids_QKD.float() / POINT_STEPS

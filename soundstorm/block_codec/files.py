@@ -1,0 +1,83 @@
+"""Block codecs in files: safetensors with the settings in the header."""
+
+import json
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from soundstorm.block_codec.blocks import BlockSpace
+from soundstorm.block_codec.codebooks import Codebooks
+from soundstorm.block_codec.codec import BlockCodec, BlockTables
+from soundstorm.block_codec.config import BlockCodecConfig
+
+FORMAT = "soundstorm-block-codec-1"
+
+
+def to_bytes(codec: BlockCodec, name: str, description: str) -> bytes:
+    """The content of a codec's file.
+
+    Args:
+        codec: what to write.
+        name: the codec's name in fingerprints.
+        description: what it was fitted to and how, for people.
+    """
+    tables = codec.tables
+    tensors = {
+        "bank": tables.bank_FM,
+        "center": tables.space.center_V.astype(np.float32),
+        "axes": tables.space.axes_VD,
+        "codes": tables.codebooks.codes_QKD,
+        "multiplier": tables.codebooks.multiplier_QD,
+        "texture": tables.texture_M,
+        "gain": tables.gain_M,
+    }
+    header = {"format": FORMAT, "name": name, "description": description, "config": json.dumps(codec.config.to_dict())}
+    return safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
+
+
+def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
+    """The codec in the content of a file.
+
+    Args:
+        data: the file's content.
+        header: its metadata, as `header_of` gives it.
+
+    Raises:
+        ValueError: the content is damaged, or not that of a block codec.
+        SoundStormError: a setting is out of range.
+    """
+    if header.get("format") != FORMAT:
+        raise ValueError(f"its format is '{header.get('format')}', expected '{FORMAT}'")
+    config = BlockCodecConfig(**json.loads(header["config"]))
+    try:
+        tensors = safetensors.numpy.load(data)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    levels, size, dims = config.num_levels, config.codebook_size, config.dims
+    expected = {
+        "bank": ((config.num_bins, config.bands), np.float32),
+        "center": ((config.block_size,), np.float32),
+        "axes": ((config.block_size, dims), np.int16),
+        "codes": ((levels, size, dims), np.int8),
+        "multiplier": ((levels, dims), np.int32),
+        "texture": ((config.bands,), np.float32),
+        "gain": ((config.bands,), np.float32),
+    }
+    for key, (shape, kind) in expected.items():
+        if key not in tensors or tensors[key].shape != shape or tensors[key].dtype != kind:
+            found = f"{tensors[key].dtype} {tensors[key].shape}" if key in tensors else "missing"
+            raise ValueError(f"'{key}' is {found}, expected {np.dtype(kind).name} {shape}")
+        if not np.isfinite(tensors[key]).all():
+            raise ValueError(f"'{key}' holds values that are not finite")
+    return BlockCodec(
+        config,
+        BlockTables(
+            bank_FM=tensors["bank"],
+            space=BlockSpace(tensors["center"].astype(np.float64), tensors["axes"]),
+            codebooks=Codebooks(tensors["codes"], tensors["multiplier"]),
+            texture_M=tensors["texture"],
+            gain_M=tensors["gain"],
+        ),
+    )
