@@ -1,6 +1,6 @@
 """Decoded recordings in Ray's object store, from where every worker of a training reads all of them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,21 @@ HANG_S = 1800.0
 """A batch that takes this long and as long as all of its sound lasts hangs; its process ends itself."""
 
 
-def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "ray.data.Dataset":
+def pcm16(waveform_N: np.ndarray, clip_id: str) -> bytes:
+    """A recording as 16-bit little-endian samples."""
+    return to_pcm16(waveform_N).astype("<i2").tobytes()
+
+
+def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes] = pcm16) -> "ray.data.Dataset":
     """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED.
 
     A recording that kills the tasks that decode it is one that cannot be used.
+
+    Args:
+        clips: which.
+        sample_rate: samples per second.
+        max_duration_s: seconds of a recording that are used.
+        keep: makes the bytes that are kept as its `samples`, at least one, of a waveform (N,) and its clip_id.
 
     Raises:
         SoundStormError: tasks died again and again.
@@ -59,7 +70,7 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float) -> "r
         with Attempt(ledger, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
             for portion in attempt.portions([row["clip_id"] for row in rows]):
                 for number in portion:
-                    decoded[number] = _decoded_row(rows[number], sample_rate, max_duration_s)
+                    decoded[number] = _decoded_row(rows[number], sample_rate, max_duration_s, keep)
         return pa.Table.from_pylist(decoded, schema=DECODED)
 
     quiet_ray_data(watched=True)
@@ -81,11 +92,11 @@ def _row(clip: dict[str, Any]) -> dict[str, Any]:
     return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "notes": [], "samples": b""}
 
 
-def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float) -> dict[str, Any]:
+def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes]) -> dict[str, Any]:
     decoded = _row(row)
     try:
         recording = load_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
-        decoded |= {"samples": to_pcm16(recording.waveform).astype("<i2").tobytes(), "notes": list(recording.notes)}
+        decoded |= {"samples": keep(recording.waveform, row["clip_id"]), "notes": list(recording.notes)}
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}
     return decoded

@@ -36,11 +36,16 @@ class Codebooks:
         return self.codes_QKD.astype(np.int32) * self.multiplier_QD[:, None]
 
     def sums(self, codes_QB: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Codes (Q, B) to the sums of their centroids (B, D) in steps."""
+        """Codes (Q, B) of the first levels, or of all, to the sums of their centroids (B, D) in steps."""
         points_BD = np.zeros((codes_QB.shape[1], self.codes_QKD.shape[2]), dtype=np.int64)
         for level, codes_B in enumerate(codes_QB):
             points_BD += self.codes_QKD[level, codes_B].astype(np.int64) * self.multiplier_QD[level]
         return points_BD
+
+    def covariance(self, level: int) -> NDArray[np.float64]:
+        """Covariance (D, D) in square steps of what a level adds, its codes taken for equally frequent."""
+        centroids_KD = self.codes_QKD[level].astype(np.float64) * self.multiplier_QD[level]
+        return centroids_KD.T @ centroids_KD / len(centroids_KD)
 
 
 def pack_centroids(centroids_KD: NDArray) -> tuple[NDArray[np.int8], NDArray[np.int32]]:

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from soundstorm.block_codec.blocks import POINT_STEPS, BlockSpace
+from soundstorm.block_codec.blocks import AXIS_STEPS, POINT_STEPS, BlockSpace
 from soundstorm.block_codec.codebooks import Codebooks, Search
 from soundstorm.block_codec.config import BlockCodecConfig
 from soundstorm.block_codec.features import Array, LogMel
@@ -47,8 +47,9 @@ class BlockCodec(nn.Module):
         self.config, self.tables = config, tables
         self.register_buffer("centroids_QKD", torch.from_numpy(tables.codebooks.centroids), persistent=False)
         self._log_mel = LogMel(config, tables.bank_FM)
-        self._synthesis = Synthesis(config, tables.bank_FM, tables.texture_M, tables.gain_M)
+        self._synthesis = Synthesis(config, tables.bank_FM, tables.gain_M)
         self._search: Search | None = None
+        self._textures = {config.num_levels: config.texture * tables.texture_M.astype(np.float64)}
 
     @property
     def search(self) -> Search:
@@ -81,28 +82,41 @@ class BlockCodec(nn.Module):
     # ---- codes to sound
 
     def decode_log_mel(self, codes_QC: NDArray[np.integer]) -> Array:
-        """Codes (Q, C) to the log-mel frames (T, M) that they stand for."""
+        """Codes (Q, C), of the first levels or of all, to the log-mel frames (T, M) that they stand for."""
         return self.tables.space.log_mel(self.tables.codebooks.sums(codes_QC), self.config.bands)
 
+    def texture(self, num_levels: int) -> Array:
+        """Standard deviation (M,) in nats of the noise that stands for what the codes of the first levels leave out."""
+        if num_levels not in self._textures:
+            axes_VD = self.tables.space.axes_VD.astype(np.float64) / AXIS_STEPS
+            covariances = [self.tables.codebooks.covariance(level) for level in range(num_levels, self.config.num_levels)]
+            variance_V = ((axes_VD @ np.sum(covariances, axis=0)) * axes_VD).sum(1) / POINT_STEPS**2
+            missing_M = variance_V.reshape(-1, self.config.bands).mean(0)
+            self._textures[num_levels] = np.sqrt(np.square(self._textures[self.config.num_levels]) + missing_M)
+        return self._textures[num_levels]
+
     def decode(self, codes_QC: NDArray[np.integer], seed: int = 0) -> NDArray[np.float32]:
-        """Codes (Q, C) to a waveform (C block_hop,); `seed` decides its noise."""
+        """Codes (Q, C) to a waveform (C block_hop,); `seed` decides its noise.
+
+        Codes of the first levels alone are decoded, too: noise of the variance that the others have takes their place.
+        """
         return np.concatenate(list(self.decode_stream([codes_QC], seed)))
 
     def decode_stream(self, parts: Iterable[NDArray[np.integer]], seed: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded
-        memory."""
+        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded memory."""
+        num_levels = self.config.num_levels
+
+        def log_mels() -> Iterator[Array]:
+            nonlocal num_levels
+            for codes_QC in parts:
+                num_levels = len(codes_QC)
+                yield self.decode_log_mel(codes_QC)
 
         def synthesis(log_mel_TM: Array, first_frame: int) -> Array:
-            return self._synthesis(log_mel_TM, first_frame, seed)
+            return self._synthesis(log_mel_TM, first_frame, seed, self.texture(num_levels))
 
-        for samples_N in sample_windows(map(self.decode_log_mel, parts), self._synthesis.reach, synthesis):
+        for samples_N in sample_windows(log_mels(), self._synthesis.reach, synthesis):
             yield samples_N.astype(np.float32)
-
-    def synthesize(self, log_mel_TM: Array, seed: int = 0) -> NDArray[np.float32]:
-        """Log-mel frames (T, M) that need not come from codes, to a waveform (T hop,)."""
-        return np.concatenate(
-            list(sample_windows([log_mel_TM], self._synthesis.reach, lambda frames_TM, first: self._synthesis(frames_TM, first, seed)))
-        ).astype(np.float32)
 
     @property
     def codebooks(self) -> Tensor:

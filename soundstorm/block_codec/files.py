@@ -1,6 +1,7 @@
 """Block codecs in files: safetensors with the settings in the header."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from soundstorm.block_codec.blocks import BlockSpace
 from soundstorm.block_codec.codebooks import Codebooks
 from soundstorm.block_codec.codec import BlockCodec, BlockTables
 from soundstorm.block_codec.config import BlockCodecConfig
+from soundstorm.block_codec.fitting import FittingState, LevelReport
 
 FORMAT = "soundstorm-block-codec-1"
+STATE_FORMAT = "soundstorm-block-codec-fitting-1"
 
 
 def to_bytes(codec: BlockCodec, name: str, description: str) -> bytes:
@@ -81,3 +84,34 @@ def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
             gain_M=tensors["gain"],
         ),
     )
+
+
+def state_to_bytes(state: FittingState) -> bytes:
+    """What a fitting has found so far, as the content of a file."""
+    assert state.space is not None
+    tensors: dict[str, np.ndarray] = {"center": state.space.center_V, "axes": state.space.axes_VD}
+    for level, (codes_KD, multiplier_D) in enumerate(state.packed):
+        tensors |= {f"codes.{level}": codes_KD, f"multiplier.{level}": multiplier_D}
+    header = {"format": STATE_FORMAT, "reports": json.dumps([asdict(report) for report in state.reports])}
+    return safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
+
+
+def state_from_bytes(data: bytes) -> FittingState:
+    """The inverse of `state_to_bytes`.
+
+    Raises:
+        ValueError: the content is not that of such a file.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if header["format"] != STATE_FORMAT:
+            raise ValueError(f"its format is '{header['format']}', expected '{STATE_FORMAT}'")
+        tensors = safetensors.numpy.load(data)
+        reports = [LevelReport(**values) for values in json.loads(header["reports"])]
+        return FittingState(
+            space=BlockSpace(tensors["center"], tensors["axes"]),
+            packed=[(tensors[f"codes.{level}"], tensors[f"multiplier.{level}"]) for level in range(len(reports))],
+            reports=reports,
+        )
+    except (SafetensorError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ValueError(f"not the state of a fitting ({error})") from error

@@ -33,18 +33,17 @@ class Synthesis:
     Args:
         config: of the codec.
         bank_FM: of `soundstorm.block_codec.features.mel_bank`.
-        texture_M: nats of each band that codes lose, root mean square.
         gain_M: nats that are added to each band, so that levels come back in the mean.
     """
 
-    def __init__(self, config: BlockCodecConfig, bank_FM: NDArray, texture_M: NDArray, gain_M: NDArray) -> None:
+    def __init__(self, config: BlockCodecConfig, bank_FM: NDArray, gain_M: NDArray) -> None:
         self.config = config
         bank_FM = bank_FM.astype(np.float64)
         self._bank_FM = scipy.sparse.csr_array(bank_FM)
         self._bank_MF = scipy.sparse.csr_array(bank_FM.T)
         self._spread_FM = scipy.sparse.csr_array(bank_FM / np.maximum(bank_FM.sum(1, keepdims=True), TINY))
         self._share_F1 = 1 / np.maximum(bank_FM.sum(1, keepdims=True), TINY)
-        self._texture_M, self._gain_M = config.texture * texture_M.astype(np.float64), gain_M.astype(np.float64)
+        self._gain_M = gain_M.astype(np.float64)
         window_N = hann(config.window)
         energy = np.square(window_N).sum()
         self._analysis_N = window_N / np.sqrt(energy)
@@ -56,12 +55,18 @@ class Synthesis:
         three."""
         return -(-(2 * self.config.phase_rounds + 3) // 4) * 4
 
-    def __call__(self, log_mel_TM: Array, first_frame: int, seed: int) -> Array:
-        """Samples (T hop,) of frames that begin with frame `first_frame` of the clip; `reach` frames at both ends are
-        not yet right."""
+    def __call__(self, log_mel_TM: Array, first_frame: int, seed: int, texture_M: Array) -> Array:
+        """Samples (T hop,) of log-mel frames; those of `reach` frames at both ends are not yet right.
+
+        Args:
+            log_mel_TM: in nats.
+            first_frame: number of the first of them in the clip.
+            seed: of the noise.
+            texture_M: standard deviation in nats of the noise that each band gets.
+        """
         hop, bands = self.config.hop, self.config.bands
         num_frames = len(log_mel_TM)
-        texture_TM = normal(seed, TEXTURE, first_frame * bands, num_frames * bands).reshape(num_frames, bands) * self._texture_M
+        texture_TM = normal(seed, TEXTURE, first_frame * bands, num_frames * bands).reshape(num_frames, bands) * texture_M
         amplitude_TM = self._amplitude(log_mel_TM, texture_TM)
         power_MT = np.ascontiguousarray(np.square(amplitude_TM).T)
         white_N = (uniform(seed, WHITE, first_frame * hop, num_frames * hop) - 0.5) * np.sqrt(12)

@@ -126,6 +126,17 @@ def test_damaged_files_are_refused_with_the_fault_and_the_remedy(small_codec: Bl
             load_codec(path)
 
 
+# ---- the first levels alone
+
+
+def test_levels_that_are_left_out_come_back_as_noise_of_their_variance(small_codec: BlockCodec) -> None:
+    codes_QC = np.random.default_rng(0).integers(64, size=(3, 4_000))
+    whole_TM, first_TM = small_codec.decode_log_mel(codes_QC), small_codec.decode_log_mel(codes_QC[:1])
+    expected_M = np.square(small_codec.texture(3)) + np.square(whole_TM - first_TM).mean(0)
+    np.testing.assert_allclose(np.square(small_codec.texture(1)), expected_M, rtol=0.15)
+    assert small_codec.decode(codes_QC[:1]).shape == small_codec.decode(codes_QC).shape
+
+
 # ---- exactness
 
 
