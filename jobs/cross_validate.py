@@ -172,7 +172,7 @@ def run(options: Options) -> dict[str, Any]:
     asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
     if record is not None and record.counts.get("compare") == asked["compare"] and set(wanted) <= set(record.counts.get("done", [])):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    done = _do_folds(options, settings, wanted)
+    done = _do_folds(options, settings, index, wanted)
     done |= {
         fold: found.counts for fold in everywhere if fold not in done and (found := records.read(fold_folder(options.output_dir, fold), FOLD_STAGE))
     }
@@ -184,10 +184,10 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, counts, "")
 
 
-def _do_folds(options: Options, settings: Settings, wanted: list[int]) -> dict[int, dict[str, Any]]:
+def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[int]) -> dict[int, dict[str, Any]]:
     """Do the folds that are not finished, side by side; returns the counts of the records of all."""
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        plans = {plan.fold: plan for plan in plan_folds(settings, wanted, options.output_dir)}
+        plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
         for leak in (leak for plan in plans.values() for leak in plan.leaks):
             console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
         folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}

@@ -12,17 +12,21 @@ import pyarrow as pa
 
 from cluster import records, storage
 from cluster.connect import connect
-from jobs.classifiers import classifier_files, open_classifier_files
+from jobs.classifiers import CODEC_FILE, classifier_files, open_classifier_files
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.leaks import refuse_leaks
 from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
+from jobs.provenance import test_of
 from soundstorm.classification import Accuracy, classify_predictions
-from soundstorm.classifiers import Classifier, learned_from
+from soundstorm.classifiers import Classifier
+from soundstorm.codec import provenance_of_codec
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
+from soundstorm.leakage import Learned, has_seen
+from soundstorm.provenance import TrainedOn
+from soundstorm.token_classifier_file import TrainedTokenClassifier
 
 STAGE = "evaluate_classifier"
 SUMMARY_FILE = "summary.json"
@@ -69,9 +73,12 @@ def run(options: Options) -> dict[str, Any]:
     classifier = open_classifier_files(files, codec_option=options.codec, where=where)
     folds = _folds(options, index, classifier)
     remedy = "give --fold the one that was held out, or a classifier that was trained without this one"
-    learned, leaks = learned_from(classifier), []
-    for fold in folds:
-        leaks += refuse_leaks(learned, options.dataset, fold, remedy=remedy, allowed=options.allow_leak)
+    learned = [Learned(name="the classifier", provenance=classifier.provenance, sha256=classifier.sha256)]
+    if isinstance(classifier, TrainedTokenClassifier) and CODEC_FILE in files:
+        found = provenance_of_codec(files[CODEC_FILE])
+        learned.append(Learned(name=f"its codec '{classifier.origin.codec.name}'", provenance=found, sha256=classifier.origin.codec.sha256))
+    tests = [test_of(index.clips, fold) for fold in folds]
+    leaks = refuse_leaks(learned, tests, remedy=remedy, allowed=options.allow_leak)
     clips = rows_of_folds(index.clips, set(folds))
     settings = {
         "dataset": options.dataset,
@@ -106,8 +113,11 @@ def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
         if options.fold not in there:
             raise SoundStormError(f"--fold is {options.fold}: {options.location} has clips in fold {', '.join(map(str, there))}")
         return [options.fold]
-    own = TrainedOn(dataset=classifier.dataset, held_out_fold=classifier.held_out_fold)
-    unseen = [fold for fold in there if not own.has_seen(options.dataset, fold)]
+    found = classifier.provenance
+    if not isinstance(found, TrainedOn):
+        return [fold for fold in there if fold == classifier.held_out_fold] or there
+    own = TrainedOn(recordings=found.recordings)
+    unseen = [fold for fold in there if not has_seen(own, test_of(index.clips, fold))]
     return unseen or there
 
 

@@ -8,19 +8,20 @@ from typing import Any
 
 from cluster import storage
 from jobs.clips import Clip, digest, draw_per_category, pair_up
+from jobs.provenance import read_contents
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.audio_classifier import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
 from soundstorm.categories import normalized
 from soundstorm.datasets import source_of
 from soundstorm.embeddings import OnnxEmbedder
 from soundstorm.errors import SoundStormError
+from soundstorm.leakage import Test, has_seen
 from soundstorm.packaged import packaged
+from soundstorm.provenance import digest_of
 from soundstorm.schemas import Role, Source
 
 CLIPS_PER_CLASS = 200
 """Clips of each class and role that have features, so that a large dataset or a million samples stay cheap."""
-SAME_RECORDINGS = {"esc10": "esc50"}
-"""Datasets that are part of another, folds included."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,10 +152,10 @@ def choose_scope(
             warnings.append(
                 f"Closeness rests on {len(roles[role])} of {len(wanted)} {name} clips, {CLIPS_PER_CLASS} a class, drawn by --seed {seed}.{missed}"
             )
-    if trained is not None and held_out is not None and _was_trained_on(trained, held_out, dataset):
-        without = "no fold" if trained.held_out_fold is None else f"fold {trained.held_out_fold}"
+    if trained is not None and held_out is not None and _may_know(trained, held_out, dataset):
         warnings.append(
-            f"The classifier was trained on the held-out fold {held_out} too (it left out {without}): it names those recordings better than new ones."
+            f"The classifier was trained on the held-out fold {held_out} too, or may have been (on {trained.provenance}): it names those recordings "
+            "better than new ones."
         )
     return Scope(
         roles=roles,
@@ -235,7 +236,17 @@ def _choose_classifier(option: str | None) -> tuple[bytes | None, TrainedClassif
     return weights, load_classifier(weights), ""
 
 
-def _was_trained_on(classifier: TrainedClassifier, fold: int, dataset: Sequence[Clip]) -> bool:
-    """Whether the classifier has seen clips of the fold, as far as the names of the datasets tell."""
-    whole = {SAME_RECORDINGS.get(clip.dataset, clip.dataset) for clip in dataset}
-    return SAME_RECORDINGS.get(classifier.dataset, classifier.dataset) in whole and classifier.held_out_fold != fold
+def _may_know(classifier: TrainedClassifier, fold: int, dataset: Sequence[Clip]) -> bool:
+    """Whether the classifier may have seen clips of the fold."""
+    tests = [_test_of([clip for clip in dataset if clip.dataset == name], fold) for name in sorted({clip.dataset for clip in dataset} - {""})]
+    return any(has_seen(classifier.provenance, test) for test in tests)
+
+
+def _test_of(clips: Sequence[Clip], fold: int) -> Test:
+    """The test on a fold of the data set of which these are all clips."""
+    return Test(
+        dataset=clips[0].dataset,
+        fold=fold,
+        digest=lambda: digest_of({clip.clip_id: clip.fold for clip in clips}),
+        contents=lambda: read_contents([clip.uri for clip in clips if clip.fold == fold]),
+    )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 from rich.markup import escape
 
 from cluster import records, storage
@@ -18,12 +19,14 @@ from jobs import tokenize, train, train_classifier, train_codec
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console
+from jobs.provenance import test_of
 from jobs.synthetic_dataset import make_synthetic
+from soundstorm.codec import provenance_of_codec
 from soundstorm.codec_training import CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodecConfig
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
-from soundstorm.synthetic import NUM_FOLDS
+from soundstorm.leakage import Learned, Test, judge
+from soundstorm.provenance import Provenance, TrainedOn
 
 STAGE = "fold"
 SOUNDSTORM = "soundstorm"
@@ -100,12 +103,12 @@ class Start:
     codec: str
     """Its weights, path or URI."""
     codec_name: str
-    codec_trained_on: TrainedOn | None
+    codec_trained_on: Provenance
     tokens: str
     """Folder of the tokens of all clips, path or URI."""
     checkpoint: str | None = None
     """The generator; None: the one in the package."""
-    generator_trained_on: TrainedOn | None = None
+    generator_trained_on: Provenance | None = None
     """None: there is no generator for this codec."""
 
 
@@ -125,8 +128,14 @@ class FoldPlan:
 # ---- planning
 
 
-def plan_folds(settings: Settings, folds: list[int], output_dir: str) -> list[FoldPlan]:
+def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir: str) -> list[FoldPlan]:
     """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
+
+    Args:
+        settings: of the run.
+        clips: of the whole data set, schema CLIPS.
+        folds: to test.
+        output_dir: of the run.
 
     Raises:
         SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a fold.
@@ -137,29 +146,28 @@ def plan_folds(settings: Settings, folds: list[int], output_dir: str) -> list[Fo
     starts = [_start(settings, settings.codec, settings.checkpoint, output_dir)] if settings.codec or settings.checkpoint else []
     if settings.packaged:
         starts.append(_start(settings, None, None, output_dir))
-    return [plan_fold(settings, fold, [*starts, synthetic_start(settings, output_dir)]) for fold in folds]
+    return [plan_fold(settings, test_of(clips, fold), [*starts, synthetic_start(settings, output_dir)]) for fold in folds]
 
 
-def plan_fold(settings: Settings, fold: int, starts: list[Start]) -> FoldPlan:
-    """The first of `starts` whose codec has not seen the fold (or the first, if that is allowed), and its generator likewise.
+def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
+    """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator likewise.
 
     Raises:
         SoundStormError: all have seen it.
     """
+    fold = test.fold
     for start in starts:
-        codec_leaks = _seen(settings, fold, start.codec_trained_on, f"the codec '{start.codec_name}'")
+        codec_leaks = _seen(test, start.codec_trained_on, f"the codec '{start.codec_name}'")
         if codec_leaks and not settings.allow_leak:
             continue
         if not settings.is_pretrained or start.generator_trained_on is None:
             return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
-        generator_leaks = _seen(settings, fold, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}")
+        generator_leaks = _seen(test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}")
         if generator_leaks and not settings.allow_leak:
             return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
         return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
     seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
-    raise SoundStormError(
-        f"fold {fold} of {settings.dataset}: every codec at hand was trained on it: {seen}; give --codec, or --allow-leak to use the first"
-    )
+    raise SoundStormError(f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to use the first")
 
 
 def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
@@ -175,10 +183,10 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
     return Start(
         codec=codec,
         codec_name=opened.fingerprint.name,
-        codec_trained_on=TrainedOn.of_codec(weights),
+        codec_trained_on=provenance_of_codec(weights),
         tokens=_tokens_folder(settings, output_dir, key),
         checkpoint=checkpoint,
-        generator_trained_on=TrainedOn.of_checkpoint(generator.extra) if generator is not None and fits else None,
+        generator_trained_on=generator.provenance if generator is not None and fits else None,
     )
 
 
@@ -189,7 +197,7 @@ def synthetic_start(settings: Settings, output_dir: str) -> Start:
     return Start(
         codec=storage.join(settings.stages or output_dir, "codecs", folder, train_codec.CODEC_FILE),
         codec_name=name,
-        codec_trained_on=TrainedOn(dataset=SYNTHETIC, held_out_fold=NUM_FOLDS),
+        codec_trained_on=TrainedOn(outside=("synthetic sounds",)),
         tokens=_tokens_folder(settings, output_dir, folder),
     )
 
@@ -206,10 +214,8 @@ def _key(*deciding: Any) -> str:
     return hashlib.sha256(repr(deciding).encode()).hexdigest()[:8]
 
 
-def _seen(settings: Settings, fold: int, trained_on: TrainedOn | None, what: str) -> tuple[str, ...]:
-    if trained_on is None or not trained_on.has_seen(settings.dataset, fold):
-        return ()
-    return (f"fold {fold}: {what} was trained on {trained_on}",)
+def _seen(test: Test, trained_on: Provenance, what: str) -> tuple[str, ...]:
+    return tuple(f"fold {test.fold}: {leak}" for leak in judge([Learned(name=what, provenance=trained_on)], test).leaks)
 
 
 # ---- doing
@@ -262,6 +268,7 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
             summary = stage()
             console.print(f"    {escape(summary['message'])}", highlight=False)
         counts = {"fold": plan.fold, "test": summary["test"], "network": summary.get("network"), "leaks": list(plan.leaks)}
+        counts["own_generator"] = settings.is_pretrained and not plan.generator
         record = records.finish(fold_dir, STAGE, identity, counts | said)
     return record.counts
 
@@ -282,13 +289,13 @@ def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
     """For people: which codec a fold has, and what its classifier starts from."""
     if plan.start is None:
         return {"codec": None, "start": settings.weights}
-    own, start = f"trained without fold {plan.fold}", plan.start
-    codec = f"{start.codec_name} ({start.codec_trained_on or 'outside data'})"
+    start = plan.start
+    codec = f"{start.codec_name} ({start.codec_trained_on})"
     if not settings.is_pretrained:
         return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
     if plan.generator:
         return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
-    return {"codec": codec, "start": f"a generator {own}"}
+    return {"codec": codec, "start": f"a generator trained without fold {plan.fold}"}
 
 
 def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:

@@ -205,14 +205,8 @@ def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[
     missing = sum(fold in folds for fold in index.clips["fold"].to_pylist()) - result.overall.clips
     if missing:
         warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
-    starts = {(counts["codec"], counts["start"]) for counts in folds.values()}
-    if len({_kind(codec, start) for codec, start in starts}) > 1:
+    if len({(counts["codec"], counts.get("own_generator", False)) for counts in folds.values()}) > 1:
         warnings.append(
             "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was trained for longer."
         )
     return warnings
-
-
-def _kind(codec: str | None, start: str | None) -> tuple[str | None, bool]:
-    """The codec, and whether the generator was trained for the fold alone."""
-    return codec, "trained without fold" in (start or "")

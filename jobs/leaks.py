@@ -1,4 +1,4 @@
-"""Stopping before a test that weights have seen."""
+"""Stopping before a test that weights have seen, or may have seen."""
 
 from collections.abc import Sequence
 
@@ -6,29 +6,27 @@ from rich.markup import escape
 
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
+from soundstorm.leakage import Learned, Test, judge
 
 
-def refuse_leaks(learned: Sequence[tuple[str, TrainedOn | None]], dataset: str, fold: int, *, remedy: str, allowed: bool) -> list[str]:
-    """What of `learned` may have been trained on the fold, a sentence each.
+def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: str, allowed: bool) -> list[str]:
+    """Why a test is not to be trusted, a sentence each; none: nothing was trained on what it tests on.
 
     Args:
-        learned: names of weights for people, with what they were trained on as far as that is known.
-        dataset: of the test.
-        fold: of the test.
+        learned: what the tested network is and learned from.
+        tests: the folds that it is tested on.
         remedy: what to do instead, for the error.
         allowed: warn, and go on.
 
     Raises:
-        SoundStormError: there is one, and it is not allowed.
+        SoundStormError: there is a reason, and it is not allowed.
     """
-    leaks = [
-        f"{name} was trained on {trained_on}, and fold {fold} of {dataset} is the test"
-        for name, trained_on in learned
-        if trained_on is not None and trained_on.has_seen(dataset, fold)
-    ]
+    verdicts = [judge(learned, test) for test in tests]
+    leaks = list(dict.fromkeys(leak for verdict in verdicts for leak in verdict.leaks))
     if leaks and not allowed:
         raise SoundStormError(f"{'; '.join(leaks)}: {remedy}, or give --allow-leak and do not trust the accuracy")
     for leak in leaks:
         console.print(f"[bold yellow]warning:[/] {escape(leak)}; it is used all the same (--allow-leak)", highlight=False)
+    for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     return leaks

@@ -7,11 +7,12 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from cluster import storage
+from cluster import storage, tars
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
 from soundstorm.clip_length import at_published_length, clip_length_s
 from soundstorm.clip_windows import plan_windows, split_window
+from soundstorm.provenance import CONTENT_BYTES, content_of
 from soundstorm.schemas import Note, Reason
 
 HEADER_READERS = 16
@@ -65,6 +66,23 @@ def load_recording(
         return read_audio(source, sample_rate, min(window.duration_s, max_duration_s), window.start_s)
 
 
+def load_known_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = "") -> tuple[Recording, str]:
+    """As `load_recording`, with what the file is known again by: see `soundstorm.provenance.content_of`."""
+    name, _ = split_window(uri)
+    file = open_recording(name)
+    with rejecting(name):
+        content = content_of(file.read(CONTENT_BYTES))
+        file.seek(0)
+    return load_recording(uri, sample_rate, max_duration_s, file, dataset), content
+
+
+def read_content(uri: str) -> str:
+    """`soundstorm.provenance.content_of` the file of the recording at `uri`, which may name a window of it; errors as `open_recording`."""
+    name, _ = split_window(uri)
+    with open_recording(name) as file, rejecting(name):
+        return content_of(file.read(CONTENT_BYTES))
+
+
 def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
     """Clips (schema CLIPS) with windows in the place of recordings that are longer, in the fold and class of their recording.
 
@@ -93,7 +111,7 @@ def _duration_s(uri: str) -> float:
 
 def _exists(uri: str) -> bool:
     try:
-        return storage.exists(uri)
+        return tars.is_member(uri) or storage.exists(uri)
     except StorageUnavailableError:
         raise
     except ClusterError:  # no address at all

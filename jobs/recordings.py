@@ -15,7 +15,7 @@ from cluster.vigil import Vigil, limits_here, watch
 from jobs.clip_notes import tell
 from jobs.datasets import rows_of_folds
 from jobs.entry import console
-from jobs.recording_files import load_recording
+from jobs.recording_files import load_known_recording
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
@@ -26,11 +26,13 @@ DECODED = pa.schema(
         ("label", pa.int32()),
         ("reason", pa.string()),
         ("detail", pa.string()),
+        ("content", pa.string()),
         ("notes", pa.list_(pa.string())),
         ("samples", pa.binary()),
     ]
 )
-"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `notes` as in `clips`."""
+"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content` is
+`soundstorm.provenance.content_of` its file, `notes` as in `clips`."""
 
 DEADLY = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
@@ -89,13 +91,13 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float, keep:
 
 
 def _row(clip: dict[str, Any]) -> dict[str, Any]:
-    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "notes": [], "samples": b""}
+    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "content": "", "notes": [], "samples": b""}
 
 
 def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes]) -> dict[str, Any]:
     decoded = _row(row)
     try:
-        recording = load_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
+        recording, decoded["content"] = load_known_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
         decoded |= {"samples": keep(recording.waveform, row["clip_id"]), "notes": list(recording.notes)}
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}

@@ -15,10 +15,10 @@ import torch
 from cluster import storage, tables
 from cluster.attempts import Attempt
 from jobs.clip_notes import write_notes
-from jobs.recording_files import load_recording
+from jobs.recording_files import load_known_recording, load_recording
 from soundstorm.audio import RejectedAudio, from_pcm16, to_pcm16
 from soundstorm.codec import load_codec
-from soundstorm.schemas import CLIPS, REJECTED, TOKENS, Reason, codes_to_lists
+from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
 from soundstorm.views import make_view
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
@@ -44,6 +44,8 @@ class Decoded:
     problem: str = ""
     notes: str = ""
     """A line each."""
+    content: str = ""
+    """What the file is known again by: see `soundstorm.provenance.content_of`."""
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s:
         for portion in attempt.portions([clip["clip_id"] for clip in clips]):
             for number in portion:
                 decoded[number] = decode_recording(clips[number]["uri"], clips[number]["dataset"], max_duration_s)
-    columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "notes")}
+    columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "notes", "content")}
     return {"shard": row["shard"], "clips": row["clips"], **columns}
 
 
@@ -62,10 +64,10 @@ def decode_recording(uri: str, dataset: str, max_duration_s: float) -> Decoded:
     """Read and decode the recording at `uri`, a clip of `dataset`."""
     torch.set_num_threads(1)
     try:
-        recording = load_recording(uri, max_duration_s=max_duration_s, dataset=dataset)
+        recording, content = load_known_recording(uri, max_duration_s=max_duration_s, dataset=dataset)
     except RejectedAudio as error:
         return Decoded(problem=f"{error.reason.value}\n{error.detail}")
-    return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), notes="\n".join(recording.notes))
+    return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), notes="\n".join(recording.notes), content=content)
 
 
 class ShardEncoder:
@@ -98,18 +100,19 @@ class ShardEncoder:
                 self._encode_clips([(clips[number], self._read(row, clips, number)) for number in portion], found)
             found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
             self._note(row["shard"], found)
-            table = pa.Table.from_pylist(found.tokens, TOKENS)
+            table = pa.Table.from_pylist(found.tokens, TOKENIZED)
             tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
         return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
 
     def _read(self, row: dict[str, Any], clips: list[dict[str, Any]], number: int) -> Decoded:
         if "pcm" not in row:
             return decode_recording(clips[number]["uri"], clips[number]["dataset"], self.max_duration_s)
-        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number])
+        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number], content=row["content"][number])
 
     def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
         """Add what becomes of these clips to `found`."""
         usable: list[tuple[dict[str, Any], bytes]] = []
+        contents = {clip["clip_id"]: decoded.content for clip, decoded in clips}
         for clip, decoded in clips:
             if decoded.problem:
                 reason, _, detail = decoded.problem.partition("\n")
@@ -122,7 +125,7 @@ class ShardEncoder:
             if failed is not None:
                 found.rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, failed))
                 continue
-            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")}
+            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")} | {"content": contents[clip["clip_id"]]}
             found.tokens += [
                 fields | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)}
                 for view, codes_QT in enumerate(views)

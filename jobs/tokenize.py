@@ -32,10 +32,13 @@ from jobs.parts import SETTINGS, settings_digest
 from jobs.progress import progress
 from jobs.recording_files import split_long
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
+from jobs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio import MAX_DURATION_S
+from soundstorm.codec import provenance_of_codec
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.notes import count_notes, kind_of, unused_s
+from soundstorm.provenance import TrainedOn
 from soundstorm.schemas import REJECTED, Note, check_table
 from soundstorm.views import RECORDED, choose_partner
 
@@ -115,7 +118,8 @@ def run(options: Options) -> dict[str, Any]:
     tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
     metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration), SETTINGS: settings_digest(settings)}
     _tokenize(options, index.clips, weights, metadata)
-    counts = _account(options, index)
+    learned = provenance_of_codec(weights)
+    counts = _account(options, index) | {CODEC_TRAINED_ON: learned.to_dict() if isinstance(learned, TrainedOn) else None}
     records.finish(options.output_dir, "tokenize", settings, counts)
     return _summary(options, counts, "")
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -14,12 +14,20 @@ import pyarrow.compute as pc
 from cluster import records
 from cluster.storage import absolute, join
 from cluster.tables import read_table
+from jobs.provenance import combined, test_of
 from soundstorm.batching import drawn_view
+from soundstorm.checkpoints import Checkpoint
+from soundstorm.codec import OFFICIAL_SHA256
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import TOKENS, CodecFingerprint, check_table, codes_from_column
+from soundstorm.leakage import Test
+from soundstorm.provenance import Provenance, Role, TrainedOn, as_parent, packaged_provenance, parse_provenance, recordings_of
+from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
 from soundstorm.views import RECORDED
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
+CLIPS_FILE = "clips.parquet"
+CODEC_TRAINED_ON = "codec_trained_on"
+"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.provenance` writes it; null: not known."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -64,6 +72,28 @@ class Tokens:
     made: str
     """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
     uri: str
+    clips: pa.Table
+    """All clips of the data set with their folds, those that could not be tokenized too; schema CLIPS."""
+    contents: Mapping[str, str] | None
+    """`soundstorm.provenance.content_of` each clip; None: an earlier version made the tokens."""
+    codec: Provenance
+    """What the codec was trained on."""
+
+    def trained_on(self, generator: Checkpoint | None = None) -> TrainedOn:
+        """What a network knows that was trained on all folds but `fold`, from this generator or from random weights."""
+        folds = dict(zip(self.clips["clip_id"].to_pylist(), self.clips["fold"].to_pylist(), strict=True))
+        trained = [row["clip_id"] for row in self.table.select(["clip_id", "fold"]).to_pylist() if row["fold"] != self.fold]
+        start = None if generator is None else as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance)
+        codec = as_parent(Role.CODEC, self.fingerprint.name, self.fingerprint.sha256, self.codec)
+        return combined(recordings_of(self.dataset, folds, trained, self.contents), codec, start)
+
+    def test(self) -> Test:
+        """The test on `fold`."""
+        if self.contents is None:
+            return test_of(self.clips, self.fold)
+        rows = self.table.select(["clip_id", "fold"]).to_pylist()
+        known = frozenset(self.contents[row["clip_id"]] for row in rows if row["fold"] == self.fold)
+        return test_of(self.clips, self.fold, lambda: known)
 
     def split(self) -> tuple[TokenSet, TokenSet]:
         """Clips to train on and clips to validate with; see `split_tokens`."""
@@ -104,15 +134,37 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
                 f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and {row['num_frames']} frames: "
                 "make the tokens again with `soundstorm tokenize`"
             )
+    fingerprint = CodecFingerprint.from_metadata(metadata, tokens_uri)
+    has_contents = "content" in table.column_names
     return Tokens(
         table=table.select(list(COLUMNS)),
         dataset=table["dataset"][0].as_py(),
-        fingerprint=CodecFingerprint.from_metadata(metadata, tokens_uri),
+        fingerprint=fingerprint,
         categories=categories,
         fold=chosen,
         made=record.finished,
         uri=absolute(tokens_uri),
+        clips=_clips(uri),
+        contents=dict(zip(table["clip_id"].to_pylist(), table["content"].to_pylist(), strict=True)) if has_contents else None,
+        codec=_codec_provenance(record, fingerprint),
     )
+
+
+def _clips(uri: str) -> pa.Table:
+    """The clips that were tokenized and those that were rejected."""
+    where = join(uri, CLIPS_FILE)
+    clips, _ = read_table(where)
+    check_table(clips, CLIPS, where)
+    return clips
+
+
+def _codec_provenance(record: records.Record, fingerprint: CodecFingerprint) -> Provenance:
+    """What the codec of the tokens was trained on: the record says it, or it is one that is known."""
+    if record.counts.get(CODEC_TRAINED_ON) is not None:
+        return parse_provenance(record.counts[CODEC_TRAINED_ON])
+    if fingerprint.sha256 == OFFICIAL_SHA256:
+        return TrainedOn(outside=("encodec",))
+    return packaged_provenance(fingerprint.sha256)
 
 
 def _categories(metadata: dict[str, str], where: str) -> list[str]:

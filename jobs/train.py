@@ -32,7 +32,6 @@ from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_st
 from soundstorm.code_vectors import start_embeddings
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import learned
 from soundstorm.model import SoundStorm
 from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
 from soundstorm.settings_file import ChosenSettings, parse_settings
@@ -180,7 +179,7 @@ def _train(
                     "codec": asdict(tokens.fingerprint),
                     "dataset": tokens.dataset,
                     "fold": tokens.fold,
-                    "before": None if origin is None else learned(origin.extra),
+                    "trained_on": tokens.trained_on(origin).to_dict(),
                     "weights": None if weights is None else ray.put(weights),
                     "checkpoint_every": options.checkpoint_every,
                     "cpus": plan.cpus_per_worker,

@@ -1,6 +1,7 @@
 """How `train-classifier` trains the Audio Spectrogram Transformer on recordings: every worker holds the features of all of them (0.5 MB for 10 s)."""
 
 import hashlib
+import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -18,12 +19,16 @@ from cluster.download import fetch
 from cluster.errors import ClusterError
 from jobs.codecs import OFFLINE
 from jobs.datasets import index_digest, rows_of_folds
+from jobs.leaks import refuse_leaks
+from jobs.provenance import combined, decoded_recordings, test_of
 from jobs.recordings import training_recordings, usable_recordings
 from soundstorm.ast_classifier import save_ast_classifier
 from soundstorm.ast_network import AstClassifier, AstConfig, pretrained_ast, read_ast_config, require_transformers
 from soundstorm.ast_training import AstTrainer, AstTrainingConfig
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.leakage import Learned
+from soundstorm.provenance import KEY, Provenance, Role, TrainedOn, as_parent, parse_provenance
 
 HUB_NAME = "MIT/ast-finetuned-audioset-10-10-0.4593"
 HUB_REVISION = "f826b80d28226b62986cc218e5cec390b1096902"
@@ -45,34 +50,53 @@ class AstRecipe:
         config: of the training.
         max_duration_s: seconds of a recording that are used.
         weights: the value of `--weights`, a folder; None: the published ones. Not read from scratch, where it gives the architecture alone.
+        allow_leak: go on although the weights have seen the test fold, or may have.
 
     Raises:
-        SoundStormError: `transformers` is not installed, there are no weights, or they are not those of an AST.
+        SoundStormError: `transformers` is not installed, there are no weights, they are not those of an AST, or they have seen the test fold.
         ClusterError: the weights cannot be read.
     """
 
     kind = "ast"
+    trained_on: TrainedOn
+    """Known once `data` was called."""
 
     def __init__(
-        self, index: Index, *, dataset: str, location: str, fold: int, config: AstTrainingConfig, max_duration_s: float, weights: str | None
+        self,
+        index: Index,
+        *,
+        dataset: str,
+        location: str,
+        fold: int,
+        config: AstTrainingConfig,
+        max_duration_s: float,
+        weights: str | None,
+        allow_leak: bool = False,
     ) -> None:
         require_transformers()
         self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
         self.max_duration_s, self.weights = max_duration_s, weights
         self.categories, self.epochs = index.categories, config.epochs
-        self.leaks: list[str] = []
         self.start = AstConfig() if weights is None else _read_config(weights)
         content = None if config.mode == "scratch" else _hub_weights() if weights is None else _read_weights(weights)
         if content is not None:
             pretrained_ast(1, content, self.start, config.max_length, self.where)  # a mistake is told before anything is started
         self.content: bytes | ray.ObjectRef | None = content
         """Of the file of the weights, in Ray's object store once `data` was called."""
+        self.weights_sha256 = None if content is None else hashlib.sha256(content).hexdigest()
+        self.start_provenance = self._start_provenance()
+        self.leaks = refuse_leaks(
+            [] if content is None else [Learned(name=self.where, provenance=self.start_provenance, sha256=self.weights_sha256)],
+            [test_of(index.clips, fold)],
+            remedy=f"say in its {CONFIG_FILE} under '{KEY}' what it was trained on (docs/provenance.md)",
+            allowed=allow_leak,
+        )
         self.settings = {
             "data_dir": location,
             "clips": index_digest(index.clips, location),
             "training": asdict(config),
             "network": replace(self.start, max_length=config.max_length).to_dict(),
-            "weights_sha256": None if content is None else hashlib.sha256(content).hexdigest(),
+            "weights_sha256": self.weights_sha256,
         }
 
     @property
@@ -89,6 +113,8 @@ class AstRecipe:
         if self.content is not None:
             self.content = ray.put(self.content)
         training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
+        start = None if self.weights_sha256 is None else as_parent(Role.START, self.where, self.weights_sha256, self.start_provenance)
+        self.trained_on = combined(decoded_recordings(self.index.clips, training), start)
         return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AstTrainer:
@@ -105,10 +131,17 @@ class AstRecipe:
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = self._network()
         model.load_state_dict(state["model"])
-        save_ast_classifier(path, model, categories=self.categories, dataset=self.dataset, held_out_fold=self.fold, accuracy=accuracy)
+        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        save_ast_classifier(path, model, categories=self.categories, **about)
 
     def files(self) -> dict[str, bytes]:
         return {}
+
+    def _start_provenance(self) -> Provenance:
+        """What the weights to start from were trained on: the published ones are known, and others say it in their config.json."""
+        if self.weights is None or self.weights_sha256 == HUB_SHA256:
+            return TrainedOn(outside=("audioset",))
+        return parse_provenance(json.loads(storage.read_bytes(storage.join(self.weights, CONFIG_FILE))).get(KEY))
 
     def _network(self) -> AstClassifier:
         return AstClassifier(len(self.categories), replace(self.start, max_length=self.config.max_length))

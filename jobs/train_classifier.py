@@ -61,7 +61,8 @@ class Options(DatasetOptions):
     """Classifier of `train-classifier --model cnn` with the same --fold, path or URI: soundstorm learns what it makes of every example, beside
     the labels."""
     weights: str | None = None
-    """Folder of AST's weights, path or URI; default: the published ones."""
+    """Folder of AST's weights, path or URI; default: the published ones. Others say in their config.json what they were trained on: see
+    docs/provenance.md."""
     preset: str | None = None
     """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
     fold: int | None = None
@@ -88,7 +89,8 @@ class Options(DatasetOptions):
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
     allow_leak: bool = False
-    """Go on although codec, generator or teacher has seen the test fold; the accuracy is then not to be trusted, and the record says so."""
+    """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then not to be
+    trusted, and the record says so."""
     overwrite: bool = False
     """Start afresh, whatever the output folder holds."""
     address: str | None = None
@@ -172,7 +174,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
     shared["max_duration_s"] = options.max_duration
     if options.model == "ast":
         ast = AstTrainingConfig(mode=cast(AstMode, options.mode or "fine-tuned"))
-        return AstRecipe(index, config=options.changed(ast), weights=options.weights, **shared)
+        return AstRecipe(index, config=options.changed(ast), weights=options.weights, allow_leak=options.allow_leak, **shared)
     return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
 
 

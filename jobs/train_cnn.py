@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from jobs.datasets import index_digest, rows_of_folds
+from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import training_recordings, usable_recordings
 from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.datasets import Index
+from soundstorm.provenance import TrainedOn
 
 
 class CnnRecipe:
@@ -31,6 +33,8 @@ class CnnRecipe:
     """
 
     kind = "cnn"
+    trained_on: TrainedOn
+    """Known once `data` was called."""
 
     def __init__(self, index: Index, *, dataset: str, location: str, fold: int, config: AudioClassifierTrainingConfig, max_duration_s: float) -> None:
         self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
@@ -50,6 +54,7 @@ class CnnRecipe:
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
         training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
+        self.trained_on = combined(decoded_recordings(self.index.clips, training))
         return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AudioClassifierTrainer:
@@ -64,7 +69,8 @@ class CnnRecipe:
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = AudioClassifier(len(self.categories))
         model.load_state_dict(state["model"])
-        save_classifier(path, model, categories=self.categories, dataset=self.dataset, held_out_fold=self.fold, accuracy=accuracy)
+        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        save_classifier(path, model, categories=self.categories, **about)
 
     def files(self) -> dict[str, bytes]:
         return {}

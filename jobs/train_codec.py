@@ -24,18 +24,23 @@ from cluster.connect import connect
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
+from jobs.leaks import refuse_leaks
 from jobs.progress import duration
+from jobs.provenance import combined, decoded_recordings, test_of
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer, use_threads
 from jobs.training_log import TrainingLog
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
-from soundstorm.audio_classifier import load_classifier
+from soundstorm.audio_classifier import TrainedClassifier, load_classifier
 from soundstorm.codec import load_codec, save_compact_codec
 from soundstorm.codec_quality import measure_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.crops import CropSampler, synthetic_recordings
+from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.leakage import Learned
+from soundstorm.provenance import Role, TrainedOn, as_parent
 
 STAGE = "train_codec"
 CODEC_FILE = "codec.safetensors"
@@ -72,6 +77,8 @@ class Options(DatasetOptions):
     """Where to train."""
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
+    allow_leak: bool = False
+    """Go on although --listener has seen the test fold, or may have; the figures are then not to be trusted, and the record says so."""
     overwrite: bool = False
     """Start afresh, whatever the output folder holds."""
     address: str | None = None
@@ -125,6 +132,7 @@ def run(options: Options) -> dict[str, Any]:
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--test-fold is {fold}: the dataset has folds 1 to {index.num_folds}")
     listener = None if options.listener is None else storage.read_bytes(options.listener)
+    heard, leaks = (None, []) if listener is None else _checked(options, listener, index, fold)
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
@@ -132,7 +140,8 @@ def run(options: Options) -> dict[str, Any]:
         "training": asdict(options.training),
         "network": options.network.to_dict(),
         "name": options.name,
-        "listener_sha256": None if listener is None else _checked(options, listener, fold),
+        "listener_sha256": None if heard is None else heard.sha256,
+        **({"leaks": leaks} if leaks else {}),
         "max_duration_s": options.max_duration,
         "synthetic_clips": options.synthetic_clips,
         "num_workers": options.num_workers,
@@ -175,10 +184,11 @@ def run(options: Options) -> dict[str, Any]:
             state = _load_state(Path(result.checkpoint.to_directory(scratch)))
             log.update(state["rows"])
             path = Path(scratch) / CODEC_FILE
-            _save(path, options, state["trainer"]["codec"], fold)
+            _save(path, options, state["trainer"]["codec"], fold, _trained_on(options, index, training, heard))
             counts: dict[str, Any] = {
                 "steps": state["trainer"]["step_count"],
                 "recordings": usable,
+                "leaks": leaks,
                 "losses": {name: value for name, value in state["rows"][-1].items() if name not in ("step", "seconds")},
                 "test": _measure(path, decode_clips(rows_of_folds(index.clips, {fold}), options.network.sample_rate, options.max_duration)),
             } | folds_record(index, options)
@@ -188,18 +198,19 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options.output_dir, counts, f"trained on {usable} recordings")
 
 
-def _checked(options: Options, listener: bytes, fold: int) -> str:
-    """SHA-256 of the listener; raises SoundStormError if it is none, or knows the fold that is to be measured."""
+def _checked(options: Options, listener: bytes, index: Index, fold: int) -> tuple[TrainedClassifier, list[str]]:
+    """The listener, and why the test is not to be trusted; raises SoundStormError if it is none, or knows the fold that is to be measured."""
     try:
         trained = load_classifier(listener)
     except SoundStormError as error:
         raise SoundStormError(f"--listener {options.listener}: {error}") from error
-    if trained.held_out_fold != fold:
-        raise SoundStormError(
-            f"--listener {options.listener}: it was trained with fold {trained.held_out_fold} held out, and the codec is measured on fold {fold}: "
-            f"train one with `soundstorm train-classifier --fold {fold}`"
-        )
-    return trained.sha256
+    leaks = refuse_leaks(
+        [Learned(name=f"--listener {options.listener}", provenance=trained.provenance, sha256=trained.sha256)],
+        [test_of(index.clips, fold)],
+        remedy=f"train one with `soundstorm train-classifier --fold {fold}`",
+        allowed=options.allow_leak,
+    )
+    return trained, leaks
 
 
 def _summary(output_dir: str, counts: dict[str, Any], what: str) -> dict[str, Any]:
@@ -306,13 +317,19 @@ def _load_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def _save(path: Path, options: Options, weights: dict[str, Tensor], fold: int) -> None:
+def _trained_on(options: Options, index: Index, training: "ray.data.Dataset", listener: TrainedClassifier | None) -> TrainedOn:
+    parent = None if listener is None else as_parent(Role.LISTENER, "heard by", listener.sha256, listener.provenance)
+    outside = ("synthetic sounds",) if options.synthetic_clips else ()
+    return combined(decoded_recordings(index.clips, training), parent, outside=outside)
+
+
+def _save(path: Path, options: Options, weights: dict[str, Tensor], fold: int, trained_on: TrainedOn) -> None:
     codec = CompactCodec(options.network)
     codec.load_state_dict(weights)
     data = f"{options.dataset} without fold {fold}, and {options.synthetic_clips} clips of each synthetic class"
     polish = f", and its decoder alone for {options.training.polish_steps} more" if options.training.polish_steps else ""
     description = f"trained for {options.training.steps} steps{polish}, on {data}"
-    save_compact_codec(path, codec, options.name, description)
+    save_compact_codec(path, codec, options.name, description, trained_on)
 
 
 if __name__ == "__main__":

@@ -13,23 +13,23 @@ import torch
 from torch import nn
 
 from cluster import storage
-from cluster.tables import read_table
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files
 from jobs.codecs import choose_codec
 from jobs.datasets import rows_of_folds
 from jobs.leaks import refuse_leaks
+from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import training_recordings, usable_recordings
 from jobs.tokens import Tokens, open_tokens
 from jobs.train import network_for
 from soundstorm.audio_classifier import TrainedClassifier, load_classifier
 from soundstorm.checkpoints import Checkpoint
 from soundstorm.code_vectors import latent_dim
-from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
+from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
+from soundstorm.leakage import Learned
 from soundstorm.presets import ModelConfig, preset
-from soundstorm.schemas import CLIPS, check_table
+from soundstorm.provenance import Parent, Role, TrainedOn, as_parent
 from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import Origin, save_token_classifier
 from soundstorm.token_classifier_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
@@ -54,6 +54,8 @@ class Source:
     teacher: bytes | None
     """File of a network on spectrograms, to learn from beside the labels; None: there is none."""
     origin: Origin
+    parents: list[Parent]
+    """Codec, generator and teacher with what they were trained on."""
     leaks: list[str]
 
 
@@ -85,20 +87,23 @@ def open_source(
     taught_by = None if teacher is None else _open_teacher(teacher, tokens.categories)
     origin = Origin(
         codec=tokens.fingerprint,
-        codec_trained_on=TrainedOn.of_codec(weights),
         mode=mode,
         generator_sha256=None if generator is None else generator.sha256,
-        generator_trained_on=None if generator is None else TrainedOn.of_checkpoint(generator.extra),
         teacher_sha256=None if taught_by is None else taught_by[1].sha256,
-        teacher_trained_on=None if taught_by is None else TrainedOn(dataset=taught_by[1].dataset, held_out_fold=taught_by[1].held_out_fold),
     )
     where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
-    learned = [(f"the codec '{opened.fingerprint.name}'", origin.codec_trained_on), (where, origin.generator_trained_on)]
-    learned.append((f"the teacher {teacher}", origin.teacher_trained_on))
+    codec_provenance = provenance_of_codec(weights)
+    learned = [Learned(name=f"the codec '{opened.fingerprint.name}'", provenance=codec_provenance, sha256=opened.fingerprint.sha256)]
+    parents = [as_parent(Role.CODEC, opened.fingerprint.name, opened.fingerprint.sha256, codec_provenance)]
+    if generator is not None:
+        learned.append(Learned(name=where, provenance=generator.provenance, sha256=generator.sha256))
+        parents.append(as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance))
+    if taught_by is not None:
+        learned.append(Learned(name=f"the teacher {teacher}", provenance=taught_by[1].provenance, sha256=taught_by[1].sha256))
+        parents.append(as_parent(Role.TEACHER, "taught by", taught_by[1].sha256, taught_by[1].provenance))
     leaks = refuse_leaks(
         learned,
-        tokens.dataset,
-        tokens.fold,
+        [tokens.test()],
         remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`, "
         f"`train-classifier --model cnn --fold {tokens.fold}` for a teacher) or have "
         f"`cross-validate --fold {tokens.fold}` do all that",
@@ -112,6 +117,7 @@ def open_source(
         network=network_for(found.model.config if found else preset("hearing").model, tokens),
         teacher=None if taught_by is None else taught_by[0],
         origin=origin,
+        parents=parents,
         leaks=leaks,
     )
 
@@ -146,6 +152,8 @@ class TokenRecipe:
     """
 
     kind = "soundstorm"
+    trained_on: TrainedOn
+    """Known once `data` was called."""
     generator: "ray.ObjectRef | None"
     """On a worker: weights to start from."""
     codec: "ray.ObjectRef"
@@ -193,7 +201,9 @@ class TokenRecipe:
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
-        training, usable = training_recordings(self._clips(), self.fold, self.source.tokens_uri, self.max_duration_s)
+        clips = self.source.tokens.clips
+        training, usable = training_recordings(clips, self.fold, self.source.tokens_uri, self.max_duration_s)
+        self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
         return {"recordings": training}, usable
 
     def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> TokenClassifierTrainer:
@@ -208,14 +218,7 @@ class TokenRecipe:
         return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
 
     def test_clips(self) -> pa.Table:
-        return rows_of_folds(self._clips(), {self.fold})
-
-    def _clips(self) -> pa.Table:
-        """The clips that were tokenized and those that were rejected."""
-        uri = storage.join(self.source.tokens_uri, "clips.parquet")
-        clips, _ = read_table(uri)
-        check_table(clips, CLIPS.remove(CLIPS.get_field_index("notes")), uri)
-        return clips
+        return rows_of_folds(self.source.tokens.clips, {self.fold})
 
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = TokenClassifier(len(self.categories), self.source.network, self.readout)
@@ -223,8 +226,8 @@ class TokenRecipe:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(state["ema"]["average"][name])
-        about: dict[str, Any] = {"categories": self.categories, "dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy}
-        save_token_classifier(path, model, origin=self.source.origin, **about)
+        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        save_token_classifier(path, model, categories=self.categories, origin=self.source.origin, **about)
 
     def files(self) -> dict[str, bytes]:
         weights = self.source.codec_weights

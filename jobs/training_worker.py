@@ -16,6 +16,7 @@ from jobs.training_run import TrainingRun
 from soundstorm.checkpoints import load_training_state, save_checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.provenance import TrainedOn
 from soundstorm.schemas import CodecFingerprint
 
 
@@ -72,12 +73,12 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
                 fingerprint=fingerprint,
                 step=worker.step,
                 sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
+                trained_on=TrainedOn.from_dict(settings["trained_on"]),
                 extra={
                     "epoch": worker.epochs_done,
                     "dataset": settings["dataset"],
                     "test_fold": settings["fold"],
                     "val_loss": worker.rows[-1]["val_loss"],
-                    "before": settings["before"],
                 },
                 training_state=worker.state_dict(),
             )

@@ -20,9 +20,10 @@ from torchaudio.compliance import kaldi
 
 from soundstorm.ast_network import AST_RATE, FRAME, POSITIONS, AstClassifier, AstConfig, require_named, require_transformers
 from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample
-from soundstorm.classifier_file import about_classifier, read_about, write_classifier
+from soundstorm.classifier_file import about_classifier, read_about, read_provenance, write_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.packing import unpack
+from soundstorm.provenance import MISSING, Provenance, TrainedOn
 from soundstorm.windows import predict_in_windows
 
 FORMAT = "soundstorm-ast-classifier-1"
@@ -46,6 +47,8 @@ class TrainedAst:
     """Share of the clips of that fold that it names rightly."""
     sha256: str
     """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -99,7 +102,14 @@ def scaled(bank: Tensor, config: AstConfig) -> Tensor:
 
 
 def save_ast_classifier(
-    path: Path, model: AstClassifier, *, categories: Sequence[str], dataset: str, held_out_fold: int | None = None, accuracy: float | None = None
+    path: Path,
+    model: AstClassifier,
+    *,
+    categories: Sequence[str],
+    dataset: str,
+    held_out_fold: int | None = None,
+    accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header; arguments as `about_classifier`.
 
@@ -109,7 +119,7 @@ def save_ast_classifier(
     about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
     tensors = model.weights()
     tensors[POSITIONS] = tensors[POSITIONS].squeeze(0)  # rows with a scale each
-    write_classifier(path, tensors, FORMAT, about, model.num_categories)
+    write_classifier(path, tensors, FORMAT, about, model.num_categories, trained_on)
 
 
 def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> TrainedAst:
@@ -137,4 +147,5 @@ def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> Trained
         held_out_fold=about["held_out_fold"],
         accuracy=about["accuracy"],
         sha256=hashlib.sha256(data).hexdigest(),
+        provenance=read_provenance(data, about),
     )

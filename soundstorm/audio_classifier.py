@@ -21,12 +21,13 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
-from soundstorm.classifier_file import about_classifier, read_about, write_classifier
+from soundstorm.classifier_file import about_classifier, read_about, read_provenance, write_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
 from soundstorm.packaged import packaged
 from soundstorm.packing import unpack
 from soundstorm.presets import Settings
+from soundstorm.provenance import MISSING, Provenance, TrainedOn
 
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"
@@ -166,6 +167,8 @@ class TrainedClassifier:
     """Share of the clips of that fold that it names rightly."""
     sha256: str
     """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -209,7 +212,14 @@ class TrainedClassifier:
 
 
 def save_classifier(
-    path: Path, model: AudioClassifier, *, categories: Sequence[str], dataset: str, held_out_fold: int | None = None, accuracy: float | None = None
+    path: Path,
+    model: AudioClassifier,
+    *,
+    categories: Sequence[str],
+    dataset: str,
+    held_out_fold: int | None = None,
+    accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header.
 
@@ -220,13 +230,14 @@ def save_classifier(
         dataset: what it was trained on.
         held_out_fold: fold that was not trained on.
         accuracy: share of that fold's clips that it names rightly.
+        trained_on: all that it learned from; None: not known, and every test of it is refused.
 
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
     """
     about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    write_classifier(path, kept, FORMAT, about, model.num_categories)
+    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
 
 def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> TrainedClassifier:
@@ -259,6 +270,7 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
             held_out_fold=about["held_out_fold"],
             accuracy=about["accuracy"],
             sha256=hashlib.sha256(data).hexdigest(),
+            provenance=read_provenance(data, about),
         )
     except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:200]

@@ -24,6 +24,7 @@ from soundstorm.generators import GeneratorNetwork, make_generator
 from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
 from soundstorm.schemas import CodecFingerprint
 
 WEIGHTS_FILE = "model.safetensors"
@@ -55,8 +56,10 @@ class Checkpoint:
     sampler: SamplerSettings
     sha256: str
     """SHA-256 of the weights file."""
+    provenance: Provenance
+    """What it was trained on, as far as `config.json` tells."""
     extra: dict[str, Any]
-    """Whatever the trainer noted."""
+    """Notes for people."""
 
 
 def save_checkpoint(
@@ -68,6 +71,7 @@ def save_checkpoint(
     fingerprint: CodecFingerprint,
     step: int,
     sampler: SamplerSettings,
+    trained_on: TrainedOn | None = None,
     extra: dict[str, Any] | None = None,
     training_state: dict[str, Any] | None = None,
     packed: bool = False,
@@ -77,6 +81,7 @@ def save_checkpoint(
     Args:
         folder: where it goes; it is written beside it and renamed, so a reader never sees half of it.
         model: the network to publish, such as the averaged one.
+        trained_on: what it learned from; None: not known, and every test of what learns from it is refused.
         extra: notes for people, plain JSON values.
         training_state: what resuming needs: tensors, numbers, text, and lists and dictionaries of these.
         packed: round the weights as `soundstorm.packing` does; for publishing, not for going on with training.
@@ -98,6 +103,7 @@ def save_checkpoint(
         "sampler": sampler.to_dict(),
         "weights_sha256": sha256,
         "extra": extra or {},
+        **({KEY: trained_on.to_dict()} if trained_on else {}),
     }
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
     try:
@@ -128,6 +134,7 @@ def pack_checkpoint(source: Path, target: Path) -> str:
         fingerprint=checkpoint.fingerprint,
         step=checkpoint.step,
         sampler=checkpoint.sampler,
+        trained_on=checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None,
         extra=checkpoint.extra | {"packed_from_sha256": checkpoint.sha256},
         packed=True,
     )
@@ -199,6 +206,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
         training=training,
         sampler=sampler,
         sha256=sha256,
+        provenance=_provenance(config),
         extra=config["extra"],
     )
 
@@ -250,6 +258,11 @@ def _read_config(content: bytes, path: str) -> dict[str, Any]:
     if not isinstance(config["weights_sha256"], str) or not isinstance(config["extra"], dict):
         raise SoundStormError(f"{path}: weights_sha256 is not text, or extra is not a table")
     return config
+
+
+def _provenance(config: Mapping[str, Any]) -> Provenance:
+    notes, codec = config["extra"], config["codec"]["sha256"]
+    return agreeing(parse_provenance(config.get(KEY)), dataset=notes.get("dataset"), held_out_fold=notes.get("test_fold"), codec=codec)
 
 
 def _read_fingerprint(values: object, path: str) -> CodecFingerprint:

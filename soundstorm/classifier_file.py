@@ -13,6 +13,8 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.packing import pack
+from soundstorm.provenance import KEY, Provenance, TrainedOn, agreeing, provenance_of_weights
+from soundstorm.safetensors_header import read_metadata
 
 
 def about_classifier(categories: Sequence[str], dataset: str, held_out_fold: int | None, accuracy: float | None) -> dict[str, Any]:
@@ -27,8 +29,10 @@ def about_classifier(categories: Sequence[str], dataset: str, held_out_fold: int
     return {"categories": list(categories), "dataset": dataset, "held_out_fold": held_out_fold, "accuracy": accuracy}
 
 
-def write_classifier(path: Path, tensors: dict[str, Tensor], form: str, about: Mapping[str, Any], num_outputs: int) -> None:
-    """Write the weights, packed to 8 bits, with `about` in the header.
+def write_classifier(
+    path: Path, tensors: dict[str, Tensor], form: str, about: Mapping[str, Any], num_outputs: int, trained_on: TrainedOn | None
+) -> None:
+    """Write the weights, packed to 8 bits, with `about` and `trained_on` in the header.
 
     Args:
         path: file to write.
@@ -36,22 +40,23 @@ def write_classifier(path: Path, tensors: dict[str, Tensor], form: str, about: M
         form: the kind's format.
         about: plain values; those of `about_classifier` are among them.
         num_outputs: of the network.
+        trained_on: what it learned from; None: not known, and every test of it is refused.
 
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
     """
     if len(about["categories"]) != num_outputs:
         raise SoundStormError(f"{path}: {len(about['categories'])} categories, but the classifier has {num_outputs} outputs")
-    path.write_bytes(save_safetensors(pack(tensors), metadata={"format": form, "about": json.dumps(about, ensure_ascii=False)}))
+    metadata = {"format": form, "about": json.dumps(about, ensure_ascii=False)} | ({KEY: trained_on.to_json()} if trained_on else {})
+    path.write_bytes(save_safetensors(pack(tensors), metadata=metadata))
 
 
 def read_format(data: bytes) -> str | None:
     """What the header of a safetensors file says its format is; None where there is no such header."""
     try:
-        found = _header(data)["format"]
-    except (ValueError, LookupError, TypeError, RecursionError):
+        return read_metadata(data).get("format")
+    except ValueError:
         return None
-    return found if isinstance(found, str) else None
 
 
 def read_about(data: bytes, form: str) -> dict[str, Any]:
@@ -60,7 +65,7 @@ def read_about(data: bytes, form: str) -> dict[str, Any]:
     Raises:
         ValueError, LookupError or TypeError: it is anything else.
     """
-    header = _header(data)
+    header = read_metadata(data)
     if header["format"] != form:
         raise ValueError(f"its format is '{header['format']}', expected '{form}'")
     about: dict[str, Any] = json.loads(header["about"])
@@ -73,6 +78,6 @@ def read_about(data: bytes, form: str) -> dict[str, Any]:
     return about
 
 
-def _header(data: bytes) -> dict[str, Any]:
-    header: dict[str, Any] = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-    return header
+def read_provenance(data: bytes, about: Mapping[str, Any], **parents: str | None) -> Provenance:
+    """What the classifier was trained on; arguments as `soundstorm.provenance.agreeing`, with what `read_about` found."""
+    return agreeing(provenance_of_weights(data), dataset=about["dataset"], held_out_fold=about["held_out_fold"], **parents)

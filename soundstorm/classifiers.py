@@ -11,9 +11,9 @@ from soundstorm.audio_classifier import load_classifier
 from soundstorm.classifier_file import read_format
 from soundstorm.codec import Codec, load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
+from soundstorm.provenance import Provenance
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.token_classifier_file import TrainedTokenClassifier, load_token_classifier
+from soundstorm.token_classifier_file import load_token_classifier
 
 
 class Classifier(Protocol):
@@ -38,6 +38,10 @@ class Classifier(Protocol):
     @property
     def accuracy(self) -> float | None:
         """Share of the clips of that fold that it names rightly."""
+
+    @property
+    def provenance(self) -> Provenance:
+        """What it was trained on, as far as its file tells."""
 
     @property
     def sha256(self) -> str:
@@ -71,13 +75,3 @@ def open_classifier(data: bytes, where: str, *, codec: Callable[[CodecFingerprin
             raise SoundStormError(f"{where}: {error}") from error
     what = "no header of ours" if form is None else f"its format is '{form}'"
     raise SoundStormError(f"{where}: not a classifier ({what}): give a file that `soundstorm train-classifier` wrote")
-
-
-def learned_from(classifier: Classifier) -> list[tuple[str, TrainedOn]]:
-    """All that is known of the recordings that a classifier, its codec, generator and teacher have learned from, each with its name in errors."""
-    sources: list[tuple[str, TrainedOn | None]] = [("the classifier", TrainedOn(dataset=classifier.dataset, held_out_fold=classifier.held_out_fold))]
-    if isinstance(classifier, TrainedTokenClassifier):
-        origin = classifier.origin
-        sources += [(f"its codec '{origin.codec.name}'", origin.codec_trained_on), ("the generator it started from", origin.generator_trained_on)]
-        sources.append(("its teacher", origin.teacher_trained_on))
-    return [(name, trained_on) for name, trained_on in sources if trained_on is not None]

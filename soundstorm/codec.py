@@ -33,6 +33,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
 from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
+from soundstorm.provenance import KEY, Provenance, TrainedOn, provenance_of_weights
+from soundstorm.safetensors_header import read_metadata
 from soundstorm.schemas import CodecFingerprint
 
 logger = logging.getLogger(__name__)
@@ -157,7 +159,14 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
     return _own_codec(data, where, device)
 
 
-def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str) -> None:
+def provenance_of_codec(data: bytes) -> Provenance:
+    """What the codec whose weights file has this content was trained on."""
+    if hashlib.sha256(data).hexdigest() == OFFICIAL_SHA256:
+        return TrainedOn(outside=("encodec",))
+    return provenance_of_weights(data)
+
+
+def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str, trained_on: TrainedOn | None = None) -> None:
     """Write a compact codec as safetensors, packed to 8 bits, with its architecture in the header.
 
     Args:
@@ -165,18 +174,18 @@ def save_compact_codec(path: Path, network: CompactCodec, name: str, description
         network: what to write; the running statistics of its codebooks stay behind.
         name: the codec's name in fingerprints.
         description: what it was trained on and how, for people.
+        trained_on: the same as data; None: not known, and every test of what hears by it is refused.
     """
     kept = {key: value for key, value in network.state_dict().items() if not key.endswith(STATISTICS)}
     tensors = pack(kept, keep=("embed",))
     header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
-    path.write_bytes(save_safetensors(tensors, metadata=header))
+    path.write_bytes(save_safetensors(tensors, metadata=header | ({KEY: trained_on.to_json()} if trained_on else {})))
 
 
 def _own_codec(data: bytes, where: str, device: str) -> Codec:
     remedy = "give --codec a file that `soundstorm train-codec` wrote"
     try:
-        header_size = int.from_bytes(data[:8], "little")
-        header = json.loads(data[8 : 8 + header_size])["__metadata__"]
+        header = read_metadata(data)
         make = {COMPACT_FORMAT: _compact_codec, block_files.FORMAT: _block_codec}.get(header["format"])
         if make is None:
             raise ValueError(f"its format is '{header['format']}', expected '{block_files.FORMAT}' or '{COMPACT_FORMAT}'")

@@ -1,63 +1,107 @@
-"""Whether weights have seen the fold that they are to be tested on, as far as the notes in their files tell.
+"""Whether weights have seen the clips that they are to be tested on. What is not known counts as seen."""
 
-A codec says in its description which dataset it was trained on and which fold it held out; a generator's checkpoint in its notes.
-"""
-
-import json
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+
+from soundstorm.provenance import OUTSIDE, Provenance, Recordings, Unknown
 
 FAMILIES = {"esc10": "ESC", "esc50": "ESC"}
 """ESC-10 is a part of ESC-50: its clips lie in the same folds there."""
-
-_WITHOUT_FOLD = re.compile(r"\bon (\w+) without fold (\d+)")
+OF_NO_FIXED_CLIPS = ("folder", "synthetic")
+"""Data sets whose name does not say which clips they have."""
+FREESOUND = {"ESC", "urbansound8k"}
+"""Data sets cut from recordings of freesound.org, some of them from the same."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainedOn:
-    """Recordings that weights were trained on."""
+class Test:
+    """A fold of a data set that something is to be tested on."""
 
-    dataset: str | None
-    """Name of the dataset, one of ours; None: not told."""
-    held_out_fold: int | None
-    """The fold of it that was left out; None: none."""
-    before: "TrainedOn | None" = None
-    """The same of the weights that training started from; None: they were random."""
+    __test__ = False
 
-    @classmethod
-    def of_codec(cls, weights: bytes) -> Self | None:
-        """What the file of a compact codec tells; None for any other codec, such as EnCodec, which was trained on outside data."""
-        try:
-            header = json.loads(weights[8 : 8 + int.from_bytes(weights[:8], "little")])["__metadata__"]
-            found = _WITHOUT_FOLD.search(header["description"])
-        except (ValueError, LookupError, TypeError):
-            return None
-        return cls(dataset=found[1], held_out_fold=int(found[2])) if found else None
-
-    @classmethod
-    def of_checkpoint(cls, extra: Mapping[str, Any]) -> Self:
-        """What the notes (`extra`) of a generator's checkpoint tell."""
-        dataset, fold, before = extra.get("dataset"), extra.get("test_fold"), extra.get("before")
-        return cls(
-            dataset=dataset if isinstance(dataset, str) else None,
-            held_out_fold=fold if isinstance(fold, int) else None,
-            before=cls.of_checkpoint(before) if isinstance(before, Mapping) else None,
-        )
-
-    def has_seen(self, dataset: str, fold: int) -> bool:
-        """Whether clips of this fold of `dataset` may have been trained on; without the name of a dataset it is taken for the same."""
-        is_same = self.dataset is None or FAMILIES.get(self.dataset, self.dataset) == FAMILIES.get(dataset, dataset)
-        return (is_same and self.held_out_fold != fold) or (self.before is not None and self.before.has_seen(dataset, fold))
+    dataset: str
+    fold: int
+    digest: Callable[[], str]
+    """`soundstorm.provenance.digest_of` the whole data set; asked for only where a name does not decide."""
+    contents: Callable[[], frozenset[str]]
+    """`soundstorm.provenance.content_of` the clips of the fold; asked for only where a name does not decide."""
 
     def __str__(self) -> str:
-        """For people: `esc10 without fold 5`, with what came before."""
-        without = "whole" if self.held_out_fold is None else f"without fold {self.held_out_fold}"
-        earlier = "" if self.before is None else f", and before that on {self.before}"
-        return f"{self.dataset or 'a dataset it does not name'} {without}{earlier}"
+        """For people."""
+        return f"fold {self.fold} of {self.dataset}"
 
 
-def learned(extra: Mapping[str, Any]) -> dict[str, Any]:
-    """Of the notes of a checkpoint those that `TrainedOn.of_checkpoint` reads, for a checkpoint of training that starts from it (`before`)."""
-    return {name: extra.get(name) for name in ("dataset", "test_fold", "before")}
+@dataclass(kw_only=True, frozen=True)
+class Learned:
+    """Weights that a tested network is, or learned from."""
+
+    name: str
+    """For people, such as `the codec 'compact-24khz'`."""
+    provenance: Provenance
+    sha256: str | None = None
+    """Of the file, where it was at hand."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Verdict:
+    """What is to be said of a test."""
+
+    leaks: tuple[str, ...]
+    """Why it is not to be trusted, a sentence each; none: it is honest."""
+    notes: tuple[str, ...]
+    """What is told of an honest one."""
+
+
+def judge(learned: Sequence[Learned], test: Test) -> Verdict:
+    """Whether a test of what has learned from all of `learned` is honest; their parents count too."""
+    leaks: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    accounts = {part.sha256: part.provenance for part in learned if part.sha256 is not None}
+    for part in learned:
+        _judge(part.name, part.provenance, test, accounts, leaks, notes)
+    return Verdict(leaks=tuple(leaks), notes=tuple(notes))
+
+
+def has_seen(provenance: Provenance, test: Test) -> bool:
+    """Whether weights may have seen the test, through their parents or by themselves."""
+    return bool(judge([Learned(name="it", provenance=provenance)], test).leaks)
+
+
+def _judge(name: str, provenance: Provenance, test: Test, accounts: dict[str, Provenance], leaks: dict[str, None], notes: dict[str, None]) -> None:
+    if isinstance(provenance, Unknown):
+        leaks[f"what {name} was trained on is {provenance}"] = None
+        return
+    for recordings in provenance.recordings:
+        problem = _overlap(recordings, test)
+        if problem is not None:
+            leaks[f"{name} was trained on {recordings}, and {test} is the test{problem}"] = None
+        elif {_family(recordings.dataset), _family(test.dataset)} == FREESOUND:
+            notes[f"{name} was trained on {recordings}; some clips of {test.dataset} are from the same recordings of freesound.org"] = None
+    for outside in provenance.outside:
+        if outside != "synthetic sounds":
+            notes[f"{name} was trained on outside data: {OUTSIDE[outside]}"] = None
+    for parent in provenance.parents:
+        if parent.sha256 not in accounts:
+            known = Unknown(reason="it was not when it was learned from") if parent.trained_on is None else parent.trained_on
+            _judge(f"the {parent.role} '{parent.name}' of {name}", known, test, accounts, leaks, notes)
+        elif parent.trained_on is not None and parent.trained_on != accounts[parent.sha256]:  # else it is judged by its own file
+            leaks[f"{name} and the file of its {parent.role} '{parent.name}' contradict each other on what that was trained on"] = None
+
+
+def _overlap(recordings: Recordings, test: Test) -> str | None:
+    """Why clips of the test may have been trained on, "" where the folds say it all; None: they were not."""
+    same_family = _family(recordings.dataset) == _family(test.dataset)
+    if same_family and test.dataset not in OF_NO_FIXED_CLIPS:
+        return "" if test.fold in recordings.folds else None
+    if recordings.contents is not None and (same_family or "folder" in (recordings.dataset, test.dataset)):
+        common = len(recordings.contents & test.contents())
+        return f" ({common} of its files are the same)" if common else None
+    if not same_family:
+        return None
+    if recordings.digest != test.digest():
+        return " (these are not the same clips in the same folds, and which they have in common is not known)"
+    return "" if test.fold in recordings.folds else None
+
+
+def _family(dataset: str) -> str:
+    return FAMILIES.get(dataset, dataset)

@@ -38,6 +38,9 @@ TOKENS = pa.schema(
     ]
 )
 
+TOKENIZED = TOKENS.append(pa.field("content", pa.string(), nullable=False))
+"""TOKENS as `tokenize` writes them, with what a recording's file is known again by (`soundstorm.provenance.content_of`)."""
+
 REJECTED = pa.schema(
     [
         pa.field("clip_id", pa.string(), nullable=False),

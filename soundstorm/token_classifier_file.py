@@ -16,14 +16,14 @@ from safetensors.torch import load as load_safetensors
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.batching import in_equal_batches
-from soundstorm.classifier_file import about_classifier, read_about, write_classifier
+from soundstorm.classifier_file import about_classifier, read_about, read_provenance, write_classifier
 from soundstorm.code_vectors import latent_dim
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
-from soundstorm.leakage import TrainedOn
 from soundstorm.packing import unpack
 from soundstorm.presets import ModelConfig
+from soundstorm.provenance import MISSING, Provenance, TrainedOn
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier
 from soundstorm.training import autocast
@@ -40,20 +40,16 @@ MAX_BATCH_S = 60.0
 
 @dataclass(kw_only=True, frozen=True)
 class Origin:
-    """What a token classifier and its codec learned from before it was trained itself."""
+    """What a token classifier started from."""
 
     codec: CodecFingerprint
     """Of the codes that it hears."""
-    codec_trained_on: TrainedOn | None
-    """None: outside data, or not known."""
     mode: Mode
     """How it was trained."""
     generator_sha256: str | None
     """SHA-256 of the weights of the generator that it started from; None: from random weights."""
-    generator_trained_on: TrainedOn | None
     teacher_sha256: str | None = None
     """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels alone."""
-    teacher_trained_on: TrainedOn | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -65,24 +61,8 @@ class Origin:
         sha256, teacher_sha256 = values["generator_sha256"], values.get("teacher_sha256")  # earlier files had no teacher
         if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None) or not isinstance(teacher_sha256, str | None):
             raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
-        return cls(
-            codec=CodecFingerprint.from_metadata(codec, "codec"),
-            codec_trained_on=_trained_on(values["codec_trained_on"]),
-            mode=values["mode"],
-            generator_sha256=sha256,
-            generator_trained_on=_trained_on(values["generator_trained_on"]),
-            teacher_sha256=teacher_sha256,
-            teacher_trained_on=_trained_on(values.get("teacher_trained_on")),
-        )
-
-
-def _trained_on(values: Mapping[str, Any] | None) -> TrainedOn | None:
-    if values is None:
-        return None
-    dataset, fold = values["dataset"], values["held_out_fold"]
-    if not isinstance(dataset, str | None) or not (fold is None or type(fold) is int):
-        raise ValueError("what its codec, generator or teacher was trained on is no name and number")
-    return TrainedOn(dataset=dataset, held_out_fold=fold, before=_trained_on(values.get("before")))
+        fingerprint = CodecFingerprint.from_metadata(codec, "codec")
+        return cls(codec=fingerprint, mode=values["mode"], generator_sha256=sha256, teacher_sha256=teacher_sha256)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -103,6 +83,8 @@ class TrainedTokenClassifier:
     origin: Origin
     sha256: str
     """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -148,6 +130,7 @@ def save_token_classifier(
     origin: Origin,
     held_out_fold: int | None = None,
     accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a classifier as safetensors, packed to 8 bits, with its architecture, categories and origin in the header.
 
@@ -159,6 +142,7 @@ def save_token_classifier(
         origin: of its codes and its first weights.
         held_out_fold: fold that was not trained on.
         accuracy: share of that fold's clips that it names rightly.
+        trained_on: all that it learned from; None: not known, and every test of it is refused.
 
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
@@ -166,7 +150,7 @@ def save_token_classifier(
     architecture = {"network": model.network.to_dict(), "readout": model.readout.to_dict()}
     about = {"architecture": architecture} | about_classifier(categories, dataset, held_out_fold, accuracy) | origin.to_dict()
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    write_classifier(path, kept, FORMAT, about, model.num_categories)
+    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
 
 def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFingerprint], Codec], device: str = "cpu") -> TrainedTokenClassifier:
@@ -211,4 +195,5 @@ def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFi
         accuracy=about["accuracy"],
         origin=origin,
         sha256=hashlib.sha256(data).hexdigest(),
+        provenance=read_provenance(data, about, codec=origin.codec.sha256, generator=origin.generator_sha256, teacher=origin.teacher_sha256),
     )

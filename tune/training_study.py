@@ -22,8 +22,8 @@ from jobs.finished import told_again
 from jobs.tokens import Tokens, open_tokens
 from jobs.train import network_for
 from jobs.trainer import WorkerPlan, plan_workers
+from soundstorm.checkpoints import Checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import learned
 from soundstorm.page import decimal
 from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.study_page import Curve, StudyData
@@ -80,8 +80,8 @@ class Start:
     """Of the networks that come out."""
     weights: dict[str, Tensor] | None
     checkpoint_sha256: str | None
-    before: dict[str, Any] | None
-    """What the weights were trained on, as a checkpoint notes it."""
+    generator: Checkpoint | None
+    """Where the weights are from; None: they are random."""
 
 
 def default_space(config: TrainingConfig, model: ModelConfig, fixed_network: bool) -> Space:
@@ -122,7 +122,7 @@ def prepare(options: Options) -> Start:
         sampler=origin.sampler if origin else base.sampler,
         weights=weights,
         checkpoint_sha256=origin.sha256 if origin else None,
-        before=learned(origin.extra) if origin else None,
+        generator=origin,
     )
 
 
@@ -191,7 +191,7 @@ def _search(options: Options, begin: Start) -> list[Ended]:
             sampler=begin.sampler,
             folder=storage.absolute(options.output_dir),
             cpus=plan.cpus_per_worker,
-            before=begin.before,
+            generator=begin.generator,
         )
         resources = None
         if options.num_workers > 1:

@@ -21,9 +21,10 @@ from cluster import storage
 from jobs.tokens import Tokens, TokenSet
 from jobs.trainer import use_threads
 from jobs.training_run import TrainingRun
-from soundstorm.checkpoints import save_checkpoint
+from soundstorm.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.provenance import TrainedOn
 from soundstorm.schemas import CodecFingerprint
 from tune.faults import problem_of
 from tune.journal import Point, point_name
@@ -53,8 +54,8 @@ class Base:
     folder: str
     """URI of the study's folder; a trial saves its state in `states/` and its network in `checkpoints/` there."""
     cpus: int
-    before: dict[str, Any] | None
-    """What the weights that all trials start from were trained on, as a checkpoint notes it; None: they are random."""
+    trained_on: TrainedOn
+    """What the networks of all trials learn from."""
 
     @classmethod
     def of(
@@ -66,9 +67,9 @@ class Base:
         sampler: SamplerSettings,
         folder: str,
         cpus: int = 1,
-        before: dict[str, Any] | None = None,
+        generator: Checkpoint | None = None,
     ) -> "Base":
-        """The base of a study of `tokens`."""
+        """The base of a study of `tokens`, whose networks start from `generator` or from random weights."""
         return cls(
             model=model,
             training=training,
@@ -79,7 +80,7 @@ class Base:
             fold=tokens.fold,
             folder=folder,
             cpus=cpus,
-            before=before,
+            trained_on=tokens.trained_on(generator),
         )
 
 
@@ -182,12 +183,12 @@ def _publish(trainer: TrainingRun, point: Point, base: Base) -> None:
             fingerprint=base.fingerprint,
             step=trainer.step,
             sampler=base.sampler,
+            trained_on=base.trained_on,
             extra={
                 "epoch": trainer.epochs_done,
                 "dataset": base.dataset,
                 "test_fold": base.fold,
                 "val_loss": trainer.rows[-1]["val_loss"],
-                "before": base.before,
             },
         )
         storage.copy_from_local(folder, checkpoint_uri(base.folder, point))

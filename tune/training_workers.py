@@ -59,7 +59,7 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
             "codec": asdict(base.fingerprint),
             "dataset": base.dataset,
             "fold": base.fold,
-            "before": base.before,
+            "trained_on": base.trained_on.to_dict(),
             "weights": None if weights is None else ray.put(weights),
             "checkpoint_every": max(1, training.epochs // 10),
             "cpus": plan.cpus_per_worker,

@@ -13,18 +13,21 @@ from soundstorm.block_codec.codebooks import Codebooks
 from soundstorm.block_codec.codec import BlockCodec, BlockTables
 from soundstorm.block_codec.config import BlockCodecConfig
 from soundstorm.block_codec.fitting import FittingState, LevelReport
+from soundstorm.provenance import KEY, TrainedOn
+from soundstorm.safetensors_header import read_metadata
 
 FORMAT = "soundstorm-block-codec-1"
 STATE_FORMAT = "soundstorm-block-codec-fitting-1"
 
 
-def to_bytes(codec: BlockCodec, name: str, description: str) -> bytes:
+def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: TrainedOn | None = None) -> bytes:
     """The content of a codec's file.
 
     Args:
         codec: what to write.
         name: the codec's name in fingerprints.
         description: what it was fitted to and how, for people.
+        trained_on: the same as data; None: not known, and every test of what hears by it is refused.
     """
     tables = codec.tables
     tensors = {
@@ -37,6 +40,8 @@ def to_bytes(codec: BlockCodec, name: str, description: str) -> bytes:
         "gain": tables.gain_M,
     }
     header = {"format": FORMAT, "name": name, "description": description, "config": json.dumps(codec.config.to_dict())}
+    if trained_on is not None:
+        header[KEY] = trained_on.to_json()
     return safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
 
 
@@ -103,7 +108,7 @@ def state_from_bytes(data: bytes) -> FittingState:
         ValueError: the content is not that of such a file.
     """
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        header = read_metadata(data)
         if header["format"] != STATE_FORMAT:
             raise ValueError(f"its format is '{header['format']}', expected '{STATE_FORMAT}'")
         tensors = safetensors.numpy.load(data)

@@ -8,10 +8,9 @@ import torch
 from safetensors.torch import save
 
 from soundstorm.audio import to_pcm16
-from soundstorm.classifiers import learned_from, open_classifier
+from soundstorm.classifiers import open_classifier
 from soundstorm.codec import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
 from soundstorm.packaged import packaged
 from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
@@ -22,20 +21,12 @@ from soundstorm.token_classifier_file import Origin, save_token_classifier
 @pytest.fixture(scope="module")
 def of_codes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """A token classifier with random weights, on the codec in the package."""
-    codec, seen = load_codec(), TrainedOn(dataset="esc10", held_out_fold=5)
+    codec = load_codec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TokenClassifier(2, ModelConfig(width=16, depth=1, heads=2, num_classes=2), ReadoutConfig(latent_dim=128))
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
-    origin = Origin(
-        codec=codec.fingerprint,
-        codec_trained_on=seen,
-        mode="scratch",
-        generator_sha256=None,
-        generator_trained_on=None,
-        teacher_sha256="ab" * 32,
-        teacher_trained_on=TrainedOn(dataset="esc50", held_out_fold=3),
-    )
+    origin = Origin(codec=codec.fingerprint, mode="scratch", generator_sha256=None, teacher_sha256="ab" * 32)
     save_token_classifier(path, model, categories=["a", "b"], dataset="esc10", held_out_fold=4, origin=origin)
     return path.read_bytes()
 
@@ -64,17 +55,6 @@ def test_a_file_that_is_no_classifier_is_one_clear_message(data: bytes, message:
     with pytest.raises(SoundStormError) as raised:
         open_classifier(data, "its file")
     assert message in str(raised.value) and "soundstorm train-classifier" in str(raised.value)
-
-
-def test_a_classifier_has_learned_from_what_its_codec_and_teacher_have_too(of_codes: bytes) -> None:
-    learned = learned_from(open_classifier(of_codes, "it"))
-    assert learned == [
-        ("the classifier", TrainedOn(dataset="esc10", held_out_fold=4)),
-        ("its codec 'compact-24khz'", TrainedOn(dataset="esc10", held_out_fold=5)),
-        ("its teacher", TrainedOn(dataset="esc50", held_out_fold=3)),
-    ]
-    assert [trained_on.has_seen("esc50", 4) for _, trained_on in learned] == [False, True, True]
-    assert learned_from(open_classifier(packaged("audio_classifier.safetensors").read_bytes(), "it"))[1:] == []
 
 
 def test_a_classifier_of_codes_refuses_another_codec(of_codes: bytes, tiny_codec: Path) -> None:

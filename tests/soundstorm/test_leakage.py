@@ -1,4 +1,4 @@
-"""No source recording on both sides of a split: in every layout, in every view, and in what weights say that they were trained on."""
+"""No source recording on both sides of a split: in every layout and in every view."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,11 +6,8 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.checkpoints import CONFIG_FILE, packaged_checkpoint_files, parse_checkpoint
-from soundstorm.codec import packaged_codec_bytes
-from soundstorm.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.datasets import ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
 from soundstorm.sources import smaller_sides, split_sources
 from soundstorm.views import choose_partner
 
@@ -215,46 +212,3 @@ def test_views_are_mixed_with_clips_of_their_own_fold_only(tmp_path: Path) -> No
     mixed = [(row, partner) for row, partner in partners if partner is not None]
     assert len(mixed) > 100
     assert all(fold_of[partner] == row["fold"] and partner != row["clip_id"] for row, partner in mixed)
-
-
-# ---- weights
-
-
-def test_weights_have_seen_every_fold_but_the_one_they_held_out() -> None:
-    trained = TrainedOn(dataset="esc10", held_out_fold=5)
-    assert [trained.has_seen("esc10", fold) for fold in range(1, 6)] == [True] * 4 + [False]
-    assert all(TrainedOn(dataset="folder", held_out_fold=None).has_seen("folder", fold) for fold in (1, 2))
-
-
-def test_esc10_is_a_part_of_esc50_and_of_nothing_else() -> None:
-    for one, other in (("esc10", "esc50"), ("esc50", "esc10")):
-        assert [TrainedOn(dataset=one, held_out_fold=5).has_seen(other, fold) for fold in (4, 5)] == [True, False]
-    others = set(DATASETS) - {"esc10", "esc50"}
-    assert not any(TrainedOn(dataset="esc10", held_out_fold=5).has_seen(name, 1) for name in others)
-
-
-def test_weights_that_do_not_name_their_dataset_are_taken_to_be_of_the_same() -> None:
-    unnamed = TrainedOn.of_checkpoint({"test_fold": 2})
-    assert unnamed.has_seen("urbansound8k", 1) and not unnamed.has_seen("urbansound8k", 2)
-
-
-def test_weights_have_seen_what_the_weights_they_started_from_have_seen() -> None:
-    first = {"dataset": "esc50", "test_fold": 2}
-    second = {"dataset": "esc10", "test_fold": 5, "before": first}
-    chain = TrainedOn.of_checkpoint({"dataset": "urbansound8k", "test_fold": 1, "before": second})
-    assert [chain.has_seen("esc10", fold) for fold in (2, 5)] == [True, True]
-    assert [chain.has_seen("urbansound8k", fold) for fold in (1, 2)] == [False, True]
-    assert not TrainedOn.of_checkpoint(first | {"before": None}).has_seen("esc10", 2)
-    assert str(chain) == "urbansound8k without fold 1, and before that on esc10 without fold 5, and before that on esc50 without fold 2"
-
-
-def test_the_weights_in_the_package_tell_that_they_held_out_fold_5_of_esc10() -> None:
-    expected = TrainedOn(dataset="esc10", held_out_fold=5)
-    assert TrainedOn.of_codec(packaged_codec_bytes()) == expected
-    files = packaged_checkpoint_files()
-    assert CONFIG_FILE in files and TrainedOn.of_checkpoint(parse_checkpoint(files, "package").extra) == expected
-
-
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 something else", b"\x08\0\0\0\0\0\0\0not json", b"\xff" * 40])
-def test_weights_of_other_codecs_tell_nothing(data: bytes) -> None:
-    assert TrainedOn.of_codec(data) is None

@@ -14,7 +14,6 @@ from soundstorm.audio import from_pcm16, to_pcm16
 from soundstorm.code_vectors import code_vectors, latent_dim, start_embeddings
 from soundstorm.codec import Codec, load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
@@ -44,8 +43,7 @@ def network(codec: Codec, readout: ReadoutConfig = READOUT) -> TokenClassifier:
 
 
 def origin(codec: Codec) -> Origin:
-    seen = TrainedOn(dataset="esc10", held_out_fold=3)
-    return Origin(codec=codec.fingerprint, codec_trained_on=seen, mode="fine-tuned", generator_sha256="ab" * 32, generator_trained_on=seen)
+    return Origin(codec=codec.fingerprint, mode="fine-tuned", generator_sha256="ab" * 32)
 
 
 def trained(codec: Codec) -> TrainedTokenClassifier:
@@ -210,8 +208,7 @@ def architecture(network: ModelConfig = SMALL, readout: ReadoutConfig = READOUT)
         (lambda content: with_about(content, codec={"name": "x"}), "no codec fingerprint"),
         (lambda content: with_about(content, codec=3), "not a classifier"),
         (lambda content: with_about(content, mode="asleep"), "its mode is 'asleep'"),
-        (lambda content: with_about(content, codec_trained_on={"dataset": 1, "held_out_fold": 2}), "trained on is no name and number"),
-        (lambda content: with_about(content, generator_trained_on=[]), "not a classifier"),
+        (lambda content: with_about(content, generator_sha256=[]), "generator_sha256 or teacher_sha256 no text"),
         (lambda content: bytes(save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))), "not finite"),
     ],
 )

@@ -1,0 +1,62 @@
+"""What a job trains on and tests on, as `soundstorm.provenance` and `soundstorm.leakage` take it."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import storage
+from jobs.datasets import rows_of_folds
+from soundstorm.leakage import Test
+from soundstorm.provenance import Parent, Recordings, TrainedOn, content_of, digest_of, recordings_of
+
+READERS = 16
+"""Files that are read at once."""
+
+
+def folds_of(clips: pa.Table) -> dict[str, int]:
+    """Fold of each clip (columns clip_id and fold)."""
+    return dict(zip(clips["clip_id"].to_pylist(), clips["fold"].to_pylist(), strict=True))
+
+
+def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
+    """The recordings that are trained on.
+
+    Args:
+        clips: the whole data set, schema CLIPS.
+        decoded: those of them that are trained on, schema `jobs.recordings.DECODED`; those that could not be used are left out.
+    """
+    rows = decoded.select_columns(["clip_id", "content", "reason"]).iter_rows()
+    contents: dict[str, str | None] = {row["clip_id"]: row["content"] for row in rows if not row["reason"]}
+    return recordings_of(clips["dataset"][0].as_py(), folds_of(clips), contents, contents)
+
+
+def test_of(clips: pa.Table, fold: int, contents: Callable[[], frozenset[str]] | None = None) -> Test:
+    """The test on a fold.
+
+    Args:
+        clips: the whole data set, schema CLIPS.
+        fold: of it.
+        contents: `soundstorm.provenance.content_of` the clips of the fold; None: they are read where they are asked for.
+    """
+    dataset = clips["dataset"][0].as_py()
+    read = contents or (lambda: read_contents(rows_of_folds(clips, {fold})["uri"].to_pylist()))
+    return Test(dataset=dataset, fold=fold, digest=cache(lambda: digest_of(folds_of(clips))), contents=cache(read))
+
+
+def read_contents(uris: list[str]) -> frozenset[str]:
+    """`soundstorm.provenance.content_of` the files; raises ClusterError if one cannot be read."""
+    with ThreadPoolExecutor(READERS) as readers:
+        return frozenset(readers.map(lambda uri: content_of(storage.read_bytes(uri)), uris))
+
+
+def combined(recordings: Recordings, *parents: Parent | None, outside: tuple[str, ...] = ()) -> TrainedOn:
+    """All that is learned from; where parents contradict each other, what is known of them is dropped, so that every test is refused."""
+    there = tuple(parent for parent in parents if parent is not None)
+    try:
+        return TrainedOn(recordings=(recordings,), outside=outside, parents=there)
+    except ValueError:
+        return TrainedOn(recordings=(recordings,), outside=outside, parents=tuple(replace(parent, trained_on=None) for parent in there))
