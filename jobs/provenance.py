@@ -1,6 +1,5 @@
 """What a job trains on and tests on, as `soundstorm.provenance` and `soundstorm.leakage` take it."""
 
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -34,17 +33,14 @@ def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
     return recordings_of(clips["dataset"][0].as_py(), folds_of(clips), contents, contents)
 
 
-def test_of(clips: pa.Table, fold: int, contents: Callable[[], frozenset[str]] | None = None) -> Test:
-    """The test on a fold.
-
-    Args:
-        clips: the whole data set, schema CLIPS.
-        fold: of it.
-        contents: `soundstorm.provenance.content_of` the clips of the fold; None: they are read where they are asked for.
-    """
-    dataset = clips["dataset"][0].as_py()
-    read = contents or (lambda: read_contents(rows_of_folds(clips, {fold})["uri"].to_pylist()))
-    return Test(dataset=dataset, fold=fold, digest=cache(lambda: digest_of(folds_of(clips))), contents=cache(read))
+def test_of(clips: pa.Table, fold: int) -> Test:
+    """The test on a fold of a data set, whose clips these are (schema CLIPS); their files are read only where they are asked for."""
+    return Test(
+        dataset=clips["dataset"][0].as_py(),
+        fold=fold,
+        digest=cache(lambda: digest_of(folds_of(clips))),
+        contents=cache(lambda: read_contents(rows_of_folds(clips, {fold})["uri"].to_pylist())),
+    )
 
 
 def read_contents(uris: list[str]) -> frozenset[str]:

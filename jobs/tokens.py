@@ -12,15 +12,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import records
-from cluster.storage import absolute, join
+from cluster.storage import absolute, exists, join
 from cluster.tables import read_table
-from jobs.provenance import combined, test_of
+from jobs.datasets import rows_of_folds
+from jobs.provenance import combined, read_contents
 from soundstorm.batching import drawn_view
 from soundstorm.checkpoints import Checkpoint
 from soundstorm.codec import OFFICIAL_SHA256
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import Test
-from soundstorm.provenance import Provenance, Role, TrainedOn, as_parent, packaged_provenance, parse_provenance, recordings_of
+from soundstorm.provenance import Provenance, Role, TrainedOn, as_parent, digest_of, packaged_provenance, parse_provenance, recordings_of
 from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
 from soundstorm.views import RECORDED
 
@@ -72,8 +73,8 @@ class Tokens:
     made: str
     """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
     uri: str
-    clips: pa.Table
-    """All clips of the data set with their folds, those that could not be tokenized too; schema CLIPS."""
+    folds: Mapping[str, int]
+    """Fold of each clip of the data set, also of those that could not be tokenized."""
     contents: Mapping[str, str] | None
     """`soundstorm.provenance.content_of` each clip; None: an earlier version made the tokens."""
     codec: Provenance
@@ -81,19 +82,29 @@ class Tokens:
 
     def trained_on(self, generator: Checkpoint | None = None) -> TrainedOn:
         """What a network knows that was trained on all folds but `fold`, from this generator or from random weights."""
-        folds = dict(zip(self.clips["clip_id"].to_pylist(), self.clips["fold"].to_pylist(), strict=True))
-        trained = [row["clip_id"] for row in self.table.select(["clip_id", "fold"]).to_pylist() if row["fold"] != self.fold]
+        rows = self.table.select(["clip_id", "fold"]).to_pylist()
+        trained = [row["clip_id"] for row in rows if row["fold"] != self.fold]
         start = None if generator is None else as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance)
         codec = as_parent(Role.CODEC, self.fingerprint.name, self.fingerprint.sha256, self.codec)
-        return combined(recordings_of(self.dataset, folds, trained, self.contents), codec, start)
+        try:
+            recordings = recordings_of(self.dataset, self.folds, trained, self.contents)
+        except ValueError as error:
+            raise SoundStormError(f"{self.uri}: {error}: make the tokens again with `soundstorm tokenize`") from error
+        return combined(recordings, codec, start)
 
     def test(self) -> Test:
         """The test on `fold`."""
+        return Test(dataset=self.dataset, fold=self.fold, digest=lambda: digest_of(self.folds), contents=self._contents_of_fold)
+
+    def _contents_of_fold(self) -> frozenset[str]:
         if self.contents is None:
-            return test_of(self.clips, self.fold)
+            return read_contents(rows_of_folds(self.clips(), {self.fold})["uri"].to_pylist())
         rows = self.table.select(["clip_id", "fold"]).to_pylist()
-        known = frozenset(self.contents[row["clip_id"]] for row in rows if row["fold"] == self.fold)
-        return test_of(self.clips, self.fold, lambda: known)
+        return frozenset(self.contents[row["clip_id"]] for row in rows if row["fold"] == self.fold)
+
+    def clips(self) -> pa.Table:
+        """The clips that were tokenized and those that were rejected, schema CLIPS."""
+        return _clips(join(self.uri.rpartition("/")[0], CLIPS_FILE))
 
     def split(self) -> tuple[TokenSet, TokenSet]:
         """Clips to train on and clips to validate with; see `split_tokens`."""
@@ -144,15 +155,20 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
         fold=chosen,
         made=record.finished,
         uri=absolute(tokens_uri),
-        clips=_clips(uri),
+        folds=_folds(uri, table),
         contents=dict(zip(table["clip_id"].to_pylist(), table["content"].to_pylist(), strict=True)) if has_contents else None,
         codec=_codec_provenance(record, fingerprint),
     )
 
 
-def _clips(uri: str) -> pa.Table:
-    """The clips that were tokenized and those that were rejected."""
+def _folds(uri: str, table: pa.Table) -> dict[str, int]:
+    """Fold of each clip, from the list of all clips or else from the tokens."""
     where = join(uri, CLIPS_FILE)
+    clips = _clips(where) if exists(where) else table
+    return dict(zip(clips["clip_id"].to_pylist(), clips["fold"].to_pylist(), strict=True))
+
+
+def _clips(where: str) -> pa.Table:
     clips, _ = read_table(where)
     check_table(clips, CLIPS, where)
     return clips

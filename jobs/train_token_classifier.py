@@ -201,7 +201,7 @@ class TokenRecipe:
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
-        clips = self.source.tokens.clips
+        clips = self.source.tokens.clips()
         training, usable = training_recordings(clips, self.fold, self.source.tokens_uri, self.max_duration_s)
         self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
         return {"recordings": training}, usable
@@ -218,7 +218,7 @@ class TokenRecipe:
         return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
 
     def test_clips(self) -> pa.Table:
-        return rows_of_folds(self.source.tokens.clips, {self.fold})
+        return rows_of_folds(self.source.tokens.clips(), {self.fold})
 
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = TokenClassifier(len(self.categories), self.source.network, self.readout)

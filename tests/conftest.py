@@ -189,12 +189,13 @@ def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from soundstorm.codec import save_compact_codec
     from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+    from soundstorm.provenance import TrainedOn
 
     path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = CompactCodec(CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16))
-    save_compact_codec(path, network, name="tiny", description="random weights for tests")
+    save_compact_codec(path, network, name="tiny", description="random weights for tests", trained_on=TrainedOn())
     return path
 
 

@@ -16,12 +16,14 @@ import torch
 
 from cluster import storage
 from jobs import evaluate, generate, tokenize
+from jobs.datasets import open_dataset
 from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.checkpoints import save_checkpoint
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, preset
+from soundstorm.provenance import Parent, TrainedOn, content_of, recordings_of
 from soundstorm.synthetic import CLASSES, synthesize, write_dataset
 
 os.environ["SOUNDSTORM_OFFLINE"] = "1"  # no test waits for a download of weights that it did not ask for
@@ -213,14 +215,23 @@ def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> 
     return evaluate.Options(real_audio=real, generated_audio=generated, output_dir=output, **({"clips_per_class": 2, "num_actors": 2} | changes))
 
 
+def trained_on_all_but(fold: int, folder: Path, *parents: Parent) -> TrainedOn:
+    """What is known of weights that were trained on the other folds of the synthetic data set in a folder."""
+    clips = open_dataset("synthetic", str(folder)).clips.to_pylist()
+    folds = {clip["clip_id"]: clip["fold"] for clip in clips}
+    contents = {clip["clip_id"]: content_of(storage.read_bytes(clip["uri"])) for clip in clips if clip["fold"] != fold}
+    return TrainedOn(recordings=(recordings_of("synthetic", folds, contents, contents),), parents=parents)
+
+
 @pytest.fixture(scope="session")
-def tiny_classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+def tiny_classifier(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small classifier with random weights that names the synthetic classes, and says that it was trained without fold 4."""
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AudioClassifier(len(CLASSES), AudioClassifierConfig(widths=(4, 8), embedding=8))
-    save_classifier(path, model, categories=CLASSES, dataset="synthetic", held_out_fold=4, accuracy=0.1)
+    about: dict[str, Any] = {"dataset": "synthetic", "held_out_fold": 4, "accuracy": 0.1}
+    save_classifier(path, model, categories=CLASSES, trained_on=trained_on_all_but(4, synthetic_dataset), **about)
     return str(path)
 
 

@@ -10,6 +10,7 @@ from jobs.clips import Clip
 from jobs.features import Scope, choose_items, choose_scope, recording_of
 from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import NUM_FOLDS, TrainedOn, recordings_of
 from soundstorm.schemas import Role, Source
 
 FOLDS = 5
@@ -29,9 +30,12 @@ def scope(real: list[Clip], dataset: list[Clip] | None = None, **changes: Any) -
 
 
 def classifier(folder: Path, **about: Any) -> str:
-    path = folder / "classifier.safetensors"
+    path, known = folder / "classifier.safetensors", {"dataset": "esc10", "held_out_fold": 5} | about
+    folds = {str(fold): fold for fold in range(1, 1 + (NUM_FOLDS[known["dataset"]] or FOLDS))}
+    trained = [clip_id for clip_id, fold in folds.items() if fold != known["held_out_fold"]]
+    known = {"trained_on": TrainedOn(recordings=(recordings_of(known["dataset"], folds, trained),))} | known
     model = AudioClassifier(2, AudioClassifierConfig(widths=(4, 8), embedding=8))
-    save_classifier(path, model, categories=["dog", "rain"], **({"dataset": "esc10", "held_out_fold": 5} | about))
+    save_classifier(path, model, categories=["dog", "rain"], **known)
     return str(path)
 
 
@@ -85,6 +89,7 @@ def test_of_a_large_dataset_some_clips_of_each_class_are_drawn_and_the_reader_is
         ({"held_out_fold": 1}, "esc50", True),
         ({"held_out_fold": None}, "esc10", True),
         ({"held_out_fold": 1, "dataset": "urbansound8k"}, "esc50", False),
+        ({"held_out_fold": 5, "trained_on": None}, "esc50", True),
     ],
 )
 def test_a_classifier_that_knows_the_held_out_fold_is_told_of(about: dict[str, Any], dataset: str, told: bool, tmp_path: Path) -> None:

@@ -9,15 +9,32 @@ from cluster import storage
 from jobs.cross_validate import Options
 from jobs.fold_chain import FoldPlan, Settings, Start, describe, plan_fold, stages_of, synthetic_start
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
+from soundstorm.leakage import Test
+from soundstorm.provenance import MISSING, NUM_FOLDS, Provenance, TrainedOn, recordings_of
 
+
+def esc10_without(fold: int) -> TrainedOn:
+    clips = {f"{number}-1-A-0": number for number in range(1, 6)}
+    return TrainedOn(recordings=(recordings_of("esc10", clips, [clip for clip, its_fold in clips.items() if its_fold != fold]),))
+
+
+ENCODEC = TrainedOn(outside=("encodec",))
 PACKAGE = Start(
     codec="codec.weights",
     codec_name="compact-24khz",
-    codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
+    codec_trained_on=esc10_without(5),
     tokens="out/tokens/000000000000",
-    generator_trained_on=TrainedOn(dataset="esc10", held_out_fold=5),
+    generator_trained_on=esc10_without(5),
 )
+
+
+def on_fold(asked: Settings, fold: int) -> Test:
+    """The test on a fold, of which no file needs to be read."""
+
+    def unread() -> Any:
+        raise AssertionError("the names say it all")
+
+    return Test(dataset=asked.dataset, fold=fold, digest=unread, contents=unread)
 
 
 def settings(**changes: Any) -> Settings:
@@ -27,7 +44,7 @@ def settings(**changes: Any) -> Settings:
 
 def plans(asked: Settings, folds: range, *starts: Start) -> dict[int, FoldPlan]:
     """Where the codec of synthetic sounds can be had, as in every run."""
-    return {fold: plan_fold(asked, fold, [*starts, synthetic_start(asked, "out")]) for fold in folds}
+    return {fold: plan_fold(asked, on_fold(asked, fold), [*starts, synthetic_start(asked, "out")]) for fold in folds}
 
 
 @pytest.mark.parametrize("dataset", ["esc10", "esc50"])
@@ -42,15 +59,13 @@ def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generat
     made = [storage.absolute(f"out/{name}") for name in ("codecs/mel-synthetic-300/codec.safetensors", "tokens/mel-synthetic-300")]
     assert [synthetic.codec, synthetic.tokens] == made
     said = [describe(asked, found[fold]) for fold in (1, 5)]
-    assert said[0] == {"codec": "mel-synthetic-300 (synthetic without fold 5)", "start": "a generator trained without fold 1"}
+    assert said[0] == {"codec": "mel-synthetic-300 (synthetic sounds)", "start": "a generator trained without fold 1"}
     assert said[1] == {"codec": "compact-24khz (esc10 without fold 5)", "start": "the generator in the package (esc10 without fold 5)"}
 
 
 def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
-    with pytest.raises(
-        SoundStormError, match=r"fold 1 of synthetic: every codec at hand .*'mel-synthetic-300' \(synthetic without fold 5\); give --codec"
-    ):
-        plan_fold(settings(dataset="synthetic"), 1, [synthetic_start(settings(), "out")])
+    with pytest.raises(SoundStormError, match=r"fold 1 of esc10: every codec .*'compact-24khz' \(esc10 without fold 5\); give --codec"):
+        plan_fold(settings(), on_fold(settings(), 1), [PACKAGE])
 
 
 def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
@@ -59,32 +74,45 @@ def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
 
 
 def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
-    outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=None, generator_trained_on=None)
-    plan = plan_fold(settings(), 1, [outside])
+    outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=ENCODEC, generator_trained_on=None)
+    plan = plan_fold(settings(), on_fold(settings(), 1), [outside])
     assert plan.start == outside and not plan.generator
-    assert describe(settings(), plan) == {"codec": "encodec-24khz (outside data)", "start": "a generator trained without fold 1"}
+    assert describe(settings(), plan) == {"codec": "encodec-24khz (encodec)", "start": "a generator trained without fold 1"}
 
 
 def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
-    given = replace(PACKAGE, codec="mine", codec_trained_on=TrainedOn(dataset="esc10", held_out_fold=2), generator_trained_on=None)
+    given = replace(PACKAGE, codec="mine", codec_trained_on=esc10_without(2), generator_trained_on=None)
     found = plans(settings(), range(1, 6), given, PACKAGE)
     assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_start(settings(), "out"), given, PACKAGE]
 
 
 def test_a_generator_that_has_seen_the_fold_is_not_used_although_its_codec_is() -> None:
-    seen = replace(PACKAGE, codec_trained_on=None)
-    plan = plan_fold(settings(), 1, [seen])
+    seen = replace(PACKAGE, codec_trained_on=ENCODEC)
+    plan = plan_fold(settings(), on_fold(settings(), 1), [seen])
     assert plan.start == seen and not plan.generator
 
 
 def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
-    plan = plan_fold(settings(allow_leak=True), 1, [PACKAGE])
+    plan = plan_fold(settings(allow_leak=True), on_fold(settings(), 1), [PACKAGE])
     assert plan.start == PACKAGE and plan.generator
     assert plan.leaks == (
-        "fold 1: the codec 'compact-24khz' was trained on esc10 without fold 5",
-        "fold 1: the generator in the package was trained on esc10 without fold 5",
+        "fold 1: the codec 'compact-24khz' was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
+        "fold 1: the generator in the package was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
     )
-    assert not plan_fold(settings(allow_leak=True), 5, [PACKAGE]).leaks
+    assert not plan_fold(settings(allow_leak=True), on_fold(settings(), 5), [PACKAGE]).leaks
+
+
+@pytest.mark.parametrize("unknown", [{"codec_trained_on": MISSING}, {"generator_trained_on": MISSING}])
+def test_what_does_not_say_what_it_was_trained_on_is_not_used(unknown: dict[str, Provenance]) -> None:
+    plan = plans(settings(), range(5, 6), replace(PACKAGE, **unknown))[5]
+    assert plan.start is not None and not plan.generator
+    assert (plan.start.codec_name == "compact-24khz") is ("generator_trained_on" in unknown)
+
+
+def test_the_codec_of_synthetic_sounds_does_for_every_fold_of_every_data_set() -> None:
+    for dataset, num_folds in NUM_FOLDS.items():
+        found = plans(settings(dataset=dataset), range(1, 1 + (num_folds or 5)))
+        assert not any(plan.leaks for plan in found.values())
 
 
 @pytest.mark.parametrize(
@@ -98,7 +126,7 @@ def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
 def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode: str, start: str) -> None:
     asked = settings(**changes)
     assert asked.mode == mode
-    plan = plan_fold(asked, 5, [PACKAGE])
+    plan = plan_fold(asked, on_fold(asked, 5), [PACKAGE])
     assert plan.start == PACKAGE and not plan.generator
     assert describe(asked, plan)["start"] == start
     assert "generator" not in stages_of(asked, plan, "out/fold-5")
@@ -108,7 +136,7 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
     folders = []
     elsewhere: dict[str, Any] = {"stages_dir": "s3://lab/stages"}
     for asked in (settings(), settings(**elsewhere), settings(**elsewhere, epochs=3), settings(**elsewhere, pretrain_epochs=3)):
-        plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
+        plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
         assert plan.start is not None
         stages = stages_of(asked, plan, "s3://lab/out/fold-1")
         assert list(stages) == ["teacher", "generator", "classifier"]
@@ -128,7 +156,7 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
 def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> None:
     def stages(**changes: Any) -> list[str]:
         asked = replace(settings(stages_dir="s3://lab/stages", **changes), clips=changes.get("dataset", ""))
-        plan = plan_fold(asked, 1, [synthetic_start(asked, "s3://lab/out")])
+        plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
         assert plan.start is not None
         made = stages_of(asked, plan, "s3://lab/out/fold-1")
         return [plan.start.codec, plan.start.tokens, made["teacher"].args[0].output_dir, made["generator"].args[0].output_dir]
@@ -150,7 +178,7 @@ def test_only_a_generator_needs_views_of_the_tokens() -> None:
 @pytest.mark.parametrize("changes", [{"taught": False}, {"preset": "published"}])
 def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
     asked = settings(**changes)
-    stages = stages_of(asked, plan_fold(asked, 5, [PACKAGE]), "out/fold-5")
+    stages = stages_of(asked, plan_fold(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
     assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
 
 
@@ -159,4 +187,4 @@ def test_the_seed_and_the_paths_reach_every_stage() -> None:
     assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
     start = synthetic_start(asked, "out")
     assert start.codec == storage.absolute("out/codecs/mel-synthetic-300-7/codec.safetensors")
-    assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, 1, [start]), "out/fold-1").values()} == {7}
+    assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, on_fold(asked, 1), [start]), "out/fold-1").values()} == {7}

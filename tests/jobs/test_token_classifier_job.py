@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -19,21 +20,23 @@ from cluster import records, storage, tables
 from jobs import classify, evaluate_classifier
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
 from jobs.datasets import open_dataset
-from jobs.tokens import open_tokens
+from jobs.tokens import CODEC_TRAINED_ON, open_tokens
 from jobs.train import first_weights, network_for
 from jobs.train_classifier import Options, run, train_on_worker
 from soundstorm.audio import read_audio, to_pcm16
-from soundstorm.checkpoints import save_checkpoint
+from soundstorm.audio_classifier import AudioClassifier, save_classifier
+from soundstorm.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.code_vectors import code_vectors
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import TrainedOn
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, preset
+from soundstorm.provenance import MISSING, Role, TrainedOn, as_parent
 from soundstorm.schemas import PREDICTIONS, TOKENS, codes_to_lists
 from soundstorm.synthetic import CLASSES
 from soundstorm.token_classifier_file import TrainedTokenClassifier
 from soundstorm.token_classifier_training import TokenClassifierTrainer
+from tests.jobs.conftest import trained_on_all_but
 
 EPOCHS, FOLD = 4, 5
 CHECKPOINT_KNOWN_S = 5.0
@@ -54,19 +57,21 @@ def tokens(synthetic_dataset: Path, tiny_codec: Path, tmp_path_factory: pytest.T
     metadata = codec.fingerprint.to_metadata() | {"categories": json.dumps(index.categories), "num_folds": str(index.num_folds)}
     tables.write_table(tables.part_uri(f"{uri}/tokens", 0), pa.Table.from_pylist(rows, TOKENS), metadata)
     tables.write_table(f"{uri}/clips.parquet", index.clips, {})
-    records.finish(uri, "tokenize", {}, {})
+    records.finish(uri, "tokenize", {}, {CODEC_TRAINED_ON: TrainedOn().to_dict()})
     return uri
 
 
 @pytest.fixture(scope="module")
-def generator(tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+def generator(tiny_codec: Path, synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """A small generator of two of the classes, trained without fold 4."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SoundStorm(ModelConfig(width=16, depth=1, heads=2, kernel=5, num_classes=2))
     folder, config = tmp_path_factory.mktemp("generator") / "checkpoint", preset("tiny")
     extra = {"dataset": "synthetic", "test_fold": 4}
-    about: dict[str, Any] = {"fingerprint": load_codec(tiny_codec).fingerprint, "step": 1, "sampler": config.sampler, "extra": extra}
+    codec = load_codec(tiny_codec).fingerprint
+    learned = trained_on_all_but(4, synthetic_dataset, as_parent(Role.CODEC, codec.name, codec.sha256, TrainedOn()))
+    about: dict[str, Any] = {"fingerprint": codec, "step": 1, "sampler": config.sampler, "extra": extra, "trained_on": learned}
     save_checkpoint(folder, model, training=config.training, categories=CLASSES[:2], **about)
     return str(folder)
 
@@ -138,7 +143,9 @@ def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_ha
     assert not (Path(trained["output_dir"]) / "run").exists()
 
 
-def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(trained: dict[str, Any], tiny_codec: Path) -> None:
+def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(
+    trained: dict[str, Any], tiny_codec: Path, generator: str, synthetic_dataset: Path
+) -> None:
     files = classifier_files(trained["output_dir"])
     assert files[CODEC_FILE] == tiny_codec.read_bytes()
     assert classifier_files(trained["classifier"]) == files
@@ -146,7 +153,11 @@ def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(trained: dic
     assert isinstance(classifier, TrainedTokenClassifier)
     assert (classifier.categories, classifier.dataset, classifier.held_out_fold) == (list(CLASSES), "synthetic", FOLD)
     assert classifier.accuracy == trained["test"]["accuracy"]
-    assert (classifier.origin.mode, classifier.origin.generator_trained_on) == ("fine-tuned", TrainedOn(dataset="synthetic", held_out_fold=4))
+    codec, before, found = classifier.codec.fingerprint, load_checkpoint(Path(generator)), classifier.provenance
+    assert (classifier.origin.mode, classifier.origin.generator_sha256) == ("fine-tuned", before.sha256)
+    assert isinstance(found, TrainedOn) and found.recordings == trained_on_all_but(FOLD, synthetic_dataset).recordings
+    assert found.of_role(Role.CODEC) == as_parent(Role.CODEC, codec.name, codec.sha256, TrainedOn())
+    assert found.of_role(Role.GENERATOR) == as_parent(Role.GENERATOR, "started from", before.sha256, before.provenance)
     assert classifier.model.network.depth == 1 and classifier.model.readout.latent_dim == 16
 
 
@@ -162,7 +173,7 @@ def test_the_predictions_are_those_of_the_classifier_for_the_recordings_of_the_t
 
 def test_a_leak_that_was_allowed_is_told_wherever_the_accuracy_is(trained: dict[str, Any]) -> None:
     [leak] = trained["leaks"]
-    assert leak.endswith("was trained on synthetic without fold 4, and fold 5 of synthetic is the test")
+    assert "was trained on synthetic without fold 4, and fold 5 of synthetic is the test" in leak
     assert "NOT TO BE TRUSTED" in trained["message"]
     record = records.read(trained["output_dir"], "train_classifier")
     assert record is not None and record.counts["leaks"] == [leak]
@@ -176,6 +187,22 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], tok
 def test_a_generator_that_has_seen_the_test_fold_is_refused(tokens: str, generator: str, tiny_codec: Path, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match=r"the generator .* was trained on synthetic without fold 4, and fold 5 .* --allow-leak"):
         run(options(tokens, generator, tiny_codec, tmp_path))
+
+
+def test_a_generator_and_a_teacher_that_do_not_say_what_they_were_trained_on_are_refused(
+    tokens: str, generator: str, tiny_codec: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(generator, tmp_path / "old")
+    config = json.loads((tmp_path / "old" / "config.json").read_text())
+    del config["trained_on"]
+    (tmp_path / "old" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(SoundStormError, match=r"what the generator .*old was trained on is not known: its file does not say it: .* --allow-leak"):
+        run(options(tokens, str(tmp_path / "old"), tiny_codec, tmp_path / "out", fold=4))
+    save_classifier(tmp_path / "teacher.safetensors", AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", held_out_fold=4)
+    with pytest.raises(SoundStormError, match=r"what the teacher .* was trained on is not known") as error:
+        run(options(tokens, generator, tiny_codec, tmp_path / "out", fold=4, teacher=str(tmp_path / "teacher.safetensors")))
+    assert "the generator" not in str(error.value).split(": train")[0]
+    assert load_checkpoint(tmp_path / "old").provenance == MISSING
 
 
 def test_a_generator_of_another_codec_is_refused(tokens: str, checkpoint: str, tiny_codec: Path, tmp_path: Path) -> None:
@@ -224,7 +251,7 @@ def test_any_files_are_named_by_the_codes_of_the_codec_that_lies_beside_the_clas
 
 def test_another_test_of_the_same_fold_comes_to_the_same(trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path) -> None:
     data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": trained["output_dir"]}
-    with pytest.raises(SoundStormError, match=r"the generator it started from was trained on synthetic without fold 4, and fold 5"):
+    with pytest.raises(SoundStormError, match=r"the generator 'started from' of the classifier was trained on synthetic without fold 4, and fold 5"):
         evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
     told = evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))
     assert "NOT TO BE TRUSTED" in told["message"] and told["folds"] == [FOLD]

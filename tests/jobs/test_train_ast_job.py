@@ -1,5 +1,8 @@
 """`soundstorm train-classifier --model ast` on a small network: from a folder of weights to a classifier that is like any other."""
 
+import json
+import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from jobs.classifiers import classifier_files, open_classifier_files
 from jobs.train_classifier import Options, run
 from soundstorm.ast_network import AstClassifier, AstConfig, published_name
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import Role, TrainedOn, as_parent
 from soundstorm.synthetic import CLASSES
+from tests.jobs.conftest import trained_on_all_but
 
 SMALL = AstConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_length=64)
 pytest.importorskip("transformers", reason="the extra 'ast' is not installed")
@@ -21,10 +26,17 @@ pytest.importorskip("transformers", reason="the extra 'ast' is not installed")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small AST, as `transformers` saves it."""
+    """The folder of a small AST with random weights, as `transformers` saves it, whose config.json says that it was trained on nothing."""
     folder = tmp_path_factory.mktemp("ast-weights")
     AstClassifier(2, SMALL).network.save_pretrained(folder)
+    say(folder, TrainedOn().to_dict())
     return folder
+
+
+def say(folder: Path, trained_on: Any) -> None:
+    """Write into config.json what the weights were trained on."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"trained_on": trained_on}))
 
 
 def options(dataset: Path, output: Path, **changes: Any) -> Options:
@@ -39,6 +51,8 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
     classifier = open_classifier_files(classifier_files(str(tmp_path / "out")))
     assert (classifier.kind, classifier.categories, classifier.held_out_fold) == ("ast", list(CLASSES), 5)
     assert classifier.accuracy == summary["test"]["accuracy"]
+    start = as_parent(Role.START, f"--weights {weights}", sha256((weights / "model.safetensors").read_bytes()).hexdigest(), TrainedOn())
+    assert classifier.provenance == trained_on_all_but(5, synthetic_dataset, start)
     rows = read_table(f"{summary['output_dir']}/predictions.parquet")[0].to_pylist()
     assert len(rows) == len(CLASSES) and {row["model"] for row in rows} == {"ast"}
     given = {published_name(name): value for name, value in load_file(weights / "model.safetensors").items()}
@@ -46,6 +60,24 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
     same = [name for name in given if "layernorm" in name and not name.startswith("classifier.")]
     assert same and all(torch.allclose(kept[name], given[name], atol=1e-3) for name in same)
     assert "already trained" in run(options(synthetic_dataset, tmp_path / "out", weights=str(weights), mode="frozen"))["message"]
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "message"),
+    [
+        (None, r"what --weights .* was trained on is not known: its file does not say it: say in its config\.json under 'trained_on'"),
+        ({"dataset": "audioset"}, "what its file says of it cannot be read"),
+        ("seen", "was trained on synthetic without fold 4, and fold 5 of synthetic is the test"),
+    ],
+)
+def test_weights_that_have_seen_the_test_fold_or_do_not_say_it_are_refused(
+    trained_on: Any, message: str, synthetic_dataset: Path, weights: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(weights, tmp_path / "weights")
+    say(tmp_path / "weights", trained_on_all_but(4, synthetic_dataset).to_dict() if trained_on == "seen" else trained_on)
+    with pytest.raises(SoundStormError, match=message):
+        run(options(synthetic_dataset, tmp_path / "out", weights=str(tmp_path / "weights")))
+    assert not (tmp_path / "out").exists()
 
 
 def test_only_safetensors_are_opened_and_what_is_missing_is_named(

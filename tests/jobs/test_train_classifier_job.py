@@ -24,6 +24,7 @@ from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import TrainedOn, content_of
 from soundstorm.schemas import PREDICTIONS
 from soundstorm.synthetic import CLASSES
 from soundstorm.views import make_view
@@ -138,9 +139,15 @@ def test_probabilities_of_several_views_of_a_recording_are_averaged(trained: dic
     assert table["probability"] != name_clips(classifier, clips, 30.0)["probability"]
 
 
-def test_the_classifier_it_leaves_knows_what_it_was_trained_on(trained: dict[str, Any]) -> None:
+def test_the_classifier_it_leaves_knows_what_it_was_trained_on(trained: dict[str, Any], dataset: Path) -> None:
     classifier = load_classifier(Path(trained["classifier"]))
     assert (classifier.categories, classifier.dataset, classifier.held_out_fold) == (list(CLASSES), "synthetic", 5)
+    found, usable = classifier.provenance, trained["recordings"]
+    assert isinstance(found, TrainedOn) and (found.parents, found.outside) == ((), ())
+    [recordings] = found.recordings
+    assert (recordings.dataset, recordings.folds, recordings.num_clips) == ("synthetic", (1, 2, 3, 4), usable)
+    files = {content_of(path.read_bytes()) for path in (dataset / "audio").iterdir() if not path.name.startswith("5-")}
+    assert recordings.contents is not None and recordings.contents <= files and len(recordings.contents) == usable
     record = records.read(trained["output_dir"], "train_classifier")
     assert record is not None and record.counts["epochs"] == EPOCHS and record.settings["fold"] == 5
 

@@ -17,12 +17,14 @@ import torch
 import jobs.train_codec
 from cluster import records
 from jobs.train_codec import Options, run, train_on_worker
-from soundstorm.audio_classifier import PACKAGED_WEIGHTS
-from soundstorm.codec import load_codec
+from soundstorm.audio_classifier import PACKAGED_WEIGHTS, AudioClassifier, load_classifier, save_classifier
+from soundstorm.codec import load_codec, provenance_of_codec
 from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
 from soundstorm.compact_codec import CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.packaged import packaged
+from soundstorm.provenance import Role, TrainedOn, as_parent
+from tests.jobs.conftest import trained_on_all_but
 
 PACKAGED_CLASSIFIER = packaged(PACKAGED_WEIGHTS)
 STEPS = 20
@@ -113,7 +115,13 @@ def test_the_codec_it_leaves_can_be_used_and_was_measured_on_the_test_fold(train
     assert (codec.fingerprint.num_levels, codec.fingerprint.codebook_size, codec.frame_rate) == (2, 32, 75)
     assert codec.encode(torch.zeros(1, 1, 3200)).shape == (1, 2, 10)
     record = records.read(trained["output_dir"], "train_codec")
-    assert record is not None and record.counts["steps"] == STEPS
+    assert record is not None and record.counts["steps"] == STEPS and record.counts["leaks"] == []
+    found, listener = provenance_of_codec(Path(trained["codec"]).read_bytes()), load_classifier()
+    assert isinstance(found, TrainedOn)
+    [recordings] = found.recordings
+    assert (recordings.dataset, recordings.folds, recordings.num_clips) == ("synthetic", (1, 2, 3, 4), trained["recordings"])
+    assert recordings.contents is not None and len(recordings.contents) == recordings.num_clips
+    assert found.parents == (as_parent(Role.LISTENER, "heard by", listener.sha256, listener.provenance),)
     test = record.counts["test"]
     assert test["clips"] > 0 and test["log_mel_distance"] > 0 and len(test["codes_in_use"]) == 2
     assert not (Path(trained["output_dir"]) / "run").exists()
@@ -153,8 +161,14 @@ def test_a_test_fold_that_the_dataset_does_not_have_is_refused(dataset: Path, tm
 
 
 def test_a_listener_that_knows_the_test_fold_or_is_none_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match="it was trained with fold 5 held out, and the codec is measured on fold 4"):
-        run(options(dataset, tmp_path / "out", test_fold=4, listener=str(PACKAGED_CLASSIFIER)))
+    listener = tmp_path / "listener.safetensors"
+    learned = trained_on_all_but(5, dataset)
+    save_classifier(listener, AudioClassifier(2), categories=["a", "b"], dataset="synthetic", held_out_fold=5, trained_on=learned)
+    with pytest.raises(SoundStormError, match=r"listener\.safetensors was trained on synthetic without fold 5, and fold 4 of synthetic is the test"):
+        run(options(dataset, tmp_path / "out", test_fold=4, listener=str(listener)))
+    save_classifier(listener, AudioClassifier(2), categories=["a", "b"], dataset="synthetic", held_out_fold=5)
+    with pytest.raises(SoundStormError, match=r"what --listener .*listener\.safetensors was trained on is not known: its file does not say it"):
+        run(options(dataset, tmp_path / "out", listener=str(listener)))
     (tmp_path / "other.safetensors").write_bytes(b"nothing of the kind")
     with pytest.raises(SoundStormError, match=r"other\.safetensors: classifier weights: not a classifier"):
         run(options(dataset, tmp_path / "out", listener=str(tmp_path / "other.safetensors")))

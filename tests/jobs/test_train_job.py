@@ -25,6 +25,7 @@ from soundstorm.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.provenance import Parent, Role, TrainedOn, as_parent, recordings_of
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
 from tests.jobs.conftest import Command, assert_one_message
 
@@ -44,7 +45,7 @@ def write_tokens(uri: str, fingerprint: CodecFingerprint = FINGERPRINT, folds: i
     clips = rows or [
         {
             "clip_id": f"clip-{number:02d}",
-            "dataset": "test",
+            "dataset": "folder",
             "fold": number // 3 % folds + 1,
             "label": number % 3,
             "category": CATEGORIES[number % 3],
@@ -111,6 +112,10 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
         fingerprint=FINGERPRINT,
         step=pretraining.step,
         sampler=SamplerSettings(iterations=3),
+        trained_on=TrainedOn(
+            recordings=(recordings_of("esc10", {"a": 1, "b": 2}, ["a"]),),
+            parents=(Parent(role=Role.CODEC, name=FINGERPRINT.name, sha256=FINGERPRINT.sha256, trained_on=None),),
+        ),
         extra={"dataset": "esc10", "test_fold": 2},
     )
     return str(folder)
@@ -140,12 +145,19 @@ def test_two_workers_learn_and_leave_every_file(trained: dict[str, Any], tokens:
     assert not (output / "run").exists()
 
 
-def test_the_checkpoint_holds_the_averaged_weights_and_says_what_they_are(trained: dict[str, Any]) -> None:
+def test_the_checkpoint_holds_the_averaged_weights_and_says_what_they_are(trained: dict[str, Any], origin: str) -> None:
     folder = Path(trained["checkpoint"])
     checkpoint = load_checkpoint(folder)
     assert checkpoint.categories == CATEGORIES and checkpoint.fingerprint == FINGERPRINT and checkpoint.step == 12
     assert checkpoint.extra["test_fold"] == NUM_FOLDS
-    assert checkpoint.extra["before"] == {"dataset": "esc10", "test_fold": 2, "before": None}
+    found = checkpoint.provenance
+    assert isinstance(found, TrainedOn)
+    assert [(part.dataset, part.folds, part.num_clips) for part in found.recordings] == [("folder", (1, 2), 18)]
+    codec = Parent(role=Role.CODEC, name=FINGERPRINT.name, sha256=FINGERPRINT.sha256, trained_on=None)
+    assert found.of_role(Role.CODEC) == codec  # the tokens are of an earlier version, which did not say it
+    before = load_checkpoint(Path(origin))
+    assert isinstance(before.provenance, TrainedOn) and [part.dataset for part in before.provenance.recordings] == ["esc10"]
+    assert found.of_role(Role.GENERATOR) == as_parent(Role.GENERATOR, "started from", before.sha256, before.provenance)
     state = torch.load(folder / "training_state.pt", weights_only=True)
     weights = checkpoint.model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in state["ema"]["average"].items())
@@ -264,7 +276,7 @@ def test_codes_out_of_range_are_refused_before_any_worker_starts(tmp_path: Path)
 
 
 def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -> None:
-    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9}
+    base = {"dataset": "folder", "label": 0, "category": "rain", "num_frames": 9}
     rows = [
         base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view, "codes": codes_to_lists((pattern(0, 9) + view) % 8)}
         for view in (2, 0, 1)
@@ -281,7 +293,7 @@ def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -
 
 @pytest.mark.parametrize(("views", "problem"), [((0, 1, 1), "has view 1 2 times"), ((1, 2), "has view 1 and not view 0, the recording")])
 def test_views_that_no_tokenizer_makes_are_refused(views: tuple[int, ...], problem: str, tmp_path: Path) -> None:
-    base = {"dataset": "test", "label": 0, "category": "rain", "num_frames": 9, "codes": codes_to_lists(pattern(0, 9))}
+    base = {"dataset": "folder", "label": 0, "category": "rain", "num_frames": 9, "codes": codes_to_lists(pattern(0, 9))}
     rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2) for view in views]
     with pytest.raises(SoundStormError, match=f"clip 'clip-.' {problem}: make the tokens again"):
         open_tokens(write_tokens(str(tmp_path), rows=rows), 2)

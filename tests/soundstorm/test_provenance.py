@@ -264,7 +264,11 @@ def test_the_table_has_sixty_headers_and_more_and_each_of_them_once() -> None:
             fold_of("folder", 3, owner="yours", copied=("mine/1-0", "mine/2-0")),
             ["it was trained on folder without fold 3, and fold 3 of folder is the test (2 of its files are the same)"],
         ),
-        (header(ESC50) | {"more": 1}, fold_of("esc50", 5), ["what it was trained on is not known: what its file says of it cannot be read ('more' is unknown)"]),
+        (
+            header(ESC50) | {"more": 1},
+            fold_of("esc50", 5),
+            ["what it was trained on is not known: what its file says of it cannot be read ('more' is unknown)"],
+        ),
     ],
 )
 def test_a_refusal_says_which_clips_of_which_network(trained_on: Any, test: Test, sentences: list[str]) -> None:
