@@ -154,7 +154,7 @@ def choose_scope(
             )
     if trained is not None and held_out is not None and _may_know(trained, held_out, dataset):
         warnings.append(
-            f"The classifier was trained on the held-out fold {held_out} too, or may have been (on {trained.provenance}): it names those recordings "
+            f"The classifier was trained on the held-out fold {held_out} too, or may have been ({trained.provenance}): it names those recordings "
             "better than new ones."
         )
     return Scope(

@@ -7,8 +7,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import storage
 from jobs.datasets import rows_of_folds
+from jobs.recording_files import read_recording
+from soundstorm.audio import RejectedAudio
 from soundstorm.leakage import Test
 from soundstorm.provenance import Parent, Recordings, TrainedOn, content_of, digest_of, recordings_of
 
@@ -43,10 +44,17 @@ def test_of(clips: pa.Table, fold: int) -> Test:
     )
 
 
-def read_contents(uris: list[str]) -> frozenset[str]:
-    """`soundstorm.provenance.content_of` the files; raises ClusterError if one cannot be read."""
+def read_contents(uris: list[str]) -> dict[str, str]:
+    """A URI for each `soundstorm.provenance.content_of` the files; those that cannot be read, and so not be tested on, are left out."""
+
+    def read(uri: str) -> str | None:
+        try:
+            return content_of(read_recording(uri))
+        except RejectedAudio:
+            return None
+
     with ThreadPoolExecutor(READERS) as readers:
-        return frozenset(readers.map(lambda uri: content_of(storage.read_bytes(uri)), uris))
+        return {content: uri for content, uri in zip(readers.map(read, uris), uris, strict=True) if content is not None}
 
 
 def combined(recordings: Recordings, *parents: Parent | None, outside: tuple[str, ...] = ()) -> TrainedOn:

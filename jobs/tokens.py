@@ -96,11 +96,11 @@ class Tokens:
         """The test on `fold`."""
         return Test(dataset=self.dataset, fold=self.fold, digest=lambda: digest_of(self.folds), contents=self._contents_of_fold)
 
-    def _contents_of_fold(self) -> frozenset[str]:
+    def _contents_of_fold(self) -> dict[str, str]:
         if self.contents is None:
             return read_contents(rows_of_folds(self.clips(), {self.fold})["uri"].to_pylist())
         rows = self.table.select(["clip_id", "fold"]).to_pylist()
-        return frozenset(self.contents[row["clip_id"]] for row in rows if row["fold"] == self.fold)
+        return {self.contents[row["clip_id"]]: row["clip_id"] for row in rows if row["fold"] == self.fold}
 
     def clips(self) -> pa.Table:
         """The clips that were tokenized and those that were rejected, schema CLIPS."""

@@ -1,6 +1,6 @@
 """Whether weights have seen the clips that they are to be tested on. What is not known counts as seen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from soundstorm.provenance import OUTSIDE, Provenance, Recordings, Unknown
@@ -23,8 +23,8 @@ class Test:
     fold: int
     digest: Callable[[], str]
     """`soundstorm.provenance.digest_of` the whole data set; asked for only where a name does not decide."""
-    contents: Callable[[], frozenset[str]]
-    """`soundstorm.provenance.content_of` the clips of the fold; asked for only where a name does not decide."""
+    contents: Callable[[], Mapping[str, str]]
+    """A name for each `soundstorm.provenance.content_of` the clips of the fold; asked for only where a name does not decide."""
 
     def __str__(self) -> str:
         """For people."""
@@ -94,8 +94,9 @@ def _overlap(recordings: Recordings, test: Test) -> str | None:
     if same_family and test.dataset not in OF_NO_FIXED_CLIPS:
         return "" if test.fold in recordings.folds else None
     if recordings.contents is not None and (same_family or "folder" in (recordings.dataset, test.dataset)):
-        common = len(recordings.contents & test.contents())
-        return f" ({common} of its files are the same)" if common else None
+        there = test.contents()
+        common = sorted(there[content] for content in recordings.contents & there.keys())
+        return f" ({len(common)} of its files {'is' if len(common) == 1 else 'are'} the same, such as {common[0]})" if common else None
     if not same_family:
         return None
     if recordings.digest != test.digest():

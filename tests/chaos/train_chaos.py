@@ -49,7 +49,7 @@ def make_tokens(uri: str) -> None:
         num_frames = 80 + number % 5
         row = {
             "clip_id": f"clip-{number:03d}",
-            "dataset": "none",
+            "dataset": "folder",
             "fold": number // 3 % 5 + 1,
             "label": number % 3,
             "category": categories[number % 3],

@@ -11,7 +11,9 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import pipeline
+from jobs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import Role, TrainedOn, content_of
 from soundstorm.synthetic import CLASSES, write_dataset
 from tests.jobs.conftest import interrupt
 
@@ -56,6 +58,16 @@ def test_every_stage_leaves_its_tables_and_its_record(piped: dict[str, Any]) -> 
     report = storage.read_bytes(f"{output}/evaluate/report.html").decode()
     assert all(category in report for category in CLASSES) and "<audio" in report
     assert "report.html" in piped["message"]
+
+
+def test_the_checkpoint_says_which_clips_it_and_its_codec_were_trained_on(piped: dict[str, Any], small_dataset: Path) -> None:
+    uri = f"{piped['output_dir']}/train"
+    found = open_checkpoint(checkpoint_files(uri), uri=uri).provenance
+    assert isinstance(found, TrainedOn)
+    [recordings], [codec] = found.recordings, found.parents
+    files = {content_of(path.read_bytes()) for path in sorted((small_dataset / "audio").iterdir())[1:] if not path.name.startswith("1-")}
+    assert (recordings.dataset, recordings.folds, recordings.contents) == ("synthetic", (2, 3, 4, 5), files)
+    assert (codec.role, codec.name, codec.trained_on) == (Role.CODEC, "tiny", TrainedOn())
 
 
 def test_the_same_command_again_repeats_no_stage(piped: dict[str, Any], small_dataset: Path, tiny_codec: Path, capsys: Any) -> None:

@@ -13,8 +13,9 @@ from cluster.errors import ClusterError
 from jobs import tokenize
 from jobs.tokens import open_tokens
 from soundstorm.audio import from_pcm16, read_audio, to_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.codec import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import Role, TrainedOn, as_parent, content_of
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
 from tests.jobs.conftest import (
     SHARD_SIZE,
@@ -253,3 +254,19 @@ def test_a_recording_that_was_replaced_is_noticed(tmp_path: Path, tiny_codec: Pa
     file.write_bytes(wav(noise(0.3)))
     with pytest.raises(ClusterError, match="other settings: clips"):
         tokenize.run(options)
+
+
+def test_the_tokens_tell_which_files_they_are_of_and_what_their_codec_was_trained_on(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path
+) -> None:
+    tokens = open_tokens(tokenized.output, None)
+    files = {row["clip_id"]: row["uri"] for row in tables.read_table(f"{tokenized.output}/clips.parquet")[0].to_pylist()}
+    assert tokens.contents is not None and len(tokens.contents) == len(token_rows(tokenized.output))
+    assert tokens.contents == {clip_id: content_of(storage.read_bytes(files[clip_id])) for clip_id in tokens.contents}
+    learned = tokens.trained_on()
+    [recordings] = learned.recordings
+    trained = {row["clip_id"] for row in tokens.table.to_pylist() if row["fold"] != tokens.fold}
+    assert recordings.num_clips == len(trained) and tokens.fold not in recordings.folds
+    assert recordings.contents == {tokens.contents[clip_id] for clip_id in trained}
+    assert tokens.codec == provenance_of_codec(tiny_codec.read_bytes()) == TrainedOn()
+    assert learned.parents == (as_parent(Role.CODEC, "tiny", tokens.fingerprint.sha256, TrainedOn()),)

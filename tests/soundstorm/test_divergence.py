@@ -31,4 +31,4 @@ def test_among_few_choices_two_nats_above_a_guess_are_allowed() -> None:
 def test_three_epochs_in_a_row_or_the_last_one_decide(losses: list[float], is_last: bool, stops: bool) -> None:
     why = lost(losses, 1024, is_last)
     assert (why is not None) == stops
-    assert why is None or f"{losses[-1]:,.4g} nats" in why and "where a guess gives 6.93" in why
+    assert why is None or (f"{losses[-1]:,.4g} nats" in why and "where a guess gives 6.93" in why)

@@ -20,7 +20,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     rows: list[dict[str, Any]] = [
         {
             "clip_id": f"clip-{number:02d}",
-            "dataset": "test",
+            "dataset": "folder",
             "fold": number // 4 + 1,
             "label": number % 2,
             "category": ("rain", "wind")[number % 2],

@@ -59,7 +59,8 @@ def test_a_trial_that_was_killed_goes_on_to_the_same_numbers(tokens: str, tmp_pa
     assert without_times(again) == without_times(whole)
     assert again[:3] == cut  # to the time that they took: these were not trained again
     assert not storage.exists(state.uri)
-    assert load_checkpoint(Path(checkpoint_uri(str(tmp_path / "cut"), POINT))).extra["val_loss"] == whole[-1]["val_loss"]
+    found = load_checkpoint(Path(checkpoint_uri(str(tmp_path / "cut"), POINT)))
+    assert found.extra["val_loss"] == whole[-1]["val_loss"] and found.provenance == open_tokens(tokens, None).trained_on()
 
 
 def test_a_state_that_is_damaged_is_not_gone_on_with(tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,82 @@
+"""A recording's file that is missing, or cannot be read, has the same reason in every job, wherever it lies."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import jobs.recordings
+from cluster import storage, tars
+from jobs.measurer import load_clip
+from jobs.recording_files import read_recording
+from jobs.shard_encoder import decode_recording
+from soundstorm.audio import RejectedAudio
+from soundstorm.schemas import Reason
+
+
+def of_training(uri: str) -> str:
+    """The reason that `train-codec` and `train-classifier` give, none where the recording is read."""
+    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri}, 24_000, 5.0)["reason"])
+
+
+def of_tokenize(uri: str) -> str:
+    return decode_recording(uri, 5.0).problem.partition("\n")[0]
+
+
+def of_evaluate(uri: str) -> str:
+    try:
+        load_clip(uri)
+    except RejectedAudio as error:
+        return error.reason.value
+    return ""
+
+
+JOBS = [of_training, of_tokenize, of_evaluate]
+
+
+def place(root: Path, bucket: str, kind: str) -> str:
+    """The URI of a file that is not there, or is not one."""
+    (root / "folder").mkdir()
+    (root / "file").write_bytes(b"content")
+    (root / "damaged.tar").write_bytes(b"no archive")
+    (root / "whole.tar").write_bytes(tars.pack([("a.wav", b"content")]))
+    storage.write_bytes(f"{bucket}/there.wav", b"content")
+    return {
+        "gone": str(root / "gone.wav"),
+        "in a folder that is gone": str(root / "gone" / "a.wav"),
+        "below a file": str(root / "file" / "a.wav"),
+        "gone from the bucket": f"{bucket}/gone.wav",
+        "gone from the archive": f"{root}/whole.tar#gone.wav",
+        "in an archive that is gone": f"{root}/gone.tar#a.wav",
+        "no address": "s3://",
+        "a folder": str(root / "folder"),
+        "in a damaged archive": f"{root}/damaged.tar#a.wav",
+    }[kind]
+
+
+@pytest.mark.parametrize("job", JOBS, ids=[job.__name__ for job in JOBS])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("gone", Reason.MISSING_FILE),
+        ("in a folder that is gone", Reason.MISSING_FILE),
+        ("below a file", Reason.MISSING_FILE),
+        ("gone from the bucket", Reason.MISSING_FILE),
+        ("gone from the archive", Reason.MISSING_FILE),
+        ("in an archive that is gone", Reason.MISSING_FILE),
+        ("no address", Reason.MISSING_FILE),
+        ("a folder", Reason.UNREADABLE_FILE),
+        ("in a damaged archive", Reason.UNREADABLE_FILE),
+    ],
+)
+def test_a_missing_file_is_called_missing_by_every_job_and_one_that_is_there_unreadable(
+    job: Callable[[str], str], kind: str, reason: Reason, tmp_path: Path, s3_bucket: Any
+) -> None:
+    assert job(place(tmp_path, s3_bucket(), kind)) == reason.value
+
+
+def test_what_is_there_is_read(tmp_path: Path, s3_bucket: Any) -> None:
+    bucket = s3_bucket()
+    place(tmp_path, bucket, "gone")
+    assert [read_recording(uri) for uri in (str(tmp_path / "file"), f"{bucket}/there.wav", f"{tmp_path}/whole.tar#a.wav")] == [b"content"] * 3
