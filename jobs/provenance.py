@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.datasets import rows_of_folds
-from jobs.recording_files import read_recording
+from jobs.recording_files import read_content
 from soundstorm.audio import RejectedAudio
 from soundstorm.leakage import Test
-from soundstorm.provenance import Parent, Recordings, TrainedOn, content_of, digest_of, recordings_of
+from soundstorm.provenance import Parent, Recordings, TrainedOn, digest_of, recordings_of
 
 READERS = 16
 """Files that are read at once."""
@@ -49,7 +49,7 @@ def read_contents(uris: list[str]) -> dict[str, str]:
 
     def read(uri: str) -> str | None:
         try:
-            return content_of(read_recording(uri))
+            return read_content(uri)
         except RejectedAudio:
             return None
 

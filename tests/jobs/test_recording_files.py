@@ -4,24 +4,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import jobs.recordings
 from cluster import storage, tars
 from jobs.measurer import load_clip
-from jobs.recording_files import read_recording
+from jobs.recording_files import load_known_recording, load_recording, open_recording, read_content
 from jobs.shard_encoder import decode_recording
 from soundstorm.audio import RejectedAudio
+from soundstorm.clip_windows import Window
+from soundstorm.provenance import content_of
 from soundstorm.schemas import Reason
 
 
 def of_training(uri: str) -> str:
     """The reason that `train-codec` and `train-classifier` give, none where the recording is read."""
-    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri}, 24_000, 5.0)["reason"])
+    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0)["reason"])
 
 
 def of_tokenize(uri: str) -> str:
-    return decode_recording(uri, 5.0).problem.partition("\n")[0]
+    return decode_recording(uri, "folder", 5.0).problem.partition("\n")[0]
 
 
 def of_evaluate(uri: str) -> str:
@@ -67,7 +70,6 @@ def place(root: Path, bucket: str, kind: str) -> str:
         ("in an archive that is gone", Reason.MISSING_FILE),
         ("no address", Reason.MISSING_FILE),
         ("a folder", Reason.UNREADABLE_FILE),
-        ("in a damaged archive", Reason.UNREADABLE_FILE),
     ],
 )
 def test_a_missing_file_is_called_missing_by_every_job_and_one_that_is_there_unreadable(
@@ -76,7 +78,22 @@ def test_a_missing_file_is_called_missing_by_every_job_and_one_that_is_there_unr
     assert job(place(tmp_path, s3_bucket(), kind)) == reason.value
 
 
-def test_what_is_there_is_read(tmp_path: Path, s3_bucket: Any) -> None:
+def test_an_archive_that_is_damaged_is_there(tmp_path: Path, s3_bucket: Any) -> None:
+    assert of_evaluate(place(tmp_path, s3_bucket(), "in a damaged archive")) == "unreadable_file"  # the others take no archives
+
+
+def test_what_is_there_is_read_and_known_again(tmp_path: Path, s3_bucket: Any) -> None:
     bucket = s3_bucket()
     place(tmp_path, bucket, "gone")
-    assert [read_recording(uri) for uri in (str(tmp_path / "file"), f"{bucket}/there.wav", f"{tmp_path}/whole.tar#a.wav")] == [b"content"] * 3
+    for uri in (str(tmp_path / "file"), f"{bucket}/there.wav"):
+        with open_recording(uri) as file:
+            assert file.read() == b"content"
+        assert read_content(uri) == content_of(b"content")
+
+
+def test_what_a_recording_is_known_again_by_does_not_take_its_end_from_it(synthetic_dataset: Path) -> None:
+    path = sorted((synthetic_dataset / "audio").iterdir())[0]
+    recording, content = load_known_recording(str(path))
+    assert content == content_of(path.read_bytes()) and len(recording.waveform) == 24_000
+    np.testing.assert_array_equal(recording.waveform, load_recording(str(path)).waveform)
+    assert load_known_recording(f"{Window(start_s=0.25, duration_s=0.5).of(str(path))}")[1] == content
