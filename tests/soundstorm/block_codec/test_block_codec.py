@@ -16,8 +16,9 @@ from soundstorm.audio import to_pcm16
 from soundstorm.block_codec import files, fitting
 from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.block_codec.config import BlockCodecConfig, for_block
-from soundstorm.codec import load_codec
+from soundstorm.codec import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.provenance import MISSING, TrainedOn
 from tests.soundstorm.block_codec.conftest import SMALL_FITTING, small_config
 
 
@@ -97,6 +98,13 @@ def test_a_codec_comes_back_from_its_file(small_codec: BlockCodec, sounds: list[
     np.testing.assert_array_equal(decoded_N, small_codec.decode(codes_QC, 4))
 
 
+def test_a_file_says_what_the_codec_was_fitted_to(small_codec: BlockCodec) -> None:
+    learned = TrainedOn(outside=("synthetic sounds",))
+    said, unsaid = (files.to_bytes(small_codec, "small", "fitted to esc10", trained_on) for trained_on in (learned, None))
+    assert (provenance_of_codec(said), provenance_of_codec(unsaid)) == (learned, MISSING)
+    assert load_codec(said).fingerprint.name == "small"
+
+
 def test_the_largest_codec_fits_into_10_megabytes() -> None:
     config = for_block(4)
     assert config.num_levels * config.codebook_size * config.dims + 2 * config.block_size * config.dims < 9_500_000
@@ -166,7 +174,7 @@ PROCESS = """
 import sys, hashlib, numpy as np, torch
 torch.set_num_threads(int(sys.argv[2]))
 from soundstorm.audio import to_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.codec import load_codec, provenance_of_codec
 codec = load_codec(sys.argv[1])
 wave = np.random.default_rng(0).normal(0, 0.2, 60_000).astype(np.float32)
 codes = codec.encode_clips([wave])
