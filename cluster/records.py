@@ -46,7 +46,15 @@ def record_uri(output_uri: str, name: str) -> str:
     return storage.join(output_uri, f"{name}.json")
 
 
-def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite: bool = False, outputs: Sequence[str] = ()) -> Record | None:
+def begin(
+    output_uri: str,
+    name: str,
+    settings: Mapping[str, Any],
+    *,
+    overwrite: bool = False,
+    outputs: Sequence[str] = (),
+    free: Sequence[str] = (),
+) -> Record | None:
     """Announce a stage. Returns its record if it is already finished with these settings (then skip it), None if there is work to do.
 
     Args:
@@ -54,6 +62,7 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
         name: the stage.
         settings: everything that decides what the output is; plain values, lists and dicts.
         overwrite: start afresh, whatever is there.
+        free: keys of `settings` whose values may change while the stage is under way, and after.
         outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused where no record says
             that the stage made them.
 
@@ -70,7 +79,7 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
         storage.write_bytes(started_uri, _to_json({"settings": CUT_SHORT}))
         for uri in old:
             storage.delete(uri)
-    record = finished(output_uri, name, settings)
+    record = finished(output_uri, name, settings, free)
     if record is not None:
         storage.delete(started_uri)  # left by a run that was killed, or that began, as another wrote the record
         return record
@@ -78,7 +87,7 @@ def begin(output_uri: str, name: str, settings: Mapping[str, Any], *, overwrite:
         storage.create_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))
     started = _read_json(started_uri)
     if started is not None:  # None: another run has finished just now
-        _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was begun")
+        _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was begun", free)
     return None
 
 
@@ -93,11 +102,12 @@ def finish(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapp
     return record
 
 
-def finished(output_uri: str, name: str, settings: Mapping[str, Any]) -> Record | None:
-    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError for other settings."""
+def finished(output_uri: str, name: str, settings: Mapping[str, Any], free: Sequence[str] = ()) -> Record | None:
+    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError for other settings
+    but those of the keys `free`."""
     record = read(output_uri, name)
     if record is not None:
-        _require_same(output_uri, name, record.settings, _plain(settings), "was made")
+        _require_same(output_uri, name, record.settings, _plain(settings), "was made", free)
     return record
 
 
@@ -109,6 +119,11 @@ def read(output_uri: str, name: str) -> Record | None:
         return None
     groups = {key: _field(content, key, uri) for key in ("settings", "counts", "versions")}
     return Record(name=name, started=str(content.get("started", "")), finished=str(content.get("finished", "")), **groups)
+
+
+def is_begun(output_uri: str, name: str) -> bool:
+    """Whether stage `name` was begun there and is not finished."""
+    return storage.exists(_started_uri(output_uri, name)) and not storage.exists(record_uri(output_uri, name))
 
 
 def versions() -> dict[str, str]:
@@ -168,7 +183,8 @@ def _field(content: dict[str, Any], key: str, uri: str) -> dict[str, Any]:
     return value
 
 
-def _require_same(output_uri: str, name: str, before: dict[str, Any], now: dict[str, Any], verb: str) -> None:
+def _require_same(output_uri: str, name: str, before: dict[str, Any], now: dict[str, Any], verb: str, free: Sequence[str] = ()) -> None:
+    before, now = ({key: value for key, value in settings.items() if key not in free} for settings in (before, now))
     differing = list(_differences(before, now))
     if differing:
         raise ClusterError(

@@ -1,6 +1,6 @@
 """A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
 
-from cluster import storage
+from cluster import records, storage
 from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
 from soundstorm.errors import SoundStormError
 
@@ -12,13 +12,18 @@ def checkpoint_files(uri: str | None) -> dict[str, bytes]:
     """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it; None = the one in the package.
 
     Raises:
-        SoundStormError: there is no checkpoint.
+        SoundStormError: there is no checkpoint, or none yet.
     """
     if uri is None:
         return packaged_checkpoint_files()
     for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
         if storage.exists(storage.join(place, CONFIG_FILE)):
             return {name: storage.read_bytes(storage.join(place, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+    if records.is_begun(uri, "train"):
+        raise SoundStormError(
+            f"--checkpoint {uri}: the training there is not finished: it is under way, or was cut short; wait for its end, or run the same "
+            "`soundstorm train` again to go on"
+        )
     raise SoundStormError(f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder 'checkpoint'")
 
 

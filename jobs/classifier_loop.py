@@ -45,6 +45,9 @@ class Trainer(Protocol):
 class Recipe(Protocol):
     """How one kind of classifier is trained, as the options say; made on the driver, and sent to the workers."""
 
+    config: Any
+    """A data class with the settings of the training, `batch_size` (of a worker) among them."""
+
     @property
     def kind(self) -> str:
         """Its name in `--model`."""
@@ -105,6 +108,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
             state = load_state(Path(folder))
         trainer.load_state_dict(state["trainer"])
         rows = state["rows"]
+        trainer.step_count = rows[-1]["epoch"] * trainer.steps_per_epoch  # another number of workers may make another number of steps
     while trainer.step_count < trainer.total_steps:
         began = time.monotonic()
         steps = [trainer.step() for _ in range(trainer.steps_per_epoch)]

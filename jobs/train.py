@@ -19,7 +19,9 @@ from ray.train import Result
 from cluster import records, storage
 from cluster.connect import connect
 from cluster.data import quiet_ray_data
+from cluster.sole import sole_process
 from jobs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
+from jobs.clips_per_step import batch_of_worker
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
@@ -124,13 +126,14 @@ def run(options: Options) -> dict[str, Any]:
         **({"threads": chosen.threads} if chosen.threads else {}),
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None:
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
-    weights = first_weights(architecture, config.seed, tokens, origin, codec)
-    counts = _train(options, tokens, architecture, config, origin, chosen, weights)
-    records.finish(options.output_dir, STAGE, settings, counts)
-    storage.delete(storage.join(options.output_dir, RUN_FOLDER))
+    with sole_process(options.output_dir, STAGE):
+        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
+        if record is not None:
+            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
+        weights = first_weights(architecture, config.seed, tokens, origin, codec)
+        counts = _train(options, tokens, architecture, config, origin, chosen, weights)
+        records.finish(options.output_dir, STAGE, settings, counts)
+        storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
@@ -174,6 +177,7 @@ def _train(
                 {
                     "architecture": architecture.to_dict(),
                     "training": config.to_dict(),
+                    "batch_size": batch_of_worker(options.output_dir, config.batch_size, plan.num_workers),
                     "sampler": chosen.sampler_over(origin.sampler if origin else preset(options.preset).sampler).to_dict(),
                     "categories": tokens.categories,
                     "codec": asdict(tokens.fingerprint),

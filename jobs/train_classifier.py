@@ -14,8 +14,10 @@ import ray
 
 from cluster import records, storage
 from cluster.connect import ClusterInfo, connect
+from cluster.sole import sole_process
 from jobs.classifier_loop import Recipe, load_state, train_on_worker
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
+from jobs.clips_per_step import batch_of_worker
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
@@ -150,13 +152,14 @@ def run(options: Options) -> dict[str, Any]:
     } | recipe.settings
     storage.check_writable(options.output_dir)
     outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None:
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
-    with connect(options.address, await_gpu=options.device != "cpu") as info:
-        counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
-    records.finish(options.output_dir, STAGE, settings, counts)
-    storage.delete(storage.join(options.output_dir, RUN_FOLDER))
+    with sole_process(options.output_dir, STAGE):
+        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
+        if record is not None:
+            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
+        with connect(options.address, await_gpu=options.device != "cpu") as info:
+            counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
+        records.finish(options.output_dir, STAGE, settings, counts)
+        storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 
 
@@ -180,6 +183,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
 
 def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any]:
     plan = plan_workers(options.num_workers, options.device, info)
+    recipe.config = replace(recipe.config, batch_size=batch_of_worker(options.output_dir, recipe.config.batch_size, plan.num_workers))
     datasets, usable = recipe.data()
     console.print(f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}", highlight=False)
     with TrainingLog(options.output_dir, "epoch", STAGE, usable) as log, tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:

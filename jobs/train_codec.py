@@ -6,7 +6,7 @@ was cut short goes on as if it had not been.
 
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,8 @@ from torch import Tensor
 
 from cluster import records, storage
 from cluster.connect import connect
+from cluster.sole import sole_process
+from jobs.clips_per_step import batch_of_worker
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
@@ -149,8 +151,14 @@ def run(options: Options) -> dict[str, Any]:
     if options.strict_folds:
         settings["strict_folds"] = True
     storage.check_writable(options.output_dir)
+    with sole_process(options.output_dir, STAGE):
+        return _train(options, index, fold, settings, listener)
+
+
+def _train(options: Options, index: Index, fold: int, settings: dict[str, Any], listener: bytes | None) -> dict[str, Any]:
+    """Train, measure and write the codec, unless it is there."""
     outputs = (CODEC_FILE, "log.csv", "tensorboard", RUN_FOLDER)
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options.output_dir, record.counts, "already trained, nothing to do"))
     with connect(options.address, await_gpu=options.device != "cpu") as info:
@@ -161,12 +169,13 @@ def run(options: Options) -> dict[str, Any]:
         if not usable:
             raise SoundStormError(f"{options.location}: no usable recording outside fold {fold}; see the warnings above")
         console.print(f"train-codec: {usable} recordings, {plan}", highlight=False)
+        config = replace(options.training, batch_size=batch_of_worker(options.output_dir, options.training.batch_size, plan.num_workers))
         with TrainingLog(options.output_dir, "step", STAGE) as log, tempfile.TemporaryDirectory(prefix="soundstorm-codec-") as scratch:
             progress = _Progress(log, options.training)
             result = run_trainer(
                 train_on_worker,
                 {
-                    "training": asdict(options.training),
+                    "training": asdict(config),
                     "network": options.network.to_dict(),
                     "synthetic_clips": options.synthetic_clips,
                     "listener": listener,

@@ -1,6 +1,7 @@
 """The training of SoundStorm on one worker of Ray Train: epochs until the last, a report and a checkpoint after each."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
     training, validation = _read_tokens(settings["fold"], fingerprint)
+    config = TrainingConfig.from_dict(settings["training"], "training")
     worker = TrainingRun(
         ModelConfig.from_dict(settings["architecture"], "architecture"),
-        TrainingConfig.from_dict(settings["training"], "training"),
+        replace(config, batch_size=settings["batch_size"]),
         training,
         validation,
         device=get_device(),
@@ -68,7 +70,7 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
             save_checkpoint(
                 folder,
                 worker.averaged(),
-                training=worker.config,
+                training=TrainingConfig.from_dict(settings["training"], "training"),
                 categories=settings["categories"],
                 fingerprint=fingerprint,
                 step=worker.step,

@@ -54,6 +54,7 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
         settings = {
             "architecture": model.to_dict(),
             "training": training.to_dict(),
+            "batch_size": training.batch_size,
             "sampler": base.sampler.to_dict(),
             "categories": base.categories,
             "codec": asdict(base.fingerprint),

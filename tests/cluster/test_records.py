@@ -118,3 +118,15 @@ def test_what_no_run_of_the_stage_made_is_neither_deleted_nor_mixed_with(storage
     with pytest.raises(ClusterError, match="holds 'audio', which no run of 'generate' made"):
         records.begin(storage_root, "generate", SETTINGS, overwrite=overwrite, outputs=["audio", "parts"])
     assert storage.read_bytes(storage.join(storage_root, "audio", "mine.wav")) == b"a recording"
+
+
+def test_settings_that_are_free_may_change_on_the_way_and_after(tmp_path: Path) -> None:
+    uri = str(tmp_path)
+    assert records.begin(uri, "train", {"lr": 1, "workers": 2}, free=("workers",)) is None
+    assert records.is_begun(uri, "train")
+    assert records.begin(uri, "train", {"lr": 1, "workers": 1}, free=("workers",)) is None
+    with pytest.raises(ClusterError, match=r"settings: lr: then 1, now 2\. Use"):
+        records.begin(uri, "train", {"lr": 2, "workers": 1}, free=("workers",))
+    records.finish(uri, "train", {"lr": 1, "workers": 1}, {})
+    assert not records.is_begun(uri, "train")
+    assert records.begin(uri, "train", {"lr": 1}, free=("workers",)) is not None

@@ -18,6 +18,8 @@ import torch
 import jobs.train
 from cluster import records, storage, tables
 from cluster.errors import ClusterError
+from cluster.sole import sole_process
+from jobs import generate
 from jobs.tokens import TokenSet, open_tokens
 from jobs.train import Options, run, train_on_worker
 from jobs.training_run import TrainingRun
@@ -177,6 +179,20 @@ def test_a_finished_run_is_not_repeated(trained: dict[str, Any], tokens: str, or
     assert "already trained" in again["message"]
     assert again["checkpoint_sha256"] == trained["checkpoint_sha256"]
     assert (Path(trained["checkpoint"]) / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other_workers_is_not_refused(
+    trained: dict[str, Any], tokens: str, origin: str, tmp_path: Path, command: Command
+) -> None:
+    with sole_process(str(tmp_path), "train"):
+        assert_one_message(command(jobs.train, "--tokens", tokens, "--output-dir", str(tmp_path)), "another `train` is at work there")
+    assert "already trained" in run(options(tokens, trained["output_dir"], checkpoint=origin, num_workers=1))["message"]
+
+
+def test_a_training_under_way_is_no_checkpoint_yet(tmp_path: Path, command: Command) -> None:
+    records.begin(str(tmp_path / "train"), "train", {})
+    result = command(generate, "--checkpoint", str(tmp_path / "train"), "--output-dir", str(tmp_path / "out"))
+    assert_one_message(result, f"--checkpoint {tmp_path}/train: the training there is not finished", "run the same `soundstorm train` again")
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(trained: dict[str, Any], tokens: str, origin: str) -> None:

@@ -1,0 +1,109 @@
+"""One process at a time in an output folder, wherever it lies: the second is told who is at work there.
+
+The process writes `NAME.at-work.json` and writes it anew every few seconds. Of a process of this machine the system says
+whether it lives; one of another is given the time to be heard. A process that was killed holds nobody up for longer.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from cluster import storage
+from cluster.errors import ClusterError, NotFoundError
+
+BEAT_S = 10.0
+HEARD_S = 2.5 * BEAT_S
+"""A process of another machine that has not written in this time is gone."""
+POLL_S = 1.0
+
+
+@contextlib.contextmanager
+def sole_process(output_uri: str, name: str) -> Iterator[None]:
+    """Be the only process that does `name` in the folder `output_uri` within the block.
+
+    Raises:
+        ClusterError: another one is at work there.
+    """
+    uri = storage.join(output_uri, f"{name}.at-work.json")
+    me = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": secrets.token_hex(8)}
+    while not storage.create_bytes(uri, _content(me, 0)):
+        other = _read(uri)
+        if other and _is_at_work(uri, other):
+            raise ClusterError(
+                f"{output_uri}: another `{name}` is at work there (process {other.get('pid')} on {other.get('host')}); wait until it has ended, or "
+                "end it and run again, or give another --output-dir"
+            )
+        storage.delete(uri)
+    ended = threading.Event()
+    thread = threading.Thread(target=_beat, args=(uri, me, ended), name="at work", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        storage.delete(uri)
+
+
+def _beat(uri: str, me: dict[str, object], ended: threading.Event) -> None:
+    beat = 0
+    while not ended.wait(BEAT_S):
+        beat += 1
+        with contextlib.suppress(ClusterError):  # the work itself tells of storage that is gone
+            storage.write_bytes(uri, _content(me, beat))
+
+
+def _is_at_work(uri: str, other: dict[str, object]) -> bool:
+    """Whether the process lives that wrote `other`."""
+    if other.get("machine") == _machine() and isinstance(other.get("pid"), int):
+        return _born(int(str(other["pid"]))) == other.get("born")
+    deadline = time.monotonic() + HEARD_S
+    while time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        now = _read(uri)
+        if now != other:
+            return now is not None
+    return False
+
+
+def _content(me: dict[str, object], beat: int) -> bytes:
+    return (json.dumps(me | {"beat": beat}) + "\n").encode()
+
+
+def _read(uri: str) -> dict[str, object] | None:
+    """What lies at `uri`; None if nothing does, or nothing that this module wrote."""
+    try:
+        found = json.loads(storage.read_bytes(uri))
+    except (NotFoundError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _machine() -> str:
+    """What tells this machine, and this container on it, from others: numbers of processes mean something in it."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}".strip()
+
+
+def _born(pid: int) -> str:
+    """When the process began, in the system's terms; "" if there is none, or only what is left of one that has ended."""
+    stat = Path(f"/proc/{pid}/stat")
+    if not Path("/proc/self/stat").exists():
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return ""
+        except PermissionError:
+            pass  # another user's
+        return "lives"
+    try:
+        fields = stat.read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return "" if fields[0] in "ZX" else fields[19]
