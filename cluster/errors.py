@@ -11,3 +11,7 @@ class NotFoundError(ClusterError):
 
 class StorageUnavailableError(ClusterError):
     """The storage did not do what it was asked, time and again; this says nothing about the object that was asked for."""
+
+
+class NoRoomError(ClusterError):
+    """The disk is full or read-only: trying again does not change that."""

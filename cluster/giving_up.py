@@ -58,23 +58,23 @@ class Health:
         self._failed_in_a_row += 1
         self._losses_in_a_row = 0
         if self._failed_in_a_row >= self.limits.max_failed_in_a_row:
-            raise self._given_up(f"{self._failed_in_a_row} shards in a row failed, the last one ({key}) with: {error}")
+            raise self.given_up(f"{self._failed_in_a_row} shards in a row failed, the last one ({key}) with: {error}")
 
     def lost(self, num_places: int, error: str) -> None:
         """One of the actors died, hung or did not start; `num_places` is how many there should be."""
         self.last_error = error
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MAX_START_FAILURES + (2 + self.limits.max_retries) * num_places:
-            raise self._given_up(f"{self._losses_in_a_row} actors died with no shard finished in between, the last with: {error}")
+            raise self.given_up(f"{self._losses_in_a_row} actors died with no shard finished in between, the last with: {error}")
 
     def unstartable(self, error: str) -> None:
         """No actor is left, and none can be started."""
-        raise self._given_up(f"no actor could be started: {error}")
+        raise self.given_up(f"no actor could be started: {error}")
 
     def look(self, any_ready: bool) -> None:
         """To be called all the time, with whether any actor is at hand."""
         if self._problem is not None:
-            raise self._given_up(str(self._problem)) from self._problem
+            raise self.given_up(str(self._problem)) from self._problem
         now = time.monotonic()
         silence_s = now - self._last_life
         if any_ready:
@@ -82,7 +82,7 @@ class Health:
         elif silence_s > self._patience_s(self.limits.stall_timeout_s) and (
             silence_s > self._patience_s(self.limits.start_timeout_s) or not self._has_room()
         ):
-            raise self._given_up(
+            raise self.given_up(
                 f"no actor was ready for {silence_s:.0f} s (last error: {self.last_error}); "
                 "check with `ray status` that nodes are alive with enough free CPUs, GPUs and memory"
             )
@@ -104,5 +104,6 @@ class Health:
                     self._problem = error
                     return
 
-    def _given_up(self, why: str) -> ClusterError:
+    def given_up(self, why: str) -> ClusterError:
+        """The error that ends the run, because of `why`."""
         return ClusterError(f"{why}. {self._done} finished shards are kept: mend the cause and run again")

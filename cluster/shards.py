@@ -18,6 +18,7 @@ from typing import Any
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
+from cluster.errors import NoRoomError
 from cluster.giving_up import MAX_START_FAILURES, Health, Limits
 
 TICK_S = 1.0
@@ -96,8 +97,8 @@ def run_shards(
         limits: see `Limits`.
 
     Raises:
-        ClusterError: no actor can be started or kept alive, shard after shard fails, or `check` raised. What was finished before went through
-            `on_done`.
+        ClusterError: no actor can be started or kept alive, shard after shard fails, the disk is full, or `check` raised. What was finished before
+            went through `on_done`.
     """
     limits = limits or Limits()
     run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits, Health(limits, check, has_room))
@@ -222,6 +223,8 @@ class _Run:
         try:
             result = ray.get(ref, timeout=self.limits.start_timeout_s)
         except RayError as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, NoRoomError):
+                raise self.health.given_up(str(error.cause)) from error
             if isinstance(error, RayTaskError) and shard is not None:  # the actor's method raised; the actor lives
                 self._retry(shard, _error_text(error))
                 return

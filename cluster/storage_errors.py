@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
 
-from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
+from cluster.errors import ClusterError, NoRoomError, NotFoundError, StorageUnavailableError
 
 # Characters that no name may hold: control characters, and what XML, in which servers list names, or UTF-8 cannot hold.
 BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -115,9 +115,9 @@ def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
 def file_error(uri: str, error: OSError) -> ClusterError:
     """The sentence for an error of the operating system about `uri`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return ClusterError(f"{uri}: the disk is full ({error.strerror}); free some space or choose another place")
+        return NoRoomError(f"{uri}: the disk is full ({error.strerror}); free some space or choose another place")
     if error.errno == errno.EROFS:
-        return ClusterError(f"{uri}: the disk is read-only; choose another place")
+        return NoRoomError(f"{uri}: the disk is read-only; choose another place")
     if error.errno in (errno.EACCES, errno.EPERM):
         return ClusterError(f"{uri}: permission denied; change the permissions or choose another place")
     if error.errno == errno.ENOENT:

@@ -24,8 +24,9 @@ from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
+from jobs.generating_time import expected_time, seconds_a_clip
 from jobs.generator import Generator
-from jobs.parts import Plan, actor_resources, complete, settings_digest
+from jobs.parts import Plan, actor_resources, complete, default_actors, settings_digest
 from soundstorm.audio import RejectedAudio, read_audio
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.checkpoints import Checkpoint
@@ -37,7 +38,10 @@ from soundstorm.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES
 from soundstorm.settings_file import parse_settings
 
-MIN_DURATION_S, MAX_DURATION_S = 0.05, 600.0
+MIN_DURATION_S, MAX_DURATION_S = 0.05, 120.0
+"""A clip of two minutes takes some four minutes of a core with the model in the package, and one of ten minutes would take hours."""
+TOLD_FROM_S = 10.0
+"""Longer clips take so long that it is told before they are begun."""
 MAX_SAMPLES = 1_000_000_000
 FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Names in the URI of a sample below the output folder."""
@@ -55,7 +59,7 @@ class Options:
     num_samples: int = 10
     """Clips to make in all."""
     duration: float = 5.0
-    """Seconds of each clip."""
+    """Seconds of each clip, at most 120; the time that it takes grows with their square."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """Class to generate, by name; default: all classes in equal shares."""
     seed: int = 0
@@ -110,7 +114,10 @@ class Options:
         if self.num_actors is not None and self.num_actors < 1:
             raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
         if not MIN_DURATION_S <= self.duration <= MAX_DURATION_S:
-            raise SoundStormError(f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
+            raise SoundStormError(
+                f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds (the time that a clip takes grows with the "
+                "square of its length)"
+            )
         if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
             raise SoundStormError(f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration {self.duration}")
 
@@ -163,9 +170,15 @@ def run(options: Options) -> dict[str, Any]:
         payload=lambda items: [(index, labels[index % len(labels)]) for index in items],
         settings=settings_digest(settings),
     )
-    complete(
-        plan, options.address, lambda info: _actors(options, plan, info, (files, weights, listener), sampler, prompt), "make_part", options.num_actors
-    )
+
+    def prepare(info: ClusterInfo) -> Callable[[], Any]:
+        if options.duration > TOLD_FROM_S and not info.num_gpus:
+            clip_s = seconds_a_clip(checkpoint, sampler, math.ceil(options.duration * codec.frame_rate))
+            actors = min(default_actors(info, options.num_actors), plan.num_parts)
+            console.print(f"generate: {expected_time(clip_s, options.duration, options.num_samples, options.shard_size, actors)}", highlight=False)
+        return _actors(options, plan, info, (files, weights, listener), sampler, prompt)
+
+    complete(plan, options.address, prepare, "make_part", options.num_actors)
     metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
     metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
     num_rows = write_stream(_manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata)

@@ -26,7 +26,10 @@ RUN_FOLDER = "run"
 """Below a job's output while it trains: checkpoints as Ray Train keeps them."""
 CHECKPOINTS_KEPT = 2
 """The newest and the one before it, should the newest be damaged."""
-FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+FULL_FOR_TORCH = ("PytorchStreamWriter failed", "inline_container.cc")
+"""What PyTorch says when the disk takes no more of a file that it writes."""
+STOPPED = "training stopped: "
 WORKER_WAIT_S = 120.0
 """How long a cluster that can grow, or that is busy, has for making room."""
 
@@ -101,8 +104,8 @@ def use_threads(cpus: int, chosen: int | None = None) -> None:
 class Forward(UserCallback):
     """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble would come again."""
 
-    def __init__(self, queue: Queue) -> None:
-        self.queue = queue
+    def __init__(self, queue: Queue, output_uri: str) -> None:
+        self.queue, self.output_uri = queue, output_uri
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         self.queue.put_nowait(metrics[0])
@@ -112,8 +115,10 @@ class Forward(UserCallback):
         for _, error in sorted(worker_exceptions.items()):
             if isinstance(error, SoundStormError | ClusterError):
                 raise error
-            if isinstance(error, OSError) and error.errno in FULL_OR_READ_ONLY:
-                raise SoundStormError(f"training stopped: {_lines(error)[-1]}; make room there")
+            if _found_no_room(error):
+                raise SoundStormError(
+                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); make room in {self.output_uri} and for temporary files"
+                )
 
 
 def run_trainer(
@@ -167,7 +172,7 @@ def run_trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[Forward(reports)],
+            callbacks=[Forward(reports, output_uri)],
         ),
     )
 
@@ -199,7 +204,14 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
         rank, cause = sorted(error.worker_failures.items())[0]
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
         return SoundStormError(f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: {_lines(cause)[0]}. {kept}")
-    return SoundStormError(f"training stopped: {_lines(error)[-1]}. {kept}")
+    return SoundStormError(f"{STOPPED}{_lines(error)[-1].rpartition(STOPPED)[2]}. {kept}")
+
+
+def _found_no_room(error: Exception) -> bool:
+    """Whether something could not be written because the disk is full or read-only."""
+    if isinstance(error, OSError):
+        return error.errno in FULL_OR_READ_ONLY
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in FULL_FOR_TORCH)
 
 
 def _lines(error: BaseException) -> list[str]:

@@ -1,5 +1,6 @@
 """Every shard is done exactly once or set aside, whatever happens to the actors, and the driver never waits for ever."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import ray
 
 from cluster.errors import ClusterError
 from cluster.shards import Limits, Progress, Shard, ShardsResult, run_shards
+from cluster.storage_errors import file_error
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -158,6 +160,18 @@ def test_a_shard_that_always_raises_is_set_aside_with_its_error(tmp_path: Path) 
     assert sorted(done) == [0, 1, 3, 4, 5]
     assert aside == [("0002", "ValueError: clip 'rain': label 99 is out of range")] and result.failed == dict(aside)
     assert (tmp_path / "attempts").read_text() == "xxx" and result.replaced == 0
+
+
+def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path) -> None:
+    def work(n: int) -> int:
+        with (tmp_path / "attempts").open("a") as file:
+            file.write(f"{n} ")
+        raise file_error("/data/part-0", OSError(errno.ENOSPC, "No space left on device"))
+
+    with pytest.raises(ClusterError, match=r"/data/part-0: the disk is full .*0 finished shards are kept: mend the cause and run again"):
+        run(numbered(12), make_workers(work), num_actors=1)
+    assert (tmp_path / "attempts").read_text() == "0 "
+    wait_until_idle()
 
 
 def test_a_shard_that_hangs_is_set_aside_after_its_time() -> None:

@@ -1,8 +1,11 @@
 """Ray Train as the jobs use it: how many workers, and which failures a restart would not mend."""
 
 import errno
+from pathlib import Path
 
+import pyarrow.fs
 import pytest
+import torch
 
 from cluster.connect import ClusterInfo
 from cluster.errors import StorageUnavailableError
@@ -28,16 +31,30 @@ def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device.*make room"),
+        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full or read-only .*No space left on device.*make room in out"),
         (SoundStormError("the state is not of this network"), "not of this network"),
         (StorageUnavailableError("s3://bucket: gone"), "s3://bucket: gone"),
     ],
 )
 def test_a_failure_that_would_come_again_ends_the_run_at_once(error: Exception, told: str) -> None:
     with pytest.raises((SoundStormError, StorageUnavailableError), match=told):
-        Forward(None).after_exception(None, {1: error})
+        Forward(None, "out").after_exception(None, {1: error})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("connection closed by peer"), OSError(errno.ECONNRESET, "reset")])
 def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception) -> None:
-    Forward(None).after_exception(None, {0: error})
+    Forward(None, "out").after_exception(None, {0: error})
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full is had on Linux")
+def test_a_full_disk_ends_the_run_whoever_finds_it() -> None:
+    for write in (lambda: torch.save({"weights": torch.zeros(10_000)}, "/dev/full"), lambda: pyarrow_write("/dev/full")):
+        with pytest.raises((OSError, RuntimeError)) as full:
+            write()
+        with pytest.raises(SoundStormError, match="the disk is full or read-only"):
+            Forward(None, "out").after_exception(None, {0: full.value})
+
+
+def pyarrow_write(path: str) -> None:
+    with pyarrow.fs.LocalFileSystem().open_output_stream(path) as stream:
+        stream.write(bytes(10_000_000))

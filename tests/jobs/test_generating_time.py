@@ -1,0 +1,47 @@
+"""How long `generate` takes is told before it begins."""
+
+import time
+
+import pytest
+import torch
+
+from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.generate import Options
+from jobs.generating_time import expected_time, seconds_a_clip
+from soundstorm.decoding import generate_codes
+from soundstorm.errors import SoundStormError
+from soundstorm.presets import SamplerSettings
+
+
+def test_the_time_told_for_a_clip_is_about_the_time_that_it_takes() -> None:
+    checkpoint, sampler = open_checkpoint(checkpoint_files(None)), SamplerSettings(iterations=(6, 2, 1, 1, 1, 1, 1, 1), candidates=1)
+    threads = torch.get_num_threads()
+    seconds_a_clip(checkpoint, sampler, 100)  # the first pass of a process takes longer
+    told_s = seconds_a_clip(checkpoint, sampler, 1500)
+    assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    try:
+        began_s = time.thread_time()
+        generate_codes(checkpoint.model, torch.tensor([0]), [1500], sampler, [1])
+        took_s = time.thread_time() - began_s
+    finally:
+        torch.set_num_threads(threads)
+    assert took_s / 2 < told_s < took_s * 2
+
+
+@pytest.mark.parametrize(
+    ("num_clips", "shard_size", "num_actors", "told"),
+    [
+        (1, 8, 1, "1 on 1 actor about 1:30 min;"),
+        (10, 1, 2, "10 on 2 actors about 7:30 min;"),
+        (10, 8, 2, "10 on 2 actors about 12:00 min;"),  # one of the two makes eight
+    ],
+)
+def test_a_run_takes_as_long_as_the_actor_that_makes_most(num_clips: int, shard_size: int, num_actors: int, told: str) -> None:
+    sentence = expected_time(90.0, 60.0, num_clips, shard_size, num_actors)
+    assert sentence.startswith("a clip of 60 s takes about 1:30 min of a core") and told in sentence
+
+
+def test_clips_that_would_take_hours_are_refused() -> None:
+    with pytest.raises(SoundStormError, match=r"--duration is 600.0: give 0.05 to 120 seconds .*square of its length"):
+        Options(duration=600.0)
