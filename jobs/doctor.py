@@ -1,4 +1,7 @@
-"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage, Ray and its nodes."""
+"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage, Ray and its nodes.
+
+What stands in the way of a job is lacking; what may, such as a folder too large to be sent to a cluster, is a note.
+"""
 
 import os
 import shutil
@@ -23,8 +26,10 @@ from cluster import records
 from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs.codecs import official_cache
+from jobs.compiled import misfits, versions
 from jobs.entry import console, leave, start
 from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
+from jobs.submission import what_is_sent
 from soundstorm.codec import OFFICIAL_FILE, load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.training import uses_bf16
@@ -54,6 +59,8 @@ class Finding:
     fine: bool
     """False: something will not work, and the text says what to do."""
     text: str
+    is_note: bool = False
+    """Nothing is missing, but somebody should look at it."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -62,6 +69,7 @@ def run(options: Options) -> dict[str, Any]:
         "processor": _processors,
         "GPU": _gpu,
         "libraries": _libraries,
+        "compiled libraries": _compiled,
         "audio files": _audio,
         "compact codec": _codec,
         "EnCodec weights": _official_weights,
@@ -75,6 +83,7 @@ def run(options: Options) -> dict[str, Any]:
             findings.append(Finding(subject, *check()))
         except (SoundStormError, ClusterError, OSError) as error:
             findings.append(Finding(subject, False, str(error)))
+    findings.append(_submission())
     storage_works = any(finding.subject == "storage" and finding.fine for finding in findings)
     try:
         findings += _cluster(options.address, options.output_dir if storage_works else None)
@@ -82,7 +91,8 @@ def run(options: Options) -> dict[str, Any]:
         findings.append(Finding("Ray", False, str(error)))
     table = Table(box=None, show_header=False, padding=(0, 2))
     for finding in findings:
-        table.add_row("[green]ok[/]" if finding.fine else "[bold red]lacks[/]", f"[bold]{finding.subject}[/]", escape(finding.text))
+        mark = "[bold red]lacks[/]" if not finding.fine else "[yellow]note[/]" if finding.is_note else "[green]ok[/]"
+        table.add_row(mark, f"[bold]{finding.subject}[/]", escape(finding.text))
     console.print(table)
     lacking = [finding.subject for finding in findings if not finding.fine]
     if lacking:
@@ -112,6 +122,19 @@ def _libraries() -> tuple[bool, str]:
         except PackageNotFoundError:
             missing.append(library)
     return not missing, f"missing: {', '.join(missing)}; run `make install`" if missing else ", ".join(found)
+
+
+def _compiled() -> tuple[bool, str]:
+    found = misfits()
+    return not found, "; ".join(found) or f"{versions()} load beside each other"
+
+
+def _submission() -> Finding:
+    try:
+        sent = what_is_sent(Path.cwd())
+    except OSError as error:
+        return Finding("submission", True, f"what `ray job submit --working-dir .` would take along cannot be read: {error}", is_note=True)
+    return Finding("submission", True, str(sent), is_note=sent.is_much)
 
 
 def _audio() -> tuple[bool, str]:
