@@ -6,6 +6,7 @@ point and a sum of centroids is exact in float64 and the choice of codes is the 
 Legend: B blocks, D principal axes, Q levels, K codes of a level, W partial sequences of the beam.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,8 @@ from soundstorm.block_codec.blocks import POINT_STEPS
 
 SPARE = 4
 """Candidates that are measured exactly beyond those that stay: single precision orders near equals wrongly."""
+GROUP = 32
+"""Codes of which the nearest is looked up at once, at most."""
 PART = 256
 """Blocks that are encoded at once."""
 
@@ -67,8 +70,8 @@ class Search:
         self.width = width
         self._exact_QKD = centroids_QKD.to(torch.float64)
         scaled_QKD = centroids_QKD.to(torch.float32) / POINT_STEPS
-        self._transposed_QDK = scaled_QKD.transpose(1, 2).contiguous()
-        self._norm_QK = scaled_QKD.square().sum(2)
+        self._negative_QDK = -scaled_QKD.transpose(1, 2).contiguous()
+        self._half_norm_QK = scaled_QKD.square().sum(2) / 2
 
     @property
     def device(self) -> torch.device:
@@ -93,18 +96,21 @@ class Search:
         return chosen_BWQ[:, 0]
 
     def _candidates(self, rest_BWD: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of
-        both."""
-        rest_BWD = rest_BWD.to(torch.float32) / POINT_STEPS
-        size = self._norm_QK.shape[1]
-        distance_BWK = rest_BWD.square().sum(2, keepdim=True) - 2 * (rest_BWD @ self._transposed_QDK[level]) + self._norm_QK[level]
-        count = min(self.width + SPARE, distance_BWK[0].numel())
-        # The best of each sequence first: the best of all are among them, and short rows are quicker to sort.
-        per_sequence = min(count, size)
-        best = distance_BWK.topk(per_sequence, largest=False)
-        flat_BC = (best.indices + torch.arange(rest_BWD.shape[1], device=rest_BWD.device)[:, None] * size).flatten(1)
-        among_BC = best.values.flatten(1).topk(min(count, flat_BC.shape[1]), largest=False).indices
-        place_BC = flat_BC.gather(1, among_BC).sort(dim=1).values
+        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of both."""
+        num_blocks, num_sequences, dims = rest_BWD.shape
+        size = self._half_norm_QK.shape[1]
+        rest_SD = (rest_BWD.to(torch.float32) / POINT_STEPS).view(-1, dims)
+        # Half the squared distance, less that of the sequence itself.
+        distance_SK = torch.addmm(self._half_norm_QK[level], rest_SD, self._negative_QDK[level])
+        # The groups of codes with the smallest minima first: the smallest distances are among theirs, and little is left to sort.
+        group = math.gcd(size, GROUP)
+        distance_BGL = distance_SK.view(num_blocks, -1, group)
+        own_BG = (rest_SD.square().sum(1) / 2).view(num_blocks, num_sequences).repeat_interleave(size // group, dim=1)
+        count = min(self.width + SPARE, own_BG.shape[1])
+        group_BC = (distance_BGL.amin(2) + own_BG).topk(count, largest=False).indices
+        among_BCL = _of_parents(distance_BGL, group_BC) + own_BG.gather(1, group_BC)[..., None]
+        member_BC = among_BCL.flatten(1).topk(min(self.width + SPARE, count * group), largest=False).indices
+        place_BC = (group_BC.gather(1, member_BC // group) * group + member_BC % group).sort(dim=1).values
         return place_BC // size, place_BC % size
 
 

@@ -114,5 +114,5 @@ class BlockCodecConfig:
 
 def for_block(frames_per_block: int) -> BlockCodecConfig:
     """The settings that spend 80 bits a frame: 8 levels at 75 columns/s, 16 at 37.5, or 32 at 18.75."""
-    dims, beam = {1: (80, 8), 2: (150, 4), 4: (240, 2)}.get(frames_per_block, (80, 8))
+    dims, beam = {1: (80, 6), 2: (150, 4), 4: (240, 2)}.get(frames_per_block, (80, 6))
     return BlockCodecConfig(frames_per_block=frames_per_block, num_levels=8 * frames_per_block, dims=dims, beam=beam)

@@ -1,0 +1,55 @@
+"""The actor that finds a block codec's codebooks: it holds the pool of blocks, and is asked for one level after another."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster.attempts import Beats
+from jobs.trainer import use_threads
+from soundstorm.block_codec import files
+from soundstorm.block_codec.config import BlockCodecConfig
+from soundstorm.block_codec.fitting import CodebookFit, FittingConfig
+
+LEVEL_S = 3600.0
+"""A level that takes longer hangs: the process ends itself."""
+
+
+class CodecFitter:
+    """Fits codebooks to a pool that lies in the object store.
+
+    Args:
+        parts: references to tables (schema DECODED) whose `samples` are blocks as float16.
+        config, fitting: of the codec and of its fitting.
+        state: of an earlier fitter on the same pool, as `soundstorm.block_codec.files.state_to_bytes` writes it.
+        cpus: how many threads to use.
+        ledger: of `cluster.attempts`.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[ray.ObjectRef],
+        config: BlockCodecConfig,
+        fitting: FittingConfig,
+        state: bytes | None,
+        cpus: int,
+        ledger: Any,
+    ) -> None:
+        use_threads(cpus)
+        self.ledger = ledger
+        with Beats(ledger, LEVEL_S):
+            rows = pa.concat_tables([ray.get(part) for part in parts]).sort_by("clip_id")["samples"]
+            blocks = [np.frombuffer(samples.as_buffer(), np.float16) for samples in rows if len(samples.as_buffer())]
+            pool_PV = np.concatenate(blocks).reshape(-1, config.block_size)
+            found = None if state is None else files.state_from_bytes(state)
+            self.fit = CodebookFit(pool_PV, config, fitting, found, "cuda" if torch.cuda.is_available() else "cpu")
+
+    def step(self) -> bytes:
+        """Find the next level, if there is one; returns the state with it."""
+        with Beats(self.ledger, LEVEL_S):
+            if not self.fit.is_finished:
+                self.fit.step()
+            return files.state_to_bytes(self.fit.state)

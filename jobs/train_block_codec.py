@@ -1,0 +1,292 @@
+"""Fit a block codec to the recordings of a dataset: blocks of log-mel frames by Ray Data, codebooks level by level in an actor.
+
+Nothing is learned by gradients, and the recordings give a bounded pool of blocks, however many there are. The state is stored after each level: the
+same command goes on from there.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import ray
+import tyro
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from rich.table import Table
+
+from cluster import records, storage
+from cluster.attempts import open_ledger
+from cluster.connect import ClusterInfo, connect
+from cluster.errors import ClusterError
+from cluster.vigil import Vigil, limits_here, watch
+from jobs.codec_fitter import CodecFitter
+from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
+from jobs.entry import console, leave, start
+from jobs.finished import told_again
+from jobs.progress import duration
+from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from jobs.trainer import WorkerPlan, plan_workers
+from jobs.training_log import TrainingLog
+from soundstorm.audio import SAMPLE_RATE, from_pcm16
+from soundstorm.block_codec import files
+from soundstorm.block_codec.config import BlockCodecConfig, for_block
+from soundstorm.block_codec.features import LogMel, mel_bank
+from soundstorm.block_codec.fitting import FittingConfig, FittingState, blocks_per_copy, finish, pool_of_recording
+from soundstorm.codec import load_codec
+from soundstorm.codec_quality import measure_codec
+from soundstorm.errors import SoundStormError
+
+STAGE = "train_block_codec"
+CODEC_FILE = "codec.safetensors"
+STATE_FILE = "fitting.safetensors"
+HELD_OUT = 20
+"""One in so many recordings is not fitted to: what the codes lose is measured on them."""
+MOST_HELD_OUT, MOST_MEASURED = 200, 400
+"""Recordings that suffice for that, and for the figures of the test fold."""
+DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+
+
+@dataclass(kw_only=True)
+class Options(DatasetOptions):
+    """Fit a block codec to recordings."""
+
+    output_dir: str
+    """Folder for the codec and its log, a path or s3:// URI."""
+    folds: tuple[int, ...] = ()
+    """Folds to fit to; default: all but the test fold."""
+    test_fold: int | None = None
+    """Fold that is measured and not fitted to; default: the dataset's last."""
+    clips: str | None = None
+    """Text file, path or URI, with one clip id or file name a line: only these are fitted to. Default: all."""
+    frames_per_block: Literal["1", "2", "4"] = "1"
+    """Log-mel frames (75 a second) that a column of codes describes; it has 8 codes of 1024 for each of them."""
+    name: str = "block"
+    """The codec's name in fingerprints."""
+    fitting: tyro.conf.OmitArgPrefixes[FittingConfig] = FittingConfig()
+    codebook_size: int = 1024
+    """Codes of a level."""
+    num_levels: int | None = None
+    """Codes of a column; default: 8 for each frame of a block."""
+    max_duration: float = 30.0
+    """Seconds of a recording that are used."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to look for clusters."""
+    max_failures: int = 3
+    """Times that fitting goes on in another process after one died."""
+    overwrite: bool = False
+    """Start afresh, whatever the output folder holds."""
+    address: str | None = None
+    """Ray cluster to join, as for `ray.init`; default: start one here."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for option, value in (("copies", self.fitting.copies), ("pool-blocks", self.fitting.pool_blocks)):
+            if value < 1:
+                raise SoundStormError(f"--{option} is {value}: give at least 1")
+        if self.fitting.seed < 0:
+            raise SoundStormError(f"--seed is {self.fitting.seed}: give 0 or more")
+        if self.max_failures < 0:
+            raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
+        if not self.max_duration > 0:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        self.config()
+
+    def config(self) -> BlockCodecConfig:
+        """The codec's settings."""
+        default = for_block(int(self.frames_per_block))
+        return replace(default, codebook_size=self.codebook_size, num_levels=self.num_levels or default.num_levels)
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Fit the codec that `options` describe; returns the figures of its levels and of the test fold."""
+    index = open_and_tell(options)
+    fold = index.num_folds if options.test_fold is None else options.test_fold
+    every = set(range(1, index.num_folds + 1))
+    folds = set(options.folds) or every - {fold}
+    for option, given in (("test-fold", {fold}), ("folds", folds)):
+        if not given <= every:
+            raise SoundStormError(f"--{option} is {' '.join(map(str, sorted(given)))}: the dataset has folds 1 to {index.num_folds}")
+    if fold in folds:
+        raise SoundStormError(f"--folds has {fold}, which is the test fold: leave it out, or give another --test-fold")
+    clips = _only(rows_of_folds(index.clips, folds), options.clips)
+    config = options.config()
+    settings = {
+        "dataset": options.dataset,
+        "data_dir": storage.absolute(options.location),
+        "clips": index_digest(clips, options.location),
+        "test_fold": fold,
+        "codec": config.to_dict(),
+        "fitting": asdict(options.fitting),
+        "name": options.name,
+        "max_duration_s": options.max_duration,
+    }
+    storage.check_writable(options.output_dir)
+    outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+    if record is not None:
+        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do"))
+    held_out, fitted = _held_out(clips)
+    with connect(options.address, await_gpu=options.device != "cpu") as info:
+        pool, usable = _pool(fitted, options, config)
+        state = _fit(pool, options, config, info)
+        del pool
+        console.print("train-block-codec: measuring what the codes lose", highlight=False)
+        codec = finish(state, list(_waveforms(held_out, options)), config)
+        description = f"fitted to {usable} recordings of {options.dataset}, folds {' '.join(map(str, sorted(folds)))}"
+        content = files.to_bytes(codec, options.name, description)
+        test = rows_of_folds(index.clips, {fold})
+        counts: dict[str, Any] = {
+            "recordings": usable,
+            "levels": [asdict(report) for report in state.reports],
+            "test": _measure(content, test.slice(0, MOST_MEASURED), options),
+            "folds": folds_record(index, options),
+        }
+        storage.write_bytes(storage.join(options.output_dir, CODEC_FILE), content)
+    _show_levels(state)
+    records.finish(options.output_dir, STAGE, settings, counts)
+    storage.delete(storage.join(options.output_dir, STATE_FILE))
+    return _summary(options, counts, f"fitted to {usable} recordings")
+
+
+def _summary(options: Options, counts: dict[str, Any], what: str) -> dict[str, Any]:
+    where = storage.join(options.output_dir, CODEC_FILE)
+    last, test = counts["levels"][-1], counts["test"]
+    figures = "" if test is None else f"; test fold: log-mel distance {test['log_mel_distance']:.3f} nats"
+    message = f"{where}: {what}, {len(counts['levels'])} levels leave {last['error_nats']:.3f} nats{figures}"
+    return {"message": message, "output_dir": options.output_dir, "codec": where, **counts}
+
+
+# ---- recordings
+
+
+def _only(clips: pa.Table, list_uri: str | None) -> pa.Table:
+    """The clips that the list names, all where there is none."""
+    if list_uri is None:
+        return clips
+    named = {line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()}
+    keep = [bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named) for row in clips.select(["clip_id", "uri"]).to_pylist()]
+    if not any(keep):
+        raise SoundStormError(f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line")
+    return clips.filter(pa.array(keep))
+
+
+def _held_out(clips: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """Recordings to measure on, and those to fit to; in which part a clip is follows from its id."""
+    clips = clips.take(np.argsort([_key(clip_id) for clip_id in clips["clip_id"].to_pylist()]))
+    count = min(MOST_HELD_OUT, max(1, clips.num_rows // HELD_OUT))
+    return clips.slice(0, count), clips.slice(count)
+
+
+def _key(clip_id: str) -> int:
+    """A number of its own for each recording, 63 bits."""
+    return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") >> 1
+
+
+def _pool(clips: pa.Table, options: Options, config: BlockCodecConfig) -> tuple["ray.data.Dataset", int]:
+    """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and how many recordings there are."""
+    bank_FM, blocks = mel_bank(config), blocks_per_copy(clips.num_rows, options.fitting)
+    fitting = options.fitting
+
+    def keep(waveform_N: np.ndarray, clip_id: str) -> bytes:
+        return pool_of_recording(waveform_N, _key(clip_id), blocks, LogMel(config, bank_FM), config, fitting).tobytes()
+
+    console.print(f"train-block-codec: up to {blocks} blocks of each of {fitting.copies} copies of {clips.num_rows} recordings", highlight=False)
+    pool = decode_clips(clips, SAMPLE_RATE, options.max_duration, keep)
+    usable = warn_of_rejected(pool)
+    if not usable:
+        raise SoundStormError(f"{options.location}: no usable recording to fit to; see the warnings above")
+    return pool, usable
+
+
+def _waveforms(clips: pa.Table, options: Options) -> Iterator[np.ndarray]:
+    for samples, _ in usable_recordings(decode_clips(clips, SAMPLE_RATE, options.max_duration)):
+        yield from_pcm16(samples)
+
+
+def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any] | None:
+    """Figures of the codec on the recordings of the test fold, none where there are none."""
+    waveforms = list(_waveforms(clips, options))
+    if not waveforms:
+        return None
+    console.print(f"train-block-codec: measuring on {len(waveforms)} recordings of the test fold", highlight=False)
+    return asdict(measure_codec(load_codec(content), waveforms))
+
+
+# ---- fitting
+
+
+def _fit(pool: "ray.data.Dataset", options: Options, config: BlockCodecConfig, info: ClusterInfo) -> FittingState:
+    """Find level after level, and store what is found; a fitter that dies is followed by another."""
+    plan, state_uri = plan_workers(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
+    stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
+    state = _stored_state(stored, state_uri)
+    parts, ledger, failures, began = pool.to_arrow_refs(), open_ledger(), 0, time.monotonic()
+    first = len(state.reports)
+    fitter = None
+    with TrainingLog(options.output_dir, "level", STAGE) as log:
+        log.update(_rows(state))
+        while len(state.packed) < config.num_levels:
+            vigil = Vigil(ledger=ledger, worker=plan.resources, storage_uri=options.output_dir, limits=limits_here())
+            fitter = fitter or _fitter(plan, parts, config, options.fitting, stored, ledger)
+            step = fitter.step.remote()
+            try:
+                stored = watch(partial(ray.get, step), vigil)
+            except DIED as error:
+                failures, fitter = failures + 1, None
+                if failures > options.max_failures:
+                    raise SoundStormError(
+                        f"{options.output_dir}: fitting broke off, {failures} processes died at level {len(state.packed)}; what is found is kept, "
+                        "run again; more memory may help, or a smaller --pool-blocks"
+                    ) from error
+                continue
+            state = files.state_from_bytes(stored)
+            storage.write_bytes(state_uri, stored)
+            log.update(_rows(state))
+            report, found = state.reports[-1], len(state.reports) - first
+            left = (config.num_levels - len(state.reports)) * (time.monotonic() - began) / found
+            console.print(
+                f"level {report.level + 1}/{config.num_levels}  leaves {report.error_nats:.4f} nats  codes in use {report.codes_in_use:.0%}"
+                f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}",
+                highlight=False,
+            )
+    return state
+
+
+def _fitter(
+    plan: WorkerPlan,
+    parts: list[ray.ObjectRef],
+    config: BlockCodecConfig,
+    fitting: FittingConfig,
+    stored: bytes | None,
+    ledger: Any,
+) -> Any:
+    actor = ray.remote(CodecFitter).options(num_cpus=plan.cpus_per_worker, num_gpus=int(plan.use_gpu), max_restarts=0)
+    return actor.remote(parts, config, fitting, stored, plan.cpus_per_worker, ledger)
+
+
+def _stored_state(stored: bytes | None, where: str) -> FittingState:
+    if stored is None:
+        return FittingState()
+    try:
+        return files.state_from_bytes(stored)
+    except ValueError as error:
+        raise ClusterError(f"{where} is damaged ({error}): use --overwrite") from error
+
+
+def _rows(state: FittingState) -> list[dict[str, Any]]:
+    return [asdict(report) for report in state.reports]
+
+
+def _show_levels(state: FittingState) -> None:
+    table = Table("level", "leaves, nats", "codes in use", "entropy, bits")
+    for report in state.reports:
+        table.add_row(str(report.level), f"{report.error_nats:.4f}", f"{report.codes_in_use:.0%}", f"{report.entropy_bits:.2f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    leave(start(Options, run))
