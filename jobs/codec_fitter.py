@@ -12,17 +12,18 @@ from cluster.attempts import Beats
 from jobs.trainer import use_threads
 from soundstorm.block_codec import files
 from soundstorm.block_codec.config import BlockCodecConfig
-from soundstorm.block_codec.fitting import CodebookFit, FittingConfig
+from soundstorm.block_codec.fitting import CodebookFit, FittingConfig, pool_of_simple_sounds
 
 LEVEL_S = 3600.0
 """A level that takes longer hangs: the process ends itself."""
 
 
 class CodecFitter:
-    """Fits codebooks to a pool that lies in the object store.
+    """Fits codebooks to a pool that lies in the object store, and to simple sounds.
 
     Args:
         parts: references to tables (schema DECODED) whose `samples` are blocks as float16.
+        blocks: of a copy of each recording, at most.
         config, fitting: of the codec and of its fitting.
         state: of an earlier fitter on the same pool, as `soundstorm.block_codec.files.state_to_bytes` writes it.
         cpus: how many threads to use.
@@ -32,6 +33,7 @@ class CodecFitter:
     def __init__(
         self,
         parts: Sequence[ray.ObjectRef],
+        blocks: int,
         config: BlockCodecConfig,
         fitting: FittingConfig,
         state: bytes | None,
@@ -42,8 +44,9 @@ class CodecFitter:
         self.ledger = ledger
         with Beats(ledger, LEVEL_S):
             rows = pa.concat_tables([ray.get(part) for part in parts]).sort_by("clip_id")["samples"]
-            blocks = [np.frombuffer(samples.as_buffer(), np.float16) for samples in rows if len(samples.as_buffer())]
-            pool_PV = np.concatenate(blocks).reshape(-1, config.block_size)
+            recorded = [np.frombuffer(samples.as_buffer(), np.float16) for samples in rows if len(samples.as_buffer())]
+            simple_PV = pool_of_simple_sounds(blocks, config, fitting)
+            pool_PV = np.concatenate([np.concatenate(recorded).reshape(-1, config.block_size), simple_PV])
             found = None if state is None else files.state_from_bytes(state)
             self.fit = CodebookFit(pool_PV, config, fitting, found, "cuda" if torch.cuda.is_available() else "cpu")
 

@@ -6,7 +6,6 @@ same command goes on from there.
 
 import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -22,12 +21,14 @@ from cluster import records, storage
 from cluster.attempts import open_ledger
 from cluster.connect import ClusterInfo, connect
 from cluster.errors import ClusterError
+from cluster.sole import sole_process
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.codec_fitter import CodecFitter
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.progress import duration
+from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import WorkerPlan, plan_workers
 from jobs.training_log import TrainingLog
@@ -38,6 +39,7 @@ from soundstorm.block_codec.features import LogMel, mel_bank
 from soundstorm.block_codec.fitting import FittingConfig, FittingState, blocks_per_copy, finish, pool_of_recording
 from soundstorm.codec import load_codec
 from soundstorm.codec_quality import measure_codec
+from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 
 STAGE = "train_block_codec"
@@ -87,10 +89,13 @@ class Options(DatasetOptions):
         for option, value in (("copies", self.fitting.copies), ("pool-blocks", self.fitting.pool_blocks)):
             if value < 1:
                 raise SoundStormError(f"--{option} is {value}: give at least 1")
-        if self.fitting.seed < 0:
-            raise SoundStormError(f"--seed is {self.fitting.seed}: give 0 or more")
-        if self.max_failures < 0:
-            raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
+        for option, value in (
+            ("seed", self.fitting.seed),
+            ("simple-sounds", self.fitting.simple_sounds),
+            ("max-failures", self.max_failures),
+        ):
+            if value < 0:
+                raise SoundStormError(f"--{option} is {value}: give 0 or more")
         if not self.max_duration > 0:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
         self.config()
@@ -113,38 +118,48 @@ def run(options: Options) -> dict[str, Any]:
     if fold in folds:
         raise SoundStormError(f"--folds has {fold}, which is the test fold: leave it out, or give another --test-fold")
     clips = _only(rows_of_folds(index.clips, folds), options.clips)
-    config = options.config()
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
         "clips": index_digest(clips, options.location),
         "test_fold": fold,
-        "codec": config.to_dict(),
+        "codec": options.config().to_dict(),
         "fitting": asdict(options.fitting),
         "name": options.name,
         "max_duration_s": options.max_duration,
     }
+    if options.strict_folds:
+        settings["strict_folds"] = True
     storage.check_writable(options.output_dir)
+    with sole_process(options.output_dir, STAGE):
+        return _train(options, index, clips, fold, folds, settings)
+
+
+def _train(options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int], settings: dict[str, Any]) -> dict[str, Any]:
+    """Fit to `clips`, measure on `fold` and write the codec, unless it is there."""
+    config = options.config()
     outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do"))
     held_out, fitted = _held_out(clips)
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        pool, usable = _pool(fitted, options, config)
-        state = _fit(pool, options, config, info)
-        del pool
+        blocks = blocks_per_copy(fitted.num_rows, options.fitting)
+        pool, usable = _pool(fitted, blocks, options, config)
+        state = _fit(pool, blocks, options, config, info)
         console.print("train-block-codec: measuring what the codes lose", highlight=False)
-        codec = finish(state, list(_waveforms(held_out, options)), config)
+        measured = decode_clips(held_out, SAMPLE_RATE, options.max_duration)
+        codec = finish(state, _waveforms(measured), config)
+        outside = ("synthetic sounds",) if options.fitting.simple_sounds else ()
+        trained_on = combined(decoded_recordings(index.clips, pool.union(measured)), outside=outside)
         description = f"fitted to {usable} recordings of {options.dataset}, folds {' '.join(map(str, sorted(folds)))}"
-        content = files.to_bytes(codec, options.name, description)
+        content = files.to_bytes(codec, options.name, description, trained_on)
         test = rows_of_folds(index.clips, {fold})
         counts: dict[str, Any] = {
             "recordings": usable,
             "levels": [asdict(report) for report in state.reports],
             "test": _measure(content, test.slice(0, MOST_MEASURED), options),
-            "folds": folds_record(index, options),
-        }
+        } | folds_record(index, options)
         storage.write_bytes(storage.join(options.output_dir, CODEC_FILE), content)
     _show_levels(state)
     records.finish(options.output_dir, STAGE, settings, counts)
@@ -186,10 +201,9 @@ def _key(clip_id: str) -> int:
     return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") >> 1
 
 
-def _pool(clips: pa.Table, options: Options, config: BlockCodecConfig) -> tuple["ray.data.Dataset", int]:
+def _pool(clips: pa.Table, blocks: int, options: Options, config: BlockCodecConfig) -> tuple["ray.data.Dataset", int]:
     """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and how many recordings there are."""
-    bank_FM, blocks = mel_bank(config), blocks_per_copy(clips.num_rows, options.fitting)
-    fitting = options.fitting
+    bank_FM, fitting = mel_bank(config), options.fitting
 
     def keep(waveform_N: np.ndarray, clip_id: str) -> bytes:
         return pool_of_recording(waveform_N, _key(clip_id), blocks, LogMel(config, bank_FM), config, fitting).tobytes()
@@ -202,14 +216,13 @@ def _pool(clips: pa.Table, options: Options, config: BlockCodecConfig) -> tuple[
     return pool, usable
 
 
-def _waveforms(clips: pa.Table, options: Options) -> Iterator[np.ndarray]:
-    for samples, _ in usable_recordings(decode_clips(clips, SAMPLE_RATE, options.max_duration)):
-        yield from_pcm16(samples)
+def _waveforms(decoded: "ray.data.Dataset") -> list[np.ndarray]:
+    return [from_pcm16(samples) for samples, _ in usable_recordings(decoded)]
 
 
 def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any] | None:
     """Figures of the codec on the recordings of the test fold, none where there are none."""
-    waveforms = list(_waveforms(clips, options))
+    waveforms = _waveforms(decode_clips(clips, SAMPLE_RATE, options.max_duration))
     if not waveforms:
         return None
     console.print(f"train-block-codec: measuring on {len(waveforms)} recordings of the test fold", highlight=False)
@@ -219,7 +232,7 @@ def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any
 # ---- fitting
 
 
-def _fit(pool: "ray.data.Dataset", options: Options, config: BlockCodecConfig, info: ClusterInfo) -> FittingState:
+def _fit(pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockCodecConfig, info: ClusterInfo) -> FittingState:
     """Find level after level, and store what is found; a fitter that dies is followed by another."""
     plan, state_uri = plan_workers(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
@@ -231,7 +244,7 @@ def _fit(pool: "ray.data.Dataset", options: Options, config: BlockCodecConfig, i
         log.update(_rows(state))
         while len(state.packed) < config.num_levels:
             vigil = Vigil(ledger=ledger, worker=plan.resources, storage_uri=options.output_dir, limits=limits_here())
-            fitter = fitter or _fitter(plan, parts, config, options.fitting, stored, ledger)
+            fitter = fitter or _fitter(plan, parts, blocks, config, options.fitting, stored, ledger)
             step = fitter.step.remote()
             try:
                 stored = watch(partial(ray.get, step), vigil)
@@ -259,13 +272,14 @@ def _fit(pool: "ray.data.Dataset", options: Options, config: BlockCodecConfig, i
 def _fitter(
     plan: WorkerPlan,
     parts: list[ray.ObjectRef],
+    blocks: int,
     config: BlockCodecConfig,
     fitting: FittingConfig,
     stored: bytes | None,
     ledger: Any,
 ) -> Any:
     actor = ray.remote(CodecFitter).options(num_cpus=plan.cpus_per_worker, num_gpus=int(plan.use_gpu), max_restarts=0)
-    return actor.remote(parts, config, fitting, stored, plan.cpus_per_worker, ledger)
+    return actor.remote(parts, blocks, config, fitting, stored, plan.cpus_per_worker, ledger)
 
 
 def _stored_state(stored: bytes | None, where: str) -> FittingState:

@@ -22,12 +22,14 @@ from soundstorm.block_codec.codebooks import Codebooks, pack_centroids
 from soundstorm.block_codec.codec import BlockCodec, BlockTables
 from soundstorm.block_codec.config import BlockCodecConfig
 from soundstorm.block_codec.features import LogMel, mel_bank, mirrored, on_grid
+from soundstorm.block_codec.simple_sounds import simple_sounds
 
 Packed = tuple[NDArray[np.int8], NDArray[np.int32]]
 """Centroids of a level and their multipliers."""
 
 GAIN_NATS = 0.8
 """Standard deviation of the loudness of a varied copy."""
+SIMPLE_SOUND_S = 5.0
 KNOTS, KNOT_NATS = 9, 0.35
 """Points of a smooth random equalizer, and their standard deviation."""
 
@@ -40,6 +42,8 @@ class FittingConfig:
     """Copies of each recording, the first as it is, the others in other loudness and colour."""
     pool_blocks: int = 450_000
     """Blocks in the pool at most."""
+    simple_sounds: int = 60
+    """Tones and clicks of 5 s that are fitted to beside the recordings."""
     seed: int = 1
     """Of the variations, the draws and the starts of k-means."""
 
@@ -70,7 +74,7 @@ class FittingState:
 
 def blocks_per_copy(num_recordings: int, config: FittingConfig) -> int:
     """Blocks that a copy of each recording gives at most."""
-    return max(1, config.pool_blocks // (config.copies * max(1, num_recordings)))
+    return max(1, config.pool_blocks // (config.copies * max(1, num_recordings + config.simple_sounds)))
 
 
 def pool_of_recording(
@@ -80,12 +84,12 @@ def pool_of_recording(
 
     Args:
         waveform_N: float in [-1, 1].
-        key: a number of its own for each recording.
+        key: a number of its own for each recording, 0 or more.
         blocks: of each copy, at most.
         log_mel: of the codec.
         config, fitting: of the codec and of its fitting.
     """
-    rng = np.random.default_rng([fitting.seed, key])
+    rng = np.random.default_rng([fitting.seed, key % (1 << 64)])
     pool = []
     for copy in range(fitting.copies):
         start = min(copy * config.block_hop // fitting.copies, len(waveform_N) - 1)  # a block may begin anywhere
@@ -104,11 +108,20 @@ def _equalizer(rng: np.random.Generator, bands: int) -> NDArray[np.float64]:
     return rng.normal(0, GAIN_NATS) + np.interp(np.linspace(0, KNOTS - 1, bands), np.arange(KNOTS), knots)
 
 
+def pool_of_simple_sounds(blocks: int, config: BlockCodecConfig, fitting: FittingConfig) -> NDArray[np.float16]:
+    """The blocks (P, V) of the simple sounds, as `pool_of_recording` gives those of a recording."""
+    log_mel = LogMel(config, mel_bank(config))
+    sounds = simple_sounds(fitting.simple_sounds, SIMPLE_SOUND_S, config.sample_rate, fitting.seed)
+    pool = [pool_of_recording(sound_N, -key, blocks, log_mel, config, fitting) for key, sound_N in enumerate(sounds, 1)]
+    return np.concatenate([np.zeros((0, config.block_size), np.float16), *pool])
+
+
 def pool_of(waveforms: Sequence[NDArray], config: BlockCodecConfig, fitting: FittingConfig) -> NDArray[np.float16]:
-    """The pool (P, V) of recordings at hand."""
+    """The pool (P, V) of recordings at hand, and of the simple sounds."""
     log_mel = LogMel(config, mel_bank(config))
     blocks = blocks_per_copy(len(waveforms), fitting)
-    return np.concatenate([pool_of_recording(wave, key, blocks, log_mel, config, fitting) for key, wave in enumerate(waveforms)])
+    pool = [pool_of_recording(wave_N, key, blocks, log_mel, config, fitting) for key, wave_N in enumerate(waveforms)]
+    return np.concatenate([*pool, pool_of_simple_sounds(blocks, config, fitting)])
 
 
 class CodebookFit:

@@ -23,6 +23,12 @@ from soundstorm.block_codec.noise import TEXTURE, WHITE, normal, uniform
 TINY = 1e-12
 MOST_CORRECTION = 4.0
 """Factor, up or down, by which the amplitude of a band is corrected at most."""
+ACCELERATION = 1.8
+"""Exponent of the factors of Richardson-Lucy: its rounds count almost twice."""
+TONAL_NATS = (1.0, 3.0)
+"""Contrast of a band, in nats of power, from which it is tonal in part and altogether."""
+SHARPENING, MOST_SHARPENING = 3.0, 1e3
+"""Exponent and limit of how tonal power is drawn together."""
 SILENT = 0.25 / 32_768
 """Standard deviation of a frame's samples below which it is digital silence: they would round to 0 in a 16-bit file."""
 
@@ -83,13 +89,27 @@ class Synthesis:
     def _deconvolved(self, power_MT: Array) -> Array:
         """Power in bands (M, T) to power in bins (F, T).
 
+        Halfway, what stands out from its surroundings as tones do is drawn together: power that bands alone would leave
+        spread over a band's width.
+
         Source: Richardson, "Bayesian-based iterative method of image restoration", 1972; Lucy, "An iterative technique
-        for the rectification of observed distributions", 1974."""
-        power_FT = self._spread_FM @ power_MT + TINY
-        for _ in range(self.config.deconvolution_rounds):
+        for the rectification of observed distributions", 1974; with an exponent, so that a round counts for almost two.
+        """
+        smooth_FT = self._spread_FM @ power_MT + TINY
+        power_FT, rounds = smooth_FT.copy(), self.config.deconvolution_rounds
+        for number in range(rounds):
+            if number == rounds // 2:
+                power_FT *= np.minimum((power_FT / smooth_FT) ** (SHARPENING * self._tonality(power_MT)), MOST_SHARPENING)
             ratio_MT = power_MT / (self._bank_MF @ power_FT + TINY)
-            power_FT *= (self._bank_FM @ ratio_MT) * self._share_F1
+            power_FT *= ((self._bank_FM @ ratio_MT) * self._share_F1) ** ACCELERATION
         return power_FT
+
+    def _tonality(self, power_MT: Array) -> Array:
+        """How tonal each bin (F, T) is, 0 to 1: by how much its bands stand out from the second next on both sides."""
+        padded_MT = np.pad(power_MT, ((2, 2), (0, 0)), mode="edge") + TINY
+        contrast_MT = np.log(padded_MT[2:-2] / np.maximum(padded_MT[:-4], padded_MT[4:]))
+        least, most = TONAL_NATS
+        return self._spread_FM @ np.clip((contrast_MT - least) / (most - least), 0, 1)
 
     def _with_phases(self, power_MT: Array, white_N: Array) -> Array:
         """Samples with about this power in the bands, and phases that begin as those of `white_N`.

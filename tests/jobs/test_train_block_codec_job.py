@@ -19,7 +19,7 @@ from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import interrupt
 
-FITTING = FittingConfig(copies=2, pool_blocks=4_000)
+FITTING = FittingConfig(copies=2, pool_blocks=4_000, simple_sounds=2)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from soundstorm.block_codec.config import BlockCodecConfig, for_block
 from soundstorm.synthetic import CLASSES, synthesize
 
 RATE = 24_000
-SMALL_FITTING = fitting.FittingConfig(copies=2, pool_blocks=4_000)
+SMALL_FITTING = fitting.FittingConfig(copies=2, pool_blocks=4_000, simple_sounds=0)
 
 
 def small_config(frames_per_block: int = 2) -> BlockCodecConfig:

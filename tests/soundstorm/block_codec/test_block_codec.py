@@ -70,7 +70,7 @@ def test_fitting_goes_on_from_a_state_as_if_it_had_not_been_cut_short(sounds: li
 
 def test_the_pool_stays_as_large_as_it_may_be_however_many_recordings_there_are() -> None:
     assert fitting.blocks_per_copy(1_000_000, fitting.FittingConfig()) == 1
-    config = fitting.FittingConfig(copies=4, pool_blocks=1_000)
+    config = fitting.FittingConfig(copies=4, pool_blocks=1_000, simple_sounds=0)
     assert 4 * 10 * fitting.blocks_per_copy(10, config) == 1_000
 
 
