@@ -11,6 +11,7 @@ import jobs.recordings
 from cluster import storage, tars
 from jobs.measurer import load_clip
 from jobs.recording_files import load_known_recording, load_recording, open_recording, read_content
+from jobs.recordings import pcm16
 from jobs.shard_encoder import decode_recording
 from soundstorm.audio import RejectedAudio
 from soundstorm.clip_windows import Window
@@ -20,7 +21,7 @@ from soundstorm.schemas import Reason
 
 def of_training(uri: str) -> str:
     """The reason that `train-codec` and `train-classifier` give, none where the recording is read."""
-    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0)["reason"])
+    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0, pcm16)["reason"])
 
 
 def of_tokenize(uri: str) -> str:
