@@ -133,8 +133,8 @@ def run(options: Options) -> dict[str, Any]:
     fold = index.num_folds if options.test_fold is None else options.test_fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--test-fold is {fold}: the dataset has folds 1 to {index.num_folds}")
-    listener = None if options.listener is None else storage.read_bytes(options.listener)
-    heard, leaks = (None, []) if listener is None else _checked(options, listener, index, fold)
+    content = None if options.listener is None else storage.read_bytes(options.listener)
+    listener, leaks = (None, []) if content is None else _checked(options, content, index, fold)
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
@@ -142,7 +142,7 @@ def run(options: Options) -> dict[str, Any]:
         "training": asdict(options.training),
         "network": options.network.to_dict(),
         "name": options.name,
-        "listener_sha256": None if heard is None else heard.sha256,
+        "listener_sha256": None if listener is None else listener.sha256,
         **({"leaks": leaks} if leaks else {}),
         "max_duration_s": options.max_duration,
         "synthetic_clips": options.synthetic_clips,
@@ -152,11 +152,13 @@ def run(options: Options) -> dict[str, Any]:
         settings["strict_folds"] = True
     storage.check_writable(options.output_dir)
     with sole_process(options.output_dir, STAGE):
-        return _train(options, index, fold, settings, listener)
+        return _train(options, index, fold, settings, content, listener)
 
 
-def _train(options: Options, index: Index, fold: int, settings: dict[str, Any], listener: bytes | None) -> dict[str, Any]:
-    """Train, measure and write the codec, unless it is there."""
+def _train(
+    options: Options, index: Index, fold: int, settings: dict[str, Any], content: bytes | None, listener: TrainedClassifier | None
+) -> dict[str, Any]:
+    """Train, measure and write the codec, unless it is there; `content` is that of the listener's file."""
     outputs = (CODEC_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
     if record is not None:
@@ -178,7 +180,7 @@ def _train(options: Options, index: Index, fold: int, settings: dict[str, Any], 
                     "training": asdict(config),
                     "network": options.network.to_dict(),
                     "synthetic_clips": options.synthetic_clips,
-                    "listener": listener,
+                    "listener": content,
                     "checkpoint_every": options.checkpoint_every,
                     "log_every": options.log_every,
                     "cpus": plan.cpus_per_worker,
@@ -193,11 +195,11 @@ def _train(options: Options, index: Index, fold: int, settings: dict[str, Any], 
             state = _load_state(Path(result.checkpoint.to_directory(scratch)))
             log.update(state["rows"])
             path = Path(scratch) / CODEC_FILE
-            _save(path, options, state["trainer"]["codec"], fold, _trained_on(options, index, training, heard))
+            _save(path, options, state["trainer"]["codec"], fold, _trained_on(options, index, training, listener))
             counts: dict[str, Any] = {
                 "steps": state["trainer"]["step_count"],
                 "recordings": usable,
-                "leaks": leaks,
+                "leaks": settings.get("leaks", []),
                 "losses": {name: value for name, value in state["rows"][-1].items() if name not in ("step", "seconds")},
                 "test": _measure(path, decode_clips(rows_of_folds(index.clips, {fold}), options.network.sample_rate, options.max_duration)),
             } | folds_record(index, options)
