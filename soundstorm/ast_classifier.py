@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
-from torchaudio.compliance import kaldi
 
 from soundstorm.ast_network import AST_RATE, FRAME, POSITIONS, AstClassifier, AstConfig, require_named, require_transformers
 from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample
@@ -84,6 +83,8 @@ def filter_bank(clip: np.ndarray, config: AstConfig) -> Tensor:
     """Kaldi's log-mel filter bank of a clip int16 (N,) at 24 kHz: (T, M), unscaled, T = 1 + (samples at 16 kHz - 400) // 160, at least 1."""
     waveform = torch.from_numpy(resample(from_pcm16(clip), SAMPLE_RATE, AST_RATE))
     waveform = F.pad(waveform, (0, max(0, FRAME - len(waveform))))
+    from torchaudio.compliance import kaldi
+
     bank_TM: Tensor = kaldi.fbank(waveform[None], sample_frequency=AST_RATE, window_type="hanning", num_mel_bins=config.num_mel_bins)
     return bank_TM
 

@@ -15,7 +15,6 @@ from typing import cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchaudio.functional as AF
 from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.classifier_file import about_classifier, read_about, read_provenance, write_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
+from soundstorm.mel_bands import mel_bands
 from soundstorm.packaged import packaged
 from soundstorm.packing import unpack
 from soundstorm.presets import Settings
@@ -109,7 +109,7 @@ class AudioClassifier(nn.Module):
         self.config = config = config or AudioClassifierConfig()
         self.num_categories = num_categories
         with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
-            bank_FM = AF.melscale_fbanks(config.n_fft // 2 + 1, 0.0, SAMPLE_RATE / 2, config.mel_bands, SAMPLE_RATE, norm=None, mel_scale="slaney")
+            bank_FM = mel_bands(config.n_fft, config.mel_bands, SAMPLE_RATE)
         self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
         self.register_buffer("mel_FM", bank_FM, persistent=False)
         self.norm_bands = nn.BatchNorm1d(config.mel_bands)

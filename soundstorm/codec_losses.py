@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-import torchaudio.functional as AF
 from torch import Tensor
+
+from soundstorm.mel_bands import mel_bands
 
 FFT_SIZES = (256, 512, 1024, 2048)
 """Windows in samples of the log-mel loss, at a quarter of overlap."""
@@ -24,7 +25,7 @@ LOG_FLOOR = 1e-3
 
 @lru_cache(maxsize=16)
 def _mel_bank(n_fft: int, bands: int, sample_rate: int) -> Tensor:
-    return AF.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, bands, sample_rate, norm=None, mel_scale="slaney")
+    return mel_bands(n_fft, bands, sample_rate)
 
 
 def magnitude_spectrum(waveform_BN: Tensor, n_fft: int, hop: int) -> Tensor:

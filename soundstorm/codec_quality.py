@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torchaudio.functional
 
 from soundstorm.codec import Codec
 from soundstorm.codec_losses import LOG_FLOOR, magnitude_spectrum
+from soundstorm.mel_bands import mel_bands
 
 SI_SDR_LIMIT_DB = 120.0
 """Bound of `si_sdr_db` on both sides, in place of infinity."""
@@ -54,7 +54,7 @@ def si_sdr_db(real_N: np.ndarray, decoded_N: np.ndarray) -> float | None:
 def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int) -> float:
     """Mean absolute difference (nats) of log-mel magnitudes: 80 bands, 1024/256 Hann transform, floor 1e-3."""
     real_N, decoded_N = _same_length(real_N, decoded_N)
-    bank_FM = torchaudio.functional.melscale_fbanks(MEL_FFT // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate, norm=None, mel_scale="slaney")
+    bank_FM = mel_bands(MEL_FFT, MEL_BANDS, sample_rate)
     padding = max(0, MEL_FFT - len(real_N))  # the transform mirrors its ends, so it needs half a window of samples
     waveforms_2N = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in (real_N, decoded_N)])).float()
     spectra_2FT = magnitude_spectrum(waveforms_2N, MEL_FFT, MEL_HOP)

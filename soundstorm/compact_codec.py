@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass
 
 import torch
 import torch.nn.functional as F
-import torchaudio.functional as AF
 from encodec.quantization import ResidualVectorQuantizer
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
+from soundstorm.mel_bands import mel_bands
 
 MOST = {"encoder_blocks": 256, "decoder_blocks": 256, "num_levels": 64, "codebook_size": 65_535, "sample_rate": 1_000_000}
 """The most of a setting."""
@@ -129,7 +129,7 @@ class CompactCodec(nn.Module):
         self.encoder: nn.Module = nn.Identity()
         if config.mel_bands:
             with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
-                bank_FM = AF.melscale_fbanks(bins, 0.0, config.sample_rate / 2, config.mel_bands, config.sample_rate, norm=None, mel_scale="slaney")
+                bank_FM = mel_bands(config.n_fft, config.mel_bands, config.sample_rate)
             self.register_buffer("mel_FM", bank_FM, persistent=False)
         else:
             self.encoder = ConvNeXtStack(3 * bins, config.encoder_width, config.latent_dim, config.encoder_blocks)

@@ -15,10 +15,10 @@ Legend: N samples, T frames, M mel bands, F frequency bins, K modulation bands.
 import functools
 
 import numpy as np
-import torchaudio.functional
 from numpy.typing import NDArray
 
 from soundstorm.errors import SoundStormError
+from soundstorm.mel_bands import mel_bands
 
 FRAME_S = 0.025
 HOP_S = 0.010
@@ -89,7 +89,7 @@ def log_mel(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> 
 
 @functools.lru_cache(maxsize=4)
 def _mel_bank(n_fft: int, sample_rate: int) -> NDArray[np.float64]:
-    bank_FM = torchaudio.functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, MEL_BANDS, sample_rate, norm=None, mel_scale="slaney")
+    bank_FM = mel_bands(n_fft, MEL_BANDS, sample_rate)
     return bank_FM.double().numpy()
 
 
