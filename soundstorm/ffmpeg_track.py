@@ -11,8 +11,8 @@ import numpy as np
 from soundstorm.rejected_audio import RejectedAudio
 from soundstorm.schemas import Reason
 
-SEEKABLE = ("mov", "matroska", "asf")
-"""Formats of ffmpeg whose time stamps can be trusted after a jump; elsewhere what lies before a place is decoded and dropped."""
+SEEKABLE = "mov"
+"""The format of ffmpeg, MP4 and M4A, whose time stamps are right after a jump; in others what lies before a place is decoded and dropped."""
 PRE_ROLL_S = 1.0
 """Before the place that is wanted: codecs need some frames to settle."""
 MISSING_SHARE, MISSING_S = 0.02, 0.2
@@ -60,7 +60,7 @@ class FfmpegTrack:
 
     def seek(self, frame: int) -> None:
         """Go to a frame."""
-        can_jump = any(name in self._container.format.name for name in SEEKABLE)
+        can_jump = SEEKABLE in self._container.format.name
         jump_s = max(0.0, frame / self.sample_rate - PRE_ROLL_S) if can_jump else 0.0
         if not self._is_fresh or jump_s:
             self._container.seek(int(jump_s * 1_000_000))

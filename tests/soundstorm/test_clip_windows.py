@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundstorm.clip_windows import Window, plan_windows, split_window
@@ -20,6 +20,7 @@ def test_90_seconds_are_three_windows_and_31_seconds_two_of_one_length() -> None
     assert [window.of("a.wav") for window in plan_windows(31.0, 30.0)] == ["a.wav#t=0,15.5", "a.wav#t=15.5,31"]
 
 
+@settings(deadline=None)
 @given(st.floats(0.1, 100_000), st.floats(1, 600))
 def test_windows_hold_all_of_the_recording_without_overlap(duration_s: float, longest_s: float) -> None:
     windows = plan_windows(duration_s, longest_s)
@@ -33,6 +34,7 @@ def test_windows_hold_all_of_the_recording_without_overlap(duration_s: float, lo
     assert max(window.duration_s for window in windows) <= longest_s + 0.002
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1), st.floats(0, 10_000), st.floats(0.1, 100))
 def test_a_name_tells_its_recording_and_window(name: str, start_s: float, duration_s: float) -> None:
     found_name, found = split_window(Window(start_s=start_s, duration_s=duration_s).of(name))
