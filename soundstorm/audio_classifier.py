@@ -110,7 +110,7 @@ class AudioClassifier(nn.Module):
         self.num_categories = num_categories
         with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
             bank_FM = mel_bands(config.n_fft, config.mel_bands, SAMPLE_RATE)
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.n_fft, device="cpu"), persistent=False)
         self.register_buffer("mel_FM", bank_FM, persistent=False)
         self.norm_bands = nn.BatchNorm1d(config.mel_bands)
         self.stem = nn.Conv2d(1, config.widths[0], 5, stride=2, padding=2, bias=False)

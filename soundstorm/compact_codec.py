@@ -125,7 +125,7 @@ class CompactCodec(nn.Module):
         super().__init__()
         self.config = config = config or CompactCodecConfig()
         bins = config.n_fft // 2 + 1
-        self.register_buffer("window", torch.hann_window(config.n_fft), persistent=False)
+        self.register_buffer("window", torch.hann_window(config.n_fft, device="cpu"), persistent=False)
         self.encoder: nn.Module = nn.Identity()
         if config.mel_bands:
             with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.signal import resample_poly
 
 from soundstorm.audio import from_pcm16, to_pcm16
 
@@ -112,6 +111,8 @@ def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
     What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing there, which no
     recording has, and which a codec takes for another sound: seen with the compact codec on rain.
     """
+    from scipy.signal import resample_poly  # 60 MB, which who makes no views need not pay
+
     common = math.gcd(speed_percent, 100)
     down, up = speed_percent // common, 100 // common
     cutoff = SPEED_ROLLOFF * min(down, up)
