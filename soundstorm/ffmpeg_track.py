@@ -36,18 +36,8 @@ class FfmpegTrack:
     def __init__(self, file: Any, container: str) -> None:
         import av
 
-        file.seek(0)
-        try:
-            self._container = av.open(file, mode="r", metadata_errors="replace")
-        except (av.FFmpegError, ValueError) as error:
-            raise RejectedAudio(
-                Reason.TRUNCATED, f"the content is {container} that cannot be opened ({_cause(error)}): it may be cut short"
-            ) from error
-        if not self._container.streams.audio:
-            raise RejectedAudio(Reason.NO_SAMPLES, f"the content is {container} without a sound track")
-        self._stream: Any = self._container.streams.audio[0]
-        self._errors = av.FFmpegError
-        self._resampler_class = av.AudioResampler
+        self._file, self._kind, self._av = file, container, av
+        self._open()
         self.sample_rate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
         if not self.sample_rate or not self.channels:
             raise RejectedAudio(Reason.NOT_AUDIO, f"the content is {container} whose codec is unknown")
@@ -55,21 +45,37 @@ class FfmpegTrack:
         self._frames: Iterator[np.ndarray] = iter(())
         self._held_NC = np.zeros((0, self.channels), np.float32)
         self._position = 0
-        self._is_fresh = True
+        self._was_read = False
         self.seek(0)
+
+    def _open(self) -> None:
+        """The file from its start: a jump to there would lose the first frame of some."""
+        self._file.seek(0)
+        try:
+            self._container = self._av.open(self._file, mode="r", metadata_errors="replace")
+        except (self._av.FFmpegError, ValueError) as error:
+            detail = f"the content is {self._kind} that cannot be opened ({_cause(error)}): it may be cut short"
+            raise RejectedAudio(Reason.TRUNCATED, detail) from error
+        if not self._container.streams.audio:
+            raise RejectedAudio(Reason.NO_SAMPLES, f"the content is {self._kind} without a sound track")
+        self._stream: Any = self._container.streams.audio[0]
 
     def seek(self, frame: int) -> None:
         """Go to a frame."""
         can_jump = SEEKABLE in self._container.format.name
         jump_s = max(0.0, frame / self.sample_rate - PRE_ROLL_S) if can_jump else 0.0
-        if not self._is_fresh or jump_s:
+        if jump_s:
             self._container.seek(int(jump_s * 1_000_000))
+        elif self._was_read:
+            self._open()
+        self._was_read = jump_s > 0
         self._held_NC = self._held_NC[:0]
         self._frames = self._decoded(frame, by_time=jump_s > 0)
-        self._position, self._is_fresh = frame, False
+        self._position = frame
 
     def read(self, num_frames: int) -> np.ndarray:
         """The next frames, float32 (N, C)."""
+        self._was_read = True
         parts, held = [self._held_NC], len(self._held_NC)
         while held < num_frames:
             block_NC = next(self._frames, None)
@@ -91,7 +97,7 @@ class FfmpegTrack:
 
     def _decoded(self, first: int, by_time: bool) -> Iterator[np.ndarray]:
         """Blocks of frames from `first` on, (N, C)."""
-        resampler = self._resampler_class(format="fltp", rate=self.sample_rate, layout=self._stream.layout)
+        resampler = self._av.AudioResampler(format="fltp", rate=self.sample_rate, layout=self._stream.layout)
         at: int | None = None if by_time else 0
         try:
             for frame in self._container.decode(self._stream):
@@ -103,7 +109,7 @@ class FfmpegTrack:
                     at += len(block_NC)
                     if skipped < len(block_NC):
                         yield block_NC[skipped:]
-        except self._errors as error:
+        except self._av.FFmpegError as error:
             raise RejectedAudio(Reason.TRUNCATED, f"decoding breaks off at {(at or 0) / self.sample_rate:.2f} s: {_cause(error)}") from error
 
     def _require_whole(self, decoded: int) -> None:
