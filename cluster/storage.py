@@ -44,15 +44,19 @@ class Entry:
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`."""
+    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`, and for `s3:` without its slashes."""
     text = str(uri)
+    if text.lower().startswith("s3:"):
+        if not text.startswith("s3://"):
+            raise ClusterError(
+                f"{without_login(text)}: an S3 address starts with 's3://', in small letters and with two slashes; "
+                "a local file of that name is given with './' before it"
+            )
+        return True
     match = _SCHEME.match(text)
-    scheme = match.group(1) if match else "file"
-    if scheme not in ("s3", "file"):
-        raise ClusterError(f"{without_login(text)}: '{scheme}:' is not supported; give a local path or s3://bucket/prefix")
-    if scheme == "s3" and not text.startswith("s3://"):
-        raise ClusterError(f"{without_login(text)}: an S3 address starts with 's3://', with two slashes")
-    return scheme == "s3"
+    if match and match.group(1).lower() != "file":
+        raise ClusterError(f"{without_login(text)}: '{match.group(1)}:' is not supported; give a local path or s3://bucket/prefix")
+    return False
 
 
 def absolute(uri: str | Path) -> str:

@@ -1,8 +1,9 @@
 """A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
 
 from cluster import records, storage
-from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
+from soundstorm.checkpoints import CONFIG_FILE, PACKAGED_FOLDER, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
 from soundstorm.errors import SoundStormError
+from soundstorm.packaged import packaged
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Name of the checkpoint's folder in the output of `train`."""
@@ -16,9 +17,19 @@ def checkpoint_files(uri: str | None) -> dict[str, bytes]:
     """
     if uri is None:
         return packaged_checkpoint_files()
+    place = checkpoint_place(uri)
+    return {name: storage.read_bytes(storage.join(place, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+
+def checkpoint_place(uri: str) -> str:
+    """The folder that holds the checkpoint's files: `uri`, or the folder `checkpoint` below it.
+
+    Raises:
+        SoundStormError: there is no checkpoint.
+    """
     for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
         if storage.exists(storage.join(place, CONFIG_FILE)):
-            return {name: storage.read_bytes(storage.join(place, name)) for name in (CONFIG_FILE, WEIGHTS_FILE)}
+            return place
     if records.is_begun(uri, "train"):
         raise SoundStormError(
             f"--checkpoint {uri}: the training there is not finished: it is under way, or was cut short; wait for its end, or run the same "
@@ -28,5 +39,5 @@ def checkpoint_files(uri: str | None) -> dict[str, bytes]:
 
 
 def open_checkpoint(files: dict[str, bytes], device: str = "cpu", uri: str | None = None) -> Checkpoint:
-    """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`."""
-    return parse_checkpoint(files, uri or "the checkpoint in the package", device)
+    """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`; errors name the file that is damaged."""
+    return parse_checkpoint(files, str(packaged(PACKAGED_FOLDER)) if uri is None else checkpoint_place(uri), device)

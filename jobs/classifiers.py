@@ -26,18 +26,29 @@ def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str,
     """
     if uri is None:
         return {CLASSIFIER_FILE: packaged(PACKAGED_WEIGHTS).read_bytes()}
+    place = classifier_place(uri, option)
+    files, codec = {CLASSIFIER_FILE: storage.read_bytes(place)}, _codec_beside(place)
+    return files | ({CODEC_FILE: storage.read_bytes(codec)} if storage.exists(codec) else {})
+
+
+def classifier_place(uri: str | None, option: str = "--checkpoint") -> str:
+    """Where the classifier's file lies: at `uri`, or CLASSIFIER_FILE in the folder `uri`; None = in the package.
+
+    Raises:
+        SoundStormError: there is no classifier.
+    """
+    if uri is None:
+        return str(packaged(PACKAGED_WEIGHTS))
     in_folder = storage.join(uri, CLASSIFIER_FILE)
     if storage.exists(in_folder):
-        place, folder = in_folder, uri
-    elif uri.endswith(".safetensors") and storage.exists(uri):
-        place, folder = uri, uri.rstrip("/").rpartition("/")[0] or "."
-    else:
-        raise SoundStormError(
-            f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}"
-        )
-    files = {CLASSIFIER_FILE: storage.read_bytes(place)}
-    codec = storage.join(folder, CODEC_FILE)
-    return files | ({CODEC_FILE: storage.read_bytes(codec)} if storage.exists(codec) else {})
+        return in_folder
+    if uri.endswith(".safetensors") and storage.exists(uri):
+        return uri
+    raise SoundStormError(f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}")
+
+
+def _codec_beside(place: str) -> str:
+    return storage.join(place.rpartition("/")[0] or ".", CODEC_FILE)
 
 
 def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_option: str | None = None, where: str = CLASSIFIER_FILE) -> Classifier:
@@ -47,7 +58,7 @@ def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_op
         files: by name.
         device: where to run.
         codec_option: the value of `--codec`; None = the codec among the files, or else the one in the package or the official one.
-        where: what to call the classifier in errors.
+        where: the classifier's file, for errors.
 
     Raises:
         SoundStormError: the classifier or its codec is damaged, or there is no codec that fits.
@@ -56,11 +67,11 @@ def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_op
 
     def find(fingerprint: CodecFingerprint) -> Codec:
         if codec_option is None and CODEC_FILE in files:
-            weights = files[CODEC_FILE]
-        else:
-            weights, codec = choose_codec(codec_option, fingerprint, where)
-            if device == "cpu":
-                return codec
-        return load_codec(weights, device)
+            try:
+                return load_codec(files[CODEC_FILE], device)
+            except SoundStormError as error:
+                raise SoundStormError(f"{_codec_beside(where)}: {error}") from error
+        weights, codec = choose_codec(codec_option, fingerprint, where)
+        return codec if device == "cpu" else load_codec(weights, device)
 
     return open_classifier(files[CLASSIFIER_FILE], where, codec=find, device=device)

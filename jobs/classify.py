@@ -22,7 +22,7 @@ from cluster.connect import ClusterInfo
 from cluster.giving_up import Limits
 from cluster.table_parts import write_stream
 from jobs.audio_listing import list_audio
-from jobs.classifiers import CODEC_FILE, classifier_files, open_classifier_files
+from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.clip_namer import ClipNamer
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
@@ -40,6 +40,7 @@ MAX_RETRIES = 20
 """Times that a part is tried again after its actor died: enough to find six deadly files in it."""
 HANG_S = 1800.0
 """A part that takes this long, and as long as all of its sound can last, hangs."""
+DEFAULT_TOP = 3
 MAX_SHOWN = 20
 """So many files at most are shown on the terminal too."""
 
@@ -61,8 +62,10 @@ class Options:
     """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the official one."""
     output_dir: str = "runs/classified"
     """Folder or s3:// prefix for classified.parquet, rejected.parquet, parts/ and classify.json."""
-    top: int = 3
-    """Categories of each file, the likeliest first."""
+    top: int | None = None
+    """Categories of each file, the likeliest first; default: 3, or all where the classifier knows fewer."""
+    name_all: bool = False
+    """Name silent and very short files too, of which a classifier can say nothing; their column `note` says what they are in any case."""
     window: float = 10.0
     """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means of theirs."""
     max_duration: float = 3600.0
@@ -89,15 +92,20 @@ def run(options: Options) -> dict[str, Any]:
     """Name the files that have no name yet, then put the tables together."""
     storage.check_writable(options.output_dir)
     files, classifier = _open_classifier(options)
-    if options.top > len(classifier.categories):
-        raise SoundStormError(f"--top is {options.top}: the classifier knows {len(classifier.categories)} categories, give at most as many")
+    known = len(classifier.categories)
+    if options.top is not None and options.top > known:
+        raise SoundStormError(
+            f"--top is {options.top}: the classifier knows {known} {'category' if known == 1 else 'categories'}, give at most as many"
+        )
+    top = options.top or min(DEFAULT_TOP, known)
     with list_audio(options.files, options.list) as listing:
         shard_size = options.shard_size or part_size(listing.count)
         settings = {
             "classifier_sha256": classifier.sha256,
             "num_files": listing.count,
             "files_sha256": listing.digest,
-            "top": options.top,
+            "top": top,
+            "name_all": options.name_all,
             "window_s": options.window,
             "max_duration_s": options.max_duration,
             "shard_size": shard_size,
@@ -117,7 +125,7 @@ def run(options: Options) -> dict[str, Any]:
         )
         limit_s = HANG_S + shard_size * options.max_duration
         limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
-        complete(plan, options.address, lambda info: _actors(options, plan, info, files, limit_s), "name_part", options.num_actors, limits)
+        complete(plan, options.address, lambda info: _actors(options, top, plan, info, files, limit_s), "name_part", options.num_actors, limits)
     counts = _put_together(options, plan, classifier)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
@@ -131,20 +139,21 @@ def part_size(count: int) -> int:
 def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
     """The classifier, and its files with the codec that it hears by, so that no actor looks for one."""
     files = classifier_files(options.checkpoint)
-    where = options.checkpoint or "the classifier in the package"
+    where = classifier_place(options.checkpoint)
     classifier = open_classifier_files(files, codec_option=options.codec, where=where)
     if isinstance(classifier, TrainedTokenClassifier) and (options.codec is not None or CODEC_FILE not in files):
         files |= {CODEC_FILE: choose_codec(options.codec, classifier.codec.fingerprint, where)[0]}
     return files, classifier
 
 
-def _actors(options: Options, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float) -> Callable[[], Any]:
+def _actors(options: Options, top: int, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float) -> Callable[[], Any]:
     """What creates an actor in the cluster."""
     reference, ledger = ray.put(files), open_ledger()
     actor_class = ray.remote(ClipNamer).options(**actor_resources(info))
     job = {
         "parts_folder": storage.join(options.output_dir, "parts"),
-        "top": options.top,
+        "top": top,
+        "name_all": options.name_all,
         "window_s": options.window,
         "max_duration_s": options.max_duration,
         "limit_s": limit_s,
@@ -156,12 +165,18 @@ def _actors(options: Options, plan: Plan, info: ClusterInfo, files: dict[str, by
 def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[str, Any]:
     """Write both tables from the parts, a few parts at a time; returns the counts."""
     reasons: Counter[str] = Counter()
+    notes: Counter[str] = Counter()
     first: list[str] = []
 
     def counted(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
         for part in parts:
             reasons.update(part["reason"].to_pylist())
             first.extend(f"{row['uri']}: {row['detail']}" for row in part.slice(0, 1 - len(first)).to_pylist())
+            yield part
+
+    def noted(parts: Iterator[pa.Table]) -> Iterator[pa.Table]:
+        for part in parts:
+            notes.update(note for note in part["note"].to_pylist() if note is not None)
             yield part
 
     metadata = {
@@ -175,10 +190,10 @@ def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[
     if rejected == plan.num_items:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise SoundStormError(f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in {_table_uri(options, 'rejected')}")
-    classified = write_stream(_table_uri(options, "classified"), CLASSIFIED, plan.tables(CLASSIFIED, "parts/classified"), metadata)
+    classified = write_stream(_table_uri(options, "classified"), CLASSIFIED, noted(plan.tables(CLASSIFIED, "parts/classified")), metadata)
     if classified + rejected != plan.num_items:
         raise SoundStormError(f"{options.output_dir}: {plan.num_items} files gave {classified} rows and {rejected} rejected: use --overwrite")
-    return {"files": plan.num_items, "classified": classified, "rejected": rejected, "reasons": dict(reasons)}
+    return {"files": plan.num_items, "classified": classified, "rejected": rejected, "reasons": dict(reasons), "notes": dict(notes)}
 
 
 def _table_uri(options: Options, name: str) -> str:
@@ -190,9 +205,14 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     if counts["classified"] <= MAX_SHOWN:
         for row in tables.read_table(uri)[0].to_pylist():
             named = ", ".join(f"{category} {share:.0%}" for category, share in zip(row["categories"], row["probabilities"], strict=True))
-            console.print(f"{escape(row['uri'])}: [bold]{escape(named)}[/]", highlight=False)
+            said = " ".join(part for part in (row["note"] and f"({row['note']})", named or "no class") if part)
+            console.print(f"{escape(row['uri'])}: [bold]{escape(said)}[/]", highlight=False)
+    noted = ", ".join(f"{count} {note}" for note, count in counts["notes"].items())
+    unnamed = 0 if options.name_all else sum(counts["notes"].values())
+    without = f", {unnamed} without a class ({noted})" if unnamed else f" (of them {noted})" if noted else ""
     listing = f" ({', '.join(f'{count} {reason}' for reason, count in counts['reasons'].items())})" if counts["rejected"] else ""
-    message = f"{prefix}{counts['classified']} of {counts['files']} files named, {counts['rejected']} rejected{listing}, in {uri}"
+    named_files = f"{counts['classified'] - unnamed} of {counts['files']} files named{without}"
+    message = f"{prefix}{named_files}, {counts['rejected']} rejected{listing}, in {uri}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

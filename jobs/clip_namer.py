@@ -19,6 +19,7 @@ from jobs.parts import SETTINGS
 from jobs.recording_files import open_recording, rejecting
 from jobs.shard_encoder import DEADLY
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
+from soundstorm.hearable import Unheard, unheard
 from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 from soundstorm.windows import predict_in_windows
 
@@ -56,8 +57,9 @@ class ClipNamer:
     Args:
         files: one reference, to the files of the classifier.
         ledger: of `cluster.attempts`.
-        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`, `max_duration_s`, `limit_s`, the seconds
-            after which a part hangs; and `settings`, the digest of all settings of the run.
+        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`, `max_duration_s`;
+            `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the seconds after
+            which a part hangs; and `settings`, the digest of all settings of the run.
         device: where the classifier runs.
     """
 
@@ -109,35 +111,44 @@ class ClipNamer:
         found.rows += self._rows(held)
 
     def _rows(self, clips: Sequence[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
-        """A row of `classified` for each clip."""
+        """A row of `classified` for each clip; where there is nothing to hear, it has no categories, unless all are to be named."""
         longest = round(self.job["window_s"] * SAMPLE_RATE)
-        probability_XC = predict_in_windows(self.classifier.predict, [clip for _, clip in clips], longest)
-        return [self._row(uri, len(clip) / SAMPLE_RATE, probability_C) for (uri, clip), probability_C in zip(clips, probability_XC, strict=True)]
+        notes = [unheard(clip) for _, clip in clips]
+        wanted = [number for number, note in enumerate(notes) if note is None or self.job["name_all"]]
+        probability_XC = predict_in_windows(self.classifier.predict, [clips[number][1] for number in wanted], longest) if wanted else ()
+        probabilities = dict(zip(wanted, probability_XC, strict=True))
+        return [self._row(uri, len(clip) / SAMPLE_RATE, probabilities.get(number), notes[number]) for number, (uri, clip) in enumerate(clips)]
 
-    def _row(self, uri: str, duration_s: float, probability_C: np.ndarray) -> dict[str, Any]:
+    def _row(self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unheard | None) -> dict[str, Any]:
         """A row of `classified`."""
+        row: dict[str, Any] = {"uri": uri, "duration_s": duration_s, "note": note, "categories": [], "probabilities": []}
+        if probability_C is None:
+            return row
         best = np.argsort(-probability_C, kind="stable")[: self.job["top"]]
         named = {"categories": [self.classifier.categories[label] for label in best], "probabilities": probability_C[best].tolist()}
-        return {"uri": uri, "duration_s": duration_s} | named
+        return row | named
 
     def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
         """Add what becomes of a long file, of which one part is decoded and heard after the other."""
         count = -(-long.duration_s // self.job["window_s"])
         at_once = max(1, int(HEARD_TOGETHER_S // self.job["window_s"]))
         longest = round(self.job["window_s"] * SAMPLE_RATE)
-        total_C, heard = np.zeros(len(self.classifier.categories)), 0
+        total_C, heard, is_silent = np.zeros(len(self.classifier.categories)), 0, True
         try:
             with long.file, rejecting(uri):
                 while heard < count:
                     windows = int(min(at_once, count - heard))
                     start_s, part_s = heard * long.duration_s / count, windows * long.duration_s / count
                     clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[: windows * longest]
+                    is_silent = is_silent and unheard(clip) is not None
                     total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
                     heard += windows
         except RejectedAudio as error:
             found.rejected.append(_rejection(uri, error.reason, error.detail))
         else:
-            found.rows.append(self._row(uri, long.duration_s, total_C / count))
+            is_named = self.job["name_all"] or not is_silent
+            note = Unheard.SILENT if is_silent else None
+            found.rows.append(self._row(uri, long.duration_s, total_C / count if is_named else None, note))
 
     def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:
         """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""

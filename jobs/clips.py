@@ -55,13 +55,12 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         return _with_sizes(_from_table(uri))
     if storage.exists(storage.join(uri, UNFINISHED)):
         raise SoundStormError(f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below")
-    for name in TABLES:
-        if storage.exists(storage.join(uri, name)):
-            unusable = _rejected_by_tokenize(uri)
-            return _with_sizes([clip for clip in _from_table(storage.join(uri, name)) if clip.clip_id not in unusable])
-    for file, datasets in LAYOUTS.items():
-        if storage.exists(storage.join(uri, *file.split("/"))):
-            return _with_sizes(_from_clips(_open_first(datasets, uri), "clip_id"))
+    index = _index_of(uri)
+    if index in TABLES:
+        unusable = _rejected_by_tokenize(uri)
+        return _with_sizes([clip for clip in _from_table(storage.join(uri, index)) if clip.clip_id not in unusable])
+    if index is not None:
+        return _with_sizes(_from_clips(_open_first(LAYOUTS[index], uri), "clip_id"))
     root = storage.absolute(uri).rstrip("/") + "/"
     entries = [entry for entry in storage.list_objects(uri) if is_audio(entry.uri)]
     if not entries:
@@ -72,6 +71,16 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         folder = relative.rpartition("/")[0]
         clips.append(Clip(relative, entry.uri, folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
     return clips
+
+
+def is_listed(uri: str) -> bool:
+    """Whether the clips at `uri` are all audio that lies below it, and not what a table names."""
+    return not uri.endswith(".parquet") and _index_of(uri) is None
+
+
+def _index_of(uri: str) -> str | None:
+    """The file below the folder `uri` that says which clips it has: one of TABLES or LAYOUTS; None where there is none."""
+    return next((name for name in (*TABLES, *LAYOUTS) if storage.exists(storage.join(uri, *name.split("/")))), None)
 
 
 def _with_sizes(clips: list[Clip]) -> list[Clip]:

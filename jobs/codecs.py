@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from cluster import storage
+from cluster import storage, tables
 from cluster.download import fetch
 from cluster.errors import ClusterError
 from jobs.entry import console
@@ -62,6 +62,20 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
     if expected is not None:
         expected.require_equal(codec.fingerprint, where)
     return weights, codec
+
+
+def codec_of_samples(uri: str) -> tuple[CodecFingerprint | None, str]:
+    """Fingerprint of the codec that made generated clips, from their manifest, and the manifest's name; None where there is no manifest.
+
+    Args:
+        uri: the clips: the output of `generate`, its manifest, or anything else.
+    """
+    for place in (uri, storage.join(uri, "samples.parquet")):
+        if place.endswith(".parquet") and storage.exists(place):
+            metadata = tables.table_info(place).metadata
+            if "codec_sha256" in metadata:
+                return CodecFingerprint.from_metadata(metadata, place), place
+    return None, ""
 
 
 def _default_codec() -> bytes:

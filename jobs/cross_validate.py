@@ -246,8 +246,10 @@ def _folds(options: Options, index: Index) -> tuple[list[int], list[int]]:
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     folds, leaked = len(counts["done"]), "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
+    noted = f" ({' '.join(counts['warnings'])})" if counts["warnings"] else ""
     accuracy = f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
-    message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}: {storage.join(options.output_dir, REPORT_FILE)}"
+    where = storage.join(options.output_dir, REPORT_FILE)
+    message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}{noted}: {where}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

@@ -8,6 +8,7 @@ import pyarrow as pa
 from rich.markup import escape
 
 from cluster import storage
+from jobs.apart import require_outside
 from jobs.entry import console
 from soundstorm.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
@@ -76,9 +77,8 @@ def index_digest(clips: pa.Table, location: str) -> str:
 
 def require_apart(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
     """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take it for recordings."""
-    inside = (storage.absolute(output_dir).rstrip("/") + "/").startswith(storage.absolute(options.location).rstrip("/") + "/")
-    if options.dataset == "folder" and inside:
-        raise SoundStormError(f"{option} {output_dir} lies within --data-dir {options.location}: give a folder outside of it")
+    if options.dataset == "folder":
+        require_outside(output_dir, options.location, option, "--data-dir")
 
 
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:

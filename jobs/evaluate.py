@@ -20,8 +20,10 @@ from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.connect import ClusterInfo
-from jobs.clips import Clip, digest, draw_per_category, find_clips
-from jobs.codecs import choose_codec
+from jobs.apart import require_outside
+from jobs.bands import common_bands, find_bands
+from jobs.clips import Clip, digest, draw_per_category, find_clips, is_listed
+from jobs.codecs import choose_codec, codec_of_samples
 from jobs.entry import console, leave, start
 from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
 from jobs.finished import told_again
@@ -29,13 +31,15 @@ from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_
 from jobs.measurer import MAX_CLIP_S, Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, settings_digest
 from soundstorm.audio import SAMPLE_RATE
-from soundstorm.closeness import Closeness, closeness
+from soundstorm.bands import Bands
+from soundstorm.closeness import closeness
+from soundstorm.closeness_result import Closeness
 from soundstorm.codec import Codec
 from soundstorm.datasets import DATASETS
 from soundstorm.errors import SoundStormError
 from soundstorm.measured import require_measured
 from soundstorm.report import ReportData, render_report
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
 from soundstorm.statistics import Summary, summarize
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
@@ -72,6 +76,8 @@ class Options:
     """Seconds of a clip that are measured, real or generated; what lies beyond is not."""
     seed: int = 0
     """Draws the real clips."""
+    common_band: bool = False
+    """Take from both sides what lies above the frequency that both reach, before they are measured: for clips of unlike sample rates."""
     codec: str | None = None
     """Weights of the codec for the column `resynthesized`; default: the one the generated clips were made with, else as in `tokenize`."""
     training_log: str | None = None
@@ -125,14 +131,18 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Measure what is missing, then compare and write the report."""
+    for option, uri in (("--real-audio", options.real_audio), ("--generated-audio", options.generated_audio)):
+        if is_listed(uri):
+            require_outside(options.output_dir, uri, "--output-dir", option)
     storage.check_writable(options.output_dir)
     dataset = find_clips("--real-audio", options.real_audio)
     real = _real_clips(options, dataset)
     generated = find_clips("--generated-audio", options.generated_audio)
     training_log = read_log(options.training_log)
-    made_with, manifest = _codec_of(options.generated_audio)
+    made_with, manifest = codec_of_samples(options.generated_audio)
     weights, codec = choose_codec(options.codec, made_with, manifest)
     scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
+    bands = common_bands(real, generated, options.seed) if options.common_band else None
     settings = {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
@@ -151,34 +161,41 @@ def run(options: Options) -> dict[str, Any]:
         "tables": tuple(TABLES),
         **(scope.settings if scope else {}),
         **({"players": options.players} if options.players != "inside" else {}),
+        **({"common_band_hz": bands.common_band_hz} if bands else {}),
     }
     outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html", PLAYERS_FOLDER, "failed.parquet")
     record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
+    bands = bands or find_bands(real, generated, options.seed)
     metrics, pairs, features, rejected = _measure(
-        options, items, (weights, *((scope.weights, scope.model) if scope else (None, None))), settings_digest(settings)
+        options, items, (weights, *((scope.weights, scope.model) if scope else (None, None))), settings_digest(settings), bands.common_band_hz
     )
     reasons = _check_rejected(options, rejected, len(items))
     unusable = set(rejected["uri"].to_pylist())
     real, generated = ([clip for clip in clips if clip.uri not in unusable] for clips in (real, generated))
     summary = summarize(metrics, pairs)
-    found = _closeness(options, scope, features) if scope else None
+    found = _closeness(options, scope, codec, features) if scope else None
     tables.write_table(storage.join(options.output_dir, "metrics.parquet"), metrics, codec.fingerprint.to_metadata())
     tables.write_table(storage.join(options.output_dir, "pairs.parquet"), pairs, {})
     tables.write_table(storage.join(options.output_dir, "rejected.parquet"), rejected, {})
     if scope:
         about = {"held_out_fold": str(scope.held_out_fold), "classifier_sha256": str(scope.settings["classifier_sha256"])}
         tables.write_table(storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about)
-    content = json.dumps(summary.to_dict() | {"closeness": found and found.to_dict()}, indent=2, ensure_ascii=False, allow_nan=False)
+    content = json.dumps(
+        summary.to_dict() | {"bands": bands.to_dict(), "closeness": found and found.to_dict()}, indent=2, ensure_ascii=False, allow_nan=False
+    )
     storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
-    page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features)
+    page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     counts = {"real": len(real), "generated": len(generated), "rejected": rejected.num_rows, "worst": _worst(summary)}
-    if found:
-        known = [measure.met for measure in found.measures if measure.met is not None]
-        counts["close"] = f"{sum(known)} of {len(known)} measures of closeness within their bars"
+    if found and found.verdict:
+        counts["close"] = found.verdict
+    if bands.verdict:
+        counts["bands"] = bands.verdict
+    if bands.note:
+        console.print(f"[yellow]note:[/] {escape(bands.note)}", highlight=False)
     records.finish(options.output_dir, "evaluate", settings, counts)
     return _summary(options, counts, "")
 
@@ -190,16 +207,6 @@ def _real_clips(options: Options, clips: list[Clip]) -> list[Clip]:
         if not clips:
             raise SoundStormError(f"--fold is {options.fold}: {options.real_audio} has folds {', '.join(map(str, folds))}")
     return draw_per_category(clips, options.clips_per_class, options.seed)
-
-
-def _codec_of(generated_audio: str) -> tuple[CodecFingerprint | None, str]:
-    """Fingerprint of the codec that made the clips, from their manifest, and the manifest's name; None where there is no manifest."""
-    for uri in (generated_audio, storage.join(generated_audio, "samples.parquet")):
-        if uri.endswith(".parquet") and storage.exists(uri):
-            metadata = tables.table_info(uri).metadata
-            if "codec_sha256" in metadata:
-                return CodecFingerprint.from_metadata(metadata, uri), uri
-    return None, ""
 
 
 def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
@@ -217,7 +224,7 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
 
 
 def _measure(
-    options: Options, items: list[Item], weights: tuple[bytes, bytes | None, Model | None], settings: str
+    options: Options, items: list[Item], weights: tuple[bytes, bytes | None, Model | None], settings: str, common_band_hz: float | None
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
     plan = Plan(
@@ -234,7 +241,8 @@ def _measure(
     def prepare(info: ClusterInfo) -> Callable[[], Any]:
         reference = ray.put(weights)
         actor_class = ray.remote(Measurer).options(**actor_resources(info))
-        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", options.max_duration)
+        job = {"max_duration_s": options.max_duration, "common_band_hz": common_band_hz}
+        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", **job)
 
     complete(plan, options.address, prepare, "measure_part", options.num_actors)
     metrics, pairs, features, rejected = (pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items())
@@ -247,7 +255,7 @@ def _measure(
     return metrics, pairs, features, rejected
 
 
-def _closeness(options: Options, scope: Scope, features: pa.Table) -> Closeness:
+def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table) -> Closeness:
     return closeness(
         features,
         held_out_fold=scope.held_out_fold,
@@ -255,6 +263,8 @@ def _closeness(options: Options, scope: Scope, features: pa.Table) -> Closeness:
         classifier_categories=scope.classifier.categories if scope.classifier else None,
         no_classifier=scope.no_classifier,
         model=scope.model.name if scope.model else None,
+        embeddings=scope.embeddings(codec),
+        reference=f"{storage.absolute(options.real_audio)}, {f'fold {options.fold}' if options.fold else 'all folds'}",
         warnings=scope.warnings,
         seed=options.seed,
     )
@@ -285,6 +295,7 @@ def _report(
     scope: Scope | None,
     found: Closeness | None,
     features: pa.Table,
+    bands: Bands,
 ) -> str:
     examples = choose_examples(
         real, generated, options.examples_per_class, lambda clip: load_clip(clip.uri, dataset=clip.dataset), lambda pcm: resynthesize(codec, [pcm])[0]
@@ -323,7 +334,8 @@ def _report(
             },
             fingerprints=fingerprints,
             rejected=reasons,
-            warnings=([] if options.fold else [ALL_FOLDS]) + (found.warnings if found else []) + notes,
+            bands=bands,
+            warnings=([] if options.fold else [ALL_FOLDS]) + ([bands.note] if bands.note else []) + (found.warnings if found else []) + notes,
             credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
         )
     )
@@ -339,7 +351,7 @@ def _worst(summary: Summary) -> str:
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    said = ", ".join(counts[name] for name in ("worst", "close") if name in counts)
+    said = ", ".join(counts[name] for name in ("bands", "worst", "close") if name in counts)
     message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {options.output_dir}/report.html"
     return {"message": message, "output_dir": options.output_dir, **counts}
 

@@ -12,13 +12,14 @@ import pyarrow as pa
 
 from cluster import records, storage
 from cluster.connect import connect
-from jobs.classifiers import CODEC_FILE, classifier_files, open_classifier_files
+from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.leaks import refuse_leaks
 from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
 from jobs.provenance import test_of
+from soundstorm.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification import Accuracy, classify_predictions
 from soundstorm.classifiers import Classifier
 from soundstorm.codec import provenance_of_codec
@@ -69,8 +70,7 @@ def run(options: Options) -> dict[str, Any]:
     require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
     index, files = open_and_tell(options), classifier_files(options.checkpoint)
-    where = f"--checkpoint {options.checkpoint}" if options.checkpoint else "the classifier in the package"
-    classifier = open_classifier_files(files, codec_option=options.codec, where=where)
+    classifier = open_classifier_files(files, codec_option=options.codec, where=classifier_place(options.checkpoint))
     folds = _folds(options, index, classifier)
     remedy = "give --fold the one that was held out, or a classifier that was trained without this one"
     learned = [Learned(name="the classifier", provenance=classifier.provenance, sha256=classifier.sha256)]
@@ -101,7 +101,8 @@ def run(options: Options) -> dict[str, Any]:
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)
     write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset)
     storage.write_bytes(storage.join(options.output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
-    counts = {name: summary[name] for name in ("clips", "right", "accuracy", "unusable", "leaks")} | {"folds": folds} | folds_record(index, options)
+    told = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
+    counts = {name: summary[name] for name in told} | {"folds": folds} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _told(options, counts, "")
 
@@ -143,6 +144,7 @@ def _summary(options: Options, classifier: Classifier, predictions: pa.Table, nu
         "calibration_error": result.calibration_error,
         "calibration": [asdict(found) for found in result.bins],
         "leaks": leaks,
+        "caveats": accuracy_caveats(result.categories, result.overall.right, {name: found.clips for name, found in result.classes.items()}),
     }
 
 
@@ -156,9 +158,10 @@ def _named(folds: list[int]) -> str:
 
 def _told(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
-    figures = f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly ({counts['accuracy']:.1%}){leaked}"
+    figures = f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly ({counts['accuracy']:.1%})"
     where = storage.join(options.output_dir, SUMMARY_FILE)
-    return {"message": f"{prefix}{where}: {figures}", "output_dir": options.output_dir, "summary": where, **counts}
+    told = with_caveats(figures, counts.get("caveats", []))
+    return {"message": f"{prefix}{where}: {told}{leaked}", "output_dir": options.output_dir, "summary": where, **counts}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from jobs.provenance import read_contents
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.audio_classifier import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
 from soundstorm.categories import normalized
+from soundstorm.closeness_result import Embedding
+from soundstorm.codec import Codec
 from soundstorm.datasets import source_of
 from soundstorm.embeddings import OnnxEmbedder
 from soundstorm.errors import SoundStormError
@@ -102,6 +104,18 @@ class Scope:
             "embedding_model_sha256": hashlib.sha256(self.model.content).hexdigest() if self.model else None,
             "embedding_rate": self.model.sample_rate if self.model else None,
         }
+
+    def embeddings(self, codec: Codec) -> dict[str, Embedding]:
+        """The networks that distances are taken in, by the name of the embedding."""
+        known = codec.fingerprint
+        found = {"codec": Embedding(name=f"codec {known.name}", sha256=known.sha256, sample_rate_hz=known.sample_rate)}
+        if self.classifier is not None:
+            name = f"a classifier of {self.classifier.dataset}"
+            found["classifier"] = Embedding(name=name, sha256=self.classifier.sha256, sample_rate_hz=SAMPLE_RATE)
+        if self.model is not None:
+            sha256 = hashlib.sha256(self.model.content).hexdigest()
+            found["model"] = Embedding(name=self.model.name, sha256=sha256, sample_rate_hz=self.model.sample_rate)
+        return found
 
 
 def choose_scope(

@@ -1,7 +1,7 @@
 """What the folds of a cross-validation come to: one table of predictions, the figures, and a page of them, beside those of other runs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +11,7 @@ import pyarrow as pa
 from cluster import records, storage
 from cluster.errors import NotFoundError
 from cluster.tables import read_table, write_table
+from soundstorm.caveats import accuracy_caveats
 from soundstorm.classification import Accuracy, Classification, classify_predictions, compare
 from soundstorm.classification_page import ClassificationData, Compared, FoldNote, render_classification
 from soundstorm.datasets import DATASETS, Index
@@ -205,8 +206,23 @@ def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[
     missing = sum(fold in folds for fold in index.clips["fold"].to_pylist()) - result.overall.clips
     if missing:
         warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
+    tested = {name: found.clips for name, found in result.classes.items()}
+    warnings += [f"The accuracy says little: {caveat}." for caveat in accuracy_caveats(index.categories, result.overall.right, tested)]
+    warnings += [
+        f"In fold {fold} {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} had no clip to train on."
+        for fold, names in _untrained(index, folds)
+    ]
     if len({(counts["codec"], counts.get("own_generator", False)) for counts in folds.values()}) > 1:
         warnings.append(
             "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was trained for longer."
         )
     return warnings
+
+
+def _untrained(index: Index, folds: Iterable[int]) -> list[tuple[int, list[str]]]:
+    """Folds that hold all clips of a class, and these classes."""
+    where: dict[str, set[int]] = {}
+    for fold, category in zip(index.clips["fold"].to_pylist(), index.clips["category"].to_pylist(), strict=True):
+        where.setdefault(category, set()).add(fold)
+    found = [(fold, sorted(category for category, its in where.items() if its == {fold})) for fold in sorted(folds)]
+    return [(fold, names) for fold, names in found if names]

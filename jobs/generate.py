@@ -20,6 +20,7 @@ from cluster import records, storage, tables
 from cluster.connect import ClusterInfo
 from cluster.errors import ClusterError
 from cluster.table_parts import write_stream
+from jobs.apart import require_no_class_folder
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
@@ -29,6 +30,7 @@ from jobs.generator import Generator
 from jobs.parts import Plan, actor_resources, complete, default_actors, settings_digest
 from soundstorm.audio import RejectedAudio, read_audio
 from soundstorm.audio_classifier import load_classifier
+from soundstorm.categories import find_category
 from soundstorm.checkpoints import Checkpoint
 from soundstorm.choice import PACKAGED_LISTENER, require_known
 from soundstorm.codec import Codec
@@ -61,7 +63,7 @@ class Options:
     duration: float = 5.0
     """Seconds of each clip, at most 120; the time that it takes grows with their square."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
-    """Class to generate, by name; default: all classes in equal shares."""
+    """Class to generate, by name (`Sea waves`, `sea-waves` and `sea_waves` are the same); default: all classes in equal shares."""
     seed: int = 0
     """The same seed gives the same clips."""
     prompt: str | None = None
@@ -134,6 +136,7 @@ class Options:
 
 def run(options: Options) -> dict[str, Any]:
     """Generate what is missing of the samples asked for, then write the manifest."""
+    require_no_class_folder(options.output_dir)
     storage.check_writable(options.output_dir)
     files = checkpoint_files(options.checkpoint)
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
@@ -150,7 +153,7 @@ def run(options: Options) -> dict[str, Any]:
         "listener_sha256": None if listener is None else hashlib.sha256(listener).hexdigest(),
         "num_samples": options.num_samples,
         "duration_s": options.duration,
-        "class": options.class_name,
+        "class": None if options.class_name is None else checkpoint.categories[labels[0]],
         "seed": options.seed,
         "prompt_sha256": None if prompt is None else hashlib.sha256(prompt.tobytes()).hexdigest(),
         "format": options.format,
@@ -197,9 +200,7 @@ def _placed_here(options: Options, rows: pa.Table) -> pa.Table:
 def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
     if options.class_name is None:
         return list(range(len(checkpoint.categories)))
-    if options.class_name not in checkpoint.categories:
-        raise SoundStormError(f"--class is '{options.class_name}': the checkpoint has {', '.join(checkpoint.categories)}")
-    return [checkpoint.categories.index(options.class_name)]
+    return [find_category(options.class_name, checkpoint.categories, "--class", "the checkpoint")]
 
 
 def _listener(options: Options, categories: list[str]) -> bytes:

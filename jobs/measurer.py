@@ -15,8 +15,9 @@ from jobs.clips import Clip
 from jobs.features import Item, recording_of
 from jobs.parts import SETTINGS
 from jobs.recording_files import load_recording, rejecting
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, from_pcm16, to_pcm16
 from soundstorm.audio_classifier import load_classifier
+from soundstorm.bands import low_passed
 from soundstorm.codec import Codec, load_codec
 from soundstorm.features import FeatureExtractor
 from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
@@ -35,16 +36,25 @@ class Measurer:
         settings: digest of all settings of the run.
         device: where the codec and the classifier run.
         max_duration_s: seconds of a clip that are measured.
+        common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing is.
     """
 
-    def __init__(self, weights: list[ray.ObjectRef], parts_folder: str, settings: str, device: str, max_duration_s: float = MAX_CLIP_S) -> None:
+    def __init__(
+        self,
+        weights: list[ray.ObjectRef],
+        parts_folder: str,
+        settings: str,
+        device: str,
+        max_duration_s: float = MAX_CLIP_S,
+        common_band_hz: float | None = None,
+    ) -> None:
         torch.set_num_threads(1)
         codec, classifier, model = ray.get(weights[0])
         self.codec = load_codec(codec, device)
         self.extractor = FeatureExtractor(
             self.codec, None if classifier is None else load_classifier(classifier, device), None if model is None else model.open()
         )
-        self.parts_folder, self.max_duration_s = parts_folder, max_duration_s
+        self.parts_folder, self.max_duration_s, self.common_band_hz = parts_folder, max_duration_s, common_band_hz
         self.metadata = {SETTINGS: settings}
 
     def measure_part(self, work: tuple[str, list[Item]]) -> int:
@@ -67,6 +77,7 @@ class Measurer:
                 rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
         again = [index for index in waveforms if items[index].through_codec]
         resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
+        waveforms, resynthesized = ({index: self._banded(clip) for index, clip in clips.items()} for clips in (waveforms, resynthesized))
         for index, waveform in waveforms.items():
             item = items[index]
             if item.source is not None:
@@ -76,7 +87,7 @@ class Measurer:
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
                     partner = load_clip(item.partner.uri, max_duration_s=self.max_duration_s, dataset=item.partner.dataset)
-                    pairs.append(pairs_row(item.partner, item.clip, partner, waveform))
+                    pairs.append(pairs_row(item.partner, item.clip, self._banded(partner), waveform))
         wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
         features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
         named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
@@ -84,6 +95,10 @@ class Measurer:
             tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
         tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), self.metadata)
         return len(items)
+
+    def _banded(self, pcm: np.ndarray) -> np.ndarray:
+        """A clip as it is measured: low-passed where a common band was asked for."""
+        return pcm if self.common_band_hz is None else low_passed(pcm, self.common_band_hz)
 
 
 def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = "") -> np.ndarray:
@@ -93,11 +108,16 @@ def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float
         RejectedAudio: it is not there, or cannot be used.
         StorageUnavailableError: the storage does not give it out now.
     """
+    return to_pcm16(load_clip_recording(uri, reader or tars.Reader(), max_duration_s, dataset).waveform)
+
+
+def load_clip_recording(uri: str, reader: tars.Reader, max_duration_s: float, dataset: str = "") -> Recording:
+    """A clip, which may lie in an archive, as it was decoded; raises as `load_clip` does."""
     file = None
     if tars.is_member(uri):
         with rejecting(uri):
-            file = io.BytesIO((reader or tars.Reader()).read(uri))
-    return to_pcm16(load_recording(uri, max_duration_s=max_duration_s, file=file, dataset=dataset).waveform)
+            file = io.BytesIO(reader.read(uri))
+    return load_recording(uri, max_duration_s=max_duration_s, file=file, dataset=dataset)
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,12 @@ def count_right(predictions: pa.Table, categories: Sequence[str]) -> dict[str, A
         "accuracy": right / len(pairs) if pairs else None,
         "mistakes": [{"category": category, "predicted": guess, "clips": count} for (category, guess), count in mistakes.most_common()],
     }
+
+
+def clips_of_classes(labels: Iterable[int], categories: Sequence[str]) -> dict[str, int]:
+    """How many clips each class has, by their labels."""
+    counts = Counter(labels)
+    return {category: counts[label] for label, category in enumerate(categories)}
 
 
 def _labels(classifier: Classifier, clips: pa.Table) -> dict[str, int]:

@@ -21,7 +21,7 @@ from jobs.clips_per_step import batch_of_worker
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
-from jobs.predictions import PREDICTIONS_FILE, count_right, name_clips, write_predictions
+from jobs.predictions import PREDICTIONS_FILE, clips_of_classes, count_right, name_clips, write_predictions
 from jobs.progress import duration
 from jobs.train_ast import AstRecipe
 from jobs.train_cnn import CnnRecipe
@@ -31,6 +31,7 @@ from jobs.training_log import TrainingLog
 from soundstorm.ast_training import AstTrainingConfig
 from soundstorm.ast_training import Mode as AstMode
 from soundstorm.audio_classifier_training import AudioClassifierTrainingConfig
+from soundstorm.caveats import accuracy_caveats, with_caveats
 from soundstorm.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainingConfig
@@ -204,6 +205,10 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
         predictions = name_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
         test = count_right(predictions, recipe.categories)
+        heard = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
+        trained = clips_of_classes((row["label"] for row in heard if not row["reason"]), recipe.categories)
+        tested = clips_of_classes(predictions["label"].to_pylist(), recipe.categories)
+        caveats = accuracy_caveats(recipe.categories, test["right"], tested, trained)
         write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, recipe.categories, recipe.dataset)
         recipe.save(path, state["trainer"], test["accuracy"])
         for name, data in files.items():
@@ -219,6 +224,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         "leaks": recipe.leaks,
         "network": recipe.settings["network"],
         "test": test,
+        "caveats": caveats,
     }
 
 
@@ -226,7 +232,8 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     where, test = storage.join(options.output_dir, CLASSIFIER_FILE), counts["test"]
     named = f"it names {test['right']} of {test['clips']} recordings of fold {counts['fold']} rightly"
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
-    figures = "" if test["accuracy"] is None else f"; {named} ({test['accuracy']:.1%}){leaked}"
+    told = with_caveats(f"{named} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
+    figures = "" if test["accuracy"] is None else f"; {told}{leaked}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
     return {"message": f"{prefix}{where}: {trained}{figures}", "output_dir": options.output_dir, "classifier": where, **counts}
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from cluster import storage
 from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files
+from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, classifier_place
 from jobs.codecs import choose_codec
 from jobs.datasets import rows_of_folds
 from jobs.leaks import refuse_leaks
@@ -129,7 +129,7 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
         teacher = load_classifier(data)
     except SoundStormError as error:
         remedy = "a teacher is a network on spectrograms, of `soundstorm train-classifier --model cnn`"
-        raise SoundStormError(f"--teacher {uri}: {remedy} ({error})") from error
+        raise SoundStormError(f"--teacher {classifier_place(uri, '--teacher')}: {remedy} ({error})") from error
     if teacher.categories != categories:
         differing = sorted(set(teacher.categories) ^ set(categories))
         told = f"of it and the tokens only one has {_some(differing)}" if differing else "its categories are those of the tokens in another order"

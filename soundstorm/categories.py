@@ -1,8 +1,65 @@
-"""When two names mean the same class: datasets, folders and classifiers spell them differently."""
+"""When two names mean the same class: datasets, folders, classifiers and people spell them differently."""
 
-import re
+import difflib
+import unicodedata
+from collections.abc import Sequence
+
+from soundstorm.errors import SoundStormError
+
+MAX_LISTED = 60
+"""Categories that an error names."""
 
 
 def normalized(category: str) -> str:
-    """A category as any table may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same."""
-    return re.sub(r"[\W_]+", "_", category.lower())
+    """A category as any table may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same, and so are both Unicode forms of `Möwe`.
+
+    Letters, digits and symbols (emoji are such) stay, in small letters; what lies between them becomes one underscore.
+    """
+    text = unicodedata.normalize("NFKC", category).casefold()
+    return "_".join("".join(" " if _separates(character) else character for character in text).split()) or text
+
+
+def find_category(name: str, categories: Sequence[str], option: str, owner: str) -> int:
+    """The position in `categories` of the class that `name` means, whatever its case, underscores, spaces and hyphens.
+
+    An exact match wins; then one by `normalized`; then one without anything between the words (`seawaves`).
+
+    Args:
+        name: as somebody typed it.
+        categories: all different.
+        option: that it was given by, for errors.
+        owner: whose classes they are, for errors.
+
+    Raises:
+        SoundStormError: no class, or more than one, is meant; the message names the nearest.
+    """
+    for spelling in (str, normalized, _letters):
+        found = [position for position, category in enumerate(categories) if spelling(category) == spelling(name)]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = " or ".join(f"'{categories[position]}'" for position in found)
+            raise SoundStormError(f"{option} is '{name}': {owner} has {choices}, give one of them exactly")
+    near = " or ".join(f"'{category}'" for category in _nearest(name, categories))
+    hint = f"did you mean {near}? " if near else ""
+    listed = ", ".join(categories[:MAX_LISTED]) + (f" and {len(categories) - MAX_LISTED} others" if len(categories) > MAX_LISTED else "")
+    raise SoundStormError(f"{option} is '{name}': {hint}{owner} has {listed}")
+
+
+def _nearest(name: str, categories: Sequence[str], most: int = 3) -> list[str]:
+    """Categories that `name` may have been meant to be: those that share a word with it or are spelt much like it, the likeliest first."""
+    words, letters = set(normalized(name).split("_")), _letters(name)
+    scores = {
+        category: difflib.SequenceMatcher(None, letters, _letters(category)).ratio() + bool(words & set(normalized(category).split("_")))
+        for category in categories
+    }
+    best = max(scores.values(), default=0.0)
+    return [category for category in sorted(scores, key=lambda key: (-scores[key], key)) if scores[category] >= max(0.6, best - 0.2)][:most]
+
+
+def _separates(character: str) -> bool:
+    return unicodedata.category(character)[0] in "PZC" and unicodedata.category(character) != "Cf"  # Cf joins the parts of an emoji
+
+
+def _letters(category: str) -> str:
+    return normalized(category).replace("_", "")

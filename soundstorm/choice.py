@@ -10,6 +10,7 @@ import numpy as np
 
 from soundstorm.audio import to_pcm16
 from soundstorm.audio_classifier import TrainedClassifier
+from soundstorm.categories import find_category, normalized
 from soundstorm.errors import SoundStormError
 
 PACKAGED_LISTENER = "listener.safetensors"
@@ -18,7 +19,8 @@ PACKAGED_LISTENER = "listener.safetensors"
 
 def require_known(listener: TrainedClassifier, categories: Sequence[str], where: str) -> None:
     """Raises SoundStormError if `listener`, which came from `where`, does not know one of the classes to choose for."""
-    unknown = [category for category in categories if category not in listener.categories]
+    known = {normalized(category) for category in listener.categories}
+    unknown = [category for category in categories if normalized(category) not in known]
     if unknown:
         raise SoundStormError(
             f"{where} cannot choose among --candidates: it does not know {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
@@ -41,6 +43,6 @@ def most_convincing(draws: Sequence[Sequence[np.ndarray]], categories: Sequence[
     """
     if len(draws) == 1:
         return list(draws[0])
-    column_B = [listener.categories.index(category) for category in categories]
+    column_B = [find_category(category, listener.categories, "a sample's class", "the classifier") for category in categories]
     sure_DB = np.stack([listener.predict([to_pcm16(wave) for wave in draw])[range(len(draw)), column_B] for draw in draws])
     return [draws[best][sample] for sample, best in enumerate(sure_DB.argmax(0))]

@@ -1,17 +1,14 @@
 """How close generated clips come to real ones as sound: their distribution, their class, their variety, their motion, and whether they are copies.
 
 Every measure stands beside the same measure of real clips, its floor, and their ratio is what counts. The floor of a distance is that of
-two halves of the real clips, cut between recordings; generated clips then stand in for the second half, as many of each class, so that
-neither has more clips to go by. Of several cuts, the generated clips' distance is the mean, and the floor the root mean square: distances
-of equal distributions lie around 0, and what they are off by is the least that can be told.
+two halves of the real clips: see `soundstorm.split_distances`.
 
 Nothing here is NaN or infinite: what cannot be said is None, with the reason.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,84 +16,18 @@ from numpy.typing import NDArray
 
 from soundstorm.categories import normalized
 from soundstorm.clip_sets import ClipSet
+from soundstorm.closeness_result import FEW_CLIPS, Closeness, Confusion, Copy, Embedding, Measure
 from soundstorm.copying import nearest_share
-from soundstorm.distances import frechet_infinity, kernel_distance
 from soundstorm.diversity import within_class_distance
 from soundstorm.errors import SoundStormError
 from soundstorm.measures import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.schemas import Role
+from soundstorm.split_distances import NUM_SPLITS, DistanceBasis, SplitDistance, frechet_over_splits, kernel_over_splits
 
 NOTHING_IN_COMMON = "the generated and the real clips have no class in common"
-NUM_SPLITS = 10
-"""Ways to halve the real clips that a distance is averaged over."""
-FEW_CLIPS = 100
-"""With fewer clips on a side, the distances are rough."""
 COPY_SHARE = 0.3
 """A generated clip is named as a copy if it has this share of its frames in common with a training clip, not counting its commonest code, which
 is mostly silence. Of the 400 recordings of ESC-10, each beside those of its class in other folds, none has more than 0.13; a copy has 1."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Measure:
-    """One measure of the generated clips beside that of the real ones."""
-
-    name: str
-    title: str
-    unit: str
-    meaning: str
-    generated: float | None
-    floor: float | None
-    """What real clips have."""
-    ratio: float | None
-    """Generated over floor."""
-    bar: str
-    """Where the ratio should lie."""
-    met: bool | None
-    """Whether it lies there."""
-    reason: str | None
-    """Why a value is None."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Confusion:
-    """How many clips of each class (row) the classifier calls by each name (column)."""
-
-    categories: list[str]
-    predicted: list[str]
-    generated: list[list[int]]
-    held_out: list[list[int]] | None
-    """Real clips of the held-out fold; None where there are none."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Copy:
-    """A generated clip that repeats a training clip."""
-
-    clip_id: str
-    category: str
-    share: float
-    """Of its frames, those that it has in common with the training clip."""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Closeness:
-    """What `summary.json` holds under `closeness`."""
-
-    measures: list[Measure]
-    """In the order of MEASURES, and of MODEL_MEASURES where a model was given."""
-    counts: dict[str, int]
-    """Clips that were looked at: real, generated, training (of other folds than the held-out one), held_out."""
-    held_out_fold: int | None
-    confusion: Confusion | None
-    copies: list[Copy]
-    """The worst first."""
-    warnings: list[str]
-    shares: dict[str, list[float]] = field(default_factory=dict)
-    """Frames that each generated and each held-out clip has in common with the nearest training clip; for a picture."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`; without what is only for a picture."""
-        return {name: value for name, value in asdict(self).items() if name != "shares"}
 
 
 class Unsaid(Exception):  # noqa: N818 - no error: a measure without a value
@@ -115,6 +46,8 @@ def closeness(
     classifier_categories: Sequence[str] | None = None,
     no_classifier: str = "there is no classifier",
     model: str | None = None,
+    embeddings: Mapping[str, Embedding] | None = None,
+    reference: str = "the real clips",
     warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> Closeness:
@@ -129,6 +62,8 @@ def closeness(
         classifier_categories: what the classifier can call a clip; None: there was no classifier, and its columns are null.
         no_classifier: why there was none.
         model: name of the model that gave `model_embedding`; None: there was none, and the column is null.
+        embeddings: what is known of the networks behind the embeddings `codec`, `classifier` and `model`, for the record.
+        reference: which real clips the distances are to, for the record.
         warnings: what else a reader should know; passed on.
         seed: draws the halves of the real clips.
 
@@ -150,6 +85,8 @@ def closeness(
         named=None if classifier_categories is None else [normalized(category) for category in classifier_categories],
         no_classifier=no_classifier,
         pooled=not common,
+        embeddings=embeddings or {},
+        reference=reference,
         seed=seed,
     )
     comparison.find_shares()
@@ -177,12 +114,18 @@ def closeness(
     )
 
 
-def _measure(info: MeasureInfo, values: Callable[[], tuple[float, float]]) -> Measure:
+Values = tuple[float, float] | tuple[float, float, DistanceBasis]
+"""Of the generated clips, of the real ones, and what a distance rests on."""
+
+
+def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
     generated: float | None = None
     floor: float | None = None
+    basis: DistanceBasis | None = None
     ratio, reason = None, None
     try:
-        generated, floor = values()
+        generated, floor, *rest = values()
+        basis = rest[0] if rest else None
         if floor > 0:
             ratio = max(0.0, generated) / floor
         else:
@@ -202,6 +145,7 @@ def _measure(info: MeasureInfo, values: Callable[[], tuple[float, float]]) -> Me
         bar=info.bar,
         met=None if ratio is None else info.met(ratio),
         reason=reason,
+        basis=basis,
     )
 
 
@@ -218,31 +162,35 @@ class _Comparison:
     no_classifier: str
     pooled: bool
     """Whether all clips are taken for one class."""
+    embeddings: Mapping[str, Embedding]
+    reference: str
     seed: int
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
-    def ways(self) -> dict[str, Callable[[], tuple[float, float]]]:
+    def ways(self) -> dict[str, Callable[[], Values]]:
         """By name of the measure, what finds its values; raises Unsaid."""
-        ways: dict[str, Callable[[], tuple[float, float]]] = {"class_agreement": self.agreement, "copying": self.copying}
+        ways: dict[str, Callable[[], Values]] = {"class_agreement": self.agreement, "copying": self.copying}
         for embedding in ("codec", "classifier", "model"):
-            ways[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_infinity)
-            ways[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_distance)
+            ways[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_over_splits)
+            ways[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_over_splits)
             ways[f"diversity_{embedding}"] = partial(self.diversity, embedding)
         return ways | {column: partial(self.motion, column) for column in ("flux", "modulation")}
 
-    def distance(self, embedding: str, measure: Callable[[NDArray[Any], NDArray[Any]], float]) -> tuple[float, float]:
+    def distance(self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]) -> tuple[float, float, DistanceBasis]:
         self._require_classifier(embedding)
-        real, generated = self.real.embedding(embedding), self.generated.embedding(embedding)
-        found, floor = [], []
-        for seed in range(self.seed, self.seed + NUM_SPLITS):
-            first, second = self.real.halves(seed)
-            guests = self.generated.like([self.real.categories[position] for position in second], seed)
-            if not (len(first) and len(second) and len(guests)):
-                raise Unsaid("the real clips are of one recording, which cannot be halved" if len(guests) else "there are too few clips to compare")
-            base = np.concatenate([real[position] for position in first])
-            floor.append(measure(base, np.concatenate([real[position] for position in second])))
-            found.append(measure(base, np.concatenate([generated[position] for position in guests])))
-        return float(np.mean(found)), float(np.sqrt(np.mean(np.square(floor))))
+        found, network = measure(self.real, self.generated, embedding, self.seed), self.embeddings.get(embedding, Embedding.unknown(embedding))
+        basis = DistanceBasis(
+            embedding=network.name,
+            embedding_sha256=network.sha256,
+            sample_rate_hz=network.sample_rate_hz,
+            reference=self.reference,
+            generated_rows=found.generated_rows,
+            real_rows=found.real_rows,
+            splits=NUM_SPLITS,
+            extrapolated=found.extrapolated,
+            note=found.note,
+        )
+        return found.generated, found.floor, basis
 
     def diversity(self, embedding: str) -> tuple[float, float]:
         self._require_classifier(embedding)

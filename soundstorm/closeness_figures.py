@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from soundstorm.closeness import Confusion
+from soundstorm.closeness_result import Confusion
 from soundstorm.evolution import MODULATION_EDGES_HZ
 from soundstorm.figures import LINE_STYLES, Theme, style_axes, to_png
 from soundstorm.schemas import Source

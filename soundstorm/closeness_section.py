@@ -8,13 +8,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from soundstorm.clip_sets import ClipSet
-from soundstorm.closeness import Closeness, Measure
 from soundstorm.closeness_figures import confusion_matrix, modulation_curves
+from soundstorm.closeness_result import Closeness, Measure
 from soundstorm.figures import Theme, metric_distribution
 from soundstorm.measures import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.metrics import MetricInfo
 from soundstorm.page import decimal, themed, thousands
 from soundstorm.schemas import Role, Source
+from soundstorm.split_distances import DistanceBasis
 
 SOURCES = {Source.REAL: Role.REAL, Source.GENERATED: Role.GENERATED}
 FLUX = MetricInfo(
@@ -38,11 +39,10 @@ def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[s
         closeness: the measures.
         features: the table behind them, schema FEATURES; without it there are no pictures of its columns.
     """
-    known = [measure.met for measure in closeness.measures if measure.met is not None]
     counts = {name: thousands(count) for name, count in closeness.counts.items()}
     fold = f"{counts['training']} training clips and {counts['held_out']} clips of the held-out fold {closeness.held_out_fold}"
     return {
-        "summary": f"{sum(known)} of {len(known)} measures lie within their bars." if known else "",
+        "summary": f"{closeness.verdict}." if closeness.verdict else "",
         "counts": f"{counts['generated']} generated and {counts['real']} real clips" + (f"; {fold}." if closeness.held_out_fold is not None else "."),
         "rows": [_row(INFOS[measure.name], measure) for measure in closeness.measures],
         "plots": _plots(closeness, features),
@@ -61,7 +61,16 @@ def _row(info: MeasureInfo, measure: Measure) -> dict[str, Any]:
         "bar": measure.bar,
         "met": measure.met,
         "reason": measure.reason,
+        "basis": None if measure.basis is None else basis_text(measure.basis),
     }
+
+
+def basis_text(basis: DistanceBasis) -> str:
+    """What a distance was measured on, in words."""
+    rate = "" if basis.sample_rate_hz is None else f" at {thousands(basis.sample_rate_hz)} Hz"
+    rows = f"{thousands(basis.generated_rows)} generated and {thousands(basis.real_rows)} real rows"
+    extrapolation = "" if basis.extrapolated is None else f"; {basis.note or 'extrapolated to endless clips'}"
+    return f"In {basis.embedding}{rate}; {rows}, mean of {basis.splits} halvings of {basis.reference}{extrapolation}."
 
 
 def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, Any]]:

@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstorm import figures
-from soundstorm.closeness import Closeness
+from soundstorm.bands import Bands
+from soundstorm.closeness_result import Closeness
 from soundstorm.closeness_section import closeness_section
 from soundstorm.errors import SoundStormError
 from soundstorm.metrics import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
@@ -80,6 +81,8 @@ class ReportData:
     """How close the generated clips come as sound; its warnings are not shown unless they are in `warnings` too."""
     features: pa.Table | None = None
     """The table behind `closeness`, for its pictures."""
+    bands: Bands | None = None
+    """Up to which frequency both sides reach; its note is not shown unless it is in `warnings` too."""
     examples: Sequence[Example] = ()
     """Shown by category in this order; the first of each source side by side, then the second of each, and so on."""
     training_log: Sequence[Mapping[str, Any]] = ()
@@ -121,11 +124,24 @@ def render_report(data: ReportData) -> str:
         distributions=_distributions(data.metrics),
         training=_training(data.training_log),
         groups=setting_groups(data.settings),
+        common_rate=_common_rate(data.bands),
         bar_percent=f"{DIFFERENCE_BAR_PERCENT:g}",
         significance=f"{SIGNIFICANCE:g}",
         script=SCRIPT,
         policy=_policy(data.examples),
     )
+
+
+def _common_rate(bands: Bands | None) -> str:
+    """What the one sample rate at which all clips are compared is worth."""
+    if bands is not None and bands.common_band_hz is not None:
+        common_khz = f"{bands.common_band_hz / 1000:.1f} kHz"
+        return (
+            f"All clips are compared at one sample rate and below {common_khz}, which both sides reach: no difference comes from their files' rates."
+        )
+    if bands is not None and bands.note is not None:
+        return "All clips are compared at one sample rate. That gives no clip what its file never had: " + bands.note
+    return "All clips are compared at one sample rate, so that no difference comes from resampling alone."
 
 
 def _policy(examples: Sequence[Example]) -> str:

@@ -115,9 +115,11 @@ CLASSIFIED = pa.schema(
         pa.field("duration_s", pa.float64(), nullable=False),
         pa.field("categories", pa.list_(pa.string()), nullable=False),
         pa.field("probabilities", pa.list_(pa.float32()), nullable=False),
+        pa.field("note", pa.string()),
     ]
 )
-"""`duration_s`: what was heard of the file; `categories`: the likeliest first."""
+"""`duration_s`: what was heard of the file; `categories`: the likeliest first; `note`: why there is nothing to name
+(`silent`, `too short`), else null."""
 
 FEATURES = pa.schema(
     [

@@ -48,7 +48,8 @@ def test_join_keeps_a_prefix_whole_and_makes_local_paths_absolute(monkeypatch: p
     assert storage.join("out", "a") == f"{tmp_path}/out/a"
     assert storage.join("~", "a") == str(Path.home() / "a")
     assert storage.join(Path("/x"), "a") == "/x/a"
-    assert storage.absolute("file:///tmp/a%20b") == "/tmp/a b"
+    assert storage.absolute("file:///tmp/a%20b") == storage.absolute("FILE:///tmp/a%20b") == "/tmp/a b"
+    assert storage.absolute("./s3:notes").endswith("/s3:notes")
 
 
 @pytest.mark.parametrize(
@@ -57,6 +58,8 @@ def test_join_keeps_a_prefix_whole_and_makes_local_paths_absolute(monkeypatch: p
         ("gs://bucket/a", "'gs:' is not supported"),
         ("https://host/a", "'https:' is not supported"),
         ("s3:/bucket/a", "two slashes"),
+        ("s3:bucket/a", "s3:bucket/a: an S3 address starts with 's3://'"),
+        ("S3://bucket/a", "in small letters"),
         ("s3:///a", "names no bucket"),
         ("s3://bucket/a\nb", "control characters"),
         ("", "not a path"),

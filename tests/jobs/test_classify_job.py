@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import torch
 
 import jobs.classify
 import jobs.clip_namer
@@ -22,10 +23,10 @@ from jobs import classify
 from jobs.classifiers import classifier_files
 from jobs.clip_namer import ClipNamer
 from soundstorm.audio import SAMPLE_RATE, encode_audio, read_audio, to_pcm16
-from soundstorm.audio_classifier import load_classifier
+from soundstorm.audio_classifier import AudioClassifier, load_classifier, save_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLASSIFIED, REJECTED
-from tests.jobs.conftest import Command, file_times, interrupt, noise, wav
+from tests.jobs.conftest import Command, assert_one_message, file_times, interrupt, noise, wav
 
 LONG_S = 7.0
 BAD = {"empty.wav": (b"", "empty_file"), "text.wav": (b"a letter, and no sound\n" * 50, "not_audio")}
@@ -75,13 +76,17 @@ def test_every_file_has_the_likeliest_categories_as_the_classifier_alone_gives_t
     assert len(found) == table.num_rows and found.keys() == {str(path) for path in folder.rglob("*.wav") if path.name not in BAD}
     for uri, row in found.items():
         clip = heard(uri)
+        assert row["duration_s"] == pytest.approx(len(clip) / SAMPLE_RATE)
+        if len(clip) < 0.1 * SAMPLE_RATE:
+            assert (row["categories"], row["probabilities"], row["note"]) == ([], [], "too short")
+            continue
+        assert row["note"] is None
         third = -(-len(clip) // 3)
         parts = [clip] if len(clip) <= 2.5 * SAMPLE_RATE else [clip[:third], clip[third : 2 * third], clip[-third:]]  # 7 s in windows of 2.5 s
         probability_C = classifier.predict(parts).mean(0)
         best = np.argsort(-probability_C)[:3]
         assert row["categories"] == [classifier.categories[label] for label in best], uri
         np.testing.assert_allclose(row["probabilities"], probability_C[best], atol=1e-4)
-        assert row["duration_s"] == pytest.approx(len(clip) / SAMPLE_RATE)
 
 
 def test_files_that_cannot_be_heard_are_rejected_with_the_reason(folder: Path, classified: tuple[str, dict[str, Any]]) -> None:
@@ -97,7 +102,8 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused(folder: Pat
     output, summary = classified
     before = file_times(output)
     again = classify.run(options(str(folder), str(folder / "absent.wav"), output=output))
-    assert again["message"].startswith("already done: 52 of 55 files named") and again["reasons"] == summary["reasons"]
+    assert again["message"].startswith("already done: 51 of 55 files named, 1 without a class (1 too short), 3 rejected")
+    assert again["reasons"] == summary["reasons"]
     for changes, message in (({"top": 2}, "top: then 3, now 2"), ({"window": 2.0}, "window_s: then 2.5, now 2.0")):
         with pytest.raises(ClusterError, match=message):
             classify.run(options(str(folder), str(folder / "absent.wav"), output=output, **changes))
@@ -137,11 +143,11 @@ def test_files_in_object_storage_are_named_alike(
     tables.write_table(f"{bucket}/list.parquet", pa.table({"uri": listed}), {})
     arguments = (f"{bucket}/in/*.wav", "--list", f"{bucket}/list.parquet", "--output-dir", f"{bucket}/out", "--window", "2.5", "--num-actors", "1")
     code, out, err = command(classify, *arguments)
-    assert code == 0 and "3 of 5 files named, 2 rejected (2 not_audio)" in out, err
+    assert code == 0 and "2 of 5 files named, 1 without a class (1 too short), 2 rejected (2 not_audio)" in out, err
     local = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(classified[0])}
     for row in rows(f"{bucket}/out"):
         expected = local[row["uri"].removeprefix(f"{bucket}/in/")]
-        assert row["categories"] == expected["categories"] and row["categories"][0] in err
+        assert row["categories"] == expected["categories"] and (row["categories"] or ["no class"])[0] in err
         np.testing.assert_allclose(row["probabilities"], expected["probabilities"], atol=1e-4)
 
 
@@ -181,7 +187,15 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
     uris = [str(tmp_path / f"{number}.wav") for number in range(30)]
     for number, uri in enumerate(uris):
         Path(uri).write_bytes(encode_audio(noise(0.1 * (1 + number % 13), SAMPLE_RATE, seed=number)[:, 0], SAMPLE_RATE, "wav"))
-    job = {"parts_folder": str(tmp_path / "parts"), "top": 10, "window_s": 0.5, "max_duration_s": 1.0, "limit_s": 60.0, "settings": ""}
+    job = {
+        "parts_folder": str(tmp_path / "parts"),
+        "top": 10,
+        "window_s": 0.5,
+        "max_duration_s": 1.0,
+        "limit_s": 60.0,
+        "settings": "",
+        "name_all": False,
+    }
     namer = ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu")
     found = []
     for number, together_s in enumerate((0.01, 3.0, 600.0)):
@@ -197,6 +211,49 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
     assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
 
 
+@pytest.fixture
+def namer(tmp_path: Path, ray_session: None) -> Callable[..., list[dict[str, Any]]]:
+    """Names clips int16 (N,); returns their rows."""
+
+    def name(*clips: np.ndarray, **changes: Any) -> list[dict[str, Any]]:
+        uris = [str(tmp_path / f"{number}.wav") for number in range(len(clips))]
+        for uri, clip in zip(uris, clips, strict=True):
+            Path(uri).write_bytes(wav(clip, SAMPLE_RATE))
+        job = {"parts_folder": str(tmp_path / "parts"), "top": 3, "window_s": 10.0, "max_duration_s": 60.0, "limit_s": 60.0}
+        job |= {"settings": "", "name_all": False} | changes
+        ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu").name_part(("part-0.parquet", uris))
+        found = tables.read_table(f"{tmp_path}/parts/classified/part-0.parquet")[0].to_pylist()
+        storage.delete(str(tmp_path / "parts"))
+        return found
+
+    return name
+
+
+def test_silence_and_a_single_sample_have_a_note_and_no_class_unless_all_are_named(namer: Callable[..., list[dict[str, Any]]]) -> None:
+    clips = [np.zeros(SAMPLE_RATE, np.int16), np.array([9000], np.int16), to_pcm16(noise(1.0, SAMPLE_RATE)[:, 0])]
+    found = namer(*clips)
+    assert [row["note"] for row in found] == ["silent", "too short", None]
+    assert [len(row["categories"]) for row in found] == [len(row["probabilities"]) for row in found] == [0, 0, 3]
+    everything = namer(*clips, name_all=True)
+    assert [row["note"] for row in everything] == ["silent", "too short", None]
+    assert [len(row["categories"]) for row in everything] == [3, 3, 3] and everything[2] == found[2]
+    assert [row["categories"] for row in namer(*clips[:2])] == [[], []]
+
+
+def test_a_classifier_of_two_classes_gives_both_where_nothing_else_is_asked(
+    folder: Path, tmp_path: Path, ray_session: None, command: Command
+) -> None:
+    two = load_classifier()
+    with torch.random.fork_rng(devices=[]):
+        model = AudioClassifier(2, two.model.config)
+    save_classifier(tmp_path / "classifier.safetensors", model, categories=["dog", "rain"], dataset="mine")
+    arguments = [str(folder / "long.wav"), "--checkpoint", str(tmp_path), "--output-dir", str(tmp_path / "out"), "--num-actors", "1"]
+    code, out, err = command(classify, *arguments)
+    assert code == 0 and "1 of 1 files named, 0 rejected" in out, err
+    assert [sorted(row["categories"]) for row in rows(str(tmp_path / "out"))] == [["dog", "rain"]]
+    assert_one_message(command(classify, *arguments, "--top", "3"), "--top is 3: the classifier knows 2 categories")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -210,6 +267,12 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
         options("a.wav", output="out", **changes)
+
+
+def test_a_damaged_classifier_is_named_by_its_file_and_not_by_the_folder_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "classifier.safetensors").write_bytes(classifier_files(None)["classifier.safetensors"][:-9])
+    with pytest.raises(SoundStormError, match=rf"^{tmp_path}/classifier\.safetensors: .*not a classifier"):
+        classify.run(options("a.wav", output=str(tmp_path / "out"), checkpoint=str(tmp_path)))
 
 
 def test_more_categories_than_there_are_are_refused(folder: Path, tmp_path: Path) -> None:

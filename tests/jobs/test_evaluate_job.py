@@ -324,6 +324,8 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
         (["--real-audio", "EMPTY", "--generated-audio", "GENERATED"], ["--real-audio", "no audio"]),
         (["--real-audio", "REAL", "--generated-audio", "/nowhere"], ["--generated-audio /nowhere", "no audio"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--fold", "7"], ["--fold is 7", "folds 0"]),
+        (["--real-audio", "OVER", "--generated-audio", "GENERATED"], ["--output-dir", "lies within --real-audio"]),
+        (["--real-audio", "REAL", "--generated-audio", "OVER"], ["--output-dir", "lies within --generated-audio"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"], ["/nowhere/log.csv does not exist"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--clips-per-class", "0"], ["--clips-per-class is 0: give at least 1"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--max-rejected", "2"], ["--max-rejected is 2.0"]),
@@ -342,7 +344,13 @@ def test_wrong_options_are_one_clear_message(
     arguments: list[str], parts: list[str], folders: tuple[Path, Path], tiny_codec: Path, tmp_path: Path, command: Command
 ) -> None:
     (tmp_path / "empty").mkdir()
-    places = {"REAL": str(folders[0]), "GENERATED": str(folders[1]), "EMPTY": str(tmp_path / "empty"), "NOISE": str(folders[0] / "wind" / "4.wav")}
+    places = {
+        "REAL": str(folders[0]),
+        "GENERATED": str(folders[1]),
+        "EMPTY": str(tmp_path / "empty"),
+        "OVER": str(tmp_path),
+        "NOISE": str(folders[0] / "wind" / "4.wav"),
+    }
     given = [places.get(argument, argument) for argument in arguments]
     result = command(evaluate, *given, "--codec", str(tiny_codec), "--output-dir", str(tmp_path / "out"))
     assert_one_message(result, *parts)

@@ -18,6 +18,7 @@ import jobs.generator
 from cluster import records, storage, tables
 from cluster.errors import ClusterError
 from jobs import generate
+from jobs.apart import require_no_class_folder
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.generator import Generator, file_stem, sample_seed
 from soundstorm.audio import encode_audio
@@ -148,7 +149,7 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
     output = str(tmp_path / "out")
     records.begin(output, "generate", {"seed": 1})
     storage.write_bytes(f"{output}/audio/00/wind/wind-0000000.flac", b"of an earlier run")
-    settings: dict[str, Any] = {"num_samples": 2, "class_name": "siren", "format": "wav", "prompt": str(prompt), "prompt_duration": 1.5}
+    settings: dict[str, Any] = {"num_samples": 2, "class_name": "Siren", "format": "wav", "prompt": str(prompt), "prompt_duration": 1.5}
     generate.run(generate_options(checkpoint, output, duration=2.0, num_actors=1, overwrite=True, **settings))
     rows = manifest(output)
     assert [row["category"] for row in rows] == ["siren", "siren"]
@@ -159,6 +160,8 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
         samples = decoded(storage.read_bytes(row["uri"]))
         assert np.corrcoef(samples[:12_000], heard[:12_000])[0, 1] > 0.95  # the first half second is the prompt's
         assert abs(np.corrcoef(samples[-6_000:], waveform[-6_000:])[0, 1]) < 0.9
+        step, seam = np.abs(np.diff(samples.astype(int))), 36_000
+        assert step[seam - 48 : seam + 48].max() <= np.delete(step, np.s_[seam - 48 : seam + 48]).max()  # no click where it goes on
 
 
 def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors(
@@ -282,6 +285,8 @@ def nothing_finished(output: Path) -> bool:
     ("arguments", "parts"),
     [
         (["--class", "dragon"], ["--class is 'dragon'", "rain"]),
+        (["--class", "the rain"], ["--class is 'the rain': did you mean 'rain'?"]),
+        (["--output-dir", "s3:bucket/samples"], ["s3:bucket/samples", "starts with 's3://'"]),
         (["--iterations", "4", "2"], ["iterations", "8"]),
         (["--temperature=-1"], ["temperature"]),
         (["--top-p", "0"], ["top_p"]),
@@ -321,10 +326,26 @@ def test_a_missing_or_damaged_checkpoint_is_refused_by_its_name(checkpoint: str,
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     weights = copy / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
-    assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), "model.safetensors")
+    assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), f"{weights} is not")
     weights.unlink()
     assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), str(weights), "does not exist")
     assert nothing_finished(output)
+
+
+@pytest.mark.parametrize("place", ["sounds/generated", "sounds/dog/generated"])
+def test_an_output_folder_among_recordings_is_refused(place: str, checkpoint: str, tmp_path: Path, command: Command) -> None:
+    for name in ("dog", "rain"):
+        (tmp_path / "sounds" / name).mkdir(parents=True)
+        (tmp_path / "sounds" / name / "1.wav").write_bytes(wav(noise(0.1)))
+    before = file_times(str(tmp_path))
+    result = command(generate, "--checkpoint", checkpoint, "--output-dir", str(tmp_path / place))
+    assert_one_message(result, f"--output-dir {tmp_path / place} lies within {tmp_path / 'sounds'}, a folder of recordings (")
+    assert file_times(str(tmp_path)) == before
+    (tmp_path / "sounds" / "notes" / "more").mkdir(parents=True)
+    (tmp_path / "sounds" / "notes" / "more" / "letter.txt").write_text("a folder of many things")
+    require_no_class_folder(str(tmp_path / "sounds" / "generated"))
+    require_no_class_folder(str(tmp_path / "sounds" / "notes" / "generated"))
+    require_no_class_folder(str(tmp_path / "generated"))
 
 
 def test_a_prompt_that_is_no_audio_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import shutil
 import signal
 import time
@@ -18,7 +19,7 @@ from cluster import records
 from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs.datasets import open_dataset, rows_of_folds
-from jobs.predictions import name_clips
+from jobs.predictions import clips_of_classes, name_clips
 from jobs.train_classifier import Options, run, train_on_worker
 from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio_classifier import load_classifier
@@ -112,6 +113,17 @@ def test_weights_are_equal_on_all_workers(trained: dict[str, Any]) -> None:
 def test_recordings_that_are_not_audio_are_left_out(trained: dict[str, Any]) -> None:
     assert trained["recordings"] == 4 * len(CLASSES) - 1
     assert trained["test"]["clips"] == len(CLASSES) - 1
+
+
+def test_the_line_that_tells_the_accuracy_tells_what_it_is_worth(trained: dict[str, Any]) -> None:
+    lacking, few = trained["caveats"]
+    assert re.fullmatch(r"1 of 10 classes \('\w+'\) had no clip to test with", lacking)
+    assert re.fullmatch(r"9 clips leave it anywhere from \d+% to \d+% \(95% confidence\)", few)
+    assert f"%), which says little: {lacking}; {few}" in trained["message"]
+
+
+def test_classes_without_clips_are_counted_too() -> None:
+    assert clips_of_classes([2, 0, 2], ["dog", "rain", "siren"]) == {"dog": 1, "rain": 0, "siren": 2}
 
 
 def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_the_test_fold(trained: dict[str, Any], dataset: Path) -> None:

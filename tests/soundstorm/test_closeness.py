@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from soundstorm.clip_sets import ClipSet
-from soundstorm.closeness import Closeness, Measure, closeness
+from soundstorm.closeness import closeness
+from soundstorm.closeness_result import Closeness, Embedding, Measure
 from soundstorm.errors import SoundStormError
 from soundstorm.evolution import modulation_energy, spectral_flux
 from soundstorm.measures import MEASURE_NAMES
@@ -77,9 +78,59 @@ def test_clips_that_lie_elsewhere_are_far_in_that_embedding_alone(rows: list[Row
     for name in ("frechet", "kernel"):
         assert found[f"{name}_{embedding}"].met is False
         assert found[f"{name}_{other}"].met
-    shift = found[f"frechet_{embedding}"].generated
-    assert shift == pytest.approx(WIDTH * 2**2, rel=0.2)
     assert found[f"diversity_{embedding}"].met
+
+
+def moved(rows: list[Row], embedding: str, shift: float) -> list[Row]:
+    """The clips, the generated ones of them moved in an embedding."""
+    name = f"{embedding}_embedding"
+    return [clip | ({name: (np.array(clip[name]) + shift).tolist()} if clip["role"] == Role.GENERATED else {}) for clip in rows]
+
+
+@pytest.mark.parametrize("embedding", ["codec", "classifier"])
+def test_moving_all_clips_adds_the_square_of_the_way_to_the_frechet_distance(rows: list[Row], embedding: str) -> None:
+    there, back, unmoved = (measures(moved(rows, embedding, shift))[f"frechet_{embedding}"] for shift in (2, -2, 0))
+    assert all(measure.basis is not None and measure.basis.extrapolated is False for measure in (there, back, unmoved))
+    values = [measure.generated or 0.0 for measure in (there, back, unmoved)]
+    assert (values[0] + values[1]) / 2 - values[2] == pytest.approx(WIDTH * 2**2, rel=1e-6)
+    assert there.floor == unmoved.floor
+
+
+def test_a_set_beside_itself_has_no_distance_below_0_and_is_not_extrapolated(rows: list[Row]) -> None:
+    real = of(rows, Role.REAL)
+    copies = [clip | {"clip_id": f"copy of {clip['clip_id']}", "role": Role.GENERATED.value} for clip in real]
+    found = find(real + copies, held_out_fold=None)
+    for measure in found.measures:
+        if measure.name.startswith("frechet"):
+            assert measure.basis is not None and measure.basis.extrapolated is False
+            assert "the line ends below 0" in (measure.basis.note or "") or "too far off a line" in (measure.basis.note or "")
+            assert 0 <= (measure.generated or 0) <= (measure.floor or 0)
+    assert "which is rough with 60 generated and 60 real clips" in found.verdict
+
+
+def test_every_distance_says_what_it_rests_on(rows: list[Row]) -> None:
+    known = {"classifier": Embedding(name="a classifier of esc50", sha256="ab" * 32, sample_rate_hz=24_000)}
+    found = measures(rows, embeddings=known, reference="data/esc50, all folds")
+    for name in ("frechet_classifier", "kernel_classifier"):
+        basis = found[name].basis
+        assert basis is not None
+        assert (basis.embedding, basis.embedding_sha256, basis.sample_rate_hz) == ("a classifier of esc50", "ab" * 32, 24_000)
+        assert (basis.generated_rows, basis.real_rows, basis.splits, basis.reference) == (30, 30, 10, "data/esc50, all folds")
+        assert (basis.extrapolated is None) == (basis.note is None) == name.startswith("kernel")
+    codec = found["frechet_codec"].basis
+    assert codec is not None and (codec.embedding, codec.generated_rows, codec.real_rows) == ("codec", 60, 60)
+    assert {name for name, measure in found.items() if measure.basis is None} == set(found) - {
+        f"{kind}_{embedding}" for kind in ("frechet", "kernel") for embedding in ("codec", "classifier")
+    }
+
+
+def test_three_clips_a_side_have_defined_values_or_reasons_and_a_warning() -> None:
+    few = [clip for clip in feature_rows() if clip["clip_id"].rpartition("-")[2] == "0"]
+    found = find(few, held_out_fold=None)
+    assert (found.counts["generated"], found.counts["real"]) == (3, 3)
+    assert all((measure.ratio is None) == (measure.reason is not None) for measure in found.measures)
+    json.dumps(found.to_dict(), allow_nan=False)
+    assert "which is rough with 3 generated and 3 real clips" in found.verdict
 
 
 def test_the_same_clip_again_and_again_has_no_diversity(rows: list[Row]) -> None:

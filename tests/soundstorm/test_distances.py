@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
 from scipy.spatial.distance import pdist
+from scipy.stats import linregress
 
-from soundstorm.distances import frechet_distance, frechet_infinity, kernel_distance
+from soundstorm.distances import frechet_distance, frechet_infinity, frechet_line, kernel_distance
 from soundstorm.errors import SoundStormError
 
 RNG = np.random.default_rng
@@ -69,8 +70,49 @@ def test_of_many_rows_the_line_ends_at_the_plain_distance() -> None:
     assert frechet_infinity(real_ND, other_ND) == pytest.approx(frechet_distance(real_ND, other_ND), rel=0.01)
 
 
+@pytest.mark.parametrize("rows", [20, 40, 200])
+def test_a_set_beside_itself_is_at_0_and_nothing_is_extrapolated_to_below(rows: int) -> None:
+    real_ND = RNG(0).normal(size=(rows, 128))
+    line = frechet_line(real_ND, real_ND)
+    assert line.at_infinity < -10
+    assert line.problem == f"not extrapolated: from {rows} rows the line ends below 0"
+    assert frechet_infinity(real_ND, real_ND) == line.value == line.plain == pytest.approx(0, abs=1e-9)
+
+
+def test_where_the_subsets_lie_far_off_a_line_the_plain_distance_is_taken() -> None:
+    other_ND = RNG(1).normal(size=(20, 4))
+    other_ND[0] = 60  # subsets with this row and without it have nothing in common
+    real_ND = RNG(0).normal(size=(400, 4))
+    line = frechet_line(real_ND, other_ND)
+    assert line.standard_error > line.plain / 3 or line.at_infinity < 0
+    assert line.problem is not None and "20 rows" in line.problem
+    assert frechet_infinity(real_ND, other_ND) == line.plain == frechet_distance(real_ND, other_ND)
+
+
+def test_the_standard_error_of_a_line_is_that_of_a_regression() -> None:
+    real_ND, other_ND = RNG(0).normal(size=(2_000, 3)), RNG(1).normal(0.3, 1, size=(50, 3))
+    line = frechet_line(real_ND, other_ND)
+    generator, sizes, values = RNG(0), [25, 26, 28, 30, 32, 35, 38, 41, 45, 50], []
+    for size in sizes:
+        subsets = [other_ND] if size == 50 else [other_ND[generator.permutation(50)[:size]] for _ in range(4)]
+        values.append(np.mean([frechet_distance(real_ND, subset) for subset in subsets]))
+    expected = linregress([1 / size for size in sizes], values)
+    assert line.at_infinity == pytest.approx(expected.intercept, rel=1e-6)
+    assert line.standard_error == pytest.approx(expected.intercept_stderr, rel=1e-6)
+
+
+@settings(deadline=None, max_examples=60)
+@given(seed=st.integers(0, 2**20), rows=st.integers(8, 60), width=st.integers(1, 60), shared=st.floats(0, 1), shift=st.floats(0, 2))
+def test_no_frechet_distance_is_below_0_or_without_a_value(seed: int, rows: int, width: int, shared: float, shift: float) -> None:
+    real_ND, other_ND = RNG(seed).normal(size=(rows, width)), RNG(seed + 1).normal(shift, 1, size=(rows, width))
+    same = round(shared * rows)
+    other_ND[:same] = real_ND[:same]
+    found = frechet_infinity(real_ND, other_ND)
+    assert math.isfinite(found) and found >= 0
+
+
 def test_the_subsets_are_those_of_the_seed() -> None:
-    real_ND, other_ND = RNG(0).normal(size=(60, 5)), RNG(1).normal(size=(60, 5))
+    real_ND, other_ND = RNG(0).normal(size=(60, 5)), RNG(1).normal(1, 1, size=(60, 5))
     assert frechet_infinity(real_ND, other_ND, seed=1) == frechet_infinity(real_ND, other_ND, seed=1) != frechet_infinity(real_ND, other_ND, seed=2)
 
 

@@ -17,7 +17,9 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
+from soundstorm.bands import Band, Bands
 from soundstorm.closeness import closeness
+from soundstorm.closeness_result import Embedding
 from soundstorm.errors import SoundStormError
 from soundstorm.metrics import METRIC_NAMES, clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.report import Example, ReportData, render_report
@@ -179,7 +181,8 @@ def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(dat
     assert data.closeness is not None
     text = " ".join(Elements(page).text.split())
     known = [measure for measure in data.closeness.measures if measure.met is not None]
-    assert f"{sum(bool(measure.met) for measure in known)} of {len(known)} measures lie within their bars" in text
+    told = f"{sum(bool(measure.met) for measure in known)} of {len(known)} measures of closeness within their bars"
+    assert f"{told}, which is rough with 80 generated and 80 real clips." in text
     assert "80 generated and 80 real clips; 128 training clips and 32 clips of the held-out fold 5." in text
     for measure in data.closeness.measures:
         assert measure.title in text
@@ -187,6 +190,31 @@ def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(dat
     assert flux.generated is not None and flux.floor is not None and flux.ratio is not None
     for words in (f"generated{flux.generated:.2f}", f"real{flux.floor:.2f}", f"✓{flux.ratio:.2f}×,withinthebar", "bar:0.8×to1.2×"):
         assert words in text.replace(" ", "")
+
+
+def test_a_distance_on_the_page_says_what_it_rests_on() -> None:
+    known = {"classifier": Embedding(name="a classifier of <esc50>", sha256="ab" * 32, sample_rate_hz=24_000)}
+    features = pa.Table.from_pylist(feature_rows(("rain",)), schema=FEATURES)
+    found = closeness(features, held_out_fold=HELD_OUT, classifier_categories=("rain",), embeddings=known, reference="data/esc50, fold 5")
+    text = " ".join(Elements(render_report(report_data(("rain",), clips=1, closeness=found, features=None))).text.split())
+    rows = "10 generated and 10 real rows, mean of 10 halvings of data/esc50, fold 5"
+    assert f"In a classifier of <esc50> at 24 000 Hz; {rows}; " in text
+    assert "; not extrapolated: " in text or "; extrapolated to endless clips." in text
+    assert f"In a classifier of <esc50> at 24 000 Hz; {rows}." in text  # of the kernel distance
+
+
+def test_the_page_says_which_side_lacks_which_frequencies() -> None:
+    sides = [Band(clips=9, sample_rates_hz={rate: 9}, band_hz=band_hz) for rate, band_hz in ((44_100, 11_400.0), (16_000, 7_560.0))]
+    told = {}
+    for name, common_hz in (("unequal", None), ("cut", 7_560.0)):
+        bands = Bands(real=sides[0], generated=sides[1], common_band_hz=common_hz)
+        told[name] = " ".join(Elements(render_report(report_data(("rain",), clips=1, bands=bands, warnings=[bands.note]))).text.split())
+        assert told[name].count(str(bands.note)) == (2 if name == "unequal" else 1)
+    assert "The generated clips have next to nothing above 7.6 kHz (files at 16,000 Hz)" in told["unequal"]
+    assert "no difference comes from resampling" not in told["unequal"] + told["cut"]
+    assert "compared at one sample rate and below 7.6 kHz, which both sides reach" in told["cut"]
+    equal = render_report(report_data(("rain",), clips=1, bands=Bands(real=sides[0], generated=sides[0])))
+    assert "so that no difference comes from resampling alone" in equal
 
 
 def test_a_measure_that_cannot_be_said_has_its_reason_on_the_page() -> None:
