@@ -147,6 +147,21 @@ def _from_clips(table: pa.Table, identifier: str) -> list[Clip]:
     return [Clip(str(clip_id), str(uri), str(category), int(fold), str(version), str(name)) for clip_id, uri, category, fold, version, name in rows]
 
 
+def clips_of_fold(clips: list[Clip], fold: int | None, where: str) -> list[Clip]:
+    """The clips of one fold; all of them where `fold`, the value of `--fold`, is None.
+
+    Raises:
+        SoundStormError: `where`, the place that they are from, has none.
+    """
+    if fold is None:
+        return clips
+    chosen = [clip for clip in clips if clip.fold == fold]
+    if not chosen:
+        folds = sorted({clip.fold for clip in clips})
+        raise SoundStormError(f"--fold is {fold}: {where} has folds {', '.join(map(str, folds))}")
+    return chosen
+
+
 def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> list[Clip]:
     """At most `count` clips of each category, drawn by `seed`, in their order; all of them where `count` is None."""
     if count is None:

@@ -22,7 +22,7 @@ from cluster import records, storage, tables
 from cluster.connect import ClusterInfo
 from jobs.apart import require_outside
 from jobs.bands import common_bands, find_bands
-from jobs.clips import Clip, digest, draw_per_category, find_clips, is_listed
+from jobs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed
 from jobs.codecs import choose_codec, codec_of_samples
 from jobs.entry import console, leave, start
 from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
@@ -136,7 +136,7 @@ def run(options: Options) -> dict[str, Any]:
             require_outside(options.output_dir, uri, "--output-dir", option)
     storage.check_writable(options.output_dir)
     dataset = find_clips("--real-audio", options.real_audio)
-    real = _real_clips(options, dataset)
+    real = draw_per_category(clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed)
     generated = find_clips("--generated-audio", options.generated_audio)
     training_log = read_log(options.training_log)
     made_with, manifest = codec_of_samples(options.generated_audio)
@@ -183,9 +183,8 @@ def run(options: Options) -> dict[str, Any]:
     if scope:
         about = {"held_out_fold": str(scope.held_out_fold), "classifier_sha256": str(scope.settings["classifier_sha256"])}
         tables.write_table(storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about)
-    content = json.dumps(
-        summary.to_dict() | {"bands": bands.to_dict(), "closeness": found and found.to_dict()}, indent=2, ensure_ascii=False, allow_nan=False
-    )
+    told = summary.to_dict() | {"bands": bands.to_dict(), "closeness": found and found.to_dict()}
+    content = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
     page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
@@ -198,15 +197,6 @@ def run(options: Options) -> dict[str, Any]:
         console.print(f"[yellow]note:[/] {escape(bands.note)}", highlight=False)
     records.finish(options.output_dir, "evaluate", settings, counts)
     return _summary(options, counts, "")
-
-
-def _real_clips(options: Options, clips: list[Clip]) -> list[Clip]:
-    if options.fold is not None:
-        folds = sorted({clip.fold for clip in clips})
-        clips = [clip for clip in clips if clip.fold == options.fold]
-        if not clips:
-            raise SoundStormError(f"--fold is {options.fold}: {options.real_audio} has folds {', '.join(map(str, folds))}")
-    return draw_per_category(clips, options.clips_per_class, options.seed)
 
 
 def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
