@@ -6,9 +6,10 @@ A clip that cannot be used becomes a row of `rejected`, and the run goes on; so 
 have as many rows more of each clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
 """
 
+import gc
 import json
 import re
-from collections import Counter
+from collections import Counter as Counts
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+from rich.markup import escape
 
 from cluster import records, storage, tables
 from cluster.attempts import ANSWER_S, open_ledger
@@ -26,10 +28,10 @@ from cluster.vigil import Vigil, limits_here, watch
 from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
-from jobs.entry import leave, start
+from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
-from jobs.progress import progress
+from jobs.progress import Counter, progress
 from jobs.recording_files import split_long
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.tokens import CODEC_TRAINED_ON
@@ -44,6 +46,8 @@ from soundstorm.views import RECORDED, choose_partner
 
 MAX_SHARD_RETRIES = 20
 """Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six deadly clips in it."""
+MAX_POOLS = 4
+"""Pools of actors that are begun, should actors be ended from outside again and again."""
 HANG_S = 1800.0
 """A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
 MAX_NAMED = 5
@@ -125,38 +129,57 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> None:
-    """Do the shards that are missing."""
-    num_shards = -(-clips.num_rows // options.shard_size)
-    there = {entry.uri for entry in storage.list_objects(storage.join(options.output_dir, "tokens"), ".parquet")}
-    todo = [shard for shard in range(num_shards) if _part_uri(options.output_dir, shard) not in there]
+    """Do the shards that are missing. Ray Data does not replace an actor that was ended with `ray.kill`: then another pool does what is left."""
+    todo = _missing(options, clips)
     if not todo:
         return
-    finished = clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo)
-    with connect(options.address) as info, progress("tokenize", clips.num_rows, finished) as counter:
+    with connect(options.address) as info, progress("tokenize", clips.num_rows, _num_done(options, clips, todo)) as counter:
         ledger = open_ledger()
-        shards = _plan(options, clips, weights, metadata, todo, info, ledger)
-        rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
+        for pools_left in reversed(range(MAX_POOLS)):
+            try:
+                _work(options, _plan(options, clips, weights, metadata, todo, info, ledger), info, ledger, counter)
+                return
+            except RayError as error:
+                cause = _cause(error, ledger)
+                if not (_was_killed(error) and pools_left):
+                    raise SoundStormError(f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again") from error
+            console.print(f"[yellow]warning:[/] {escape(cause)}; another one does what is left", highlight=False)
+            gc.collect()  # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
+            todo = _missing(options, clips)
+            counter.advance(max(0, _num_done(options, clips, todo) - counter.done))
 
-        def work() -> None:
-            for row in shards.iter_rows():
-                rows.put(row)
 
-        def show() -> None:
-            while not rows.empty():
-                row = rows.get()
-                counter.advance(row["clips"], row["rejected"])
+def _missing(options: Options, clips: pa.Table) -> list[int]:
+    """Shards that have no table of tokens yet."""
+    there = {entry.uri for entry in storage.list_objects(storage.join(options.output_dir, "tokens"), ".parquet")}
+    return [shard for shard in range(-(-clips.num_rows // options.shard_size)) if _part_uri(options.output_dir, shard) not in there]
 
-        vigil = Vigil(
-            ledger=ledger,
-            worker={"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0},
-            storage_uri=options.output_dir,
-            limits=limits_here(),
-        )
-        try:
-            watch(work, vigil, show)
-        except RayError as error:
-            cause = _cause(error, ledger)
-            raise SoundStormError(f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again") from error
+
+def _num_done(options: Options, clips: pa.Table, todo: list[int]) -> int:
+    """Clips of the shards that are not in `todo`."""
+    return clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo)
+
+
+def _work(options: Options, shards: ray.data.Dataset, info: ClusterInfo, ledger: Any, counter: Counter) -> None:
+    """Have Ray Data do the shards, and keep watch over it."""
+    rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+    def work() -> None:
+        for row in shards.iter_rows():
+            rows.put(row)
+
+    def show() -> None:
+        while not rows.empty():
+            row = rows.get()
+            counter.advance(row["clips"], row["rejected"])
+
+    worker = {"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}
+    watch(work, Vigil(ledger=ledger, worker=worker, storage_uri=options.output_dir, limits=limits_here()), show)
+
+
+def _was_killed(error: RayError) -> bool:
+    """Whether an actor was ended from outside, and not by the shard that it worked on."""
+    return isinstance(error, RayActorError) and "ray.kill" in str(error)
 
 
 def _plan(
@@ -212,7 +235,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         raise SoundStormError(
             f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} rejected: run again with --overwrite"
         )
-    reasons = Counter(rejected["reason"].to_pylist())
+    reasons = Counts(rejected["reason"].to_pylist())
     if rejected.num_rows > options.max_rejected * total:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         first = rejected.slice(0, 1).to_pylist()[0]
@@ -249,6 +272,8 @@ def _index_metadata(index: Index) -> dict[str, str]:
 
 def _cause(error: RayError, ledger: Any) -> str:
     """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's own is the cause."""
+    if _was_killed(error):
+        return "a codec actor was ended from outside, with ray.kill"
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
         shard, clips = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
         named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""

@@ -36,7 +36,7 @@ from soundstorm.audio import SAMPLE_RATE, from_pcm16
 from soundstorm.audio_classifier import TrainedClassifier, load_classifier
 from soundstorm.codec import load_codec, save_compact_codec
 from soundstorm.codec_quality import measure_codec
-from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
+from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig, require_not_lost
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.crops import CropSampler, synthetic_recordings
 from soundstorm.datasets import Index
@@ -303,6 +303,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         if step % settings["log_every"] and step % settings["checkpoint_every"] and not is_last:
             continue
         rows.append({"step": step, **_mean_over_workers(recent), "seconds": time.monotonic() - began})
+        require_not_lost(rows, config)
         recent, began = [], time.monotonic()
         with tempfile.TemporaryDirectory(prefix="soundstorm-codec-") as folder:
             saved = None

@@ -9,6 +9,7 @@ Legend: B batch, N samples of a crop, D latent width, T frames.
 
 import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +103,20 @@ class CodecTrainingConfig:
             weights |= {"level": self.polish_level_weight, "loudness": self.loudness_weight}
             return weights | ({"perceptual": self.perceptual_weight, "texture": self.texture_weight} if with_listener else {})
         return weights | {"level": self.level_weight, "commitment": self.commitment_weight}
+
+
+LOST_MEL_NATS, LOST_ROWS = 50.0, 3
+"""Silence is 3 to 8 nats from a recording; at a learning rate of 10 the codec was 150 to 4,600 away, and stayed there."""
+
+
+def require_not_lost(rows: Sequence[Mapping[str, float]], config: CodecTrainingConfig) -> None:
+    """Raise SoundStormError if the log-mel distance of the last rows of a log is far above that of silence: no later step mends that."""
+    recent = [row["mel"] for row in rows[-LOST_ROWS:]]
+    if len(recent) == LOST_ROWS and min(recent) > LOST_MEL_NATS:
+        raise SoundStormError(
+            f"training stopped: the log-mel distance stays at {recent[-1]:,.4g} nats, far above that of silence: start again with --overwrite and a "
+            f"lower --lr (it is {config.lr:g})"
+        )
 
 
 class DecoderPass(nn.Module):

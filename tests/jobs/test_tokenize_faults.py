@@ -61,6 +61,33 @@ def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
     assert len(token_rows(options.output_dir)) == 50
 
 
+def ended_from_outside(marker: Path) -> type:
+    """A codec actor that is ended for good by `ray.kill` when it gets its second shard, the first time."""
+
+    class Ended(ShardEncoder):
+        def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+            if row["shard"] == 1 and not marker.exists():
+                marker.touch()
+                ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+                time.sleep(60)
+            return super().__call__(row)
+
+    return Ended
+
+
+def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
+    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", ended_from_outside(tmp_path / "ended"))
+    output = tmp_path / "out"
+    arguments = ["--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1"]
+    code, _, err = command(tokenize, *arguments, "--shard-size", "16", "--output-dir", str(output))
+    assert code == 0 and "a codec actor was ended from outside, with ray.kill; another one does what is left" in " ".join(err.split())
+    assert (tmp_path / "ended").exists() and len(token_rows(str(output))) == 50
+    with connect():
+        assert_cpus_come_back()
+
+
 def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_tokenized(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.codebooks import initialise_codebooks, revive_dead_codes
 from soundstorm.codec_losses import coherence_loss, flatness_loss, level_loss, loudness_loss, mel_loss, silence_loss
-from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
+from soundstorm.codec_training import LOST_MEL_NATS, CodecTrainer, CodecTrainingConfig, require_not_lost
 from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.crops import CropSampler, synthetic_recordings
 from soundstorm.errors import SoundStormError
@@ -249,3 +249,16 @@ def test_a_listener_is_heeded_in_the_last_phase_only_and_is_itself_left_alone(wa
     for name in ("texture", "perceptual"):
         assert np.mean([row[name] for row in history[-5:]]) < 0.8 * np.mean([row[name] for row in history[4:9]])
     assert all(torch.equal(value, before[name]) for name, value in listener.state_dict().items())
+
+
+def test_a_training_that_stays_far_from_silence_is_stopped_and_one_that_comes_back_is_not() -> None:
+    config = CodecTrainingConfig(lr=10.0)
+    measured = [1093.7, 4649.7, 1053.0]  # at this learning rate
+    with pytest.raises(SoundStormError, match=r"the log-mel distance stays at 1,053 nats.*lower --lr \(it is 10\)"):
+        require_not_lost([{"mel": mel} for mel in measured], config)
+    for mels in (measured[:2], [*measured[:2], 6.0], [6.0, *measured[:2]]):
+        require_not_lost([{"mel": mel} for mel in mels], config)
+
+
+def test_silence_is_nearer_to_a_recording_than_a_training_that_is_lost(noise: torch.Tensor) -> None:
+    assert mel_loss(noise, torch.zeros_like(noise), 24_000) < LOST_MEL_NATS / 5
