@@ -1,5 +1,6 @@
 """What `ray job submit --working-dir .` takes along from a folder: all that no .gitignore and no .rayignore in it names."""
 
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -7,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, get_excludes_from_ignore_files
+
+logger = logging.getLogger(__name__)
 
 MUCH_BYTES = 20 * 10**6
 """The code alone is far smaller."""
@@ -51,7 +54,7 @@ def what_is_sent(folder: Path, limit_s: float = LIMIT_S) -> Sent:
     todo: list[tuple[Path, str, list[Callable[[Path], bool]]]] = [(folder.absolute(), "", [])]
     while todo and time.monotonic() < deadline:
         here, top, excludes = todo.pop()
-        excludes = [*excludes, *get_excludes_from_ignore_files(here, include_gitignore=True)]
+        excludes = [*excludes, *get_excludes_from_ignore_files(here, include_gitignore=True, logger=logger)]
         for entry in os.scandir(here):
             path = here / entry.name
             is_folder = entry.is_dir()

@@ -29,6 +29,8 @@ CHECKPOINTS_KEPT = 2
 FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 FULL_FOR_TORCH = ("PytorchStreamWriter failed", "inline_container.cc")
 """What PyTorch says when the disk takes no more of a file that it writes."""
+LOW_ON_MEMORY = "the out of memory issue"
+"""What Ray says of a process that it ended because the machine had too little memory."""
 STOPPED = "training stopped: "
 WORKER_WAIT_S = 120.0
 """How long a cluster that can grow, or that is busy, has for making room."""
@@ -200,6 +202,9 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
     if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
         return error
     kept = "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
+    if LOW_ON_MEMORY in str(error):
+        remedy = "give it more, end other programs, or take fewer --num-workers or a smaller --batch-size"
+        return SoundStormError(f"{STOPPED}the machine ran out of memory, and Ray ended a process for it: {remedy}. {kept}")
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pyarrow.fs
 import pytest
+import ray
 import torch
 
 from cluster.connect import ClusterInfo
 from cluster.errors import StorageUnavailableError
-from jobs.trainer import Forward, plan_workers
+from jobs.trainer import Forward, _as_sentence, plan_workers
 from soundstorm.errors import SoundStormError
 
 
@@ -53,6 +54,14 @@ def test_a_full_disk_ends_the_run_whoever_finds_it() -> None:
             write()
         with pytest.raises(SoundStormError, match="the disk is full or read-only"):
             Forward(None, "out").after_exception(None, {0: full.value})
+
+
+def test_a_machine_without_memory_is_told_in_our_words() -> None:
+    said = (
+        "2 worker(s) were killed due to the node running low on memory.\\nRefer to the documentation on how to address the out of memory issue: ..."
+    )
+    told = str(_as_sentence(ray.exceptions.OutOfMemoryError(said), 3))
+    assert told.startswith("training stopped: the machine ran out of memory") and "fewer --num-workers or a smaller --batch-size" in told
 
 
 def pyarrow_write(path: str) -> None:
