@@ -21,7 +21,7 @@ HEADER_READERS = 16
 
 @contextlib.contextmanager
 def rejecting(uri: str) -> Iterator[None]:
-    """Turns errors of storage about a recording into RejectedAudio. Storage that is out of reach rejects nothing."""
+    """Turns errors of storage and of the disk about a recording into RejectedAudio. Storage that is out of reach rejects nothing."""
     try:
         yield
     except StorageUnavailableError:
@@ -30,6 +30,8 @@ def rejecting(uri: str) -> Iterator[None]:
         raise RejectedAudio(Reason.MISSING_FILE, str(error)) from error
     except ClusterError as error:
         raise RejectedAudio(Reason.UNREADABLE_FILE if _exists(uri) else Reason.MISSING_FILE, str(error)) from error
+    except OSError as error:
+        raise RejectedAudio(Reason.UNREADABLE_FILE, f"the file cannot be read: {error.strerror or error}") from error
 
 
 def open_recording(uri: str) -> BinaryIO:

@@ -55,6 +55,7 @@ def place(root: Path, bucket: str, kind: str) -> str:
         "in an archive that is gone": f"{root}/gone.tar#a.wav",
         "no address": "s3://",
         "a folder": str(root / "folder"),
+        "on a disk with a fault": "/proc/self/mem",
         "in a damaged archive": f"{root}/damaged.tar#a.wav",
     }[kind]
 
@@ -71,6 +72,7 @@ def place(root: Path, bucket: str, kind: str) -> str:
         ("in an archive that is gone", Reason.MISSING_FILE),
         ("no address", Reason.MISSING_FILE),
         ("a folder", Reason.UNREADABLE_FILE),
+        ("on a disk with a fault", Reason.UNREADABLE_FILE),
     ],
 )
 def test_a_missing_file_is_called_missing_by_every_job_and_one_that_is_there_unreadable(
