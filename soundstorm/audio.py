@@ -155,7 +155,7 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
     waveform = _resampled(again, downmix, lead, levels.num_frames, rate, sample_rate)
     longest = max(1, round(max_duration_s * sample_rate))
     waveform = waveform[:longest]
-    is_silent = not to_pcm16(waveform).any()
+    is_silent = max(waveform.max(), -waveform.min()) * 32768 <= 0.5  # which rounds to 0
     duration_s = num_frames / rate
     notes = [*downmix.notes, *_level_notes(waveform, is_silent)]
     if rate < LOW_RATE:
@@ -167,7 +167,7 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
         original_rate=rate,
         channels=track.channels,
         original_duration_s=duration_s,
-        is_silent=is_silent,
+        is_silent=bool(is_silent),
         notes=tuple(notes),
     )
 
@@ -209,5 +209,6 @@ def _fill(waveform_N: np.ndarray, at: int, part: np.ndarray) -> int:
 def _level_notes(waveform_N: np.ndarray, is_silent: bool) -> list[str]:
     if is_silent:
         return [f"{Note.SILENT.value}: every sample is 0"]
-    level_db = 10 * float(np.log10(np.mean(np.square(waveform_N, dtype=np.float64))))
+    power = sum(float(np.square(block, dtype=np.float64).sum()) for block in np.array_split(waveform_N, len(waveform_N) // _PCM_BLOCK + 1))
+    level_db = 10 * float(np.log10(power / len(waveform_N)))
     return [f"{Note.NEAR_SILENT.value}: {level_db:.0f} dB of full scale"] if level_db < NEAR_SILENCE_DB else []
