@@ -38,7 +38,8 @@ class FfmpegTrack:
 
         self._file, self._kind, self._av = file, container, av
         self._open()
-        self.sample_rate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
+        rate, channels = getattr(self._stream, "rate", None), getattr(self._stream, "channels", None)  # without a known codec there are none
+        self.sample_rate, self.channels = int(rate or 0), int(channels or 0)
         if not self.sample_rate or not self.channels:
             raise RejectedAudio(Reason.NOT_AUDIO, f"the content is {container} whose codec is unknown")
         self.num_frames = self._promised()

@@ -67,7 +67,10 @@ class Guarded(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
+        try:
+            return self._file.seek(offset, whence)
+        except (ValueError, OverflowError):  # a damaged header leads out of the file
+            return self._file.tell()
 
     def tell(self) -> int:
         return self._file.tell()
@@ -152,9 +155,13 @@ class _SndfileTrack:
         self._position = 0
 
     def seek(self, frame: int) -> None:
-        self._file.seek(min(frame, self.num_frames or frame) + self._foreign)
-        self._position = frame
+        try:
+            self._file.seek(min(frame, self.num_frames or frame) + self._foreign)
+        except soundfile.LibsndfileError as error:
+            self._guarded.check()
+            raise RejectedAudio(Reason.TRUNCATED, f"there is no way to frame {frame}: {error.error_string}") from error
         self._guarded.check()
+        self._position = frame
 
     def read(self, num_frames: int) -> np.ndarray:
         try:

@@ -16,6 +16,7 @@ _OGG_HEADER_BYTES = 27
 _OGG_LAST_PAGE = 0x04
 _OGG_PAGE_BYTES = _OGG_HEADER_BYTES + 255 + 255 * 255
 _MOST_CHUNKS = 10_000
+_FARTHEST = 2**62
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +36,9 @@ def size_of(file: BinaryIO) -> int:
 
 
 def read_at(file: BinaryIO, position: int, size: int) -> bytes:
-    """Up to `size` bytes from `position`."""
+    """Up to `size` bytes from `position`, which a damaged header may put anywhere."""
+    if position >= _FARTHEST:
+        return b""
     file.seek(position)
     return file.read(size)
 

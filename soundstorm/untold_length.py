@@ -157,10 +157,11 @@ def _first_frames(header: bytes, count: int, num_bytes: int) -> bytes:
     """Two frames before `count` frames in the format of `header`, `num_bytes` in all: one that tells their number, and one of silence."""
     is_mono, is_first = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
     side_bytes = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
-    xing = b"Xing" + struct.pack(">III", 7, count + 1, num_bytes) + bytes(255 * place // 100 for place in range(100))
     for bitrate in range(1, 15):
         head = bytes([0xFF, header[1] | 1, bitrate << 4 | header[2] & 0x0C, header[3]])
+        size = _frame_bytes(head)
+        xing = b"Xing" + struct.pack(">III", 7, count + 1, num_bytes + 2 * size) + bytes(255 * place // 100 for place in range(100))
         content = head + bytes(side_bytes) + xing
-        if len(content) <= _frame_bytes(head):
+        if len(content) <= size:
             break
-    return content.ljust(_frame_bytes(head), b"\0") + head.ljust(_frame_bytes(head), b"\0")
+    return content.ljust(size, b"\0") + head.ljust(size, b"\0")
