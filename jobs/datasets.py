@@ -1,6 +1,7 @@
 """Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,6 +59,21 @@ def open_and_tell(options: DatasetOptions) -> Index:
     for note in index.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     return index
+
+
+def tell_ignored(index: Index, verbose: bool) -> None:
+    """Say how many files of the data folder are ignored, for what reasons; `verbose` names each."""
+    rows = index.ignored.to_pylist()
+    if verbose:
+        for row in rows:
+            console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})", highlight=False)
+    elif rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common())
+        example = f"{rows[0]['uri']} ({rows[0]['detail']})"
+        console.print(
+            f"[yellow]note:[/] {len(rows)} of {index.num_files} files are ignored ({reasons}), for example {escape(example)}; --verbose names all",
+            highlight=False,
+        )
 
 
 def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:

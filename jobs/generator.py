@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,9 @@ def sample_seed(seed: int, label: int, index: int) -> int:
 
 
 def file_stem(category: str) -> str:
-    """A class name as a file name: letters, digits, `_` and `-` stay, everything else becomes `_`."""
-    return re.sub(r"[^\w-]+", "_", category) or "_"
+    """A class name as a file name: letters, digits, `_` and `-` stay, a symbol such as an emoji becomes its code, everything else `_`."""
+    spelt = "".join(f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category)
+    return re.sub(r"[^\w-]+", "_", spelt).removesuffix("_" if spelt != category else "") or "_"
 
 
 def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:

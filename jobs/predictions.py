@@ -84,7 +84,8 @@ def clips_of_classes(labels: Iterable[int], categories: Sequence[str]) -> dict[s
 
 def _labels(classifier: Classifier, clips: pa.Table) -> dict[str, int]:
     """The classifier's label of each category that occurs."""
-    known = {normalized(name): label for label, name in enumerate(classifier.categories)}
+    known = {normalized(name): label for label, name in reversed(list(enumerate(classifier.categories)))}
+    exact = {name: label for label, name in enumerate(classifier.categories)}
     there = sorted(set(clips["category"].to_pylist()))
     unknown = [name for name in there if normalized(name) not in known]
     if unknown:
@@ -92,4 +93,4 @@ def _labels(classifier: Classifier, clips: pa.Table) -> dict[str, int]:
         raise SoundStormError(
             f"the classifier does not know {named}, only {only}: give recordings of these categories, or a classifier that was trained on those"
         )
-    return {name: known[normalized(name)] for name in there}
+    return {name: exact.get(name, known[normalized(name)]) for name in there}

@@ -10,7 +10,7 @@ import gc
 import json
 import re
 from collections import Counter as Counts
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from queue import SimpleQueue
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from cluster.data import bounded_retries, quiet_ray_data
 from cluster.vigil import Vigil, limits_here, watch
 from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
+from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.parts import SETTINGS, settings_digest
@@ -35,6 +35,7 @@ from jobs.progress import Counter, progress
 from jobs.recording_files import split_long
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.tokens import CODEC_TRAINED_ON
+from soundstorm.accounting import Account, account
 from soundstorm.audio import MAX_DURATION_S
 from soundstorm.codec import provenance_of_codec
 from soundstorm.datasets import Index
@@ -50,6 +51,7 @@ MAX_POOLS = 4
 """Pools of actors that are begun, should actors be ended from outside again and again."""
 HANG_S = 1800.0
 """A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
+IGNORED_FILE = "ignored.parquet"
 MAX_NAMED = 5
 """Clips named in an error."""
 MAX_ERROR_CHARACTERS = 300
@@ -61,7 +63,7 @@ class Options(DatasetOptions):
     """Turn the recordings of a dataset into codec tokens."""
 
     output_dir: str = "runs/tokens"
-    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, notes/ and tokenize.json."""
+    """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, ignored.parquet, notes/ and tokenize.json."""
     codec: str | None = None
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
     max_duration: float = MAX_DURATION_S
@@ -76,6 +78,8 @@ class Options(DatasetOptions):
     """Codec actors; default: one per GPU, or one per CPU where there is none."""
     shard_size: int = 32
     """Clips per unit of work."""
+    verbose: bool = False
+    """Name every file of the data folder that is ignored, with the reason."""
     overwrite: bool = False
     """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
@@ -112,7 +116,8 @@ def run(options: Options) -> dict[str, Any]:
         "shard_size": options.shard_size,
         "views": options.views,
     }
-    outputs = ("clips.parquet", "tokens", "rejected", "notes")
+    outputs = ("clips.parquet", "tokens", "rejected", IGNORED_FILE, "notes")
+    tell_ignored(index, options.verbose)
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return told_again(options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: "))
@@ -120,6 +125,7 @@ def run(options: Options) -> dict[str, Any]:
         index = replace(index, clips=split_long(index.clips, options.max_duration))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
     tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
+    tables.write_table(storage.join(options.output_dir, IGNORED_FILE), index.ignored, {})
     metadata = fingerprint.to_metadata() | _index_metadata(index) | {"max_duration_s": str(options.max_duration), SETTINGS: settings_digest(settings)}
     _tokenize(options, index.clips, weights, metadata)
     learned = provenance_of_codec(weights)
@@ -247,6 +253,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
     clips = with_notes(index.clips, notes, set(rejected.filter(pc.not_equal(rejected["stage"], "index"))["clip_id"].to_pylist()))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), clips, _index_metadata(index))
     tell(notes, total, "" if options.long == "split" else "; --long split uses them")
+    files = account(index.num_files, index.clips, rejected, index.ignored, index.rejected_files)
     return {
         "clips": total,
         "tokens": num_tokens,
@@ -256,6 +263,8 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         "silent": sorted(clip_id for clip_id, given in notes.items() if any(kind_of(note) == Note.SILENT for note in given)),
         "notes": count_notes(notes),
         "unused_s": round(unused_s(notes), 2),
+        "files": asdict(files),
+        "ignored_reasons": dict(Counts(index.ignored["reason"].to_pylist())),
     } | folds_record(index, options)
 
 
@@ -263,6 +272,7 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     usable = counts["clips"] - counts["rejected"]
     views = f" in {1 + counts['views']} views each" if counts["views"] else ""
     message = f"{prefix}{usable} of {counts['clips']} clips tokenized{views}, {counts['rejected']} rejected, in {options.output_dir}"
+    message += f" ({Account(**counts['files'])})"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

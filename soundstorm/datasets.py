@@ -7,10 +7,13 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 from pyarrow.fs import FileSystem, FileType
 
+from soundstorm.accounting import ignored_files
+from soundstorm.class_folders import folder_contents, table_contents
 from soundstorm.clip_windows import split_window
 from soundstorm.errors import SoundStormError
-from soundstorm.layouts import FOLDER_FOLDS, Candidate, Place, TableLayout, csv_candidates, folder_candidates
-from soundstorm.schemas import CLIPS, REJECTED, Reason
+from soundstorm.layouts import FOLDER_FOLDS, Candidate, Contents, TableLayout, alike
+from soundstorm.place import Place
+from soundstorm.schemas import CLIPS, IGNORED, REJECTED, Reason
 from soundstorm.sources import SplitSources, named, smaller_sides, split_sources
 from soundstorm.synthetic import CLASSES
 from soundstorm.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
@@ -66,6 +69,12 @@ class Index:
     num_folds: int
     categories: list[str]
     """`categories[label]` is the name of the class."""
+    num_files: int = 0
+    """Files found."""
+    ignored: pa.Table = field(default_factory=IGNORED.empty_table)
+    """Schema IGNORED: the files among them that are no clips of the data set."""
+    rejected_files: frozenset[str] = frozenset()
+    """URIs of the rejected rows that are those of a file found; the others name none."""
     split_sources: SplitSources = field(default_factory=dict)
     """Source recordings that have clips in two folds, as the data set is."""
     notes: tuple[str, ...] = ()
@@ -168,17 +177,15 @@ def index_dataset(name: str, filesystem: FileSystem, root: str, uri_prefix: str,
     if name not in DATASETS:
         raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
     place = Place(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
-    layout, num_folds = DATASETS[name].layout, DATASETS[name].num_folds
+    layout = DATASETS[name].layout
     if layout is not None:
-        candidates = list(layout.candidates(place))
-        categories = [category for _, category in sorted(layout.labels.values())]
+        contents = layout.contents(place)
     elif filesystem.get_file_info(place.root or "/").type == FileType.File:
         parent, _, csv_name = place.root.rpartition("/")
-        place = Place(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0])
-        candidates, categories, num_folds = csv_candidates(place, csv_name)
+        contents = table_contents(Place(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0]), csv_name)
     else:
-        candidates, categories, num_folds = folder_candidates(place)
-    return _to_index(name, place, candidates, num_folds, categories, strict_folds)
+        contents = folder_contents(place)
+    return _to_index(name, contents, strict_folds)
 
 
 def source_of(clip_id: str, dataset: str) -> str:
@@ -194,11 +201,11 @@ def source_of(clip_id: str, dataset: str) -> str:
     return parts[1] if dataset != "folder" and len(parts) > 1 else clip_id
 
 
-def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: int, categories: list[str], strict_folds: bool) -> Index:
+def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
     """Splits the candidates into clips and rejected rows; of clips with one clip_id the first is kept."""
-    clips, rejected = [], []
+    place, clips, rejected = contents.place, [], []
     kept: dict[str, Candidate] = {}
-    for candidate in candidates:
+    for candidate in contents.candidates:
         problem = candidate.problem
         if problem is None and candidate.clip_id in kept:
             problem = (Reason.DUPLICATE_ID, f"{candidate.path}: clip_id '{candidate.clip_id}' is taken by an earlier clip, which is kept")
@@ -214,13 +221,18 @@ def _to_index(name: str, place: Place, candidates: list[Candidate], num_folds: i
         raise SoundStormError(f"{place.uri} has no clip that can be used{first}")
     split = split_sources((clip.clip_id, clip.fold, clip.source or _published_source(clip.clip_id, name)) for clip in kept.values())
     left_out, notes = _two_folds(name, place, split, strict_folds)
+    spellings = alike(contents.categories) if DATASETS[name].layout is None else []
+    files = {f"{place.uri}/{path}" for path in contents.listing.files}
     return Index(
         clips=pa.Table.from_pylist([clip for clip in clips if clip["clip_id"] not in left_out], CLIPS),
         rejected=pa.Table.from_pylist(rejected, REJECTED),
-        num_folds=num_folds,
-        categories=categories,
+        num_folds=contents.num_folds,
+        categories=contents.categories,
+        num_files=len(contents.listing.files),
+        ignored=ignored_files(contents, [kept[clip_id].path for clip_id in left_out]),
+        rejected_files=frozenset(row["uri"] for row in rejected) & files,
         split_sources=split,
-        notes=notes,
+        notes=(*contents.notes, *spellings, *notes),
     )
 
 

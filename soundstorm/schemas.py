@@ -51,6 +51,15 @@ REJECTED = pa.schema(
     ]
 )
 
+IGNORED = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+"""Files of a data folder that were not tried."""
+
 SAMPLES = pa.schema(
     [
         pa.field("sample_id", pa.string(), nullable=False),
@@ -182,6 +191,17 @@ class Reason(StrEnum):
     BAD_LABEL = "bad_label"
     CODEC_FAILED = "codec_failed"
     KILLED_WORKER = "killed_worker"
+
+
+class Ignored(StrEnum):
+    """Why a file is in `ignored`; no other value occurs there."""
+
+    NO_RECORDING = "no_recording"
+    HIDDEN = "hidden"
+    LABELS = "labels"
+    UNLISTED = "unlisted"
+    OTHER_DATASET = "other_dataset"
+    SOURCE_IN_TWO_FOLDS = "source_in_two_folds"
 
 
 class Note(StrEnum):
