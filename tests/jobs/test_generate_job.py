@@ -268,7 +268,18 @@ def test_seeds_of_samples_are_spread_out_and_fit_the_table() -> None:
 
 
 @pytest.mark.parametrize(
-    ("category", "stem"), [("sea_waves", "sea_waves"), ("Möwe 鳥", "Möwe_鳥"), ("../../etc", "_etc"), ("a/b\\c", "a_b_c"), ("..", "_"), ("", "_")]
+    ("category", "stem"),
+    [
+        ("sea_waves", "sea_waves"),
+        ("Möwe 鳥", "Möwe_鳥"),
+        ("../../etc", "_etc"),
+        ("a/b\\c", "a_b_c"),
+        ("..", "_"),
+        ("", "_"),
+        ("🐶", "u1f436"),
+        ("🐱🐱", "u1f431_u1f431"),
+        ("dog 🐶", "dog_u1f436"),
+    ],
 )
 def test_a_class_name_is_a_safe_file_name(category: str, stem: str) -> None:
     assert file_stem(category) == stem
