@@ -22,7 +22,7 @@ class LabelRow:
     number: int
     """As a spreadsheet counts them: the header is row 1."""
     cells: dict[str, str]
-    """Of the columns that were asked for and are there, by the names that were asked for; composed form, no spaces at the ends."""
+    """Of the columns that were asked for and are there, by the names that were asked for; without spaces at the ends."""
     surplus: int
     """Cells that are filled beyond the last column: a name with a delimiter in it was not put into quotes."""
 
@@ -64,7 +64,7 @@ def read_labels(place: Place, path: str, columns: Sequence[str], optional: Seque
     found = [
         LabelRow(
             number=number,
-            cells={name: composed(row[at].strip()) if at < len(row) else "" for name, at in place_of.items()},
+            cells={name: row[at].strip() if at < len(row) else "" for name, at in place_of.items()},
             surplus=sum(bool(cell.strip()) for cell in row[len(header) :]),
         )
         for number, row in enumerate(rows[first + 1 :], start=first + 2)

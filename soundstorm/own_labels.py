@@ -40,7 +40,7 @@ def csv_contents(place: Place, path: str, listing: Listing | None = None) -> Con
     hint = "give a folder of class folders, or a CSV with filename,category[,fold]"
     rows = read_labels(place, path, COLUMNS, OPTIONAL, hint)
     listing = place.list_files() if listing is None else listing
-    categories = sorted({row.cells["category"] for row in rows if is_category(row.cells["category"])})
+    categories = sorted({name for row in rows if is_category(name := composed(row.cells["category"]))})
     tops = {name.split("/")[0] for name in listing.files if "/" in name}
     bases = dict.fromkeys([posixpath.dirname(path), "", *(name for name in sorted(tops) if name.casefold() in AUDIO_FOLDERS)])
     table = _Table(place=place, path=path, listing=listing, labels={name: label for label, name in enumerate(categories)}, bases=tuple(bases))
@@ -76,7 +76,7 @@ def _overridden(table: _Table, usable: list[Candidate]) -> list[str]:
 
 def _candidate(table: _Table, row: LabelRow) -> Candidate:
     cells, where = row.cells, f"row {row.number} of {table.path}"
-    given, category = cells["filename"], cells["category"]
+    given, category = cells["filename"], composed(cells["category"])
     inside, stored = _looked_up(table, given)
     clip_id = inside or given or where
     if stored is not None and table.listing.name_of(stored) == stored != composed(stored):
