@@ -1,6 +1,6 @@
 r"""What each departure from the reference work is worth: the same network, tokens and steps, with one fault of it at a time put back.
 
-python tests/benchmarks/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc10 --output docs/ablations.csv --work-dir runs/ablations
+python tests/benchmarks/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc50 --output docs/ablations.csv --work-dir runs/ablations
 
 Faults of the decoding are put back into the checkpoint in the package, with one draw of each sample. Those of the training need networks of
 their own: three are trained alike and shortly but for the fault (as it should be; without class input; clips filled up with a real code to 1,013

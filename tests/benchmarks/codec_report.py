@@ -1,6 +1,6 @@
 """Figures of a codec on one fold of a dataset: SI-SDR, log-mel distance, codes in use, and the six metrics real against resynthesized.
 
-python tests/benchmarks/codec_report.py --data-dir PATH/esc10 --dataset esc10 --fold 5
+python tests/benchmarks/codec_report.py --data-dir PATH/esc50 --dataset esc10 --fold 5
 """
 
 from dataclasses import dataclass

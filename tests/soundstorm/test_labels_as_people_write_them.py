@@ -156,7 +156,7 @@ def test_classes_that_differ_in_case_only_are_told(tmp_path: Path) -> None:
 
 def test_emoji_and_accents_tell_classes_apart_and_punctuation_does_not(tmp_path: Path) -> None:
     assert len({normalized(name) for name in ("🐶", "🐱", "dog 🐶", "कि", "का", NFC, "Vogel")}) == 7
-    assert normalized("Crying Baby") == normalized("crying-baby") == normalized("crying__baby!").removesuffix("_") == "crying_baby"
+    assert normalized("Crying Baby") == normalized("crying-baby") == normalized("crying__baby!") == "crying_baby"
     assert normalized(NFC) == normalized(NFD)
     assert index(empty(tmp_path, "🐶/a.wav", "🐱/b.wav")).notes == ()
 
