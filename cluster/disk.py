@@ -1,6 +1,7 @@
 """Files on local disks, written whole or not at all. Used by `storage` alone; errors are `ClusterError`s."""
 
 import contextlib
+import errno
 import os
 import shutil
 import uuid
@@ -86,8 +87,13 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
         folders.sort()
         for name in sorted(names):
             if not (name.startswith(".") and name.endswith(".tmp")):
-                with contextlib.suppress(FileNotFoundError):
-                    yield Path(root, name), Path(root, name).stat().st_size
+                try:
+                    size = Path(root, name).stat().st_size
+                except OSError as error:
+                    if error.errno in (errno.ENOENT, errno.ELOOP):  # removed meanwhile, or a link that leads nowhere
+                        continue
+                    raise file_error(str(Path(root, name)), error) from error
+                yield Path(root, name), size
 
 
 def delete(path: Path) -> None:

@@ -14,6 +14,7 @@ from cluster import storage, tables
 from cluster.table_parts import write_stream
 from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.errors import SoundStormError
+from soundstorm.place import shown
 
 LISTED = pa.schema([pa.field("uri", pa.string(), nullable=False)])
 ROWS_AT_ONCE = 4096
@@ -76,7 +77,7 @@ def _tables(entries: Iterator[tuple[str, int]], note: Callable[[bytes], None]) -
     held: list[str] = []
     for uri, size in entries:
         note(repr((uri, size)).encode())
-        held.append(uri)
+        held.append(shown(uri))
         if len(held) >= ROWS_AT_ONCE:
             yield pa.table({"uri": held}, LISTED)
             held = []

@@ -12,6 +12,7 @@ from jobs.datasets import open_dataset
 from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
+from soundstorm.place import shown
 from soundstorm.schemas import REJECTED, check_table
 
 TABLES = ("samples.parquet", "clips.parquet")
@@ -67,9 +68,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         raise SoundStormError(f"{option} {uri}: no audio ({AUDIO_EXAMPLES}) and no table there; give a folder of audio or a manifest")
     clips = []
     for entry in entries:
-        relative = entry.uri[len(root) :]
+        relative = shown(entry.uri[len(root) :])
         folder = relative.rpartition("/")[0]
-        clips.append(Clip(relative, entry.uri, folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
+        clips.append(Clip(relative, shown(entry.uri), folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
     return clips
 
 

@@ -1,5 +1,6 @@
 """The audio files that a command line names: folders, prefixes, patterns, tables; in a fixed order, and by parts."""
 
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -94,3 +95,10 @@ def test_ranges_are_read_in_order_whatever_lies_between_them(tmp_path: Path, mon
         read = found.reader()
         for numbers in (range(0, 3), range(3, 20), range(45, 50), range(50, 51), range(90, 100)):
             assert read(numbers) == [f"{tmp_path}/{number:03d}.wav" for number in numbers]
+
+
+def test_a_name_that_is_not_utf_8_is_listed_written_out_and_a_link_to_itself_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")).write_bytes(b"RIFF")
+    (tmp_path / "self.wav").symlink_to("self.wav")
+    assert listed(str(tmp_path)) == [f"{tmp_path}/a.wav", f"{tmp_path}/\\xff.wav"]
