@@ -19,7 +19,7 @@ from cluster.errors import NotFoundError
 
 START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
 READ_AHEAD_BYTES = 8 * 2**20
-RANGE_BYTES = 2 * 2**20  # of an object that is read in parts
+RANGE_BYTES = START_BYTES  # of an object that is read in parts: what is looked at first, time and again, is here already
 
 
 class ObjectStorage(fs.FileSystemHandler):
