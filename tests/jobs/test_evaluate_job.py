@@ -142,7 +142,8 @@ def test_the_summary_says_how_close_the_sound_is_beside_real_sound(evaluated: Ev
         assert measure["generated"] is not None and measure["floor"] is not None
         assert (measure["ratio"] is None) == (measure["reason"] is not None) == (measure["met"] is None)
     assert len(summary["confusion"]["generated"]) == len(CLASSES)
-    assert any("The classifier was trained on the held-out fold 5 too (it left out fold 4)" in warning for warning in summary["warnings"])
+    seen = "The classifier was trained on the held-out fold 5 too, or may have been (synthetic without fold 4)"
+    assert any(warning.startswith(seen) for warning in summary["warnings"])
 
 
 def test_acoustic_metrics_alone_look_at_no_other_clip(synthetic_dataset: Path, generated: str, tmp_path: Path, ray_session: None) -> None:
