@@ -24,7 +24,7 @@ PARTNERS = {
     "soxr": "numpy",
 }
 """Libraries with what each is compiled against, in the order in which they are loaded."""
-OPTIONAL = frozenset({"soxr"})
+OPTIONAL: frozenset[str] = frozenset()
 """Not to have them is no fault."""
 PACKAGE = "soundstorm-env"
 TESTED = Path(__file__).resolve().parents[1] / "constraints.txt"
