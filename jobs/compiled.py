@@ -24,8 +24,6 @@ PARTNERS = {
     "soxr": "numpy",
 }
 """Libraries with what each is compiled against, in the order in which they are loaded."""
-OPTIONAL: frozenset[str] = frozenset()
-"""Not to have them is no fault."""
 PACKAGE = "soundstorm-env"
 TESTED = Path(__file__).resolve().parents[1] / "constraints.txt"
 """Versions that were tested together, where this is a checkout."""
@@ -68,7 +66,7 @@ class Misfit:
 
 def misfits(libraries: Sequence[str] = tuple(PARTNERS)) -> list[str]:
     """A sentence for each of `libraries` that does not load; what stands on one that does not is not blamed for it."""
-    found = {library: reason for library, reason in _load(libraries).items() if reason and not (reason == "missing" and library in OPTIONAL)}
+    found = {library: reason for library, reason in _load(libraries).items() if reason}
     return [str(Misfit(library, reason)) for library, reason in found.items() if PARTNERS.get(library) not in found]
 
 
