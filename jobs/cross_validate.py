@@ -163,7 +163,7 @@ def run(options: Options) -> dict[str, Any]:
             require_apart(folder, options, option)
             storage.check_writable(folder)
     index = open_and_tell(options)
-    settings = replace(options.settings, clips=index_digest(index.clips, options.location))
+    settings = replace(options.settings, clips=index_digest(index.clips))
     wanted, skipped = _folds(options, index)
     others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)

@@ -1,6 +1,7 @@
 """Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
 
 import hashlib
+import posixpath
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -81,10 +82,10 @@ def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
     return {"sources_in_two_folds": index.split_sources, "strict_folds": options.strict_folds}
 
 
-def index_digest(clips: pa.Table, location: str) -> str:
+def index_digest(clips: pa.Table) -> str:
     """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
-    folder = location.rpartition("/")[0] or "." if location.lower().endswith(".csv") else location
-    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)}
+    folder = posixpath.commonprefix(clips["uri"].to_pylist()).rpartition("/")[0]
+    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)} if folder else {}
     digest = hashlib.sha256()
     for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
         digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())

@@ -109,7 +109,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
-        "clips": index_digest(index.clips, options.location),
+        "clips": index_digest(index.clips),
         "codec_sha256": fingerprint.sha256,
         "max_duration_s": options.max_duration,
         "long": options.long,

@@ -93,7 +93,7 @@ class AstRecipe:
         )
         self.settings = {
             "data_dir": location,
-            "clips": index_digest(index.clips, location),
+            "clips": index_digest(index.clips),
             "training": asdict(config),
             "network": replace(self.start, max_length=config.max_length).to_dict(),
             "weights_sha256": self.weights_sha256,

@@ -121,7 +121,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
-        "clips": index_digest(clips, options.location),
+        "clips": index_digest(clips),
         "test_fold": fold,
         "codec": options.config().to_dict(),
         "fitting": asdict(options.fitting),

@@ -43,7 +43,7 @@ class CnnRecipe:
         self.leaks: list[str] = []
         self.settings = {
             "data_dir": location,
-            "clips": index_digest(index.clips, location),
+            "clips": index_digest(index.clips),
             "training": asdict(config),
             "network": AudioClassifierConfig().to_dict(),
         }

@@ -62,14 +62,15 @@ def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, 
     lost = {row["clip_id"] for row in rejected.to_pylist() if row["stage"] != "index"}
     tokenized = {split_window(row["uri"])[0] for row in clips.select(["clip_id", "uri"]).to_pylist() if row["clip_id"] not in lost}
     rows = [(row["stage"], split_window(row["uri"])[0]) for row in rejected.to_pylist()]
-    at_index = {uri for stage, uri in rows if stage == "index" and uri in files}
-    refused = (at_index | {uri for stage, uri in rows if stage != "index"}) - tokenized
+    elsewhere = tokenized | set(ignored["uri"].to_pylist())
+    at_index = {uri for stage, uri in rows if stage == "index" and uri in files} - elsewhere
+    refused = at_index | ({uri for stage, uri in rows if stage != "index"} - tokenized)
     result = Account(
         found=found,
         tokenized=len(tokenized),
         rejected=len(refused),
         ignored=ignored.num_rows,
-        rows_without_file=sum(stage == "index" for stage, _ in rows) - len(at_index - tokenized),
+        rows_without_file=sum(stage == "index" for stage, _ in rows) - len(at_index),
     )
     if result.found != result.tokenized + result.rejected + result.ignored:
         raise SoundStormError(f"{result}: these do not add up; the data folder was changed meanwhile, run again with --overwrite")

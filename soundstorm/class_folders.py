@@ -108,13 +108,19 @@ def _levels(place: Place, paths: list[list[str]]) -> _Levels:
         has_folders = any(len(parts) > above + 2 for parts in paths)
         if len(tops) != 1 or not has_folders or next(iter(tops)).casefold() not in AUDIO_FOLDERS:
             break
-        notes.append(f"{'/'.join(paths[0][: above + 1])}/ is no class: the folders in it are")
+        example = next(parts for parts in paths if len(parts) > above + 1)
+        notes.append(f"{'/'.join(example[: above + 1])}/ is no class: the folders in it are")
         above += 1
     folds = _folds(tops)
     if not folds or (len(folds) == 1 and len({parts[above + 1] for parts in paths if len(parts) > above + 2}) < 2):
         some = sorted(name for name in tops if name.casefold() in SPLITS)
         if len(some) > 1:
             notes.append(f"{' and '.join(some)} are taken for classes, as other folders lie beside them")
+        if not has_folders and len(tops) == 1 and next(iter(tops)).casefold() in AUDIO_FOLDERS:
+            notes.append(
+                f"{next(iter(tops))}/ is taken for a class, the only one: no class folders are in it, and no CSV {','.join(COLUMNS)} lies beside it, "
+                f"nor in a folder {' or '.join(TABLE_FOLDERS)} there"
+            )
         return _Levels(classes=above, folds={}, notes=tuple(notes))
     named = ", ".join(f"{name}/ (fold {fold})" for name, fold in folds.items())
     if not has_folders:
@@ -150,5 +156,4 @@ def table_contents(place: Place, csv_name: str) -> Contents:
 
 
 def _has_folder(place: Place, above: str, name: str) -> bool:
-
     return bool(place.filesystem.get_file_info(posixpath.join(above, name)).type == FileType.Directory)

@@ -202,16 +202,21 @@ def source_of(clip_id: str, dataset: str) -> str:
 
 
 def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
-    """Splits the candidates into clips and rejected rows; of clips with one clip_id the first is kept."""
+    """Splits the candidates into clips and rejected rows; of clips with one clip_id, or one file, the first is kept."""
     place, clips, rejected = contents.place, [], []
     kept: dict[str, Candidate] = {}
+    owners: dict[str, str] = {}
     for candidate in contents.candidates:
         problem = candidate.problem
         if problem is None and candidate.clip_id in kept:
             problem = (Reason.DUPLICATE_ID, f"{candidate.path}: clip_id '{candidate.clip_id}' is taken by an earlier clip, which is kept")
+        elif problem is None and candidate.path in owners:
+            earlier = owners[candidate.path]
+            problem = (Reason.DUPLICATE_ID, f"{candidate.path}: it is the file of the earlier clip '{earlier}' already, which is kept")
         row = {"clip_id": candidate.clip_id, "uri": f"{place.uri}/{candidate.path}"}
         if problem is None:
             kept[candidate.clip_id] = candidate
+            owners[candidate.path] = candidate.clip_id
             clips.append(row | {"dataset": name, "fold": candidate.fold, "label": candidate.label, "category": candidate.category})
         else:
             rejected.append(row | {"stage": "index", "reason": problem[0].value, "detail": problem[1]})

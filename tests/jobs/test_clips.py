@@ -11,6 +11,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
+from jobs.datasets import index_digest, open_dataset
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES
@@ -82,6 +83,21 @@ def test_a_recording_that_was_changed_changes_the_digest_of_its_dataset(syntheti
         file.write(b"more")
     after = find_clips("--real-audio", str(tmp_path / "data"))
     assert digest(after) != digest(before) and digest(after[:3]) == digest(before[:3])
+
+
+@pytest.mark.parametrize("table", ["meta/labels.csv", "labels.tsv"])
+def test_a_recording_that_was_changed_changes_the_digest_wherever_its_table_lies(table: str, tmp_path: Path) -> None:
+    for name in ("audio/a.wav", "audio/b.wav", table):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("filename\tcategory\na.wav\tdog\nb.wav\train\n")
+
+    def found() -> str:
+        return index_digest(open_dataset("folder", str(tmp_path / table)).clips)
+
+    before = found()
+    assert found() == before
+    (tmp_path / "audio" / "b.wav").write_bytes(b"longer than before" * 10)
+    assert found() != before
 
 
 def test_the_folders_of_the_real_datasets_are_recognised(esc50: Path, urbansound8k: Path) -> None:

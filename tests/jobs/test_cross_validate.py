@@ -69,7 +69,7 @@ def cut_short(sounds: Path, tmp_path_factory: pytest.TempPathFactory, ray_sessio
     output = tmp_path_factory.mktemp("cross-validation")
     in_the_way = output / "fold-2" / "classifier" / "log.csv"
     in_the_way.parent.mkdir(parents=True)
-    clips = index_digest(open_dataset("folder", str(sounds)).clips, str(sounds))
+    clips = index_digest(open_dataset("folder", str(sounds)).clips)
     begun = replace(hearing(sounds, output).settings, clips=clips)
     (output / "cross_validate.started.json").write_text(json.dumps({"settings": begun.identity()}))
     in_the_way.write_text("somebody's own")

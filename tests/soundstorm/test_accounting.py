@@ -72,6 +72,25 @@ def test_files_that_a_table_does_not_name_and_rows_that_name_no_file_are_both_to
     assert str(account) == "5 files found: 1 tokenized, 1 rejected, 3 ignored; 3 rows without a file of their own"
 
 
+def test_two_rows_that_spell_one_file_differently_are_one_clip(tmp_path: Path) -> None:
+    table = "filename,category,fold\na.wav,dog,1\naudio/a.wav,cat,2\nA.WAV,dog,2\nb.wav,cat,2\n"
+    found = index("folder", write(tmp_path, {"clips.csv": table, "audio/a.wav": "x", "audio/b.wav": "x"}))
+    assert found.clips.select(["clip_id", "fold", "category"]).to_pylist() == [
+        {"clip_id": "a.wav", "fold": 1, "category": "dog"},
+        {"clip_id": "b.wav", "fold": 2, "category": "cat"},
+    ]
+    assert [(row["clip_id"], row["reason"]) for row in found.rejected.to_pylist()] == [("audio/a.wav", "duplicate_id"), ("A.WAV", "duplicate_id")]
+    assert found.rejected["detail"][0].as_py() == "audio/a.wav: it is the file of the earlier clip 'a.wav' already, which is kept"
+    assert accounted(found) == Account(found=3, tokenized=2, rejected=0, ignored=1, rows_without_file=2)
+
+
+def test_a_second_row_of_a_file_that_strict_folds_leave_out_adds_up_too(tmp_path: Path) -> None:
+    table = "filename,category,fold,source\na.wav,dog,1,s\nb.wav,dog,2,s\nc.wav,dog,2,s\na.wav,dog,1,s\n"
+    found = index("folder", write(tmp_path, {"clips.csv": table, **dict.fromkeys(("a.wav", "b.wav", "c.wav"), "x")}), strict_folds=True)
+    assert ignored(found) == {"clips.csv": "labels", "a.wav": "source_in_two_folds"}
+    assert accounted(found) == Account(found=4, tokenized=2, rejected=0, ignored=2, rows_without_file=1)
+
+
 def test_the_files_of_esc10_leave_those_of_the_other_forty_classes_ignored(esc50: Path) -> None:
     found = index("esc10", esc50)
     assert accounted(found) == Account(found=2000, tokenized=400, rejected=0, ignored=1600, rows_without_file=0)

@@ -184,6 +184,18 @@ def test_numbered_folders_keep_their_numbers_as_folds(tmp_path: Path) -> None:
     assert found.notes[0] == "audio/ is no class: the folders in it are"
 
 
+def test_a_recording_beside_the_folder_of_classes_is_not_taken_for_that_folder(tmp_path: Path) -> None:
+    found = index(empty(tmp_path, "a.wav", "audio/dog/b.wav", "audio/rain/c.wav"))
+    assert found.categories == ["dog", "rain"] and found.notes == ("audio/ is no class: the folders in it are",)
+    assert found.rejected["clip_id"].to_pylist() == ["a.wav"]
+
+
+def test_a_folder_of_recordings_that_is_the_only_class_is_told(tmp_path: Path) -> None:
+    found = index(write(empty(tmp_path, "audio/a.wav"), {"meta/labels.csv": "file,label\na.wav,dog\n"}))
+    assert found.categories == ["audio"]
+    assert "audio/ is taken for a class, the only one" in found.notes[0] and "no CSV filename,category lies beside it" in found.notes[0]
+
+
 def test_parts_without_class_folders_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match=r"train/ \(fold 1\), test/ \(fold 2\) look like the parts of a data set, and hold no class folders"):
         index(empty(tmp_path, "train/a.wav", "test/b.wav"))
