@@ -89,7 +89,8 @@ def ray_head(*options: str, port: int | None = None, dashboard: bool = True, env
             start_new_session=True,
         )
     try:
-        for address in [head.address, *([head.dashboard.removeprefix("http://")] if dashboard else [])]:
+        job_server = [head.dashboard.removeprefix("http://"), f"127.0.0.1:{agent_port}"]  # without its agent it refuses jobs
+        for address in [head.address, *(job_server if dashboard else [])]:
             _await(address, process, folder / "log")
         yield head
     finally:
