@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
         "processor": _processors,
         "GPU": _gpu,
         "libraries": _libraries,
-        "compiled libraries": _compiled,
+        "compiled": _compiled,
         "audio files": _audio,
         "compact codec": _codec,
         "EnCodec weights": _official_weights,

@@ -12,7 +12,7 @@ from jobs import doctor, nodes
 from soundstorm.codec import load_codec
 from tests.jobs.conftest import Command
 
-SUBJECTS = ["processor", "GPU", "libraries", "compiled libraries", "audio files", "compact codec", "EnCodec weights", "disk"]
+SUBJECTS = ["processor", "GPU", "libraries", "compiled", "audio files", "compact codec", "EnCodec weights", "disk"]
 CLUSTER = ["Ray", "nodes", "authentication", "metrics"]
 
 
