@@ -18,6 +18,8 @@ SI_SDR_LIMIT_DB = 120.0
 MEL_FFT = 1024
 MEL_HOP = 256
 MEL_BANDS = 80
+RESOLUTIONS = (512, 1024, 2048)
+"""Windows of `multi_resolution_distance`."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -60,6 +62,23 @@ def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int
     spectra_2FT = magnitude_spectrum(waveforms_2N, MEL_FFT, MEL_HOP)
     real_TM, decoded_TM = torch.log(spectra_2FT.transpose(1, 2) @ bank_FM + LOG_FLOOR)
     return float((real_TM - decoded_TM).abs().mean())
+
+
+def multi_resolution_distance(real_N: np.ndarray, decoded_N: np.ndarray) -> float:
+    """Spectral convergence plus mean absolute difference of log-magnitudes, in the mean over windows of 512, 1024 and 2048.
+
+    Source: Yamamoto et al., "Parallel WaveGAN", arXiv 1910.11480, equations 5 to 7.
+    """
+    real_N, decoded_N = _same_length(real_N, decoded_N)
+    distances = []
+    for n_fft in RESOLUTIONS:
+        padding = max(0, n_fft - len(real_N))
+        pair_2N = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in (real_N, decoded_N)])).float()
+        real_FT, decoded_FT = magnitude_spectrum(pair_2N, n_fft, n_fft // 4)
+        convergence = float((real_FT - decoded_FT).norm() / real_FT.norm().clamp(min=LOG_FLOOR))
+        log_distance = float((torch.log(real_FT + LOG_FLOOR) - torch.log(decoded_FT + LOG_FLOOR)).abs().mean())
+        distances.append(convergence + log_distance)
+    return float(np.mean(distances))
 
 
 def codes_in_use(codes: Sequence[np.ndarray], codebook_size: int) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ _LOG_STEP = math.log(6.4) / 27
 """Logarithm of the ratio of frequencies a mel apart above 1,000 Hz."""
 
 
-def mel_bands(n_fft: int, num_bands: int, sample_rate: int) -> Tensor:
+def mel_bands(n_fft: int, num_bands: int, sample_rate: int, lowest_hz: float = 0.0, highest_hz: float | None = None) -> Tensor:
     """Weights float32 (F, M) of each frequency from 0 to half of `sample_rate` in each band; a triangle's peak is 1.
 
     The mel scale is that of M. Slaney, "Auditory Toolbox", 1998. To the bit torchaudio's `melscale_fbanks` with `norm=None` and
@@ -25,14 +25,20 @@ def mel_bands(n_fft: int, num_bands: int, sample_rate: int) -> Tensor:
         n_fft: samples of the transform: F is n_fft // 2 + 1.
         num_bands: M.
         sample_rate: samples per second.
+        lowest_hz, highest_hz: outer edges of the outermost triangles; default: all frequencies.
     """
     frequency_F = torch.linspace(0, sample_rate // 2, n_fft // 2 + 1)
     knee = _KNEE_HZ / _LINEAR_HZ
-    top_hz = sample_rate / 2
-    top = knee + math.log(top_hz / _KNEE_HZ) / _LOG_STEP if top_hz >= _KNEE_HZ else top_hz / _LINEAR_HZ
-    mel_E = torch.linspace(0.0, top, num_bands + 2)  # the M + 2 edges of the triangles
+    lowest, highest = _mel(lowest_hz), _mel(sample_rate / 2 if highest_hz is None else highest_hz)
+    mel_E = torch.linspace(lowest, highest, num_bands + 2)  # the M + 2 edges of the triangles
     edge_E = torch.where(mel_E >= knee, _KNEE_HZ * torch.exp(_LOG_STEP * (mel_E - knee)), _LINEAR_HZ * mel_E)
     width_E = edge_E[1:] - edge_E[:-1]
     slope_FE = edge_E - frequency_F[:, None]
     rising_FM, falling_FM = -slope_FE[:, :-2] / width_E[:-1], slope_FE[:, 2:] / width_E[1:]
     return torch.minimum(rising_FM, falling_FM).clamp(min=0.0)
+
+
+def _mel(hz: float) -> float:
+    if hz < _KNEE_HZ:
+        return hz / _LINEAR_HZ
+    return _KNEE_HZ / _LINEAR_HZ + math.log(hz / _KNEE_HZ) / _LOG_STEP

@@ -11,23 +11,23 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from soundstorm.block_codec.config import STEPS_PER_NAT, BlockCodecConfig
+from soundstorm.mel_bands import mel_bands
 
 Array = NDArray[np.float64]
 
 
 def mel_bank(config: BlockCodecConfig) -> NDArray[np.float32]:
-    """The mel filter bank (F, M) whose columns sum to 1, on Slaney's scale.
+    """The mel filter bank (F, M) whose columns sum to 1.
 
     A band that is narrower than the distance of two bins takes the bin nearest to its centre.
     """
-    from librosa.core.convert import mel_frequencies  # 1.4 s and 234 MB, for those who fit a codec
-    from librosa.filters import mel
-
-    bank_MF = mel(sr=config.sample_rate, n_fft=config.window, n_mels=config.bands, fmin=config.lowest_hz, fmax=config.highest_hz, dtype=np.float64)
-    edges_hz = mel_frequencies(config.bands + 2, fmin=config.lowest_hz, fmax=config.highest_hz)
-    for band in np.flatnonzero(bank_MF.sum(1) == 0):
-        bank_MF[band, round(edges_hz[band + 1] * config.window / config.sample_rate)] = 1.0
-    return (bank_MF / bank_MF.sum(1, keepdims=True)).T.astype(np.float32)
+    edges_hz = config.lowest_hz, config.highest_hz
+    bank_FM = mel_bands(config.window, config.bands, config.sample_rate, *edges_hz).numpy().astype(np.float64)
+    for band in np.flatnonzero(bank_FM.sum(0) == 0):
+        # In a bank as fine as this the centres lie where those of one with more frequencies do.
+        fine_F = mel_bands(64 * config.window, config.bands, config.sample_rate, *edges_hz)[:, band]
+        bank_FM[round(int(fine_F.argmax()) / 64), band] = 1.0
+    return (bank_FM / bank_FM.sum(0)).astype(np.float32)
 
 
 def hann(size: int) -> Array:

@@ -1,7 +1,7 @@
 """K-means of one level's codebook, by mini-batches and a last look at all points.
 
 Source: MacQueen, "Some methods for classification and analysis of multivariate observations", 1967; the clusters that
-hardly any point is nearest to are moved beside the fullest.
+hardly any point is nearest to are moved beside those that leave most.
 
 Legend: S points, D dimensions, K codes.
 """
@@ -20,7 +20,7 @@ POINTS_PER_CODE = 40
 LEAST_POINTS = 3
 """A cluster of fewer points of a mini-batch is moved."""
 SHIFT = 0.05
-"""How far beside the fullest cluster, in standard deviations of the centroids."""
+"""How far beside the other cluster, in standard deviations of the centroids."""
 PART = 20_000
 
 
@@ -51,11 +51,13 @@ def fit(points_SD: Tensor, num_codes: int, generator: torch.Generator) -> Tensor
     size = min(len(points_SD), max(ROUND_POINTS, POINTS_PER_CODE * num_codes))
     centroids_KD = points_SD[torch.randperm(len(points_SD), generator=generator)[:num_codes]].clone()
     for batch_SD in _batches(points_SD, size, generator):
-        centroids_KD, count_K = means(batch_SD, nearest(batch_SD, centroids_KD), centroids_KD)
+        cluster_S = nearest(batch_SD, centroids_KD)
+        centroids_KD, count_K = means(batch_SD, cluster_S, centroids_KD)
         rare_K = (count_K < LEAST_POINTS).nonzero()[: num_codes // 2, 0]
-        fullest_K = count_K.topk(len(rare_K)).indices
+        error_S = (batch_SD - centroids_KD[cluster_S]).square().sum(1)
+        worst_K = torch.zeros_like(count_K).index_add_(0, cluster_S, error_S).topk(len(rare_K)).indices
         shift_KD = torch.randn(len(rare_K), centroids_KD.shape[1], generator=generator).to(points_SD.device)
-        centroids_KD[rare_K] = centroids_KD[fullest_K] + shift_KD * (SHIFT * centroids_KD.std())
+        centroids_KD[rare_K] = centroids_KD[worst_K] + shift_KD * (SHIFT * centroids_KD.std())
     centroids_KD, _ = means(points_SD, nearest(points_SD, centroids_KD), centroids_KD)
     return centroids_KD
 

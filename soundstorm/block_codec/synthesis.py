@@ -27,8 +27,8 @@ ACCELERATION = 1.8
 """Exponent of the factors of Richardson-Lucy: its rounds count almost twice."""
 TONAL_NATS = (1.0, 3.0)
 """Contrast of a band, in nats of power, from which it is tonal in part and altogether."""
-SHARPENING, MOST_SHARPENING = 3.0, 1e3
-"""Exponent and limit of how tonal power is drawn together."""
+SINE_WIDTH, MOST_NARROWING = 0.85, 8.0
+"""Bins from the centre of a Hann window's spectrum to 1/e of its power, and the exponent of the least factor."""
 SILENT = 0.25 / 32_768
 """Standard deviation of a frame's samples below which it is digital silence: they would round to 0 in a 16-bit file."""
 
@@ -49,6 +49,8 @@ class Synthesis:
         self._bank_MF = scipy.sparse.csr_array(bank_FM.T)
         self._spread_FM = scipy.sparse.csr_array(bank_FM / np.maximum(bank_FM.sum(1, keepdims=True), TINY))
         self._share_F1 = 1 / np.maximum(bank_FM.sum(1, keepdims=True), TINY)
+        self._bin_F1 = np.arange(len(bank_FM), dtype=np.float64)[:, None]
+        self._around_FF = _neighbourhoods(bank_FM)
         self._gain_M = gain_M.astype(np.float64)
         window_N = hann(config.window)
         energy = np.square(window_N).sum()
@@ -89,20 +91,23 @@ class Synthesis:
     def _deconvolved(self, power_MT: Array) -> Array:
         """Power in bands (M, T) to power in bins (F, T).
 
-        Halfway, what stands out from its surroundings as tones do is drawn together: power that bands alone would leave
-        spread over a band's width.
-
         Source: Richardson, "Bayesian-based iterative method of image restoration", 1972; Lucy, "An iterative technique
         for the rectification of observed distributions", 1974; with an exponent, so that a round counts for almost two.
         """
-        smooth_FT = self._spread_FM @ power_MT + TINY
-        power_FT, rounds = smooth_FT.copy(), self.config.deconvolution_rounds
+        power_FT, rounds = self._spread_FM @ power_MT + TINY, self.config.deconvolution_rounds
         for number in range(rounds):
             if number == rounds // 2:
-                power_FT *= np.minimum((power_FT / smooth_FT) ** (SHARPENING * self._tonality(power_MT)), MOST_SHARPENING)
+                power_FT *= self._narrowing(power_FT, power_MT)
             ratio_MT = power_MT / (self._bank_MF @ power_FT + TINY)
             power_FT *= ((self._bank_FM @ ratio_MT) * self._share_F1) ** ACCELERATION
         return power_FT
+
+    def _narrowing(self, power_FT: Array, power_MT: Array) -> Array:
+        """Factors (F, T) that draw tonal power together, as narrow as a sine in one window, around its centre of gravity:
+        bands alone would leave it spread over their width."""
+        gravity_FT = (self._around_FF @ (self._bin_F1 * power_FT)) / (self._around_FF @ power_FT + TINY**2)
+        squared_FT = np.square((self._bin_F1 - gravity_FT) / SINE_WIDTH)
+        return np.exp(-self._tonality(power_MT) * np.minimum(squared_FT, MOST_NARROWING))
 
     def _tonality(self, power_MT: Array) -> Array:
         """How tonal each bin (F, T) is, 0 to 1: by how much its bands stand out from the second next on both sides."""
@@ -163,6 +168,14 @@ class Synthesis:
         silent_H[:-1] |= np.repeat(silent_T, 2)[1:]
         silent_H[1:] |= np.repeat(silent_T, 2)[:-1]
         halves[silent_H] = 0.0
+
+
+def _neighbourhoods(bank_FM: Array) -> scipy.sparse.csr_array:
+    """1 where two bins (F, F) are no further from each other than the centres of two bands are there."""
+    bins_F = np.arange(len(bank_FM), dtype=np.float64)
+    centres_M = bins_F @ bank_FM
+    distance_F = np.maximum(np.interp(bins_F, centres_M[:-1], np.diff(centres_M)), 1)
+    return scipy.sparse.csr_array((np.abs(bins_F[:, None] - bins_F) <= distance_F[:, None]).astype(np.float64))
 
 
 def _at_half_hops(amplitude_FT: Array) -> Array:
