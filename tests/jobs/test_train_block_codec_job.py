@@ -12,6 +12,7 @@ import pytest
 
 import jobs.train_block_codec
 from cluster import records
+from cluster.errors import ClusterError
 from jobs.codec_fitter import CodecFitter
 from jobs.train_block_codec import Options, run
 from soundstorm.block_codec.fitting import FittingConfig
@@ -86,7 +87,7 @@ def test_the_same_command_again_does_nothing(fitted: dict[str, Any]) -> None:
 
 
 def test_another_setting_into_the_same_folder_is_refused(fitted: dict[str, Any]) -> None:
-    with pytest.raises(SoundStormError, match="--overwrite"):
+    with pytest.raises(ClusterError, match=r"num_levels: then 3, now 2.*--overwrite"):
         run(options(Path(fitted["again"].data_dir), Path(fitted["output_dir"]), num_levels=2))
 
 
