@@ -96,6 +96,14 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
                 yield Path(root, name), size
 
 
+def links_left_out(folder: Path) -> Iterator[tuple[Path, bool]]:
+    """Links below `folder` that `walk` leaves out, in a fixed order, and whether each leads to a folder; the others lead nowhere."""
+    for root, folders, names in os.walk(folder):
+        folders.sort()
+        yield from ((path, True) for name in folders if (path := Path(root, name)).is_symlink())
+        yield from ((path, False) for name in sorted(names) if (path := Path(root, name)).is_symlink() and not path.exists())
+
+
 def delete(path: Path) -> None:
     """Remove a file or a folder with all in it; fine if there is none. Refuses a whole disk and the home folder."""
     if path in (Path(path.anchor), Path.home()):

@@ -144,6 +144,11 @@ def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
 
 
+def links_left_out(uri: str | Path) -> Iterator[tuple[str, bool]]:
+    """Links below the folder `uri` that listings leave out, and whether each leads to a folder; the others lead nowhere. Buckets have none."""
+    return iter(()) if is_remote(uri) else ((str(path), is_folder) for path, is_folder in disk.links_left_out(disk.path_of(uri)))
+
+
 def presign(uri: str | Path, expires_s: int = 3600) -> str:
     """A link that opens in a browser: signed and valid for `expires_s` seconds in object storage, a file:// link on a local disk."""
     return s3.presign(uri, expires_s) if is_remote(uri) else disk.path_of(uri).as_uri()

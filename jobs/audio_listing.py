@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from rich.markup import escape
 
 from cluster import storage, tables
 from cluster.table_parts import write_stream
+from jobs.entry import console
 from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.errors import SoundStormError
 from soundstorm.place import shown
@@ -101,13 +103,29 @@ def _entries(sources: Sequence[str], table: str | None) -> Iterator[tuple[str, i
             yield from ((storage.absolute(uri) if uri else uri, -1) for uri in batch["uri"].to_pylist())
 
 
+def audio_below(folder: str) -> Iterator[tuple[str, int]]:
+    """URI and size of each audio file below a folder.
+
+    A link that leads nowhere is one too, of size -1, so that whoever opens it names it. Links to folders are not followed, which is told.
+    """
+    yield from ((entry.uri, entry.size) for entry in storage.iter_objects(folder) if is_audio(entry.uri))
+    linked = []
+    for uri, is_folder in storage.links_left_out(folder):
+        if is_folder:
+            linked.append(uri)
+        elif is_audio(uri):
+            yield uri, -1
+    if linked:
+        told = f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, for example {shown(linked[0])}"
+        console.print(f"[yellow]note:[/] {escape(told)}: name what it leads to as well, or copy it there", highlight=False)
+
+
 def _below(folder: str) -> Iterator[tuple[str, int]]:
     """All audio files below a folder."""
     found = False
-    for entry in storage.iter_objects(folder):
-        if is_audio(entry.uri):
-            found = True
-            yield entry.uri, entry.size
+    for uri, size in audio_below(folder):
+        found = True
+        yield uri, size
     if not found:
         raise SoundStormError(f"{folder}: no audio files ({AUDIO_EXAMPLES}) there; name a file, a folder, an s3:// prefix or a pattern")
 
@@ -120,10 +138,10 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
     folder = whole[: whole.rindex("/", 0, wildcard.start())] or "/"
     matches = re.compile("".join(map(_expression, _GLOB.finditer(whole))), re.DOTALL).fullmatch
     found = False
-    for entry in storage.iter_objects(folder):
-        if matches(entry.uri) and is_audio(entry.uri):
+    for uri, size in audio_below(folder):
+        if matches(uri):
             found = True
-            yield entry.uri, entry.size
+            yield uri, size
     if not found:
         raise SoundStormError(f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders")
 

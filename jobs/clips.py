@@ -6,10 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
+from rich.markup import escape
 
 from cluster import storage, tables
+from jobs.audio_listing import audio_below
 from jobs.datasets import open_dataset
-from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
+from jobs.entry import console
+from soundstorm.audio_kinds import AUDIO_EXAMPLES
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.place import shown
@@ -63,14 +66,14 @@ def find_clips(option: str, uri: str) -> list[Clip]:
     if index is not None:
         return _with_sizes(_from_clips(_open_first(LAYOUTS[index], uri), "clip_id"))
     root = storage.absolute(uri).rstrip("/") + "/"
-    entries = [entry for entry in storage.list_objects(uri) if is_audio(entry.uri)]
+    entries = sorted(audio_below(uri))
     if not entries:
         raise SoundStormError(f"{option} {uri}: no audio ({AUDIO_EXAMPLES}) and no table there; give a folder of audio or a manifest")
     clips = []
-    for entry in entries:
-        relative = shown(entry.uri[len(root) :])
+    for stored, size in entries:
+        relative = shown(stored[len(root) :])
         folder = relative.rpartition("/")[0]
-        clips.append(Clip(relative, shown(entry.uri), folder.rpartition("/")[2] or NO_CATEGORY, 0, str(entry.size)))
+        clips.append(Clip(relative, shown(stored), folder.rpartition("/")[2] or NO_CATEGORY, 0, str(size)))
     return clips
 
 
@@ -98,9 +101,14 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
     problems = []
     for dataset in datasets:
         try:
-            return open_dataset(dataset, uri).clips
+            index = open_dataset(dataset, uri)
         except SoundStormError as error:
             problems.append(error)
+            continue
+        if index.rejected.num_rows:
+            told = f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example {index.rejected['detail'][0].as_py()}"
+            console.print(f"[yellow]note:[/] {escape(told)}", highlight=False)
+        return index.clips
     raise problems[0]
 
 

@@ -10,6 +10,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import audio_listing
 from jobs.audio_listing import list_audio
+from jobs.recording_files import open_recording
+from soundstorm.audio import RejectedAudio
 from soundstorm.errors import SoundStormError
 
 NAMES = ("a.wav", "b/1.wav", "b/2.FLAC", "b/c/1.ogg", "b/c/10.wav", "notes.txt", "z[1].mp3")
@@ -97,8 +99,25 @@ def test_ranges_are_read_in_order_whatever_lies_between_them(tmp_path: Path, mon
             assert read(numbers) == [f"{tmp_path}/{number:03d}.wav" for number in numbers]
 
 
-def test_a_name_that_is_not_utf_8_is_listed_written_out_and_a_link_to_itself_stops_nothing(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_listed_written_out_and_a_link_to_itself_like_any_that_leads_nowhere(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")).write_bytes(b"RIFF")
     (tmp_path / "self.wav").symlink_to("self.wav")
-    assert listed(str(tmp_path)) == [f"{tmp_path}/a.wav", f"{tmp_path}/\\xff.wav"]
+    assert listed(str(tmp_path)) == [f"{tmp_path}/a.wav", f"{tmp_path}/\\xff.wav", f"{tmp_path}/self.wav"]
+
+
+def test_links_that_lead_nowhere_are_listed_and_links_to_folders_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("here/rain/a.wav", "there/b.wav"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"RIFF")
+    here = tmp_path / "here"
+    (here / "rain" / "good.wav").symlink_to("a.wav")
+    (here / "rain" / "gone.wav").symlink_to("nowhere.wav")
+    (here / "rain" / "gone.txt").symlink_to("nowhere.txt")
+    (here / "more").symlink_to(tmp_path / "there")
+    names = [f"{here}/rain/{name}.wav" for name in ("a", "good", "gone")]
+    assert listed(str(here)) == names
+    assert f"1 link to a folder is not followed, for example {here}/more" in capsys.readouterr().err
+    assert listed(f"{here}/*/go*.wav") == names[1:]
+    with pytest.raises(RejectedAudio, match=r"missing_file: .*gone.wav does not exist"):
+        open_recording(names[-1])

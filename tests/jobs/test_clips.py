@@ -12,6 +12,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
 from jobs.datasets import index_digest, open_dataset
+from jobs.measurer import load_clip
+from soundstorm.audio import RejectedAudio
 from soundstorm.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES
@@ -44,6 +46,15 @@ def test_a_folder_of_audio_has_its_sub_folders_as_categories(tmp_path: Path) -> 
         ("b/2.WAV", "b"),
     ]
     assert [one.uri for one in found] == [str(tmp_path / one.clip_id) for one in found]
+
+
+def test_a_link_that_leads_nowhere_is_a_clip_which_is_rejected_by_name_where_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    (tmp_path / "b.wav").symlink_to("nowhere.wav")
+    found = find_clips("--real-audio", str(tmp_path))
+    assert [one.clip_id for one in found] == ["a.wav", "b.wav"]
+    with pytest.raises(RejectedAudio, match=r"missing_file: .*b.wav does not exist"):
+        load_clip(found[1].uri)
 
 
 def test_a_folder_in_object_storage_is_found_alike(s3_bucket: Any) -> None:
@@ -98,6 +109,14 @@ def test_a_recording_that_was_changed_changes_the_digest_wherever_its_table_lies
     assert found() == before
     (tmp_path / "audio" / "b.wav").write_bytes(b"longer than before" * 10)
     assert found() != before
+
+
+def test_rows_of_a_dataset_that_give_no_clip_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("audio/1-7-A-0.wav", "meta/esc50.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("filename,fold,target,category\n1-7-A-0.wav,1,0,dog\n1-8-A-0.wav,1,0,dog\n")
+    assert [one.clip_id for one in find_clips("--real-audio", str(tmp_path))] == ["1-7-A-0"]
+    assert f"{tmp_path}: 1 of its rows give no clip, for example row 3 of meta/esc50.csv: audio/1-8-A-0.wav does not exist" in capsys.readouterr().err
 
 
 def test_the_folders_of_the_real_datasets_are_recognised(esc50: Path, urbansound8k: Path) -> None:
