@@ -8,7 +8,7 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ class Options(DatasetOptions):
     """Log-mel frames (75 a second) that a column of codes describes; it has 8 codes of 1024 for each of them."""
     name: str = "block"
     """The codec's name in fingerprints."""
-    fitting: tyro.conf.OmitArgPrefixes[FittingConfig] = FittingConfig()
+    fitting: Annotated[FittingConfig, tyro.conf.arg(name="")] = FittingConfig()
     codebook_size: int = 1024
     """Codes of a level."""
     num_levels: int | None = None
