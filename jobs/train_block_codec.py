@@ -266,6 +266,8 @@ def _fit(pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockC
                 f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}",
                 highlight=False,
             )
+    if fitter is not None:
+        ray.kill(fitter)  # whose processors are wanted at once
     return state
 
 
