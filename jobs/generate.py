@@ -47,7 +47,10 @@ TOLD_FROM_S = 10.0
 MAX_SAMPLES = 1_000_000_000
 FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Names in the URI of a sample below the output folder."""
-SAMPLER_OPTIONS = ("order", "temperature", "final_temperature", "choice_temperature", "top_p", "typical_mass", "guidance", "candidates")
+SAMPLER_OPTIONS = (
+    "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "typical_mass", "guidance", "upper_guidance",
+    "candidates",
+)  # fmt: skip
 
 
 @dataclass(kw_only=True)
@@ -79,11 +82,13 @@ class Options:
     iterations: tuple[int, ...] | None = None
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
-    """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the six below."""
+    """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the eight below."""
     temperature: float | None = None
     """Sampling temperature in the first pass of a level."""
     final_temperature: float | None = None
     """Sampling temperature in the last pass of a level; 0 takes the likeliest codes."""
+    upper_temperature: float | None = None
+    """Sampling temperature at all levels above 0; default: that of level 0."""
     choice_temperature: float | None = None
     """Gumbel noise on the confidence that ranks frames."""
     top_p: float | None = None
@@ -92,6 +97,8 @@ class Options:
     """Sample from the most typical codes that hold this probability."""
     guidance: float | None = None
     """Classifier-free guidance weight; 1 is unguided."""
+    upper_guidance: float | None = None
+    """Guidance weight at all levels above 0; default: that of level 0."""
     candidates: int | None = None
     """Draws of each sample, of which the one is kept that a classifier takes most surely for its class."""
     listener: str | None = None
@@ -142,7 +149,7 @@ def run(options: Options) -> dict[str, Any]:
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
-    sampler.passes_per_level(checkpoint.fingerprint.num_levels)
+    sampler.passes_of(checkpoint.model.config)
     weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package")
     prompt = _prompt_codes(options, codec)
     listener = _listener(options, [checkpoint.categories[label] for label in labels]) if sampler.candidates > 1 else None

@@ -98,7 +98,7 @@ class Generator:
         drawn_frames = max(num_frames, self.checkpoint.training.filled_frames or 0)  # a network trained on filled-up clips expects the filling
         known, known_mask = (None, None)
         if self.prompt is not None:
-            prompt_QT = torch.from_numpy(self.prompt.astype(np.int64))
+            prompt_QT = torch.from_numpy(self.prompt[: self.checkpoint.model.config.num_levels].astype(np.int64))
             known, known_mask = continuation([prompt_QT] * len(labels), [drawn_frames] * len(labels))
         codes = generate_codes(
             self.checkpoint.model,

@@ -30,10 +30,12 @@ from jobs.tokens import Tokens, open_tokens
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
 from jobs.training_worker import train_on_worker
+from soundstorm.centroids import log_counts
 from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state
-from soundstorm.code_vectors import start_embeddings
+from soundstorm.code_vectors import centroid_weights, latent_dim, start_embeddings
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
+from soundstorm.generators import make_generator
 from soundstorm.model import SoundStorm
 from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
 from soundstorm.settings_file import ChosenSettings, parse_settings
@@ -51,8 +53,8 @@ class Options:
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: str = "small"
-    """Network and training: reference (the published set-up), small (two hours on two cores), hearing (to classify with),
-    tiny (tests), or faults (those of the reference work)."""
+    """Network and training: reference (the published set-up), small (two hours on two cores), places (all levels of a place at once),
+    hearing (to classify with), tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
     """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may name, such as best.json
     of `tune`; path or URI."""
@@ -69,7 +71,8 @@ class Options:
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its classes are matched by name."""
     codec: str | None = None
-    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at random."""
+    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at random. For a network that goes
+    through the codec's centroids (preset places) the default is the codec in the package or the cache."""
     num_workers: int | None = None
     """Training processes; default: one per GPU, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -107,10 +110,12 @@ def run(options: Options) -> dict[str, Any]:
     options = replace(options, preset=chosen.preset or options.preset)
     by_file = options.fold is None and chosen.fold is not None
     tokens = open_tokens(options.tokens, *((chosen.fold, f"{chosen.where}: fold") if by_file else (options.fold,)))
-    config, origin = _training_config(options, chosen), _origin(options.checkpoint, tokens)
+    config, origin = _training_config(options, chosen, tokens), _origin(options.checkpoint, tokens)
     base = origin.model.config if origin else preset(options.preset).model
-    architecture = network_for(chosen.model_over(base, is_trained=origin is not None), tokens)
-    codec = None if options.codec is None else choose_codec(options.codec, tokens.fingerprint, tokens.uri)[1]
+    wanted = chosen.model_over(base, is_trained=origin is not None)
+    needs_codec = options.codec is not None or (wanted.centroids and origin is None)
+    codec = choose_codec(options.codec, tokens.fingerprint, tokens.uri)[1] if needs_codec else None
+    architecture = network_for(wanted, tokens, codec)
     settings = {
         "tokens": storage.absolute(options.tokens),
         "tokens_made": tokens.made,
@@ -121,7 +126,7 @@ def run(options: Options) -> dict[str, Any]:
         "training": config.to_dict(),
         "num_workers": options.num_workers,
         "checkpoint_sha256": origin.sha256 if origin else None,
-        **({"start": "codec"} if codec else {}),
+        **({"start": "codec"} if options.codec else {}),
         **({"sampler": chosen.sampler} if chosen.sampler else {}),
         **({"threads": chosen.threads} if chosen.threads else {}),
     }
@@ -140,11 +145,14 @@ def run(options: Options) -> dict[str, Any]:
 def first_weights(
     architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
 ) -> dict[str, torch.Tensor] | None:
-    """What the network starts from; None = random weights, which each worker draws."""
+    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each worker."""
     if origin is not None:
         return weights_for_categories(origin.model, origin.categories, tokens.categories)
     if codec is None:
         return None
+    if architecture.centroids:
+        views = (view for views in tokens.split()[0].views for view in views)
+        return centroid_weights(architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SoundStorm(architecture)
@@ -248,16 +256,25 @@ def _chosen(options: Options) -> ChosenSettings:
     return chosen
 
 
-def _training_config(options: Options, chosen: ChosenSettings) -> TrainingConfig:
-    """The preset's training, changed by --config, changed by single options."""
+def _training_config(options: Options, chosen: ChosenSettings, tokens: Tokens) -> TrainingConfig:
+    """The preset's training at the frame rate of the tokens, changed by --config, changed by single options."""
     given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
-    return replace(chosen.training_over(preset(options.preset).training), **{name: value for name, value in given.items() if value is not None})
+    base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
+    return replace(chosen.training_over(base), **{name: value for name, value in given.items() if value is not None})
 
 
-def network_for(architecture: ModelConfig, tokens: Tokens) -> ModelConfig:
-    """`architecture` with the levels, codes and classes of `tokens`."""
-    fingerprint = tokens.fingerprint
-    return replace(architecture, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=len(tokens.categories))
+def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None = None) -> ModelConfig:
+    """`architecture` with the levels, codes and classes of `tokens`, and with centroids of the size of those of `codec`."""
+    fingerprint, most = tokens.fingerprint, architecture.generated_levels
+    if most is not None and most > fingerprint.num_levels:
+        raise SoundStormError(f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most that many")
+    return replace(
+        architecture,
+        num_levels=most or fingerprint.num_levels,
+        codebook_size=fingerprint.codebook_size,
+        num_classes=len(tokens.categories),
+        centroid_dim=latent_dim(codec) if architecture.centroids and codec is not None else architecture.centroid_dim,
+    )
 
 
 def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:
@@ -271,7 +288,7 @@ def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:
 
 def _num_parameters(architecture: ModelConfig) -> int:
     with torch.device("meta"):
-        return SoundStorm(architecture).num_parameters()
+        return make_generator(architecture).num_parameters()
 
 
 def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:

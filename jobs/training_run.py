@@ -16,7 +16,7 @@ from soundstorm.batching import collate, crop, fill, seeded_generator
 from soundstorm.divergence import far_above_guessing, lost
 from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
+from soundstorm.generators import GeneratorNetwork, make_generator
 from soundstorm.presets import ModelConfig, TrainingConfig
 from soundstorm.training import LevelLosses, apply_gradients, build_optimizer, build_schedule, evaluate_loss, lr_factor, mixed_loss, training_step
 
@@ -34,7 +34,7 @@ class TrainingRun:
         validation: clips to measure on.
         device: where to compute.
         rank, world_size: this worker and the number of them; losses are summed over the default process group where there is one.
-        weights: to start from; none starts from random ones.
+        weights: to start from; what they lack, and without any the whole network, starts at random.
         wrap: makes the network distributed.
     """
 
@@ -54,9 +54,8 @@ class TrainingRun:
         self.config, self.training, self.validation = config, training, validation
         self.device, self.rank, self.world_size = device, rank, world_size
         torch.manual_seed(config.seed)
-        self.network = SoundStorm(architecture)
-        if weights is not None:
-            self.network.load_state_dict(weights)
+        self.network = make_generator(architecture)
+        _start_from(self.network, weights)
         self.network.to(device)
         self.model = wrap(self.network)
         self.ema = EMA(self.network, config.ema_decay)
@@ -66,6 +65,11 @@ class TrainingRun:
         self.schedule = build_schedule(self.optimizer, config, self.total_steps)
         self.epochs_done = 0
         self.rows: list[Row] = []
+
+    @property
+    def num_levels(self) -> int:
+        """The first levels of the codes, which the network generates."""
+        return self.network.config.num_levels
 
     @property
     def is_finished(self) -> bool:
@@ -89,7 +93,7 @@ class TrainingRun:
     def _losses(self) -> list[float]:
         return [float(row["train_loss"] or 0.0) for row in self.rows]
 
-    def averaged(self) -> SoundStorm:
+    def averaged(self) -> GeneratorNetwork:
         """The network with the averaged weights."""
         return self.ema.averaged(self.network)
 
@@ -125,7 +129,7 @@ class TrainingRun:
         for number, members in enumerate(deal):
             views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
             clips = [crop(codes_QT, config.crop_frames, config.seed, epoch, index) for codes_QT, index in zip(views, members, strict=True)]
-            clips = [fill(codes_QT, config.filled_frames) for codes_QT in clips]
+            clips = [fill(codes_QT[: self.num_levels], config.filled_frames) for codes_QT in clips]
             batch = collate(clips, [self.training.labels[index] for index in members]).to(self.device)
             outcome = training_step(self.model, batch, seeded_generator(config.seed, epoch, number, self.rank), config)
             apply_gradients(self.model, outcome.loss, self.optimizer, self.schedule, config, self.ema)
@@ -138,7 +142,7 @@ class TrainingRun:
         mine = range(self.rank, len(self.validation), self.world_size)
         size = self.config.batch_size
         batches = (
-            collate([self.validation.recorded(index) for index in part], [self.validation.labels[index] for index in part])
+            collate([self.validation.recorded(index)[: self.num_levels] for index in part], [self.validation.labels[index] for index in part])
             for part in (mine[start : start + size] for start in range(0, len(mine), size))
         )
         return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
@@ -170,6 +174,20 @@ class TrainingRun:
         self.schedule.last_epoch = self.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * lr_factor(self.step, self.total_steps, self.config)
+
+
+def _start_from(network: GeneratorNetwork, weights: dict[str, Tensor] | None) -> None:
+    """Give `network` these weights by name.
+
+    Raises:
+        SoundStormError: the network goes through the codec's centroids, and they are not among the weights.
+        ValueError: there are weights of another network.
+    """
+    result = network.load_state_dict(weights or {}, strict=False)
+    if result.unexpected_keys:
+        raise ValueError(f"weights of another network: {', '.join(result.unexpected_keys[:3])}")
+    if any(name.startswith("centroids.") for name in result.missing_keys):
+        raise SoundStormError("the network goes through the codec's centroids, and was given none")
 
 
 def _over_workers(losses: LevelLosses) -> LevelLosses:

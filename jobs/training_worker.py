@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        wrap=prepare_model,
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),  # centroids, which never change
     )
     checkpoint = get_checkpoint()
     if checkpoint is not None:

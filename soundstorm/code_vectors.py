@@ -14,11 +14,12 @@ from encodec import EncodecModel
 from torch import Tensor
 
 from soundstorm.block_codec.codec import BlockCodec
+from soundstorm.centroids import Centroids
 from soundstorm.codec import Codec
 from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import GeneratorNetwork
 from soundstorm.model import SoundStorm
+from soundstorm.presets import ModelConfig
 
 
 def codebooks(codec: Codec) -> Tensor:
@@ -58,20 +59,20 @@ def start_embeddings(model: SoundStorm, codec: Codec) -> None:
         model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[:, :-1])
 
 
-def start_centroids(model: GeneratorNetwork, codec: Codec, log_share_QK: Tensor) -> None:
-    """Give `model` the centroids of `codec`, and its output biases the logarithm of how often each code occurs.
+def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) -> dict[str, Tensor]:
+    """What a network with `centroids` starts from, by name of its tensors: the centroids, and how often each code occurs as output biases.
 
     Args:
-        model: a network with `centroids`.
+        config: of the network.
         codec: of its codes.
-        log_share_QK: of each code of each level, see `soundstorm.centroids.log_counts`.
+        log_share_QK: logarithm of the share of each code of each level, see `soundstorm.centroids.log_counts`.
 
     Raises:
-        SoundStormError: the network has no centroids, or others than the codec.
+        SoundStormError: the network has no centroids, or those of another codec.
     """
-    if model.centroids is None:
+    if not config.centroids:
         raise SoundStormError("this network has no centroids: set centroids to true")
-    model.centroids.take(codebooks(codec))
-    bias_QK = model.head_bias if isinstance(model, SoundStorm) else model.head.head_bias
-    with torch.no_grad():
-        bias_QK.copy_(log_share_QK)
+    centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
+    centroids.take(codebooks(codec))
+    biases = "head.head_bias" if config.order == "places" else "head_bias"
+    return {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {biases: log_share_QK}

@@ -109,7 +109,7 @@ def generate_codes(
     """
     _check(model, label_B, num_frames_B, seeds, known_BQT, known_mask_BQT)
     config, device, longest = model.config, model.device, max(num_frames_B)
-    settings.check_passes(config)
+    settings.passes_of(config)
     mask_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
     codes_BQT = torch.full((len(seeds), config.num_levels, longest), model.mask_id, dtype=torch.int64, device=device)
     if known_BQT is not None and known_mask_BQT is not None:

@@ -51,7 +51,7 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
     """Fill the masked codes of `task`, level after level."""
     settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
     longest = mask_BT.shape[1]
-    for level, passes in enumerate(settings.passes_per_level(model.config.num_levels)):
+    for level, passes in enumerate(settings.passes_of(model.config)):
         masked_BT = (task.codes_BQT[:, level] == model.mask_id) & mask_BT
         num_unknown_B = masked_BT.sum(1)
         unknown_counts = num_unknown_B.tolist()

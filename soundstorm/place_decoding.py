@@ -24,7 +24,7 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
     """Fill the masked codes of `task`, some places in each pass."""
     settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
     num_levels, longest = task.codes_BQT.shape[1:]
-    passes = settings.passes_over_places()
+    [passes] = settings.passes_of(model.config)
     masked_BT = (task.codes_BQT == model.mask_id).any(1) & mask_BT
     num_unknown_B = masked_BT.sum(1)
     unknown_counts = num_unknown_B.tolist()

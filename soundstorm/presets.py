@@ -12,6 +12,8 @@ from typing import Any, Literal, Self
 
 from soundstorm.errors import SoundStormError
 
+PRESET_FRAME_RATE = 75
+"""Frames per second that the presets' numbers of frames are meant for."""
 HEAD_CHANNELS = 16
 """Least channels of an attention head over the levels of a place."""
 
@@ -131,6 +133,11 @@ class ModelConfig(Settings):
         _require(1 <= self.head_width <= 16_384 and self.head_width % HEAD_CHANNELS == 0, "head_width", self.head_width, allowed)
         _require(1 <= self.head_depth <= 256, "head_depth", self.head_depth, "1 to 256")
 
+    @property
+    def pass_levels(self) -> int:
+        """Levels that have decoding passes of their own: 1 where a place is decided as a whole."""
+        return 1 if self.order == "places" else self.num_levels
+
 
 @dataclass(kw_only=True, frozen=True)
 class TrainingConfig(Settings):
@@ -206,6 +213,12 @@ class TrainingConfig(Settings):
             _require(value is None or 1 <= value <= 100_000, name, value, "1 to 100000, or none")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
 
+    def at_frame_rate(self, frame_rate: float) -> "TrainingConfig":
+        """The settings of a preset, whose frames are those of PRESET_FRAME_RATE, for codes of another rate: the same in seconds."""
+        frames = {name: getattr(self, name) for name in ("span_frames", "crop_frames", "filled_frames")}
+        scale = frame_rate / PRESET_FRAME_RATE
+        return replace(self, **{name: max(1, round(count * scale)) for name, count in frames.items() if count is not None})
+
 
 @dataclass(kw_only=True, frozen=True)
 class SamplerSettings(Settings):
@@ -255,20 +268,12 @@ class SamplerSettings(Settings):
         _require(len(self.iterations) == num_levels, "iterations", self.iterations, f"one number, or {num_levels} of them, one per level")
         return self.iterations
 
-    def passes_over_places(self) -> int:
-        """Number of passes of a network of order `places`; raises SoundStormError when `iterations` lists one for each level."""
-        if isinstance(self.iterations, int):
-            return self.iterations
-        allowed = "one number: this network decides all levels of a place at once"
-        _require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
-        return self.iterations[0]
-
-    def check_passes(self, model: ModelConfig) -> None:
-        """Raise SoundStormError unless `iterations` suits the network."""
-        if model.order == "places":
-            self.passes_over_places()
-        else:
-            self.passes_per_level(model.num_levels)
+    def passes_of(self, model: ModelConfig) -> tuple[int, ...]:
+        """Number of passes at each level of a network, or the one over its places; raises SoundStormError when `iterations` lists others."""
+        if model.order == "places" and not isinstance(self.iterations, int):
+            allowed = "one number: this network decides all levels of a place at once"
+            _require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
+        return self.passes_per_level(model.pass_levels)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -321,6 +326,12 @@ PRESETS: dict[str, Preset] = {
         model=replace(SMALL.model, depth=3),
         training=replace(SMALL.training, epochs=30, schedule="cosine", warmup_share=0.1, crop_frames=225, span_share=0.5, ema_decay=0.998),
         sampler=SMALL.sampler,
+    ),
+    # The second order of generation, on codes of any geometry whose centroids are known.
+    "places": Preset(
+        model=replace(SMALL.model, order="places", centroids=True),
+        training=replace(SMALL.training, batch_size=16, lr=1e-3, first_level_share=0.125, head_share=0.5),
+        sampler=SamplerSettings(iterations=32, order="even", final_temperature=0.8, upper_temperature=1.0, guidance=3.0, upper_guidance=1.5),
     ),
     "tiny": Preset(
         model=ModelConfig(width=128, depth=2, heads=4, kernel=31, ff_mult=2),

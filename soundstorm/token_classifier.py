@@ -99,6 +99,11 @@ class TokenClassifier(nn.Module):
 
     def __init__(self, num_categories: int, network: ModelConfig, readout: ReadoutConfig) -> None:
         super().__init__()
+        if network.order != "levels" or network.centroids:
+            raise SoundStormError(
+                f"a classifier on codes starts from a generator of order levels without centroids, this one has order {network.order}"
+                f"{' and centroids' if network.centroids else ''}: train one with --preset hearing"
+            )
         if network.width % readout.heads:
             raise SoundStormError(f"classifier setting heads is {readout.heads}: give a divisor of width {network.width}")
         self.num_categories, self.network, self.readout = num_categories, network, readout

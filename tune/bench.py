@@ -175,7 +175,7 @@ def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
         samplers={name: checkpoint.sampler for name, checkpoint in stand.checkpoints.items()},
         labels=stand.labels,
         real=Measured.joined(parts),
-        num_levels=stand.first.fingerprint.num_levels,
+        num_levels=stand.first.model.config.pass_levels,
         clips_per_class=options.clips_per_class,
         duration_s=options.duration,
         seed=seed,

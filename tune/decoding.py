@@ -172,4 +172,4 @@ def _sampler_point(point: Point) -> Point:
 
 def best_sampler(found: dict[str, Any], stand: Stand) -> SamplerSettings:
     """The sampler of an entry of the front."""
-    return sampler_of(found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.fingerprint.num_levels)
+    return sampler_of(found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.pass_levels)

@@ -47,8 +47,8 @@ def run(options: Options) -> dict[str, Any]:
     require_begun(options.output_dir, STAGE, options.resume)
     space = load_space(options.space, {}) if options.space else None
     stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_listener(space or {}))
-    space = space or default_space(stand.first.fingerprint.num_levels)
-    check_decoding_space(space, stand.first.sampler, stand.first.fingerprint.num_levels)
+    space = space or default_space(stand.first.model.config.pass_levels)
+    check_decoding_space(space, stand.first.sampler, stand.first.model.config.pass_levels)
     settings = {
         "study": "decoding",
         **stand.settings,

@@ -17,22 +17,22 @@ from cluster import records, storage
 from cluster.connect import connect
 from cluster.data import quiet_ray_data
 from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.tokens import Tokens, open_tokens
-from jobs.train import network_for
+from jobs.train import first_weights, network_for
 from jobs.trainer import WorkerPlan, plan_workers
 from soundstorm.checkpoints import Checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.page import decimal
 from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.study_page import Curve, StudyData
-from soundstorm.transfer import weights_for_categories
 from tune.journal import Ended, Journal
 from tune.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
 from tune.space import Choice, Range, Space, check_space, load_space, spans_of
 from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
-from tune.training_trial import FIGURES, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
+from tune.training_trial import FIGURES, FOLLOWS, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
 from tune.training_workers import trial_on_workers, workers_end_with_their_run
 
 STAGE = "tune"
@@ -105,15 +105,19 @@ def prepare(options: Options) -> Start:
     tokens = open_tokens(options.tokens, options.fold)
     base = preset(options.preset)
     given: dict[str, Any] = {"seed": options.seed, "epochs": options.epochs, "batch_size": options.batch_size}
-    config = replace(base.training, **{name: value for name, value in given.items() if value is not None})
+    config = replace(
+        base.training.at_frame_rate(tokens.fingerprint.frame_rate), **{name: value for name, value in given.items() if value is not None}
+    )
     origin = None if options.checkpoint is None else open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
     if origin is not None:
         tokens.fingerprint.require_equal(origin.fingerprint, tokens.uri)
-    model = network_for(origin.model.config if origin else base.model, tokens)
+    wanted = origin.model.config if origin else base.model
+    codec = choose_codec(None, tokens.fingerprint, tokens.uri)[1] if wanted.centroids and origin is None else None
+    model = network_for(wanted, tokens, codec)
     space = load_space(options.space, default_space(config, model, origin is not None))
     allowed = [*TRAINING_NAMES, *(MODEL_NAMES if origin is None else ("dropout",))]
     check_space(space, allowed, lambda point: applied(point, model, config))
-    weights = None if origin is None else weights_for_categories(origin.model, origin.categories, tokens.categories)
+    weights = first_weights(model, config.seed, tokens, origin, codec)
     return Start(
         tokens=tokens,
         model=model,
@@ -287,7 +291,7 @@ def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
         "val_loss": best.last["val_loss"],
         "checkpoint": checkpoint_uri(options.output_dir, best.point),
         "searched": best.point,
-        "model": {name: value for name, value in model.to_dict().items() if name not in ("num_levels", "codebook_size", "num_classes")},
+        "model": {name: value for name, value in model.to_dict().items() if name not in FOLLOWS},
         "training": training.to_dict(),
     }
 

@@ -33,7 +33,9 @@ from tune.study import WORST
 SAVE_EVERY_S = 30.0
 STATES = "states"
 """Folder of what trials need to go on."""
-FIXED = ("num_levels", "codebook_size", "num_classes", "epochs", "seed", "betas", "first_level_share")
+FOLLOWS = ("num_levels", "codebook_size", "num_classes", "centroid_dim")
+"""What follows from the tokens and their codec."""
+FIXED = (*FOLLOWS, "order", "centroids", "generated_levels", "epochs", "seed", "betas", "first_level_share")
 """What follows from the tokens or the study, or is a pair; the last weighs the levels in the loss, so that losses would not compare."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)

@@ -38,7 +38,7 @@ from soundstorm.audio_classifier import TrainedClassifier, load_classifier
 from soundstorm.batching import Batch, collate, seeded_generator
 from soundstorm.centroids import entropy_of_counts, log_counts
 from soundstorm.checkpoints import load_checkpoint, save_checkpoint
-from soundstorm.code_vectors import latent_dim, start_centroids
+from soundstorm.code_vectors import centroid_weights, latent_dim
 from soundstorm.codec import Codec, load_codec
 from soundstorm.decoding import generate_codes
 from soundstorm.distances import kernel_distance
@@ -247,7 +247,7 @@ class Trial:
         self.network = make_generator(self.architecture)
         self.log_share_QK = log_counts((view for views in pool.views for view in views), num_levels, fingerprint.codebook_size)
         if with_centroids:
-            start_centroids(self.network, codec, self.log_share_QK)
+            self.network.load_state_dict(centroid_weights(self.architecture, codec, self.log_share_QK), strict=False)
         self.ema = EMA(self.network, self.config.ema_decay)
         self.optimizer = build_optimizer(self.network, self.config)
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: lr_factor(self.clock_step(), CLOCK_STEPS, self.config))

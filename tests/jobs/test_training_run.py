@@ -9,6 +9,7 @@ import torch
 
 from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
 from jobs.training_run import TrainingRun
+from soundstorm.centroids import Centroids, log_counts
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, TrainingConfig
@@ -93,6 +94,54 @@ def test_a_clip_is_seen_in_another_view_in_another_epoch_and_in_the_same_one_by_
 
     assert seen(1, 2) == seen(1, 2)
     assert seen(1, 2) != seen(1, 3) != seen(2, 3)
+
+
+def place_run(epochs: int = 3, weights: dict[str, torch.Tensor] | None = None, **changes: Any) -> TrainingRun:
+    """A run of order `places` that generates the first of the two levels unless told otherwise."""
+    settings = {"num_levels": 1, "generated_levels": 1} | changes
+    architecture = ModelConfig(
+        width=16,
+        depth=1,
+        heads=2,
+        kernel=3,
+        codebook_size=8,
+        num_classes=3,
+        order="places",
+        centroids=True,
+        centroid_dim=3,
+        head_width=16,
+        **settings,
+    )
+    clips = token_set(9)
+    if weights is None:
+        centroids = Centroids(architecture.num_levels, 8, 3)
+        centroids.take(torch.randn(2, 8, 3, generator=torch.Generator().manual_seed(1)))
+        shares_QK = log_counts((view for views in clips.views for view in views), architecture.num_levels, 8)
+        weights = {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {"head.head_bias": shares_QK}
+    config = TrainingConfig(batch_size=4, epochs=epochs, lr=1e-2, crop_frames=8, head_share=0.5, noise_share=0.1)
+    return TrainingRun(architecture, config, clips, token_set(3), device=torch.device("cpu"), weights=weights)
+
+
+@pytest.mark.parametrize("levels", [{}, {"num_levels": 2, "generated_levels": None}], ids=["the first level", "all levels"])
+def test_a_run_of_order_places_learns_and_continues_exactly_from_a_saved_state(levels: dict[str, Any]) -> None:
+    whole = place_run(epochs=30, **levels)
+    whole.run_epoch()
+    resumed = place_run(epochs=30, **levels)
+    resumed.load_state_dict(copy.deepcopy(whole.state_dict()))
+    for training in (whole, resumed):
+        while not training.is_finished:
+            training.run_epoch()
+    assert [row["val_loss"] for row in resumed.rows] == [row["val_loss"] for row in whole.rows]
+    assert all(torch.equal(value, whole.averaged().state_dict()[name]) for name, value in resumed.averaged().state_dict().items())
+    assert float(whole.rows[-1]["train_loss"] or 0) < 0.8 * float(whole.rows[0]["train_loss"] or 0)
+    assert ("val_level_1" in whole.rows[-1]) == (levels != {})
+
+
+def test_a_network_of_centroids_that_is_given_none_is_refused() -> None:
+    with pytest.raises(SoundStormError, match="was given none"):
+        place_run(weights={})
+    with pytest.raises(ValueError, match="weights of another network: head_weight"):
+        place_run(weights={"head_weight": torch.zeros(1)})
 
 
 def test_a_state_of_another_network_is_refused() -> None:
