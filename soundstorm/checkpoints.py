@@ -35,8 +35,10 @@ DTYPES = (torch.float32, torch.float16, torch.int8)
 """Of stored weights: as trained, or packed."""
 PACKAGED_FOLDER = "esc10"
 """Of the checkpoint that ships, below the package's weights."""
-STACKED = ("head_weight", "head.project_QHL", "centroids.vectors_QKL")
+STACKED = ("head_weight", "head.project_QHL")
 """Tensors that are a matrix for each level."""
+CENTROIDS = ("vectors_QKL", "level_scale_QL")
+"""Ends of the names of tensors whose small values count as much as their large ones."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
 
 
@@ -91,7 +93,7 @@ def save_checkpoint(
     """
     _check_fit(model.config, len(categories), fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    weights = safetensors.torch.save(pack(tensors, keep=("level_scale_QL",), stacked=STACKED) if packed else tensors)
+    weights = safetensors.torch.save(pack(tensors, keep=CENTROIDS, stacked=STACKED) if packed else tensors)
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,

@@ -105,7 +105,7 @@ class Options(DatasetOptions):
     """Folds to learn from."""
     validation_fold: int = 4
     """Fold to measure on."""
-    views: int = 4
+    views: int = 2
     """Views of each recording to begin with."""
     fresh_views: int = 1
     """Views that are made anew in each step."""
@@ -376,7 +376,7 @@ def generate(trial: Trial, model: GeneratorNetwork) -> tuple[list[np.ndarray], l
         seeds = [(options.seed << 40) + first + index for index in range(len(part))]
         bf16 = uses_bf16(model.device, "auto")
         codes = generate_codes(model, torch.tensor(part), [num_places] * len(part), trial.sampler, seeds, bf16=bf16)
-        waveforms = codec.decode_clips([codes_QT.numpy().astype(np.uint16) for codes_QT in codes])
+        waveforms = codec.decode_clips([codes_QT.numpy().astype(np.uint16) for codes_QT in codes], seeds)
         pcms += [playable_pcm(wave, num_samples) for wave in waveforms]
     for index, (pcm, label) in enumerate(zip(pcms, labels, strict=True)):
         category = trial.validation.categories[label]

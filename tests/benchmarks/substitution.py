@@ -153,7 +153,7 @@ def substitute(
     found: list[Outcome] = []
 
     def add(kept: int, rest: str, made: Sequence[np.ndarray]) -> None:
-        waveforms = codec.decode_clips([clip.astype(np.uint16) for clip in made])
+        waveforms = codec.decode_clips([clip.astype(np.uint16) for clip in made], [seed + index for index in range(len(made))])
         made_pcms = [playable_pcm(wave, len(pcm)) for wave, pcm in zip(waveforms, pcms, strict=True)]
         found.append(outcome(kept, rest, pcms, made_pcms, categories, classifier))
         if on_outcome is not None:

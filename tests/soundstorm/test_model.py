@@ -186,3 +186,11 @@ def test_a_setting_that_a_file_is_too_old_to_have_has_its_default() -> None:
     values = SamplerSettings(iterations=3, order="even").to_dict()
     del values["order"], values["final_temperature"]
     assert SamplerSettings.from_dict(values, "config.json") == SamplerSettings(iterations=3)
+
+
+def test_the_frames_of_a_preset_are_the_same_in_seconds_at_any_frame_rate() -> None:
+    config = replace(preset("tiny").training, span_frames=10, crop_frames=150, filled_frames=None)
+    assert config.at_frame_rate(75) == config
+    slower = config.at_frame_rate(18.75)
+    assert (slower.span_frames, slower.crop_frames, slower.filled_frames) == (2, 38, None)
+    assert config.at_frame_rate(1.0).span_frames == 1
