@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 
-LEAST_DEVIATION = 0.03
-"""Of a dimension, against that of the widest: dimensions that hardly vary are not blown up."""
+LEAST_VARIANCE = 1e-12
 PSEUDO_COUNT = 1.0
 """Added to the count of each code, so that one that never occurred can be drawn."""
 
@@ -27,21 +26,21 @@ PSEUDO_COUNT = 1.0
 class Centroids(nn.Module):
     """The centroids of all levels, frozen and stored with the network, which needs no codec beside it.
 
-    What it gives and takes is in units of the standard deviation of each dimension: of the sum over the levels for `sums` and `below`, of
-    a level's own centroids for `logits`.
+    What it gives and takes is scaled as a whole: the sum over the levels, and each level's centroids for the logits, to a mean square of 1 over the
+    dimensions. Single dimensions keep their share, since those in which sounds differ most are those that are to be predicted.
     """
 
     vectors_QKL: Tensor
-    sum_scale_L: Tensor
-    level_scale_QL: Tensor
+    sum_scale: Tensor
+    level_scale_Q: Tensor
 
     def __init__(self, num_levels: int, codebook_size: int, dim: int) -> None:
         super().__init__()
         if dim < 1:
             raise SoundStormError("centroid_dim is 0: a network with centroids needs the size of the codec's vectors")
         self.register_buffer("vectors_QKL", torch.zeros(num_levels, codebook_size, dim))
-        self.register_buffer("sum_scale_L", torch.ones(dim))
-        self.register_buffer("level_scale_QL", torch.ones(num_levels, dim))
+        self.register_buffer("sum_scale", torch.ones(()))
+        self.register_buffer("level_scale_Q", torch.ones(num_levels))
 
     @torch.no_grad()
     def take(self, vectors_QKL: Tensor) -> None:
@@ -54,42 +53,36 @@ class Centroids(nn.Module):
         vectors_QKL = vectors_QKL[:num_levels].float()
         variance_QL = vectors_QKL.var(1, correction=0)
         self.vectors_QKL.copy_(vectors_QKL)
-        self.sum_scale_L.copy_(_inverse(variance_QL.sum(0).sqrt()))
-        self.level_scale_QL.copy_(_inverse(variance_QL.sqrt()))
+        self.sum_scale.copy_(variance_QL.sum(0).mean().clamp(min=LEAST_VARIANCE).rsqrt())
+        self.level_scale_Q.copy_(variance_QL.mean(1).clamp(min=LEAST_VARIANCE).rsqrt())
 
     def sums(self, codes_NQ: Tensor) -> Tensor:
         """Sum over all levels (N, L)."""
-        return F.embedding_bag(self._rows(codes_NQ), self.vectors_QKL.flatten(0, 1), mode="sum") * self.sum_scale_L
+        return F.embedding_bag(self._rows(codes_NQ), self.vectors_QKL.flatten(0, 1), mode="sum") * self.sum_scale
 
     def visible_sums(self, codes_NQ: Tensor, visible_NQ: Tensor) -> Tensor:
         """Sum over the visible levels (N, L)."""
         rows = self._rows(codes_NQ.where(visible_NQ, 0))
         weights = visible_NQ.to(self.vectors_QKL.dtype)
-        return F.embedding_bag(rows, self.vectors_QKL.flatten(0, 1), mode="sum", per_sample_weights=weights) * self.sum_scale_L
+        return F.embedding_bag(rows, self.vectors_QKL.flatten(0, 1), mode="sum", per_sample_weights=weights) * self.sum_scale
 
     def below(self, codes_NQ: Tensor) -> Tensor:
         """Sum over the levels below each level (N, Q, L): zeros for level 0."""
-        vectors_NQL = F.embedding(self._rows(codes_NQ[:, :-1]), self.vectors_QKL.flatten(0, 1)) * self.sum_scale_L
+        vectors_NQL = F.embedding(self._rows(codes_NQ[:, :-1]), self.vectors_QKL.flatten(0, 1)) * self.sum_scale
         return F.pad(vectors_NQL.cumsum(1), (0, 0, 1, 0))
 
     def of_level(self, codes_N: Tensor, level: int) -> Tensor:
         """The centroids (N, L) of codes of one level."""
-        return F.embedding(codes_N, self.vectors_QKL[level]) * self.sum_scale_L
+        return F.embedding(codes_N, self.vectors_QKL[level]) * self.sum_scale
 
     def logits(self, x_QNL: Tensor, bias_QK: Tensor, levels: slice | Tensor) -> Tensor:
-        """Products (q, N, K) of features with the centroids of `levels`, plus the biases of these."""
+        """Products (q, N, K) of features with the centroids of `levels`, plus the biases of these; float32."""
         dim = self.vectors_QKL.shape[2]
-        scaled_QNL = x_QNL * (self.level_scale_QL[levels] * dim**-0.5)[:, None, :].to(x_QNL.dtype)
-        return torch.baddbmm(bias_QK[levels][:, None, :].to(x_QNL.dtype), scaled_QNL, self.vectors_QKL[levels].transpose(1, 2).to(x_QNL.dtype))
+        scaled_QNL = x_QNL * (self.level_scale_Q[levels] * dim**-0.5)[:, None, None]
+        return torch.bmm(scaled_QNL, self.vectors_QKL[levels].transpose(1, 2)).float() + bias_QK[levels][:, None, :]
 
     def _rows(self, codes_NQ: Tensor) -> Tensor:
         return codes_NQ + torch.arange(codes_NQ.shape[1], device=codes_NQ.device) * self.vectors_QKL.shape[1]
-
-
-def _inverse(deviation: Tensor) -> Tensor:
-    """One over each deviation, of dimensions that hardly vary over the least that counts."""
-    widest = deviation.amax(-1, keepdim=True).clamp(min=1e-9)
-    return 1 / deviation.maximum(LEAST_DEVIATION * widest)
 
 
 def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int) -> Tensor:

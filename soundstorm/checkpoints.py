@@ -37,8 +37,8 @@ PACKAGED_FOLDER = "esc10"
 """Of the checkpoint that ships, below the package's weights."""
 STACKED = ("head_weight", "head.project_QHL")
 """Tensors that are a matrix for each level."""
-CENTROIDS = ("vectors_QKL", "level_scale_QL")
-"""Ends of the names of tensors whose small values count as much as their large ones."""
+CENTROIDS = ("vectors_QKL",)
+"""End of the name of a matrix that is packed less: its small dimensions would be lost beside the large ones."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
 
 

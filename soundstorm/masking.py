@@ -59,10 +59,14 @@ def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Ten
         rank_BT: any floating-point numbers; equal ones rank by time.
     """
     num_candidates_B = candidate_BT.sum(1)
-    num_hidden_B = (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B)
+    return lowest_ranked(candidate_BT, (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B), rank_BT)
+
+
+def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """True at so many of each clip's candidate frames, those of the lowest rank."""
     order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
     place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
-    return (place_BT < num_hidden_B[:, None]) & candidate_BT
+    return (place_BT < count_B[:, None]) & candidate_BT
 
 
 @dataclass(kw_only=True, frozen=True)

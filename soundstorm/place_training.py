@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from soundstorm.batching import Batch
 from soundstorm.losses import LevelLosses, StepLoss
-from soundstorm.masking import cosine_share, draw_frames, hidden_frames, level_shares
+from soundstorm.masking import cosine_share, draw_frames, hidden_frames, level_shares, lowest_ranked
 from soundstorm.precision import autocast
 from soundstorm.presets import TrainingConfig
 
@@ -49,7 +49,7 @@ def training_places(batch: Batch, generator: torch.Generator, config: TrainingCo
     asked_BT = hidden_BT
     if config.head_share < 1:
         num_asked = torch.tensor([max(1, int(config.head_share * int(hidden_BT.sum())))], device=device)
-        asked_BT = hidden_frames(hidden_BT.view(1, -1), num_asked / hidden_BT.sum(), uniform(1, B * T)).view(B, T)
+        asked_BT = lowest_ranked(hidden_BT.view(1, -1), num_asked, uniform(1, B * T)).view(B, T)
     if config.noise_share > 0:
         stray_place_BT = (uniform(B, T) * mask_BT.sum(1).roll(1)[:, None]).long()
         stray_BQT = codes_BQT.roll(1, 0).gather(2, stray_place_BT[:, None, :].expand(-1, Q, -1))

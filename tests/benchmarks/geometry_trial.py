@@ -250,10 +250,10 @@ class Trial:
             self.network.load_state_dict(centroid_weights(self.architecture, codec, self.log_share_QK), strict=False)
         self.ema = EMA(self.network, self.config.ema_decay)
         self.optimizer = build_optimizer(self.network, self.config)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: lr_factor(self.clock_step(), CLOCK_STEPS, self.config))
-        self.step, self.rows, self.before_s = 0, [], 0.0
-        self.rows: list[dict[str, Any]] = []
         self.clock = Clock(options.clock, 0.0)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: lr_factor(self.clock_step(), CLOCK_STEPS, self.config))
+        self.step = 0
+        self.rows: list[dict[str, Any]] = []
         self.validation_codes = codec.encode_clips([from_pcm16(validation.pcms[index]) for index in self.measured])
         if self.state_path.exists():
             self.load()
@@ -270,7 +270,8 @@ class Trial:
         return min(1.0, self.clock.seconds() / (60 * self.options.minutes))
 
     def clock_step(self) -> int:
-        return min(CLOCK_STEPS - 1, int(self.share_done() * CLOCK_STEPS)) if hasattr(self, "clock") else 0
+        """The clock as a step of the learning rate's schedule."""
+        return min(CLOCK_STEPS - 1, int(self.share_done() * CLOCK_STEPS))
 
     def load(self) -> None:
         """Go on where an earlier call was."""

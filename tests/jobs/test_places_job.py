@@ -16,7 +16,9 @@ from soundstorm.code_vectors import codebooks
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.place_network import PlaceNetwork
-from tests.jobs.conftest import Tokenized
+from soundstorm.schemas import codes_to_lists
+from soundstorm.synthetic import CLASSES, synthesize
+from tests.jobs.test_train_job import CATEGORIES, write_tokens
 
 MODEL = {
     "width": 16, "depth": 1, "heads": 2, "kernel": 5, "ff_mult": 1, "order": "places", "centroids": True, "generated_levels": 3, "head_width": 16,
@@ -24,14 +26,34 @@ MODEL = {
 
 
 @pytest.fixture(scope="module")
-def trained(tokenized: Tokenized, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def tokens(tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What `tokenize` would leave: 18 synthetic clips of a second in the codec's codes."""
+    codec = load_codec(tiny_codec)
+    clips = [synthesize(CLASSES[number % 3], number, 1.0, codec.sample_rate).astype(np.float32) for number in range(18)]
+    rows = [
+        {
+            "clip_id": f"clip-{number:02d}",
+            "dataset": "synthetic",
+            "fold": number // 3 % 3 + 1,
+            "label": number % 3,
+            "category": CATEGORIES[number % 3],
+            "view": 0,
+            "num_frames": codes_QT.shape[1],
+            "codes": codes_to_lists(codes_QT),
+        }
+        for number, codes_QT in enumerate(codec.encode_clips(clips))
+    ]
+    return write_tokens(str(tmp_path_factory.mktemp("tokens")), codec.fingerprint, rows=rows)
+
+
+@pytest.fixture(scope="module")
+def trained(tokens: str, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("places")
     config = folder / "config.json"
     config.write_text(json.dumps({"preset": "places", "model": MODEL, "training": {"batch_size": 4, "crop_frames": 40}}))
-    options = train.Options(
-        tokens=tokenized.output, output_dir=str(folder / "train"), config=str(config), epochs=2, codec=str(tiny_codec), num_workers=1
+    return train.run(
+        train.Options(tokens=tokens, output_dir=str(folder / "train"), config=str(config), epochs=2, codec=str(tiny_codec), num_workers=1)
     )
-    return train.run(options)
 
 
 def test_the_checkpoint_is_a_network_of_order_places_with_the_centroids_of_its_codec(trained: dict[str, Any], tiny_codec: Path) -> None:
@@ -66,8 +88,8 @@ def test_samples_begin_with_their_prompt_and_are_decoded_from_the_levels_that_ar
         generate.run(generate.Options(output_dir=str(tmp_path / "other"), **(shared | {"iterations": (4, 1, 1)})))
 
 
-def test_more_levels_than_the_codec_has_are_refused(tokenized: Tokenized, tiny_codec: Path, tmp_path: Path) -> None:
+def test_more_levels_than_the_codec_has_are_refused(tokens: str, tiny_codec: Path, tmp_path: Path) -> None:
     config = storage.join(str(tmp_path), "config.json")
     storage.write_bytes(config, json.dumps({"model": MODEL | {"generated_levels": 9}}).encode())
     with pytest.raises(SoundStormError, match=r"generated_levels is 9: the codec of .* has 8 levels"):
-        train.run(train.Options(tokens=tokenized.output, output_dir=str(tmp_path / "out"), config=config, preset="places", codec=str(tiny_codec)))
+        train.run(train.Options(tokens=tokens, output_dir=str(tmp_path / "out"), config=config, preset="places", codec=str(tiny_codec)))

@@ -113,7 +113,7 @@ def test_the_first_logits_are_the_logarithms_of_the_counts_and_little_else() -> 
     with torch.no_grad():
         model.head.head_bias.copy_(torch.randn_like(model.head.head_bias).log_softmax(-1))
         logits_QNK = model(codes_BQT, known_BT, label_B, mask_BT, ~known_BT)
-    assert float((logits_QNK - model.head.head_bias[:, None]).std()) < 0.4
+    assert float((logits_QNK - model.head.head_bias.detach()[:, None]).detach().std()) < 0.4
 
 
 def trained(model: PlaceNetwork, batch: Batch, config: TrainingConfig, steps: int) -> list[float]:
