@@ -3,7 +3,6 @@
 A test on a fold that the classifier, its codec or the generator that it started from was trained on is refused.
 """
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +12,7 @@ import pyarrow as pa
 from cluster import records, storage
 from cluster.connect import connect
 from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
-from jobs.datasets import DatasetOptions, folds_record, open_and_tell, require_apart, rows_of_folds
+from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.leaks import refuse_leaks
@@ -83,7 +82,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
-        "clips": hashlib.sha256("\n".join(sorted(clips["clip_id"].to_pylist())).encode()).hexdigest(),
+        "clips": index_digest(clips),
         "folds": folds,
         "classifier_sha256": classifier.sha256,
         "max_duration_s": options.max_duration,

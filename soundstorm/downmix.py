@@ -10,7 +10,7 @@ import numpy as np
 from soundstorm.schemas import Note
 
 OFFSET = 0.01
-"""A recording whose mean lies further than this from 0, of a full scale of 1, has a constant offset (1% of full scale, -40 dB)."""
+"""A recording whose mean lies further than this from 0 has a constant offset (1% of full scale, -40 dB; of the peak, where that is higher)."""
 CANCELLED = 0.1
 """Where the mean of the channels has less than this share (-10 dB) of the power that the mean of unrelated channels would have, they cancel."""
 FULL_SCALE = 1 - 1.5 / 32768
@@ -83,9 +83,10 @@ class Levels:
         notes = []
         length = max(1, self._span[1] - self._span[0])
         mean_C = self._sum_C / length
-        offset_C = np.where(np.abs(mean_C) > OFFSET, mean_C, 0.0)
+        full_scale = max(1.0, float(np.maximum(np.abs(self._low_C), np.abs(self._high_C)).max())) if is_floating else 1.0
+        offset_C = np.where(np.abs(mean_C) > OFFSET * full_scale, mean_C, 0.0)
         if offset_C.any():
-            told = ", ".join(f"{offset:+.3f}" for offset in offset_C)
+            told = ", ".join(f"{offset:+.3f}" for offset in offset_C / full_scale)
             notes.append(f"{Note.OFFSET.value}: {told} of full scale was removed")
         varying_C = np.maximum(0.0, self._power_C / length - mean_C**2)
         channel = self._louder(varying_C, max(0.0, self._power / length - (self._sum / length) ** 2))

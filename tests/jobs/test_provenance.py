@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.errors import ClusterError
 from jobs import evaluate_classifier
 from jobs.datasets import open_dataset
 from jobs.provenance import combined, read_contents, test_of
@@ -90,3 +91,15 @@ def test_evaluate_classifier_refuses_what_was_trained_on_or_is_not_known_unless_
     told = evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))
     assert "NOT TO BE TRUSTED" in told["message"] and said in told["leaks"][0]
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["leaks"] == told["leaks"]
+
+
+def test_a_test_whose_recordings_were_changed_is_not_taken_for_done(synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+    sounds, path = shutil.copytree(synthetic_dataset, tmp_path / "sounds"), tmp_path / "classifier.safetensors"
+    save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=None)
+    data = {"dataset": "synthetic", "data_dir": str(sounds), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
+    evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))
+    assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"].startswith("already tested")
+    changed = next((sounds / "audio").glob("2-*"))
+    changed.write_bytes(changed.read_bytes() + b"\0\0")
+    with pytest.raises(ClusterError, match="other settings: clips: then"):
+        evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))

@@ -71,6 +71,15 @@ def test_a_constant_offset_is_removed() -> None:
     np.testing.assert_allclose(recording.waveform, samples - samples.mean(), atol=1e-4)
 
 
+def test_in_a_file_beyond_full_scale_the_offset_is_judged_by_its_peak() -> None:
+    whole_numbers = np.round(32768 * noise())  # as 16 bits hold them, in a file of floating-point numbers
+    assert abs(whole_numbers.mean()) > 0.05  # of steps of 16 bits
+    assert kinds(read(whole_numbers, "FLOAT")) == ["scaled"]
+    shifted = read(whole_numbers + 0.2 * np.abs(whole_numbers).max(), "FLOAT")
+    assert kinds(shifted) == ["offset", "scaled"] and "offset: +0.16" in shifted.notes[0]
+    assert abs(shifted.waveform.mean()) < 1e-4
+
+
 def test_a_constant_alone_is_an_offset_and_then_silence() -> None:
     recording = read(np.full(RATE, 0.9, np.float32), "FLOAT")
     assert kinds(recording) == ["offset", "silent"]
