@@ -51,6 +51,8 @@ MAX_POOLS = 4
 """Pools of actors that are begun, should actors be ended from outside again and again."""
 HANG_S = 1800.0
 """A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
+SHORTEST_WINDOW_S = 0.1
+"""Of `--long split`; windows are named by milliseconds."""
 IGNORED_FILE = "ignored.parquet"
 MAX_NAMED = 5
 """Clips named in an error."""
@@ -89,6 +91,8 @@ class Options(DatasetOptions):
         super().__post_init__()
         if not 0 < self.max_duration <= 3600:
             raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most 3600")
+        if self.long == "split" and self.max_duration < SHORTEST_WINDOW_S:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: with --long split, give at least {SHORTEST_WINDOW_S:g} seconds")
         if not 0 <= self.views <= MAX_VIEWS:
             raise SoundStormError(f"--views is {self.views}: give 0 to {MAX_VIEWS} views beside the recording")
         if not 0 <= self.max_rejected <= 1:

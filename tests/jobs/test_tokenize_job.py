@@ -201,6 +201,7 @@ def test_real_urbansound8k_is_tokenized(urbansound8k: Path, tiny_codec: Path, tm
         ({"max_rejected": 1.5}, r"--max-rejected is 1\.5"),
         ({"max_duration": 0.0}, r"--max-duration is 0\.0"),
         ({"max_duration": float("nan")}, r"--max-duration is nan"),
+        ({"long": "split", "max_duration": 0.01}, r"--max-duration is 0\.01: with --long split, give at least 0\.1 seconds"),
         ({"num_actors": 0}, r"--num-actors is 0"),
         ({"shard_size": 0}, r"--shard-size is 0"),
         ({"views": -1}, r"--views is -1: give 0 to 1000"),
