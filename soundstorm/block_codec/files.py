@@ -42,7 +42,17 @@ def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: Trained
     header = {"format": FORMAT, "name": name, "description": description, "config": json.dumps(codec.config.to_dict())}
     if trained_on is not None:
         header[KEY] = trained_on.to_json()
-    return safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
+    content = safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
+    return _with_sorted_header(content)
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """The same file with its header in alphabetical order: safetensors writes its entries in no fixed one, and a codec
+    is known by its digest."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
 
 
 def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:

@@ -105,6 +105,10 @@ def test_a_file_says_what_the_codec_was_fitted_to(small_codec: BlockCodec) -> No
     assert load_codec(said).fingerprint.name == "small"
 
 
+def test_the_same_codec_gives_the_same_file_each_time(small_codec: BlockCodec) -> None:
+    assert len({files.to_bytes(small_codec, "small", "fitted to synthetic sounds") for _ in range(20)}) == 1
+
+
 def test_the_largest_codec_fits_into_10_megabytes() -> None:
     config = for_block(4)
     assert config.num_levels * config.codebook_size * config.dims + 2 * config.block_size * config.dims < 9_500_000
