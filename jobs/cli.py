@@ -59,3 +59,7 @@ def _show_commands() -> None:
     for name, (_, purpose) in COMMANDS.items():
         table.add_row(f"[bold]{name}[/]", purpose)
     console.print(table)
+
+
+if __name__ == "__main__":
+    main()
