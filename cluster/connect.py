@@ -238,7 +238,7 @@ def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) ->
 
 def _init(failure: str, **options: Any) -> None:
     try:
-        with _own_sigterm():
+        with _own_sigterm(), _kept_interrupt():
             ray.init(logging_level=logging.WARNING, **options)
     except Exception as error:  # Ray raises bare ones too, as for a node that is slow to start
         ray.shutdown()
@@ -254,6 +254,29 @@ def _own_sigterm() -> Iterator[None]:
     finally:
         if callable(ours) and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, ours)
+
+
+@contextlib.contextmanager
+def _kept_interrupt() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end for a Ctrl-C meanwhile: raised at once, it may fall into a callback of Ray's core, where it is lost."""
+    ours = signal.getsignal(signal.SIGINT)
+    if not callable(ours) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: Any) -> None:
+        came.append(number)
+        ours(number, frame)
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, ours)
+        if came:
+            ray.shutdown()
+            raise KeyboardInterrupt
 
 
 def _dial(host: str, port: int, given: _Given) -> None:

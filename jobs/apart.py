@@ -33,7 +33,7 @@ def require_no_class_folder(output_dir: str, option: str = "--output-dir") -> No
     output = storage.absolute(output_dir).rstrip("/")
     parent = output.rpartition("/")[0]
     for place, inner in ((parent, output), (parent.rpartition("/")[0], parent)):
-        if place.rpartition("/")[0] in ("", "s3:/") or not storage.exists(place):
+        if place.rpartition("/")[0] in ("", "s3:", "s3:/") or not storage.exists(place):
             continue
         classes = _classes(place)
         if inner == output:

@@ -1,11 +1,14 @@
 """How long `generate` will take, told before it begins: the time of a clip grows with the square of its length."""
 
 import time
+from dataclasses import replace
 
 import torch
 
 from jobs.progress import duration
 from soundstorm.checkpoints import Checkpoint
+from soundstorm.decoding import generate_codes
+from soundstorm.model import SoundStorm
 from soundstorm.presets import SamplerSettings
 from soundstorm.training import autocast
 
@@ -18,13 +21,17 @@ def seconds_a_clip(checkpoint: Checkpoint, sampler: SamplerSettings, num_frames:
     torch.set_num_threads(1)
     try:
         began_s = time.thread_time()  # not by the clock: what else the machine does now need not last
-        with torch.inference_mode(), autocast(model.device, "auto"):
-            model(codes_BQT, torch.tensor([0]), torch.ones(1, num_frames, dtype=torch.bool), 0)
+        if isinstance(model, SoundStorm):
+            with torch.inference_mode(), autocast(model.device, "auto"):
+                model(codes_BQT, torch.tensor([0]), torch.ones(1, num_frames, dtype=torch.bool), 0)
+            guided = 1 if sampler.guidance == 1 else 2
+        else:
+            generate_codes(model, torch.tensor([0]), [num_frames], replace(sampler, iterations=1, candidates=1), [0])
+            guided = 1  # both passes of the guidance were made
         pass_s = time.thread_time() - began_s
     finally:
         torch.set_num_threads(threads)
-    guided = 1 if sampler.guidance == 1 else 2
-    return pass_s * sum(sampler.passes_per_level(config.num_levels)) * guided * sampler.candidates
+    return pass_s * sum(sampler.passes_of(config)) * guided * sampler.candidates
 
 
 def expected_time(clip_s: float, length_s: float, num_clips: int, shard_size: int, num_actors: int) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.packing import pack
 from soundstorm.provenance import KEY, Provenance, TrainedOn, agreeing, provenance_of_weights
-from soundstorm.safetensors_header import read_metadata
+from soundstorm.safetensors_header import read_metadata, with_sorted_notes
 
 
 def about_classifier(categories: Sequence[str], dataset: str, held_out_fold: int | None, accuracy: float | None) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def write_classifier(
     if len(about["categories"]) != num_outputs:
         raise SoundStormError(f"{path}: {len(about['categories'])} categories, but the classifier has {num_outputs} outputs")
     metadata = {"format": form, "about": json.dumps(about, ensure_ascii=False)} | ({KEY: trained_on.to_json()} if trained_on else {})
-    path.write_bytes(save_safetensors(pack(tensors), metadata=metadata))
+    path.write_bytes(with_sorted_notes(save_safetensors(pack(tensors), metadata=metadata)))
 
 
 def read_format(data: bytes) -> str | None:

@@ -34,7 +34,7 @@ from soundstorm.fitting import require_fit
 from soundstorm.packaged import packaged
 from soundstorm.packing import pack, unpack
 from soundstorm.provenance import KEY, Provenance, TrainedOn, provenance_of_weights
-from soundstorm.safetensors_header import read_metadata
+from soundstorm.safetensors_header import read_metadata, with_sorted_notes
 from soundstorm.schemas import CodecFingerprint
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def save_compact_codec(path: Path, network: CompactCodec, name: str, description
     kept = {key: value for key, value in network.state_dict().items() if not key.endswith(STATISTICS)}
     tensors = pack(kept, keep=("embed",))
     header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
-    path.write_bytes(save_safetensors(tensors, metadata=header | ({KEY: trained_on.to_json()} if trained_on else {})))
+    path.write_bytes(with_sorted_notes(save_safetensors(tensors, metadata=header | ({KEY: trained_on.to_json()} if trained_on else {}))))
 
 
 def _own_codec(data: bytes, where: str, device: str) -> Codec:

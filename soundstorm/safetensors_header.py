@@ -1,4 +1,4 @@
-"""The notes in the header of a safetensors file, read without its tensors."""
+"""The notes in the header of a safetensors file: read without its tensors, and written in one order."""
 
 import json
 
@@ -16,3 +16,16 @@ def read_metadata(data: bytes) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("the notes in its header are not text")
     return metadata
+
+
+def with_sorted_notes(data: bytes) -> bytes:
+    """The content of a safetensors file with its notes in alphabetical order.
+
+    The library writes them in an order that differs from process to process, so that equal weights had different SHA-256 sums.
+    """
+    end = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:end])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8 bytes
+    return len(text).to_bytes(8, "little") + text + data[end:]

@@ -14,7 +14,7 @@ from soundstorm.block_codec.codec import BlockCodec, BlockTables
 from soundstorm.block_codec.config import BlockCodecConfig
 from soundstorm.block_codec.fitting import FittingState, LevelReport
 from soundstorm.provenance import KEY, TrainedOn
-from soundstorm.safetensors_header import read_metadata
+from soundstorm.safetensors_header import read_metadata, with_sorted_notes
 
 FORMAT = "soundstorm-block-codec-1"
 STATE_FORMAT = "soundstorm-block-codec-fitting-1"
@@ -42,17 +42,8 @@ def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: Trained
     header = {"format": FORMAT, "name": name, "description": description, "config": json.dumps(codec.config.to_dict())}
     if trained_on is not None:
         header[KEY] = trained_on.to_json()
-    content = safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
-    return _with_sorted_header(content)
-
-
-def _with_sorted_header(content: bytes) -> bytes:
-    """The same file with its header in alphabetical order: safetensors writes its entries in no fixed one, and a codec
-    is known by its digest."""
-    size = int.from_bytes(content[:8], "little")
-    header = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)
-    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+    stored = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    return with_sorted_notes(safetensors.numpy.save(stored, metadata=header))
 
 
 def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
@@ -108,7 +99,8 @@ def state_to_bytes(state: FittingState) -> bytes:
     for level, (codes_KD, multiplier_D) in enumerate(state.packed):
         tensors |= {f"codes.{level}": codes_KD, f"multiplier.{level}": multiplier_D}
     header = {"format": STATE_FORMAT, "reports": json.dumps([asdict(report) for report in state.reports])}
-    return safetensors.numpy.save({key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}, metadata=header)
+    stored = {key: np.ascontiguousarray(tensor) for key, tensor in tensors.items()}
+    return with_sorted_notes(safetensors.numpy.save(stored, metadata=header))
 
 
 def state_from_bytes(data: bytes) -> FittingState:

@@ -116,6 +116,30 @@ except KeyboardInterrupt:
 """
 
 
+INTERRUPTED_AS_RAY_STARTS = """
+import os, signal, sys, threading, time
+import ray
+from cluster.connect import connect
+
+swallowed = ray.init
+
+def init(**options):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(5)
+    except KeyboardInterrupt:
+        pass  # as in a callback of Ray's core
+    return swallowed(**options)
+
+ray.init = init
+try:
+    with connect(num_cpus=1):
+        print("began")
+except KeyboardInterrupt:
+    print("interrupted", ray.is_initialized())
+"""
+
+
 def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
     inherited = {
@@ -199,6 +223,12 @@ def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_
 def test_sigterm_is_answered_as_before_ray_was_started(tmp_path: Path) -> None:
     done = run_python(TERMINATE, tmp_path, HOME=str(tmp_path))
     assert done.stdout == "interrupted\n" and "SIGTERM" not in done.stderr
+
+
+@pytest.mark.timeout(TIMEOUT_S)
+def test_an_interrupt_that_is_lost_while_ray_starts_ends_the_start_all_the_same(tmp_path: Path) -> None:
+    done = run_python(INTERRUPTED_AS_RAY_STARTS, tmp_path, HOME=str(tmp_path))
+    assert done.stdout == "interrupted False\n", done.stderr
 
 
 @pytest.mark.timeout(2 * TIMEOUT_S)

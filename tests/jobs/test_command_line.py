@@ -161,7 +161,7 @@ def test_a_module_run_by_itself_tells_a_problem_as_one_sentence(tmp_path: Path) 
     ("module", "arguments", "parts"),
     [
         (tokenize, ["--dataset", "esc51"], ["--dataset is 'esc51': give one of esc50, esc10"]),
-        (pipeline, ["--preset", "huge"], ["--preset is 'huge': give one of reference, small, faults, hearing, tiny"]),
+        (pipeline, ["--preset", "huge"], ["--preset is 'huge': give one of reference, small, faults, hearing, places, tiny"]),
         (tokenize, ["--dataset", "synthetic", "--data-dir", "/nowhere"], ["--data-dir /nowhere: there is nothing there"]),
         (tokenize, ["--dataset", "esc50", "--data-dir", "/nowhere"], ["soundstorm download --dataset esc50"]),
         (evaluate, ["--real-audio", "ftp://host/x", "--generated-audio", "x"], ["'ftp:' is not supported"]),

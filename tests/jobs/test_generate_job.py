@@ -194,9 +194,9 @@ def codes_of(generator: Generator, samples: list[tuple[int, int]]) -> list[np.nd
     storage.delete(part_uri(generator))
     decode, seen = generator.codec.decode_clips, []
 
-    def watch(codes: list[np.ndarray]) -> list[np.ndarray]:
+    def watch(codes: list[np.ndarray], seeds: list[int]) -> list[np.ndarray]:
         seen.extend(codes)
-        return decode(codes)
+        return decode(codes, seeds)
 
     generator.codec.decode_clips = watch  # type: ignore[method-assign]
     assert generator.make_part((PART, samples)) == len(samples)
