@@ -117,10 +117,11 @@ except KeyboardInterrupt:
 
 
 INTERRUPTED_AS_RAY_STARTS = """
-import os, signal, sys, threading, time
+import os, signal, time
 import ray
 from cluster.connect import connect
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
 swallowed = ray.init
 
 def init(**options):
