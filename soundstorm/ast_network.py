@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.errors import SoundStormError
 from soundstorm.fitting import require_fit
-from soundstorm.presets import Settings
+from soundstorm.settings import Settings
 
 AST_RATE = 16_000
 """Samples per second that the AST hears."""

@@ -26,8 +26,8 @@ from soundstorm.fitting import require_fit
 from soundstorm.mel_bands import mel_bands
 from soundstorm.packaged import packaged
 from soundstorm.packing import unpack
-from soundstorm.presets import Settings
 from soundstorm.provenance import MISSING, Provenance, TrainedOn
+from soundstorm.settings import Settings
 
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"

@@ -4,74 +4,16 @@ Every field is checked when the object is made, and when it is read back from a 
 its name, its value and what is allowed, and not later as a shape error.
 """
 
-import sys
-import types
-import typing
-from dataclasses import MISSING, asdict, dataclass, fields, replace
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from soundstorm.errors import SoundStormError
+from soundstorm.settings import Settings, require
 
 PRESET_FRAME_RATE = 75
 """Frames per second that the presets' numbers of frames are meant for."""
 HEAD_CHANNELS = 16
 """Least channels of an attention head over the levels of a place."""
-
-
-def _require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise SoundStormError(f"{name} is {value}: it must be {allowed}")
-
-
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value from JSON has the type of a field; lists stand for tuples, and whole numbers pass for float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        expected = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
-        return len(value) == len(expected) and all(_fits(item, kind) for item, kind in zip(value, expected, strict=True))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-class Settings:
-    """Base of the settings below: to a plain dictionary for JSON, and back with every key and type checked."""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
-
-    @classmethod
-    def from_dict(cls, values: object, where: str) -> Self:
-        """The inverse of `to_dict`; `where` names the file and section in the SoundStormError for a missing, unknown or malformed key."""
-        hints = typing.get_type_hints(cls)
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        if not isinstance(values, dict):
-            raise SoundStormError(f"{where} is not a table of settings but {type(values).__name__}")
-        for name in values:
-            if name not in names:
-                raise SoundStormError(f"{where}: unknown setting '{name}'; it has {', '.join(names)}")
-        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}  # type: ignore[arg-type]
-        values = defaults | values  # a file written before a setting was there means its default
-        for name in names:
-            if name not in values:
-                raise SoundStormError(f"{where}: setting '{name}' is missing")
-            if not _fits(values[name], hints[name]):
-                kind = getattr(hints[name], "__name__", None) or str(hints[name])
-                raise SoundStormError(
-                    f"{where}: {name} is {values[name]!r}, expected {kind if hints[name] in (int, float, str, bool) else hints[name]}"
-                )
-        try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-        except SoundStormError as error:
-            raise SoundStormError(f"{where}: {error}") from error
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -112,26 +54,26 @@ class ModelConfig(Settings):
     """Blocks of that network."""
 
     def __post_init__(self) -> None:
-        _require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
-        _require(1 <= self.depth <= 256, "depth", self.depth, "1 to 256")
+        require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
+        require(1 <= self.depth <= 256, "depth", self.depth, "1 to 256")
         allowed = f"a positive divisor of width {self.width} with an even quotient"
-        _require(self.heads >= 1 and self.width % (2 * self.heads) == 0, "heads", self.heads, allowed)
-        _require(1 <= self.kernel <= 1_023 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number of frames up to 1023")
-        _require(1 <= self.ff_mult <= 64, "ff_mult", self.ff_mult, "1 to 64")
-        _require(1 <= self.conv_mult <= 64, "conv_mult", self.conv_mult, "1 to 64")
-        _require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
-        _require(1 <= self.num_levels <= 64, "num_levels", self.num_levels, "1 to 64")
-        _require(2 <= self.codebook_size <= 65_535, "codebook_size", self.codebook_size, "2 to 65535")
-        _require(1 <= self.num_classes <= 1_000_000, "num_classes", self.num_classes, "1 to 1000000")
-        _require(self.order in ("levels", "places"), "order", self.order, "levels or places")
+        require(self.heads >= 1 and self.width % (2 * self.heads) == 0, "heads", self.heads, allowed)
+        require(1 <= self.kernel <= 1_023 and self.kernel % 2 == 1, "kernel", self.kernel, "an odd number of frames up to 1023")
+        require(1 <= self.ff_mult <= 64, "ff_mult", self.ff_mult, "1 to 64")
+        require(1 <= self.conv_mult <= 64, "conv_mult", self.conv_mult, "1 to 64")
+        require(0.0 <= self.dropout < 1.0, "dropout", self.dropout, "at least 0 and below 1")
+        require(1 <= self.num_levels <= 64, "num_levels", self.num_levels, "1 to 64")
+        require(2 <= self.codebook_size <= 65_535, "codebook_size", self.codebook_size, "2 to 65535")
+        require(1 <= self.num_classes <= 1_000_000, "num_classes", self.num_classes, "1 to 1000000")
+        require(self.order in ("levels", "places"), "order", self.order, "levels or places")
         most = self.generated_levels
-        _require(most is None or 1 <= most <= 64, "generated_levels", most, "1 to 64, or none")
-        _require(self.centroids or self.order == "levels", "centroids", self.centroids, "true where order is places")
-        _require(0 <= self.centroid_dim <= 65_536, "centroid_dim", self.centroid_dim, "0 to 65536")
-        _require(self.centroids or self.centroid_dim == 0, "centroid_dim", self.centroid_dim, "0 where centroids is false")
+        require(most is None or 1 <= most <= 64, "generated_levels", most, "1 to 64, or none")
+        require(self.centroids or self.order == "levels", "centroids", self.centroids, "true where order is places")
+        require(0 <= self.centroid_dim <= 65_536, "centroid_dim", self.centroid_dim, "0 to 65536")
+        require(self.centroids or self.centroid_dim == 0, "centroid_dim", self.centroid_dim, "0 where centroids is false")
         allowed = f"a multiple of {HEAD_CHANNELS}, at most 16384"
-        _require(1 <= self.head_width <= 16_384 and self.head_width % HEAD_CHANNELS == 0, "head_width", self.head_width, allowed)
-        _require(1 <= self.head_depth <= 256, "head_depth", self.head_depth, "1 to 256")
+        require(1 <= self.head_width <= 16_384 and self.head_width % HEAD_CHANNELS == 0, "head_width", self.head_width, allowed)
+        require(1 <= self.head_depth <= 256, "head_depth", self.head_depth, "1 to 256")
 
     @property
     def pass_levels(self) -> int:
@@ -192,26 +134,26 @@ class TrainingConfig(Settings):
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "span_frames"):
-            _require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _require(self.lr > 0, "lr", self.lr, "above 0")
-        _require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers, each at least 0 and below 1")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
-        _require(self.schedule in ("onecycle", "cosine", "trapezoid"), "schedule", self.schedule, "onecycle, cosine or trapezoid")
-        _require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, "auto, fp32 or bf16")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        require(all(0 <= beta < 1 for beta in self.betas), "betas", self.betas, "two numbers, each at least 0 and below 1")
+        require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
+        require(self.schedule in ("onecycle", "cosine", "trapezoid"), "schedule", self.schedule, "onecycle, cosine or trapezoid")
+        require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, "auto, fp32 or bf16")
         for name in ("warmup_share", "cooldown_share", "recorded_share", "class_dropout", "first_level_share", "prompt_share"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("span_share", "noise_share"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
-        _require(0 < self.head_share <= 1, "head_share", self.head_share, "above 0 and at most 1")
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        require(0 < self.head_share <= 1, "head_share", self.head_share, "above 0 and at most 1")
         is_disjoint = self.schedule != "trapezoid" or self.warmup_share + self.cooldown_share <= 1
-        _require(is_disjoint, "cooldown_share", self.cooldown_share, f"at most 1 less warmup_share, which is {self.warmup_share}")
+        require(is_disjoint, "cooldown_share", self.cooldown_share, f"at most 1 less warmup_share, which is {self.warmup_share}")
         for name in ("label_smoothing", "ema_decay"):
-            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
-        _require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
         for name in ("crop_frames", "filled_frames"):
             value = getattr(self, name)
-            _require(value is None or 1 <= value <= 100_000, name, value, "1 to 100000, or none")
-        _require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+            require(value is None or 1 <= value <= 100_000, name, value, "1 to 100000, or none")
+        require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
 
     def at_frame_rate(self, frame_rate: float) -> "TrainingConfig":
         """The settings of a preset, whose frames are those of PRESET_FRAME_RATE, for codes of another rate: the same in seconds."""
@@ -249,30 +191,30 @@ class SamplerSettings(Settings):
 
     def __post_init__(self) -> None:
         passes = (self.iterations,) if isinstance(self.iterations, int) else self.iterations
-        _require(len(passes) > 0 and all(1 <= count <= 10_000 for count in passes), "iterations", self.iterations, "1 to 10000 passes a level")
-        _require(self.order in ("confidence", "even"), "order", self.order, "confidence or even")
-        _require(1 <= self.candidates <= 1000, "candidates", self.candidates, "1 to 1000")
+        require(len(passes) > 0 and all(1 <= count <= 10_000 for count in passes), "iterations", self.iterations, "1 to 10000 passes a level")
+        require(self.order in ("confidence", "even"), "order", self.order, "confidence or even")
+        require(1 <= self.candidates <= 1000, "candidates", self.candidates, "1 to 1000")
         for name in ("temperature", "final_temperature", "choice_temperature", "guidance"):
             value = getattr(self, name)
-            _require(0 <= value <= 1e9, name, value, "0 to 1e9")
+            require(0 <= value <= 1e9, name, value, "0 to 1e9")
         for name in ("upper_temperature", "upper_guidance"):
             value = getattr(self, name)
-            _require(value is None or 0 <= value <= 1e9, name, value, "0 to 1e9, or none")
+            require(value is None or 0 <= value <= 1e9, name, value, "0 to 1e9, or none")
         for name in ("top_p", "typical_mass"):
-            _require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
+            require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 
     def passes_per_level(self, num_levels: int) -> tuple[int, ...]:
         """Number of passes at each of `num_levels` levels; raises SoundStormError when `iterations` lists another number of levels."""
         if isinstance(self.iterations, int):
             return (self.iterations,) + (1,) * (num_levels - 1)
-        _require(len(self.iterations) == num_levels, "iterations", self.iterations, f"one number, or {num_levels} of them, one per level")
+        require(len(self.iterations) == num_levels, "iterations", self.iterations, f"one number, or {num_levels} of them, one per level")
         return self.iterations
 
     def passes_of(self, model: ModelConfig) -> tuple[int, ...]:
         """Number of passes at each level of a network, or the one over its places; raises SoundStormError when `iterations` lists others."""
         if model.order == "places" and not isinstance(self.iterations, int):
             allowed = "one number: this network decides all levels of a place at once"
-            _require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
+            require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
         return self.passes_per_level(model.pass_levels)
 
 

@@ -20,7 +20,8 @@ from soundstorm.code_vectors import code_vectors
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, Settings
+from soundstorm.presets import ModelConfig
+from soundstorm.settings import Settings
 
 Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
 """From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random weights alone."""
