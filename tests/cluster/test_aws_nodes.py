@@ -78,6 +78,14 @@ def test_a_node_is_on_demand_when_the_spot_market_has_none(door: Door) -> None:
     assert rent({}) == "on demand"
 
 
+def test_a_node_is_marked_with_its_cluster_as_it_is_rented(door: Door) -> None:
+    """The head's policy, `cluster/aws/head_policy.json`, lets it rent no others."""
+    rent({})
+    ec2 = boto3.session.Session().client("ec2", region_name=REGION)
+    instances = [instance for found in ec2.describe_instances()["Reservations"] for instance in found["Instances"]]
+    assert instances and all({"Key": "ray-cluster-name", "Value": "soundstorm"} in instance["Tags"] for instance in instances)
+
+
 def test_what_would_fail_on_demand_too_is_told(door: Door) -> None:
     door("UnauthorizedOperation")
     with pytest.raises(NodeLaunchException) as caught:
