@@ -7,6 +7,7 @@ appear, and makes objects called `prefix/`, which some servers refuse. Folders c
 import contextlib
 import io
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -160,10 +161,13 @@ def open_object(uri: str, at_once: int) -> BinaryIO:
 
 
 class _Writer(io.RawIOBase):
-    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away unclosed."""
+    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away unclosed.
+
+    Nor does it appear if it is closed because of an exception, as by the end of a `with` block that one leaves: pyarrow closes its files there too.
+    """
 
     def __init__(self, uri: str) -> None:
-        self._uri = uri
+        self._uri, self._handled_before = uri, sys.exception()
         descriptor, name = tempfile.mkstemp(prefix="soundstorm-")
         self._path, self._file = Path(name), os.fdopen(descriptor, "wb")
 
@@ -180,7 +184,8 @@ class _Writer(io.RawIOBase):
         if not self.closed:
             try:
                 self._file.close()
-                s3.write(self._uri, self._path)
+                if sys.exception() in (None, self._handled_before):
+                    s3.write(self._uri, self._path)
             finally:
                 self._discard()
                 super().close()

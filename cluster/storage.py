@@ -1,6 +1,6 @@
 """Reading and writing by URI. A URI is a local path (absolute, relative, `~`, `file://`) or `s3://bucket/key`.
 
-Whatever is written becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence `ClusterError`s
+Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence `ClusterError`s
 that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3` do the work.
 """
 
@@ -80,7 +80,10 @@ def join(uri: str | Path, *parts: str) -> str:
 
 
 def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and carries no credentials."""
+    """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and carries no credentials.
+
+    An object that is written through it appears whole or not at all; a file of a local disk is seen while pyarrow writes it.
+    """
     if is_remote(uri):
         return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(s3.split(uri)).rstrip("/")
     return pyarrow.fs.LocalFileSystem(), str(disk.path_of(uri))

@@ -7,6 +7,7 @@ import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
@@ -88,6 +89,28 @@ def test_a_file_appears_when_it_is_closed_and_not_if_it_is_thrown_away(root: str
     stream.write(b"half")
     del stream
     assert storage.read_bytes(f"{root}/file") == b"whole"
+
+
+def test_a_file_whose_writer_raises_does_not_appear(root: str) -> None:
+    filesystem, path = storage.filesystem(root)
+    schema = pa.schema([("row", pa.int64())])
+    with pytest.raises(KeyError), filesystem.open_output_stream(f"{path}/file") as stream:
+        stream.write(b"half")
+        raise KeyError
+    with pytest.raises(KeyError), pq.ParquetWriter(f"{path}/table.parquet", schema, filesystem=filesystem) as writer:
+        writer.write_table(pa.table({"row": [1, 2]}, schema))
+        raise KeyError
+    assert storage.list_objects(root) == []
+
+
+def test_a_file_that_is_written_because_of_an_error_appears(root: str) -> None:
+    filesystem, path = storage.filesystem(root)
+    try:
+        raise KeyError
+    except KeyError:
+        with filesystem.open_output_stream(f"{path}/file") as stream:
+            stream.write(b"what went wrong")
+    assert storage.read_bytes(f"{root}/file") == b"what went wrong"
 
 
 def test_trouble_is_a_sentence_also_from_within_pyarrow(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
