@@ -13,6 +13,8 @@ from cluster.errors import ClusterError
 from cluster.storage_errors import file_error
 
 CHUNK_BYTES = 2**20
+NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
+"""What file systems without hard links answer, such as exFAT and many network folders."""
 
 
 def path_of(uri: str | Path) -> Path:
@@ -66,14 +68,32 @@ def write(path: Path, content: bytes | memoryview | Path) -> None:
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Like `write`, but only if nothing is there; False if something is."""
+    """Like `write`, but only if nothing is there; False if something is. Where there are no hard links, `path` is empty for a moment."""
     with errors(path), scratch_file(path) as scratch:
         fill(scratch, content)
         try:
             os.link(scratch, path)
         except FileExistsError:
             return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            return _create_without_link(scratch, path)
         return True
+
+
+def _create_without_link(scratch: Path, path: Path) -> bool:
+    """Rename `scratch` to `path` unless something is there: of several processes the one that makes the empty file does."""
+    try:
+        path.open("xb").close()
+    except FileExistsError:
+        return False
+    try:
+        scratch.replace(path)
+    except BaseException:
+        path.unlink()
+        raise
+    return True
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, int]]:

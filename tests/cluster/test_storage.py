@@ -1,5 +1,6 @@
 """Storage behaves the same on a disk and on two unlike S3 servers, and says in one sentence what is wrong."""
 
+import errno
 import os
 import pickle
 import subprocess
@@ -119,8 +120,22 @@ def test_create_leaves_alone_what_is_there(storage_root: str) -> None:
 
 @pytest.mark.parametrize("storage_root", ["disk", "moto"], indirect=True)
 def test_of_many_creators_at_once_one_wins(storage_root: str) -> None:
-    uri = storage.join(storage_root, "race")
     storage.write_bytes(storage.join(storage_root, "other"), b"")
+    assert_one_wins(storage.join(storage_root, "race"))
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_on_a_disk_without_hard_links_one_of_many_creators_wins_too(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert_one_wins(str(tmp_path / "race"))
+    assert [path.name for path in tmp_path.iterdir()] == ["race"]
+
+
+def assert_one_wins(uri: str) -> None:
+    """Eight threads create `uri` at once."""
     barrier = threading.Barrier(8)
 
     def create(number: int) -> bool:
