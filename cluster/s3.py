@@ -119,11 +119,29 @@ def read_range(uri: str | Path, start: int, length: int, of: Found | None = None
 
 
 def download(uri: str | Path, target: Path) -> None:
-    """Write the object into the local file `target`, piece by piece."""
-    with errors(uri), target.open("wb") as file:
-        _fetch(uri, file.write, restart=lambda: file.truncate(file.seek(0)))
+    """Write the object into the local file `target`, piece by piece. Raises OSError if `target` does not take it."""
+    with target.open("wb") as file:
+
+        def write(piece: bytes) -> None:
+            try:
+                file.write(piece)
+            except OSError as error:
+                raise _LocalError(error) from error
+
+        try:
+            _fetch(uri, write, restart=lambda: file.truncate(file.seek(0)))
+        except _LocalError as error:
+            raise error.cause from None
         file.flush()
         os.fsync(file.fileno())
+
+
+class _LocalError(Exception):
+    """What the disk said to a part of an object: no fault of the object, which is asked for no more."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 def _fetch(

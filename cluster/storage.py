@@ -1,7 +1,7 @@
 """Reading and writing by URI. A URI is a local path (absolute, relative, `~`, `file://`) or `s3://bucket/key`.
 
-Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence `ClusterError`s
-that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3` do the work.
+Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence
+`ClusterError`s that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3` do the work.
 """
 
 import hashlib

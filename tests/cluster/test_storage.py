@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import resource
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster import storage
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, NoRoomError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["a.txt", "folder/b.bin", "folder/deep/ü and space #1?.txt", "fold/c+d=e%20.txt"]
@@ -255,6 +256,20 @@ def test_a_server_that_is_not_there_is_told_soon_and_without_the_password_in_its
 def test_delete_refuses_a_whole_bucket_disk_or_home(uri: str) -> None:
     with pytest.raises(ClusterError, match="is a whole"):
         storage.delete(uri)
+
+
+@pytest.mark.parametrize("storage_root", ["moto"], indirect=True)
+def test_a_local_disk_that_is_full_is_not_told_as_the_object_s_fault(storage_root: str, tmp_path: Path) -> None:
+    storage.write_bytes(f"{storage_root}/big", bytes(2**20))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(NoRoomError) as error:
+            storage.copy_to_local(storage_root, tmp_path / "copy")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert one_sentence(error).startswith(f"{tmp_path}/copy/big: the disk is full")
+    assert list((tmp_path / "copy").iterdir()) == []
 
 
 # ---- disks alone
