@@ -324,8 +324,10 @@ def _make_private_token() -> None:
     path = Path.home() / ".ray" / "auth_token"
     with contextlib.suppress(OSError):  # there is one already, or Ray will say what is wrong
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="auth_token.") as file:  # for this user alone
             file.write(secrets.token_hex(32))
+            file.flush()
+            os.link(file.name, path)  # whole: another Ray that starts now must not read half of it
 
 
 @contextlib.contextmanager

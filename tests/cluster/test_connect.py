@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import connect
+from cluster.connect import _make_private_token, connect
 from cluster.errors import ClusterError
 from tests.conftest import free_port, server_process
 
@@ -218,6 +218,23 @@ def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_
     assert "oken" not in done.stdout + done.stderr
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
+
+
+def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, seen = tmp_path / ".ray" / "auth_token", []
+
+    def make(num_bytes: int) -> str:
+        seen.append(path.exists())
+        return "ab" * num_bytes
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setattr("secrets.token_hex", make)
+    _make_private_token()
+    assert seen == [False] and path.read_text() == "ab" * 32 and path.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setattr("secrets.token_hex", lambda _: "another")
+    _make_private_token()
+    assert path.read_text() == "ab" * 32 and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.timeout(TIMEOUT_S)
