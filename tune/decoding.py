@@ -1,6 +1,6 @@
 """The trials of a decoding study: the curve over iterations with its seeds, the search, and what both come to."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +57,8 @@ class Found:
     """Settings that no other beats in quality without costing more, the cheapest first: trial, checkpoint, quality, seconds_per_clip, point."""
     best: dict[str, Any]
     """Of the front, the cheapest whose quality is within the spread of the best."""
+    best_row: str
+    """The trial whose row stands for the best; of a point of the curve that of the seed nearest to its mean."""
     trials: list[Ended]
     """Of the search."""
 
@@ -140,30 +142,45 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
     ]
     for name, points in curves.items():
         candidates += [
-            {"trial": "curve", "checkpoint": name, "point": {LEVEL_0: point.iterations}, "quality": point.quality, COST: point.cost}
-            for point in points
+            {"trial": CURVE, "checkpoint": name, "point": {LEVEL_0: point.iterations}, "quality": point.quality, COST: point.cost} for point in points
         ]
     if not candidates:
         told = "; ".join(sorted({ended.problem for ended in [*curve, *trials] if ended.problem})[:3])
         raise SoundStormError(f"no trial of {len(curve) + len(trials)} came to an end ({told}): search other values with --space")
     front = [candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])]
     best = next(found for found in front if found["quality"] <= front[-1]["quality"] + spread)
-    on_front = {found["trial"] for found in front}
+    of_entry: dict[str | tuple[str, int], list[Ended]] = {ended.trial: [ended] for ended in trials}
+    for name, points in curves.items():
+        of_entry |= {(name, point.iterations): _seeds(curve, name, checkpoints, point.iterations) for point in points}
+    on_front = {ended.trial for found in front for ended in of_entry[_key(found)]}
+    best_row = min(of_entry[_key(best)], key=lambda ended: abs(ended.last["quality"] - best["quality"])).trial
     rows = [
         {"part": part} | trial_row(ended, [*names, "seed"], ("quality", COST, *TRIAL_FIGURES)) | {"on_front": ended.trial in on_front}
         for part, found in (("curve", curve), ("search", trials))
         for ended in found
     ]
     rows.sort(key=lambda row: (row["state"] != "finished", row["quality"] if row["quality"] is not None else 0.0))
-    return Found(rows=rows, curves=curves, spread=spread, front=front, best=best, trials=trials)
+    return Found(rows=rows, curves=curves, spread=spread, front=front, best=best, best_row=best_row, trials=trials)
 
 
 def _curve(curve: list[Ended], checkpoint: str, checkpoints: list[str]) -> list[CurvePoint]:
-    results: dict[int, list[tuple[float, float]]] = {}
-    for ended in curve:
-        if ended.state == "finished" and ended.point.get("checkpoint", checkpoints[0]) == checkpoint:
-            results.setdefault(int(ended.point[LEVEL_0]), []).append((ended.last["quality"], ended.last[COST]))
-    return iterations_curve(results)
+    passes = {int(ended.point[LEVEL_0]) for ended in curve}
+    seeds = {count: _seeds(curve, checkpoint, checkpoints, count) for count in passes}
+    return iterations_curve({count: [(ended.last["quality"], ended.last[COST]) for ended in found] for count, found in seeds.items()})
+
+
+def _seeds(curve: list[Ended], checkpoint: str, checkpoints: list[str], passes: int) -> list[Ended]:
+    """The trials behind a point of the curve."""
+    return [
+        ended
+        for ended in curve
+        if ended.state == "finished" and ended.point.get("checkpoint", checkpoints[0]) == checkpoint and int(ended.point[LEVEL_0]) == passes
+    ]
+
+
+def _key(found: Mapping[str, Any]) -> str | tuple[str, int]:
+    """What an entry of the front is: a trial of the search, or a point of the curve of a checkpoint."""
+    return str(found["trial"]) if found["trial"] != CURVE else (str(found["checkpoint"]), int(found["point"][LEVEL_0]))
 
 
 def _sampler_point(point: Point) -> Point:

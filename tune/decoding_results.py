@@ -84,7 +84,7 @@ def write_decoding(
             names=list(searched),
             rows=found.rows,
             value="quality",
-            best=best["trial"],
+            best=found.best_row,
             importances=importances(searched, [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"]),
             importances_note="Of the distance, over the trials of the search.",
             cost=Cost(
