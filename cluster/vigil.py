@@ -71,7 +71,8 @@ def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] 
     thread = threading.Thread(target=do, name=WATCHED, daemon=True)
     problems: SimpleQueue[ClusterError] = SimpleQueue()
     closed = threading.Event()
-    next_look = time.monotonic() + LOOK_S
+    answered = time.monotonic()
+    next_look = answered + LOOK_S
     thread.start()
     threading.Thread(target=_check, args=(vigil, closed, problems), name="check", daemon=True).start()
     try:
@@ -81,7 +82,7 @@ def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] 
             if not problems.empty():
                 raise ClusterError(f"{problems.get()}. What is finished is kept: mend the cause and run again")
             if time.monotonic() >= next_look:
-                _look(vigil)
+                answered = _look(vigil, answered)
                 next_look = time.monotonic() + LOOK_S
     finally:
         closed.set()
@@ -115,12 +116,17 @@ def _check(vigil: Vigil, closed: threading.Event, problems: "SimpleQueue[Cluster
             continue
 
 
-def _look(vigil: Vigil) -> None:
-    """Raise if nobody has been at work for too long."""
+def _look(vigil: Vigil, answered: float) -> float:
+    """Raise if nobody has been at work for too long; returns when the ledger last answered, which it had done at `answered`."""
     try:
         silence_s = ray.get(vigil.ledger.silence_s.remote(), timeout=ANSWER_S)
-    except GetTimeoutError:  # a machine this busy says nothing about the work
-        return
+    except GetTimeoutError:  # a machine this busy says nothing about the work, but it does not stay so for ever
+        unheard_s = time.monotonic() - answered
+        if unheard_s > vigil.limits.start_timeout_s + vigil.limits.growth_s:
+            raise ClusterError(
+                f"Ray has not answered for {unheard_s:.0f} s; check with `ray status` whether its head is alive. What is finished is kept: run again"
+            ) from None
+        return answered
     except RayError as error:
         raise ClusterError(f"Ray no longer works on this machine ({type(error).__name__}). What is finished is kept: run again") from error
     limits = vigil.limits
@@ -135,3 +141,4 @@ def _look(vigil: Vigil) -> None:
             f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {vigil.num_workers} with {needed} each; check with "
             "`ray status` whether other jobs hold them. What is finished is kept: run again"
         )
+    return time.monotonic()

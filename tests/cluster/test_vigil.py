@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 
 from cluster.attempts import Beats, open_ledger
 from cluster.errors import ClusterError
@@ -53,6 +54,19 @@ def test_work_that_never_begins_though_there_is_room_is_given_up_later(tmp_path:
     guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0}, stall_timeout_s=0.1, start_timeout_s=1.0)
     with pytest.raises(ClusterError, match=r"though the nodes could hold 1 with 1 CPU each.*other jobs"):
         watch(stuck, guard)
+
+
+def test_a_ledger_that_never_answers_again_ends_the_work(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Deaf:
+        def silence_s(self) -> None:
+            stuck()
+
+    monkeypatch.setattr("cluster.vigil.ANSWER_S", 0.2)
+    guard = vigil(tmp_path, ray.remote(Deaf).options(num_cpus=0).remote(), {"CPU": 1.0}, start_timeout_s=2.0)
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=r"Ray has not answered for \d+ s.*kept: run again"):
+        watch(stuck, guard)
+    assert time.monotonic() - began < 60
 
 
 def test_slow_work_is_left_alone_while_a_worker_is_heard(tmp_path: Path, ray_session: None) -> None:
