@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from rich.markup import escape
 
-from cluster import storage, tables
+from cluster import records, storage, tables
 from jobs.audio_listing import audio_below
 from jobs.datasets import open_dataset
 from jobs.entry import console
@@ -24,7 +24,6 @@ LAYOUTS = {"meta/esc50.csv": ("esc50", "synthetic"), "metadata/UrbanSound8K.csv"
 """Datasets whose folder holds such a file."""
 TYPES = {"uri": pa.string(), "category": pa.string(), "fold": pa.int32(), "sha256": pa.string(), "dataset": pa.string()}
 """Columns of such a table that are used."""
-UNFINISHED = "generate.started.json"
 NO_CATEGORY = "all"
 MAX_LISTED_FOLDERS = 100
 """Of clips whose versions are looked for: UrbanSound8K has ten."""
@@ -56,15 +55,15 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         SoundStormError: there is no audio.
     """
     if uri.endswith(".parquet"):
-        return _with_sizes(_from_table(uri))
-    if storage.exists(storage.join(uri, UNFINISHED)):
+        return with_sizes(_from_table(uri))
+    if records.is_begun(uri, "generate"):
         raise SoundStormError(f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below")
     index = _index_of(uri)
     if index in TABLES:
         unusable = _rejected_by_tokenize(uri)
-        return _with_sizes([clip for clip in _from_table(storage.join(uri, index)) if clip.clip_id not in unusable])
+        return with_sizes([clip for clip in _from_table(storage.join(uri, index)) if clip.clip_id not in unusable])
     if index is not None:
-        return _with_sizes(_from_clips(_open_first(LAYOUTS[index], uri), "clip_id"))
+        return with_sizes(_from_clips(_open_first(LAYOUTS[index], uri), "clip_id"))
     root = storage.absolute(uri).rstrip("/") + "/"
     entries = sorted(audio_below(uri))
     if not entries:
@@ -87,7 +86,7 @@ def _index_of(uri: str) -> str | None:
     return next((name for name in (*TABLES, *LAYOUTS) if storage.exists(storage.join(uri, *name.split("/")))), None)
 
 
-def _with_sizes(clips: list[Clip]) -> list[Clip]:
+def with_sizes(clips: list[Clip]) -> list[Clip]:
     """The clips, each without a version with its size as one, as far as a few listings tell them."""
     folders = {clip.uri.rpartition("/")[0] for clip in clips if not clip.version}
     if not 0 < len(folders) <= MAX_LISTED_FOLDERS:

@@ -232,17 +232,14 @@ def _held_out_fold(dataset: Sequence[Clip], real_audio: str, requested: int | No
         )
     if len(folds) < 2:
         return None, f"{real_audio} is no dataset with folds, so what a model was trained on is not known"
-    return requested or fold or folds[-1], ""
+    return next(chosen for chosen in (requested, fold, folds[-1]) if chosen is not None), ""
 
 
 def _choose_classifier(option: str | None) -> tuple[bytes | None, TrainedClassifier | None, str]:
     """Content of the classifier's file and the classifier, or why there is none."""
     if option is not None:
         weights = storage.read_bytes(option)
-        try:
-            return weights, load_classifier(weights), ""
-        except SoundStormError as error:
-            raise SoundStormError(f"--classifier {option}: {error}") from error
+        return weights, load_classifier(weights, where=f"--classifier {option}"), ""
     try:
         weights = packaged(PACKAGED_WEIGHTS).read_bytes()
     except SoundStormError as error:

@@ -214,11 +214,7 @@ def _listener(options: Options, categories: list[str]) -> bytes:
     """The file of the classifier that chooses, which knows all of `categories`."""
     data = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
     where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
-    try:
-        listener = load_classifier(data)
-    except SoundStormError as error:
-        raise SoundStormError(f"{where}: {error}") from error
-    require_known(listener, categories, where)
+    require_known(load_classifier(data, where=where), categories, where)
     return data
 
 

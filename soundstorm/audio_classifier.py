@@ -240,8 +240,13 @@ def save_classifier(
     write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
 
-def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> TrainedClassifier:
+def load_classifier(source: Path | bytes | None = None, device: str = "cpu", *, where: str = "classifier weights") -> TrainedClassifier:
     """A classifier from the path or content of a file that `save_classifier` wrote; None means the one in the package.
+
+    Args:
+        source: the file, or its content.
+        device: where to run.
+        where: what to call content in errors.
 
     Raises:
         SoundStormError: the file is missing, damaged or of another kind.
@@ -249,7 +254,7 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu") -> 
     if source is None:
         data, where = packaged(PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
     elif isinstance(source, bytes):
-        data, where = source, "classifier weights"
+        data = source
     else:
         where = str(source)
         try:

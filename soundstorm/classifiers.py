@@ -69,9 +69,6 @@ def open_classifier(data: bytes, where: str, *, codec: Callable[[CodecFingerprin
     if form == ast_classifier.FORMAT:
         return load_ast_classifier(data, where, device)
     if form == audio_classifier.FORMAT:
-        try:
-            return load_classifier(data, device)
-        except SoundStormError as error:
-            raise SoundStormError(f"{where}: {error}") from error
+        return load_classifier(data, device, where=where)
     what = "no header of ours" if form is None else f"its format is '{form}'"
     raise SoundStormError(f"{where}: not a classifier ({what}): give a file that `soundstorm train-classifier` wrote")

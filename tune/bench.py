@@ -9,8 +9,11 @@ import ray
 from rich.markup import escape
 
 from cluster import storage
+from cluster.errors import ClusterError
+from cluster.giving_up import Limits
+from cluster.vigil import limits_here
 from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.clips import Clip, digest, draw_per_category
+from jobs.clips import Clip, digest, draw_per_category, with_sizes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset
 from jobs.entry import console
@@ -146,22 +149,42 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     labels = [label for label, name in enumerate(names) if name in present]
     if not labels:
         raise SoundStormError(f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(categories[:8])}: give its own dataset")
-    return Real(labels=labels, clips=draw_per_category(pool, options.real_per_class, seed=0), fold=fold)
+    return Real(labels=labels, clips=with_sizes(draw_per_category(pool, options.real_per_class, seed=0)), fold=fold)
 
 
 def open_listener(options: BenchOptions, categories: Sequence[str]) -> bytes:
     """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
     listener = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
     where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
-    require_known(load_classifier(listener), list(categories), where)
+    require_known(load_classifier(listener, where=where), list(categories), where)
     return listener
+
+
+def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:
+    """Wait for tasks as long as now and then one of them ends.
+
+    Raises:
+        ClusterError: none did for as long as a shard may take.
+    """
+    waiting = list(tasks)
+    while waiting:
+        ended, waiting = ray.wait(waiting, timeout=limits.shard_timeout_s + limits.growth_s)
+        if not ended:
+            for task in waiting:
+                ray.cancel(task, force=True)
+            raise ClusterError(
+                f"real clips: of {len(tasks)} tasks that measure them {len(waiting)} are left, and none has ended for "
+                f"{limits.shard_timeout_s + limits.growth_s:.0f} s; check with `ray status` that nodes are alive with a free CPU, then run again"
+            )
 
 
 def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
     """Measure the real clips in the cluster, and put all that trials share into the object store."""
     weights = ray.put(stand.weights)
     chunks = [stand.real[first : first + CHUNK] for first in range(0, len(stand.real), CHUNK)]
-    found: list[tuple[Measured | None, list[str]]] = ray.get([measure_real.remote(weights, chunk) for chunk in chunks])
+    tasks = [measure_real.remote(weights, chunk) for chunk in chunks]
+    _await_all(tasks, limits_here())
+    found: list[tuple[Measured | None, list[str]]] = ray.get(tasks)
     parts = [part for part, _ in found if part is not None]
     rejected = [name for _, names in found for name in names]
     if rejected:

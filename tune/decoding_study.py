@@ -5,7 +5,7 @@ test fold are left out, so that what is chosen here can be measured there with `
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from cluster import records, storage
 from jobs.entry import leave, start
@@ -25,7 +25,8 @@ STAGE = "tune"
 class Options(StudyOptions, DecodingOptions):
     """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one checkpoint."""
 
-    least_trials = 0  # the curve alone will do
+    least_trials: ClassVar[int] = 0
+    """The curve alone will do."""
 
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import optuna
 from ray import tune
@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.markup import escape
 
-from cluster import storage
+from cluster import records, storage
 from cluster.connect import ClusterInfo
 from jobs.entry import console
 from jobs.trainer import WorkerPlan, plan_workers
@@ -64,11 +64,12 @@ class StudyOptions:
     resume: bool = False
     """Go on with a study, which must be there. The same command without this does so too, where there is one."""
     overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
-    least_trials = 1  # of a study of this kind; no option
+    least_trials: ClassVar[int] = 1
+    """Of a study of this kind; no option."""
 
     def __post_init__(self) -> None:
         require_least("num_trials", self.num_trials, self.least_trials)
@@ -88,7 +89,7 @@ def require_least(option: str, value: float | None, least: float) -> None:
 
 def require_begun(output_dir: str, stage: str, resume: bool) -> None:
     """Raise SoundStormError if there is nothing to resume."""
-    if resume and not any(storage.exists(storage.join(output_dir, name)) for name in (f"{stage}.started.json", f"{stage}.json")):
+    if resume and not records.is_begun(output_dir, stage) and records.read(output_dir, stage) is None:
         raise SoundStormError(f"--resume: no study was begun in {output_dir}; leave it out to begin one there")
 
 

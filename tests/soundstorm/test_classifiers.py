@@ -48,13 +48,13 @@ def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
         (b"[" * 100_000, "its file: not a classifier (no header of ours)"),
         (save({"a": torch.zeros(1)}), "its file: not a classifier (no header of ours)"),
         (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-compact-codec-1')"),
-        (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: classifier weights: not a classifier"),
+        (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: not a classifier ("),
     ],
 )
 def test_a_file_that_is_no_classifier_is_one_clear_message(data: bytes, message: str) -> None:
     with pytest.raises(SoundStormError) as raised:
         open_classifier(data, "its file")
-    assert message in str(raised.value) and "soundstorm train-classifier" in str(raised.value)
+    assert str(raised.value).startswith(message) and "soundstorm train-classifier" in str(raised.value)
 
 
 def test_a_classifier_of_codes_refuses_another_codec(of_codes: bytes, tiny_codec: Path) -> None:
