@@ -85,7 +85,7 @@ class SoundStorm(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.head_bias.device
+        return self.class_embedding.weight.device
 
     def embed(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
         """What the Conformer takes in, (B, T, D): the sum of the embeddings of a frame's codes and of the class.

@@ -60,6 +60,11 @@ def clip(category: str, duration_s: float = 1.0, seed: int = 0) -> np.ndarray:
     return to_pcm16(synthesize(category, seed, duration_s, 24_000))
 
 
+def test_the_generator_within_a_classifier_says_where_it_is_though_it_has_no_heads(codec: Codec) -> None:
+    assert network(codec).backbone.device == torch.device("cpu")
+    assert SoundStorm(SMALL).to("meta").device == torch.device("meta")
+
+
 # ---- what it hears
 
 
