@@ -74,7 +74,7 @@ def codec_of_samples(uri: str) -> tuple[CodecFingerprint | None, str]:
         if place.endswith(".parquet") and storage.exists(place):
             metadata = tables.table_info(place).metadata
             if "codec_sha256" in metadata:
-                return CodecFingerprint.from_metadata(metadata, place), place
+                return CodecFingerprint.from_metadata(metadata, place, "generate"), place
     return None, ""
 
 

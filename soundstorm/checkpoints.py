@@ -61,7 +61,7 @@ class Checkpoint:
     provenance: Provenance
     """What it was trained on, as far as `config.json` tells."""
     extra: dict[str, Any]
-    """Notes for people."""
+    """What the trainer noted: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two must agree with `provenance`."""
 
 
 def save_checkpoint(
@@ -84,7 +84,7 @@ def save_checkpoint(
         folder: where it goes; it is written beside it and renamed, so a reader never sees half of it.
         model: the network to publish, such as the averaged one.
         trained_on: what it learned from; None: not known, and every test of what learns from it is refused.
-        extra: notes for people, plain JSON values.
+        extra: what the trainer notes, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, else nothing counts as known.
         training_state: what resuming needs: tensors, numbers, text, and lists and dictionaries of these.
         packed: round the weights as `soundstorm.packing` does; for publishing, not for going on with training.
 
@@ -273,7 +273,7 @@ def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
     for key in ("name", "sha256"):
         if not isinstance(values.get(key, ""), str):
             raise SoundStormError(f"{path}: {key} of the codec is {values[key]!r}, not text")
-    return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec")
+    return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec", "train")
 
 
 def _read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

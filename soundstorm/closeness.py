@@ -199,7 +199,7 @@ class _Comparison:
             means_ND = np.stack([rows_WD.mean(axis=0) for rows_WD in clips.embedding(embedding)])
             value = within_class_distance(means_ND, clips.categories)
             if value is None:
-                raise Unsaid(f"no class has two {name} clips", *values)
+                raise Unsaid(f"no class has two {name} clips", generated=values[0] if values else None)
             values.append(value)
         return values[0], values[1]
 

@@ -102,7 +102,8 @@ class TrainingConfig(Settings):
     cooldown_share: float = 0.3
     """Share of all steps in which the learning rate of `trapezoid` falls; the other schedules fall from the end of the rise."""
     recorded_share: float = 0.3
-    """Share of examples that are the clip as recorded, where there are other views of it; the rest is drawn evenly from all its views."""
+    """Share of examples that are the clip as recorded, where there are other views of it; the rest is drawn evenly from all its views. This,
+    `crop_frames` and `filled_frames` are for whoever makes the batches, see `soundstorm.batching`; a step takes these as they are."""
     class_dropout: float = 0.1
     """Share of examples trained without their class, for guidance."""
     first_level_share: float = 0.125
@@ -187,7 +188,8 @@ class SamplerSettings(Settings):
     upper_guidance: float | None = None
     """Guidance weight at all levels above 0; none: that of level 0."""
     candidates: int = 1
-    """Draws of each sample, of which the one is kept that a classifier takes most surely for its class; see `soundstorm.choice`."""
+    """Draws of each sample, of which the one is kept that a classifier takes most surely for its class; see `soundstorm.choice`. What decodes makes
+    one draw: whoever wants more calls it so often."""
 
     def __post_init__(self) -> None:
         passes = (self.iterations,) if isinstance(self.iterations, int) else self.iterations

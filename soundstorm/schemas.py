@@ -244,21 +244,22 @@ class CodecFingerprint:
         return {f"codec_{key}": str(value) for key, value in asdict(self).items()}
 
     @classmethod
-    def from_metadata(cls, metadata: dict[str, str], where: str) -> Self:
-        """The inverse of `to_metadata`; `where` names the file in the error if a key is missing or malformed."""
+    def from_metadata(cls, metadata: dict[str, str], where: str, made_by: str = "tokenize") -> Self:
+        """The inverse of `to_metadata`; if a key is missing or malformed, the error names the file, `where`, and the command that makes it anew."""
+        remedy = f"make it again with `soundstorm {made_by}`"
         values: dict[str, str | float] = {}
         for field in fields(cls):
             text = metadata.get(f"codec_{field.name}")
             if text is None:
-                raise SoundStormError(f"{where}: no codec fingerprint ('codec_{field.name}' is missing); make it again with `soundstorm tokenize`")
+                raise SoundStormError(f"{where}: no codec fingerprint ('codec_{field.name}' is missing); {remedy}")
             if field.type in (int, "int"):
                 if not text.isascii() or not text.isdigit() or len(text) > MAX_DIGITS:
-                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a whole number; make it again with `soundstorm tokenize`")
+                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a whole number; {remedy}")
                 values[field.name] = int(text)
             elif field.type in (float, "float"):
                 whole, _, rest = text.partition(".")
                 if not text.isascii() or not (whole + rest).isdigit() or not whole or len(text) > MAX_DIGITS:
-                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a number; make it again with `soundstorm tokenize`")
+                    raise SoundStormError(f"{where}: codec_{field.name} is '{text}', not a number; {remedy}")
                 values[field.name] = float(text)
             else:
                 values[field.name] = text

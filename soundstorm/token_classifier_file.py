@@ -61,7 +61,7 @@ class Origin:
         sha256, teacher_sha256 = values["generator_sha256"], values.get("teacher_sha256")  # earlier files had no teacher
         if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None) or not isinstance(teacher_sha256, str | None):
             raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
-        fingerprint = CodecFingerprint.from_metadata(codec, "codec")
+        fingerprint = CodecFingerprint.from_metadata(codec, "codec", "train-classifier")
         return cls(codec=fingerprint, mode=values["mode"], generator_sha256=sha256, teacher_sha256=teacher_sha256)
 
 

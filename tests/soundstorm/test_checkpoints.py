@@ -178,7 +178,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no width": (lambda folder: edit(folder, lambda config: config["architecture"].pop("width")), ["config.json", "'width' is missing"]),
     "absurd depth": (lambda folder: edit(folder, lambda config: config["architecture"].update(depth=10**9)), ["config.json", "depth", "1000000000"]),
     "depth as text": (lambda folder: edit(folder, lambda config: config["architecture"].update(depth="1")), ["config.json", "depth", "'1'"]),
-    "no fingerprint": (lambda folder: edit(folder, lambda config: config["codec"].pop("sha256")), ["config.json", "sha256"]),
+    "no fingerprint": (
+        lambda folder: edit(folder, lambda config: config["codec"].pop("sha256")),
+        ["config.json", "sha256", "make it again with `soundstorm train`"],
+    ),
     "another codec geometry": (lambda folder: edit(folder, lambda config: config["codec"].update(num_levels=8)), ["config.json", "8x30", "2x30"]),
     "too few categories": (lambda folder: edit(folder, lambda config: config["categories"].pop()), ["config.json", "2 categories", "3 classes"]),
     "equal categories": (lambda folder: edit(folder, lambda config: config.update(categories=["a", "a", "b"])), ["config.json", "categories"]),

@@ -69,6 +69,8 @@ def test_a_malformed_fingerprint_is_refused_with_the_table_named(damage: dict[st
 def test_a_missing_fingerprint_is_refused_with_the_remedy() -> None:
     with pytest.raises(SoundStormError, match=r"t.parquet: no codec fingerprint.*soundstorm tokenize"):
         CodecFingerprint.from_metadata({}, "t.parquet")
+    with pytest.raises(SoundStormError, match=r"config.json: no codec fingerprint.*make it again with `soundstorm train`$"):
+        CodecFingerprint.from_metadata({}, "config.json", "train")
 
 
 def test_a_mismatch_names_both_codecs() -> None:
