@@ -77,7 +77,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of `python -m jobs.download`."""
-    leave(start(Options, run, program="python -m jobs.download"))
+    leave(start(Options, run))
 
 
 def _download(options: Options, dataset: Dataset, location: str) -> None:

@@ -28,6 +28,7 @@ console = Console(stderr=True, soft_wrap=True)
 
 EXIT_PROBLEM = 1
 EXIT_INTERRUPTED = starting.EXIT_INTERRUPTED
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MAX_CHARACTERS = 2000
 """Of a message."""
 
@@ -45,8 +46,8 @@ def start(
         if threading.current_thread() is threading.main_thread():
             starting.end()
             signal.signal(signal.SIGTERM, _interrupt)  # as schedulers send it
-        logging.basicConfig(level=os.environ.get("SOUNDSTORM_LOG", "WARNING").upper(), format="%(levelname)s %(name)s: %(message)s")
-        options = tyro.cli(options_type, args=arguments, prog=program)
+        logging.basicConfig(level=_log_level(), format="%(levelname)s %(name)s: %(message)s")
+        options = tyro.cli(options_type, args=arguments, prog=program or _module())
         summary = run(options)
     except (SoundStormError, ClusterError) as error:
         if os.environ.get("SOUNDSTORM_DEBUG"):
@@ -65,6 +66,19 @@ def start(
         return EXIT_PROBLEM
     sys.stdout.write(printable(summary["message"]) + "\n")
     return 0
+
+
+def _module() -> str | None:
+    """How this program was called, where that was by the name of a module."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else f"python -m {spec.name}"
+
+
+def _log_level() -> str:
+    level = os.environ.get("SOUNDSTORM_LOG", "WARNING").upper()
+    if level not in LOG_LEVELS:
+        raise SoundStormError(f"SOUNDSTORM_LOG is '{os.environ['SOUNDSTORM_LOG']}': give one of {', '.join(LOG_LEVELS)}, or unset it")
+    return level
 
 
 def show_every_character() -> None:

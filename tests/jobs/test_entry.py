@@ -5,11 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
 
+from jobs.entry import start
 from tests.conftest import ROOT
+
+
+@dataclass
+class NoOptions:
+    """A command without any."""
+
 
 GIVEN_UP = """
 import atexit, dataclasses, threading
@@ -70,6 +79,21 @@ def test_a_character_that_a_stream_cannot_show_is_written_as_an_escape() -> None
     done = subprocess.run([sys.executable, "-c", WORDS], cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=240, check=False)
     assert (done.returncode, done.stdout) == (0, "10 clips in o13\\xfc, \\xdce4\n"), done.stderr
     assert done.stderr == "o13\\xfc \\u2501 \\u9ce5\n"
+
+
+def test_a_log_level_that_is_none_is_one_clear_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("SOUNDSTORM_LOG", "chatty")
+    assert start(NoOptions, lambda _: {"message": "done"}, []) == 1
+    assert capsys.readouterr().err == "error: SOUNDSTORM_LOG is 'chatty': give one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or unset it\n"
+    monkeypatch.setenv("SOUNDSTORM_LOG", "info")
+    assert start(NoOptions, lambda _: {"message": "done"}, []) == 0 and capsys.readouterr().out == "done\n"
+
+
+def test_the_usage_of_a_module_names_the_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("jobs.train", None))
+    with pytest.raises(SystemExit) as ended:
+        start(NoOptions, lambda _: {"message": "done"}, ["--help"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: python -m jobs.train ")
 
 
 def test_help_is_shown_where_output_is_ascii() -> None:
