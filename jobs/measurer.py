@@ -69,6 +69,7 @@ class Measurer:
         reader = tars.Reader()
         rows, pairs, rejected = [], [], []
         waveforms: dict[int, np.ndarray] = {}
+        partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
         for index, item in enumerate(items):
             clip = item.clip
             try:
@@ -86,8 +87,9 @@ class Measurer:
                 rows.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
-                    partner = load_clip(item.partner.uri, max_duration_s=self.max_duration_s, dataset=item.partner.dataset)
-                    pairs.append(pairs_row(item.partner, item.clip, self._banded(partner), waveform))
+                    if item.partner.uri not in partners:
+                        partners[item.partner.uri] = self._banded(load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset))
+                    pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
         wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
         features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
         named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]

@@ -54,7 +54,7 @@ class Plan:
     shard_size: int
     """Items per part; the last may have fewer."""
     payload: Callable[[range], Any]
-    """What the actor's method gets beside the part's name, for a range of items."""
+    """What the actor's method gets beside the part's name, for a range of items; asked for in rising order of the ranges."""
     settings: str
     """Digest of the settings, which each part has in its metadata."""
 
