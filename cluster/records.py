@@ -61,7 +61,7 @@ def begin(
         output_uri: the stage's output folder.
         name: the stage.
         settings: everything that decides what the output is; plain values, lists and dicts.
-        overwrite: start afresh, whatever is there.
+        overwrite: start afresh: delete what earlier runs of the stage left.
         free: keys of `settings` whose values may change while the stage is under way, and after.
         outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused where no record says
             that the stage made them.

@@ -14,7 +14,7 @@ from cluster import records, storage
 from cluster.connect import connect
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
 from jobs.entry import console, leave, start
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.fold_chain import STAGE as FOLD_STAGE
 from jobs.fold_chain import Settings, fold_identity, plan_folds, prepare, run_fold, stages_of
 from jobs.fold_results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
@@ -170,7 +170,8 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE, "codecs", "tokens", *(f"fold-{fold}" for fold in everywhere))
     record = records.begin(options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs)
     asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
-    if record is not None and record.counts.get("compare") == asked["compare"] and set(wanted) <= set(record.counts.get("done", [])):
+    is_summed_up = record is not None and record.counts.get("compare") == asked["compare"] and set(wanted) <= set(record.counts.get("done", []))
+    if record is not None and is_summed_up and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     done = _do_folds(options, settings, index, wanted)
     done |= {
@@ -186,18 +187,18 @@ def run(options: Options) -> dict[str, Any]:
 
 def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[int]) -> dict[int, dict[str, Any]]:
     """Do the folds that are not finished, side by side; returns the counts of the records of all."""
+    plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
+    for leak in (leak for plan in plans.values() for leak in plan.leaks):
+        console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
+    folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
+    for fold, plan in plans.items():
+        stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before anything is started
+    finished = {fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted}
+    done = {fold: record.counts for fold, record in finished.items() if record is not None}
+    todo = [fold for fold in wanted if fold not in done]
+    if not todo:
+        return done
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
-        for leak in (leak for plan in plans.values() for leak in plan.leaks):
-            console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
-        folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
-        for fold, plan in plans.items():
-            stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before the first begins
-        finished = {fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted}
-        done = {fold: record.counts for fold, record in finished.items() if record is not None}
-        todo = [fold for fold in wanted if fold not in done]
-        if not todo:
-            return done
         prepare(settings, [plans[fold] for fold in todo], options.output_dir)
         concurrent, share = plan_trials(len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info)
         gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""

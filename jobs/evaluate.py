@@ -26,7 +26,7 @@ from jobs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clip
 from jobs.codecs import choose_codec, codec_of_samples
 from jobs.entry import console, leave, start
 from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.measurer import MAX_CLIP_S, Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, settings_digest
@@ -165,7 +165,8 @@ def run(options: Options) -> dict[str, Any]:
     }
     outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html", PLAYERS_FOLDER, "failed.parquet")
     record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None:
+    made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
+    if record is not None and all_there(options.output_dir, *made, "summary.json", "report.html"):
         return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
     bands = bands or find_bands(real, generated, options.seed)
@@ -297,9 +298,8 @@ def _report(
         fingerprints["classifier"] = scope.classifier.sha256
     if scope is not None and scope.model is not None:
         fingerprints[f"model {scope.model.name}"] = str(scope.settings["embedding_model_sha256"])
-    manifest = (
-        storage.join(options.generated_audio, "samples.parquet") if not options.generated_audio.endswith(".parquet") else options.generated_audio
-    )
+    place = options.generated_audio
+    manifest = place if place.endswith(".parquet") else storage.join(place, "samples.parquet")
     sampler: dict[str, str] = {}
     if storage.exists(manifest):
         metadata = tables.table_info(manifest).metadata
@@ -342,7 +342,9 @@ def _worst(summary: Summary) -> str:
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     said = ", ".join(counts[name] for name in ("bands", "worst", "close") if name in counts)
-    message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {options.output_dir}/report.html"
+    message = (
+        f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {storage.join(options.output_dir, 'report.html')}"
+    )
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

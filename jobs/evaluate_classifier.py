@@ -14,10 +14,11 @@ from cluster.connect import connect
 from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.leaks import refuse_leaks
 from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
 from jobs.provenance import test_of
+from jobs.recordings import MAX_DURATION_S
 from soundstorm.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification import Accuracy, classify_predictions
 from soundstorm.classifiers import Classifier
@@ -52,14 +53,14 @@ class Options(DatasetOptions):
     allow_leak: bool = False
     """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
     overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.max_duration > 0:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        if not 0 < self.max_duration <= MAX_DURATION_S:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}")
         if self.test_views < 1:
             raise SoundStormError(f"--test-views is {self.test_views}: give at least 1")
 
@@ -90,9 +91,9 @@ def run(options: Options) -> dict[str, Any]:
         "leaks": leaks,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE))
-    if record is not None:
+    if record is not None and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
         return told_again(options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; "))
-    with connect(options.address):
+    with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
         console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False)
         predictions = name_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:

@@ -34,6 +34,8 @@ DECODED = pa.schema(
 """A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content` is
 `soundstorm.provenance.content_of` its file, `notes` as in `clips`."""
 
+MAX_DURATION_S = 3600.0
+"""The most seconds of a recording that can be asked for."""
 DEADLY = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
 MAX_RETRIES = 12

@@ -1,4 +1,4 @@
-"""Recordings to codec tokens: Ray Data reads and decodes audio on CPU tasks and encodes it in a pool of codec actors.
+"""Recordings to codec tokens: Ray Data has a pool of codec actors read and encode them; for actors with GPUs, CPU tasks read and decode ahead.
 
 The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or not at
 all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that are there.
@@ -29,7 +29,7 @@ from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored
 from jobs.entry import console, leave, start
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.parts import SETTINGS, settings_digest
 from jobs.progress import Counter, progress
 from jobs.recording_files import split_long
@@ -123,7 +123,7 @@ def run(options: Options) -> dict[str, Any]:
     outputs = ("clips.parquet", "tokens", "rejected", IGNORED_FILE, "notes")
     tell_ignored(index, options.verbose)
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None:
+    if record is not None and _is_whole(options, index):
         return told_again(options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: "))
     if options.long == "split":
         index = replace(index, clips=split_long(index.clips, options.max_duration))
@@ -157,6 +157,13 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
             gc.collect()  # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
             todo = _missing(options, clips)
             counter.advance(max(0, _num_done(options, clips, todo) - counter.done))
+
+
+def _is_whole(options: Options, index: Index) -> bool:
+    """Whether all that a finished run left is still there; of windows of recordings, which are not counted yet, only whether there are any."""
+    if not all_there(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
+        return False
+    return options.long == "split" or not _missing(options, index.clips)
 
 
 def _missing(options: Options, clips: pa.Table) -> list[int]:

@@ -24,14 +24,14 @@ from jobs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoin
 from jobs.clips_per_step import batch_of_worker
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.progress import duration
 from jobs.tokens import Tokens, open_tokens
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
 from jobs.training_worker import train_on_worker
 from soundstorm.centroids import log_counts
-from soundstorm.checkpoints import Checkpoint, load_checkpoint, load_training_state
+from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
 from soundstorm.code_vectors import centroid_weights, latent_dim, start_embeddings
 from soundstorm.codec import Codec
 from soundstorm.errors import SoundStormError
@@ -82,7 +82,7 @@ class Options:
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
     overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -133,7 +133,8 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
         record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
-        if record is not None:
+        made = (f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
+        if record is not None and all_there(options.output_dir, *made):
             return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
         weights = first_weights(architecture, config.seed, tokens, origin, codec)
         counts = _train(options, tokens, architecture, config, origin, chosen, weights)

@@ -20,9 +20,10 @@ from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
 from jobs.clips_per_step import batch_of_worker
 from jobs.datasets import DatasetOptions, folds_record, open_and_tell
 from jobs.entry import console, leave, start
-from jobs.finished import told_again
+from jobs.finished import all_there, told_again
 from jobs.predictions import PREDICTIONS_FILE, clips_of_classes, count_right, name_clips, write_predictions
 from jobs.progress import duration
+from jobs.recordings import MAX_DURATION_S
 from jobs.train_ast import AstRecipe
 from jobs.train_cnn import CnnRecipe
 from jobs.train_token_classifier import TokenRecipe, open_source
@@ -69,7 +70,7 @@ class Options(DatasetOptions):
     preset: str | None = None
     """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
     fold: int | None = None
-    """The test fold, which is not trained on but named; default: the dataset's last."""
+    """The test fold, which is not trained on but named; default: the last that has clips."""
     epochs: int | None = None
     """Passes over the clips; default: the preset's."""
     batch_size: int | None = None
@@ -95,7 +96,7 @@ class Options(DatasetOptions):
     """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then not to be
     trusted, and the record says so."""
     overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
+    """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
     """Ray cluster to join; default: start one here."""
 
@@ -111,8 +112,8 @@ class Options(DatasetOptions):
                 raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give 0 or more")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
-        if not self.max_duration > 0:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
+        if not 0 < self.max_duration <= MAX_DURATION_S:
+            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}")
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
         if self.model == "ast" and self.mode == "codec":
@@ -155,7 +156,7 @@ def run(options: Options) -> dict[str, Any]:
     outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
         record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
-        if record is not None:
+        if record is not None and all_there(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
             return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
         with connect(options.address, await_gpu=options.device != "cpu") as info:
             counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
@@ -171,7 +172,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
         mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
         chosen: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")}
         return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
-    fold = index.num_folds if options.fold is None else options.fold
+    fold = max(index.clips["fold"].to_pylist()) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
     shared: dict[str, Any] = {"dataset": options.dataset, "location": storage.absolute(options.location), "fold": fold}

@@ -290,3 +290,15 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, synthetic_dataset: Path, tmp_path: Path, ray_session: None) -> None:
     with pytest.raises(SoundStormError, match=message):
         run(options(synthetic_dataset, tmp_path / "out", **changes))
+
+
+@pytest.mark.parametrize(("changes", "message"), [({"lr": -1.0}, "--lr is -1.0"), ({"preset": "huge"}, "--preset is 'huge'")])
+def test_a_setting_that_is_wrong_for_a_late_stage_is_told_before_ray_is_started(
+    changes: dict[str, Any], message: str, synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("Ray was started")
+
+    monkeypatch.setattr("jobs.cross_validate.connect", refuse)
+    with pytest.raises(SoundStormError, match=message):
+        run(options(synthetic_dataset, tmp_path / "out", **changes))

@@ -181,6 +181,15 @@ def test_the_report_names_classes_fingerprints_and_settings(evaluated: Evaluated
 # ---- repeated and interrupted runs
 
 
+def test_a_report_that_was_deleted_is_written_again_from_what_was_measured(evaluated: Evaluated) -> None:
+    uri = storage.join(evaluated.output, "report.html")
+    storage.delete(uri)
+    before = {name: time for name, time in file_times(evaluated.output).items() if name.startswith("parts/")}
+    assert not evaluate.run(evaluated.again)["message"].startswith("already done")
+    assert storage.exists(uri)
+    assert before and {name: file_times(evaluated.output)[name] for name in before} == before
+
+
 def test_a_second_run_does_nothing_and_other_settings_are_refused(evaluated: Evaluated, tiny_classifier: str, tmp_path: Path) -> None:
     before = file_times(evaluated.output)
     summary = evaluate.run(evaluated.again)

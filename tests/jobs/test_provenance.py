@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.connect import connect
 from cluster.errors import ClusterError
 from jobs import evaluate_classifier
 from jobs.datasets import open_dataset
@@ -93,12 +94,28 @@ def test_evaluate_classifier_refuses_what_was_trained_on_or_is_not_known_unless_
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["leaks"] == told["leaks"]
 
 
+def test_a_test_waits_for_no_gpu_that_the_cluster_may_add(
+    synthetic_dataset: Path, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.connect.MAX_GPUS", "memory")  # a resource that this cluster has
+    monkeypatch.setattr("cluster.connect.GROWTH_TIMEOUT_S", 0.0)
+    with pytest.raises(ClusterError, match="the cluster added no GPU"), connect():
+        pass
+    path = tmp_path / "classifier.safetensors"
+    save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=None)
+    data = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
+    assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["clips"]
+
+
 def test_a_test_whose_recordings_were_changed_is_not_taken_for_done(synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
     sounds, path = shutil.copytree(synthetic_dataset, tmp_path / "sounds"), tmp_path / "classifier.safetensors"
     save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=None)
     data = {"dataset": "synthetic", "data_dir": str(sounds), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
     evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))
     assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"].startswith("already tested")
+    (tmp_path / "out" / "summary.json").unlink()
+    again = evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"]
+    assert not again.startswith("already tested") and (tmp_path / "out" / "summary.json").exists()
     changed = next((sounds / "audio").glob("2-*"))
     changed.write_bytes(changed.read_bytes() + b"\0\0")
     with pytest.raises(ClusterError, match="other settings: clips: then"):

@@ -126,6 +126,20 @@ def test_a_second_run_does_nothing(tokenized: Tokenized, mixed_dataset: MixedDat
     assert summary["tokens"] == tokenized.summary["tokens"]
 
 
+def test_what_was_deleted_of_a_finished_run_is_made_again(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path: Path
+) -> None:
+    output = str(shutil.copytree(tokenized.output, tmp_path / "out"))
+    part = Path(output) / "tokens" / "part-00001.parquet"
+    content, before = part.read_bytes(), file_times(output)
+    part.unlink()
+    assert not tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))["message"].startswith("already done")
+    assert part.read_bytes() == content
+    kept = {name for name in before if name.startswith("tokens/") and name != "tokens/part-00001.parquet"}
+    assert kept and {name: file_times(output)[name] for name in kept} == {name: before[name] for name in kept}
+    assert tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))["message"].startswith("already done")
+
+
 def test_other_settings_are_refused_with_the_names_of_their_keys(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
     before = file_times(tokenized.output)
     with pytest.raises(ClusterError, match=r"max_duration_s: then 30\.0, now 2\.0.*--overwrite"):

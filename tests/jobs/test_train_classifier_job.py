@@ -7,10 +7,12 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
 import pytest
 import ray.train
 
@@ -20,7 +22,7 @@ from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs.datasets import open_dataset, rows_of_folds
 from jobs.predictions import clips_of_classes, name_clips
-from jobs.train_classifier import Options, run, train_on_worker
+from jobs.train_classifier import Options, _recipe, run, train_on_worker
 from soundstorm.audio import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio_classifier import load_classifier
 from soundstorm.audio_classifier_training import AudioClassifierTrainer
@@ -178,6 +180,7 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
         ({"seed": -1}, "--seed is -1"),
         ({"checkpoint_every": 0}, "--checkpoint-every is 0"),
         ({"max_duration": 0.0}, "--max-duration is 0.0"),
+        ({"max_duration": float("inf")}, "--max-duration is inf: give seconds, more than 0 and at most 3600"),
         ({"test_views": 0}, "--test-views is 0"),
         ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
     ],
@@ -185,6 +188,12 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match=message):
         options(tmp_path, tmp_path, **changes)
+
+
+def test_without_an_option_the_test_fold_is_the_last_that_has_clips(dataset: Path, tmp_path: Path) -> None:
+    index = open_dataset("synthetic", str(dataset))
+    without_5 = replace(index, clips=index.clips.filter(pc.less(index.clips["fold"], 5)))
+    assert [_recipe(options(dataset, tmp_path), found).fold for found in (index, without_5)] == [5, 4]
 
 
 def test_a_test_fold_that_the_dataset_does_not_have_is_refused(dataset: Path, tmp_path: Path) -> None:
