@@ -298,8 +298,7 @@ def _report(
         fingerprints["classifier"] = scope.classifier.sha256
     if scope is not None and scope.model is not None:
         fingerprints[f"model {scope.model.name}"] = str(scope.settings["embedding_model_sha256"])
-    place = options.generated_audio
-    manifest = place if place.endswith(".parquet") else storage.join(place, "samples.parquet")
+    manifest = options.generated_audio if options.generated_audio.endswith(".parquet") else storage.join(options.generated_audio, "samples.parquet")
     sampler: dict[str, str] = {}
     if storage.exists(manifest):
         metadata = tables.table_info(manifest).metadata
@@ -342,9 +341,8 @@ def _worst(summary: Summary) -> str:
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     said = ", ".join(counts[name] for name in ("bands", "worst", "close") if name in counts)
-    message = (
-        f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {storage.join(options.output_dir, 'report.html')}"
-    )
+    where = storage.join(options.output_dir, "report.html")
+    message = f"{prefix}{counts['generated']} generated against {counts['real']} real clips, {said}: {where}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 
