@@ -1,5 +1,8 @@
 """Downloading over HTTP: a file appears whole and verified, or not at all, and a broken download goes on where it broke.
 
+What is verified is what is known of the file: its checksum, its size, or the length that the server tells. Of a file of which nothing is known, the
+end of the answer is the end.
+
 What has arrived lies beside the destination as `NAME.part`, with `NAME.part.etag` telling which version of the source it belongs to.
 """
 
@@ -16,6 +19,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
@@ -24,6 +28,8 @@ from cluster.file_lock import one_at_a_time
 from cluster.storage_errors import file_error
 
 CHUNK_BYTES = 1 << 16
+SLOWEST_BYTES = 1024
+"""An answer that brings less within the time-out is broken off, and an attempt that brought less brought nothing new."""
 MAX_WAIT_S = 30.0
 """The longest pause between two attempts."""
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -147,7 +153,7 @@ def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
             broken = error
         answered = answered or not broken.unreachable
         arrived = _size_of(transfer.part)
-        failures = 1 if arrived > furthest else failures + 1
+        failures = 1 if arrived >= furthest + SLOWEST_BYTES else failures + 1
         furthest = max(furthest, arrived)
         if failures > (retries if answered else min(retries, 1)):
             raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}") from broken
@@ -167,6 +173,7 @@ def _attempt(transfer: _Transfer) -> None:
             headers["If-Range"] = version
     try:
         with requests.get(transfer.url, headers=headers, stream=True, timeout=transfer.timeout_s) as response:
+            _require_kept_secure(transfer, response)
             accepted = _accepted_offset(transfer, response, offset, version)
             if accepted is not None:
                 _receive(transfer, response, accepted)
@@ -223,7 +230,7 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
     done = offset
     with transfer.part.open("ab") as file:
         file.truncate(offset)
-        for chunk in response.iter_content(CHUNK_BYTES):
+        for chunk in _chunks(response, transfer.timeout_s):
             file.write(chunk)
             done += len(chunk)
             transfer.on_progress(done, expected)
@@ -236,6 +243,40 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
         raise _BrokenError(f"the server sent more than the {expected:,} bytes it announced")
     if expected is not None and done < expected:
         raise _BrokenError(f"the connection ended after {done:,} of {expected:,} bytes")
+
+
+def _chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
+    """The body as it comes in.
+
+    Raises:
+        _BrokenError: hardly anything comes.
+        requests.RequestException: the connection broke.
+    """
+    since, arrived = time.monotonic(), 0
+    while True:
+        try:
+            chunk = response.raw.read1(CHUNK_BYTES, decode_content=True)
+        except urllib3.exceptions.HTTPError as error:
+            raise requests.ConnectionError(error) from error
+        if not chunk:
+            return
+        yield chunk
+        arrived += len(chunk)
+        passed_s = time.monotonic() - since
+        if passed_s > timeout_s:
+            if arrived < SLOWEST_BYTES:
+                raise _BrokenError(f"the server sent only {arrived} bytes in {passed_s:.0f} s")
+            since, arrived = time.monotonic(), 0
+
+
+def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> None:
+    """Raise ClusterError where an address that begins with https:// led to one that does not: what comes from there may be anybody's."""
+    steps = [step.url for step in (*response.history, response)]
+    insecure = [url for url in steps if not url.startswith("https://")]
+    if steps[0].startswith("https://") and insecure and not transfer.trusted:
+        raise ClusterError(
+            f"{_public(transfer.url)} leads to {_public(insecure[0])}, which is not secure (no https://); {_remedy(transfer.destination)}"
+        )
 
 
 def _total_bytes(response: requests.Response) -> int | None:

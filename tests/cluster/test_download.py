@@ -1,5 +1,6 @@
 """Downloads from a real HTTP server that can break connections, change its file, ignore ranges and lie."""
 
+import contextlib
 import hashlib
 import re
 import threading
@@ -12,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
-from cluster.download import fetch, progress_bar
+from cluster.download import _require_kept_secure, _Transfer, fetch, progress_bar
 from cluster.errors import ClusterError
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
@@ -37,6 +39,8 @@ class FileServer(ThreadingHTTPServer):
         self.statuses: list[int] = []
         """Statuses that the next requests are answered with, before all else."""
         self.silent_s = 0.0
+        self.drip_s = 0.0
+        """Seconds before each single byte of a body."""
         self.announced: int | None = None
         self.requests: list[dict[str, str]] = []
 
@@ -87,6 +91,9 @@ class FileHandler(BaseHTTPRequestHandler):
         if server.chunked:
             pieces = [body[at : at + 100_000] for at in range(0, len(body), 100_000)]
             body = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+        for position in range(len(body) if server.drip_s else 0):
+            time.sleep(server.drip_s)
+            self.wfile.write(body[position : position + 1])
         self.wfile.write(body[:limit])
         if limit is not None:
             self.wfile.flush()
@@ -283,6 +290,36 @@ def test_a_silent_server_is_given_up_after_the_time_limit(server: FileServer, de
     server.silent_s = 0.5
     with pytest.raises(ClusterError, match=r"the server sent nothing for 0.1 s"):
         get(server, destination, timeout_s=0.1, retries=1)
+
+
+def test_a_server_that_sends_a_byte_now_and_then_is_given_up(server: FileServer, destination: Path) -> None:
+    server.drip_s = 0.05
+    began = time.monotonic()
+    with pytest.raises(ClusterError, match=r"the server sent only \d+ bytes in 1 s"):
+        get(server, destination, timeout_s=0.5, retries=1)
+    assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize(
+    ("steps", "sha256", "is_refused"),
+    [
+        (["https://a/x", "http://b/x"], None, True),
+        (["https://a/x", "http://b/x", "https://c/x"], None, True),
+        (["https://a/x", "http://b/x"], SHA256, False),  # who sent it does not matter then
+        (["https://a/x", "https://b/x"], None, False),
+        (["http://a/x", "http://b/x"], None, False),
+    ],
+)
+def test_a_secure_address_that_leads_to_an_insecure_one_is_refused_unless_the_content_is_verified(
+    steps: list[str], sha256: str | None, is_refused: bool, destination: Path
+) -> None:
+    *history, response = [requests.Response() for _ in steps]
+    for step, url in zip((*history, response), steps, strict=True):
+        step.url = url
+    response.history = history
+    transfer = _Transfer(url=steps[0], destination=destination, size=None, trusted=bool(sha256), timeout_s=1.0, on_progress=lambda done, total: None)
+    with pytest.raises(ClusterError, match=r"^https://a/x leads to http://b/x, which is not secure") if is_refused else contextlib.nullcontext():
+        _require_kept_secure(transfer, response)
 
 
 def test_a_host_that_is_not_there_is_told_after_two_tries_without_secrets(destination: Path) -> None:
