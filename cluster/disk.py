@@ -106,7 +106,7 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
     for root, folders, names in os.walk(folder, onerror=refuse):
         folders.sort()
         for name in sorted(names):
-            if not (name.startswith(".") and name.endswith(".tmp")):
+            if not _is_being_written(name):
                 try:
                     size = Path(root, name).stat().st_size
                 except OSError as error:
@@ -114,6 +114,19 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
                         continue
                     raise file_error(str(Path(root, name)), error) from error
                 yield Path(root, name), size
+
+
+def names(folder: Path) -> list[str]:
+    """Names of the files right in `folder`, sorted; nothing if there is no such folder. Files being written are left out."""
+    with errors(folder):
+        if not folder.is_dir():
+            return []
+        there = (entry.name for entry in os.scandir(folder) if entry.is_file())
+        return sorted(name for name in there if not _is_being_written(name))
+
+
+def _is_being_written(name: str) -> bool:
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def links_left_out(folder: Path) -> Iterator[tuple[Path, bool]]:

@@ -6,6 +6,7 @@ Requests are repeated and limited in time by `s3_client`. Nothing here relies on
 import contextlib
 import functools
 import io
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from botocore import exceptions as aws
 
 from cluster.errors import ClusterError
 from cluster.retries import PATIENCE_S
-from cluster.s3_client import client, errors, persist, told
+from cluster.s3_client import client, errors, persist, pieces, told
 from cluster.storage_errors import BAD_CHARACTERS, SERVER_ERRORS, code_of, may_pass, status_of
 
 PIECE_BYTES = 16 * 1024
@@ -75,13 +76,20 @@ def head(uri: str | Path) -> dict[str, Any] | None:
 
 def walk(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
     """Every object below `uri`, at any depth, as its URI and size in bytes; asks for `page` at a time. Leaves out folder markers of other tools."""
-    bucket, key = split(uri)
-    where = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "MaxKeys": page}
-    while True:
-        answer = persist(uri, functools.partial(_list_page, where))
+    bucket, _ = split(uri)
+    for answer in pages(uri, {"MaxKeys": page}):
         for item in answer.get("Contents", ()):
             if not item["Key"].endswith("/"):
                 yield f"s3://{bucket}/{item['Key']}", int(item["Size"])
+
+
+def pages(uri: str | Path, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """What the server lists below `uri`, answer by answer."""
+    bucket, key = split(uri)
+    where = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **how}
+    while True:
+        answer = persist(uri, functools.partial(_list_page, where))
+        yield answer
         if not answer["IsTruncated"]:
             return
         where["ContinuationToken"] = answer["NextContinuationToken"]
@@ -106,16 +114,16 @@ class Found:
 
 def read(uri: str | Path) -> bytes:
     """The whole object."""
-    pieces: list[bytes] = []
-    _fetch(uri, pieces.append, restart=pieces.clear)
-    return b"".join(pieces)
+    taken: list[bytes] = []
+    _fetch(uri, taken.append, restart=taken.clear)
+    return b"".join(taken)
 
 
 def read_range(uri: str | Path, start: int, length: int, of: Found | None = None) -> tuple[bytes, Found]:
     """At most `length` bytes from `start`, and what they are from. Raises ClusterError if that is not `of`, where it is given."""
-    pieces: list[bytes] = []
-    found = _fetch(uri, pieces.append, start, length, of)
-    return b"".join(pieces), found
+    taken: list[bytes] = []
+    found = _fetch(uri, taken.append, start, length, of)
+    return b"".join(taken), found
 
 
 def download(uri: str | Path, target: Path) -> None:
@@ -184,7 +192,7 @@ def _fetch(
         with contextlib.closing(answer["Body"]) as body:
             told(answer, "ContentLength")  # by which boto3 knows that the content is whole
             known, before, until = False, moved, time.monotonic() + PATIENCE_S
-            for piece in body.iter_chunks(PIECE_BYTES):
+            for piece in pieces(body, PIECE_BYTES):
                 if not known:  # the head of the answer may have been cut short as long as nothing came after it
                     known, found = True, _found(uri, answer, start + moved if wanted else None)
                     if of not in (None, found):
@@ -300,11 +308,19 @@ def delete(uri: str | Path) -> None:
     bucket, key = split(uri)
     if not key:
         raise ClusterError(f"{uri} is a whole bucket: name a prefix below it, or empty the bucket yourself")
-    keys = [found[len(f"s3://{bucket}/") :] for found, _ in walk(uri)]
-    if head(uri) is not None:  # some servers take the name of a folder amiss
-        keys.append(key)
-    for start in range(0, len(keys), PAGE):
-        persist(uri, functools.partial(_delete_keys, bucket, keys[start : start + PAGE]))
+    keys = (found[len(f"s3://{bucket}/") :] for found, _ in walk(uri))
+    while some := list(itertools.islice(keys, PAGE)):  # a page at a time, so that memory does not grow with their number
+        persist(uri, functools.partial(_delete_keys, bucket, some))
+    delete_one(uri)
+
+
+def delete_one(uri: str | Path) -> bool:
+    """Remove the object, and nothing below it; False if there is none."""
+    bucket, key = split(uri)
+    if not key or head(uri) is None:  # some servers take the name of a folder amiss
+        return False
+    persist(uri, functools.partial(_delete_keys, bucket, [key]))
+    return True
 
 
 def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:

@@ -19,7 +19,7 @@ from botocore.config import Config
 
 from cluster.errors import ClusterError
 from cluster.retries import Effort, Trust
-from cluster.storage_errors import SERVER_ERRORS, file_error, has_login, may_pass, s3_error, without_login
+from cluster.storage_errors import SERVER_ERRORS, MeaninglessAnswerError, file_error, has_login, may_pass, s3_error, without_login
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20
@@ -88,7 +88,35 @@ def _new_server(_identity: int) -> _Server:
             made = session.client("s3", config=Config(**options), endpoint_url=without_login(made.meta.endpoint_url))
     except ValueError:  # boto3's word for a malformed endpoint
         raise ClusterError("AWS_ENDPOINT_URL is not an address such as https://storage.example.org:9000; correct it or unset it") from None
-    return _Server(made, Trust())
+    return _Server(_Client(made), Trust())
+
+
+class _Client:
+    """boto3's client. Of an answer that makes no sense boto3 says ValueError, as our own code may: from here it is another error."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._client, name)
+        return functools.partial(_sensible, found) if callable(found) else found
+
+
+def _sensible(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """What `call` returns; where it raises ValueError, MeaninglessAnswerError instead."""
+    try:
+        return call(*arguments, **options)
+    except aws.BotoCoreError:  # some of which are ValueErrors too
+        raise
+    except ValueError as error:
+        raise MeaninglessAnswerError(error=str(error)[:100]) from None
+
+
+def pieces(body: Any, size: int) -> Iterator[bytes]:
+    """The content of an answer, `size` bytes at a time."""
+    chunks = body.iter_chunks(size)
+    while (piece := _sensible(next, chunks, None)) is not None:
+        yield piece
 
 
 @contextlib.contextmanager

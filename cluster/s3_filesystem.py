@@ -46,18 +46,11 @@ class ObjectStorage(fs.FileSystemHandler):
 
     def get_file_info_selector(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
         root = selector.base_dir.rstrip("/")
-        files: dict[str, int] = {}
-        folders: set[str] = set()
-        for uri, size in s3.walk(_uri(root)):
-            names = uri[len(_uri(root)) + 1 :].split("/")
-            depths = range(1, len(names)) if selector.recursive else range(1, min(len(names), 2))
-            folders.update("/".join([root, *names[:depth]]) for depth in depths)
-            if selector.recursive or len(names) == 1:
-                files["/".join([root, *names])] = size
+        files, folders = _below(root) if selector.recursive else level(_uri(root))
         if not files and not folders and not selector.allow_not_found and "/" in root:
             raise FileNotFoundError(f"{_uri(root)} does not exist")
-        found = [fs.FileInfo(path, fs.FileType.Directory) for path in folders] + [
-            fs.FileInfo(path, fs.FileType.File, size=size) for path, size in files.items()
+        found = [fs.FileInfo(f"{root}/{name}", fs.FileType.Directory) for name in folders] + [
+            fs.FileInfo(f"{root}/{name}", fs.FileType.File, size=size) for name, size in files.items()
         ]
         return sorted(found, key=lambda info: info.path)
 
@@ -68,13 +61,15 @@ class ObjectStorage(fs.FileSystemHandler):
         s3.delete(_uri(path))
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
+        """A folder that is not there is as good as one that is empty: `create_dir` makes nothing."""
         s3.delete(_uri(path))
 
     def delete_root_dir_contents(self) -> None:
         raise io.UnsupportedOperation("refusing to delete all buckets")
 
     def delete_file(self, path: str) -> None:
-        s3.delete(_uri(path))
+        if not s3.delete_one(_uri(path)):
+            raise FileNotFoundError(f"{_uri(path)} does not exist")
 
     def move(self, src: str, dest: str) -> None:
         raise io.UnsupportedOperation(f"{_uri(src)}: objects cannot be moved, only written anew")
@@ -98,6 +93,29 @@ class ObjectStorage(fs.FileSystemHandler):
 
 def _uri(path: str) -> str:
     return f"s3://{path.rstrip('/')}"
+
+
+def level(uri: str) -> tuple[dict[str, int], list[str]]:
+    """Objects right below `uri` with their sizes in bytes, and the folders there, by name; what lies deeper is not listed."""
+    files: dict[str, int] = {}
+    folders: list[str] = []
+    for answer in s3.pages(uri, {"MaxKeys": s3.PAGE, "Delimiter": "/"}):
+        items = [item for item in answer.get("Contents", ()) if not item["Key"].endswith("/")]
+        files |= {item["Key"].rpartition("/")[2]: int(item["Size"]) for item in items}
+        folders += [item["Prefix"].rstrip("/").rpartition("/")[2] for item in answer.get("CommonPrefixes", ())]
+    return files, folders
+
+
+def _below(root: str) -> tuple[dict[str, int], list[str]]:
+    """Objects at any depth below `root` with their sizes in bytes, and folders, by their paths from it."""
+    files: dict[str, int] = {}
+    folders: set[str] = set()
+    for uri, size in s3.walk(_uri(root)):
+        name = uri[len(_uri(root)) + 1 :]
+        files[name] = size
+        parts = name.split("/")
+        folders.update("/".join(parts[:depth]) for depth in range(1, len(parts)))
+    return files, sorted(folders)
 
 
 def _info(path: str) -> fs.FileInfo:

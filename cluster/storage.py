@@ -20,7 +20,7 @@ import pyarrow.fs
 from cluster import disk, s3
 from cluster.errors import ClusterError, NotFoundError
 from cluster.s3_client import endpoint_url
-from cluster.s3_filesystem import ObjectStorage, open_object
+from cluster.s3_filesystem import ObjectStorage, level, open_object
 from cluster.storage_errors import BAD_CHARACTERS, without_login
 
 AT_ONCE_BYTES = 8 * 2**20
@@ -145,6 +145,13 @@ def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
     """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is fixed but not that of the URIs."""
     found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
+
+
+def list_folder(uri: str | Path) -> list[str]:
+    """Names of the files right below the folder `uri`, sorted; what lies deeper is not looked at. A folder that does not exist is empty."""
+    if is_remote(uri):
+        return sorted(level(absolute(uri))[0])
+    return disk.names(disk.path_of(uri))
 
 
 def links_left_out(uri: str | Path) -> Iterator[tuple[str, bool]]:

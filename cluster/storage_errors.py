@@ -25,10 +25,25 @@ PASSING_CODES = {  # with a status below 500
     "TooManyRequests",
     "XAmzContentSHA256Mismatch",
 }
-SERVER_ERRORS = (aws.ClientError, aws.BotoCoreError, ResponseParserError, ValueError)  # the last two for an answer that makes no sense
+
+
+class MeaninglessAnswerError(aws.BotoCoreError):  # type: ignore[misc]  # boto3 has no types
+    """boto3 raised ValueError about what the server said."""
+
+    fmt = "an answer that makes no sense: {error}"
+
+
+SERVER_ERRORS = (aws.ClientError, aws.BotoCoreError, ResponseParserError)
 LATE = (aws.ReadTimeoutError, aws.ConnectTimeoutError)
 # The answer broke off or was damaged on its way.
-BROKEN = (aws.ResponseStreamingError, aws.IncompleteReadError, aws.ConnectionClosedError, aws.FlexibleChecksumError, ResponseParserError, ValueError)
+BROKEN = (
+    aws.ResponseStreamingError,
+    aws.IncompleteReadError,
+    aws.ConnectionClosedError,
+    aws.FlexibleChecksumError,
+    ResponseParserError,
+    MeaninglessAnswerError,
+)
 CREDENTIALS_HELP = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or give this machine a role)"
 
 

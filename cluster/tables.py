@@ -50,9 +50,8 @@ def table_files(uri: str) -> list[str]:
     """The files of a table, sorted: itself if `uri` ends with .parquet, else the `part-*.parquet` right in the folder `uri`."""
     if uri.endswith(SUFFIX):
         return [storage.absolute(uri)]
-    root = storage.absolute(uri).rstrip("/") + "/"
-    names = [entry.uri for entry in storage.list_objects(uri, SUFFIX)]
-    files = [name for name in names if name.startswith(f"{root}part-") and "/" not in name[len(root) :]]
+    names = storage.list_folder(uri)
+    files = [storage.join(uri, name) for name in names if name.startswith("part-") and name.endswith(SUFFIX)]
     if not files:
         raise ClusterError(f"{uri}: no table here (no part-*.parquet); run the step that makes it, or correct the address")
     return files

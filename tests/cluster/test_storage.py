@@ -96,6 +96,13 @@ def test_a_listing_has_every_file_below_sorted_with_its_size(storage_root: str) 
     assert [entry.uri for entry in storage.list_objects(storage_root, ".bin")] == [storage.join(storage_root, NAMES[1])]
 
 
+def test_a_folder_is_listed_without_what_lies_deeper(storage_root: str) -> None:
+    fill(storage_root)
+    assert storage.list_folder(storage_root) == ["a.txt"]
+    assert storage.list_folder(f"{storage_root}/folder") == ["b.bin"]
+    assert storage.list_folder(f"{storage_root}/fol") == []
+
+
 def test_a_listing_longer_than_a_page_is_complete(storage_root: str) -> None:
     root = storage.join(storage_root, "many")
     with ThreadPoolExecutor(8) as pool:

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -189,6 +191,40 @@ def test_an_answer_that_hardly_moves_is_broken_off(proxied: Proxied, hurried: No
     with pytest.raises(StorageUnavailableError, match=r"file: the S3 server .* broke off its answers"):
         storage.read_bytes(f"{root}/file")
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("storage_root", ["moto"], indirect=True)
+def test_a_fault_of_our_own_is_not_told_as_the_server_s(storage_root: str) -> None:
+    def call(client: Any) -> None:
+        raise ValueError("a bug")
+
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="a bug"):
+        s3_client.persist(f"{storage_root}/file", call)
+    assert time.monotonic() - began < 5
+
+
+def test_an_answer_that_makes_no_sense_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, hurried: None) -> None:
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", "1")
+            self.send_header("Last-Modified", "the day after tomorrow")
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        use_server(monkeypatch, S3Server(f"http://127.0.0.1:{server.server_port}", "key", "secret"))
+        with pytest.raises(StorageUnavailableError, match=r"broke off its answers \(MeaninglessAnswerError, tried"):
+            storage.require_file("s3://bucket/file")
+        server.shutdown()
+    assert len(asked) > 1
 
 
 def test_all_limits_together_stay_under_two_minutes() -> None:

@@ -1,17 +1,19 @@
 """Object storage as a pyarrow file system: what Ray Train and Parquet do with it works, also through faults; and long listings."""
 
+import functools
 import os
 import pickle
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from cluster import storage
+from cluster import s3, s3_client, storage
 from cluster.errors import ClusterError
 from tests.cluster.flaky_proxy import FlakyProxy
 from tests.conftest import S3Server, free_port, server_process, use_server
@@ -76,6 +78,45 @@ def test_reading_here_and_there_gives_what_is_there(root: str) -> None:
                     assert file.read_at(length, offset) == expected.read_at(length, min(offset, len(part)))
         with filesystem.open_input_stream(path) as stream:
             assert stream.read() == part
+
+
+def test_a_file_is_deleted_alone_and_one_that_is_not_there_is_told(root: str) -> None:
+    storage.write_bytes(f"{root}/folder/file", b"1")
+    filesystem, path = storage.filesystem(root)
+    for name in ("folder", "nothing"):
+        with pytest.raises(FileNotFoundError):
+            filesystem.delete_file(f"{path}/{name}")
+    assert storage.read_bytes(f"{root}/folder/file") == b"1"
+    filesystem.delete_file(f"{path}/folder/file")
+    assert storage.list_objects(root) == []
+
+
+def test_a_folder_is_listed_without_asking_for_what_lies_deeper(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.s3.PAGE", 3)
+    for number in range(8):
+        storage.write_bytes(f"{root}/deep/down/{number}", b"")
+    storage.write_bytes(f"{root}/file", b"")
+    with FlakyProxy(os.environ["AWS_ENDPOINT_URL"], rate=0.0, seed=0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        assert storage.list_folder(root) == ["file"]
+        assert proxy.requests == 1
+
+
+def test_objects_are_deleted_as_they_are_listed_a_page_at_a_time(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cluster.s3.PAGE", 3)
+    monkeypatch.setattr("cluster.s3.walk", functools.partial(s3.walk, page=3))
+    for number in range(8):
+        storage.write_bytes(f"{root}/folder/{number}", b"")
+    asked: list[str] = []
+
+    def persist(uri: str, call: Any) -> Any:
+        asked.append("list" if "_list_page" in repr(call) else "delete" if "_delete_keys" in repr(call) else "head")
+        return s3_client.persist(uri, call)
+
+    monkeypatch.setattr("cluster.s3.persist", persist)
+    storage.delete(f"{root}/folder")
+    assert asked == ["list", "delete", "list", "delete", "list", "delete", "head"]
+    assert storage.list_objects(root) == []
 
 
 def test_a_file_appears_when_it_is_closed_and_not_if_it_is_thrown_away(root: str) -> None:
