@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from soundstorm.attention import attend
+
 ROTARY_BASE = 10_000.0
 
 
@@ -91,7 +93,7 @@ class Attention(nn.Module):
         B, T, D = x_BTD.shape
         qkv = self.query_key_value(self.norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        y_BHTE = F.scaled_dot_product_attention(rotate(query, cos, sin), rotate(key, cos, sin), value, attn_mask=key_mask_B11T)
+        y_BHTE = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, key_mask_B11T)
         return self.dropout(self.project(y_BHTE.transpose(1, 2).reshape(B, T, D)))
 
 

@@ -10,9 +10,9 @@ Legend: N places of any clips, Q levels, K codebook size, D width of the network
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from soundstorm.attention import attend
 from soundstorm.centroids import Centroids, start_projection
 from soundstorm.conformer import FeedForward
 from soundstorm.presets import HEAD_CHANNELS, ModelConfig
@@ -39,7 +39,7 @@ class LevelAttention(nn.Module):
         query, key, value = self.query_key_value(self.norm(x_NQH)).view(N, Q, 3, self.heads, H // self.heads).permute(2, 0, 3, 1, 4)
         if past is not None:
             key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
-        y = F.scaled_dot_product_attention(query, key, value, is_causal=past is None)
+        y = attend(query, key, value, is_causal=past is None)
         return self.project(y.transpose(1, 2).reshape(N, Q, H)), (key, value)
 
 
