@@ -10,6 +10,7 @@ Legend: N places of any clips, Q levels, K codebook size, D width of the network
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundstorm.attention import attend
@@ -18,6 +19,8 @@ from soundstorm.conformer import FeedForward
 from soundstorm.presets import HEAD_CHANNELS, ModelConfig
 
 MOST_HEADS = 4
+PADDED_TO = 128
+"""Places are filled up to a multiple of so many: oneDNN prepares its products anew, and keeps that, for every size."""
 FIRST_LOGITS = 0.2
 """Standard deviation of the logits at the start, beside the biases."""
 Past = tuple[Tensor, Tensor]
@@ -91,11 +94,15 @@ class PlaceHead(nn.Module):
 
     def forward(self, x_ND: Tensor, codes_NQ: Tensor, centroids: Centroids) -> Tensor:
         """Logits (Q, N, K) of all levels of places whose codes are known (teacher forcing), each given the levels below it."""
+        num_places = len(x_ND)
+        if num_places > PADDED_TO:
+            padding = (0, 0, 0, -num_places % PADDED_TO)
+            x_ND, codes_NQ = F.pad(x_ND, padding), F.pad(codes_NQ, padding)
         x_NQH = self.take_in(x_ND)[:, None, :] + self.take_below(centroids.below(codes_NQ)) + self.level_embedding.weight
         for block in self.blocks:
             x_NQH, _ = block(x_NQH, None)
         projected_QNL = torch.bmm(self.norm(x_NQH).transpose(0, 1), self.project_QHL)
-        return centroids.logits(projected_QNL, self.head_bias, slice(None))
+        return centroids.logits(projected_QNL, self.head_bias, slice(None))[:, :num_places]
 
 
 class LevelByLevel:
