@@ -4,8 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := soundstorm cluster jobs tune tests
 DEMO_DIR ?= demo
+# Of `make weights`, see docs/weights.md.
+ESC50 ?= data/esc50
+FREE_CLIPS ?= $(ESC50)/free.txt
+FRAMES_PER_BLOCK ?= 1
+GENERATOR ?= --preset places
+WEIGHTS_DIR ?= runs/weights
+WEIGHTS := soundstorm/weights
 
-.PHONY: demo test lint format install constraints clean
+.PHONY: demo test weights lint format install constraints clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +39,19 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
+
+weights: install
+	$(BIN)/soundstorm train-codec --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --test-fold 5 --name block-24khz \
+		--frames-per-block $(FRAMES_PER_BLOCK) --output-dir $(WEIGHTS_DIR)/codec
+	cp $(WEIGHTS_DIR)/codec/codec.safetensors $(WEIGHTS)/codec.safetensors
+	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --output-dir $(WEIGHTS_DIR)/classifier
+	cp $(WEIGHTS_DIR)/classifier/classifier.safetensors $(WEIGHTS)/audio_classifier.safetensors
+	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --seed 1 --epochs 60 --output-dir $(WEIGHTS_DIR)/listener
+	cp $(WEIGHTS_DIR)/listener/classifier.safetensors $(WEIGHTS)/listener.safetensors
+	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 7 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
+	$(BIN)/soundstorm train --tokens $(WEIGHTS_DIR)/tokens $(GENERATOR) --fold 5 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/generator
+	$(BIN)/python -c "from pathlib import Path; from soundstorm.checkpoints import pack_checkpoint; \
+		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'))"
 
 test: lint
 	$(BIN)/python -m pytest

@@ -16,8 +16,7 @@ from soundstorm import __version__
 COMMANDS = {
     "download": ("jobs.download", "fetch ESC-50 or UrbanSound8K, verify and unpack it"),
     "tokenize": ("jobs.tokenize", "recordings to codec tokens, with Ray Data"),
-    "train-codec": ("jobs.train_codec", "train the compact codec, with Ray Train"),
-    "train-block-codec": ("jobs.train_block_codec", "fit a codec without a learned network to recordings, in minutes"),
+    "train-codec": ("jobs.train_codec", "fit a codec to recordings, in minutes"),
     "train": ("jobs.train", "train SoundStorm on tokens, with Ray Train"),
     "train-classifier": ("jobs.train_classifier", "train a classifier of recordings, with Ray Train"),
     "evaluate-classifier": ("jobs.evaluate_classifier", "test a classifier on recordings that it has not seen"),

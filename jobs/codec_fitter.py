@@ -1,4 +1,4 @@
-"""The actor that finds a block codec's codebooks: it holds the pool of blocks, and is asked for one level after another."""
+"""The actor that finds the codec's codebooks: it holds the pool of blocks, and is asked for one level after another."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -34,7 +34,7 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
     """The weights of the codec to use, as the content of a file that `soundstorm.codec.load_codec` takes, and the codec itself.
 
     In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the official
-    EnCodec weights from the cache or a download; the compact codec in the package, with a warning.
+    EnCodec weights from the cache or a download; the codec in the package, with a warning.
 
     Args:
         option: the value of `--codec`, a path or URI, or None.
@@ -83,7 +83,7 @@ def _default_codec() -> bytes:
     if official is not None:
         return official
     console.print(
-        "[yellow]warning:[/] the official EnCodec weights are not at hand (no file, and no download); using the compact codec that "
+        "[yellow]warning:[/] the official EnCodec weights are not at hand (no file, and no download); using the codec that "
         f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give --codec PATH",
         highlight=False,
     )

@@ -25,7 +25,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.presets import PRESETS
 
 STAGE = "cross_validate"
-FOR_SOUNDSTORM = ("codec_steps", "generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
+FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
 """Options that are refused for other models; their defaults are the same as none."""
 
 
@@ -63,8 +63,6 @@ class Options(DatasetOptions):
     """Generator to start from in the folds that it holds out, path or URI."""
     packaged: bool = True
     """Use the codec of `tokenize` and the generator in the package for the folds that they hold out."""
-    codec_steps: int = 300
-    """Steps of training a codec on synthetic sounds alone, where none at hand holds a fold out: of its decoder, whose sound no classifier hears."""
     generator_preset: str = "hearing"
     """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
     pretrain_epochs: int | None = None
@@ -105,7 +103,6 @@ class Options(DatasetOptions):
             ("epochs", 1),
             ("batch_size", 1),
             ("num_workers", 1),
-            ("codec_steps", 1),
             ("views", 0),
             ("test_views", 1),
         ):

@@ -71,7 +71,7 @@ def run(options: Options) -> dict[str, Any]:
         "libraries": _libraries,
         "compiled": _compiled,
         "audio files": _audio,
-        "compact codec": _codec,
+        "codec": _codec,
         "EnCodec weights": _official_weights,
         "disk": _disk,
     }

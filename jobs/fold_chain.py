@@ -1,7 +1,7 @@
 """One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that is tested on it.
 
 Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every codec at hand has, one is
-trained on synthetic sounds alone, into which no fold can have leaked, so that all have it and its tokens in common. Generators and teachers are
+fitted to synthetic sounds alone, into which no fold can have leaked, so that all have it and its tokens in common. Generators and teachers are
 trained for each fold.
 """
 
@@ -21,9 +21,8 @@ from jobs.codecs import choose_codec
 from jobs.entry import console
 from jobs.provenance import test_of
 from jobs.synthetic_dataset import make_synthetic
+from soundstorm.block_codec.fitting import FittingConfig
 from soundstorm.codec import provenance_of_codec
-from soundstorm.codec_training import CodecTrainingConfig
-from soundstorm.compact_codec import CompactCodecConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.leakage import Learned, Test, judge
 from soundstorm.provenance import Provenance, TrainedOn
@@ -33,11 +32,10 @@ SOUNDSTORM = "soundstorm"
 CODEC_SUFFIX = ".weights"
 SYNTHETIC = "synthetic"
 SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
-"""Clips of each class that the codec is trained on, and where their seeds begin: they are not those of `pipeline`."""
-MEL_CODEC = CompactCodecConfig(latent_dim=80, mel_bands=80)
-"""Its codes hold the spectrum well from the first step on, whatever it was trained on."""
-CODEC_TRAINING = replace(CodecTrainingConfig(), polish_steps=0, quantizer_start=0, codebook_crops=1200, lr=1.2e-3, warmup_steps=20)
-"""Of its decoder, in few steps."""
+"""Clips of each class that the codec is fitted to, and where their seeds begin: they are not those of `pipeline`."""
+CODEC_FITTING = FittingConfig(pool_blocks=120_000)
+"""How: seconds a level."""
+CODEBOOK_SIZE = 1024
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -60,7 +58,6 @@ class Settings:
     seed: int | None
     weights: str | None
     codec: str | None
-    codec_steps: int
     checkpoint: str | None
     packaged: bool
     generator_preset: str
@@ -191,14 +188,13 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
 
 
 def synthetic_start(settings: Settings, output_dir: str) -> Start:
-    """The codec that `_train_codec_of_synthetic_sounds` trains."""
-    name = f"mel-{SYNTHETIC}-{settings.codec_steps}" + ("" if settings.seed is None else f"-{settings.seed}")
-    folder = name if settings.num_workers is None else f"{name}-{settings.num_workers}-workers"
+    """The codec that `_fit_codec_to_synthetic_sounds` fits."""
+    name = f"block-{SYNTHETIC}" + ("" if settings.seed is None else f"-{settings.seed}")
     return Start(
-        codec=storage.join(settings.stages or output_dir, "codecs", folder, train_codec.CODEC_FILE),
+        codec=storage.join(settings.stages or output_dir, "codecs", name, train_codec.CODEC_FILE),
         codec_name=name,
         codec_trained_on=TrainedOn(outside=("synthetic sounds",)),
-        tokens=_tokens_folder(settings, output_dir, folder),
+        tokens=_tokens_folder(settings, output_dir, name),
     )
 
 
@@ -225,7 +221,7 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
     """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each codec. Ray must run."""
     for start in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
         if start == synthetic_start(settings, output_dir):
-            _train_codec_of_synthetic_sounds(settings, start)
+            _fit_codec_to_synthetic_sounds(settings, start)
         console.print(f"stage tokenize: codec '{start.codec_name}', for all folds that it has not seen", highlight=False)
         options = tokenize.Options(
             dataset=settings.dataset,
@@ -239,18 +235,16 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
         console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
 
 
-def _train_codec_of_synthetic_sounds(settings: Settings, start: Start) -> None:
-    console.print("stage codec: on synthetic sounds alone, for all folds", highlight=False)
+def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
+    console.print("stage codec: of synthetic sounds alone, for all folds", highlight=False)
     folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
     options = train_codec.Options(
         dataset=SYNTHETIC,
         data_dir=make_synthetic(storage.join(folder, "recordings"), SYNTHETIC_CLIPS, SYNTHETIC_SEED),
         output_dir=folder,
         name=start.codec_name,
-        synthetic_clips=0,
-        network=MEL_CODEC,
-        training=replace(CODEC_TRAINING, steps=settings.codec_steps, **seed),
-        num_workers=settings.num_workers,
+        fitting=replace(CODEC_FITTING, **seed),
+        codebook_size=CODEBOOK_SIZE,
         device=settings.device,  # type: ignore[arg-type]
     )
     console.print(f"    {escape(train_codec.run(options)['message'])}", highlight=False)

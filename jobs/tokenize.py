@@ -67,7 +67,7 @@ class Options(DatasetOptions):
     output_dir: str = "runs/tokens"
     """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, ignored.parquet, notes/ and tokenize.json."""
     codec: str | None = None
-    """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the compact one."""
+    """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the one in the package."""
     max_duration: float = MAX_DURATION_S
     """Seconds of a clip at most."""
     long: Literal["cut", "split"] = "cut"

@@ -7,10 +7,9 @@ Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -126,19 +125,11 @@ class AudioClassifier(nn.Module):
         power_BFT = spectrum_BFT.real.square() + spectrum_BFT.imag.square()
         return self.mel_FM.T @ power_BFT / self.window.sum().square()
 
-    def stages_of_power(self, power_BMT: Tensor) -> list[Tensor]:
-        """What the stem and each block make of powers of mel bands (B, M, T): one (B, D, M, T) each, ever wider and coarser, none negative."""
-        log_BMT = self.norm_bands(torch.log10(power_BMT + 10 ** (self.config.floor_db / 10)))
-        x_BDMT = self.stem(log_BMT.unsqueeze(1).to(memory_format=torch.channels_last))
-        stages = []
-        for block in cast(Iterable[ResidualBlock], self.blocks):
-            stages.append(F.relu(block.norm_in(x_BDMT)))
-            x_BDMT = block(x_BDMT)
-        return [*stages, F.relu(self.norm(x_BDMT))]
-
     def features_of_power(self, power_BMT: Tensor) -> Tensor:
-        """The penultimate layer (B, D) for powers of mel bands."""
-        x_BDT = self.stages_of_power(power_BMT)[-1].mean(2)
+        """The penultimate layer (B, D) for powers of mel bands (B, M, T)."""
+        log_BMT = self.norm_bands(torch.log10(power_BMT + 10 ** (self.config.floor_db / 10)))
+        x_BDMT = self.blocks(self.stem(log_BMT.unsqueeze(1).to(memory_format=torch.channels_last)))
+        x_BDT = F.relu(self.norm(x_BDMT)).mean(2)
         pooled_BD = torch.cat([x_BDT.mean(2), x_BDT.amax(2)], 1)
         return F.relu(self.project(F.dropout(pooled_BD, self.config.dropout, self.training)))
 

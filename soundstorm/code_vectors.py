@@ -6,29 +6,15 @@ few recordings which codes resemble each other.
 Legend: Q levels, K codebook size, L size of a code's vector, D width.
 """
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
-from encodec import EncodecModel
 from torch import Tensor
 
-from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.centroids import Centroids
 from soundstorm.codec import Codec
-from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig
-
-
-def codebooks(codec: Codec) -> Tensor:
-    """The centroid of each code of each level, (Q, K, L) float32: a place is the sum of one of each level."""
-    if isinstance(codec.network, BlockCodec):
-        return codec.network.codebooks
-    network = cast(CompactCodec | EncodecModel, codec.network)
-    layers = list(network.quantizer.vq.layers)[: codec.fingerprint.num_levels]
-    return torch.stack([layer.codebook for layer in layers]).detach().float()
 
 
 def code_vectors(codec: Codec) -> Tensor:
@@ -36,14 +22,14 @@ def code_vectors(codec: Codec) -> Tensor:
 
     Codes of all levels are taken for equally frequent and independent.
     """
-    vectors_QKL = codebooks(codec)
+    vectors_QKL = codec.network.codebooks
     scale = vectors_QKL.var(1).sum(0).mean().sqrt().clamp(min=1e-9)
     return F.pad(vectors_QKL / scale, (0, 0, 0, 1)).flatten(0, 1)
 
 
 def latent_dim(codec: Codec) -> int:
     """Size of the codec's vectors."""
-    return codebooks(codec).shape[2]
+    return codec.network.codebooks.shape[2]
 
 
 def start_embeddings(model: SoundStorm, codec: Codec) -> None:
@@ -73,6 +59,6 @@ def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) ->
     if not config.centroids:
         raise SoundStormError("this network has no centroids: set centroids to true")
     centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
-    centroids.take(codebooks(codec))
+    centroids.take(codec.network.codebooks)
     biases = "head.head_bias" if config.order == "places" else "head_bias"
     return {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {biases: log_share_QK}

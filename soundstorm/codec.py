@@ -1,91 +1,97 @@
 """`Codec`: waveform to codes and back, whichever network stands behind it.
 
-Three kinds of weights are understood: safetensors files of this project's block codec and of its compact codec, and the official EnCodec
-24 kHz `.th` file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes and a
-fingerprint: level count and frame rate are the codec's own, and a rate need not be a whole number.
+Two kinds of weights are understood: safetensors files of this project's block codec, and the official EnCodec 24 kHz `.th` file (verified by
+SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes and a fingerprint: level count and frame
+rate are the codec's own, and a rate need not be a whole number.
 
-Legend: B batch, N samples, T frames, Q levels.
+Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a code's vector, D dimensions.
 """
 
 import hashlib
-import io
-import json
-import logging
-import pickle
-from collections.abc import Callable, Sequence
-from itertools import chain
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import numpy as np
 import torch
-from encodec import EncodecModel
 from safetensors import SafetensorError
-from safetensors.torch import load as load_safetensors
-from safetensors.torch import save as save_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundstorm.batching import in_equal_batches
 from soundstorm.block_codec import files as block_files
-from soundstorm.block_codec.codec import BlockCodec
-from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
 from soundstorm.errors import SoundStormError
-from soundstorm.fitting import require_fit
 from soundstorm.packaged import packaged
-from soundstorm.packing import pack, unpack
-from soundstorm.provenance import KEY, Provenance, TrainedOn, provenance_of_weights
-from soundstorm.safetensors_header import read_metadata, with_sorted_notes
+from soundstorm.provenance import Provenance, TrainedOn, provenance_of_weights
+from soundstorm.safetensors_header import read_metadata
 from soundstorm.schemas import CodecFingerprint
-
-logger = logging.getLogger(__name__)
 
 OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"
 OFFICIAL_SHA256 = "d7cc33bcf1aad7f2dad9836f36431530744abeace3ca033005e3290ed4fa47bf"
 OFFICIAL_SIZE = 93_171_529
 OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
-BANDWIDTH_KBPS = 6.0
-"""At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
 MAX_BATCH_S = 30.0
 """Seconds of audio in one batch at most, for EnCodec's memory; a clip that is longer is a batch of its own."""
-COMPACT_FORMAT = "soundstorm-compact-codec-1"
-PACKAGED_WEIGHTS = "compact_codec.safetensors"
-STATISTICS = ("cluster_size", "embed_avg", "inited")
-"""Ends of the names of what only training needs of the codebooks."""
+PACKAGED_WEIGHTS = "codec.safetensors"
+EARLIER_FORMATS = ("soundstorm-compact-codec-1", "soundstorm-block-codec-1")
+"""Of codecs that earlier versions wrote."""
+
+
+class CodecNetwork(Protocol):
+    """What stands behind a `Codec`: in evaluation mode, on the device to use."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def hop(self) -> int:
+        """Samples of a frame of codes."""
+        ...
+
+    @property
+    def latent_rate(self) -> float:
+        """Latents per second."""
+        ...
+
+    @property
+    def codebooks(self) -> Tensor:
+        """The centroid of each code of each level, (Q, K, L) float32: a frame is the sum of one of each level."""
+        ...
+
+    def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
+        """Waveforms (B, 1, N), float32, to codes (B, Q, T), int64."""
+        ...
+
+    def decode_batch(self, codes_BQT: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Codes of the first levels or of all, and a seed for each clip, to waveforms (B, 1, T * hop)."""
+        ...
+
+    def latents(self, waveform_BN: Tensor) -> Tensor:
+        """What is known of a sound before it is quantized: waveforms (B, N) to (B, D, frames)."""
+        ...
 
 
 class Codec:
     """Encodes waveforms to codes and decodes codes to waveforms; frozen.
 
     Args:
-        network: in evaluation mode, on the device to use.
-        encode: (B, 1, N) float32 waveform to (B, Q, T) int64 codes.
-        decode: the inverse, with a seed for each clip, to (B, 1, T * hop).
+        network: what does it.
         fingerprint: what its codes are comparable with.
-        hop: samples per frame.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        encode: Callable[[Tensor], Tensor],
-        decode: Callable[[Tensor, Sequence[int]], Tensor],
-        fingerprint: CodecFingerprint,
-        hop: int,
-    ) -> None:
-        self.network, self.fingerprint, self.hop = network, fingerprint, hop
+    def __init__(self, network: CodecNetwork, fingerprint: CodecFingerprint) -> None:
+        self.network, self.fingerprint, self.hop = network, fingerprint, network.hop
         self.sample_rate, self.frame_rate = fingerprint.sample_rate, fingerprint.frame_rate
-        self._encode, self._decode = encode, decode
 
     @property
     def device(self) -> torch.device:
-        return next(chain(self.network.parameters(), self.network.buffers())).device
+        return self.network.device
 
     @torch.inference_mode()
     def encode(self, waveform_B1N: Tensor) -> Tensor:
         """Waveforms (B, 1, N), float32 in [-1, 1] at `sample_rate`, to codes (B, Q, T) with T = ceil(N / hop)."""
         if waveform_B1N.ndim != 3 or waveform_B1N.shape[1] != 1 or waveform_B1N.shape[2] == 0:
             raise ValueError(f"waveform has shape {tuple(waveform_B1N.shape)}, expected (batch, 1, samples) with at least one sample")
-        return self._encode(waveform_B1N.to(self.device))
+        return self.network.encode_batch(waveform_B1N.to(self.device))
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
@@ -99,7 +105,7 @@ class Codec:
             raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, 1 to {levels}, frames) with at least one frame")
         if int(codes_BQT.min()) < 0 or int(codes_BQT.max()) >= size:
             raise ValueError(f"codes lie in {int(codes_BQT.min())}..{int(codes_BQT.max())}, expected 0..{size - 1}")
-        return self._decode(codes_BQT.to(self.device), _seeds(seeds, len(codes_BQT)))
+        return self.network.decode_batch(codes_BQT.to(self.device), _seeds(seeds, len(codes_BQT)))
 
     def encode_clips(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Waveforms (N,) of any lengths to codes (Q, ceil(N / hop)), uint16, in order.
@@ -129,7 +135,7 @@ def _seeds(seeds: Sequence[int] | None, count: int) -> Sequence[int]:
 
 
 def packaged_codec_bytes() -> bytes:
-    """The compact codec's weights that ship in the package."""
+    """The codec's weights that ship in the package."""
     return packaged(PACKAGED_WEIGHTS).read_bytes()
 
 
@@ -137,7 +143,7 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
     """A codec from its weights.
 
     Args:
-        source: the content or the path of a weights file; None means the compact codec in the package.
+        source: the content or the path of a weights file; None means the codec in the package.
         device: where to run it.
         official_sha256: what a `.th` file must hash to.
 
@@ -155,7 +161,9 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
         except OSError as error:
             raise SoundStormError(f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file") from error
     if data[:2] == b"PK" or where.endswith(".th"):
-        return _official_codec(data, where, device, official_sha256)
+        from soundstorm.encodec_network import official_codec  # whose libraries nothing else needs
+
+        return official_codec(data, where, device, official_sha256)
     return _own_codec(data, where, device)
 
 
@@ -166,99 +174,27 @@ def provenance_of_codec(data: bytes) -> Provenance:
     return provenance_of_weights(data)
 
 
-def save_compact_codec(path: Path, network: CompactCodec, name: str, description: str, trained_on: TrainedOn | None = None) -> None:
-    """Write a compact codec as safetensors, packed to 8 bits, with its architecture in the header.
-
-    Args:
-        path: file to write.
-        network: what to write; the running statistics of its codebooks stay behind.
-        name: the codec's name in fingerprints.
-        description: what it was trained on and how, for people.
-        trained_on: the same as data; None: not known, and every test of what hears by it is refused.
-    """
-    kept = {key: value for key, value in network.state_dict().items() if not key.endswith(STATISTICS)}
-    tensors = pack(kept, keep=("embed",))
-    header = {"format": COMPACT_FORMAT, "name": name, "description": description, "config": json.dumps(network.config.to_dict())}
-    path.write_bytes(with_sorted_notes(save_safetensors(tensors, metadata=header | ({KEY: trained_on.to_json()} if trained_on else {}))))
-
-
 def _own_codec(data: bytes, where: str, device: str) -> Codec:
     remedy = "give --codec a file that `soundstorm train-codec` wrote"
     try:
         header = read_metadata(data)
-        make = {COMPACT_FORMAT: _compact_codec, block_files.FORMAT: _block_codec}.get(header["format"])
-        if make is None:
-            raise ValueError(f"its format is '{header['format']}', expected '{block_files.FORMAT}' or '{COMPACT_FORMAT}'")
-        return make(data, header, device)
+        if header["format"] in EARLIER_FORMATS:
+            raise SoundStormError(
+                f"{where}: the codec '{header.get('name')}' of an earlier version ({header['format']}), which this version cannot read: fit one with "
+                "`soundstorm train-codec`, or take the one in the package, and run `soundstorm tokenize` and `soundstorm train` again"
+            )
+    except (ValueError, LookupError) as error:
+        raise SoundStormError(f"{where}: not a codec of this project ({error}): {remedy}") from error
+    try:
+        network = block_files.from_bytes(data, header)
+        fingerprint = CodecFingerprint(
+            name=header["name"],
+            sha256=hashlib.sha256(data).hexdigest(),
+            sample_rate=network.config.sample_rate,
+            frame_rate=network.config.column_rate,
+            num_levels=network.config.num_levels,
+            codebook_size=network.config.codebook_size,
+        )
     except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
         raise SoundStormError(f"{where}: not a codec of this project ({' '.join(str(error).split())[:200]}): {remedy}") from error
-
-
-def _block_codec(data: bytes, header: dict[str, Any], device: str) -> Codec:
-    network = block_files.from_bytes(data, header)
-    config = network.config
-    fingerprint = CodecFingerprint(
-        name=header["name"],
-        sha256=hashlib.sha256(data).hexdigest(),
-        sample_rate=config.sample_rate,
-        frame_rate=config.column_rate,
-        num_levels=config.num_levels,
-        codebook_size=config.codebook_size,
-    )
-    return from_block_codec(network.eval().to(device), fingerprint)
-
-
-def from_block_codec(network: BlockCodec, fingerprint: CodecFingerprint) -> Codec:
-    """A block codec behind the interface of all codecs."""
-
-    def encode(waveform_B1N: Tensor) -> Tensor:
-        codes = [network.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
-        return torch.from_numpy(np.stack(codes).astype(np.int64)).to(waveform_B1N.device)
-
-    def decode(codes_BQT: Tensor, seeds: Sequence[int]) -> Tensor:
-        waves = [network.decode(codes_QT, seed) for codes_QT, seed in zip(codes_BQT.cpu().numpy(), seeds, strict=True)]
-        return torch.from_numpy(np.stack(waves))[:, None].to(codes_BQT.device)
-
-    return Codec(network, encode, decode, fingerprint, network.config.block_hop)
-
-
-def _compact_codec(data: bytes, header: dict[str, Any], device: str) -> Codec:
-    config = CompactCodecConfig(**json.loads(header["config"]))
-    tensors = unpack(load_safetensors(data))
-    require_fit(lambda: CompactCodec(config), tensors, may_lack=STATISTICS)
-    network = CompactCodec(config)
-    network.load_state_dict(tensors, strict=False)
-    network = network.eval().requires_grad_(False).to(device)
-    fingerprint = CodecFingerprint(
-        name=header["name"],
-        sha256=hashlib.sha256(data).hexdigest(),
-        sample_rate=config.sample_rate,
-        frame_rate=config.sample_rate // config.hop,
-        num_levels=config.num_levels,
-        codebook_size=config.codebook_size,
-    )
-    return Codec(network, network.encode, lambda codes_BQT, _: network.decode(codes_BQT), fingerprint, config.hop)
-
-
-def _official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise SoundStormError(f"{where}: SHA-256 is {found}, but the official {OFFICIAL_FILE} has {sha256}: download it again from {OFFICIAL_URL}")
-    network = EncodecModel.encodec_model_24khz(pretrained=False)
-    try:
-        network.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({' '.join(str(error).split())[:200]})") from error
-    network.set_target_bandwidth(BANDWIDTH_KBPS)
-    network = network.eval().requires_grad_(False).to(device)
-
-    def encode(waveform_B1N: Tensor) -> Tensor:
-        with torch.autocast(waveform_B1N.device.type, enabled=False):  # which code is nearest must not be rounded
-            [(codes_BQT, _)] = network.encode(waveform_B1N)
-        return codes_BQT
-
-    def decode(codes_BQT: Tensor, _: Sequence[int]) -> Tensor:
-        return network.decode([(codes_BQT, None)])
-
-    fingerprint = CodecFingerprint(name="encodec-24khz", sha256=found, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024)
-    return Codec(network, encode, decode, fingerprint, 320)
+    return Codec(network.eval().to(device), fingerprint)

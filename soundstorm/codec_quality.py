@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from soundstorm.codec import Codec
-from soundstorm.codec_losses import LOG_FLOOR, magnitude_spectrum
 from soundstorm.mel_bands import mel_bands
 
 SI_SDR_LIMIT_DB = 120.0
@@ -18,6 +17,8 @@ SI_SDR_LIMIT_DB = 120.0
 MEL_FFT = 1024
 MEL_HOP = 256
 MEL_BANDS = 80
+LOG_FLOOR = 1e-3
+"""Added to magnitudes before the logarithm."""
 RESOLUTIONS = (512, 1024, 2048)
 """Windows of `multi_resolution_distance`."""
 
@@ -57,9 +58,7 @@ def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int
     """Mean absolute difference (nats) of log-mel magnitudes: 80 bands, 1024/256 Hann transform, floor 1e-3."""
     real_N, decoded_N = _same_length(real_N, decoded_N)
     bank_FM = mel_bands(MEL_FFT, MEL_BANDS, sample_rate)
-    padding = max(0, MEL_FFT - len(real_N))  # the transform mirrors its ends, so it needs half a window of samples
-    waveforms_2N = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in (real_N, decoded_N)])).float()
-    spectra_2FT = magnitude_spectrum(waveforms_2N, MEL_FFT, MEL_HOP)
+    spectra_2FT = _magnitudes([real_N, decoded_N], MEL_FFT, MEL_HOP)
     real_TM, decoded_TM = torch.log(spectra_2FT.transpose(1, 2) @ bank_FM + LOG_FLOOR)
     return float((real_TM - decoded_TM).abs().mean())
 
@@ -72,9 +71,7 @@ def multi_resolution_distance(real_N: np.ndarray, decoded_N: np.ndarray) -> floa
     real_N, decoded_N = _same_length(real_N, decoded_N)
     distances = []
     for n_fft in RESOLUTIONS:
-        padding = max(0, n_fft - len(real_N))
-        pair_2N = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in (real_N, decoded_N)])).float()
-        real_FT, decoded_FT = magnitude_spectrum(pair_2N, n_fft, n_fft // 4)
+        real_FT, decoded_FT = _magnitudes([real_N, decoded_N], n_fft, n_fft // 4)
         convergence = float((real_FT - decoded_FT).norm() / real_FT.norm().clamp(min=LOG_FLOOR))
         log_distance = float((torch.log(real_FT + LOG_FLOOR) - torch.log(decoded_FT + LOG_FLOOR)).abs().mean())
         distances.append(convergence + log_distance)
@@ -110,6 +107,15 @@ def measure_codec(codec: Codec, waveforms: Sequence[np.ndarray]) -> CodecQuality
         log_mel_distance=float(np.mean(distances)),
         codes_in_use=codes_in_use(codes, codec.fingerprint.codebook_size),
     )
+
+
+def _magnitudes(waveforms: list[np.ndarray], n_fft: int, hop: int) -> torch.Tensor:
+    """Magnitudes (B, F, T) of a Hann-window short-time Fourier transform of waveforms of one length, with silence after them where that is short of
+    a window: the transform mirrors its ends."""
+    padding = max(0, n_fft - len(waveforms[0]))
+    waveform_BN = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in waveforms])).float()
+    spectrum_BFT = torch.stft(waveform_BN, n_fft, hop, window=torch.hann_window(n_fft), center=True, return_complex=True)
+    return (spectrum_BFT.real.square() + spectrum_BFT.imag.square() + 1e-10).sqrt()
 
 
 def _same_length(real_N: np.ndarray, decoded_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,26 +1,22 @@
 """Clips as points: networks whose inner values stand for what a clip sounds like, so that sets of clips can be compared.
 
-Three are at hand, all behind `Embedder`: the codec's encoder (one row a second of sound), a sound classifier (one row a clip), and any ONNX model
-that somebody exported, such as PANNs or CLAP (one row a clip).
+Three are at hand, all behind `Embedder`: what the codec quantizes (one row a second of sound), a sound classifier (one row a clip), and any ONNX
+model that somebody exported, such as PANNs or CLAP (one row a clip).
 
 Legend: B batch, N samples, T frames, W windows, D dimensions.
 """
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from encodec import EncodecModel
 from numpy.typing import NDArray
-from torch import Tensor
 
 from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample
-from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.codec import MAX_BATCH_S, Codec
-from soundstorm.compact_codec import CompactCodec
 from soundstorm.errors import SoundStormError
 
 WINDOW_S = 1.0
@@ -46,12 +42,12 @@ class ClipEmbedding(Protocol):
 
 
 class CodecEmbedder:
-    """Latents of a codec's encoder before quantization, averaged over windows of 1 s.
+    """What a codec quantizes, as means and standard deviations over windows of 1 s: the log-mel frames of a block codec, the latents of EnCodec.
 
     What is left at the end joins the window before it where it is shorter than half a window; a shorter clip is one window.
 
     Raises:
-        SoundStormError: the codec works at another sample rate than 24 kHz, or is none whose encoder is known.
+        SoundStormError: the codec works at another sample rate than 24 kHz.
     """
 
     name = "codec"
@@ -61,17 +57,16 @@ class CodecEmbedder:
             raise SoundStormError(
                 f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: clips are embedded at {SAMPLE_RATE} Hz, give such a codec"
             )
-        self._encoder, latents_per_s = _encoder(codec)
-        self._device, self._window_frames = codec.device, round(WINDOW_S * latents_per_s)
+        self._network, self._window_frames = codec.network, round(WINDOW_S * codec.network.latent_rate)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to rows (W, D), D the codec's latent size; raises SoundStormError for a clip without samples."""
+        """Clips int16 (N,) to rows (W, 2 D) for latents of size D; raises SoundStormError for a clip without samples."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
-            batch_BN = torch.from_numpy(np.stack([from_pcm16(clips[position]) for position in positions])).to(self._device)
-            for position, latent_DT in zip(positions, self._encoder(batch_BN).float().cpu().numpy(), strict=True):
-                rows[position] = window_means(latent_DT, self._window_frames)
+            batch_BN = torch.from_numpy(np.stack([from_pcm16(clips[position]) for position in positions])).to(self._network.device)
+            for position, latent_DT in zip(positions, self._network.latents(batch_BN).float().cpu().numpy(), strict=True):
+                rows[position] = window_statistics(latent_DT, self._window_frames)
         return [rows[position] for position in range(len(clips))]
 
 
@@ -139,31 +134,16 @@ class OnnxEmbedder:
         return [rows[position] for position in range(len(clips))]
 
 
-def window_means(latent_DT: NDArray[np.float32], window_frames: int) -> NDArray[np.float32]:
-    """Means (W, D) over windows of `window_frames`; a rest of less than half a window joins the window before, so W = max(1, round(T / window))."""
+def window_statistics(latent_DT: NDArray[np.float32], window_frames: int) -> NDArray[np.float32]:
+    """Means, and after them standard deviations (W, 2 D), over windows of `window_frames`.
+
+    A rest of less than half a window joins the window before, so W = max(1, round(T / window)).
+    """
     num_frames = latent_DT.shape[1]
     windows = max(1, (2 * num_frames + window_frames) // (2 * window_frames))
     starts = np.arange(windows) * window_frames
-    sizes = np.diff(np.append(starts, num_frames))
-    return (np.add.reduceat(latent_DT, starts, axis=1) / sizes).T.astype(np.float32)
-
-
-def _encoder(codec: Codec) -> tuple[Callable[[Tensor], Tensor], float]:
-    """From waveforms (B, N) to latents (B, D, T) before quantization, and how many there are in a second: a block codec's log-mel frames."""
-    network = codec.network
-    if isinstance(network, BlockCodec):
-
-        def log_mel(waveform_BN: Tensor) -> Tensor:
-            return torch.stack([torch.from_numpy(network.log_mel(waveform_N).T) for waveform_N in waveform_BN.cpu().numpy()])
-
-        return log_mel, network.config.sample_rate / network.config.hop
-    if isinstance(network, CompactCodec):
-        return network.encode_latent, codec.frame_rate
-    if isinstance(network, EncodecModel):
-        return lambda waveform_BN: network.encoder(waveform_BN[:, None]), codec.frame_rate
-    raise SoundStormError(
-        f"codec '{codec.fingerprint.name}' is a {type(network).__name__}: embeddings are known for the block codec, the compact codec and EnCodec"
-    )
+    parts = np.split(latent_DT.astype(np.float64), starts[1:], axis=1)
+    return np.stack([np.concatenate([part_DT.mean(1), part_DT.std(1)]) for part_DT in parts]).astype(np.float32)
 
 
 def _equal_lengths(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[int]]:

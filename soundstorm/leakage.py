@@ -36,7 +36,7 @@ class Learned:
     """Weights that a tested network is, or learned from."""
 
     name: str
-    """For people, such as `the codec 'compact-24khz'`."""
+    """For people, such as `the codec 'block-24khz'`."""
     provenance: Provenance
     sha256: str | None = None
     """Of the file, where it was at hand."""

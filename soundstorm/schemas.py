@@ -154,6 +154,8 @@ embeddings, its columns are null."""
 
 MAX_DIGITS = 18
 """Of a number in the metadata."""
+EARLIER_CODECS = ("compact-24khz", "compact")
+"""Names of learned codecs that this version cannot read: that of earlier versions' package, and of those that they trained where none was given."""
 
 
 class Role(StrEnum):
@@ -245,7 +247,11 @@ class CodecFingerprint:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], where: str, made_by: str = "tokenize") -> Self:
-        """The inverse of `to_metadata`; if a key is missing or malformed, the error names the file, `where`, and the command that makes it anew."""
+        """The inverse of `to_metadata`; an error names the file, `where`, and the command that makes it anew.
+
+        Raises:
+            SoundStormError: a key is missing or malformed, or the codec is one of EARLIER_CODECS.
+        """
         remedy = f"make it again with `soundstorm {made_by}`"
         values: dict[str, str | float] = {}
         for field in fields(cls):
@@ -263,7 +269,13 @@ class CodecFingerprint:
                 values[field.name] = float(text)
             else:
                 values[field.name] = text
-        return cls(**values)  # type: ignore[arg-type]
+        fingerprint = cls(**values)  # type: ignore[arg-type]
+        if fingerprint.name in EARLIER_CODECS:
+            raise SoundStormError(
+                f"{where}: its codec '{fingerprint.name}' ({fingerprint.sha256[:12]}) is the learned one of an earlier version, which this one "
+                "cannot read: run `soundstorm tokenize` and `soundstorm train` again"
+            )
+        return fingerprint
 
     def require_equal(self, other: "CodecFingerprint", where: str) -> None:
         """Raise when `other`, the codec in use, is not the one that `where` was made with; the message says both."""

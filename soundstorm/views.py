@@ -109,7 +109,7 @@ def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
     """The recording at another speed, and at another pitch with it, through a gentle filter: a sinc of six zero crossings a side under a Hann window.
 
     What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing there, which no
-    recording has, and which a codec takes for another sound: seen with the compact codec on rain.
+    recording has, and which a codec takes for another sound: seen on rain with an earlier codec.
     """
     from scipy.signal import resample_poly  # 60 MB, which who makes no views need not pay
 

@@ -16,9 +16,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from soundstorm.provenance import TrainedOn
+    from soundstorm.schemas import CodecFingerprint
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER_START_S = 60.0
@@ -184,19 +188,29 @@ def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights (safetensors) of a small compact codec, randomly initialised."""
-    import torch
-
-    from soundstorm.codec import save_compact_codec
-    from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+    """Weights (safetensors) of a small codec of 8 levels at 75 frames/s."""
     from soundstorm.provenance import TrainedOn
 
     path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = CompactCodec(CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16))
-    save_compact_codec(path, network, name="tiny", description="random weights for tests", trained_on=TrainedOn())
+    write_small_codec(path, "tiny", TrainedOn(), dims=16, beam=1)
     return path
+
+
+def write_small_codec(path: Path, name: str, trained_on: "TrainedOn | None" = None, **settings: int) -> None:
+    """Fit a codec to ten short synthetic sounds, in a second, and write it; `settings` are those of `BlockCodecConfig`."""
+    from soundstorm.block_codec import files, fitting
+    from soundstorm.block_codec.config import BlockCodecConfig
+    from soundstorm.synthetic import CLASSES, synthesize
+
+    config, few = BlockCodecConfig(**settings), fitting.FittingConfig(pool_blocks=4_000, simple_sounds=0)
+    sounds = [synthesize(category, 5, 1.3, config.sample_rate) for category in CLASSES]
+    state = fitting.fit_codebooks(fitting.pool_of(sounds, config, few), config, few)
+    path.write_bytes(files.to_bytes(fitting.finish(state, sounds[:2], config), name, "fitted to ten sounds, for tests", trained_on))
+
+
+def shape_of(codec: "CodecFingerprint") -> dict[str, int]:
+    """The settings of `ModelConfig` that fit a codec."""
+    return {"num_levels": codec.num_levels, "codebook_size": codec.codebook_size}
 
 
 def _real_data(name: str) -> Path:

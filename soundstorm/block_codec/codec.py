@@ -3,7 +3,7 @@
 Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (blocks).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,8 +29,6 @@ class BlockTables:
     codebooks: Codebooks
     texture_M: NDArray[np.float32]
     """Nats of each band that the codes lose, root mean square, on clips that the codebooks were not fitted to."""
-    gain_M: NDArray[np.float32]
-    """Nats that decoding adds to each band."""
 
 
 class BlockCodec(nn.Module):
@@ -47,14 +45,14 @@ class BlockCodec(nn.Module):
         self.config, self.tables = config, tables
         self.register_buffer("centroids_QKD", torch.from_numpy(tables.codebooks.centroids), persistent=False)
         self._log_mel = LogMel(config, tables.bank_FM)
-        self._synthesis = Synthesis(config, tables.bank_FM, tables.gain_M)
+        self._synthesis = Synthesis(config, tables.bank_FM)
         self._search: Search | None = None
         self._textures = {config.num_levels: config.texture * tables.texture_M.astype(np.float64)}
 
     @property
     def search(self) -> Search:
         """The search for codes, on the module's device."""
-        if self._search is None or self._search.device != self.centroids_QKD.device:
+        if self._search is None or self._search.device != self.device:
             self._search = Search(self.centroids_QKD, self.config.beam)
         return self._search
 
@@ -118,7 +116,37 @@ class BlockCodec(nn.Module):
         for samples_N in sample_windows(log_mels(), self._synthesis.reach, synthesis):
             yield samples_N.astype(np.float32)
 
+    # ---- as `soundstorm.codec.CodecNetwork`
+
+    @property
+    def device(self) -> torch.device:
+        return self.centroids_QKD.device
+
+    @property
+    def hop(self) -> int:
+        """Samples of a column of codes."""
+        return self.config.block_hop
+
+    @property
+    def latent_rate(self) -> float:
+        """Log-mel frames per second."""
+        return self.config.sample_rate / self.config.hop
+
     @property
     def codebooks(self) -> Tensor:
         """The centroids (Q, K, D) in nats, float32."""
         return self.centroids_QKD.float() / POINT_STEPS
+
+    def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
+        """Waveforms (B, 1, N) to codes (B, Q, C)."""
+        codes = [self.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
+        return torch.from_numpy(np.stack(codes).astype(np.int64)).to(self.device)
+
+    def decode_batch(self, codes_BQC: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Codes (B, Q, C) with a seed for each clip to waveforms (B, 1, C block_hop)."""
+        waves = [self.decode(codes_QC, seed) for codes_QC, seed in zip(codes_BQC.cpu().numpy(), seeds, strict=True)]
+        return torch.from_numpy(np.stack(waves))[:, None].to(self.device)
+
+    def latents(self, waveform_BN: Tensor) -> Tensor:
+        """Log-mel frames (B, M, T) of waveforms (B, N)."""
+        return torch.from_numpy(np.stack([self.log_mel(waveform_N).T for waveform_N in waveform_BN.cpu().numpy()]))

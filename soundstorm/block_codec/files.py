@@ -16,7 +16,7 @@ from soundstorm.block_codec.fitting import FittingState, LevelReport
 from soundstorm.provenance import KEY, TrainedOn
 from soundstorm.safetensors_header import read_metadata, with_sorted_notes
 
-FORMAT = "soundstorm-block-codec-1"
+FORMAT = "soundstorm-block-codec-2"
 STATE_FORMAT = "soundstorm-block-codec-fitting-1"
 
 
@@ -37,7 +37,6 @@ def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: Trained
         "codes": tables.codebooks.codes_QKD,
         "multiplier": tables.codebooks.multiplier_QD,
         "texture": tables.texture_M,
-        "gain": tables.gain_M,
     }
     header = {"format": FORMAT, "name": name, "description": description, "config": json.dumps(codec.config.to_dict())}
     if trained_on is not None:
@@ -72,7 +71,6 @@ def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
         "codes": ((levels, size, dims), np.int8),
         "multiplier": ((levels, dims), np.int32),
         "texture": ((config.bands,), np.float32),
-        "gain": ((config.bands,), np.float32),
     }
     for key, (shape, kind) in expected.items():
         if key not in tensors or tensors[key].shape != shape or tensors[key].dtype != kind:
@@ -87,7 +85,6 @@ def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
             space=BlockSpace(tensors["center"].astype(np.float64), tensors["axes"]),
             codebooks=Codebooks(tensors["codes"], tensors["multiplier"]),
             texture_M=tensors["texture"],
-            gain_M=tensors["gain"],
         ),
     )
 

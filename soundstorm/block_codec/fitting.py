@@ -224,8 +224,7 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
     """
     assert state.space is not None and len(state.packed) == config.num_levels
     codebooks = Codebooks(np.stack([codes for codes, _ in state.packed]), np.stack([multiplier for _, multiplier in state.packed]))
-    zeros_M = np.zeros(config.bands, dtype=np.float32)
-    bare = BlockTables(mel_bank(config), state.space, codebooks, texture_M=zeros_M, gain_M=zeros_M)
+    bare = BlockTables(mel_bank(config), state.space, codebooks, texture_M=np.zeros(config.bands, dtype=np.float32))
     codec = BlockCodec(config, bare)
     squares_M, frames = np.zeros(config.bands), 0.0
     for waveform_N in held_out:
@@ -237,4 +236,4 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
     if not np.any(frames):
         raise ValueError("no recording to measure the codec's texture on")
     texture_M = np.sqrt(squares_M / np.maximum(frames, 1)).astype(np.float32)
-    return BlockCodec(config, BlockTables(bare.bank_FM, state.space, codebooks, texture_M, zeros_M))
+    return BlockCodec(config, BlockTables(bare.bank_FM, state.space, codebooks, texture_M))

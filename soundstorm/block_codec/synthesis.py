@@ -39,10 +39,9 @@ class Synthesis:
     Args:
         config: of the codec.
         bank_FM: of `soundstorm.block_codec.features.mel_bank`.
-        gain_M: nats that are added to each band, so that levels come back in the mean.
     """
 
-    def __init__(self, config: BlockCodecConfig, bank_FM: NDArray, gain_M: NDArray) -> None:
+    def __init__(self, config: BlockCodecConfig, bank_FM: NDArray) -> None:
         self.config = config
         bank_FM = bank_FM.astype(np.float64)
         self._bank_FM = scipy.sparse.csr_array(bank_FM)
@@ -51,7 +50,6 @@ class Synthesis:
         self._share_F1 = 1 / np.maximum(bank_FM.sum(1, keepdims=True), TINY)
         self._bin_F1 = np.arange(len(bank_FM), dtype=np.float64)[:, None]
         self._around_FF = _neighbourhoods(bank_FM)
-        self._gain_M = gain_M.astype(np.float64)
         window_N = hann(config.window)
         energy = np.square(window_N).sum()
         self._analysis_N = window_N / np.sqrt(energy)
@@ -86,7 +84,7 @@ class Synthesis:
         """The root of each band's power: the inverse of ln(a + floor), in which texture counts as much as the sound
         stands above the floor."""
         above_TM = np.maximum(1 - self.config.floor * np.exp(-log_mel_TM), 0)
-        return np.exp(log_mel_TM) * above_TM * np.exp(above_TM * texture_TM + self._gain_M)
+        return np.exp(log_mel_TM) * above_TM * np.exp(above_TM * texture_TM)
 
     def _deconvolved(self, power_MT: Array) -> Array:
         """Power in bands (M, T) to power in bins (F, T).

@@ -18,11 +18,10 @@ from ray.cluster_utils import Cluster
 from cluster import storage, tables
 from cluster.tars import Reader
 from soundstorm.checkpoints import save_checkpoint
-from soundstorm.codec import load_codec, save_compact_codec
-from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+from soundstorm.codec import load_codec
 from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, SamplerSettings, preset
-from tests.conftest import ROOT  # which also sets the variables that Ray and torch read
+from tests.conftest import ROOT, write_small_codec  # which also sets the variables that Ray and torch read
 
 os.environ |= {"PYTHONPATH": str(ROOT), "SOUNDSTORM_OFFLINE": "1"}
 
@@ -37,10 +36,9 @@ NODE_S = 240.0
 def make_model(folder: Path) -> tuple[str, str]:
     """A checkpoint with random weights and the codec that it belongs to; a clip of one second takes a few hundredths of one."""
     torch.manual_seed(0)
-    codec = CompactCodec(CompactCodecConfig(encoder_width=32, encoder_blocks=1, decoder_width=32, decoder_blocks=1, latent_dim=16))
     codec_path = folder / "codec.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
-    save_compact_codec(codec_path, codec, name="tiny", description="random weights")
+    write_small_codec(codec_path, "tiny", dims=16, beam=1)
     model = SoundStorm(ModelConfig(width=32, depth=1, heads=2, kernel=5, num_classes=len(CATEGORIES)))
     save_checkpoint(
         folder / "checkpoint",

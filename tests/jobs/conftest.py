@@ -25,6 +25,7 @@ from soundstorm.model import SoundStorm
 from soundstorm.presets import ModelConfig, preset
 from soundstorm.provenance import Parent, TrainedOn, content_of, recordings_of
 from soundstorm.synthetic import CLASSES, synthesize, write_dataset
+from tests.conftest import shape_of
 
 os.environ["SOUNDSTORM_OFFLINE"] = "1"  # no test waits for a download of weights that it did not ask for
 
@@ -175,8 +176,8 @@ def tokenized(mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path_factory: p
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A tiny network with random weights for the synthetic classes, on the codec in the package."""
-    config = preset("tiny")
-    architecture = ModelConfig(**(config.model.to_dict() | {"num_classes": len(CLASSES)}))
+    config, codec = preset("tiny"), load_codec().fingerprint
+    architecture = ModelConfig(**(config.model.to_dict() | {"num_classes": len(CLASSES)} | shape_of(codec)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SoundStorm(architecture)
@@ -186,7 +187,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
         model,
         training=config.training,
         categories=CLASSES,
-        fingerprint=load_codec().fingerprint,
+        fingerprint=codec,
         step=1,
         sampler=config.sampler,
     )

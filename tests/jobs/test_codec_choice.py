@@ -4,7 +4,7 @@ import hashlib
 import io
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -157,6 +157,15 @@ def test_a_named_codec_that_does_not_fit_is_refused_with_both_fingerprints(tiny_
         choose_codec(str(tiny_codec), packaged, "runs/x")
 
 
+def test_tables_and_checkpoints_of_the_learned_codec_of_earlier_versions_are_refused_with_what_to_do() -> None:
+    earlier = replace(load_codec().fingerprint, name="compact-24khz", sha256="ea8ef8f844fc" + 52 * "0").to_metadata()
+    with pytest.raises(SoundStormError) as caught:
+        CodecFingerprint.from_metadata(earlier, "runs/tokens")
+    said = str(caught.value)
+    assert said.startswith("runs/tokens: its codec 'compact-24khz' (ea8ef8f844fc) is the learned one of an earlier version")
+    assert "run `soundstorm tokenize` and `soundstorm train` again" in said
+
+
 # ---- the official weights
 
 
@@ -223,7 +232,7 @@ def test_a_file_that_holds_no_weights_is_refused_by_its_name(content: bytes, tmp
         choose_codec(str(path))
 
 
-def test_a_damaged_compact_codec_is_refused(tiny_codec: Path, tmp_path: Path) -> None:
+def test_a_damaged_codec_is_refused(tiny_codec: Path, tmp_path: Path) -> None:
     path = tmp_path / "codec.safetensors"
     path.write_bytes(tiny_codec.read_bytes()[:-100])
     with pytest.raises(SoundStormError, match=f"--codec {path}: .*not a codec of this project"):

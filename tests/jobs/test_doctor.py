@@ -12,7 +12,7 @@ from jobs import doctor, nodes
 from soundstorm.codec import load_codec
 from tests.jobs.conftest import Command
 
-SUBJECTS = ["processor", "GPU", "libraries", "compiled", "audio files", "compact codec", "EnCodec weights", "disk"]
+SUBJECTS = ["processor", "GPU", "libraries", "compiled", "audio files", "codec", "EnCodec weights", "disk"]
 CLUSTER = ["Ray", "nodes", "authentication", "metrics"]
 
 
@@ -27,7 +27,7 @@ def room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_machine_that_has_everything_is_ready(ray_session: None, tmp_path: Path, command: Command) -> None:
     summary = doctor.run(doctor.Options(output_dir=str(tmp_path / "out")))
     assert list(summary["findings"]) == [*SUBJECTS, "storage", "submission", *CLUSTER]
-    assert load_codec().fingerprint.sha256[:12] in summary["findings"]["compact codec"]
+    assert load_codec().fingerprint.sha256[:12] in summary["findings"]["codec"]
     assert "4 CPUs" in summary["findings"]["Ray"]
     assert "not here" in summary["findings"]["EnCodec weights"]
     assert summary["findings"]["storage"] == f"{tmp_path / 'out'} can be written, listed, read and deleted"

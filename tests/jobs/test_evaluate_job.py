@@ -115,7 +115,7 @@ def test_every_clip_has_features_and_so_have_the_other_clips_of_the_dataset(eval
     for row in features.to_pylist():
         assert np.isfinite([row["flux"], row["modulation"], row["probability"], *row["classifier_embedding"]]).all()
         assert row["modulation"] == pytest.approx(sum(row["modulation_bands"]))
-        assert np.shape(row["codec_embedding"]) == (1, 128) and len(row["codes"]) == 75
+        assert np.shape(row["codec_embedding"]) == (1, 160) and len(row["codes"]) == np.ceil(load_codec().frame_rate)
         assert row["predicted"] in CLASSES
         assert (row["fold"] == 0) == (row["role"] == "generated")
 

@@ -11,7 +11,7 @@ from soundstorm.presets import SamplerSettings
 
 
 def test_the_time_told_is_of_one_thread_and_grows_faster_than_the_clip() -> None:
-    checkpoint, sampler = open_checkpoint(checkpoint_files(None)), SamplerSettings(iterations=(6, 2, 1, 1, 1, 1, 1, 1), candidates=1)
+    checkpoint, sampler = open_checkpoint(checkpoint_files(None)), SamplerSettings(iterations=6, candidates=1)
     threads = torch.get_num_threads()
     seconds_a_clip(checkpoint, sampler, 100)  # the first pass of a process takes longer
     short_s, long_s = seconds_a_clip(checkpoint, sampler, 100), seconds_a_clip(checkpoint, sampler, 3000)

@@ -9,10 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from cluster import storage
+from cluster import storage, tables
 from jobs import generate, train
 from soundstorm.checkpoints import load_checkpoint
-from soundstorm.code_vectors import codebooks
 from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.place_network import PlaceNetwork
@@ -61,7 +60,7 @@ def test_the_checkpoint_is_a_network_of_order_places_with_the_centroids_of_its_c
     codec = load_codec(tiny_codec)
     assert isinstance(checkpoint.model, PlaceNetwork)
     assert (checkpoint.model.config.num_levels, checkpoint.fingerprint.num_levels) == (3, 8)
-    assert torch.equal(checkpoint.model.centroids.vectors_QKL, codebooks(codec)[:3])
+    assert torch.equal(checkpoint.model.centroids.vectors_QKL, codec.network.codebooks[:3])
     bias_QK = checkpoint.model.head.head_bias
     assert float(bias_QK.detach().std()) > 0.1  # they began as the logarithms of the counts
     assert len(trained["val_losses"]) == 3
@@ -80,9 +79,10 @@ def test_samples_begin_with_their_prompt_and_are_decoded_from_the_levels_that_ar
     assert not np.array_equal(waves[0], waves[1])
     codec = load_codec(tiny_codec)
     [prompt_QT] = codec.encode_clips([soundfile.read(prompt, dtype="float32")[0]])
-    alone = codec.decode_clips([prompt_QT[:3]])[0]
     heard = 8_000  # beyond the reach of what follows the prompt
-    for wave in waves:
+    rows, _ = tables.read_table(str(tmp_path / "out" / "samples.parquet"))
+    for wave, row in zip(waves, sorted(rows.to_pylist(), key=lambda row: row["sample_id"]), strict=True):
+        [alone] = codec.decode_clips([prompt_QT[:3]], [row["seed"]])
         np.testing.assert_allclose(wave[:heard] / np.abs(wave[:heard]).max(), alone[:heard] / np.abs(alone[:heard]).max(), atol=2e-3)
     with pytest.raises(SoundStormError, match="one number: this network decides all levels of a place at once"):
         generate.run(generate.Options(output_dir=str(tmp_path / "other"), **(shared | {"iterations": (4, 1, 1)})))

@@ -1,72 +1,26 @@
-"""`soundstorm train-codec`: real Ray Data and Ray Train on short synthetic recordings and a small network."""
+"""`soundstorm train-codec`: real Ray Data and a real actor on short synthetic recordings, and few codes."""
 
 import csv
 import os
 import shutil
 import signal
-from collections.abc import Callable
-from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-import ray.train
-import torch
 
 import jobs.train_codec
 from cluster import records
-from jobs.train_codec import Options, run, train_on_worker
-from soundstorm.audio_classifier import PACKAGED_WEIGHTS, AudioClassifier, load_classifier, save_classifier
-from soundstorm.codec import load_codec, provenance_of_codec
-from soundstorm.codec_training import CodecTrainer, CodecTrainingConfig
-from soundstorm.compact_codec import CompactCodecConfig
+from cluster.errors import ClusterError
+from jobs.codec_fitter import CodecFitter
+from jobs.train_codec import Options, run
+from soundstorm.block_codec.fitting import FittingConfig
+from soundstorm.codec import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
-from soundstorm.provenance import Role, TrainedOn, as_parent
-from tests.jobs.conftest import trained_on_all_but
+from tests.jobs.conftest import interrupt
 
-PACKAGED_CLASSIFIER = packaged(PACKAGED_WEIGHTS)
-STEPS = 20
-"""Of all phases; in the last four the decoder goes on alone."""
-TRAINING = CodecTrainingConfig(
-    steps=16,
-    polish_steps=4,
-    polish_lr=0.003,
-    quantizer_start=3,
-    adversarial_start=15,
-    batch_size=4,
-    crop_frames=16,
-    discriminator_filters=2,
-    revive_every=4,
-    lr=0.03,
-)
-NETWORK = CompactCodecConfig(encoder_width=16, encoder_blocks=1, decoder_width=16, decoder_blocks=1, latent_dim=8, num_levels=2, codebook_size=32)
-
-
-def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], None]:
-    """The job's training loop; worker 1 is killed once, and each worker leaves a digest of all its weights and codebooks in `folder`."""
-
-    def loop(settings: dict[str, Any]) -> None:
-        trainers: list[CodecTrainer] = []
-        original = CodecTrainer.step
-
-        def step(self: CodecTrainer) -> dict[str, float]:
-            if self.step_count == dies_before_step and self.rank == 1 and not (folder / "died").exists():
-                (folder / "died").touch()
-                os.kill(os.getpid(), signal.SIGKILL)
-            if not trainers:
-                (folder / f"began-{self.rank}").write_text(str(self.step_count))
-            trainers[:] = [self]
-            return original(self)
-
-        CodecTrainer.step = step  # type: ignore[method-assign]
-        train_on_worker(settings)
-        state = trainers[0].codec.state_dict() | trainers[0].discriminator.state_dict()
-        digest = sha256(b"".join(value.detach().contiguous().numpy().tobytes() for value in state.values())).hexdigest()
-        (folder / f"worker-{ray.train.get_context().get_world_rank()}").write_text(digest)
-
-    return loop
+FITTING = FittingConfig(copies=2, pool_blocks=4_000, simple_sounds=2)
 
 
 @pytest.fixture(scope="module")
@@ -79,96 +33,92 @@ def dataset(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def options(dataset: Path, output: Path, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"training": TRAINING, "network": NETWORK, "checkpoint_every": 10, "log_every": 5, "num_workers": 2, "device": "cpu"}
+    settings: dict[str, Any] = {"fitting": FITTING, "codebook_size": 32, "num_levels": 3, "frames_per_block": "2", "device": "cpu"}
     return Options(dataset="synthetic", data_dir=str(dataset), output_dir=str(output), **(settings | changes))
 
 
+def dies_once(flag: str) -> type[CodecFitter]:
+    """A fitter whose process is killed at the second level, the first time."""
+
+    class Fitter(CodecFitter):
+        def step(self) -> bytes:
+            if len(self.fit.state.packed) == 1 and not Path(flag).exists():
+                Path(flag).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super().step()
+
+    return Fitter
+
+
 @pytest.fixture(scope="module")
-def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
-    """One run of two workers, of which one is killed after the only checkpoint before the end; the tests below look at it."""
-    seen = tmp_path_factory.mktemp("seen")
+def fitted(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
+    """One run whose fitter is killed after the first level; the tests below look at it."""
+    flag = tmp_path_factory.mktemp("seen") / "died"
+    output = tmp_path_factory.mktemp("codec-out")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.train_codec, "train_on_worker", observed(seen, dies_before_step=17))
-        listener = str(PACKAGED_CLASSIFIER)
-        summary = run(options(dataset, tmp_path_factory.mktemp("codec-out"), max_failures=1, listener=listener))
-    return summary | {"seen": seen}
+        patch.setattr(jobs.train_codec, "CodecFitter", dies_once(str(flag)))
+        summary = run(options(dataset, output, max_failures=1))
+    return summary | {"died": flag.exists(), "again": options(dataset, output, max_failures=1)}
 
 
-def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_row_once(trained: dict[str, Any]) -> None:
-    assert (trained["seen"] / "died").exists()
-    assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["10", "10"]
-    rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
-    assert [row["step"] for row in rows] == ["5", "10", "15", "20"]
-    assert float(rows[-1]["discriminator"]) > 0
-    for name in ("loudness", "perceptual", "texture"):
-        assert [row[name] != "" for row in rows] == [False, False, False, True]
-    assert float(rows[-1]["flatness"]) < 0.95 * float(rows[0]["flatness"])
+def test_after_the_loss_of_its_process_fitting_goes_on_and_the_log_has_every_level_once(fitted: dict[str, Any]) -> None:
+    assert fitted["died"]
+    rows = list(csv.DictReader((Path(fitted["output_dir"]) / "log.csv").read_text().splitlines()))
+    assert [row["level"] for row in rows] == ["0", "1", "2"]
+    errors = [float(row["error_nats"]) for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    assert all(float(row["codes_in_use"]) > 0.8 and 3 < float(row["entropy_bits"]) <= 5 for row in rows)
 
 
-def test_weights_codebooks_and_discriminator_are_equal_on_all_workers(trained: dict[str, Any]) -> None:
-    digests = {(trained["seen"] / f"worker-{rank}").read_text() for rank in (0, 1)}
-    assert len(digests) == 1
+def test_the_codec_it_leaves_can_be_used_and_was_measured_on_the_test_fold(fitted: dict[str, Any]) -> None:
+    codec = load_codec(Path(fitted["codec"]))
+    assert (codec.fingerprint.num_levels, codec.fingerprint.codebook_size, codec.frame_rate) == (3, 32, 37.5)
+    assert codec.encode_clips([np.zeros(24_000, np.float32)])[0].shape == (3, 38)
+    record = records.read(fitted["output_dir"], "train_codec")
+    assert record is not None and len(record.counts["levels"]) == 3
+    assert record.counts["test"]["clips"] > 0 and record.counts["test"]["log_mel_distance"] > 0
+    assert not (Path(fitted["output_dir"]) / "fitting.safetensors").exists()
 
 
-def test_the_codec_it_leaves_can_be_used_and_was_measured_on_the_test_fold(trained: dict[str, Any]) -> None:
-    codec = load_codec(Path(trained["codec"]))
-    assert (codec.fingerprint.num_levels, codec.fingerprint.codebook_size, codec.frame_rate) == (2, 32, 75)
-    assert codec.encode(torch.zeros(1, 1, 3200)).shape == (1, 2, 10)
-    record = records.read(trained["output_dir"], "train_codec")
-    assert record is not None and record.counts["steps"] == STEPS and record.counts["leaks"] == []
-    found, listener = provenance_of_codec(Path(trained["codec"]).read_bytes()), load_classifier()
-    assert isinstance(found, TrainedOn)
-    [recordings] = found.recordings
-    assert (recordings.dataset, recordings.folds, recordings.num_clips) == ("synthetic", (1, 2, 3, 4), trained["recordings"])
-    assert recordings.contents is not None and len(recordings.contents) == recordings.num_clips
-    assert found.parents == (as_parent(Role.LISTENER, "heard by", listener.sha256, listener.provenance),)
-    test = record.counts["test"]
-    assert test["clips"] > 0 and test["log_mel_distance"] > 0 and len(test["codes_in_use"]) == 2
-    assert not (Path(trained["output_dir"]) / "run").exists()
+def test_the_same_command_again_does_nothing(fitted: dict[str, Any]) -> None:
+    before = (Path(fitted["output_dir"]) / "codec.safetensors").stat().st_mtime_ns
+    assert "already fitted" in run(fitted["again"])["message"]
+    assert (Path(fitted["output_dir"]) / "codec.safetensors").stat().st_mtime_ns == before
 
 
-def test_a_recording_that_is_not_audio_is_left_out(trained: dict[str, Any], dataset: Path) -> None:
-    folds = [path.name.split("-")[0] for path in (dataset / "audio").glob("*.wav")]
-    assert trained["recordings"] == sum(fold != "5" for fold in folds) - 1
-    assert trained["test"]["clips"] == folds.count("5")
+def test_another_setting_into_the_same_folder_is_refused(fitted: dict[str, Any]) -> None:
+    with pytest.raises(ClusterError, match=r"num_levels: then 3, now 2.*--overwrite"):
+        run(options(Path(fitted["again"].data_dir), Path(fitted["output_dir"]), num_levels=2))
 
 
-def test_a_finished_codec_is_not_trained_again(trained: dict[str, Any], dataset: Path) -> None:
-    assert "already trained" in run(options(dataset, Path(trained["output_dir"]), listener=str(PACKAGED_CLASSIFIER)))["message"]
+def test_a_finished_fit_that_lacks_its_record_ends_with_the_same_codec(fitted: dict[str, Any]) -> None:
+    output = Path(fitted["output_dir"])
+    before = (output / "codec.safetensors").read_bytes()
+    interrupt(str(output), "train_codec")
+    run(fitted["again"])
+    assert (output / "codec.safetensors").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "fault"),
     [
-        ({"training": replace(TRAINING, steps=0)}, "--steps is 0"),
-        ({"training": replace(TRAINING, quantizer_start=16)}, "--quantizer-start is 16: give 0 to 15"),
-        ({"training": replace(TRAINING, polish_steps=-1)}, "--polish-steps is -1"),
-        ({"training": replace(TRAINING, polish_lr=0.0)}, "--polish-lr is 0.0"),
-        ({"training": replace(TRAINING, crop_frames=4)}, "--crop-frames is 4: the losses need at least 13"),
-        ({"network": replace(NETWORK, codebook_size=10_000)}, "--codebook-size is 10000"),
-        ({"num_workers": 0}, "--num-workers is 0"),
-        ({"log_every": 0}, "--log-every is 0"),
+        ({"folds": (1, 5)}, "--folds has 5, which is the test fold"),
+        ({"folds": (9,)}, "--folds is 9: the dataset has folds 1 to 5"),
+        ({"test_fold": 0}, "--test-fold is 0"),
     ],
 )
-def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=message):
-        options(tmp_path, tmp_path, **changes)
+def test_folds_that_cannot_be_are_refused(dataset: Path, tmp_path: Path, changes: dict[str, Any], fault: str) -> None:
+    with pytest.raises(SoundStormError, match=fault):
+        run(options(dataset, tmp_path, **changes))
 
 
-def test_a_test_fold_that_the_dataset_does_not_have_is_refused(dataset: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match="--test-fold is 6: the dataset has folds 1 to 5"):
-        run(options(dataset, tmp_path, test_fold=6))
+def test_a_list_that_names_no_clip_is_refused(dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("nothing\n")
+    with pytest.raises(SoundStormError, match=r"--clips .*list.txt: it names no clip"):
+        run(options(dataset, tmp_path / "out", clips=str(tmp_path / "list.txt")))
 
 
-def test_a_listener_that_knows_the_test_fold_or_is_none_is_refused(dataset: Path, tmp_path: Path) -> None:
-    listener = tmp_path / "listener.safetensors"
-    learned = trained_on_all_but(5, dataset)
-    save_classifier(listener, AudioClassifier(2), categories=["a", "b"], dataset="synthetic", held_out_fold=5, trained_on=learned)
-    with pytest.raises(SoundStormError, match=r"listener\.safetensors was trained on synthetic without fold 5, and fold 4 of synthetic is the test"):
-        run(options(dataset, tmp_path / "out", test_fold=4, listener=str(listener)))
-    save_classifier(listener, AudioClassifier(2), categories=["a", "b"], dataset="synthetic", held_out_fold=5)
-    with pytest.raises(SoundStormError, match=r"what --listener .*listener\.safetensors was trained on is not known: its file does not say it"):
-        run(options(dataset, tmp_path / "out", listener=str(listener)))
-    (tmp_path / "other.safetensors").write_bytes(b"nothing of the kind")
-    with pytest.raises(SoundStormError, match=r"other\.safetensors: classifier weights: not a classifier"):
-        run(options(dataset, tmp_path / "out", listener=str(tmp_path / "other.safetensors")))
+@pytest.mark.parametrize("changes", [{"fitting": FittingConfig(copies=0)}, {"max_failures": -1}, {"max_duration": 0.0}, {"num_levels": 65}])
+def test_an_option_out_of_range_is_refused(dataset: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    with pytest.raises(SoundStormError, match=r"give"):
+        options(dataset, tmp_path, **changes)

@@ -147,7 +147,7 @@ def with_about(content: bytes, **changes: object) -> bytes:
         (lambda content: b"", "not a classifier"),
         (lambda content: b"this is a letter", "not a classifier"),
         (lambda content: content[:-100], "not a classifier"),
-        (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-compact-codec-1'"),
+        (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-block-codec-2'"),
         (lambda content: with_about(content, categories="two"), "its categories are not a list of names"),
         (lambda content: with_about(content, categories=["a", "b", "c"]), r"'head.bias' has shape \(2,\), its architecture \(3,\)"),
         (lambda content: with_about(content, architecture={"depth": 3}), "architecture: unknown setting 'depth'"),

@@ -55,7 +55,7 @@ def classification_data(**changes: Any) -> ClassificationData:
         "dataset": "esc50",
         "generated_at": datetime(2025, 3, 4, 15, 6, tzinfo=UTC),
         "result": classify_predictions(this, CATEGORIES),
-        "notes": [FoldNote(fold=fold, codec="compact-24khz", start="a generator trained without fold 1") for fold in (1, 2, 3)],
+        "notes": [FoldNote(fold=fold, codec="block-24khz", start="a generator trained without fold 1") for fold in (1, 2, 3)],
         "compared": [compared],
         "warnings": ["Fold 4 was not tested."],
         "settings": {"run": {"model": "soundstorm", "views": 7}},

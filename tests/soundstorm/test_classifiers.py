@@ -9,6 +9,7 @@ from safetensors.torch import save
 
 from soundstorm.audio import to_pcm16
 from soundstorm.classifiers import open_classifier
+from soundstorm.code_vectors import latent_dim
 from soundstorm.codec import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.packaged import packaged
@@ -16,6 +17,7 @@ from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
 from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import Origin, save_token_classifier
+from tests.conftest import shape_of
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +26,8 @@ def of_codes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     codec = load_codec()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = TokenClassifier(2, ModelConfig(width=16, depth=1, heads=2, num_classes=2), ReadoutConfig(latent_dim=128))
+        network = ModelConfig(width=16, depth=1, heads=2, num_classes=2, **shape_of(codec.fingerprint))
+        model = TokenClassifier(2, network, ReadoutConfig(latent_dim=latent_dim(codec)))
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     origin = Origin(codec=codec.fingerprint, mode="scratch", generator_sha256=None, teacher_sha256="ab" * 32)
     save_token_classifier(path, model, categories=["a", "b"], dataset="esc10", held_out_fold=4, origin=origin)
@@ -47,7 +50,7 @@ def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
         (b"", "its file: not a classifier (no header of ours)"),
         (b"[" * 100_000, "its file: not a classifier (no header of ours)"),
         (save({"a": torch.zeros(1)}), "its file: not a classifier (no header of ours)"),
-        (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-compact-codec-1')"),
+        (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-block-codec-2')"),
         (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: not a classifier ("),
     ],
 )

@@ -16,17 +16,22 @@ RATE = 24_000
 
 def _codec(change: Callable[[np.ndarray], np.ndarray]) -> Codec:
     """A codec whose codes are the samples, which `change` gets before they are given back."""
-    kept: dict[int, np.ndarray] = {}
 
-    def encode(waveform_B1N: Tensor) -> Tensor:
-        kept[0] = waveform_B1N[:, 0].numpy()
-        return torch.zeros(len(waveform_B1N), 1, waveform_B1N.shape[2] // 8, dtype=torch.int64)
+    class Kept:
+        device, hop, latent_rate, codebooks = torch.device("cpu"), 8, 1.0, torch.zeros(1, 2, 1)
 
-    def decode(codes_BQT: Tensor, seeds: object) -> Tensor:
-        return torch.from_numpy(np.stack([change(wave_N.astype(np.float64)) for wave_N in kept[0]])).float()[:, None]
+        def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
+            self.sound_BN = waveform_B1N[:, 0].numpy()
+            return torch.zeros(len(waveform_B1N), 1, waveform_B1N.shape[2] // 8, dtype=torch.int64)
+
+        def decode_batch(self, codes_BQT: Tensor, seeds: object) -> Tensor:
+            return torch.from_numpy(np.stack([change(wave_N.astype(np.float64)) for wave_N in self.sound_BN])).float()[:, None]
+
+        def latents(self, waveform_BN: Tensor) -> Tensor:
+            return waveform_BN[:, None]
 
     fingerprint = CodecFingerprint(name="same", sha256="0" * 64, sample_rate=RATE, frame_rate=RATE // 8, num_levels=1, codebook_size=2)
-    return Codec(torch.nn.Linear(1, 1), encode, decode, fingerprint, 8)
+    return Codec(Kept(), fingerprint)
 
 
 def test_a_codec_that_changes_nothing_passes_every_probe() -> None:

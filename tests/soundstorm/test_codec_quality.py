@@ -5,11 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from soundstorm.codec import load_codec, save_compact_codec
+from soundstorm.codec import load_codec
 from soundstorm.codec_quality import SI_SDR_LIMIT_DB, codes_in_use, log_mel_distance, measure_codec, si_sdr_db
-from soundstorm.compact_codec import CompactCodec, CompactCodecConfig
+from tests.conftest import write_small_codec
 
 
 def sine(frequency_hz: float, num_samples: int = 24_000, phase: float = 0.0) -> np.ndarray:
@@ -57,9 +56,7 @@ def test_codes_in_use_counts_distinct_codes_over_all_clips() -> None:
 
 
 def test_a_codec_is_measured_over_clips_of_any_length_and_silence(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    shape = CompactCodecConfig(encoder_width=16, encoder_blocks=1, decoder_width=16, decoder_blocks=1, latent_dim=8, num_levels=2, codebook_size=4)
-    save_compact_codec(tmp_path / "codec.safetensors", CompactCodec(shape), "random", "untrained")
+    write_small_codec(tmp_path / "codec.safetensors", "small", num_levels=2, codebook_size=4, dims=8)
     quality = measure_codec(load_codec(tmp_path / "codec.safetensors"), [sine(440, 5000), np.zeros(700, np.float32)])
     assert quality.clips == 2
     assert quality.si_sdr_db is not None and math.isfinite(quality.si_sdr_db)

@@ -96,7 +96,7 @@ def report_data(categories: tuple[str, ...] = ("rain", "clock_tick", "siren", XS
         },
         "fingerprints": {"codec weights": "9f" * 32, "checkpoint": "3c" * 32},
         "rejected": {"not_audio": 2, "truncated": 1},
-        "warnings": ["The compact codec stands in for EnCodec: there was no network."],
+        "warnings": ["The codec of the package stands in for EnCodec: there was no network."],
         "credits": ["Recordings: ESC-10, K. J. Piczak (2015), CC BY 3.0."],
     }
     return ReportData(**(values | changes))

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load, save
 
 from soundstorm.audio import from_pcm16, to_pcm16
+from soundstorm.block_codec.codec import BlockCodec
 from soundstorm.code_vectors import code_vectors, latent_dim, start_embeddings
 from soundstorm.codec import Codec, load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
@@ -19,6 +20,7 @@ from soundstorm.presets import ModelConfig
 from soundstorm.synthetic import CLASSES, synthesize
 from soundstorm.token_classifier import AttentiveStatistics, ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_file import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
+from tests.conftest import shape_of
 
 SMALL = ModelConfig(width=16, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
 READOUT = ReadoutConfig(latent_dim=16, heads=2)
@@ -102,8 +104,9 @@ def test_a_clip_hears_what_the_generator_makes_of_it_without_a_class(codec: Code
 def test_the_vectors_of_a_frames_codes_add_up_to_what_the_codec_decodes_from(codec: Codec) -> None:
     codes_1QT = codes(12)
     embedded = network(codec).embed(codes_1QT, torch.ones(1, 12, dtype=torch.bool))
-    latent_BDT = codec.network.quantizer.vq.decode(codes_1QT.transpose(0, 1))  # type: ignore[union-attr]
-    ratio = embedded.latent_BTL / latent_BDT.transpose(1, 2)
+    assert isinstance(codec.network, BlockCodec)
+    points_TD = torch.from_numpy(codec.network.tables.codebooks.sums(codes_1QT[0].numpy()))
+    ratio = points_TD / embedded.latent_BTL[0]
     torch.testing.assert_close(ratio, ratio.median().expand_as(ratio), rtol=1e-2, atol=0)
     assert latent_dim(codec) == 16
     drawn = code_vectors(codec).view(8, 1025, 16)[:, :1024]
@@ -178,7 +181,7 @@ def test_categories_that_do_not_fit_the_outputs_are_refused(codec: Codec, tmp_pa
 
 
 def test_another_codec_is_refused(saved: bytes) -> None:
-    with pytest.raises(SoundStormError, match=r"it was made with codec 'tiny' .* but the codec in use is 'compact-24khz'"):
+    with pytest.raises(SoundStormError, match=r"it was made with codec 'tiny' .* but the codec in use is 'block-24khz'"):
         load_token_classifier(saved, "it", lambda _: load_codec())
 
 
@@ -203,7 +206,7 @@ def architecture(network: ModelConfig = SMALL, readout: ReadoutConfig = READOUT)
         (lambda content: b"", "not a classifier"),
         (lambda content: b"this is a letter", "not a classifier"),
         (lambda content: content[:-100], "not a classifier"),
-        (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-compact-codec-1'"),
+        (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-block-codec-2'"),
         (lambda content: with_about(content, categories="two"), "its categories are not a list of names"),
         (lambda content: with_about(content, categories=["a", "b", "c"]), r"'head.bias' has shape \(2,\), its architecture \(3,\)"),
         (lambda content: with_about(content, architecture=architecture(replace(SMALL, depth=3))), "parameters differ"),
@@ -235,12 +238,13 @@ def test_wrong_settings_are_named(changes: dict[str, object], message: str) -> N
 def test_embeddings_start_from_the_vectors_of_the_codec() -> None:
     codec = load_codec(packaged_codec_bytes())
     torch.manual_seed(3)
-    model = SoundStorm(ModelConfig(width=64, depth=1, heads=2, kernel=5, ff_mult=2, num_classes=3))
-    before_QKD = model.code_embedding.weight.detach().clone().view(8, 1025, 64)
+    levels, size = codec.fingerprint.num_levels, codec.fingerprint.codebook_size
+    model = SoundStorm(ModelConfig(width=64, depth=1, heads=2, kernel=5, ff_mult=2, num_classes=3, **shape_of(codec.fingerprint)))
+    before_QKD = model.code_embedding.weight.detach().clone().view(levels, size + 1, 64)
     start_embeddings(model, codec)
-    after_QKD = model.code_embedding.weight.detach().view(8, 1025, 64)
-    assert torch.equal(after_QKD[:, 1024], before_QKD[:, 1024])  # MASK
-    assert after_QKD[:, :1024].var(1).sum(0).mean() == pytest.approx(1, abs=0.2)
-    vectors_QKL = code_vectors(codec).view(8, 1025, -1)[:, :1024]
-    apart, embedded = torch.pdist(vectors_QKL[0]), torch.pdist(after_QKD[0, :1024])
+    after_QKD = model.code_embedding.weight.detach().view(levels, size + 1, 64)
+    assert torch.equal(after_QKD[:, size], before_QKD[:, size])  # MASK
+    assert after_QKD[:, :size].var(1).sum(0).mean() == pytest.approx(1, abs=0.2)
+    vectors_QKL = code_vectors(codec).view(levels, size + 1, -1)[:, :size]
+    apart, embedded = torch.pdist(vectors_QKL[0]), torch.pdist(after_QKD[0, :size])
     assert torch.corrcoef(torch.stack([apart, embedded]))[0, 1] > 0.9  # codes that are alike stay alike

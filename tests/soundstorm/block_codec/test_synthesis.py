@@ -14,7 +14,7 @@ RATE = 24_000
 CONFIG = for_block(1)
 BANK_FM = mel_bank(CONFIG)
 LOG_MEL = LogMel(CONFIG, BANK_FM)
-SYNTHESIS = Synthesis(CONFIG, BANK_FM, np.zeros(80))
+SYNTHESIS = Synthesis(CONFIG, BANK_FM)
 TEXTURE = 0.2
 
 
