@@ -42,7 +42,7 @@ def start_embeddings(model: SoundStorm, codec: Codec) -> None:
     width, rows = model.config.width, model.config.codebook_size + 1
     embeddings_QKD = (vectors @ (torch.randn(vectors.shape[1], width) * vectors.shape[1] ** -0.5)).view(-1, rows, width)
     with torch.no_grad():
-        model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[:, :-1])
+        model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[: model.config.num_levels, :-1])
 
 
 def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) -> dict[str, Tensor]:

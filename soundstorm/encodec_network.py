@@ -1,4 +1,5 @@
-"""EnCodec 24 kHz behind the interface of all codecs: the only file that imports the `encodec` package, and only where its weights are used.
+"""EnCodec 24 kHz behind the interface of all codecs: the only file that imports the `encodec` package, imported only
+where its weights are used.
 
 Source: Défossez et al., "High fidelity neural audio compression", arXiv 2210.13438.
 
@@ -7,8 +8,8 @@ Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a cod
 
 import hashlib
 import io
-import pickle
 from collections.abc import Sequence
+from pickle import UnpicklingError
 
 import torch
 from encodec import EncodecModel
@@ -21,6 +22,11 @@ from soundstorm.schemas import CodecFingerprint
 BANDWIDTH_KBPS = 6.0
 """At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
 NUM_LEVELS, CODEBOOK_SIZE, FRAME_RATE, HOP = 8, 1024, 75, 320
+DAMAGED = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
+    *(ArithmeticError, EOFError, OSError, UnpicklingError),
+)
+"""What the reading of a damaged file may raise."""
 
 
 class EncodecNetwork(nn.Module):
@@ -40,7 +46,8 @@ class EncodecNetwork(nn.Module):
     @property
     def codebooks(self) -> Tensor:
         """The centroids (Q, K, L), float32."""
-        return torch.stack([layer.codebook for layer in list(self.model.quantizer.vq.layers)[:NUM_LEVELS]]).detach().float()
+        layers = list(self.model.quantizer.vq.layers)[:NUM_LEVELS]
+        return torch.stack([layer.codebook for layer in layers]).detach().float()
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
         """Waveforms (B, 1, N) to codes (B, Q, T)."""
@@ -75,9 +82,14 @@ def official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     model = EncodecModel.encodec_model_24khz(pretrained=False)
     try:
         model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, EOFError, OSError, pickle.UnpicklingError) as error:
+    except DAMAGED as error:
         raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({' '.join(str(error).split())[:200]})") from error
     fingerprint = CodecFingerprint(
-        name="encodec-24khz", sha256=found, sample_rate=24_000, frame_rate=FRAME_RATE, num_levels=NUM_LEVELS, codebook_size=CODEBOOK_SIZE
+        name="encodec-24khz",
+        sha256=found,
+        sample_rate=24_000,
+        frame_rate=FRAME_RATE,
+        num_levels=NUM_LEVELS,
+        codebook_size=CODEBOOK_SIZE,
     )
     return Codec(EncodecNetwork(model).eval().requires_grad_(False).to(device), fingerprint)

@@ -47,8 +47,8 @@ class TokenClassifierTrainingConfig:
     """Decoupled weight decay of matrices; 0 makes AdamW the plain Adam."""
     warmup_share: float = 0.1
     """Share of all steps in which the learning rate rises; then it falls along a cosine to 0."""
-    window_frames: int | None = 225
-    """Frames of an excerpt; a shorter recording is repeated. None: the whole recording, from its beginning."""
+    window_s: float | None = 3.0
+    """Seconds of an excerpt; a shorter recording is repeated. None: the whole recording, from its beginning."""
     speed_octaves: float = 0.3
     """Excerpts are played up to this much faster or slower."""
     gain_db: float = 10.0
@@ -89,7 +89,7 @@ PRESETS: dict[str, TokenClassifierTrainingConfig] = {
         betas=(0.9, 0.999),
         weight_decay=0.0,
         warmup_share=0.0,
-        window_frames=None,
+        window_s=None,
         speed_octaves=0.0,
         gain_db=0.0,
         equalizer_db=0.0,
@@ -278,10 +278,10 @@ class TokenClassifierTrainer:
 
     def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """What an example is made of, float32."""
-        recording_N, frames = from_pcm16(samples_N), self.config.window_frames
-        if frames is None:  # a short one is repeated, as when it is named
+        recording_N, window_s = from_pcm16(samples_N), self.config.window_s
+        if window_s is None:  # a short one is repeated, as when it is named
             return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))
-        return vary(recording_N, frames * self.codec.hop, self.variation, rng)
+        return vary(recording_N, round(window_s * SAMPLE_RATE), self.variation, rng)
 
     def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with stretches of frames, and sometimes the upper levels, masked."""

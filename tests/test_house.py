@@ -61,6 +61,13 @@ def test_importing_the_science_loads_neither_ray_nor_boto3() -> None:
     assert (ended.returncode, ended.stderr.strip()) == (0, "")
 
 
+def test_encodec_is_loaded_only_where_its_weights_are_used() -> None:
+    assert {path.name for path in FILES if {"encodec", "torchaudio"} & {name for _, name in imported(path)}} == {"encodec_network.py"}
+    check = "import sys; from soundstorm.codec import load_codec; load_codec(); assert not {'encodec', 'torchaudio'} & sys.modules.keys()"
+    ended = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    assert (ended.returncode, ended.stderr.strip()) == (0, "")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_a_file_holds_one_concept_says_which_and_is_soon_read(path: Path) -> None:
     text = path.read_text()

@@ -43,7 +43,8 @@ def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callabl
     """Name, number of clips and function of each kind of work."""
     codec, found = load_codec(device=device), load_checkpoint(Path(str(packaged("esc10"))))
     model, bf16 = found.model.to(device), uses_bf16(torch.device(device), "auto")
-    codes = [codes_QT.astype(np.int64) for codes_QT in codec.encode_clips(sounds)]
+    codes = [codes_QT[: model.config.num_levels].astype(np.int64) for codes_QT in codec.encode_clips(sounds)]
+    lengths = [codes_QT.shape[1] for codes_QT in codes]
     batch = collate(codes[: found.training.batch_size], [0] * min(len(codes), found.training.batch_size)).to(device)
     labels, seeds = torch.arange(len(sounds)) % len(found.categories), list(range(len(sounds)))
     optimizer, drawn = build_optimizer(model, found.training), seeded_generator(0)
@@ -55,7 +56,7 @@ def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callabl
         apply_gradients(model.train(), training_step(model, batch, drawn, found.training).loss, optimizer, schedule, found.training, ema)
 
     def generate() -> None:
-        codec.decode_clips([made.numpy() for made in generate_codes(model.eval(), labels, [375] * len(sounds), found.sampler, seeds, bf16=bf16)])
+        codec.decode_clips([made.numpy() for made in generate_codes(model.eval(), labels, lengths, found.sampler, seeds, bf16=bf16)])
 
     return {
         "tokenize": (len(sounds), lambda: codec.encode_clips(sounds)),

@@ -99,7 +99,7 @@ def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(codecs: tup
     network = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
     model = TokenClassifier(2, network, ReadoutConfig(latent_dim=latent_dim(codecs[1]), heads=2, dropout=0.1))
     model.take_vectors(codecs[1])
-    learning = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_frames=60, lr=2e-3)
+    learning = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3)
     run = TokenClassifierTrainer(model.to(GPU), codecs[1], "codec", learning, recordings, labels, teacher=teacher.eval())
     steps = [run.step() for _ in range(run.total_steps)]
     assert np.mean([step["accuracy"] for step in steps[-20:]]) > 0.85

@@ -19,7 +19,7 @@ from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier
 from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainer, TokenClassifierTrainingConfig
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
-SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_frames=60, lr=2e-3, precision="fp32")
+SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3, precision="fp32")
 PLAIN = replace(SHORT, speed_octaves=0, gain_db=0, equalizer_db=0, mix_share=0, frame_masks=0, level_drop_share=0)
 """No variation but where the excerpt begins."""
 LABELS = [0, 1] * 4
@@ -130,7 +130,7 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Code
 
 
 def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(codec: Codec, recordings: list[np.ndarray]) -> None:
-    run = trainer(codec, recordings, config=replace(PLAIN, window_frames=100))
+    run = trainer(codec, recordings, config=replace(PLAIN, window_s=4 / 3))
     rng = np.random.default_rng(0)
     (first,), _ = run._heard(np.array([0]), rng)
     (second,), _ = run._heard(np.array([0]), rng)
@@ -150,7 +150,7 @@ def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say
 
 
 def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, recordings: list[np.ndarray]) -> None:
-    run = trainer(codec, recordings, config=replace(SHORT, batch_size=1000, mix_share=0.3, window_frames=2))
+    run = trainer(codec, recordings, config=replace(SHORT, batch_size=1000, mix_share=0.3, window_s=0.0267))
     _, target_BC = run._heard(np.arange(1000) % 8, np.random.default_rng(0))
     own_B = target_BC[torch.arange(1000), torch.tensor([LABELS[index % 8] for index in range(1000)])]
     mixed_B = own_B[own_B < 1]

@@ -126,7 +126,7 @@ def test_damaged_files_are_refused_with_the_fault_and_the_remedy(small_codec: Bl
         "cut": (good[: len(good) // 2], ""),
         "shape": (_with(good, texture=np.zeros(3, np.float32)), "'texture' is float32 .3,., expected float32 .80,."),
         "kind": (_with(good, codes=np.zeros((3, 64, 40), np.int16)), "'codes' is int16"),
-        "nan": (_with(good, gain=np.full(80, np.nan, np.float32)), "'gain' holds values that are not finite"),
+        "nan": (_with(good, texture=np.full(80, np.nan, np.float32)), "'texture' holds values that are not finite"),
         "setting": (_with(good, {"config": json.dumps(config | {"beam": 0})}), "codec setting beam is 0"),
         "unknown setting": (_with(good, {"config": json.dumps(config | {"depth": 1})}), "depth"),
         "format": (_with(good, {"format": "soundstorm-block-codec-9"}), "soundstorm-block-codec-9"),
