@@ -14,6 +14,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.attempts import Attempt
+from cluster.memory import release_memory
 from jobs.classifiers import open_classifier_files
 from jobs.parts import SETTINGS
 from jobs.recording_files import open_recording, rejecting
@@ -143,6 +144,7 @@ class ClipNamer:
                     is_silent = is_silent and unheard(clip) is not None
                     total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
                     heard += windows
+                    release_memory()
         except RejectedAudio as error:
             found.rejected.append(_rejection(uri, error.reason, error.detail))
         else:

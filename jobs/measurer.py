@@ -2,7 +2,8 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import ray
 import torch
 
 from cluster import storage, tables, tars
+from cluster.memory import release_memory
 from jobs.clips import Clip
 from jobs.features import Item, recording_of
 from jobs.parts import SETTINGS
@@ -25,6 +27,18 @@ from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
 MAX_CLIP_S = 60.0
 """Seconds of a clip that are measured unless the caller says otherwise: memory grows by 100 MB with each minute."""
+HELD_TOGETHER_S = 120.0
+"""Seconds of sound that are measured together. A clip that is longer is alone."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """The rows of a part's tables."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Measurer:
@@ -66,37 +80,61 @@ class Measurer:
         part_uri = storage.join(self.parts_folder, "metrics", name)
         if storage.exists(part_uri):
             return len(items)
-        reader = tars.Reader()
-        rows, pairs, rejected = [], [], []
-        waveforms: dict[int, np.ndarray] = {}
-        partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
-        for index, item in enumerate(items):
+        found, reader = _Found(), tars.Reader()
+        for clips in self._held_together(items, found, reader):
+            self._measure(clips, found, reader)
+            release_memory()
+        for folder, content, schema in (
+            ("rejected", found.rejected, REJECTED),
+            ("pairs", found.pairs, PAIRS),
+            ("features", found.features, FEATURES),
+        ):
+            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
+        tables.write_table(part_uri, pa.Table.from_pylist(found.metrics, METRICS), self.metadata)
+        return len(items)
+
+    def _held_together(self, items: Sequence[Item], found: _Found, reader: tars.Reader) -> Iterator[list[tuple[Item, np.ndarray]]]:
+        """Items with their clips, at most HELD_TOGETHER_S of sound at once, or one clip that is longer; the rejected go to `found`."""
+        held: list[tuple[Item, np.ndarray]] = []
+        held_s = 0.0
+        for item in items:
             clip = item.clip
             try:
-                waveforms[index] = load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
+                waveform = load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
             except RejectedAudio as error:
-                rejected.append({"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail})
-        again = [index for index in waveforms if items[index].through_codec]
+                rejection = {"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail}
+                found.rejected.append(rejection)
+                continue
+            if held and held_s + len(waveform) / SAMPLE_RATE > HELD_TOGETHER_S:
+                yield held
+                held, held_s = [], 0.0
+            held.append((item, waveform))
+            held_s += len(waveform) / SAMPLE_RATE
+        yield held
+
+    def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.Reader) -> None:
+        """Add the metrics, pairs and features of these clips to `found`."""
+        waveforms = dict(enumerate(waveform for _, waveform in clips))
+        again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
         resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
-        waveforms, resynthesized = ({index: self._banded(clip) for index, clip in clips.items()} for clips in (waveforms, resynthesized))
-        for index, waveform in waveforms.items():
-            item = items[index]
+        waveforms, resynthesized = ({index: self._banded(clip) for index, clip in some.items()} for some in (waveforms, resynthesized))
+        items = [item for item, _ in clips]
+        partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
+        for index, item in enumerate(items):
+            waveform = waveforms[index]
             if item.source is not None:
-                rows.append(metrics_row(item.clip, item.source, waveform))
+                found.metrics.append(metrics_row(item.clip, item.source, waveform))
             if item.source == Source.REAL:
-                rows.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
+                found.metrics.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
                     if item.partner.uri not in partners:
-                        partners[item.partner.uri] = self._banded(load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset))
-                    pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
-        wanted = {index: waveform for index, waveform in waveforms.items() if items[index].role is not None}
-        features = self.extractor.features(list(wanted.values()), [resynthesized.get(index, waveform) for index, waveform in wanted.items()])
-        named = [features_row(items[index]) | found for index, found in zip(wanted, features, strict=True)]
-        for folder, content, schema in (("rejected", rejected, REJECTED), ("pairs", pairs, PAIRS), ("features", named, FEATURES)):
-            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
-        tables.write_table(part_uri, pa.Table.from_pylist(rows, METRICS), self.metadata)
-        return len(items)
+                        partner = load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset)
+                        partners[item.partner.uri] = self._banded(partner)
+                    found.pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
+        wanted = [index for index, item in enumerate(items) if item.role is not None]
+        features = self.extractor.features([waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted])
+        found.features += [features_row(items[index]) | columns for index, columns in zip(wanted, features, strict=True)]
 
     def _banded(self, pcm: np.ndarray) -> np.ndarray:
         """A clip as it is measured: low-passed where a common band was asked for."""

@@ -3,7 +3,7 @@
 Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is rejected, and the run goes on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,15 +14,18 @@ import torch
 
 from cluster import storage, tables
 from cluster.attempts import Attempt
+from cluster.memory import release_memory
 from jobs.clip_notes import write_notes
 from jobs.recording_files import load_known_recording, load_recording
-from soundstorm.audio import RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
 from soundstorm.codec import load_codec
 from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
 from soundstorm.views import make_view
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
 """A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is mixed with, or null."""
+HELD_TOGETHER_S = 60.0
+"""Seconds of sound that are decoded before they are encoded: two batches of a codec. A clip that is longer is alone."""
 DEADLY = "every process that worked on it died; more memory may help"
 
 
@@ -46,6 +49,10 @@ class Decoded:
     """A line each."""
     content: str = ""
     """What the file is known again by: see `soundstorm.provenance.content_of`."""
+
+    @property
+    def duration_s(self) -> float:
+        return len(self.pcm) / (2 * SAMPLE_RATE)
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
@@ -97,16 +104,31 @@ class ShardEncoder:
         clips, found = from_ipc(row["clips"]).to_pylist(), _Found()
         with Attempt(self.ledger, f"encode {row['shard']}", self.limit_s) as attempt:
             for portion in attempt.portions([clip["clip_id"] for clip in clips]):
-                self._encode_clips([(clips[number], self._read(row, clips, number)) for number in portion], found)
+                for some in self._held_together(row, [(number, clips[number]) for number in portion]):
+                    self._encode_clips(some, found)
+                    release_memory()
             found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
             self._note(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENIZED)
             tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
         return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
 
-    def _read(self, row: dict[str, Any], clips: list[dict[str, Any]], number: int) -> Decoded:
+    def _held_together(self, row: dict[str, Any], clips: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[dict[str, Any], Decoded]]]:
+        """Clips with what became of them, at most HELD_TOGETHER_S of sound at once, or one clip that is longer."""
+        held: list[tuple[dict[str, Any], Decoded]] = []
+        held_s = 0.0
+        for number, clip in clips:
+            decoded = self._read(row, clip, number)
+            if held and held_s + decoded.duration_s > HELD_TOGETHER_S:
+                yield held
+                held, held_s = [], 0.0
+            held.append((clip, decoded))
+            held_s += decoded.duration_s
+        yield held
+
+    def _read(self, row: dict[str, Any], clip: dict[str, Any], number: int) -> Decoded:
         if "pcm" not in row:
-            return decode_recording(clips[number]["uri"], clips[number]["dataset"], self.max_duration_s)
+            return decode_recording(clip["uri"], clip["dataset"], self.max_duration_s)
         return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number], content=row["content"][number])
 
     def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:

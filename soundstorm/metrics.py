@@ -24,6 +24,8 @@ from soundstorm.errors import SoundStormError
 
 N_FFT = 2048
 HOP_LENGTH = 512
+_STFT_FRAMES = 256
+"""Frames that are transformed at once, 4 MB of them."""
 ROLLOFF_SHARE = 0.85
 
 SNR_CAP_DB = 200.0
@@ -165,7 +167,11 @@ def stft_magnitudes(x_N: NDArray[np.float64], n_fft: int = N_FFT, hop_length: in
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     padded = np.pad(np.asarray(x_N, dtype=np.float64), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
-    return np.abs(np.fft.rfft(frames * window, axis=1)).T
+    magnitudes = np.empty((len(frames), n_fft // 2 + 1))
+    for first in range(0, len(frames), _STFT_FRAMES):
+        block = slice(first, first + _STFT_FRAMES)
+        magnitudes[block] = np.abs(np.fft.rfft(frames[block] * window, axis=1))
+    return magnitudes.T
 
 
 def _snr_db(x: NDArray[np.float64]) -> float:
