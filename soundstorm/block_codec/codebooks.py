@@ -34,9 +34,9 @@ class Codebooks:
     """Steps of a point per unit of a centroid."""
 
     @property
-    def centroids(self) -> NDArray[np.int32]:
-        """Centroids (Q, K, D) in steps of a point."""
-        return self.codes_QKD.astype(np.int32) * self.multiplier_QD[:, None]
+    def centroids(self) -> NDArray[np.float32]:
+        """Centroids (Q, K, D) in steps of a point: whole numbers below 2^24, exact in single precision."""
+        return self.codes_QKD * self.multiplier_QD[:, None].astype(np.float32)
 
     def sums(self, codes_QB: NDArray[np.integer]) -> NDArray[np.int64]:
         """Codes (Q, B) of the first levels, or of all, to the sums of their centroids (B, D) in steps."""
@@ -62,20 +62,18 @@ class Search:
     """Finds the codes of points by beam search over the levels.
 
     Args:
-        centroids_QKD: in steps, on the device that computes.
+        centroids_QKD: float32, in steps, on the device that computes; kept as they are.
         width: partial sequences that are followed.
     """
 
     def __init__(self, centroids_QKD: Tensor, width: int) -> None:
         self.width = width
-        self._exact_QKD = centroids_QKD.to(torch.float64)
-        scaled_QKD = centroids_QKD.to(torch.float32) / POINT_STEPS
-        self._negative_QDK = -scaled_QKD.transpose(1, 2).contiguous()
-        self._half_norm_QK = scaled_QKD.square().sum(2) / 2
+        self._centroids_QKD = centroids_QKD
+        self._half_norm_QK = torch.stack([(centroids_KD / POINT_STEPS).square().sum(1) / 2 for centroids_KD in centroids_QKD])
 
     @property
     def device(self) -> torch.device:
-        return self._exact_QKD.device
+        return self._centroids_QKD.device
 
     def __call__(self, points_BD: Tensor) -> Tensor:
         """Points (B, D) in steps to codes (B, Q) with a small distance between their sum and the point; ties go to the
@@ -83,11 +81,11 @@ class Search:
         return torch.cat([self._part(part_BD) for part_BD in points_BD.split(PART)])
 
     def _part(self, points_BD: Tensor) -> Tensor:
-        rest_BWD = points_BD.to(self._exact_QKD.device, torch.float64)[:, None]
+        rest_BWD = points_BD.to(self.device, torch.float64)[:, None]
         chosen_BWQ = torch.zeros((len(points_BD), 1, 0), dtype=torch.int64, device=rest_BWD.device)
-        for level in range(len(self._exact_QKD)):
+        for level in range(len(self._centroids_QKD)):
             parent_BC, code_BC = self._candidates(rest_BWD, level)
-            rest_BCD = _of_parents(rest_BWD, parent_BC) - self._exact_QKD[level, code_BC]
+            rest_BCD = _of_parents(rest_BWD, parent_BC) - self._centroids_QKD[level, code_BC].double()
             distance_BC = rest_BCD.square().sum(2)  # whole numbers below 2^53: exact
             keep_BW = distance_BC.argsort(dim=1, stable=True)[:, : self.width]
             rest_BWD = _of_parents(rest_BCD, keep_BW)
@@ -101,7 +99,7 @@ class Search:
         size = self._half_norm_QK.shape[1]
         rest_SD = (rest_BWD.to(torch.float32) / POINT_STEPS).view(-1, dims)
         # Half the squared distance, less that of the sequence itself.
-        distance_SK = torch.addmm(self._half_norm_QK[level], rest_SD, self._negative_QDK[level])
+        distance_SK = torch.addmm(self._half_norm_QK[level], rest_SD, self._centroids_QKD[level].T, alpha=-1 / POINT_STEPS)
         # The groups of codes with the smallest minima first: the smallest distances are among theirs, and little is left to sort.
         group = math.gcd(size, GROUP)
         distance_BGL = distance_SK.view(num_blocks, -1, group)

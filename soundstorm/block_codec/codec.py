@@ -135,7 +135,7 @@ class BlockCodec(nn.Module):
     @property
     def codebooks(self) -> Tensor:
         """The centroids (Q, K, D) in nats, float32."""
-        return self.centroids_QKD.float() / POINT_STEPS
+        return self.centroids_QKD / POINT_STEPS
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
         """Waveforms (B, 1, N) to codes (B, Q, C)."""
