@@ -22,6 +22,8 @@ PLAYERS_FOLDER = "players"
 """Below a report's folder: the audio that its players play by link."""
 MAX_CLASSES = 50
 """Classes with players in one page, so that it stays below some tens of megabytes."""
+MAX_EXAMPLE_S = 10.0
+"""Seconds of a clip that a page plays, so that it stays so with clips of a minute."""
 LOG_COLUMNS = {"epoch", "step", "train_loss", "val_loss", "lr"}
 """Columns of a log.csv that the report draws."""
 
@@ -35,6 +37,8 @@ def choose_examples(
 ) -> list[Example]:
     """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips first.
 
+    Of clips that are longer the first MAX_EXAMPLE_S.
+
     Args:
         real: real clips.
         generated: generated clips.
@@ -46,13 +50,17 @@ def choose_examples(
     names = {normalized(clip.category): clip.category for clip in (*real, *generated)}
     order = sorted(names, key=lambda key: (key not in have_generated, key))[:MAX_CLASSES]
     examples = []
+
+    def beginning(clip: Clip) -> np.ndarray:
+        return load(clip)[: round(MAX_EXAMPLE_S * SAMPLE_RATE)].copy()
+
     for key in order:
         for clip in [clip for clip in real if normalized(clip.category) == key][:per_class]:
-            pcm = load(clip)
+            pcm = beginning(clip)
             examples.append(_example(names[key], Source.REAL, clip.clip_id, pcm))
             examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, resynthesize(pcm)))
         for clip in [clip for clip in generated if normalized(clip.category) == key][:per_class]:
-            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, load(clip)))
+            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, beginning(clip)))
     return examples
 
 

@@ -32,6 +32,13 @@ def played(audio: bytes) -> int:
     return int(samples[0])
 
 
+def test_of_a_long_clip_a_page_plays_the_beginning() -> None:
+    clip = Clip("long", "long", "rain", 1, "", "")
+    found = choose_examples([clip], [], 1, lambda _: np.arange(60 * 24_000, dtype=np.int16), lambda pcm: pcm)
+    assert [(example.duration_s, len(example.waveform)) for example in found] == [(10.0, 240_000)] * 2
+    assert found[0].waveform[1] == 1 / 32768
+
+
 def test_a_page_on_a_disk_finds_its_players_beside_it(tmp_path: Path) -> None:
     inside = examples()
     linked, notes = link_examples(inside, str(tmp_path), 7, NOW)
