@@ -6,8 +6,8 @@ SOURCES := soundstorm cluster jobs tune tests
 DEMO_DIR ?= demo
 # Of `make weights`, see docs/weights.md.
 ESC50 ?= data/esc50
-FREE_CLIPS ?= $(ESC50)/free.txt
-FRAMES_PER_BLOCK ?= 1
+FREE_CLIPS ?= $(WEIGHTS_DIR)/free.txt
+FRAMES_PER_BLOCK ?= 4
 GENERATOR ?= --preset places
 WEIGHTS_DIR ?= runs/weights
 WEIGHTS := soundstorm/weights
@@ -29,7 +29,7 @@ constraints:
 		--no-header --no-annotate --no-emit-index-url --output-file constraints.txt
 
 demo: install
-	$(BIN)/soundstorm pipeline --dataset synthetic --preset tiny --output-dir $(DEMO_DIR)
+	$(BIN)/soundstorm pipeline --dataset synthetic --output-dir $(DEMO_DIR)
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)
@@ -40,15 +40,19 @@ format: install
 	$(BIN)/ruff check --fix $(SOURCES)
 	$(BIN)/ruff format $(SOURCES)
 
-weights: install
-	$(BIN)/soundstorm train-codec --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --test-fold 5 --name block-24khz \
+$(WEIGHTS_DIR)/free.txt:
+	mkdir -p $(WEIGHTS_DIR)
+	cut -d, -f1 $(WEIGHTS)/credits.csv | tail -n +2 > $@
+
+weights: install $(FREE_CLIPS)
+	$(BIN)/soundstorm train-codec --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --test-fold 5 \
 		--frames-per-block $(FRAMES_PER_BLOCK) --output-dir $(WEIGHTS_DIR)/codec
 	cp $(WEIGHTS_DIR)/codec/codec.safetensors $(WEIGHTS)/codec.safetensors
 	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --output-dir $(WEIGHTS_DIR)/classifier
 	cp $(WEIGHTS_DIR)/classifier/classifier.safetensors $(WEIGHTS)/audio_classifier.safetensors
 	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --seed 1 --epochs 60 --output-dir $(WEIGHTS_DIR)/listener
 	cp $(WEIGHTS_DIR)/listener/classifier.safetensors $(WEIGHTS)/listener.safetensors
-	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 7 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
+	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 8 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
 	$(BIN)/soundstorm train --tokens $(WEIGHTS_DIR)/tokens $(GENERATOR) --fold 5 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/generator
 	$(BIN)/python -c "from pathlib import Path; from soundstorm.checkpoints import pack_checkpoint; \
 		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'))"

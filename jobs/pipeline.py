@@ -32,12 +32,12 @@ class Options(DatasetOptions):
     """esc50, esc10, urbansound8k, folder or synthetic (made on the spot, where --data-dir is not given)."""
     output_dir: str = "runs/pipeline"
     """Folder or s3:// prefix with a folder for each stage."""
-    preset: str = "tiny"
-    """Network and training: reference (the published set-up), small (two hours on two cores) or tiny (minutes)."""
+    preset: str = "draft"
+    """Network and training, as in `train`; draft takes minutes, places an hour."""
     fold: int | None = None
     """The test fold, which is not trained on; default: the dataset's last."""
     views: int = 0
-    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package has 7."""
+    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package has 8."""
     epochs: int | None = None
     """Passes over the clips; default: the preset's."""
     num_workers: int | None = None

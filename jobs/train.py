@@ -52,9 +52,10 @@ class Options:
     """Output folder of `tokenize`, a path or s3:// URI."""
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
-    preset: str = "small"
-    """Network and training: reference (the published set-up), small (two hours on two cores), places (all levels of a place at once),
-    hearing (to classify with), tiny (tests), or faults (those of the reference work)."""
+    preset: str = "places"
+    """Network and training: places (all levels of a place at once; an hour on a core for ten classes) and draft (the same, small),
+    reference (the published set-up), small (SoundStorm's order, two hours on two cores), hearing (to classify with), tiny (tests), or
+    faults (those of the reference work)."""
     config: str | None = None
     """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may name, such as best.json
     of `tune`; path or URI."""
@@ -111,7 +112,7 @@ def run(options: Options) -> dict[str, Any]:
     by_file = options.fold is None and chosen.fold is not None
     tokens = open_tokens(options.tokens, *((chosen.fold, f"{chosen.where}: fold") if by_file else (options.fold,)))
     config, origin = _training_config(options, chosen, tokens), _origin(options.checkpoint, tokens)
-    base = origin.model.config if origin else preset(options.preset).model
+    base = origin.model.config if origin else preset(options.preset).model.at_most(tokens.fingerprint.num_levels)
     wanted = chosen.model_over(base, is_trained=origin is not None)
     needs_codec = options.codec is not None or (wanted.centroids and origin is None)
     codec = choose_codec(options.codec, tokens.fingerprint, tokens.uri)[1] if needs_codec else None

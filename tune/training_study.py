@@ -111,7 +111,7 @@ def prepare(options: Options) -> Start:
     origin = None if options.checkpoint is None else open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
     if origin is not None:
         tokens.fingerprint.require_equal(origin.fingerprint, tokens.uri)
-    wanted = origin.model.config if origin else base.model
+    wanted = origin.model.config if origin else base.model.at_most(tokens.fingerprint.num_levels)
     codec = choose_codec(None, tokens.fingerprint, tokens.uri)[1] if wanted.centroids and origin is None else None
     model = network_for(wanted, tokens, codec)
     space = load_space(options.space, default_space(config, model, origin is not None))
