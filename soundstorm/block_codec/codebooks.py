@@ -36,7 +36,7 @@ class Codebooks:
     @property
     def centroids(self) -> NDArray[np.float32]:
         """Centroids (Q, K, D) in steps of a point: whole numbers below 2^24, exact in single precision."""
-        return self.codes_QKD * self.multiplier_QD[:, None].astype(np.float32)
+        return self.codes_QKD.astype(np.float32) * self.multiplier_QD[:, None].astype(np.float32)
 
     def sums(self, codes_QB: NDArray[np.integer]) -> NDArray[np.int64]:
         """Codes (Q, B) of the first levels, or of all, to the sums of their centroids (B, D) in steps."""
