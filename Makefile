@@ -54,8 +54,10 @@ weights: install $(FREE_CLIPS)
 	cp $(WEIGHTS_DIR)/listener/classifier.safetensors $(WEIGHTS)/listener.safetensors
 	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 8 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
 	$(BIN)/soundstorm train --tokens $(WEIGHTS_DIR)/tokens $(GENERATOR) --fold 5 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/generator
-	$(BIN)/python -c "from pathlib import Path; from soundstorm.checkpoints import pack_checkpoint; \
-		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'))"
+	$(BIN)/python -c "from dataclasses import replace; from pathlib import Path; \
+		from soundstorm.checkpoints import pack_checkpoint; from soundstorm.presets import preset; \
+		sampler = replace(preset('places').sampler, candidates=4); \
+		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'), sampler)"
 
 test: lint
 	$(BIN)/python -m pytest

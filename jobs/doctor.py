@@ -109,7 +109,7 @@ def _processors() -> tuple[bool, str]:
 
 def _gpu() -> tuple[bool, str]:
     if not torch.cuda.is_available():
-        return True, "none: everything runs on the CPU, preset 'small' or 'tiny' is meant for that"
+        return True, "none: everything runs on the CPU, preset 'places' or 'draft' is meant for that"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return True, ", ".join(names)
 

@@ -122,10 +122,15 @@ def save_checkpoint(
     return sha256
 
 
-def pack_checkpoint(source: Path, target: Path) -> str:
+def pack_checkpoint(source: Path, target: Path, sampler: SamplerSettings | None = None) -> str:
     """Writes the checkpoint in `source` with weights packed to a third of their size; returns the SHA-256 of the packed weights.
 
     What it generates differs from sample to sample, not in its measured figures: `soundstorm.packing` says how much is rounded.
+
+    Args:
+        source: folder of the checkpoint.
+        target: folder that is written.
+        sampler: how codes are drawn by default; none: as the checkpoint says.
     """
     checkpoint = load_checkpoint(source)
     return save_checkpoint(
@@ -135,7 +140,7 @@ def pack_checkpoint(source: Path, target: Path) -> str:
         categories=checkpoint.categories,
         fingerprint=checkpoint.fingerprint,
         step=checkpoint.step,
-        sampler=checkpoint.sampler,
+        sampler=sampler or checkpoint.sampler,
         trained_on=checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None,
         extra=checkpoint.extra | {"packed_from_sha256": checkpoint.sha256},
         packed=True,
