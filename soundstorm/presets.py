@@ -258,7 +258,7 @@ SMALL = Preset(
 PLACES = Preset(
     model=replace(SMALL.model, order="places", centroids=True, generated_levels=9),
     training=replace(SMALL.training, batch_size=16, epochs=200, lr=1e-3, first_level_share=0.2, head_share=0.5),
-    sampler=SamplerSettings(iterations=32, order="even", final_temperature=0.8, upper_temperature=1.0, guidance=3.0, upper_guidance=1.5),
+    sampler=SamplerSettings(iterations=32, order="even", final_temperature=0.4, upper_temperature=1.0, guidance=1.2, upper_guidance=1.0),
 )
 
 PRESETS: dict[str, Preset] = {

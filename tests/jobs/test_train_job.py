@@ -185,7 +185,8 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other
     trained: dict[str, Any], tokens: str, origin: str, tmp_path: Path, command: Command
 ) -> None:
     with sole_process(str(tmp_path), "train"):
-        assert_one_message(command(jobs.train, "--tokens", tokens, "--output-dir", str(tmp_path)), "another `train` is at work there")
+        result = command(jobs.train, "--tokens", tokens, "--preset", "tiny", "--output-dir", str(tmp_path))
+        assert_one_message(result, "another `train` is at work there")
     assert "already trained" in run(options(tokens, trained["output_dir"], checkpoint=origin, num_workers=1))["message"]
 
 
