@@ -77,8 +77,9 @@ class Generator:
         if storage.exists(part_uri):
             return len(samples)
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
-        num_frames = math.ceil(round(self.job["duration_s"] * self.codec.sample_rate) / self.codec.hop)
-        waveforms = self.waveforms([label for _, label in samples], seeds, num_frames)
+        num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
+        num_frames = math.ceil(num_samples / self.codec.hop)
+        waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
         clips = [self._clip(index, label, seed, num_frames, wave) for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)]
         if storage.exists(part_uri):  # this took its time, and the actor may have been given up
             return len(samples)
@@ -86,15 +87,16 @@ class Generator:
         tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
         return len(samples)
 
-    def waveforms(self, labels: list[int], seeds: list[int], num_frames: int) -> list[np.ndarray]:
-        """The waveform (N,) of each sample: the best of its draws, where the sampler wants more than one."""
+    def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+        """The waveform (num_samples,) of each sample: the best of its draws, where the sampler wants more than one."""
         if self.listener is None:
-            return self._draw(labels, seeds, num_frames)
-        draws = [self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_frames) for draw in range(self.sampler.candidates)]
+            return self._draw(labels, seeds, num_samples)
+        draws = [self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_samples) for draw in range(self.sampler.candidates)]
         return most_convincing(draws, [self.checkpoint.categories[label] for label in labels], self.listener)
 
-    def _draw(self, labels: list[int], seeds: list[int], num_frames: int) -> list[np.ndarray]:
-        """One waveform (N,) for each label and seed."""
+    def _draw(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+        """One waveform (num_samples,) for each label and seed."""
+        num_frames = math.ceil(num_samples / self.codec.hop)
         drawn_frames = max(num_frames, self.checkpoint.training.filled_frames or 0)  # a network trained on filled-up clips expects the filling
         known, known_mask = (None, None)
         if self.prompt is not None:
@@ -110,7 +112,8 @@ class Generator:
             known_mask_BQT=known_mask,
             bf16=uses_bf16(self.checkpoint.model.device, "auto"),
         )
-        return self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
+        waveforms = self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
+        return [waveform[:num_samples] for waveform in waveforms]
 
     def _clip(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> tuple[dict[str, Any], bytes]:
         """A sample's row, all but its URI, and its audio file."""

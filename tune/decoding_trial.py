@@ -97,14 +97,13 @@ def draw(generator: Generator, sampler: SamplerSettings, bench: Bench, seed: int
     with a GPU of the clock."""
     work = [(label, index) for index in range(bench.clips_per_class) for label in bench.labels]
     num_samples = round(bench.duration_s * generator.codec.sample_rate)
-    num_frames = math.ceil(num_samples / generator.codec.hop)
     generator.sampler = sampler
     clock = time.process_time if generator.device == "cpu" else time.perf_counter
     began = clock()
     clips = []
     for first in range(0, len(work), BATCH):
         batch = work[first : first + BATCH]
-        waves = generator.waveforms([label for label, _ in batch], [sample_seed(seed, label, index) for label, index in batch], num_frames)
+        waves = generator.waveforms([label for label, _ in batch], [sample_seed(seed, label, index) for label, index in batch], num_samples)
         clips += [to_pcm16(playable(wave, num_samples, first + position)) for position, wave in enumerate(waves)]
     return clips, clock() - began
 
