@@ -12,7 +12,7 @@ import pyarrow as pa
 from rich.markup import escape
 
 from cluster import storage, tables
-from cluster.table_parts import write_stream
+from cluster.tables.stream import write_stream
 from jobs.entry import console
 from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.errors import SoundStormError

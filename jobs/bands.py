@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cluster import tars
+from cluster.tables import tar_shards as tars
 from jobs.clips import Clip, draw_per_category
 from jobs.entry import console
 from jobs.measurer import load_clip_recording

@@ -1,6 +1,7 @@
 """A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from soundstorm.checkpoints import CONFIG_FILE, PACKAGED_FOLDER, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.packaged import packaged

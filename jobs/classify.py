@@ -16,11 +16,12 @@ import ray
 import tyro
 from rich.markup import escape
 
-from cluster import records, storage, tables
-from cluster.attempts import open_ledger
-from cluster.connect import ClusterInfo
-from cluster.giving_up import Limits
-from cluster.table_parts import write_stream
+from cluster import storage, tables
+from cluster.runtime.connect import ClusterInfo
+from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.limits import Limits
+from cluster.tables import stage_record as records
+from cluster.tables.stream import write_stream
 from jobs.audio_listing import list_audio
 from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.clip_namer import ClipNamer

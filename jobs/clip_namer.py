@@ -13,8 +13,8 @@ import ray
 import torch
 
 from cluster import storage, tables
-from cluster.attempts import Attempt
-from cluster.memory import release_memory
+from cluster.runtime.memory import release_memory
+from cluster.scheduling.attempt_tracker import Attempt
 from jobs.classifiers import open_classifier_files
 from jobs.parts import SETTINGS
 from jobs.recording_files import open_recording, rejecting
@@ -57,7 +57,7 @@ class ClipNamer:
 
     Args:
         files: one reference, to the files of the classifier.
-        ledger: of `cluster.attempts`.
+        ledger: of `cluster.scheduling.attempt_tracker`.
         job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`, `max_duration_s`;
             `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the seconds after
             which a part hangs; and `settings`, the digest of all settings of the run.

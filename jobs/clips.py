@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 from rich.markup import escape
 
-from cluster import records, storage, tables
+from cluster import storage, tables
+from cluster.tables import stage_record as records
 from jobs.audio_listing import audio_below
 from jobs.datasets import open_dataset
 from jobs.entry import console

@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from cluster.attempts import Beats
+from cluster.scheduling.attempt_tracker import Beats
 from jobs.trainer import use_threads
 from soundstorm.block_codec import files
 from soundstorm.block_codec.config import BlockCodecConfig
@@ -27,7 +27,7 @@ class CodecFitter:
         config, fitting: of the codec and of its fitting.
         state: of an earlier fitter on the same pool, as `soundstorm.block_codec.files.state_to_bytes` writes it.
         cpus: how many threads to use.
-        ledger: of `cluster.attempts`.
+        ledger: of `cluster.scheduling.attempt_tracker`.
     """
 
     def __init__(

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from cluster import storage, tables
-from cluster.download import fetch
 from cluster.errors import ClusterError
+from cluster.transfer.http_download import fetch
 from jobs.entry import console
 from soundstorm.audio import SAMPLE_RATE
 from soundstorm.codec import (

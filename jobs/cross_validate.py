@@ -10,8 +10,9 @@ from typing import Any, Literal
 
 from rich.markup import escape
 
-from cluster import records, storage
-from cluster.connect import connect
+from cluster import storage
+from cluster.runtime.connect import connect
+from cluster.tables import stage_record as records
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
 from jobs.entry import console, leave, start
 from jobs.finished import all_there, told_again

@@ -22,9 +22,9 @@ from ray.exceptions import RayError
 from rich.markup import escape
 from rich.table import Table
 
-from cluster import records
-from cluster.connect import connect
 from cluster.errors import ClusterError
+from cluster.runtime.connect import connect
+from cluster.tables import stage_record as records
 from jobs.codecs import official_cache
 from jobs.compiled import misfits, versions
 from jobs.entry import console, leave, start

@@ -10,9 +10,9 @@ from typing import Any
 from rich.progress import track
 
 from cluster import storage
-from cluster.archives import unpack
-from cluster.download import fetch, progress_bar
 from cluster.errors import ClusterError
+from cluster.transfer.http_download import fetch, progress_bar
+from cluster.transfer.unpack import unpack
 from jobs.entry import console, leave, start
 from soundstorm.audio import RejectedAudio, read_audio
 from soundstorm.audio_kinds import is_audio

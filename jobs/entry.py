@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import ClusterError
-from cluster.vigil import left_behind
+from cluster.scheduling.watchdog import left_behind
 from jobs import starting
 from soundstorm.errors import SoundStormError
 

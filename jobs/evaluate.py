@@ -18,8 +18,9 @@ import pyarrow.compute as pc
 import ray
 from rich.markup import escape
 
-from cluster import records, storage, tables
-from cluster.connect import ClusterInfo
+from cluster import storage, tables
+from cluster.runtime.connect import ClusterInfo
+from cluster.tables import stage_record as records
 from jobs.apart import require_outside
 from jobs.bands import common_bands, find_bands
 from jobs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed

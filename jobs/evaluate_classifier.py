@@ -9,8 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import records, storage
-from cluster.connect import connect
+from cluster import storage
+from cluster.runtime.connect import connect
+from cluster.tables import stage_record as records
 from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
 from jobs.entry import console, leave, start

@@ -5,7 +5,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
 

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 from rich.markup import escape
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec

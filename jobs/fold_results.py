@@ -8,9 +8,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from cluster import records, storage
+from cluster import storage
 from cluster.errors import NotFoundError
 from cluster.tables import read_table, write_table
+from cluster.tables import stage_record as records
 from soundstorm.caveats import accuracy_caveats
 from soundstorm.classification import Accuracy, Classification, classify_predictions, compare
 from soundstorm.classification_page import ClassificationData, Compared, FoldNote, render_classification

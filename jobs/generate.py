@@ -16,10 +16,11 @@ import ray
 import tyro
 from rich.markup import escape
 
-from cluster import records, storage, tables
-from cluster.connect import ClusterInfo
+from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.table_parts import write_stream
+from cluster.runtime.connect import ClusterInfo
+from cluster.tables import stage_record as records
+from cluster.tables.stream import write_stream
 from jobs.apart import require_no_class_folder
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec

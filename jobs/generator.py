@@ -12,7 +12,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from cluster import storage, tables, tars
+from cluster import storage, tables
+from cluster.tables import tar_shards as tars
 from jobs.checkpoints import open_checkpoint
 from jobs.parts import SETTINGS, folder_of
 from soundstorm.audio import encode_audio

@@ -11,8 +11,9 @@ import pyarrow as pa
 import ray
 import torch
 
-from cluster import storage, tables, tars
-from cluster.memory import release_memory
+from cluster import storage, tables
+from cluster.runtime.memory import release_memory
+from cluster.tables import tar_shards as tars
 from jobs.clips import Clip
 from jobs.features import Item, recording_of
 from jobs.parts import SETTINGS

@@ -13,8 +13,9 @@ import torch
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster import records, storage
+from cluster import storage
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 
 ANSWER_S = 120.0
 """How long the nodes may take to answer: one that is new must first fetch the code."""

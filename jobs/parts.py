@@ -14,11 +14,11 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage, tables
-from cluster.connect import ClusterInfo, connect
-from cluster.giving_up import Limits
-from cluster.shards import Shard, run_shards
-from cluster.table_parts import read_parts
-from cluster.vigil import has_room
+from cluster.runtime.connect import ClusterInfo, connect
+from cluster.scheduling.actor_pool import Shard, run_shards
+from cluster.scheduling.limits import Limits
+from cluster.scheduling.watchdog import has_room
+from cluster.tables.stream import read_parts
 from jobs.progress import progress
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import FAILED

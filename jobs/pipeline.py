@@ -10,7 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from cluster import storage
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs import evaluate, generate, tokenize, train
 from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, leave, start

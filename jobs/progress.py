@@ -8,8 +8,8 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cluster import telemetry
-from cluster.shards import Progress as ShardProgress
+from cluster import metrics as telemetry
+from cluster.scheduling.actor_pool import Progress as ShardProgress
 from jobs.entry import console
 
 FIRST_LOG_S, LOG_INTERVAL_S = 10.0, 60.0

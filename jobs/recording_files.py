@@ -7,8 +7,9 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
-from cluster import storage, tars
+from cluster import storage
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
+from cluster.tables import tar_shards as tars
 from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
 from soundstorm.clip_length import at_published_length, clip_length_s
 from soundstorm.clip_windows import plan_windows, split_window

@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.markup import escape
 
-from cluster.attempts import ANSWER_S, Attempt, open_ledger
-from cluster.data import PATIENCE_S, bounded_retries, quiet_ray_data
-from cluster.vigil import Vigil, limits_here, watch
+from cluster.runtime.ray_data import PATIENCE_S, bounded_retries, quiet_ray_data
+from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, open_ledger
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from jobs.clip_notes import tell
 from jobs.datasets import rows_of_folds
 from jobs.entry import console

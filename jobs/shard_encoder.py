@@ -13,8 +13,8 @@ import ray
 import torch
 
 from cluster import storage, tables
-from cluster.attempts import Attempt
-from cluster.memory import release_memory
+from cluster.runtime.memory import release_memory
+from cluster.scheduling.attempt_tracker import Attempt
 from jobs.clip_notes import write_notes
 from jobs.recording_files import load_known_recording, load_recording
 from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
@@ -88,7 +88,7 @@ class ShardEncoder:
         metadata: of the tables of tokens.
         max_duration_s: what a recording holds beyond is cut off.
         gpu: whether to encode on one.
-        ledger: of `cluster.attempts`.
+        ledger: of `cluster.scheduling.attempt_tracker`.
         limit_s: a shard that takes longer hangs: the process ends itself.
     """
 

@@ -3,8 +3,9 @@
 import tempfile
 from pathlib import Path
 
-from cluster import records, storage
-from cluster.storage_errors import file_error
+from cluster import storage
+from cluster.storage.os_errors import file_error
+from cluster.tables import stage_record as records
 from soundstorm.synthetic import write_dataset
 
 STAGE = "dataset"

@@ -20,11 +20,12 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
 from rich.markup import escape
 
-from cluster import records, storage, tables
-from cluster.attempts import ANSWER_S, open_ledger
-from cluster.connect import ClusterInfo, connect
-from cluster.data import bounded_retries, quiet_ray_data
-from cluster.vigil import Vigil, limits_here, watch
+from cluster import storage, tables
+from cluster.runtime.connect import ClusterInfo, connect
+from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
+from cluster.scheduling.attempt_tracker import ANSWER_S, open_ledger
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.tables import stage_record as records
 from jobs.clip_notes import read_notes, tell, with_notes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cluster import records
 from cluster.storage import absolute, exists, join
 from cluster.tables import read_table
+from cluster.tables import stage_record as records
 from jobs.datasets import rows_of_folds
 from jobs.provenance import combined, read_contents
 from soundstorm.batching import drawn_view

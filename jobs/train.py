@@ -16,10 +16,11 @@ import ray
 import torch
 from ray.train import Result
 
-from cluster import records, storage
-from cluster.connect import connect
-from cluster.data import quiet_ray_data
-from cluster.sole import sole_process
+from cluster import storage
+from cluster.runtime.connect import connect
+from cluster.runtime.ray_data import quiet_ray_data
+from cluster.scheduling.sole_process import sole_process
+from cluster.tables import stage_record as records
 from jobs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
 from jobs.clips_per_step import batch_of_worker
 from jobs.codecs import choose_codec

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from cluster import storage
-from cluster.download import fetch
 from cluster.errors import ClusterError
+from cluster.transfer.http_download import fetch
 from jobs.codecs import OFFLINE
 from jobs.datasets import index_digest, rows_of_folds
 from jobs.leaks import refuse_leaks

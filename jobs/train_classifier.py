@@ -12,9 +12,10 @@ from typing import Any, Literal, TypeVar, cast
 
 import ray
 
-from cluster import records, storage
-from cluster.connect import ClusterInfo, connect
-from cluster.sole import sole_process
+from cluster import storage
+from cluster.runtime.connect import ClusterInfo, connect
+from cluster.scheduling.sole_process import sole_process
+from cluster.tables import stage_record as records
 from jobs.classifier_loop import Recipe, load_state, train_on_worker
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
 from jobs.clips_per_step import batch_of_worker

@@ -17,12 +17,13 @@ import tyro
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.table import Table
 
-from cluster import records, storage
-from cluster.attempts import open_ledger
-from cluster.connect import ClusterInfo, connect
+from cluster import storage
 from cluster.errors import ClusterError
-from cluster.sole import sole_process
-from cluster.vigil import Vigil, limits_here, watch
+from cluster.runtime.connect import ClusterInfo, connect
+from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.sole_process import sole_process
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.tables import stage_record as records
 from jobs.codec_fitter import CodecFitter
 from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
 from jobs.entry import console, leave, start

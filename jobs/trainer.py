@@ -16,10 +16,10 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
-from cluster.attempts import Beats, open_ledger
-from cluster.connect import ClusterInfo
 from cluster.errors import ClusterError
-from cluster.vigil import Vigil, limits_here, watch
+from cluster.runtime.connect import ClusterInfo
+from cluster.scheduling.attempt_tracker import Beats, open_ledger
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"

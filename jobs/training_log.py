@@ -12,7 +12,8 @@ from typing import Any, Self
 
 from torch.utils.tensorboard import SummaryWriter
 
-from cluster import storage, telemetry
+from cluster import metrics as telemetry
+from cluster import storage
 
 Row = dict[str, float | int | None]
 

@@ -19,9 +19,9 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.markup import escape
 
-from cluster.connect import ClusterInfo
 from cluster.errors import ClusterError
-from cluster.share import Share, take_share
+from cluster.runtime.connect import ClusterInfo
+from cluster.runtime.resources import Share, take_share
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
 

@@ -170,7 +170,7 @@ def storage_root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 @pytest.fixture(scope="session")
 def ray_session(s3: S3Server) -> Iterator[None]:
     """The one Ray of all tests: local, 4 logical CPUs; its workers know the S3 server."""
-    from cluster.connect import connect
+    from cluster.runtime.connect import connect
 
     with connect("local", num_cpus=4):
         yield

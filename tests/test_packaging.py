@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 DECLARED = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
-SETUPS = ("Makefile", "cluster/Dockerfile", "cluster.yaml", "cluster/on_premise.yaml")
+SETUPS = ("Makefile", "cluster/deploy/docker/Dockerfile", "cluster.yaml", "cluster/deploy/on_premise.yaml")
 INSTALL_S = 1800
 CLIP_S = 600
 

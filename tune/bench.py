@@ -10,8 +10,8 @@ from rich.markup import escape
 
 from cluster import storage
 from cluster.errors import ClusterError
-from cluster.giving_up import Limits
-from cluster.vigil import limits_here
+from cluster.scheduling.limits import Limits
+from cluster.scheduling.watchdog import limits_here
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.clips import Clip, digest, draw_per_category, with_sizes
 from jobs.codecs import choose_codec

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray import tune
 
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
 from soundstorm.presets import SamplerSettings

@@ -7,7 +7,8 @@ test fold are left out, so that what is chosen here can be measured there with `
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from jobs.entry import leave, start
 from jobs.finished import told_again
 from soundstorm.errors import SoundStormError

@@ -8,7 +8,8 @@ import hashlib
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from jobs.clips import digest
 from jobs.codecs import choose_codec
 from jobs.entry import leave, start

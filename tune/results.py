@@ -12,7 +12,8 @@ import pyarrow as pa
 from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from ray.tune.search.optuna import OptunaSearch
 
-from cluster import records, storage
+from cluster import storage
+from cluster.tables import stage_record as records
 from cluster.tables import write_table
 from soundstorm.errors import SoundStormError
 from soundstorm.settings_file import to_json, to_toml

@@ -19,8 +19,9 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search.optuna import OptunaSearch
 from rich.markup import escape
 
-from cluster import records, storage
-from cluster.connect import ClusterInfo
+from cluster import storage
+from cluster.runtime.connect import ClusterInfo
+from cluster.tables import stage_record as records
 from jobs.entry import console
 from jobs.trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError

@@ -13,9 +13,10 @@ import ray
 from ray import tune
 from torch import Tensor
 
-from cluster import records, storage
-from cluster.connect import connect
-from cluster.data import quiet_ray_data
+from cluster import storage
+from cluster.runtime.connect import connect
+from cluster.runtime.ray_data import quiet_ray_data
+from cluster.tables import stage_record as records
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start

@@ -35,7 +35,7 @@ SHARD_SIZE = 1024
 FILE_RATE = 44_100
 DRIVER = """
 import json, resource, sys
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs import classify
 with connect("local", num_cpus=1):
     classify.run(classify.Options(**json.loads(sys.argv[1])))

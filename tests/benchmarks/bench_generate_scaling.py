@@ -20,7 +20,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before anything imports torch
 
 import ray
 
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs import evaluate, generate
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec

@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs import tokenize
 
 SHARD_SIZE = 8

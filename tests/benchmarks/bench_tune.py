@@ -16,7 +16,7 @@ import ray
 import tyro
 from rich.console import Console
 
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from jobs.trainer import use_threads
 from tune.journal import Journal, Point, point_name
 from tune.training_study import TRIALS, Options, Start, prepare, run

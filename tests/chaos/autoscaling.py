@@ -21,8 +21,8 @@ os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
 import ray  # noqa: E402
 from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE, FakeMultiNodeProvider  # noqa: E402
 
-from cluster.connect import MAX_GPUS, connect  # noqa: E402
-from cluster.shards import Shard, run_shards  # noqa: E402
+from cluster.runtime.connect import MAX_GPUS, connect  # noqa: E402
+from cluster.scheduling.actor_pool import Shard, run_shards  # noqa: E402
 from tests.ray_head import free_ports, ray_head  # noqa: E402
 
 WORKERS = 3

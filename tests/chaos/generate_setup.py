@@ -16,7 +16,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from cluster import storage, tables
-from cluster.tars import Reader
+from cluster.tables.tar_shards import Reader
 from soundstorm.checkpoints import save_checkpoint
 from soundstorm.codec import load_codec
 from soundstorm.model import SoundStorm

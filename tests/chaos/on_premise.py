@@ -1,4 +1,5 @@
-"""`ray up` of cluster/on_premise.yaml, over ssh to this machine: a head starts, a job submitted to it ends well, nobody gets in without the token.
+"""`ray up` of cluster/deploy/on_premise.yaml, over ssh to this machine: a head starts, a job submitted to it ends well, nobody gets in without the
+token.
 
     python tests/chaos/on_premise.py
 
@@ -61,8 +62,8 @@ def ssh_server(folder: Path) -> Iterator[int]:
 
 
 def tested_copy(ssh_port: int, folder: Path, ports: dict[str, int]) -> dict[str, Any]:
-    """cluster/on_premise.yaml for this one machine."""
-    text = (ROOT / "cluster" / "on_premise.yaml").read_text()
+    """cluster/deploy/on_premise.yaml for this one machine."""
+    text = (ROOT / "cluster" / "deploy" / "on_premise.yaml").read_text()
     for before, after in {
         "6379": str(ports["gcs"]),
         "--dashboard-port=8265": f"--dashboard-port={ports['dashboard']}",

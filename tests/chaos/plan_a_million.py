@@ -30,8 +30,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage, tables
-from cluster.connect import connect
-from cluster.records import record_uri
+from cluster.runtime.connect import connect
+from cluster.tables.stage_record import record_uri
 from jobs import generate
 from jobs.parts import SETTINGS, Plan, settings_digest
 from soundstorm.schemas import SAMPLES

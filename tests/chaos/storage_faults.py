@@ -73,7 +73,7 @@ def slow_line(server: S3Server, patch: pytest.MonkeyPatch) -> bool:
     content = os.urandom(40 * 2**20)
     uri = f"{server.make_bucket()}/large"
     with FlakyProxy(server.endpoint, rate=1.0, seed=0, faults=[Fault.SLOW_UPLOAD]) as proxy, patch.context() as limits:
-        limits.setattr("cluster.s3.PART_BYTES", 2**26)
+        limits.setattr("cluster.storage.s3_objects.PART_BYTES", 2**26)
         limits.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         began = time.monotonic()
         storage.write_bytes(uri, content)

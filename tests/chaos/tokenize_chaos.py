@@ -27,7 +27,8 @@ os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
 
 from ray.cluster_utils import Cluster
 
-from cluster import records, storage, tables
+from cluster import storage, tables
+from cluster.tables import stage_record as records
 from soundstorm.synthetic import write_dataset
 from tests.chaos.drivers import drive, finish, kill, last_line, place, wait_until, workers_of
 from tests.chaos.generate_setup import make_model, nodes

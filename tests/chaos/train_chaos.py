@@ -30,7 +30,8 @@ import pyarrow as pa
 import torch
 from ray.cluster_utils import Cluster
 
-from cluster import records, storage, tables
+from cluster import storage, tables
+from cluster.tables import stage_record as records
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
 from tests.chaos.drivers import drive, finish, kill, last_line, place, wait_until, workers_of
 from tests.chaos.generate_setup import nodes

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.archives import unpack
 from cluster.errors import ClusterError
+from cluster.transfer.unpack import unpack
 
 MIB = 2**20
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.attempts import Attempt, open_ledger
+from cluster.scheduling.attempt_tracker import Attempt, open_ledger
 
 ITEMS = ["a", "b", "c"]
 
@@ -60,7 +60,7 @@ def test_the_ledger_names_the_worst_shard_and_its_items(ray_session: None) -> No
 
 
 def test_a_worker_is_heard_while_it_works_and_not_after(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.attempts.BEAT_S", 0.05)
+    monkeypatch.setattr("cluster.scheduling.attempt_tracker.BEAT_S", 0.05)
     ledger = open_ledger()
     with Attempt(ledger, "shard", 600.0):
         time.sleep(1.0)

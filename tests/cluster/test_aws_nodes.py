@@ -10,7 +10,7 @@ import pytest
 import requests
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
-from cluster.aws_nodes import SpotFirstNodeProvider
+from cluster.deploy.aws.node_provider import SpotFirstNodeProvider
 from tests.conftest import S3Server
 
 REGION = "us-east-1"
@@ -79,7 +79,7 @@ def test_a_node_is_on_demand_when_the_spot_market_has_none(door: Door) -> None:
 
 
 def test_a_node_is_marked_with_its_cluster_as_it_is_rented(door: Door) -> None:
-    """The head's policy, `cluster/aws/head_policy.json`, lets it rent no others."""
+    """The head's policy, `cluster/deploy/aws/head_policy.json`, lets it rent no others."""
     rent({})
     ec2 = boto3.session.Session().client("ec2", region_name=REGION)
     instances = [instance for found in ec2.describe_instances()["Reservations"] for instance in found["Instances"]]

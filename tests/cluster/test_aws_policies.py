@@ -29,7 +29,7 @@ ACTIONS = {
 
 
 def policy(name: str) -> list[dict[str, Any]]:
-    content = json.loads((ROOT / "cluster" / "aws" / name).read_text())
+    content = json.loads((ROOT / "cluster" / "deploy" / "aws" / name).read_text())
     assert content["Version"] == "2012-10-17"
     return list(content["Statement"])
 
@@ -42,7 +42,7 @@ def client_calls() -> Iterator[str]:
     """Names of the calls in the files that know the S3 client that are its operations, or make a signed link to one."""
     model = botocore.session.get_session().get_service_model("s3")
     operations = {xform_name(name) for name in model.operation_names} | {"generate_presigned_url", "upload_file", "upload_fileobj", "download_file"}
-    for path in (ROOT / "cluster").glob("s3*.py"):
+    for path in (ROOT / "cluster" / "storage").glob("s3*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in operations:
                 yield node.func.attr

@@ -11,13 +11,13 @@ import yaml
 from ray.autoscaler._private.providers import _get_node_provider_cls
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from cluster.aws_nodes import SpotFirstNodeProvider
-from cluster.connect import CLUSTER_PORT, MAX_GPUS
+from cluster.deploy.aws.node_provider import SpotFirstNodeProvider
+from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
 from soundstorm.packaged import ELSEWHERE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-FILES = ["cluster.yaml", "cluster/on_premise.yaml"]
+FILES = ["cluster.yaml", "cluster/deploy/on_premise.yaml"]
 DASHBOARD_PORT = 8265
 Config = dict[str, Any]
 
@@ -50,14 +50,14 @@ def test_a_misspelt_setting_would_not_pass(config: Config) -> None:
 
 
 def test_all_files_name_the_ray_and_the_python_of_the_packages(aws: Config) -> None:
-    manifests = [load(f"cluster/kuberay/{name}.yaml")["spec"] for name in ("ray_cluster", "ray_job")]
-    base = re.search(r"^FROM (\S+)$", (ROOT / "cluster" / "Dockerfile").read_text(), re.MULTILINE)
+    manifests = [load(f"cluster/deploy/kuberay/{name}.yaml")["spec"] for name in ("ray_cluster", "ray_job")]
+    base = re.search(r"^FROM (\S+)$", (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text(), re.MULTILINE)
     assert base is not None and base[1] == aws["docker"]["image"] == f"rayproject/ray:{ray.__version__}-py311-gpu"
     assert {manifests[0]["rayVersion"], manifests[1]["rayClusterSpec"]["rayVersion"]} == {ray.__version__}
     [ours] = [requirement for requirement in PROJECT["dependencies"] if requirement.startswith("ray[")]
     assert ours.endswith(f"~={'.'.join(ray.__version__.split('.')[:2])}.0")
     assert PROJECT["requires-python"] == ">=3.11,<3.12"
-    assert "python3.11 -m venv" in commands(load("cluster/on_premise.yaml"), "setup_commands")
+    assert "python3.11 -m venv" in commands(load("cluster/deploy/on_premise.yaml"), "setup_commands")
 
 
 def test_gpu_nodes_come_from_none_to_as_many_as_the_head_tells_the_jobs(aws: Config) -> None:
@@ -78,7 +78,12 @@ def test_the_bucket_is_reached_by_role_and_no_file_holds_a_key(aws: Config) -> N
     profiles = {name: node["node_config"]["IamInstanceProfile"]["Name"] for name, node in aws["available_node_types"].items()}
     assert profiles == {"head": "soundstorm-head", "gpu": "soundstorm-worker"}
     assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in aws["available_node_types"].values())
-    for path in [ROOT / "cluster.yaml", *(ROOT / "cluster").rglob("*.yaml"), *(ROOT / "cluster").rglob("*.json"), ROOT / "cluster" / "Dockerfile"]:
+    for path in [
+        ROOT / "cluster.yaml",
+        *(ROOT / "cluster").rglob("*.yaml"),
+        *(ROOT / "cluster").rglob("*.json"),
+        ROOT / "cluster" / "deploy" / "docker" / "Dockerfile",
+    ]:
         assert not re.search(r"AKIA|ASIA|(SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN)=(?!\.\.\.)", path.read_text()), path
 
 
@@ -97,12 +102,12 @@ def test_the_nodes_have_the_weights_that_a_jobs_own_copy_of_the_code_leaves_out(
     everything = yaml.safe_dump(config, width=1000)
     assert f"{ELSEWHERE}={code}/soundstorm/weights" in everything
     assert f"pip install --quiet --constraint {code}/constraints.txt --editable {code}" in commands(config, "setup_commands")
-    dockerfile = (ROOT / "cluster" / "Dockerfile").read_text()
+    dockerfile = (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
     assert f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile and "WORKDIR /home/ray/soundstorm" in dockerfile
 
 
 def test_the_image_is_made_with_the_install_commands_of_the_makefile() -> None:
-    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "cluster" / "Dockerfile").read_text()
+    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
     wanted = re.findall(r"^\t\$\(BIN\)/(python -m pip .*)$", makefile, re.MULTILINE)
     assert wanted and re.findall(r"^RUN (.*)$", dockerfile, re.MULTILINE) == wanted
     copied = " ".join(re.findall(r"^COPY --chown=ray:users (.*) \S+$", dockerfile, re.MULTILINE)).split()

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import _make_private_token, connect
 from cluster.errors import ClusterError
+from cluster.runtime.connect import _make_private_token, connect
 from tests.conftest import free_port, server_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,7 +24,7 @@ TIMEOUT_S = 120
 
 LOCAL = """
 import os, ray
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 
 class Probe:
     def look(self):
@@ -46,7 +46,7 @@ assert not ray.is_initialized()
 
 JOIN = """
 import os, ray
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from cluster.errors import ClusterError
 
 address = os.environ.pop("TEST_ADDRESS")
@@ -83,8 +83,8 @@ with connect() as joined:  # as `ray job submit` starts it
 
 GROW = """
 import ray
-import cluster.connect as module
-from cluster.connect import MAX_GPUS, connect
+import cluster.runtime.connect as module
+from cluster.runtime.connect import MAX_GPUS, connect
 from cluster.errors import ClusterError
 
 ray.init(address="local", num_cpus=2, resources={MAX_GPUS: 3}, include_dashboard=False)
@@ -101,7 +101,7 @@ except ClusterError as error:
 
 TERMINATE = """
 import os, signal, sys, time
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 
 def answer(number, frame):
     raise KeyboardInterrupt
@@ -119,7 +119,7 @@ except KeyboardInterrupt:
 INTERRUPTED_AS_RAY_STARTS = """
 import os, signal, time
 import ray
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in its background with it ignored
 swallowed = ray.init
@@ -271,7 +271,7 @@ def test_gpus_that_a_cluster_may_add_count_and_the_first_is_awaited_for_a_limite
 
 TELL = """
 import sys
-from cluster.connect import connect
+from cluster.runtime.connect import connect
 from cluster.errors import ClusterError
 
 for address in sys.argv[2:]:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import requests
 
-from cluster.download import _require_kept_secure, _Transfer, fetch, progress_bar
 from cluster.errors import ClusterError
+from cluster.transfer.http_download import _require_kept_secure, _Transfer, fetch, progress_bar
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.file_lock import one_at_a_time
+from cluster.transfer.lock import one_at_a_time
 
 
 def test_a_process_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.file_lock.STILL_S", 0.5)
+    monkeypatch.setattr("cluster.transfer.lock.STILL_S", 0.5)
     destination, progress = tmp_path / "data.bin", tmp_path / "data.bin.part"
     hangs = pytest.raises(ClusterError, match=r"data\.bin: another process .*it holds data\.bin\.lock")
     with one_at_a_time(destination, progress), hangs, one_at_a_time(destination, progress):
@@ -20,7 +20,7 @@ def test_a_process_that_hangs_is_not_waited_for(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_process_that_gets_on_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.file_lock.STILL_S", 3.0)
+    monkeypatch.setattr("cluster.transfer.lock.STILL_S", 3.0)
     destination, progress = tmp_path / "data.bin", tmp_path / "data.bin.part"
     ended = threading.Event()
 

@@ -23,7 +23,7 @@ WORKING_DIR_BYTES = 20 * 10**6
 
 @pytest.fixture(scope="module")
 def head(rclone_s3: S3Server) -> Iterator[Head]:
-    """A head whose machine has the weights and the storage's keys, as those of `cluster/on_premise.yaml` have."""
+    """A head whose machine has the weights and the storage's keys, as those of `cluster/deploy/on_premise.yaml` have."""
     keys = {name: value for name, value in rclone_s3.environment().items() if name in KEYS}
     here = {"SOUNDSTORM_WEIGHTS": str(ROOT / "soundstorm" / "weights"), "OMP_NUM_THREADS": "1"}
     with ray_head("--num-cpus=4", environment=here | keys) as running:

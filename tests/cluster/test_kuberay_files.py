@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cluster.connect import CLUSTER_PORT, MAX_GPUS
+from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
 from jobs.cli import COMMANDS
 from tests.cluster.test_cluster_file import DASHBOARD_PORT
 
@@ -83,7 +83,7 @@ QUANTITY = re.compile(r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$")
 
 
 def load(name: str) -> Fields:
-    return dict(yaml.safe_load((ROOT / "cluster" / "kuberay" / name).read_text()))
+    return dict(yaml.safe_load((ROOT / "cluster" / "deploy" / "kuberay" / name).read_text()))
 
 
 @pytest.fixture
@@ -149,7 +149,7 @@ def test_gpu_pods_come_from_none_to_as_many_as_the_head_tells_the_jobs(spec: Fie
 
 def test_pods_run_the_image_of_this_version_under_the_account_with_the_role_and_are_not_public(spec: Fields) -> None:
     image = f"registry.example.org/soundstorm:{VERSION}"
-    assert f"-t {image} ." in (ROOT / "cluster" / "Dockerfile").read_text()
+    assert f"-t {image} ." in (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
     assert {container["image"] for pod in pods(spec) for container in pod["containers"]} == {image}
     assert {pod["serviceAccountName"] for pod in pods(spec)} == {"soundstorm"}
     assert spec["headGroupSpec"]["serviceType"] == "ClusterIP"

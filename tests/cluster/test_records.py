@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import records, storage
+from cluster import storage
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 
 SETTINGS = {"dataset": "esc10", "iterations": (12, 4), "sampler": {"temperature": 0.9, "top_p": None}, "data_dir": Path("/data")}
 

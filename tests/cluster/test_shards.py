@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.shards import Limits, Progress, Shard, ShardsResult, run_shards
-from cluster.storage_errors import file_error
+from cluster.scheduling.actor_pool import Limits, Progress, Shard, ShardsResult, run_shards
+from cluster.storage.os_errors import file_error
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -253,7 +253,7 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 from cluster.errors import ClusterError
-from cluster.shards import Limits, Shard, run_shards
+from cluster.scheduling.actor_pool import Limits, Shard, run_shards
 
 @ray.remote(num_cpus=1)
 class Worker:

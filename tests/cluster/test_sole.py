@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster import sole, storage
+from cluster import storage
 from cluster.errors import ClusterError
-from cluster.sole import sole_process
+from cluster.scheduling import sole_process as sole
+from cluster.scheduling.sole_process import sole_process
 from tests.conftest import ROOT
 
 HOLD = """
 import sys
-from cluster.sole import sole_process
+from cluster.scheduling.sole_process import sole_process
 
 with sole_process(sys.argv[1], "train"):
     print("at work", flush=True)

@@ -178,7 +178,7 @@ def test_a_local_copy_follows_its_original(storage_root: str, tmp_path: Path) ->
 
 
 def test_large_content_goes_up_in_parts_and_arrives_whole(storage_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.s3.PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("cluster.storage.s3_objects.PART_BYTES", 5 * 2**20)
     content = os.urandom(11 * 2**20)
     (tmp_path / "file").write_bytes(content)
     storage.write_bytes(storage.join(storage_root, "bytes"), memoryview(content))
@@ -353,7 +353,7 @@ def test_new_files_have_the_permissions_of_ordinary_files(tmp_path: Path) -> Non
 
 FORK = """
 import os, sys
-from cluster import s3_client, storage
+from cluster.storage import s3_client; from cluster import storage
 
 mine = s3_client.client()
 storage.write_bytes(sys.argv[1], b"parent")

@@ -14,8 +14,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster import retries, s3_client, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
+from cluster.storage import retry as retries
+from cluster.storage import s3_client
 from tests.cluster.flaky_proxy import PASSING, Fault, FlakyProxy
 from tests.conftest import S3Server, use_server
 
@@ -43,7 +45,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits as short as a test can wait for."""
     monkeypatch.setattr(retries, "PATIENCE_S", 1.5)
     monkeypatch.setattr(retries, "SHORT_PATIENCE_S", 0.5)
-    monkeypatch.setattr("cluster.s3.PATIENCE_S", 1.5)
+    monkeypatch.setattr("cluster.storage.s3_objects.PATIENCE_S", 1.5)
     monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
 
 
@@ -111,7 +113,7 @@ def test_hundreds_of_calls_lose_nothing_and_nothing_is_seen_half_written(proxied
 
 def test_large_objects_travel_through_faults(proxied: Proxied, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, proxy = proxied
-    monkeypatch.setattr("cluster.s3.PART_BYTES", 5 * 2**20)
+    monkeypatch.setattr("cluster.storage.s3_objects.PART_BYTES", 5 * 2**20)
     content = os.urandom(11 * 2**20)
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "large").write_bytes(content)

@@ -13,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from cluster import s3, s3_client, storage
+from cluster import storage
 from cluster.errors import ClusterError
+from cluster.storage import s3_client
+from cluster.storage import s3_objects as s3
 from tests.cluster.flaky_proxy import FlakyProxy
 from tests.conftest import S3Server, free_port, server_process, use_server
 
@@ -92,7 +94,7 @@ def test_a_file_is_deleted_alone_and_one_that_is_not_there_is_told(root: str) ->
 
 
 def test_a_folder_is_listed_without_asking_for_what_lies_deeper(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.s3.PAGE", 3)
+    monkeypatch.setattr("cluster.storage.s3_objects.PAGE", 3)
     for number in range(8):
         storage.write_bytes(f"{root}/deep/down/{number}", b"")
     storage.write_bytes(f"{root}/file", b"")
@@ -103,8 +105,8 @@ def test_a_folder_is_listed_without_asking_for_what_lies_deeper(root: str, monke
 
 
 def test_objects_are_deleted_as_they_are_listed_a_page_at_a_time(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.s3.PAGE", 3)
-    monkeypatch.setattr("cluster.s3.walk", functools.partial(s3.walk, page=3))
+    monkeypatch.setattr("cluster.storage.s3_objects.PAGE", 3)
+    monkeypatch.setattr("cluster.storage.s3_objects.walk", functools.partial(s3.walk, page=3))
     for number in range(8):
         storage.write_bytes(f"{root}/folder/{number}", b"")
     asked: list[str] = []
@@ -113,7 +115,7 @@ def test_objects_are_deleted_as_they_are_listed_a_page_at_a_time(root: str, monk
         asked.append("list" if "_list_page" in repr(call) else "delete" if "_delete_keys" in repr(call) else "head")
         return s3_client.persist(uri, call)
 
-    monkeypatch.setattr("cluster.s3.persist", persist)
+    monkeypatch.setattr("cluster.storage.s3_objects.persist", persist)
     storage.delete(f"{root}/folder")
     assert asked == ["list", "delete", "list", "delete", "list", "delete", "head"]
     assert storage.list_objects(root) == []
@@ -156,7 +158,7 @@ def test_a_file_that_is_written_because_of_an_error_appears(root: str) -> None:
 
 def test_trouble_is_a_sentence_also_from_within_pyarrow(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     filesystem, path = storage.filesystem(root)
-    monkeypatch.setattr("cluster.retries.SHORT_PATIENCE_S", 0.5)
+    monkeypatch.setattr("cluster.storage.retry.SHORT_PATIENCE_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for action in (
         filesystem.get_file_info,

@@ -11,8 +11,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from cluster import retries, s3_client, storage, storage_errors, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.storage import retry as retries
+from cluster.storage import s3_client, uris
 from tests.cluster.flaky_proxy import PASSING, FlakyProxy
 from tests.conftest import ROOT, S3Server
 
@@ -151,4 +153,4 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(uri: str) -> Non
     ],
 )
 def test_an_address_is_shown_without_login_and_signature(address: str, shown: str) -> None:
-    assert storage_errors.without_login(address) == shown
+    assert uris.without_login(address) == shown

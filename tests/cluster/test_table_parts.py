@@ -9,7 +9,7 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import ClusterError, NotFoundError
-from cluster.table_parts import AHEAD, ROWS_PER_GROUP, read_parts, write_stream
+from cluster.tables.stream import AHEAD, ROWS_PER_GROUP, read_parts, write_stream
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", pa.string())])
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import storage, tars
+from cluster import storage
 from cluster.errors import ClusterError, NotFoundError
+from cluster.tables import tar_shards as tars
 
 FILES = [("rain-1.flac", b"sound" * 300), ("rain-1.json", b"{}"), ("Möwe_鳥-2.flac", b""), (f"{'long' * 40}-3.flac", b"x")]
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from cluster import telemetry
+from cluster import metrics as telemetry
 from tests.conftest import ROOT
 
-DASHBOARD = json.loads((ROOT / "cluster" / "grafana" / "soundstorm.json").read_text())
+DASHBOARD = json.loads((ROOT / "cluster" / "deploy" / "grafana" / "soundstorm.json").read_text())
 TARGETS = [target for panel in DASHBOARD["panels"] for target in panel["targets"]]
 
 

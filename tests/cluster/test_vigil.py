@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.attempts import Beats, open_ledger
 from cluster.errors import ClusterError
-from cluster.giving_up import Limits
-from cluster.vigil import Vigil, has_room, watch
+from cluster.scheduling.attempt_tracker import Beats, open_ledger
+from cluster.scheduling.limits import Limits
+from cluster.scheduling.watchdog import Vigil, has_room, watch
 from tests.conftest import S3Server, free_port, use_server
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.vigil.LOOK_S", 0.1)
-    monkeypatch.setattr("cluster.attempts.BEAT_S", 0.1)
+    monkeypatch.setattr("cluster.scheduling.watchdog.LOOK_S", 0.1)
+    monkeypatch.setattr("cluster.scheduling.attempt_tracker.BEAT_S", 0.1)
 
 
 def vigil(storage_uri: str | Path, ledger: Any, worker: dict[str, float], **limits: float) -> Vigil:
@@ -61,7 +61,7 @@ def test_a_ledger_that_never_answers_again_ends_the_work(tmp_path: Path, ray_ses
         def silence_s(self) -> None:
             stuck()
 
-    monkeypatch.setattr("cluster.vigil.ANSWER_S", 0.2)
+    monkeypatch.setattr("cluster.scheduling.watchdog.ANSWER_S", 0.2)
     guard = vigil(tmp_path, ray.remote(Deaf).options(num_cpus=0).remote(), {"CPU": 1.0}, start_timeout_s=2.0)
     began = time.monotonic()
     with pytest.raises(ClusterError, match=r"Ray has not answered for \d+ s.*kept: run again"):

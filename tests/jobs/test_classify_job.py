@@ -16,9 +16,10 @@ import torch
 
 import jobs.classify
 import jobs.clip_namer
-from cluster import records, storage, tables
-from cluster.attempts import open_ledger
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.tables import stage_record as records
 from jobs import classify
 from jobs.classifiers import classifier_files
 from jobs.clip_namer import ClipNamer

@@ -22,10 +22,10 @@ class NoOptions:
 
 GIVEN_UP = """
 import atexit, dataclasses, threading
-from cluster.attempts import open_ledger
-from cluster.connect import connect
-from cluster.giving_up import Limits
-from cluster.vigil import Vigil, watch
+from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.runtime.connect import connect
+from cluster.scheduling.limits import Limits
+from cluster.scheduling.watchdog import Vigil, watch
 from jobs.entry import leave, start
 
 @dataclasses.dataclass

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs import evaluate
 from jobs.measurer import load_clip, resynthesize
 from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16

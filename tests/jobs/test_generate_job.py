@@ -15,8 +15,9 @@ import soundfile
 import torch
 
 import jobs.generator
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs import generate
 from jobs.apart import require_no_class_folder
 from jobs.checkpoints import checkpoint_files, open_checkpoint

@@ -12,7 +12,7 @@ import webdataset
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.tars import Reader
+from cluster.tables.tar_shards import Reader
 from jobs import evaluate, generate
 from jobs.clips import find_clips
 from tests.jobs.conftest import NUM_SAMPLES, evaluate_options, generate_options

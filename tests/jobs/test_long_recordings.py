@@ -8,7 +8,8 @@ import pytest
 import soundfile
 
 import jobs.tokenize
-from cluster import memory, tables
+from cluster import tables
+from cluster.runtime import memory
 from jobs import tokenize
 from jobs.shard_encoder import ShardEncoder
 

@@ -15,7 +15,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster import records, tables
+from cluster import tables
+from cluster.tables import stage_record as records
 from jobs import evaluate, generate, tokenize, train
 from jobs.clips import find_clips
 from jobs.measurer import load_clip

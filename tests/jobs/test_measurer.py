@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster import storage, tables, tars
+from cluster import storage, tables
+from cluster.tables import tar_shards as tars
 from jobs.clips import Clip
 from jobs.features import Item
 from jobs.measurer import Measurer

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from cluster import records, storage
+from cluster import storage
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs.nodes import NodeReport, ask_nodes, check_storage, problems_of
 
 VERSIONS = {"python": "3.11.9", "torch": "2.11.0"}

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from cluster import records, s3, storage, tables
+from cluster import storage, tables
+from cluster.storage import s3_objects as s3
+from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.recording_files import load_recording
 from jobs.tokens import open_tokens

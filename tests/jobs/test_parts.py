@@ -11,8 +11,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import NotFoundError
+from cluster.tables import stage_record as records
 from jobs.parts import SETTINGS, Plan, settings_digest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import SAMPLES

@@ -11,7 +11,7 @@ import pytest
 import ray
 import requests
 
-from cluster.shards import Progress
+from cluster.scheduling.actor_pool import Progress
 from jobs import progress as progress_module
 from jobs.progress import duration, progress
 from jobs.training_log import Row, TrainingLog

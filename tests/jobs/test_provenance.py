@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.connect import connect
 from cluster.errors import ClusterError
+from cluster.runtime.connect import connect
 from jobs import evaluate_classifier
 from jobs.datasets import open_dataset
 from jobs.provenance import combined, read_contents, test_of
@@ -97,8 +97,8 @@ def test_evaluate_classifier_refuses_what_was_trained_on_or_is_not_known_unless_
 def test_a_test_waits_for_no_gpu_that_the_cluster_may_add(
     synthetic_dataset: Path, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cluster.connect.MAX_GPUS", "memory")  # a resource that this cluster has
-    monkeypatch.setattr("cluster.connect.GROWTH_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("cluster.runtime.connect.MAX_GPUS", "memory")  # a resource that this cluster has
+    monkeypatch.setattr("cluster.runtime.connect.GROWTH_TIMEOUT_S", 0.0)
     with pytest.raises(ClusterError, match="the cluster added no GPU"), connect():
         pass
     path = tmp_path / "classifier.safetensors"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jobs.recordings
-from cluster import storage, tars
+from cluster import storage
+from cluster.tables import tar_shards as tars
 from jobs.measurer import load_clip
 from jobs.recording_files import load_known_recording, load_recording, open_recording, read_content
 from jobs.recordings import pcm16

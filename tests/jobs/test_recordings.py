@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import jobs.recordings
-from cluster.attempts import open_ledger
+from cluster.scheduling.attempt_tracker import open_ledger
 from jobs.datasets import open_dataset
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from soundstorm.errors import SoundStormError

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import jobs.train_classifier
-from cluster import records, storage, tables
+from cluster import storage, tables
+from cluster.tables import stage_record as records
 from jobs import classify, evaluate_classifier
 from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
 from jobs.datasets import open_dataset

@@ -14,8 +14,8 @@ import pytest
 import ray
 
 import jobs.tokenize
-from cluster.attempts import open_ledger
-from cluster.connect import connect
+from cluster.runtime.connect import connect
+from cluster.scheduling.attempt_tracker import open_ledger
 from jobs import tokenize
 from jobs.datasets import open_dataset
 from jobs.shard_encoder import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc

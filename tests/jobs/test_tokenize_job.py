@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.tokens import open_tokens
 from soundstorm.audio import from_pcm16, read_audio, to_pcm16

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pytest
 import ray
 
-from cluster import records, storage, tables
-from cluster.attempts import open_ledger
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, to_ipc
 from soundstorm.audio import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16

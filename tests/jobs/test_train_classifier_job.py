@@ -17,9 +17,9 @@ import pytest
 import ray.train
 
 import jobs.train_classifier
-from cluster import records
 from cluster.errors import ClusterError
 from cluster.tables import read_table
+from cluster.tables import stage_record as records
 from jobs.datasets import open_dataset, rows_of_folds
 from jobs.predictions import clips_of_classes, name_clips
 from jobs.train_classifier import Options, _recipe, run, train_on_worker

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import jobs.train_codec
-from cluster import records
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs.codec_fitter import CodecFitter
 from jobs.train_codec import Options, run
 from soundstorm.block_codec.fitting import FittingConfig

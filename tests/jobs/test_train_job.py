@@ -16,9 +16,10 @@ import pytest
 import torch
 
 import jobs.train
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.sole import sole_process
+from cluster.scheduling.sole_process import sole_process
+from cluster.tables import stage_record as records
 from jobs import generate
 from jobs.tokens import TokenSet, open_tokens
 from jobs.train import Options, run, train_on_worker

@@ -8,8 +8,8 @@ import pytest
 import ray
 import torch
 
-from cluster.connect import ClusterInfo
 from cluster.errors import StorageUnavailableError
+from cluster.runtime.connect import ClusterInfo
 from jobs.trainer import Forward, _as_sentence, plan_workers
 from soundstorm.errors import SoundStormError
 

@@ -11,8 +11,8 @@ import pytest
 import ray
 import torch
 
-from cluster.connect import ClusterInfo, connect
-from cluster.share import Share, own_share
+from cluster.runtime.connect import ClusterInfo, connect
+from cluster.runtime.resources import Share, own_share
 from jobs.entry import console
 from jobs.trials import plan_trials, run_trials
 from soundstorm.errors import SoundStormError

@@ -8,7 +8,7 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.giving_up import Limits
+from cluster.scheduling.limits import Limits
 from jobs.clips import digest
 from soundstorm.errors import SoundStormError
 from soundstorm.synthetic import CLASSES

@@ -7,8 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cluster import records, storage, tables
+from cluster import storage, tables
 from cluster.errors import ClusterError
+from cluster.tables import stage_record as records
 from jobs.datasets import open_dataset
 from jobs.measurer import load_clip
 from soundstorm.audio import from_pcm16

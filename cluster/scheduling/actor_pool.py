@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from cluster.errors import NoRoomError
-from cluster.giving_up import MAX_START_FAILURES, Health, Limits
+from cluster.scheduling.limits import MAX_START_FAILURES, Health, Limits
 
 TICK_S = 1.0
 BACKOFF_S = 0.5  # doubled at each attempt

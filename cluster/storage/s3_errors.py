@@ -1,16 +1,11 @@
 """What went wrong with a file or an object, as one sentence that names it and says what to do; never with a secret in it."""
 
-import errno
-import re
-from urllib.parse import urlsplit
-
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
 
-from cluster.errors import ClusterError, NoRoomError, NotFoundError, StorageUnavailableError
+from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
+from cluster.storage.uris import bucket_of
 
-# Characters that no name may hold: control characters, and what XML, in which servers list names, or UTF-8 cannot hold.
-BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 BAD_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "UnrecognizedClientException"}
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
 PASSING_CODES = {  # with a status below 500
@@ -45,22 +40,6 @@ BROKEN = (
     MeaninglessAnswerError,
 )
 CREDENTIALS_HELP = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE, or give this machine a role)"
-
-
-def bucket_of(uri: str) -> str:
-    """The bucket of an s3:// URI."""
-    return uri[len("s3://") :].partition("/")[0]
-
-
-def without_login(address: str) -> str:
-    """`address` as it may be shown: without the `user:password@` of a URL, and without what follows a `?`, such as the signature of a link."""
-    scheme, rest = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
-    return scheme + rest.partition("?")[0].rpartition("@")[2] if scheme else address
-
-
-def has_login(address: str) -> bool:
-    """Whether the URL `address` holds a user or a password."""
-    return "@" in urlsplit(address).netloc
 
 
 def code_of(error: aws.ClientError) -> str:
@@ -125,22 +104,3 @@ def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
         why = f" ({tried})" if tried else ""
         return StorageUnavailableError(f"{uri}: the S3 server kept answering {code or status}{why}; wait a little, then run again")
     return ClusterError(f"{uri}: the S3 server refused the request ({code or status}); check the address and the permissions")
-
-
-def file_error(uri: str, error: OSError) -> ClusterError:
-    """The sentence for an error of the operating system about `uri`."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return NoRoomError(f"{uri}: the disk is full ({error.strerror}); free some space or choose another place")
-    if error.errno == errno.EROFS:
-        return NoRoomError(f"{uri}: the disk is read-only; choose another place")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return ClusterError(f"{uri}: permission denied; change the permissions or choose another place")
-    if error.errno == errno.ENOENT:
-        return NotFoundError(f"{uri} does not exist; check the path")
-    if error.errno == errno.ENAMETOOLONG:
-        return ClusterError(f"{uri}: the name is too long for this disk; choose a shorter one")
-    if error.errno in (errno.ENOTDIR, errno.EEXIST):
-        return ClusterError(f"{uri}: a file stands where a folder is needed; remove it or choose another place")
-    if error.errno == errno.EISDIR:
-        return ClusterError(f"{uri} is a folder, not a file; check the path")
-    return ClusterError(f"{uri}: {error.strerror or type(error).__name__}; check the path and the disk")

@@ -17,9 +17,10 @@ from typing import Any, NoReturn
 from botocore import exceptions as aws
 
 from cluster.errors import ClusterError
-from cluster.retries import PATIENCE_S
-from cluster.s3_client import client, errors, persist, pieces, told
-from cluster.storage_errors import BAD_CHARACTERS, SERVER_ERRORS, code_of, may_pass, status_of
+from cluster.storage.retry import PATIENCE_S
+from cluster.storage.s3_client import client, errors, persist, pieces, told
+from cluster.storage.s3_errors import SERVER_ERRORS, code_of, may_pass, status_of
+from cluster.storage.uris import BAD_CHARACTERS
 
 PIECE_BYTES = 16 * 1024
 SLOWEST_BYTES = 256 * 1024  # a download that brings less within PATIENCE_S is broken off

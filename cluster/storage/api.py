@@ -17,11 +17,12 @@ from typing import BinaryIO
 
 import pyarrow.fs
 
-from cluster import disk, s3
 from cluster.errors import ClusterError, NotFoundError
-from cluster.s3_client import endpoint_url
-from cluster.s3_filesystem import ObjectStorage, level, open_object
-from cluster.storage_errors import BAD_CHARACTERS, without_login
+from cluster.storage import local as disk
+from cluster.storage import s3_objects as s3
+from cluster.storage.arrow_filesystem import ObjectStorage, level, open_object
+from cluster.storage.s3_client import endpoint_url
+from cluster.storage.uris import BAD_CHARACTERS, without_login
 
 AT_ONCE_BYTES = 8 * 2**20
 COPY_THREADS = 8

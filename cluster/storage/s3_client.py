@@ -18,8 +18,10 @@ from botocore import exceptions as aws
 from botocore.config import Config
 
 from cluster.errors import ClusterError
-from cluster.retries import Effort, Trust
-from cluster.storage_errors import SERVER_ERRORS, MeaninglessAnswerError, file_error, has_login, may_pass, s3_error, without_login
+from cluster.storage.os_errors import file_error
+from cluster.storage.retry import Effort, Trust
+from cluster.storage.s3_errors import SERVER_ERRORS, MeaninglessAnswerError, may_pass, s3_error
+from cluster.storage.uris import has_login, without_login
 
 CONNECT_TIMEOUT_S = 5
 READ_TIMEOUT_S = 20

@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster.errors import ClusterError
-from cluster.file_lock import one_at_a_time
-from cluster.storage_errors import file_error
+from cluster.storage.os_errors import file_error
+from cluster.transfer.lock import one_at_a_time
 
 CHUNK_BYTES = 1 << 16
 SLOWEST_BYTES = 1024

@@ -9,8 +9,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cluster import storage, tables
-from cluster.storage_errors import file_error
+from cluster import storage
+from cluster.storage.os_errors import file_error
+from cluster.tables import parquet as tables
 
 THREADS = 16
 """Files that are read at a time."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from cluster.errors import ClusterError
-from cluster.storage_errors import file_error
+from cluster.storage.os_errors import file_error
 
 CHUNK_BYTES = 1 << 20
 

@@ -9,14 +9,15 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.util.annotations import RayDeprecationWarning
 
-from cluster.share import own_share
+from cluster.runtime.resources import own_share
 
 PATIENCE_S = 1800.0
 """A block that takes longer than this to come ends the reading of a dataset."""
 
 
 def quiet_ray_data(watched: bool = False) -> None:
-    """Call before a dataset is built. `watched` = a `cluster.vigil` is kept over it, which knows better than a clock whether it goes on."""
+    """Call before a dataset is built. `watched` = a `cluster.scheduling.watchdog` is kept over it, which knows better than a clock whether it goes
+    on."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = -1 if watched else PATIENCE_S

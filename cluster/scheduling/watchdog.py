@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from cluster import storage
-from cluster.connect import GROWTH_TIMEOUT_S, MAX_GPUS
 from cluster.errors import ClusterError, StorageUnavailableError
-from cluster.giving_up import Limits
+from cluster.runtime.connect import GROWTH_TIMEOUT_S, MAX_GPUS
+from cluster.scheduling.limits import Limits
 
 POLL_S = 0.25
 LOOK_S = 5.0
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 class Vigil:
     """What tells work that goes on from work that does not.
 
-    Slow work is left alone: what counts is that some worker says that it is at work, see `cluster.attempts`.
+    Slow work is left alone: what counts is that some worker says that it is at work, see `cluster.scheduling.attempt_tracker`.
     """
 
     ledger: Any

@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from cluster.errors import ClusterError
-from cluster.storage_errors import file_error
+from cluster.storage.os_errors import file_error
 
 CHUNK_BYTES = 2**20
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}

@@ -31,8 +31,8 @@ import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import ClusterError
-from cluster.share import own_share
-from cluster.storage_errors import without_login
+from cluster.runtime.resources import own_share
+from cluster.storage.uris import without_login
 
 TIMEOUT_S = 60.0
 DIAL_TIMEOUT_S = 5.0
@@ -54,7 +54,7 @@ FORWARDED = (
 CONSIDERATE = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
 """Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as other processes."""
 logger = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
 _INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for the job's own process
 _ADDRESS = re.compile(r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")

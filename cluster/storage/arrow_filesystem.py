@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 from pyarrow import fs
 
-from cluster import s3
 from cluster.errors import NotFoundError
+from cluster.storage import s3_objects as s3
 
 START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
 READ_AHEAD_BYTES = 8 * 2**20

@@ -1,0 +1,1 @@
+"""AWS: the policies of the nodes and Ray's provider of them."""

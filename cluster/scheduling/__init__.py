@@ -1,0 +1,1 @@
+"""Work on many actors and workers with an end to every wait: pools, watchdogs, attempts and limits."""
