@@ -55,7 +55,7 @@ weights: install $(FREE_CLIPS)
 	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 8 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
 	$(BIN)/soundstorm train --tokens $(WEIGHTS_DIR)/tokens $(GENERATOR) --fold 5 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/generator
 	$(BIN)/python -c "from dataclasses import replace; from pathlib import Path; \
-		from soundstorm.checkpoints import pack_checkpoint; from soundstorm.presets import preset; \
+		from soundstorm.model.checkpoints import pack_checkpoint; from soundstorm.model.presets import preset; \
 		sampler = replace(preset('places').sampler, candidates=4); \
 		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'), sampler)"
 

@@ -3,7 +3,7 @@
 from itertools import islice
 
 from cluster import storage
-from soundstorm.audio_kinds import is_audio
+from soundstorm.audio.file_kinds import is_audio
 from soundstorm.errors import SoundStormError
 
 MAX_LOOKED_AT = 1000

@@ -14,9 +14,9 @@ from rich.markup import escape
 from cluster import storage, tables
 from cluster.tables.stream import write_stream
 from jobs.entry import console
-from soundstorm.audio_kinds import AUDIO_EXAMPLES, is_audio
+from soundstorm.audio.file_kinds import AUDIO_EXAMPLES, is_audio
+from soundstorm.data.data_folder import shown
 from soundstorm.errors import SoundStormError
-from soundstorm.place import shown
 
 LISTED = pa.schema([pa.field("uri", pa.string(), nullable=False)])
 ROWS_AT_ONCE = 4096

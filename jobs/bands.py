@@ -7,9 +7,9 @@ from cluster.tables import tar_shards as tars
 from jobs.clips import Clip, draw_per_category
 from jobs.entry import console
 from jobs.measurer import load_clip_recording
-from soundstorm.audio import MAX_DURATION_S, RejectedAudio, to_pcm16
-from soundstorm.bands import Band, Bands, band_of
-from soundstorm.categories import normalized
+from soundstorm.audio.bands import Band, Bands, band_of
+from soundstorm.audio.files import MAX_DURATION_S, RejectedAudio, to_pcm16
+from soundstorm.data.categories import normalized
 
 MOST_CLIPS = 100
 """Of each side that are looked at; of each, the first 30 s."""

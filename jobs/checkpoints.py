@@ -2,9 +2,9 @@
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from soundstorm.checkpoints import CONFIG_FILE, PACKAGED_FOLDER, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
+from soundstorm.model.checkpoints import CONFIG_FILE, PACKAGED_FOLDER, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
+from soundstorm.serialization.bundled import packaged
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Name of the checkpoint's folder in the output of `train`."""

@@ -16,8 +16,8 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from jobs.trainer import use_threads
-from soundstorm.divergence import far_above_guessing, lost
 from soundstorm.errors import SoundStormError
+from soundstorm.optimization.divergence import far_above_guessing, lost
 
 STATE_FILE = "trainer.pt"
 

@@ -2,12 +2,13 @@
 
 from cluster import storage
 from jobs.codecs import choose_codec
-from soundstorm.audio_classifier import PACKAGED_WEIGHTS
-from soundstorm.classifiers import Classifier, open_classifier
-from soundstorm.codec import Codec, load_codec
+from soundstorm.classification.classifier import Classifier, open_classifier
+from soundstorm.classification.cnn import PACKAGED_WEIGHTS
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.bundled import packaged
 
 CLASSIFIER_FILE = "classifier.safetensors"
 CODEC_FILE = "codec.safetensors"

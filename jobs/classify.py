@@ -29,10 +29,10 @@ from jobs.codecs import choose_codec
 from jobs.entry import console, leave, start
 from jobs.finished import told_again
 from jobs.parts import Plan, actor_resources, complete, settings_digest
-from soundstorm.classifiers import Classifier
+from soundstorm.classification.classifier import Classifier
+from soundstorm.classification.token_classifier import TrainedTokenClassifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLASSIFIED, REJECTED
-from soundstorm.token_classifier_file import TrainedTokenClassifier
 
 STAGE = "classify"
 TABLES = {"classified": CLASSIFIED, "rejected": REJECTED}

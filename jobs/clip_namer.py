@@ -19,10 +19,10 @@ from jobs.classifiers import open_classifier_files
 from jobs.parts import SETTINGS
 from jobs.recording_files import open_recording, rejecting
 from jobs.shard_encoder import DEADLY
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
-from soundstorm.hearable import Unheard, unheard
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
+from soundstorm.classification.hearable import Unheard, unheard
+from soundstorm.classification.windows import predict_in_windows
 from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
-from soundstorm.windows import predict_in_windows
 
 READERS = 4
 """Threads that read from object storage, which answers late."""

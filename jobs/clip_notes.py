@@ -9,8 +9,8 @@ from rich.markup import escape
 
 from cluster import storage
 from jobs.entry import console
+from soundstorm.data.notes import told
 from soundstorm.errors import SoundStormError
-from soundstorm.notes import told
 from soundstorm.schemas import CLIPS, Note
 
 FOLDER = "notes"
@@ -45,7 +45,7 @@ def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: se
 
 
 def tell(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
-    """Show a line for each kind of note; see `soundstorm.notes.told`."""
+    """Show a line for each kind of note; see `soundstorm.data.notes.told`."""
     for line in told(notes, num_clips, remedy):
         console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
 

@@ -13,10 +13,10 @@ from cluster.tables import stage_record as records
 from jobs.audio_listing import audio_below
 from jobs.datasets import open_dataset
 from jobs.entry import console
-from soundstorm.audio_kinds import AUDIO_EXAMPLES
-from soundstorm.categories import normalized
+from soundstorm.audio.file_kinds import AUDIO_EXAMPLES
+from soundstorm.data.categories import normalized
+from soundstorm.data.data_folder import shown
 from soundstorm.errors import SoundStormError
-from soundstorm.place import shown
 from soundstorm.schemas import REJECTED, check_table
 
 TABLES = ("samples.parquet", "clips.parquet")

@@ -10,9 +10,9 @@ import torch
 
 from cluster.scheduling.attempt_tracker import Beats
 from jobs.trainer import use_threads
-from soundstorm.block_codec import files
-from soundstorm.block_codec.config import BlockCodecConfig
-from soundstorm.block_codec.fitting import CodebookFit, FittingConfig, pool_of_simple_sounds
+from soundstorm.codec import files
+from soundstorm.codec.config import BlockCodecConfig
+from soundstorm.codec.fitting import CodebookFit, FittingConfig, pool_of_simple_sounds
 
 LEVEL_S = 3600.0
 """A level that takes longer hangs: the process ends itself."""
@@ -25,7 +25,7 @@ class CodecFitter:
         parts: references to tables (schema DECODED) whose `samples` are blocks as float16.
         blocks: of a copy of each recording, at most.
         config, fitting: of the codec and of its fitting.
-        state: of an earlier fitter on the same pool, as `soundstorm.block_codec.files.state_to_bytes` writes it.
+        state: of an earlier fitter on the same pool, as `soundstorm.codec.files.state_to_bytes` writes it.
         cpus: how many threads to use.
         ledger: of `cluster.scheduling.attempt_tracker`.
     """

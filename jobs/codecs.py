@@ -11,16 +11,9 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch
 from jobs.entry import console
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.codec import (
-    OFFICIAL_FILE,
-    OFFICIAL_SHA256,
-    OFFICIAL_SIZE,
-    OFFICIAL_URL,
-    Codec,
-    load_codec,
-    packaged_codec_bytes,
-)
+from soundstorm.audio.files import SAMPLE_RATE
+from soundstorm.codec.codec import OFFICIAL_FILE, OFFICIAL_SIZE, OFFICIAL_URL, Codec
+from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
 
@@ -31,7 +24,7 @@ OFFLINE = "SOUNDSTORM_OFFLINE"
 
 
 def choose_codec(option: str | None, expected: CodecFingerprint | None = None, where: str = "") -> tuple[bytes, Codec]:
-    """The weights of the codec to use, as the content of a file that `soundstorm.codec.load_codec` takes, and the codec itself.
+    """The weights of the codec to use, as the content of a file that `soundstorm.codec.files.load_codec` takes, and the codec itself.
 
     In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the official
     EnCodec weights from the cache or a download; the codec in the package, with a warning.

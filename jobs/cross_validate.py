@@ -20,10 +20,10 @@ from jobs.fold_chain import STAGE as FOLD_STAGE
 from jobs.fold_chain import Settings, fold_identity, plan_folds, prepare, run_fold, stages_of
 from jobs.fold_results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
 from jobs.trials import plan_trials, run_trials
-from soundstorm.classification_page import mean_text
-from soundstorm.datasets import Index
+from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import PRESETS
+from soundstorm.model.presets import PRESETS
+from soundstorm.reports.classification_page import mean_text
 
 STAGE = "cross_validate"
 FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")

@@ -12,7 +12,7 @@ from rich.markup import escape
 from cluster import storage
 from jobs.apart import require_outside
 from jobs.entry import console
-from soundstorm.datasets import DATASETS, Index, index_dataset
+from soundstorm.data.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
 
 

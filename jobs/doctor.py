@@ -30,9 +30,10 @@ from jobs.compiled import misfits, versions
 from jobs.entry import console, leave, start
 from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
 from jobs.submission import what_is_sent
-from soundstorm.codec import OFFICIAL_FILE, load_codec
+from soundstorm.codec.codec import OFFICIAL_FILE
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.training import uses_bf16
+from soundstorm.optimization.precision import uses_bf16
 
 LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
 TOKEN = "on: who has no token is refused"

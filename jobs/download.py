@@ -14,9 +14,9 @@ from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch, progress_bar
 from cluster.transfer.unpack import unpack
 from jobs.entry import console, leave, start
-from soundstorm.audio import RejectedAudio, read_audio
-from soundstorm.audio_kinds import is_audio
-from soundstorm.datasets import DATASETS, Dataset, index_dataset
+from soundstorm.audio.file_kinds import is_audio
+from soundstorm.audio.files import RejectedAudio, read_audio
+from soundstorm.data.datasets import DATASETS, Dataset, index_dataset
 from soundstorm.errors import SoundStormError
 
 PUBLISHED = tuple(name for name, dataset in DATASETS.items() if dataset.url)

@@ -1,7 +1,7 @@
 """Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side by side.
 
 Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Beside them stands how close the
-generated clips come as sound: see `soundstorm.closeness`. Parts are written by the actors that made them; a run that was stopped goes on
+generated clips come as sound: see `soundstorm.evaluation.closeness`. Parts are written by the actors that made them; a run that was stopped goes on
 where it was.
 """
 
@@ -31,17 +31,17 @@ from jobs.finished import all_there, told_again
 from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.measurer import MAX_CLIP_S, Measurer, load_clip, resynthesize
 from jobs.parts import Plan, actor_resources, complete, settings_digest
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.bands import Bands
-from soundstorm.closeness import closeness
-from soundstorm.closeness_result import Closeness
-from soundstorm.codec import Codec
-from soundstorm.datasets import DATASETS
+from soundstorm.audio.bands import Bands
+from soundstorm.audio.files import SAMPLE_RATE
+from soundstorm.codec.codec import Codec
+from soundstorm.data.datasets import DATASETS
 from soundstorm.errors import SoundStormError
-from soundstorm.measured import require_measured
-from soundstorm.report import ReportData, render_report
+from soundstorm.evaluation.closeness import closeness
+from soundstorm.evaluation.closeness_result import Closeness
+from soundstorm.evaluation.summary import Summary, summarize
+from soundstorm.evaluation.tables import require_measured
+from soundstorm.reports.evaluation_page import ReportData, render_report
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
-from soundstorm.statistics import Summary, summarize
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
 """What each part has a table of."""

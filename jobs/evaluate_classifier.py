@@ -20,15 +20,15 @@ from jobs.leaks import refuse_leaks
 from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
 from jobs.provenance import test_of
 from jobs.recordings import MAX_DURATION_S
-from soundstorm.caveats import accuracy_caveats, with_caveats
-from soundstorm.classification import Accuracy, classify_predictions
-from soundstorm.classifiers import Classifier
-from soundstorm.codec import provenance_of_codec
-from soundstorm.datasets import Index
+from soundstorm.classification.accuracy import Accuracy, classify_predictions
+from soundstorm.classification.caveats import accuracy_caveats, with_caveats
+from soundstorm.classification.classifier import Classifier
+from soundstorm.classification.token_classifier import TrainedTokenClassifier
+from soundstorm.codec.files import provenance_of_codec
+from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned, has_seen
-from soundstorm.provenance import TrainedOn
-from soundstorm.token_classifier_file import TrainedTokenClassifier
+from soundstorm.serialization.leakage import Learned, has_seen
+from soundstorm.serialization.provenance import TrainedOn
 
 STAGE = "evaluate_classifier"
 SUMMARY_FILE = "summary.json"

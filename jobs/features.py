@@ -9,18 +9,18 @@ from typing import Any
 from cluster import storage
 from jobs.clips import Clip, digest, draw_per_category, pair_up
 from jobs.provenance import read_contents
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.audio_classifier import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
-from soundstorm.categories import normalized
-from soundstorm.closeness_result import Embedding
-from soundstorm.codec import Codec
-from soundstorm.datasets import source_of
-from soundstorm.embeddings import OnnxEmbedder
+from soundstorm.audio.files import SAMPLE_RATE
+from soundstorm.classification.cnn import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.data.categories import normalized
+from soundstorm.data.datasets import source_of
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Test, has_seen
-from soundstorm.packaged import packaged
-from soundstorm.provenance import digest_of
+from soundstorm.evaluation.closeness_result import Embedding
+from soundstorm.evaluation.embeddings import OnnxEmbedder
 from soundstorm.schemas import Role, Source
+from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.leakage import Test, has_seen
+from soundstorm.serialization.provenance import digest_of
 
 CLIPS_PER_CLASS = 200
 """Clips of each class and role that have features, so that a large dataset or a million samples stay cheap."""

@@ -22,11 +22,11 @@ from jobs.codecs import choose_codec
 from jobs.entry import console
 from jobs.provenance import test_of
 from jobs.synthetic_dataset import make_synthetic
-from soundstorm.block_codec.fitting import FittingConfig
-from soundstorm.codec import provenance_of_codec
+from soundstorm.codec.files import provenance_of_codec
+from soundstorm.codec.fitting import FittingConfig
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned, Test, judge
-from soundstorm.provenance import Provenance, TrainedOn
+from soundstorm.serialization.leakage import Learned, Test, judge
+from soundstorm.serialization.provenance import Provenance, TrainedOn
 
 STAGE = "fold"
 SOUNDSTORM = "soundstorm"

@@ -12,11 +12,11 @@ from cluster import storage
 from cluster.errors import NotFoundError
 from cluster.tables import read_table, write_table
 from cluster.tables import stage_record as records
-from soundstorm.caveats import accuracy_caveats
-from soundstorm.classification import Accuracy, Classification, classify_predictions, compare
-from soundstorm.classification_page import ClassificationData, Compared, FoldNote, render_classification
-from soundstorm.datasets import DATASETS, Index
+from soundstorm.classification.accuracy import Accuracy, Classification, classify_predictions, compare
+from soundstorm.classification.caveats import accuracy_caveats
+from soundstorm.data.datasets import DATASETS, Index
 from soundstorm.errors import SoundStormError
+from soundstorm.reports.classification_page import ClassificationData, Compared, FoldNote, render_classification
 from soundstorm.schemas import PREDICTIONS, check_table
 
 PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"

@@ -29,17 +29,17 @@ from jobs.finished import told_again
 from jobs.generating_time import expected_time, seconds_a_clip
 from jobs.generator import Generator
 from jobs.parts import Plan, actor_resources, complete, default_actors, settings_digest
-from soundstorm.audio import RejectedAudio, read_audio
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.categories import find_category
-from soundstorm.checkpoints import Checkpoint
-from soundstorm.choice import PACKAGED_LISTENER, require_known
-from soundstorm.codec import Codec
+from soundstorm.audio.files import RejectedAudio, read_audio
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
-from soundstorm.presets import SamplerSettings
+from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import SAMPLES
-from soundstorm.settings_file import parse_settings
+from soundstorm.serialization.bundled import packaged
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 120.0
 """A clip of two minutes takes some four minutes of a core with the model in the package, and one of ten minutes would take hours."""

@@ -6,11 +6,11 @@ from dataclasses import replace
 import torch
 
 from jobs.progress import duration
-from soundstorm.checkpoints import Checkpoint
-from soundstorm.decoding import generate_codes
-from soundstorm.model import SoundStorm
-from soundstorm.presets import SamplerSettings
-from soundstorm.training import autocast
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.precision import autocast
 
 
 def seconds_a_clip(checkpoint: Checkpoint, sampler: SamplerSettings, num_frames: int) -> float:

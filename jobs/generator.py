@@ -16,15 +16,15 @@ from cluster import storage, tables
 from cluster.tables import tar_shards as tars
 from jobs.checkpoints import open_checkpoint
 from jobs.parts import SETTINGS, folder_of
-from soundstorm.audio import encode_audio
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.choice import draw_seed, most_convincing
-from soundstorm.codec import load_codec
-from soundstorm.decoding import continuation, generate_codes
+from soundstorm.audio.files import encode_audio
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.reranking import draw_seed, most_convincing
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.optimization.precision import uses_bf16
 from soundstorm.schemas import SAMPLES
-from soundstorm.training import uses_bf16
 
 PEAK = 0.999
 """A decoded clip that exceeds full scale is scaled down to this peak, so that nothing clips."""

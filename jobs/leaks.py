@@ -6,7 +6,7 @@ from rich.markup import escape
 
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned, Test, judge
+from soundstorm.serialization.leakage import Learned, Test, judge
 
 
 def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: str, allowed: bool) -> list[str]:

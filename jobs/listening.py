@@ -12,10 +12,10 @@ import numpy as np
 
 from cluster import storage
 from jobs.clips import Clip
-from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
-from soundstorm.categories import normalized
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.report import Example
+from soundstorm.reports.evaluation_page import Example
 from soundstorm.schemas import Source
 
 PLAYERS_FOLDER = "players"

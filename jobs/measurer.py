@@ -18,12 +18,13 @@ from jobs.clips import Clip
 from jobs.features import Item, recording_of
 from jobs.parts import SETTINGS
 from jobs.recording_files import load_recording, rejecting
-from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, from_pcm16, to_pcm16
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.bands import low_passed
-from soundstorm.codec import Codec, load_codec
-from soundstorm.features import FeatureExtractor
-from soundstorm.metrics import clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.audio.bands import low_passed
+from soundstorm.audio.files import SAMPLE_RATE, Recording, RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.acoustic import clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.evaluation.features import FeatureExtractor
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
 MAX_CLIP_S = 60.0

@@ -16,7 +16,7 @@ from jobs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.entry import console, leave, start
 from jobs.synthetic_dataset import make_synthetic
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import PRESETS, preset
+from soundstorm.model.presets import PRESETS, preset
 
 CLIPS_PER_CLASS = 10
 """Of the synthetic dataset that the pipeline makes for itself."""

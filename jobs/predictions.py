@@ -10,12 +10,12 @@ import pyarrow as pa
 
 from cluster.tables import write_table
 from jobs.recordings import decode_clips, warn_of_rejected
-from soundstorm.audio import SAMPLE_RATE, from_pcm16, to_pcm16
-from soundstorm.categories import normalized
-from soundstorm.classifiers import Classifier
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.classification.classifier import Classifier
+from soundstorm.data.categories import normalized
+from soundstorm.data.views import make_view
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
-from soundstorm.views import make_view
 
 PREDICTIONS_FILE = "predictions.parquet"
 AT_ONCE = 64
@@ -31,7 +31,7 @@ def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, n
         classifier: what names the clips.
         clips: recordings with their categories.
         max_duration_s: seconds of a recording that are used.
-        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of `soundstorm.views`.
+        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of `soundstorm.data.views`.
 
     Raises:
         SoundStormError: the classifier does not know a recording's category.

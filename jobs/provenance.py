@@ -1,4 +1,4 @@
-"""What a job trains on and tests on, as `soundstorm.provenance` and `soundstorm.leakage` take it."""
+"""What a job trains on and tests on, as `soundstorm.serialization.provenance` and `soundstorm.serialization.leakage` take it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -9,9 +9,9 @@ import pyarrow as pa
 
 from jobs.datasets import rows_of_folds
 from jobs.recording_files import read_content
-from soundstorm.audio import RejectedAudio
-from soundstorm.leakage import Test
-from soundstorm.provenance import Parent, Recordings, TrainedOn, digest_of, recordings_of
+from soundstorm.audio.files import RejectedAudio
+from soundstorm.serialization.leakage import Test
+from soundstorm.serialization.provenance import Parent, Recordings, TrainedOn, digest_of, recordings_of
 
 READERS = 16
 """Files that are read at once."""
@@ -45,7 +45,7 @@ def test_of(clips: pa.Table, fold: int) -> Test:
 
 
 def read_contents(uris: list[str]) -> dict[str, str]:
-    """A URI for each `soundstorm.provenance.content_of` the files; those that cannot be read, and so not be tested on, are left out."""
+    """A URI for each `soundstorm.serialization.provenance.content_of` the files; those that cannot be read, and so not be tested on, are left out."""
 
     def read(uri: str) -> str | None:
         try:

@@ -10,11 +10,11 @@ import pyarrow as pa
 from cluster import storage
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from cluster.tables import tar_shards as tars
-from soundstorm.audio import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
-from soundstorm.clip_length import at_published_length, clip_length_s
-from soundstorm.clip_windows import plan_windows, split_window
-from soundstorm.provenance import CONTENT_BYTES, content_of
+from soundstorm.audio.files import SAMPLE_RATE, Recording, RejectedAudio, duration_of, read_audio
+from soundstorm.data.clip_length import at_published_length, clip_length_s
+from soundstorm.data.clip_windows import plan_windows, split_window
 from soundstorm.schemas import Note, Reason
+from soundstorm.serialization.provenance import CONTENT_BYTES, content_of
 
 HEADER_READERS = 16
 """Threads that look at the headers of recordings."""
@@ -49,7 +49,7 @@ def open_recording(uri: str) -> BinaryIO:
 def load_recording(
     uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, file: BinaryIO | None = None, dataset: str = ""
 ) -> Recording:
-    """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.read_audio` does.
+    """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.files.read_audio` does.
 
     Args:
         uri: of a file, or of a window of one.
@@ -70,7 +70,7 @@ def load_recording(
 
 
 def load_known_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = "") -> tuple[Recording, str]:
-    """As `load_recording`, with what the file is known again by: see `soundstorm.provenance.content_of`."""
+    """As `load_recording`, with what the file is known again by: see `soundstorm.serialization.provenance.content_of`."""
     name, _ = split_window(uri)
     file = open_recording(name)
     with rejecting(name):
@@ -80,7 +80,8 @@ def load_known_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_
 
 
 def read_content(uri: str) -> str:
-    """`soundstorm.provenance.content_of` the file of the recording at `uri`, which may name a window of it; errors as `open_recording`."""
+    """`soundstorm.serialization.provenance.content_of` the file of the recording at `uri`, which may name a window of it; errors as
+    `open_recording`."""
     name, _ = split_window(uri)
     with open_recording(name) as file, rejecting(name):
         return content_of(file.read(CONTENT_BYTES))

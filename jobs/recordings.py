@@ -16,7 +16,7 @@ from jobs.clip_notes import tell
 from jobs.datasets import rows_of_folds
 from jobs.entry import console
 from jobs.recording_files import load_known_recording
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, to_pcm16
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
@@ -32,7 +32,7 @@ DECODED = pa.schema(
     ]
 )
 """A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content` is
-`soundstorm.provenance.content_of` its file, `notes` as in `clips`."""
+`soundstorm.serialization.provenance.content_of` its file, `notes` as in `clips`."""
 
 MAX_DURATION_S = 3600.0
 """The most seconds of a recording that can be asked for."""

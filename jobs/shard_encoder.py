@@ -17,10 +17,10 @@ from cluster.runtime.memory import release_memory
 from cluster.scheduling.attempt_tracker import Attempt
 from jobs.clip_notes import write_notes
 from jobs.recording_files import load_known_recording, load_recording
-from soundstorm.audio import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.codec.files import load_codec
+from soundstorm.data.views import make_view
 from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
-from soundstorm.views import make_view
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
 """A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is mixed with, or null."""
@@ -48,7 +48,7 @@ class Decoded:
     notes: str = ""
     """A line each."""
     content: str = ""
-    """What the file is known again by: see `soundstorm.provenance.content_of`."""
+    """What the file is known again by: see `soundstorm.serialization.provenance.content_of`."""
 
     @property
     def duration_s(self) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 from cluster import storage
 from cluster.storage.os_errors import file_error
 from cluster.tables import stage_record as records
-from soundstorm.synthetic import write_dataset
+from soundstorm.data.synthetic import write_dataset
 
 STAGE = "dataset"
 

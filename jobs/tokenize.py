@@ -3,7 +3,7 @@
 The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or not at
 all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that are there.
 A clip that cannot be used becomes a row of `rejected`, and the run goes on; so does one at which worker after worker dies. With `--views` the tokens
-have as many rows more of each clip, see `soundstorm.views`; what a view is does not depend on how the clips are cut into shards.
+have as many rows more of each clip, see `soundstorm.data.views`; what a view is does not depend on how the clips are cut into shards.
 """
 
 import gc
@@ -36,15 +36,15 @@ from jobs.progress import Counter, progress
 from jobs.recording_files import split_long
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.tokens import CODEC_TRAINED_ON
-from soundstorm.accounting import Account, account
-from soundstorm.audio import MAX_DURATION_S
-from soundstorm.codec import provenance_of_codec
-from soundstorm.datasets import Index
+from soundstorm.audio.files import MAX_DURATION_S
+from soundstorm.codec.files import provenance_of_codec
+from soundstorm.data.accounting import Account, account
+from soundstorm.data.datasets import Index
+from soundstorm.data.notes import count_notes, kind_of, unused_s
+from soundstorm.data.views import RECORDED, choose_partner
 from soundstorm.errors import SoundStormError
-from soundstorm.notes import count_notes, kind_of, unused_s
-from soundstorm.provenance import TrainedOn
 from soundstorm.schemas import REJECTED, Note, check_table
-from soundstorm.views import RECORDED, choose_partner
+from soundstorm.serialization.provenance import TrainedOn
 
 MAX_SHARD_RETRIES = 20
 """Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six deadly clips in it."""

@@ -16,19 +16,28 @@ from cluster.tables import read_table
 from cluster.tables import stage_record as records
 from jobs.datasets import rows_of_folds
 from jobs.provenance import combined, read_contents
-from soundstorm.batching import drawn_view
-from soundstorm.checkpoints import Checkpoint
-from soundstorm.codec import OFFICIAL_SHA256
+from soundstorm.codec.files import OFFICIAL_SHA256
+from soundstorm.data.views import RECORDED
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Test
-from soundstorm.provenance import Provenance, Role, TrainedOn, as_parent, digest_of, packaged_provenance, parse_provenance, recordings_of
+from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
-from soundstorm.views import RECORDED
+from soundstorm.serialization.leakage import Test
+from soundstorm.serialization.provenance import (
+    Provenance,
+    Role,
+    TrainedOn,
+    as_parent,
+    digest_of,
+    packaged_provenance,
+    parse_provenance,
+    recordings_of,
+)
+from soundstorm.training.batches import drawn_view
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 CLIPS_FILE = "clips.parquet"
 CODEC_TRAINED_ON = "codec_trained_on"
-"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.provenance` writes it; null: not known."""
+"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.serialization.provenance` writes it; null: not known."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,7 +61,7 @@ class TokenSet:
         return self.views[index][0]
 
     def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
-        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.batching.drawn_view`."""
+        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.drawn_view`."""
         views = self.views[index]
         return views[drawn_view(len(views), recorded_share, seed, epoch, index)]
 
@@ -76,7 +85,7 @@ class Tokens:
     folds: Mapping[str, int]
     """Fold of each clip of the data set, also of those that could not be tokenized."""
     contents: Mapping[str, str] | None
-    """`soundstorm.provenance.content_of` each clip; None: an earlier version made the tokens."""
+    """`soundstorm.serialization.provenance.content_of` each clip; None: an earlier version made the tokens."""
     codec: Provenance
     """What the codec was trained on."""
 

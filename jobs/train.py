@@ -3,7 +3,7 @@
 Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s). Which worker
 sees which clip when is a permutation by (seed, epoch), see `jobs.tokens.dealt_batches`: all workers make the same number of steps,
 no clip is dropped, and a run that was cut short goes on exactly where it was. An epoch passes over the clips once, however many views
-of them there are: each clip is seen in one, see `soundstorm.batching.drawn_view`.
+of them there are: each clip is seen in one, see `soundstorm.training.batches.drawn_view`.
 """
 
 import tempfile
@@ -31,16 +31,16 @@ from jobs.tokens import Tokens, open_tokens
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
 from jobs.training_worker import train_on_worker
-from soundstorm.centroids import log_counts
-from soundstorm.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
-from soundstorm.code_vectors import centroid_weights, latent_dim, start_embeddings
-from soundstorm.codec import Codec
+from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import make_generator
-from soundstorm.model import SoundStorm
-from soundstorm.presets import PRESETS, ModelConfig, TrainingConfig, preset
-from soundstorm.settings_file import ChosenSettings, parse_settings
-from soundstorm.transfer import weights_for_categories
+from soundstorm.model.centroids import log_counts
+from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
+from soundstorm.model.code_vectors import centroid_weights, latent_dim, start_embeddings
+from soundstorm.model.generators import make_generator
+from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.presets import PRESETS, ModelConfig, TrainingConfig, preset
+from soundstorm.model.settings_file import ChosenSettings, parse_settings
+from soundstorm.model.soundstorm import SoundStorm
 
 STAGE = "train"
 

@@ -22,13 +22,13 @@ from jobs.datasets import index_digest, rows_of_folds
 from jobs.leaks import refuse_leaks
 from jobs.provenance import combined, decoded_recordings, test_of
 from jobs.recordings import training_recordings, usable_recordings
-from soundstorm.ast_classifier import save_ast_classifier
-from soundstorm.ast_network import AstClassifier, AstConfig, pretrained_ast, read_ast_config, require_transformers
-from soundstorm.ast_training import AstTrainer, AstTrainingConfig
-from soundstorm.datasets import Index
+from soundstorm.classification.ast_classifier import save_ast_classifier
+from soundstorm.classification.ast_network import AstClassifier, AstConfig, pretrained_ast, read_ast_config, require_transformers
+from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
+from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned
-from soundstorm.provenance import KEY, Provenance, Role, TrainedOn, as_parent, parse_provenance
+from soundstorm.serialization.leakage import Learned
+from soundstorm.serialization.provenance import KEY, Provenance, Role, TrainedOn, as_parent, parse_provenance
 
 HUB_NAME = "MIT/ast-finetuned-audioset-10-10-0.4593"
 HUB_REVISION = "f826b80d28226b62986cc218e5cec390b1096902"

@@ -30,13 +30,13 @@ from jobs.train_cnn import CnnRecipe
 from jobs.train_token_classifier import TokenRecipe, open_source
 from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training_log import TrainingLog
-from soundstorm.ast_training import AstTrainingConfig
-from soundstorm.ast_training import Mode as AstMode
-from soundstorm.audio_classifier_training import AudioClassifierTrainingConfig
-from soundstorm.caveats import accuracy_caveats, with_caveats
-from soundstorm.datasets import Index
+from soundstorm.classification.ast_training import AstTrainingConfig
+from soundstorm.classification.ast_training import Mode as AstMode
+from soundstorm.classification.caveats import accuracy_caveats, with_caveats
+from soundstorm.classification.cnn_training import AudioClassifierTrainingConfig
+from soundstorm.classification.token_training import PRESETS, TokenClassifierTrainingConfig
+from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainingConfig
 
 STAGE = "train_classifier"
 Config = TypeVar("Config", AudioClassifierTrainingConfig, TokenClassifierTrainingConfig, AstTrainingConfig)

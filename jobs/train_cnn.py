@@ -14,10 +14,10 @@ from torch import nn
 from jobs.datasets import index_digest, rows_of_folds
 from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import training_recordings, usable_recordings
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
-from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
-from soundstorm.datasets import Index
-from soundstorm.provenance import TrainedOn
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
+from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.data.datasets import Index
+from soundstorm.serialization.provenance import TrainedOn
 
 
 class CnnRecipe:

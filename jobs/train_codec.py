@@ -33,14 +33,14 @@ from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.trainer import WorkerPlan, plan_workers
 from jobs.training_log import TrainingLog
-from soundstorm.audio import SAMPLE_RATE, from_pcm16
-from soundstorm.block_codec import files
-from soundstorm.block_codec.config import BlockCodecConfig, for_block
-from soundstorm.block_codec.features import LogMel, mel_bank
-from soundstorm.block_codec.fitting import FittingConfig, FittingState, blocks_per_copy, finish, pool_of_recording
-from soundstorm.codec import load_codec
-from soundstorm.codec_quality import measure_codec
-from soundstorm.datasets import Index
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.codec import files
+from soundstorm.codec.config import BlockCodecConfig, for_block
+from soundstorm.codec.files import load_codec
+from soundstorm.codec.fitting import FittingConfig, FittingState, blocks_per_copy, finish, pool_of_recording
+from soundstorm.codec.log_mel import LogMel, mel_bank
+from soundstorm.codec.quality import measure_codec
+from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import EARLIER_CODECS
 

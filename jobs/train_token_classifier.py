@@ -22,18 +22,18 @@ from jobs.provenance import combined, decoded_recordings
 from jobs.recordings import training_recordings, usable_recordings
 from jobs.tokens import Tokens, open_tokens
 from jobs.train import network_for
-from soundstorm.audio_classifier import TrainedClassifier, load_classifier
-from soundstorm.checkpoints import Checkpoint
-from soundstorm.code_vectors import latent_dim
-from soundstorm.codec import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
+from soundstorm.classification.cnn import TrainedClassifier, load_classifier
+from soundstorm.classification.token_classifier import Origin, save_token_classifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.classification.token_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned
-from soundstorm.presets import ModelConfig, preset
-from soundstorm.provenance import Parent, Role, TrainedOn, as_parent
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_file import Origin, save_token_classifier
-from soundstorm.token_classifier_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
-from soundstorm.transfer import weights_for_categories
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.serialization.leakage import Learned
+from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
 
 FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
 """Modes that start from a generator."""

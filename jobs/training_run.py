@@ -12,13 +12,22 @@ from torch import Tensor, nn
 
 from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
 from jobs.training_log import Row
-from soundstorm.batching import collate, crop, fill, seeded_generator
-from soundstorm.divergence import far_above_guessing, lost
-from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import GeneratorNetwork, make_generator
-from soundstorm.presets import ModelConfig, TrainingConfig
-from soundstorm.training import LevelLosses, apply_gradients, build_optimizer, build_schedule, evaluate_loss, lr_factor, mixed_loss, training_step
+from soundstorm.model.generators import GeneratorNetwork, make_generator
+from soundstorm.model.presets import ModelConfig, TrainingConfig
+from soundstorm.optimization.divergence import far_above_guessing, lost
+from soundstorm.optimization.ema import EMA
+from soundstorm.training.batches import collate, crop, fill, seeded_generator
+from soundstorm.training.step import (
+    LevelLosses,
+    apply_gradients,
+    build_optimizer,
+    build_schedule,
+    evaluate_loss,
+    lr_factor,
+    mixed_loss,
+    training_step,
+)
 
 
 class TrainingRun:

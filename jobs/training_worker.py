@@ -15,11 +15,11 @@ from jobs.checkpoints import CHECKPOINT_FOLDER
 from jobs.tokens import TokenSet, split_tokens
 from jobs.trainer import use_threads
 from jobs.training_run import TrainingRun
-from soundstorm.checkpoints import load_training_state, save_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
-from soundstorm.provenance import TrainedOn
+from soundstorm.model.checkpoints import load_training_state, save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.provenance import TrainedOn
 
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:

@@ -39,7 +39,7 @@ TOKENS = pa.schema(
 )
 
 TOKENIZED = TOKENS.append(pa.field("content", pa.string(), nullable=False))
-"""TOKENS as `tokenize` writes them, with what a recording's file is known again by (`soundstorm.provenance.content_of`)."""
+"""TOKENS as `tokenize` writes them, with what a recording's file is known again by (`soundstorm.serialization.provenance.content_of`)."""
 
 REJECTED = pa.schema(
     [

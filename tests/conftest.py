@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from soundstorm.provenance import TrainedOn
     from soundstorm.schemas import CodecFingerprint
+    from soundstorm.serialization.provenance import TrainedOn
 
 ROOT = Path(__file__).resolve().parents[1]
 SERVER_START_S = 60.0
@@ -179,7 +179,7 @@ def ray_session(s3: S3Server) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in ESC-50's layout: every synthetic class, five clips of one second, one a fold."""
-    from soundstorm.synthetic import write_dataset
+    from soundstorm.data.synthetic import write_dataset
 
     folder = tmp_path_factory.mktemp("synthetic")
     write_dataset(folder, clips_per_class=5, seed=0, duration_s=1.0)
@@ -189,7 +189,7 @@ def synthetic_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights (safetensors) of a small codec of 8 levels at 75 frames/s."""
-    from soundstorm.provenance import TrainedOn
+    from soundstorm.serialization.provenance import TrainedOn
 
     path = tmp_path_factory.mktemp("codec") / "tiny.safetensors"
     write_small_codec(path, "tiny", TrainedOn(), dims=16, beam=1)
@@ -198,9 +198,9 @@ def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def write_small_codec(path: Path, name: str, trained_on: "TrainedOn | None" = None, **settings: int) -> None:
     """Fit a codec to ten short synthetic sounds, in a second, and write it; `settings` are those of `BlockCodecConfig`."""
-    from soundstorm.block_codec import files, fitting
-    from soundstorm.block_codec.config import BlockCodecConfig
-    from soundstorm.synthetic import CLASSES, synthesize
+    from soundstorm.audio.synthesis import CLASSES, synthesize
+    from soundstorm.codec import files, fitting
+    from soundstorm.codec.config import BlockCodecConfig
 
     config, few = BlockCodecConfig(**settings), fitting.FittingConfig(pool_blocks=4_000, simple_sounds=0)
     sounds = [synthesize(category, 5, 1.3, config.sample_rate) for category in CLASSES]

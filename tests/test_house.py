@@ -63,7 +63,7 @@ def test_importing_the_science_loads_neither_ray_nor_boto3() -> None:
 
 def test_encodec_is_loaded_only_where_its_weights_are_used() -> None:
     assert {path.name for path in FILES if any(name == "encodec" for _, name in imported(path))} == {"encodec_network.py"}
-    check = "import sys; from soundstorm.codec import load_codec; load_codec(); assert not {'encodec', 'torchaudio'} & sys.modules.keys()"
+    check = "import sys; from soundstorm.codec.files import load_codec; load_codec(); assert not {'encodec', 'torchaudio'} & sys.modules.keys()"
     ended = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert (ended.returncode, ended.stderr.strip()) == (0, "")
 

@@ -17,13 +17,13 @@ from jobs.clips import Clip, digest, draw_per_category, with_sizes
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset
 from jobs.entry import console
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.categories import normalized
-from soundstorm.checkpoints import Checkpoint
-from soundstorm.choice import PACKAGED_LISTENER, require_known
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.likeness import Measured
-from soundstorm.packaged import packaged
+from soundstorm.evaluation.objective import Measured
+from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.serialization.bundled import packaged
 from tune.decoding_trial import Bench, measure_real
 from tune.study import require_least
 

@@ -9,8 +9,8 @@ from ray import tune
 from cluster.runtime.connect import connect
 from jobs.entry import console
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
-from soundstorm.tradeoff import CurvePoint, iterations_curve, pareto_front, pooled_spread
+from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
+from soundstorm.model.presets import SamplerSettings
 from tune.bench import BenchOptions, Stand, set_up
 from tune.decoding_trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
 from tune.journal import Ended, Point

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cluster import storage
-from soundstorm.study_page import Cost, StudyData, stop_text
-from soundstorm.tradeoff import where_more_stops_paying
+from soundstorm.evaluation.pareto import where_more_stops_paying
+from soundstorm.reports.study_page import Cost, StudyData, stop_text
 from tune.bench import Stand
 from tune.decoding import Found, best_sampler
 from tune.decoding_trial import COST

@@ -16,11 +16,11 @@ from ray import tune
 from jobs.clips import Clip
 from jobs.generator import Generator, playable, sample_seed
 from jobs.measurer import load_clip
-from soundstorm.audio import RejectedAudio, to_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import RejectedAudio, to_pcm16
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.likeness import FIGURES, Measured, unlikeness
-from soundstorm.presets import SamplerSettings
+from soundstorm.evaluation.objective import FIGURES, Measured, unlikeness
+from soundstorm.model.presets import SamplerSettings
 from tune.faults import problem_of
 from tune.journal import Point
 from tune.study import WORST

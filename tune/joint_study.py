@@ -15,7 +15,7 @@ from jobs.codecs import choose_codec
 from jobs.entry import leave, start
 from jobs.finished import told_again
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import PRESETS
+from soundstorm.model.presets import PRESETS
 from tune import training_study
 from tune.bench import choose_real, choose_stand, open_listener
 from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener

@@ -16,8 +16,8 @@ from cluster import storage
 from cluster.tables import stage_record as records
 from cluster.tables import write_table
 from soundstorm.errors import SoundStormError
-from soundstorm.settings_file import to_json, to_toml
-from soundstorm.study_page import StudyData, render_study
+from soundstorm.model.settings_file import to_json, to_toml
+from soundstorm.reports.study_page import StudyData, render_study
 from tune.journal import Ended
 from tune.space import Space
 

@@ -24,11 +24,11 @@ from jobs.finished import told_again
 from jobs.tokens import Tokens, open_tokens
 from jobs.train import first_weights, network_for
 from jobs.trainer import WorkerPlan, plan_workers
-from soundstorm.checkpoints import Checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.page import decimal
-from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
-from soundstorm.study_page import Curve, StudyData
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.reports.page import decimal
+from soundstorm.reports.study_page import Curve, StudyData
 from tune.journal import Ended, Journal
 from tune.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
 from tune.space import Choice, Range, Space, check_space, load_space, spans_of

@@ -21,11 +21,11 @@ from cluster import storage
 from jobs.tokens import Tokens, TokenSet
 from jobs.trainer import use_threads
 from jobs.training_run import TrainingRun
-from soundstorm.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
-from soundstorm.provenance import TrainedOn
+from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.provenance import TrainedOn
 from tune.faults import problem_of
 from tune.journal import Point, point_name
 from tune.study import WORST

@@ -22,9 +22,9 @@ from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions
 from jobs.tokens import Tokens, open_tokens
 from jobs.training_run import TrainingRun
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.model import SoundStorm
-from soundstorm.presets import SamplerSettings, TrainingConfig, preset
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.model.presets import SamplerSettings, TrainingConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
 
 FILLED_FRAMES = 1013
 """375 frames are 37% of it."""

@@ -27,7 +27,7 @@ import torch
 
 from cluster import tables
 from jobs.classifiers import classifier_files, open_classifier_files
-from soundstorm.audio import encode_audio, read_audio, to_pcm16
+from soundstorm.audio.files import encode_audio, read_audio, to_pcm16
 
 ROOT = Path(__file__).resolve().parents[2]
 FEW = 1_000

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from soundstorm.conformer import DepthwiseConvolution, depthwise_conv2d
+from soundstorm.model.conformer import DepthwiseConvolution, depthwise_conv2d
 
 
 def best_time_s(step: Callable[[], object], repeats: int = 10) -> float:

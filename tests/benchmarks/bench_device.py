@@ -12,16 +12,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from soundstorm.audio import to_pcm16
-from soundstorm.batching import collate, seeded_generator
-from soundstorm.checkpoints import load_checkpoint
-from soundstorm.classifiers import open_classifier
-from soundstorm.codec import load_codec
-from soundstorm.decoding import generate_codes
-from soundstorm.ema import EMA
-from soundstorm.packaged import packaged
-from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.training import apply_gradients, build_optimizer, build_schedule, training_step, uses_bf16
+from soundstorm.audio.files import to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.classifier import open_classifier
+from soundstorm.codec.files import load_codec
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.checkpoints import load_checkpoint
+from soundstorm.optimization.ema import EMA
+from soundstorm.optimization.precision import uses_bf16
+from soundstorm.serialization.bundled import packaged
+from soundstorm.training.batches import collate, seeded_generator
+from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
 
 
 def seconds_each(work: Callable[[], object], device: str) -> float:

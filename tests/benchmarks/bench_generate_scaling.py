@@ -25,9 +25,9 @@ from jobs import evaluate, generate
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.generator import Generator
-from soundstorm.choice import PACKAGED_LISTENER
-from soundstorm.packaged import packaged
-from soundstorm.synthetic import write_dataset
+from soundstorm.data.synthetic import write_dataset
+from soundstorm.generation.reranking import PACKAGED_LISTENER
+from soundstorm.serialization.bundled import packaged
 
 SHARD_SIZE = 8
 

@@ -20,13 +20,14 @@ from jobs.clips import Clip
 from jobs.codecs import official_codec_bytes
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.measurer import load_clip, resynthesize
-from soundstorm.audio import SAMPLE_RATE, from_pcm16
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.codec import Codec, load_codec
-from soundstorm.codec_probes import click_crest_db, probe_clicks, probe_sine, silence_is_exact, tonal_crest_db
-from soundstorm.codec_quality import codes_in_use, log_mel_distance, multi_resolution_distance
-from soundstorm.metrics import METRIC_NAMES, clip_metrics
-from soundstorm.statistics import compare
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.codec.probes import click_crest_db, probe_clicks, probe_sine, silence_is_exact, tonal_crest_db
+from soundstorm.codec.quality import codes_in_use, log_mel_distance, multi_resolution_distance
+from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.summary import compare
 
 SINES_HZ = (440, 1_000, 4_000)
 TOP_SHARE = 0.25

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torchaudio.functional
 
-from soundstorm.audio import from_pcm16
-from soundstorm.codec import Codec
+from soundstorm.audio.files import from_pcm16
+from soundstorm.codec.codec import Codec
 
 SPEED_PERCENT = (91, 110)
 GAIN_DB = 8.0

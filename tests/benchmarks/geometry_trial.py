@@ -33,27 +33,28 @@ from substitution import KEPT_LEVELS, Outcome, as_table, playable_pcm, substitut
 from cluster import storage
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.measurer import load_clip
-from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
-from soundstorm.audio_classifier import TrainedClassifier, load_classifier
-from soundstorm.batching import Batch, collate, seeded_generator
-from soundstorm.centroids import entropy_of_counts, log_counts
-from soundstorm.checkpoints import load_checkpoint, save_checkpoint
-from soundstorm.code_vectors import centroid_weights, latent_dim
-from soundstorm.codec import Codec, load_codec
-from soundstorm.decoding import generate_codes
-from soundstorm.distances import kernel_distance
-from soundstorm.ema import EMA
-from soundstorm.generators import GeneratorNetwork, make_generator
-from soundstorm.losses import LevelLosses
-from soundstorm.masking import hidden_frames, mask_level
-from soundstorm.metrics import METRIC_NAMES, clip_metrics
-from soundstorm.model import SoundStorm
-from soundstorm.place_network import PlaceNetwork
-from soundstorm.place_training import MaskedPlaces, place_losses
-from soundstorm.precision import autocast, uses_bf16
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
-from soundstorm.statistics import compare
-from soundstorm.training import apply_gradients, build_optimizer, lr_factor, masked_nats, training_step
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.classification.cnn import TrainedClassifier, load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.distances import kernel_distance
+from soundstorm.evaluation.summary import compare
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.centroids import entropy_of_counts, log_counts
+from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.code_vectors import centroid_weights, latent_dim
+from soundstorm.model.generators import GeneratorNetwork, make_generator
+from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.ema import EMA
+from soundstorm.optimization.precision import autocast, uses_bf16
+from soundstorm.training.batches import Batch, collate, seeded_generator
+from soundstorm.training.losses import LevelLosses
+from soundstorm.training.masking import hidden_frames, mask_level
+from soundstorm.training.place_step import MaskedPlaces, place_losses
+from soundstorm.training.step import apply_gradients, build_optimizer, lr_factor, masked_nats, training_step
 
 LONGEST_S = 5.0
 SAVE_EVERY_S = 120.0

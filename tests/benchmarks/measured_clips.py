@@ -12,19 +12,19 @@ from jobs.clips import Clip, draw_per_category
 from jobs.datasets import open_dataset, rows_of_folds
 from jobs.generator import sample_seed
 from jobs.measurer import load_clip
-from soundstorm.audio import SAMPLE_RATE, to_pcm16
-from soundstorm.audio_classifier import TrainedClassifier, load_classifier
-from soundstorm.choice import PACKAGED_LISTENER, draw_seed, most_convincing
-from soundstorm.codec import Codec
-from soundstorm.decoding import generate_codes
-from soundstorm.diversity import within_class_distance
-from soundstorm.evolution import modulation_energy, spectral_flux
-from soundstorm.metrics import METRIC_NAMES, clip_metrics
-from soundstorm.model import SoundStorm
-from soundstorm.packaged import packaged
-from soundstorm.presets import SamplerSettings
-from soundstorm.statistics import compare
-from soundstorm.training import uses_bf16
+from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
+from soundstorm.classification.cnn import TrainedClassifier, load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.distances import within_class_distance
+from soundstorm.evaluation.summary import compare
+from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.reranking import PACKAGED_LISTENER, draw_seed, most_convincing
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.precision import uses_bf16
+from soundstorm.serialization.bundled import packaged
 
 BATCH = 10
 

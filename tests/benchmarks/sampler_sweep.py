@@ -20,7 +20,7 @@ from rich.console import Console
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions
-from soundstorm.audio_classifier import load_classifier
+from soundstorm.classification.cnn import load_classifier
 
 
 @dataclass(kw_only=True)

@@ -23,14 +23,14 @@ from jobs.clips import Clip, draw_per_category
 from jobs.codecs import choose_codec
 from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from jobs.measurer import load_clip
-from soundstorm.audio import SAMPLE_RATE, from_pcm16, to_pcm16
-from soundstorm.audio_classifier import TrainedClassifier, load_classifier
-from soundstorm.codec import Codec
-from soundstorm.codec_quality import log_mel_distance
-from soundstorm.decoding import generate_codes
-from soundstorm.generators import GeneratorNetwork
-from soundstorm.precision import uses_bf16
-from soundstorm.presets import SamplerSettings
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.classification.cnn import TrainedClassifier, load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.quality import log_mel_distance
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.generators import GeneratorNetwork
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.optimization.precision import uses_bf16
 
 LONGEST_S = 5.0
 BATCH = 10

@@ -17,10 +17,10 @@ from ray.cluster_utils import Cluster
 
 from cluster import storage, tables
 from cluster.tables.tar_shards import Reader
-from soundstorm.checkpoints import save_checkpoint
-from soundstorm.codec import load_codec
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.codec.files import load_codec
+from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.soundstorm import SoundStorm
 from tests.conftest import ROOT, write_small_codec  # which also sets the variables that Ray and torch read
 
 os.environ |= {"PYTHONPATH": str(ROOT), "SOUNDSTORM_OFFLINE": "1"}

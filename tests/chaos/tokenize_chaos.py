@@ -29,7 +29,7 @@ from ray.cluster_utils import Cluster
 
 from cluster import storage, tables
 from cluster.tables import stage_record as records
-from soundstorm.synthetic import write_dataset
+from soundstorm.data.synthetic import write_dataset
 from tests.chaos.drivers import drive, finish, kill, last_line, place, wait_until, workers_of
 from tests.chaos.generate_setup import make_model, nodes
 

@@ -13,7 +13,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.deploy.aws.node_provider import SpotFirstNodeProvider
 from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
-from soundstorm.packaged import ELSEWHERE
+from soundstorm.serialization.bundled import ELSEWHERE
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

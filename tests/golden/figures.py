@@ -20,16 +20,17 @@ from jobs.entry import start
 from jobs.generator import playable, sample_seed
 from jobs.tokens import TokenSet
 from jobs.training_run import TrainingRun
-from soundstorm.audio import SAMPLE_RATE, encode_audio, to_pcm16
-from soundstorm.classification_page import render_classification
-from soundstorm.codec import Codec, load_codec
-from soundstorm.decoding import generate_codes
-from soundstorm.generators import GeneratorNetwork
-from soundstorm.metrics import clip_metrics
-from soundstorm.presets import preset
-from soundstorm.report import render_report
-from soundstorm.study_page import render_study
-from soundstorm.synthetic import CLASSES, synthesize
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.acoustic import clip_metrics
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.generators import GeneratorNetwork
+from soundstorm.model.presets import preset
+from soundstorm.reports.classification_page import render_classification
+from soundstorm.reports.evaluation_page import render_report
+from soundstorm.reports.study_page import render_study
 from tests.soundstorm.test_classification_page import classification_data
 from tests.soundstorm.test_report import report_data
 from tests.soundstorm.test_study_page import COST

@@ -17,14 +17,15 @@ import torch
 from cluster import storage
 from jobs import evaluate, generate, tokenize
 from jobs.datasets import open_dataset
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
-from soundstorm.checkpoints import save_checkpoint
-from soundstorm.codec import load_codec
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
+from soundstorm.codec.files import load_codec
+from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, preset
-from soundstorm.provenance import Parent, TrainedOn, content_of, recordings_of
-from soundstorm.synthetic import CLASSES, synthesize, write_dataset
+from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.serialization.provenance import Parent, TrainedOn, content_of, recordings_of
 from tests.conftest import shape_of
 
 os.environ["SOUNDSTORM_OFFLINE"] = "1"  # no test waits for a download of weights that it did not ask for

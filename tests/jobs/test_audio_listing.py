@@ -11,7 +11,7 @@ from cluster.errors import ClusterError
 from jobs import audio_listing
 from jobs.audio_listing import list_audio
 from jobs.recording_files import open_recording
-from soundstorm.audio import RejectedAudio
+from soundstorm.audio.files import RejectedAudio
 from soundstorm.errors import SoundStormError
 
 NAMES = ("a.wav", "b/1.wav", "b/2.FLAC", "b/c/1.ogg", "b/c/10.wav", "notes.txt", "z[1].mp3")

@@ -23,8 +23,8 @@ from cluster.tables import stage_record as records
 from jobs import classify
 from jobs.classifiers import classifier_files
 from jobs.clip_namer import ClipNamer
-from soundstorm.audio import SAMPLE_RATE, encode_audio, read_audio, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, load_classifier, save_classifier
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, read_audio, to_pcm16
+from soundstorm.classification.cnn import AudioClassifier, load_classifier, save_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLASSIFIED, REJECTED
 from tests.jobs.conftest import Command, assert_one_message, file_times, interrupt, noise, wav

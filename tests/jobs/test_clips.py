@@ -13,11 +13,11 @@ from cluster.errors import ClusterError
 from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
 from jobs.datasets import index_digest, open_dataset
 from jobs.measurer import load_clip
-from soundstorm.audio import RejectedAudio
-from soundstorm.categories import normalized
+from soundstorm.audio.files import RejectedAudio
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES
-from soundstorm.synthetic import CLASSES
 
 
 def clip(name: str, category: str = "rain", fold: int = 1) -> Clip:

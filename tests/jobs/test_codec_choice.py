@@ -19,7 +19,8 @@ import jobs.codecs
 from cluster import storage
 from cluster.errors import ClusterError
 from jobs.codecs import OFFLINE, choose_codec, official_cache, official_codec_bytes
-from soundstorm.codec import OFFICIAL_FILE, load_codec, packaged_codec_bytes
+from soundstorm.codec.codec import OFFICIAL_FILE
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
 from tests.jobs.conftest import synthetic_clip

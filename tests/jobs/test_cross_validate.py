@@ -16,9 +16,9 @@ from jobs.cross_validate import Options, run
 from jobs.datasets import index_digest, open_dataset
 from jobs.entry import console
 from jobs.fold_results import open_other, read_predictions, write_results
+from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
-from soundstorm.synthetic import CLASSES
 from tests.jobs.conftest import file_times
 
 

@@ -9,7 +9,7 @@ import requests
 
 from cluster.errors import ClusterError
 from jobs import doctor, nodes
-from soundstorm.codec import load_codec
+from soundstorm.codec.files import load_codec
 from tests.jobs.conftest import Command
 
 SUBJECTS = ["processor", "GPU", "libraries", "compiled", "audio files", "codec", "EnCodec weights", "disk"]

@@ -19,8 +19,8 @@ from cluster import storage
 from cluster.errors import ClusterError
 from jobs.download import Options, run
 from jobs.entry import start
-from soundstorm.audio import encode_audio
-from soundstorm.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, index_dataset
+from soundstorm.audio.files import encode_audio
+from soundstorm.data.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, index_dataset
 from soundstorm.errors import SoundStormError
 
 CLIP = encode_audio(0.1 * np.random.default_rng(0).standard_normal(50), 44_100, "wav")

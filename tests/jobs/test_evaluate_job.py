@@ -18,16 +18,16 @@ from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import evaluate
 from jobs.measurer import load_clip, resynthesize
-from soundstorm.audio import SAMPLE_RATE, encode_audio, from_pcm16
-from soundstorm.audio_classifier import load_classifier, save_classifier
-from soundstorm.codec import load_codec
-from soundstorm.embeddings import CodecEmbedder
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.classification.cnn import load_classifier, save_classifier
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.evolution import spectral_flux
-from soundstorm.measures import MEASURE_NAMES
-from soundstorm.metrics import METRIC_NAMES, PAIR_METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.embeddings import CodecEmbedder
+from soundstorm.evaluation.metric_info import MEASURE_NAMES
+from soundstorm.evaluation.temporal import spectral_flux
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
-from soundstorm.synthetic import CLASSES
 from tests.jobs.conftest import NUM_SAMPLES, Command, Evaluated, assert_one_message, evaluate_options, file_times, interrupt, synthetic_clip
 
 NUM_REAL = 2 * len(CLASSES)

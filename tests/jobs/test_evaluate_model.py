@@ -10,9 +10,9 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import evaluate
 from jobs.measurer import load_clip
-from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
 from soundstorm.errors import SoundStormError
-from soundstorm.measures import MEASURES, MODEL_MEASURES
+from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES
 from tests.jobs.conftest import evaluate_options
 from tests.soundstorm.test_embeddings import MEAN_AND_PEAK
 

@@ -12,13 +12,13 @@ import torch
 from cluster import storage, tables
 from jobs import generate
 from jobs.generator import PEAK
-from soundstorm.audio import to_pcm16
-from soundstorm.checkpoints import save_checkpoint
-from soundstorm.codec import load_codec
-from soundstorm.decoding import generate_codes
-from soundstorm.model import SoundStorm
-from soundstorm.presets import preset
-from soundstorm.training import uses_bf16
+from soundstorm.audio.files import to_pcm16
+from soundstorm.codec.files import load_codec
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.presets import preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.precision import uses_bf16
 from tests.conftest import shape_of
 from tests.jobs.conftest import generate_options
 

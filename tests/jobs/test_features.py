@@ -8,10 +8,10 @@ import pytest
 from jobs import features
 from jobs.clips import Clip
 from jobs.features import Scope, choose_items, choose_scope, recording_of
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, save_classifier
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import NUM_FOLDS, TrainedOn, recordings_of
 from soundstorm.schemas import Role, Source
+from soundstorm.serialization.provenance import NUM_FOLDS, TrainedOn, recordings_of
 
 FOLDS = 5
 

@@ -9,8 +9,8 @@ from cluster import storage
 from jobs.cross_validate import Options
 from jobs.fold_chain import FoldPlan, Settings, Start, describe, plan_fold, stages_of, synthetic_start
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Test
-from soundstorm.provenance import MISSING, NUM_FOLDS, Provenance, TrainedOn, recordings_of
+from soundstorm.serialization.leakage import Test
+from soundstorm.serialization.provenance import MISSING, NUM_FOLDS, Provenance, TrainedOn, recordings_of
 
 
 def esc10_without(fold: int) -> TrainedOn:

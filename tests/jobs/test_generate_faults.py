@@ -16,9 +16,9 @@ from jobs import generate
 from jobs.checkpoints import checkpoint_files
 from jobs.generator import Generator
 from jobs.parts import settings_digest
-from soundstorm.codec import packaged_codec_bytes
+from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
+from soundstorm.model.presets import SamplerSettings
 from soundstorm.schemas import FAILED
 from tests.jobs.conftest import NUM_SAMPLES, SAMPLES_SHARD, Command, assert_one_message, file_times, generate_options, interrupt
 

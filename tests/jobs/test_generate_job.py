@@ -22,13 +22,13 @@ from jobs import generate
 from jobs.apart import require_no_class_folder
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.generator import Generator, file_stem, sample_seed
-from soundstorm.audio import encode_audio
-from soundstorm.codec import load_codec, packaged_codec_bytes
-from soundstorm.decoding import generate_codes
+from soundstorm.audio.files import encode_audio
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.presets import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
-from soundstorm.synthetic import CLASSES
 from tests.jobs.conftest import (
     NUM_SAMPLES,
     SAMPLE_S,

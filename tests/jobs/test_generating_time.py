@@ -7,7 +7,7 @@ from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.generate import Options
 from jobs.generating_time import expected_time, seconds_a_clip
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
+from soundstorm.model.presets import SamplerSettings
 
 
 def test_the_time_told_is_of_one_thread_and_grows_faster_than_the_clip() -> None:

@@ -22,15 +22,15 @@ from jobs.clips import find_clips
 from jobs.measurer import load_clip
 from jobs.recording_files import load_recording
 from jobs.tokens import open_tokens
-from soundstorm.audio import RejectedAudio, encode_audio
-from soundstorm.checkpoints import load_checkpoint, load_training_state, save_checkpoint
-from soundstorm.codec import load_codec
-from soundstorm.decoding import generate_codes
+from soundstorm.audio.files import RejectedAudio, encode_audio
+from soundstorm.codec.files import load_codec
+from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.checkpoints import load_checkpoint, load_training_state, save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES, TOKENS, Reason, codes_to_lists
-from soundstorm.synthetic import write_dataset
 from tests.jobs.conftest import noise, wav
 from tests.jobs.malformed import Broken, call, command, counted, many, message_of, tell
 from tests.mutations import broken_csv, broken_json, broken_safetensors, broken_state, broken_table, damaged

@@ -10,9 +10,9 @@ from cluster.tables import tar_shards as tars
 from jobs.clips import Clip
 from jobs.features import Item
 from jobs.measurer import Measurer
-from soundstorm.audio import SAMPLE_RATE, encode_audio
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio
+from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.schemas import Source
-from soundstorm.synthetic import CLASSES, synthesize
 
 
 def test_an_archive_of_real_clips_is_read_once_for_all_that_are_compared_with_them(

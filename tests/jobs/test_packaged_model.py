@@ -9,11 +9,11 @@ import soundfile
 from cluster import storage, tables
 from jobs import generate
 from jobs.checkpoints import checkpoint_files, open_checkpoint
-from soundstorm.audio_classifier import AudioClassifier, load_classifier, save_classifier
-from soundstorm.choice import PACKAGED_LISTENER
-from soundstorm.codec import load_codec
-from soundstorm.evolution import spectral_flux
-from soundstorm.packaged import packaged
+from soundstorm.classification.cnn import AudioClassifier, load_classifier, save_classifier
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.temporal import spectral_flux
+from soundstorm.generation.reranking import PACKAGED_LISTENER
+from soundstorm.serialization.bundled import packaged
 from tests.jobs.conftest import Command
 
 

@@ -8,11 +8,11 @@ import torch
 
 from jobs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.classifiers import classifier_files, classifier_place, open_classifier_files
-from soundstorm.codec import load_codec, packaged_codec_bytes
+from soundstorm.classification.token_classifier import Origin, save_token_classifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_file import Origin, save_token_classifier
+from soundstorm.model.presets import ModelConfig
 from tests.conftest import shape_of
 
 

@@ -12,9 +12,10 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import pipeline
 from jobs.checkpoints import checkpoint_files, open_checkpoint
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import Role, TrainedOn, content_of
-from soundstorm.synthetic import CLASSES, write_dataset
+from soundstorm.serialization.provenance import Role, TrainedOn, content_of
 from tests.jobs.conftest import interrupt
 
 STAGES = ("tokenize", "train", "generate", "evaluate")

@@ -11,12 +11,12 @@ import torch
 
 from cluster import storage, tables
 from jobs import generate, train
-from soundstorm.checkpoints import load_checkpoint
-from soundstorm.codec import load_codec
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.place_network import PlaceNetwork
+from soundstorm.model.checkpoints import load_checkpoint
+from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.schemas import codes_to_lists
-from soundstorm.synthetic import CLASSES, synthesize
 from tests.jobs.test_train_job import CATEGORIES, write_tokens
 
 MODEL = {

@@ -11,11 +11,12 @@ from cluster.runtime.connect import connect
 from jobs import evaluate_classifier
 from jobs.datasets import open_dataset
 from jobs.provenance import combined, read_contents, test_of
-from soundstorm.audio_classifier import AudioClassifier, save_classifier
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.classification.cnn import AudioClassifier, save_classifier
+from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.leakage import Learned, judge
-from soundstorm.provenance import MISSING, Parent, Role, TrainedOn, content_of, recordings_of
-from soundstorm.synthetic import CLASSES, write_dataset
+from soundstorm.serialization.leakage import Learned, judge
+from soundstorm.serialization.provenance import MISSING, Parent, Role, TrainedOn, content_of, recordings_of
 
 test_of.__test__ = False  # type: ignore[attr-defined]
 

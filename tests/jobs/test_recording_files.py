@@ -14,10 +14,10 @@ from jobs.measurer import load_clip
 from jobs.recording_files import load_known_recording, load_recording, open_recording, read_content
 from jobs.recordings import pcm16
 from jobs.shard_encoder import decode_recording
-from soundstorm.audio import RejectedAudio
-from soundstorm.clip_windows import Window
-from soundstorm.provenance import content_of
+from soundstorm.audio.files import RejectedAudio
+from soundstorm.data.clip_windows import Window
 from soundstorm.schemas import Reason
+from soundstorm.serialization.provenance import content_of
 
 
 def of_training(uri: str) -> str:

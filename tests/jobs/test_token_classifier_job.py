@@ -24,19 +24,19 @@ from jobs.datasets import open_dataset
 from jobs.tokens import CODEC_TRAINED_ON, open_tokens
 from jobs.train import first_weights, network_for
 from jobs.train_classifier import Options, run, train_on_worker
-from soundstorm.audio import read_audio, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, save_classifier
-from soundstorm.checkpoints import load_checkpoint, save_checkpoint
-from soundstorm.code_vectors import code_vectors
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import read_audio, to_pcm16
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.classification.cnn import AudioClassifier, save_classifier
+from soundstorm.classification.token_classifier import TrainedTokenClassifier
+from soundstorm.classification.token_training import TokenClassifierTrainer
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, preset
-from soundstorm.provenance import MISSING, Role, TrainedOn, as_parent
+from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.code_vectors import code_vectors
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import PREDICTIONS, TOKENS, codes_to_lists
-from soundstorm.synthetic import CLASSES
-from soundstorm.token_classifier_file import TrainedTokenClassifier
-from soundstorm.token_classifier_training import TokenClassifierTrainer
+from soundstorm.serialization.provenance import MISSING, Role, TrainedOn, as_parent
 from tests.jobs.conftest import trained_on_all_but
 
 EPOCHS, FOLD = 4, 5

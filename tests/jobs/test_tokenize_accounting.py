@@ -10,7 +10,7 @@ import soundfile
 
 from cluster import tables
 from jobs import tokenize
-from soundstorm.datasets import URBANSOUND8K_CATEGORIES
+from soundstorm.data.datasets import URBANSOUND8K_CATEGORIES
 
 RATE = 22_050
 

@@ -19,8 +19,8 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from jobs import tokenize
 from jobs.datasets import open_dataset
 from jobs.shard_encoder import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
-from soundstorm.audio import encode_audio
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import encode_audio
+from soundstorm.codec.files import load_codec
 from tests.jobs.conftest import Command, MixedDataset, assert_one_message, interrupt, synthetic_clip
 from tests.jobs.test_tokenize_job import rejected_rows, token_rows
 

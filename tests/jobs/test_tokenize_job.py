@@ -13,11 +13,11 @@ from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.tokens import open_tokens
-from soundstorm.audio import from_pcm16, read_audio, to_pcm16
-from soundstorm.codec import load_codec, provenance_of_codec
+from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
+from soundstorm.codec.files import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import Role, TrainedOn, as_parent, content_of
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
+from soundstorm.serialization.provenance import Role, TrainedOn, as_parent, content_of
 from tests.jobs.conftest import (
     SHARD_SIZE,
     MixedDataset,
@@ -243,7 +243,7 @@ def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by
         folder: Path = request.getfixturevalue("esc50")
         clips = [read_audio(path).waveform for path in sorted((folder / "audio").iterdir())[::100][:20]]
     else:
-        from soundstorm.synthetic import CLASSES
+        from soundstorm.audio.synthesis import CLASSES
 
         clips = [synthetic_clip(CLASSES[number % 10], duration_s=0.5 + 0.25 * (number % 3), seed=number) for number in range(20)]
     assert len(clips) == 20

@@ -16,10 +16,10 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, to_ipc
-from soundstorm.audio import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16
+from soundstorm.codec.files import load_codec
+from soundstorm.data.views import make_view
 from soundstorm.schemas import CLIPS
-from soundstorm.views import make_view
 from tests.jobs.conftest import MixedDataset, Tokenized, file_times, interrupt, synthetic_clip, tokenize_options
 
 NUM_VIEWS = 6

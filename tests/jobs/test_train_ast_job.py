@@ -14,10 +14,10 @@ from cluster.tables import read_table
 from jobs import train_ast
 from jobs.classifiers import classifier_files, open_classifier_files
 from jobs.train_classifier import Options, run
-from soundstorm.ast_network import AstClassifier, AstConfig, published_name
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.classification.ast_network import AstClassifier, AstConfig, published_name
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import Role, TrainedOn, as_parent
-from soundstorm.synthetic import CLASSES
+from soundstorm.serialization.provenance import Role, TrainedOn, as_parent
 from tests.jobs.conftest import trained_on_all_but
 
 SMALL = AstConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, max_length=64)

@@ -23,14 +23,14 @@ from cluster.tables import stage_record as records
 from jobs.datasets import open_dataset, rows_of_folds
 from jobs.predictions import clips_of_classes, name_clips
 from jobs.train_classifier import Options, _recipe, run, train_on_worker
-from soundstorm.audio import from_pcm16, read_audio, to_pcm16
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.audio_classifier_training import AudioClassifierTrainer
+from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.classification.cnn_training import AudioClassifierTrainer
+from soundstorm.data.views import make_view
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import TrainedOn, content_of
 from soundstorm.schemas import PREDICTIONS
-from soundstorm.synthetic import CLASSES
-from soundstorm.views import make_view
+from soundstorm.serialization.provenance import TrainedOn, content_of
 
 EPOCHS = 4
 CHECKPOINT_KNOWN_S = 5.0

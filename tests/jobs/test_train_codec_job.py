@@ -15,8 +15,8 @@ from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs.codec_fitter import CodecFitter
 from jobs.train_codec import Options, run
-from soundstorm.block_codec.fitting import FittingConfig
-from soundstorm.codec import load_codec
+from soundstorm.codec.files import load_codec
+from soundstorm.codec.fitting import FittingConfig
 from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import interrupt
 

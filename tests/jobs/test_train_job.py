@@ -24,12 +24,12 @@ from jobs import generate
 from jobs.tokens import TokenSet, open_tokens
 from jobs.train import Options, run, train_on_worker
 from jobs.training_run import TrainingRun
-from soundstorm.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
-from soundstorm.provenance import Parent, Role, TrainedOn, as_parent, recordings_of
+from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
+from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent, recordings_of
 from tests.jobs.conftest import Command, assert_one_message
 
 CATEGORIES = ["rain", "wind", "siren"]

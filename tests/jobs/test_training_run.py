@@ -9,11 +9,11 @@ import torch
 
 from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
 from jobs.training_run import TrainingRun
-from soundstorm.centroids import Centroids, log_counts
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, TrainingConfig
-from soundstorm.transfer import weights_for_categories
+from soundstorm.model.centroids import Centroids, log_counts
+from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.presets import ModelConfig, TrainingConfig
+from soundstorm.model.soundstorm import SoundStorm
 from tests.jobs.test_train_job import pattern
 
 # ---- which clip goes where

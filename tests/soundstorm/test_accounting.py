@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.accounting import Account, account
-from soundstorm.datasets import ESC50_CATEGORIES, Index, index_dataset
+from soundstorm.data.accounting import Account, account
+from soundstorm.data.datasets import ESC50_CATEGORIES, Index, index_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import IGNORED, REJECTED
 

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from soundstorm.ast_classifier import filled, filter_bank, load_ast_classifier, save_ast_classifier, scaled
-from soundstorm.ast_network import AstClassifier, AstConfig, fitted_positions, pretrained_ast, published_name, read_ast_config
-from soundstorm.ast_training import AstTrainer, AstTrainingConfig
-from soundstorm.audio import SAMPLE_RATE, from_pcm16, resample, to_pcm16
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample, to_pcm16
+from soundstorm.classification.ast_classifier import filled, filter_bank, load_ast_classifier, save_ast_classifier, scaled
+from soundstorm.classification.ast_network import AstClassifier, AstConfig, fitted_positions, pretrained_ast, published_name, read_ast_config
+from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
 from soundstorm.errors import SoundStormError
 
 NAMES = ["dog", "rain", "sea"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from soundstorm.attention import attend
+from soundstorm.model.attention import attend
 
 
 @pytest.mark.parametrize("kind", ["free", "causal", "masked"])

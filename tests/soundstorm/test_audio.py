@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstorm.audio import RejectedAudio, encode_audio, from_pcm16, read_audio, resample, to_pcm16
+from soundstorm.audio.files import RejectedAudio, encode_audio, from_pcm16, read_audio, resample, to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from soundstorm.audio import read_audio, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
-from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
-from soundstorm.codec import packaged_codec_bytes
+from soundstorm.audio.files import read_audio, to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
+from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.synthetic import CLASSES, synthesize
 
 SMALL = AudioClassifierConfig(widths=(8, 16, 32), mel_bands=32, embedding=16)
 SHORT = AudioClassifierTrainingConfig(epochs=60, batch_size=8, window_s=1.0, lr=3e-3, precision="fp32")

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 
-from soundstorm.audio import SAMPLE_RATE, to_pcm16
-from soundstorm.bands import Band, Bands, band_of, low_passed
-from soundstorm.metrics import clip_metrics
-from soundstorm.resampling import resample
+from soundstorm.audio.bands import Band, Bands, band_of, low_passed
+from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
+from soundstorm.audio.resampling import resample
+from soundstorm.evaluation.acoustic import clip_metrics
 
 
 def noise(seed: int, sample_rate: int = SAMPLE_RATE, duration_s: float = 1.0) -> np.ndarray:

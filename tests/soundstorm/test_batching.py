@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.batching import PADDING, collate, crop, drawn_view, fill, seeded_generator
 from soundstorm.errors import SoundStormError
+from soundstorm.training.batches import PADDING, collate, crop, drawn_view, fill, seeded_generator
 
 
 def test_collate_pads_with_no_code_and_says_where() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from soundstorm.categories import find_category, normalized
+from soundstorm.data.categories import find_category, normalized
 from soundstorm.errors import SoundStormError
 
 ESC = ["dog", "crying_baby", "sea_waves", "clock_tick", "vacuum_cleaner", "engine", "chainsaw", "mouse_click"]

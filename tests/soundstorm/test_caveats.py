@@ -3,7 +3,7 @@
 import pytest
 from scipy.stats import binomtest
 
-from soundstorm.caveats import accuracy_caveats, wilson_interval, with_caveats
+from soundstorm.classification.caveats import accuracy_caveats, wilson_interval, with_caveats
 
 MANY = {"dog": 40, "rain": 40}
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.centroids import Centroids, entropy_of_counts, log_counts
-from soundstorm.checkpoints import load_checkpoint, pack_checkpoint, save_checkpoint
-from soundstorm.decoding import generate_codes
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import GeneratorNetwork, make_generator
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.centroids import Centroids, entropy_of_counts, log_counts
+from soundstorm.model.checkpoints import load_checkpoint, pack_checkpoint, save_checkpoint
+from soundstorm.model.generators import GeneratorNetwork, make_generator
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CodecFingerprint
 
 VECTORS_QKL = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]

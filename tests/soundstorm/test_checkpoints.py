@@ -13,15 +13,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from soundstorm import checkpoints
-from soundstorm.batching import collate, seeded_generator
-from soundstorm.checkpoints import load_checkpoint, load_training_state, pack_checkpoint, save_checkpoint
-from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model import checkpoints
+from soundstorm.model.checkpoints import load_checkpoint, load_training_state, pack_checkpoint, save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.ema import EMA
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.training import apply_gradients, build_optimizer, build_schedule, training_step
+from soundstorm.training.batches import collate, seeded_generator
+from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
 
 CONFIG = ModelConfig(width=16, depth=1, heads=2, ff_mult=2, num_levels=2, codebook_size=30, num_classes=3)
 FINGERPRINT = CodecFingerprint(name="test codec", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=30)

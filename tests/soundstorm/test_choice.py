@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from soundstorm.audio_classifier import load_classifier
-from soundstorm.choice import PACKAGED_LISTENER, draw_seed, most_convincing, require_known
+from soundstorm.classification.cnn import load_classifier
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
+from soundstorm.generation.reranking import PACKAGED_LISTENER, draw_seed, most_convincing, require_known
+from soundstorm.serialization.bundled import packaged
 
 LISTENER = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
 

@@ -6,7 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from soundstorm.classification import Accuracy, classify_predictions, compare
+from soundstorm.classification.accuracy import Accuracy, classify_predictions, compare
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
 

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from soundstorm.classification import classify_predictions, compare
-from soundstorm.classification_figures import confusion_picture, reliability_picture
-from soundstorm.classification_page import ClassificationData, Compared, FoldNote, render_classification
-from soundstorm.figures import DARK, LIGHT
+from soundstorm.classification.accuracy import classify_predictions, compare
+from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
+from soundstorm.reports.classification_page import ClassificationData, Compared, FoldNote, render_classification
+from soundstorm.reports.figures import DARK, LIGHT
 from soundstorm.schemas import PREDICTIONS
 
 XSS = "<img src=x onerror=window.hacked=1>"

@@ -7,16 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from soundstorm.audio import to_pcm16
-from soundstorm.classifiers import open_classifier
-from soundstorm.code_vectors import latent_dim
-from soundstorm.codec import load_codec, packaged_codec_bytes
+from soundstorm.audio.files import to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.classifier import open_classifier
+from soundstorm.classification.token_classifier import Origin, save_token_classifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import packaged
-from soundstorm.presets import ModelConfig
-from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_file import Origin, save_token_classifier
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.presets import ModelConfig
+from soundstorm.serialization.bundled import packaged
 from tests.conftest import shape_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundstorm.audio import SAMPLE_RATE, Recording, read_audio
-from soundstorm.clip_length import at_published_length
+from soundstorm.audio.files import SAMPLE_RATE, Recording, read_audio
+from soundstorm.data.clip_length import at_published_length
 
 
 def recording(duration_s: float, rate: int = SAMPLE_RATE) -> Recording:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstorm.clip_windows import Window, plan_windows, split_window
-from soundstorm.datasets import source_of
+from soundstorm.data.clip_windows import Window, plan_windows, split_window
+from soundstorm.data.datasets import source_of
 
 
 def test_a_recording_that_is_not_longer_than_a_window_has_none() -> None:

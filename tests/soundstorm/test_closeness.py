@@ -8,14 +8,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from soundstorm.clip_sets import ClipSet
-from soundstorm.closeness import closeness
-from soundstorm.closeness_result import Closeness, Embedding, Measure
+from soundstorm.audio.synthesis import synthesize
 from soundstorm.errors import SoundStormError
-from soundstorm.evolution import modulation_energy, spectral_flux
-from soundstorm.measures import MEASURE_NAMES
+from soundstorm.evaluation.clip_sets import ClipSet
+from soundstorm.evaluation.closeness import closeness
+from soundstorm.evaluation.closeness_result import Closeness, Embedding, Measure
+from soundstorm.evaluation.metric_info import MEASURE_NAMES
+from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 from soundstorm.schemas import FEATURES, Role
-from soundstorm.synthetic import synthesize
 from tests.soundstorm.conftest import CLASSES, FRAMES, HELD_OUT, WIDTH, Row, feature_row, feature_rows
 
 ABOUT_CLASSIFIER = ("frechet_classifier", "kernel_classifier", "class_agreement", "diversity_classifier")

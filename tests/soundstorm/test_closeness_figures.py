@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundstorm.closeness_figures import confusion_matrix, modulation_curves
-from soundstorm.closeness_result import Confusion
-from soundstorm.figures import DARK, LIGHT, Theme
+from soundstorm.evaluation.closeness_result import Confusion
+from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
+from soundstorm.reports.figures import DARK, LIGHT, Theme
 from soundstorm.schemas import Source
 
 

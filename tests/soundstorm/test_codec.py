@@ -10,10 +10,11 @@ from encodec import EncodecModel
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from soundstorm.codec import Codec, load_codec, packaged_codec_bytes
-from soundstorm.codec_quality import log_mel_distance
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
+from soundstorm.codec.quality import log_mel_distance
 from soundstorm.errors import SoundStormError
-from soundstorm.synthetic import CLASSES, synthesize
 
 
 @pytest.fixture(scope="module")

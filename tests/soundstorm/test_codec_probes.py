@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundstorm.codec import Codec
-from soundstorm.codec_probes import click_crest_db, probe_clicks, probe_sine, silence_is_exact, tonal_crest_db
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.probes import click_crest_db, probe_clicks, probe_sine, silence_is_exact, tonal_crest_db
 from soundstorm.schemas import CodecFingerprint
 
 RATE = 24_000

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundstorm.codec import load_codec
-from soundstorm.codec_quality import SI_SDR_LIMIT_DB, codes_in_use, log_mel_distance, measure_codec, si_sdr_db
+from soundstorm.codec.files import load_codec
+from soundstorm.codec.quality import SI_SDR_LIMIT_DB, codes_in_use, log_mel_distance, measure_codec, si_sdr_db
 from tests.conftest import write_small_codec
 
 

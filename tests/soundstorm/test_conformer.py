@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from soundstorm.conformer import Conformer, DepthwiseConvolution, depthwise_conv2d, rotary_angles, rotate
+from soundstorm.model.conformer import Conformer, DepthwiseConvolution, depthwise_conv2d, rotary_angles, rotate
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstorm.copying import equal_share, nearest_share
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.memorization import equal_share, nearest_share
 
 CLIPS = st.lists(st.integers(0, 5), min_size=1, max_size=40).map(lambda codes: np.array(codes, dtype=np.uint16))
 

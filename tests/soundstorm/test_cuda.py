@@ -7,22 +7,23 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.audio import from_pcm16, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig
-from soundstorm.audio_classifier_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
-from soundstorm.batching import collate, seeded_generator
-from soundstorm.checkpoints import Checkpoint, load_checkpoint
-from soundstorm.code_vectors import latent_dim
-from soundstorm.codec import Codec, load_codec
-from soundstorm.decoding import generate_codes
-from soundstorm.ema import EMA
-from soundstorm.model import SoundStorm
-from soundstorm.packaged import packaged
-from soundstorm.presets import ModelConfig, preset
-from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_training import TokenClassifierTrainer, TokenClassifierTrainingConfig
-from soundstorm.training import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
+from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.classification.token_training import TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.checkpoints import Checkpoint, load_checkpoint
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.ema import EMA
+from soundstorm.serialization.bundled import packaged
+from soundstorm.training.batches import collate, seeded_generator
+from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 GPU = torch.device("cuda")

@@ -9,9 +9,9 @@ import pytest
 from pyarrow.fs import LocalFileSystem
 
 from cluster import storage
-from soundstorm.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.data.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.data.layouts import fold_of_source
 from soundstorm.errors import SoundStormError
-from soundstorm.layouts import fold_of_source
 from soundstorm.schemas import CLIPS, REJECTED
 
 ESC_HEADER = "filename,fold,target,category,esc10,src_file,take\n"

@@ -10,8 +10,8 @@ from scipy.linalg import sqrtm
 from scipy.spatial.distance import pdist
 from scipy.stats import linregress
 
-from soundstorm.distances import frechet_distance, frechet_infinity, frechet_line, kernel_distance
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.distances import frechet_distance, frechet_infinity, frechet_line, kernel_distance
 
 RNG = np.random.default_rng
 

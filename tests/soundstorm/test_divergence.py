@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from soundstorm.divergence import far_above_guessing, lost
+from soundstorm.optimization.divergence import far_above_guessing, lost
 
 GUESS = math.log(1024)
 

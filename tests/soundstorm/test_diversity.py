@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from soundstorm.diversity import within_class_distance
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.distances import within_class_distance
 
 RNG = np.random.default_rng
 

@@ -9,16 +9,17 @@ import pytest
 import torch
 from encodec import EncodecModel
 
-from soundstorm.audio import from_pcm16, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, load_classifier, save_classifier
-from soundstorm.block_codec.codec import BlockCodec
-from soundstorm.codec import Codec, load_codec
-from soundstorm.distances import frechet_infinity, kernel_distance
-from soundstorm.embeddings import ClassifierEmbedder, CodecEmbedder, Embedder, OnnxEmbedder, window_statistics
-from soundstorm.encodec_network import EncodecNetwork
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.audio.synthesis import synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, load_classifier, save_classifier
+from soundstorm.codec.block_codec import BlockCodec
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.encodec import EncodecNetwork
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.distances import frechet_infinity, kernel_distance
+from soundstorm.evaluation.embeddings import ClassifierEmbedder, CodecEmbedder, Embedder, OnnxEmbedder, window_statistics
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.synthetic import synthesize
 from tests.conftest import write_small_codec
 
 RATE = 24_000

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.evolution import FLOOR_DB, MEL_BANDS, log_mel, modulation_energy, modulation_spectrum, spectral_flux
+from soundstorm.evaluation.temporal import FLOOR_DB, MEL_BANDS, log_mel, modulation_energy, modulation_spectrum, spectral_flux
 
 RATE = 24_000
 RNG = np.random.default_rng

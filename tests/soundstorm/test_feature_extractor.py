@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.audio import SAMPLE_RATE, from_pcm16, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
-from soundstorm.codec import Codec, load_codec
-from soundstorm.copying import equal_share
-from soundstorm.evolution import modulation_energy, spectral_flux
-from soundstorm.features import MAX_SAMPLES, FeatureExtractor
-from soundstorm.synthetic import synthesize
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.audio.synthesis import synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.features import MAX_SAMPLES, FeatureExtractor
+from soundstorm.evaluation.memorization import equal_share
+from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundstorm import figures
-from soundstorm.figures import DARK, LIGHT, Clip, Scale, Theme
-from soundstorm.metrics import CLIP_METRICS
+from soundstorm.evaluation.acoustic import CLIP_METRICS
+from soundstorm.reports import figures
+from soundstorm.reports.figures import DARK, LIGHT, Clip, Scale, Theme
 from soundstorm.schemas import Source
 
 RATE = 24000

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.hearable import SILENCE_DB, Unheard, unheard
+from soundstorm.audio.files import SAMPLE_RATE
+from soundstorm.classification.hearable import SILENCE_DB, Unheard, unheard
 
 
 def sine(level_db: float, duration_s: float = 1.0) -> np.ndarray:

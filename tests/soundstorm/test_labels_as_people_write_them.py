@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.categories import normalized
-from soundstorm.datasets import Index, index_dataset
+from soundstorm.data.categories import normalized
+from soundstorm.data.datasets import Index, index_dataset
 from soundstorm.errors import SoundStormError
 
 NFC, NFD = "V\u00f6gel", "Vo\u0308gel"

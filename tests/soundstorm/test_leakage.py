@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.datasets import ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.data.datasets import ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.data.source_recordings import smaller_sides, split_sources
+from soundstorm.data.views import choose_partner
 from soundstorm.errors import SoundStormError
-from soundstorm.sources import smaller_sides, split_sources
-from soundstorm.views import choose_partner
 
 NUM_VIEWS = 12
 

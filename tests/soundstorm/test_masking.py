@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.batching import PADDING
-from soundstorm.masking import MaskedBatch, cosine_share, level_shares, num_still_masked, training_masks
-from soundstorm.presets import TrainingConfig, preset
+from soundstorm.model.mask_schedule import cosine_share, num_still_masked
+from soundstorm.model.presets import TrainingConfig, preset
+from soundstorm.training.batches import PADDING
+from soundstorm.training.masking import MaskedBatch, level_shares, training_masks
 
 MASK_ID = 100
 B, Q, T = 400, 4, 60

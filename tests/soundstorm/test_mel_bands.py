@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.mel_bands import mel_bands
+from soundstorm.audio.spectra import mel_bands
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from soundstorm import metrics
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation import acoustic as metrics
 
 RATE = 24000
 RNG = np.random.default_rng

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from soundstorm.batching import PADDING, collate
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import make_generator
-from soundstorm.model import SoundStorm
-from soundstorm.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.generators import make_generator
+from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.training.batches import PADDING, collate
 
 
 @pytest.fixture(autouse=True)

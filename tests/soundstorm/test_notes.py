@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstorm.audio import Recording, read_audio, to_pcm16
-from soundstorm.notes import count_notes, kind_of, told, unused_s
+from soundstorm.audio.files import Recording, read_audio, to_pcm16
+from soundstorm.data.notes import count_notes, kind_of, told, unused_s
 from soundstorm.schemas import Note
 
 RATE = 24_000

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from soundstorm.codec import PACKAGED_WEIGHTS
+from soundstorm.codec.files import PACKAGED_WEIGHTS
 from soundstorm.errors import SoundStormError
-from soundstorm.packaged import ELSEWHERE, packaged
+from soundstorm.serialization.bundled import ELSEWHERE, packaged
 
 
 def test_the_packages_own_weights_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from soundstorm.packing import pack, unpack
+from soundstorm.serialization.int8 import pack, unpack
 
 
 def test_a_packed_matrix_is_a_quarter_of_its_size_and_within_half_a_step() -> None:

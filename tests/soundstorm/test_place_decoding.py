@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundstorm.decoding import DecodingStep, continuation, generate_codes
 from soundstorm.errors import SoundStormError
-from soundstorm.masking import num_still_masked
-from soundstorm.place_network import PlaceNetwork
-from soundstorm.presets import ModelConfig, SamplerSettings
+from soundstorm.generation.decoding import DecodingStep, continuation, generate_codes
+from soundstorm.model.mask_schedule import num_still_masked
+from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.model.presets import ModelConfig, SamplerSettings
 
 CONFIG = ModelConfig(
     width=32, depth=1, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=3,

@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from soundstorm.batching import PADDING, Batch, collate
-from soundstorm.decoding import continuation, generate_codes
 from soundstorm.errors import SoundStormError
-from soundstorm.generators import make_generator
-from soundstorm.model import SoundStorm
-from soundstorm.place_network import PlaceNetwork
-from soundstorm.presets import ModelConfig, SamplerSettings, TrainingConfig
-from soundstorm.training import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.model.generators import make_generator
+from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.training.batches import PADDING, Batch, collate
+from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step
 
 CONFIG = ModelConfig(
     width=32, depth=2, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=4,

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundstorm.batching import Batch, collate
-from soundstorm.place_training import MaskedPlaces, place_losses, training_places
-from soundstorm.presets import TrainingConfig
+from soundstorm.model.presets import TrainingConfig
+from soundstorm.training.batches import Batch, collate
+from soundstorm.training.place_step import MaskedPlaces, place_losses, training_places
 
 TRAINING = TrainingConfig(batch_size=8, epochs=1, lr=1e-3, prompt_share=0.0, precision="fp32")
 CLIPS, LEVELS, PLACES, CODES = 200, 4, 40, 30

@@ -10,18 +10,20 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from soundstorm.ast_classifier import load_ast_classifier, save_ast_classifier
-from soundstorm.ast_network import AstClassifier, AstConfig
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig, load_classifier, save_classifier
-from soundstorm.checkpoints import CONFIG_FILE, load_checkpoint, pack_checkpoint, packaged_checkpoint_files, parse_checkpoint, save_checkpoint
-from soundstorm.code_vectors import latent_dim
-from soundstorm.codec import load_codec, packaged_codec_bytes, provenance_of_codec
-from soundstorm.datasets import DATASETS
-from soundstorm.leakage import Learned, Test, judge
-from soundstorm.model import SoundStorm
-from soundstorm.packaged import packaged
-from soundstorm.presets import ModelConfig, preset
-from soundstorm.provenance import (
+from soundstorm.classification.ast_classifier import load_ast_classifier, save_ast_classifier
+from soundstorm.classification.ast_network import AstClassifier, AstConfig
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, load_classifier, save_classifier
+from soundstorm.classification.token_classifier import Origin, load_token_classifier, save_token_classifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.codec.files import load_codec, packaged_codec_bytes, provenance_of_codec
+from soundstorm.data.datasets import DATASETS
+from soundstorm.model.checkpoints import CONFIG_FILE, load_checkpoint, pack_checkpoint, packaged_checkpoint_files, parse_checkpoint, save_checkpoint
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.leakage import Learned, Test, judge
+from soundstorm.serialization.provenance import (
     MAX_CONTENTS,
     MISSING,
     NUM_FOLDS,
@@ -37,8 +39,6 @@ from soundstorm.provenance import (
     provenance_of_weights,
     recordings_of,
 )
-from soundstorm.token_classifier import ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_file import Origin, load_token_classifier, save_token_classifier
 from tests.conftest import shape_of, write_small_codec
 
 CLIPS_PER_FOLD = 4

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from soundstorm.audio import RejectedAudio, duration_of, read_audio
-from soundstorm.audio_kinds import AUDIO_SUFFIXES, is_audio, needs_ffmpeg
+from soundstorm.audio.file_kinds import AUDIO_SUFFIXES, is_audio, needs_ffmpeg
+from soundstorm.audio.files import RejectedAudio, duration_of, read_audio
 from soundstorm.schemas import Reason
 
 RATE = 44_100
@@ -264,7 +264,7 @@ def test_what_is_longer_than_is_held_at_once_is_decoded_twice_with_the_same_resu
     path = tmp_path / "long.wav"
     soundfile.write(path, np.stack([sound(duration_s=30.0), -sound(duration_s=30.0) + 0.1], axis=1), RATE, subtype="PCM_16")
     held = read_audio(path)
-    monkeypatch.setattr("soundstorm.audio._HELD_VALUES", 1000)
+    monkeypatch.setattr("soundstorm.audio.files._HELD_VALUES", 1000)
     again = read_audio(path)
     np.testing.assert_array_equal(again.waveform, held.waveform)
     assert again.notes == held.notes

@@ -17,14 +17,14 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
-from soundstorm.bands import Band, Bands
-from soundstorm.closeness import closeness
-from soundstorm.closeness_result import Embedding
+from soundstorm.audio.bands import Band, Bands
 from soundstorm.errors import SoundStormError
-from soundstorm.metrics import METRIC_NAMES, clip_metrics, log_spectral_distance, spectral_convergence
-from soundstorm.report import Example, ReportData, render_report
+from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.evaluation.closeness import closeness
+from soundstorm.evaluation.closeness_result import Embedding
+from soundstorm.evaluation.summary import summarize
+from soundstorm.reports.evaluation_page import Example, ReportData, render_report
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, Source
-from soundstorm.statistics import summarize
 from tests.soundstorm.conftest import HELD_OUT, feature_rows
 
 RATE = 24000

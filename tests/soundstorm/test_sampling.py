@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from soundstorm.sampling import draw, even_order, filtered_probability, gumbel, keep_top_p, keep_typical, most_confident
+from soundstorm.generation.sampling import draw, even_order, filtered_probability, gumbel, keep_top_p, keep_typical, most_confident
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.metrics import METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.evaluation.summary import compare, summarize
 from soundstorm.schemas import METRICS, PAIRS
-from soundstorm.statistics import compare, summarize
 
 
 def metrics_table(rows: list[tuple[str, str, float]]) -> pa.Table:

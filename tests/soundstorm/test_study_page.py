@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from soundstorm.figures import DARK, LIGHT
-from soundstorm.study_figures import front_picture, importance_bars, iterations_picture, parallel_coordinates, trial_curves
-from soundstorm.study_page import Cost, Curve, StudyData, render_study, stop_text
-from soundstorm.tradeoff import iterations_curve, where_more_stops_paying
+from soundstorm.evaluation.pareto import iterations_curve, where_more_stops_paying
+from soundstorm.reports.figures import DARK, LIGHT
+from soundstorm.reports.study_figures import front_picture, importance_bars, iterations_picture, parallel_coordinates, trial_curves
+from soundstorm.reports.study_page import Cost, Curve, StudyData, render_study, stop_text
 
 PNG = b"\x89PNG"
 ROWS: list[dict[str, Any]] = [

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import PRESETS, preset
-from soundstorm.settings_file import parse_settings, to_json, to_toml
+from soundstorm.model.presets import PRESETS, preset
+from soundstorm.model.settings_file import parse_settings, to_json, to_toml
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundstorm.errors import SoundStormError
-from soundstorm.tradeoff import iterations_curve, pareto_front, pooled_spread, where_more_stops_paying
+from soundstorm.evaluation.pareto import iterations_curve, pareto_front, pooled_spread, where_more_stops_paying
 
 figure = st.floats(0, 10, allow_nan=False).map(lambda value: round(value, 1))
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.audio import read_audio
-from soundstorm.datasets import index_dataset
+from soundstorm.audio.files import read_audio
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.data.datasets import index_dataset
+from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.synthetic import CLASSES, synthesize, write_dataset
 
 RATE = 44_100
 

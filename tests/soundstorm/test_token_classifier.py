@@ -10,16 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from soundstorm.audio import from_pcm16, to_pcm16
-from soundstorm.block_codec.codec import BlockCodec
-from soundstorm.code_vectors import code_vectors, latent_dim, start_embeddings
-from soundstorm.codec import Codec, load_codec, packaged_codec_bytes
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.token_classifier import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
+from soundstorm.classification.token_network import AttentiveStatistics, ReadoutConfig, TokenClassifier
+from soundstorm.codec.block_codec import BlockCodec
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig
-from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import AttentiveStatistics, ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_file import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
+from soundstorm.model.code_vectors import code_vectors, latent_dim, start_embeddings
+from soundstorm.model.presets import ModelConfig
+from soundstorm.model.soundstorm import SoundStorm
 from tests.conftest import shape_of
 
 SMALL = ModelConfig(width=16, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)

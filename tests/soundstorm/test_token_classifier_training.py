@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from soundstorm.audio import from_pcm16, to_pcm16
-from soundstorm.audio_classifier import AudioClassifier, AudioClassifierConfig
-from soundstorm.codec import Codec, load_codec
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
+from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
+from soundstorm.classification.token_training import PRESETS, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig
-from soundstorm.synthetic import CLASSES, synthesize
-from soundstorm.token_classifier import Mode, ReadoutConfig, TokenClassifier
-from soundstorm.token_classifier_training import PRESETS, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.model.presets import ModelConfig
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
 SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3, precision="fp32")

@@ -8,17 +8,17 @@ import pytest
 import torch
 from torch import nn
 
-from soundstorm.batching import Batch, collate, seeded_generator
-from soundstorm.decoding import SamplerSettings, continuation, generate_codes
-from soundstorm.ema import EMA
 from soundstorm.errors import SoundStormError
-from soundstorm.masking import MaskedBatch
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, TrainingConfig, preset
-from soundstorm.training import (
+from soundstorm.generation.decoding import SamplerSettings, continuation, generate_codes
+from soundstorm.model.presets import ModelConfig, TrainingConfig, preset
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.optimization.ema import EMA
+from soundstorm.optimization.precision import autocast, uses_bf16
+from soundstorm.training.batches import Batch, collate, seeded_generator
+from soundstorm.training.masking import MaskedBatch
+from soundstorm.training.step import (
     LevelLosses,
     apply_gradients,
-    autocast,
     build_optimizer,
     build_schedule,
     evaluate_loss,
@@ -26,7 +26,6 @@ from soundstorm.training import (
     masked_nats,
     mixed_loss,
     training_step,
-    uses_bf16,
 )
 
 

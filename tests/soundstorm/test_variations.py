@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from soundstorm.audio import SAMPLE_RATE
-from soundstorm.variations import Variation, blend, vary
+from soundstorm.audio.augmentation import Variation, blend, vary
+from soundstorm.audio.files import SAMPLE_RATE
 
 PLAIN = Variation(speed_octaves=0, gain_db=0, equalizer_db=0)
 

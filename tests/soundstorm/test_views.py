@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import soundstorm.views
-from soundstorm.audio import from_pcm16, to_pcm16
-from soundstorm.views import GAIN_DB, MIX_DB, MIX_SHARE, PEAK, SPEED_PERCENT, ViewSettings, choose_partner, make_view, view_settings
+import soundstorm.data.views
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.data.views import GAIN_DB, MIX_DB, MIX_SHARE, PEAK, SPEED_PERCENT, ViewSettings, choose_partner, make_view, view_settings
 
 RATE = 24_000
 PLAIN = ViewSettings(speed_percent=100, start=0.0, gain_db=0.0, is_mixed=False, partner=0.0, partner_start=0.0, partner_db=0.0)
@@ -28,7 +28,7 @@ def rms(waveform: np.ndarray) -> float:
 
 def view_with(waveform: np.ndarray, patch: pytest.MonkeyPatch, partner: np.ndarray | None = None, **settings: float) -> np.ndarray:
     """The view that differs from the recording in these settings alone."""
-    patch.setattr(soundstorm.views, "view_settings", lambda clip_id, view: replace(PLAIN, **settings))
+    patch.setattr(soundstorm.data.views, "view_settings", lambda clip_id, view: replace(PLAIN, **settings))
     return make_view(waveform, "a", 1, partner)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from soundstorm.windows import predict_in_windows, windows
+from soundstorm.classification.windows import predict_in_windows, windows
 
 
 @given(length=st.integers(1, 5_000), longest=st.integers(1, 700))

@@ -10,8 +10,8 @@ import ray
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from jobs.clips import digest
+from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
-from soundstorm.synthetic import CLASSES
 from tune.bench import BenchOptions, _await_all, choose_real, open_listener
 
 

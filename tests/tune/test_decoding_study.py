@@ -10,12 +10,12 @@ import torch
 
 from cluster import storage, tables
 from jobs import generate
-from soundstorm.checkpoints import save_checkpoint
-from soundstorm.codec import load_codec
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model import SoundStorm
-from soundstorm.presets import ModelConfig, SamplerSettings, preset
-from soundstorm.synthetic import CLASSES
+from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.soundstorm import SoundStorm
 from tune.decoding_study import Options, run
 
 TRIALS, PASSES, SEEDS, CLIPS = 3, (1, 4), 2, 1

@@ -12,13 +12,13 @@ from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs.datasets import open_dataset
 from jobs.measurer import load_clip
-from soundstorm.audio import from_pcm16
-from soundstorm.codec import load_codec
+from soundstorm.audio.files import from_pcm16
+from soundstorm.audio.synthesis import CLASSES
+from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import SamplerSettings
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import TOKENS, codes_to_lists
-from soundstorm.settings_file import parse_settings
-from soundstorm.synthetic import CLASSES
 from tune.joint_study import Options, best_networks, run
 from tune.journal import Ended
 

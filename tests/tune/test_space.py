@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import PRESETS, SamplerSettings, preset
+from soundstorm.model.presets import PRESETS, SamplerSettings, preset
 from tune.decoding_trial import sampler_of, setting_names
 from tune.space import Choice, Range, Space, check_space, load_space
 from tune.training_study import default_space

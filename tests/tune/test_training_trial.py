@@ -9,9 +9,9 @@ import torch
 from cluster import storage
 from jobs.tokens import open_tokens
 from jobs.train import network_for
-from soundstorm.checkpoints import load_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.presets import ModelConfig, TrainingConfig, preset
+from soundstorm.model.checkpoints import load_checkpoint
+from soundstorm.model.presets import ModelConfig, TrainingConfig, preset
 from tune import training_trial
 from tune.faults import problem_of
 from tune.journal import Ended, Journal

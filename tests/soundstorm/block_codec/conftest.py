@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from soundstorm.block_codec import fitting
-from soundstorm.block_codec.codec import BlockCodec
-from soundstorm.block_codec.config import BlockCodecConfig, for_block
-from soundstorm.synthetic import CLASSES, synthesize
+from soundstorm.audio.synthesis import CLASSES, synthesize
+from soundstorm.codec import fitting
+from soundstorm.codec.block_codec import BlockCodec
+from soundstorm.codec.config import BlockCodecConfig, for_block
 
 RATE = 24_000
 SMALL_FITTING = fitting.FittingConfig(copies=2, pool_blocks=4_000, simple_sounds=0)

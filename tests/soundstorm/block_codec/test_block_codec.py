@@ -12,13 +12,13 @@ import pytest
 import torch
 from safetensors.numpy import load, save
 
-from soundstorm.audio import to_pcm16
-from soundstorm.block_codec import files, fitting
-from soundstorm.block_codec.codec import BlockCodec
-from soundstorm.block_codec.config import BlockCodecConfig, for_block
-from soundstorm.codec import load_codec, provenance_of_codec
+from soundstorm.audio.files import to_pcm16
+from soundstorm.codec import files, fitting
+from soundstorm.codec.block_codec import BlockCodec
+from soundstorm.codec.config import BlockCodecConfig, for_block
+from soundstorm.codec.files import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.provenance import MISSING, TrainedOn
+from soundstorm.serialization.provenance import MISSING, TrainedOn
 from tests.soundstorm.block_codec.conftest import SMALL_FITTING, small_config
 
 
@@ -177,7 +177,7 @@ def test_samples_are_the_same_alone_in_batches_and_in_windows(small_codec: Block
 PROCESS = """
 import sys, hashlib, json, numpy as np, torch
 torch.set_num_threads(int(sys.argv[2]))
-from soundstorm.block_codec.files import from_bytes
+from soundstorm.codec.files import from_bytes
 data = open(sys.argv[1], "rb").read()
 codec = from_bytes(data, json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"])
 wave = np.random.default_rng(0).normal(0, 0.2, 60_000).astype(np.float32)

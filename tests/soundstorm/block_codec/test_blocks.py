@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from soundstorm.block_codec.blocks import find_space
-from soundstorm.block_codec.features import on_grid
+from soundstorm.codec.blocks import find_space
+from soundstorm.codec.log_mel import on_grid
 
 
 def _blocks(count: int, size: int = 24) -> np.ndarray:

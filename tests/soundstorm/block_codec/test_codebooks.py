@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import torch
 
-from soundstorm.block_codec import kmeans
-from soundstorm.block_codec.blocks import POINT_STEPS
-from soundstorm.block_codec.codebooks import Codebooks, Search, pack_centroids
+from soundstorm.codec import kmeans
+from soundstorm.codec.blocks import POINT_STEPS
+from soundstorm.codec.codebooks import Codebooks, Search, pack_centroids
 
 
 def _books(levels: int, size: int, dims: int) -> Codebooks:

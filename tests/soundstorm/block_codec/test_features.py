@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from soundstorm.block_codec.config import for_block
-from soundstorm.block_codec.features import LogMel, mel_bank, mirrored, num_frames
-from soundstorm.block_codec.streaming import log_mel_windows
+from soundstorm.codec.config import for_block
+from soundstorm.codec.log_mel import LogMel, mel_bank, mirrored, num_frames
+from soundstorm.codec.streaming import log_mel_windows
 
 CONFIG = for_block(1)
 BANK_FM = mel_bank(CONFIG)

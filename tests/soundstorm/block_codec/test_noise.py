@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from soundstorm.block_codec.noise import TEXTURE, WHITE, normal, uniform
+from soundstorm.codec.noise import TEXTURE, WHITE, normal, uniform
 
 
 @pytest.mark.parametrize("draw", [uniform, normal])

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from soundstorm.audio import to_pcm16
-from soundstorm.block_codec import streaming
-from soundstorm.block_codec.config import for_block
-from soundstorm.block_codec.features import LogMel, mel_bank, mirrored
-from soundstorm.block_codec.streaming import sample_windows
-from soundstorm.block_codec.synthesis import Synthesis
+from soundstorm.audio.files import to_pcm16
+from soundstorm.codec import streaming
+from soundstorm.codec.config import for_block
+from soundstorm.codec.log_mel import LogMel, mel_bank, mirrored
+from soundstorm.codec.streaming import sample_windows
+from soundstorm.codec.synthesis import Synthesis
 
 RATE = 24_000
 CONFIG = for_block(1)

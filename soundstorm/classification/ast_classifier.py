@@ -1,0 +1,152 @@
+"""The Audio Spectrogram Transformer as a classifier of environmental sound: Kaldi's log-mel filter bank in, a probability for each category out.
+
+Features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on. The network is that of `soundstorm.classification.ast_network`.
+
+Legend: B batch, N samples, T frames, M mel bands, C categories.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor
+
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
+from soundstorm.classification.ast_network import AST_RATE, FRAME, POSITIONS, AstClassifier, AstConfig, require_named, require_transformers
+from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.classification.windows import predict_in_windows
+from soundstorm.errors import SoundStormError
+from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
+
+FORMAT = "soundstorm-ast-classifier-1"
+BATCH_CLIPS = 16
+"""Clips that are heard together."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainedAst:
+    """An AST with what is known of its training; made by `load_ast_classifier`."""
+
+    model: AstClassifier
+    """In evaluation mode."""
+    categories: list[str]
+    """Name of each output."""
+    dataset: str
+    """What it was trained on."""
+    held_out_fold: int | None
+    """Fold that it has not seen."""
+    accuracy: float | None
+    """Share of the clips of that fold that it names rightly."""
+    sha256: str
+    """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `--model`."""
+        return "ast"
+
+    def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; of a clip longer than it hears at
+        once, the mean over windows.
+
+        Raises:
+            SoundStormError: a clip has no samples.
+        """
+        for position, clip in enumerate(clips):
+            if not len(clip):
+                raise SoundStormError(f"clip {position} has no samples: leave it out")
+        return predict_in_windows(self._predict, clips, self.model.config.longest)
+
+    @torch.inference_mode()
+    def _predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        result = np.empty((len(clips), len(self.categories)), np.float32)
+        for start in range(0, len(clips), BATCH_CLIPS):
+            part = clips[start : start + BATCH_CLIPS]
+            features_BTM = torch.stack([scaled(filled(filter_bank(clip, self.model.config), self.model.config), self.model.config) for clip in part])
+            result[start : start + len(part)] = self.model(features_BTM.to(self.model.device)).float().softmax(1).cpu().numpy()
+        return result
+
+
+# ---- features
+
+
+def filter_bank(clip: np.ndarray, config: AstConfig) -> Tensor:
+    """Kaldi's log-mel filter bank of a clip int16 (N,) at 24 kHz: (T, M), unscaled, T = 1 + (samples at 16 kHz - 400) // 160, at least 1."""
+    waveform = torch.from_numpy(resample(from_pcm16(clip), SAMPLE_RATE, AST_RATE))
+    waveform = F.pad(waveform, (0, max(0, FRAME - len(waveform))))
+    from torchaudio.compliance import kaldi
+
+    bank_TM: Tensor = kaldi.fbank(waveform[None], sample_frequency=AST_RATE, window_type="hanning", num_mel_bins=config.num_mel_bins)
+    return bank_TM
+
+
+def filled(bank_TM: Tensor, config: AstConfig) -> Tensor:
+    """The first `max_length` frames, with zeros after them where there are fewer, as the AST was trained."""
+    return F.pad(bank_TM[: config.max_length], (0, 0, 0, max(0, config.max_length - len(bank_TM))))
+
+
+def scaled(bank: Tensor, config: AstConfig) -> Tensor:
+    """A filter bank as the AST takes it in."""
+    return (bank - config.mean) / (2 * config.std)
+
+
+# ---- the classifier's file
+
+
+def save_ast_classifier(
+    path: Path,
+    model: AstClassifier,
+    *,
+    categories: Sequence[str],
+    dataset: str,
+    held_out_fold: int | None = None,
+    accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
+) -> None:
+    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header; arguments as `about_classifier`.
+
+    Raises:
+        SoundStormError: there are more or fewer categories than outputs.
+    """
+    about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
+    tensors = model.weights()
+    tensors[POSITIONS] = tensors[POSITIONS].squeeze(0)  # rows with a scale each
+    write_classifier(path, tensors, FORMAT, about, model.num_categories, trained_on)
+
+
+def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> TrainedAst:
+    """A classifier from the content of a file that `save_ast_classifier` wrote.
+
+    Raises:
+        SoundStormError: the file is damaged or of another kind, or `transformers` is not installed.
+    """
+    require_transformers()
+    try:
+        about = read_about(data, FORMAT)
+        categories, config = about["categories"], AstConfig.from_dict(about["architecture"], "architecture")
+        tensors = unpack(load_safetensors(data))
+        tensors[POSITIONS] = tensors[POSITIONS].unsqueeze(0)
+        require_named(len(categories), config, tensors)
+        model = AstClassifier(len(categories), config)
+        model.take(tensors)
+    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise SoundStormError(f"{where}: not an AST classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
+    return TrainedAst(
+        model=model.eval().requires_grad_(False).to(device),
+        categories=categories,
+        dataset=about["dataset"],
+        held_out_fold=about["held_out_fold"],
+        accuracy=about["accuracy"],
+        sha256=hashlib.sha256(data).hexdigest(),
+        provenance=read_provenance(data, about),
+    )

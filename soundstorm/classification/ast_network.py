@@ -1,0 +1,236 @@
+"""The network of the Audio Spectrogram Transformer (AST, Gong et al., arXiv 2104.01778), as the library `transformers` has it (extra `ast`).
+
+This module can be imported without that library. Weights go by the names of the published file, `MIT/ast-finetuned-audioset-10-10-0.4593`,
+whichever version of the library reads or writes them.
+
+Legend: B batch, T frames, M mel bands, P patches with the two tokens before them, D width, C categories; of a grid of patches, F rows (bands) and
+T columns (time).
+"""
+
+import importlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from soundstorm.audio.files import SAMPLE_RATE
+from soundstorm.errors import SoundStormError
+from soundstorm.serialization.state_dicts import require_fit
+from soundstorm.settings import Settings
+
+AST_RATE = 16_000
+"""Samples per second that the AST hears."""
+FRAME, HOP = 400, 160
+"""Samples of a frame of its features (25 ms), and from frame to frame (10 ms)."""
+MOST = {
+    "hidden_size": 8_192,
+    "num_hidden_layers": 256,
+    "num_attention_heads": 256,
+    "intermediate_size": 65_536,
+    "patch_size": 1_024,
+    "frequency_stride": 1_024,
+    "time_stride": 1_024,
+    "max_length": 65_536,
+    "num_mel_bins": 1_024,
+}
+"""The most of a setting."""
+HEAD = "classifier."
+HEAD_NAMES = tuple(f"{HEAD}{part}.{kind}" for part in ("layernorm", "dense") for kind in ("weight", "bias"))
+POSITIONS = "audio_spectrogram_transformer.embeddings.position_embeddings"
+NEWER_NAMES = (
+    ("transformer.layers.", "transformer.encoder.layer."),
+    ("attention.q_proj.", "attention.attention.query."),
+    ("attention.k_proj.", "attention.attention.key."),
+    ("attention.v_proj.", "attention.attention.value."),
+    ("attention.o_proj.", "attention.output.dense."),
+    ("mlp.fc1.", "intermediate.dense."),
+    ("mlp.fc2.", "output.dense."),
+)
+"""What later versions of `transformers` call parts of the network, and what the published file calls them."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class AstConfig(Settings):
+    """Architecture of an AST, and how its features are scaled; the defaults are the published ones."""
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    patch_size: int = 16
+    """Mel bands and frames of a patch."""
+    frequency_stride: int = 10
+    """Mel bands from patch to patch."""
+    time_stride: int = 10
+    """Frames from patch to patch."""
+    max_length: int = 1024
+    """Frames of 10 ms that it hears at once: a shorter clip is followed by silence, a longer one is cut into windows."""
+    num_mel_bins: int = 128
+    layer_norm_eps: float = 1e-12
+    qkv_bias: bool = True
+    mean: float = -4.2677393
+    """Of the features that it was trained on."""
+    std: float = 4.5689974
+    """Their standard deviation; they are divided by twice that."""
+
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise SoundStormError(f"AST setting {name} is {getattr(self, name)}: give at least 1 and at most {most}")
+        if self.hidden_size % self.num_attention_heads:
+            raise SoundStormError(f"AST setting num_attention_heads is {self.num_attention_heads}: give a divisor of hidden_size {self.hidden_size}")
+        if self.patch_size > min(self.max_length, self.num_mel_bins):
+            raise SoundStormError(f"AST setting patch_size is {self.patch_size}: give at most max_length and num_mel_bins")
+        if not self.std > 0 or not self.layer_norm_eps > 0:
+            raise SoundStormError(f"AST settings std and layer_norm_eps are {self.std} and {self.layer_norm_eps}: give numbers above 0")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows (bands) and columns (time) of patches."""
+        return (
+            (self.num_mel_bins - self.patch_size) // self.frequency_stride + 1,
+            (self.max_length - self.patch_size) // self.time_stride + 1,
+        )
+
+    @property
+    def longest(self) -> int:
+        """Samples at 24 kHz that it hears at once."""
+        return (FRAME + (self.max_length - 1) * HOP) * SAMPLE_RATE // AST_RATE
+
+
+class AstClassifier(nn.Module):
+    """An AST with a head for other categories; raises SoundStormError where `transformers` is not installed."""
+
+    def __init__(self, num_categories: int, config: AstConfig) -> None:
+        super().__init__()
+        library = require_transformers()
+        self.num_categories, self.config = num_categories, config
+        architecture = {name: value for name, value in config.to_dict().items() if name not in ("mean", "std")}
+        self.network = library.ASTForAudioClassification(library.ASTConfig(**architecture, num_labels=num_categories))
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def pooled(self, features_BTM: Tensor) -> Tensor:
+        """What the head gets (B, D), the mean of the two tokens, for features of `max_length` frames."""
+        pooled_BD: Tensor = self.network.audio_spectrogram_transformer(features_BTM).pooler_output
+        return pooled_BD
+
+    def score(self, pooled_BD: Tensor) -> Tensor:
+        """Scores (B, C) before the softmax."""
+        scores_BC: Tensor = self.network.classifier(pooled_BD)
+        return scores_BC
+
+    def forward(self, features_BTM: Tensor) -> Tensor:
+        """Scores (B, C) before the softmax, for features of `max_length` frames."""
+        return self.score(self.pooled(features_BTM))
+
+    def weights(self) -> dict[str, Tensor]:
+        """All parameters under their published names."""
+        return {published_name(name): value for name, value in self.network.state_dict().items()}
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Have the weights under their published names; those of the head may be absent and then stay as they are."""
+        self.network.load_state_dict(_named_as(self.network.state_dict(), weights), strict=False)
+
+
+def require_transformers() -> Any:
+    """The library `transformers`; raises SoundStormError where it is not installed."""
+    try:
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        raise SoundStormError("the AST needs the library transformers: pip install 'soundstorm-env[ast]'") from error
+
+
+# ---- weights
+
+
+def published_name(name: str) -> str:
+    """A parameter's name in the published file, from that of any version of `transformers`."""
+    for newer, published in NEWER_NAMES:
+        name = name.replace(newer, published)
+    return name
+
+
+def _named_as(names: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """`weights` under those of `names` that mean the same; what none of them means keeps its name."""
+    own = {published_name(name): name for name in names}
+    return {own.get(published_name(name), name): value for name, value in weights.items()}
+
+
+def require_named(num_categories: int, config: AstConfig, weights: dict[str, Tensor], may_lack: tuple[str, ...] = ()) -> None:
+    """Raise ValueError unless `weights` are those of an AST, found out before a byte of memory is given to it; see `require_fit`."""
+    with torch.device("meta"):
+        network = AstClassifier(num_categories, config).network
+    require_fit(lambda: network, _named_as(network.state_dict(), weights), may_lack)
+
+
+def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) -> Tensor:
+    """Position embeddings for other lengths and bands: cut from the middle where there are fewer patches, else interpolated, as published."""
+    tokens_12D, grid_1PD = positions_1PD[:, :2], positions_1PD[:, 2:]
+    grid_1DFT = grid_1PD.reshape(1, *have.grid, -1).permute(0, 3, 1, 2)
+    rows, columns = want.grid
+    start_row, start_column = (max(0, (old - new) // 2) for old, new in zip(have.grid, want.grid, strict=True))
+    grid_1DFT = grid_1DFT[:, :, start_row : start_row + rows, start_column : start_column + columns]
+    if grid_1DFT.shape[2:] != want.grid:
+        grid_1DFT = F.interpolate(grid_1DFT, want.grid, mode="bilinear", align_corners=False)
+    return torch.cat([tokens_12D, grid_1DFT.flatten(2).transpose(1, 2)], 1)
+
+
+def pretrained_ast(num_categories: int, weights: bytes, config: AstConfig, max_length: int, where: str) -> AstClassifier:
+    """An AST that starts from the published network or another, with a new head and room for `max_length` frames.
+
+    Args:
+        num_categories: outputs of the new head.
+        weights: content of a safetensors file.
+        config: its architecture.
+        max_length: frames of 10 ms that the new one hears at once.
+        where: what the weights were read from, for errors.
+
+    Raises:
+        SoundStormError: the weights are damaged, or not of this architecture; or `transformers` is not installed.
+    """
+    require_transformers()
+    try:
+        tensors = {name: value.float() for name, value in load_safetensors(weights).items() if not name.startswith(HEAD)}
+        require_named(1, config, tensors, may_lack=HEAD_NAMES)
+    except (SoundStormError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise SoundStormError(f"{where}: no weights of this AST ({detail}): give its config.json and model.safetensors") from error
+    wanted = replace(config, max_length=max_length)
+    model = AstClassifier(num_categories, wanted)
+    positions = fitted_positions(tensors[POSITIONS], config, wanted)
+    model.take(tensors | {POSITIONS: positions})
+    return model
+
+
+def read_ast_config(config: bytes, preprocessor: bytes | None, where: str) -> AstConfig:
+    """The architecture from a `config.json` of `transformers`, and how features are scaled from its `preprocessor_config.json`, if there is one.
+
+    Raises:
+        SoundStormError: it is not the configuration of an AST, or of one that is not known here.
+    """
+    names = {field.name for field in fields(AstConfig)}
+    found: dict[str, Any] = {}
+    for content, keys in ((config, names - {"mean", "std"}), (preprocessor, {"mean", "std"})):
+        try:
+            values = json.loads(content) if content is not None else {}
+        except (ValueError, RecursionError) as error:
+            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is no valid JSON") from error
+        if not isinstance(values, dict):
+            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is no table of settings")
+        if content is config and values.get("model_type") != "audio-spectrogram-transformer":
+            raise SoundStormError(
+                f"{where}: config.json is of model_type {values.get('model_type')!r}: give that of an audio-spectrogram-transformer"
+            )
+        if values.get("hidden_act", "gelu") != "gelu":
+            raise SoundStormError(f"{where}: config.json has hidden_act {values['hidden_act']!r}: only 'gelu' is known")
+        found |= {key: values[key] for key in keys & values.keys()}
+    return AstConfig.from_dict(found, where)

@@ -1,0 +1,273 @@
+"""A small convolutional classifier of environmental sound: log-mel spectrogram in, a probability for each category out.
+
+It names what a clip sounds like, and the layer before its last is a place to compare clips in. Weights that were trained without one fold
+of ESC-10 ship in the package.
+
+Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from torch import Tensor, nn
+
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.audio.spectra import mel_bands
+from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.errors import SoundStormError
+from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
+from soundstorm.serialization.state_dicts import require_fit
+from soundstorm.settings import Settings
+
+FORMAT = "soundstorm-audio-classifier-1"
+PACKAGED_WEIGHTS = "audio_classifier.safetensors"
+MOST = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
+"""The most of a setting."""
+MAX_WIDTHS, MAX_WIDTH = 16, 65_536
+SHORTEST_S = 1.0
+"""A shorter clip is repeated until it has this length."""
+MAX_BATCH_S = 60.0
+"""Seconds of audio in one batch at most; a clip that is longer is a batch of its own."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class AudioClassifierConfig(Settings):
+    """Architecture of an `AudioClassifier`; the defaults are those of the weights in the package."""
+
+    mel_bands: int = 64
+    """Mel bands from 0 Hz to half the sample rate."""
+    n_fft: int = 1024
+    """Window of the transform in samples."""
+    hop: int = 320
+    """Samples from frame to frame."""
+    floor_db: float = -90.0
+    """Power that is added to every band, in dB of full scale: what is quieter is not heard."""
+    widths: tuple[int, ...] = (32, 64, 128, 192)
+    """Channels of the first convolution and of the residual blocks after it; each of them halves bands and frames."""
+    embedding: int = 128
+    """Size of the penultimate layer."""
+    dropout: float = 0.2
+    """Share of the pooled channels that training drops."""
+
+    def __post_init__(self) -> None:
+        for name, most in MOST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise SoundStormError(f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}")
+        if not 2 <= len(self.widths) <= MAX_WIDTHS or not all(1 <= width <= MAX_WIDTH for width in self.widths):
+            raise SoundStormError(f"classifier setting widths is {self.widths}: give two to {MAX_WIDTHS} numbers from 1 to {MAX_WIDTH}")
+        if not -300 <= self.floor_db <= 0:
+            raise SoundStormError(f"classifier setting floor_db is {self.floor_db}: give -300 to 0")
+        fewest = 2 ** len(self.widths)
+        if self.mel_bands < fewest:
+            raise SoundStormError(
+                f"classifier setting mel_bands is {self.mel_bands}: each of {len(self.widths)} widths halves it, give at least {fewest}"
+            )
+        if self.hop > self.n_fft:
+            raise SoundStormError(f"classifier setting hop is {self.hop}: give at most n_fft {self.n_fft}")
+        if not 0 <= self.dropout < 1:
+            raise SoundStormError(f"classifier setting dropout is {self.dropout}: give at least 0 and less than 1")
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with normalization beside a pooled shortcut; bands and frames are halved (He et al., arXiv 1603.05027)."""
+
+    def __init__(self, in_width: int, out_width: int) -> None:
+        super().__init__()
+        self.norm_in = nn.BatchNorm2d(in_width)
+        self.conv_in = nn.Conv2d(in_width, out_width, 3, stride=2, padding=1, bias=False)
+        self.norm_out = nn.BatchNorm2d(out_width)
+        self.conv_out = nn.Conv2d(out_width, out_width, 3, padding=1, bias=False)
+        self.shortcut = nn.Conv2d(in_width, out_width, 1, bias=False)
+
+    def forward(self, x_BDMT: Tensor) -> Tensor:
+        x_BDMT = F.relu(self.norm_in(x_BDMT))
+        y_BDMT = self.conv_out(F.relu(self.norm_out(self.conv_in(x_BDMT))))
+        return y_BDMT + self.shortcut(F.avg_pool2d(x_BDMT, 2, ceil_mode=True))
+
+
+class AudioClassifier(nn.Module):
+    """Log-mel spectrogram, residual blocks, mean and maximum over time, and one score for each category.
+
+    `forward` and `features` take waveforms at 24 kHz; training works on `power` and `features_of_power`.
+    """
+
+    window: Tensor
+    mel_FM: Tensor
+
+    def __init__(self, num_categories: int, config: AudioClassifierConfig | None = None) -> None:
+        super().__init__()
+        self.config = config = config or AudioClassifierConfig()
+        self.num_categories = num_categories
+        with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
+            bank_FM = mel_bands(config.n_fft, config.mel_bands, SAMPLE_RATE)
+        self.register_buffer("window", torch.hann_window(config.n_fft, device="cpu"), persistent=False)
+        self.register_buffer("mel_FM", bank_FM, persistent=False)
+        self.norm_bands = nn.BatchNorm1d(config.mel_bands)
+        self.stem = nn.Conv2d(1, config.widths[0], 5, stride=2, padding=2, bias=False)
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in zip(config.widths[:-1], config.widths[1:], strict=True)))
+        self.norm = nn.BatchNorm2d(config.widths[-1])
+        self.project = nn.Linear(2 * config.widths[-1], config.embedding)
+        self.head = nn.Linear(config.embedding, num_categories)
+
+    def power(self, x_BN: Tensor) -> Tensor:
+        """Power of waveforms (B, N) in mel bands, (B, M, T) with T = N // hop + 1; a sine of full scale has 1/4."""
+        config = self.config
+        spectrum_BFT = torch.stft(x_BN, config.n_fft, config.hop, window=self.window, center=True, pad_mode="constant", return_complex=True)
+        power_BFT = spectrum_BFT.real.square() + spectrum_BFT.imag.square()
+        return self.mel_FM.T @ power_BFT / self.window.sum().square()
+
+    def features_of_power(self, power_BMT: Tensor) -> Tensor:
+        """The penultimate layer (B, D) for powers of mel bands (B, M, T)."""
+        log_BMT = self.norm_bands(torch.log10(power_BMT + 10 ** (self.config.floor_db / 10)))
+        x_BDMT = self.blocks(self.stem(log_BMT.unsqueeze(1).to(memory_format=torch.channels_last)))
+        x_BDT = F.relu(self.norm(x_BDMT)).mean(2)
+        pooled_BD = torch.cat([x_BDT.mean(2), x_BDT.amax(2)], 1)
+        return F.relu(self.project(F.dropout(pooled_BD, self.config.dropout, self.training)))
+
+    def features(self, x_BN: Tensor) -> Tensor:
+        """The penultimate layer (B, D) for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
+        return self.features_of_power(self.power(x_BN))
+
+    def forward(self, x_BN: Tensor) -> Tensor:
+        """Scores (B, C) before the softmax, for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
+        return self.head(self.features(x_BN))
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainedClassifier:
+    """A classifier with what is known of its training; made by `load_classifier`."""
+
+    model: AudioClassifier
+    """In evaluation mode."""
+    categories: list[str]
+    """Name of each output."""
+    dataset: str
+    """What it was trained on."""
+    held_out_fold: int | None
+    """Fold that it has not seen."""
+    accuracy: float | None
+    """Share of the clips of that fold that it names rightly."""
+    sha256: str
+    """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `--model`."""
+        return "cnn"
+
+    def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths.
+
+        Raises:
+            SoundStormError: a clip has no samples.
+        """
+        return self._in_batches(clips, lambda x_BN: self.model(x_BN).softmax(1), len(self.categories))
+
+    def embed(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """The penultimate layer, float32 (clips, D), for clips int16 (N,) at 24 kHz of any lengths.
+
+        Raises:
+            SoundStormError: a clip has no samples.
+        """
+        return self._in_batches(clips, self.model.features, self.model.config.embedding)
+
+    @torch.inference_mode()
+    def _in_batches(self, clips: Sequence[np.ndarray], work: Callable[[Tensor], Tensor], width: int) -> np.ndarray:
+        """`work` on clips of equal length together: nothing is padded, so a clip's row does not depend on the clips beside it."""
+        by_length: dict[int, list[int]] = {}
+        for position, clip in enumerate(clips):
+            if not len(clip):
+                raise SoundStormError(f"clip {position} has no samples: leave it out")
+            by_length.setdefault(len(clip), []).append(position)
+        result = np.empty((len(clips), width), np.float32)
+        device = self.model.window.device
+        for length, positions in by_length.items():
+            repeats = -(-round(SHORTEST_S * SAMPLE_RATE) // length)
+            size = max(1, int(MAX_BATCH_S * SAMPLE_RATE / (length * repeats)))
+            for start in range(0, len(positions), size):
+                part = positions[start : start + size]
+                x_BN = torch.from_numpy(np.stack([np.tile(from_pcm16(clips[position]), repeats) for position in part])).to(device)
+                result[part] = work(x_BN).float().cpu().numpy()
+        return result
+
+
+def save_classifier(
+    path: Path,
+    model: AudioClassifier,
+    *,
+    categories: Sequence[str],
+    dataset: str,
+    held_out_fold: int | None = None,
+    accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
+) -> None:
+    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header.
+
+    Args:
+        path: file to write.
+        model: what to write.
+        categories: name of each output.
+        dataset: what it was trained on.
+        held_out_fold: fold that was not trained on.
+        accuracy: share of that fold's clips that it names rightly.
+        trained_on: all that it learned from; None: not known, and every test of it is refused.
+
+    Raises:
+        SoundStormError: there are more or fewer categories than outputs.
+    """
+    about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
+    kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
+
+
+def load_classifier(source: Path | bytes | None = None, device: str = "cpu", *, where: str = "classifier weights") -> TrainedClassifier:
+    """A classifier from the path or content of a file that `save_classifier` wrote; None means the one in the package.
+
+    Args:
+        source: the file, or its content.
+        device: where to run.
+        where: what to call content in errors.
+
+    Raises:
+        SoundStormError: the file is missing, damaged or of another kind.
+    """
+    if source is None:
+        data, where = packaged(PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
+    elif isinstance(source, bytes):
+        data = source
+    else:
+        where = str(source)
+        try:
+            data = source.read_bytes()
+        except OSError as error:
+            raise SoundStormError(f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`") from error
+    try:
+        about = read_about(data, FORMAT)
+        categories = about["categories"]
+        config, tensors = AudioClassifierConfig.from_dict(about["architecture"], "architecture"), unpack(load_safetensors(data))
+        require_fit(lambda: AudioClassifier(len(categories), config), tensors, may_lack=("num_batches_tracked",))
+        model = AudioClassifier(len(categories), config)
+        model.load_state_dict(tensors, strict=False)
+        return TrainedClassifier(
+            model=model.eval().requires_grad_(False).to(device),
+            categories=categories,
+            dataset=about["dataset"],
+            held_out_fold=about["held_out_fold"],
+            accuracy=about["accuracy"],
+            sha256=hashlib.sha256(data).hexdigest(),
+            provenance=read_provenance(data, about),
+        )
+    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error

@@ -1,0 +1,237 @@
+"""Training of the audio classifier: clips in, a better classifier out, one step at a time.
+
+The powers of the mel bands are computed once for each clip. All variation is made from them: a circular window from anywhere in the clip,
+played faster or slower and shifted in pitch; a random equalizer; two clips in one ("between-class" examples, Tokozume et al.,
+arXiv 1711.10282); and masked bands and frames (SpecAugment, Park et al., arXiv 1904.08779). `AudioClassifierTrainer` knows nothing of
+Ray; `jobs/train_classifier.py` distributes it.
+
+Legend: B batch, N samples, M mel bands, T frames, C categories.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.classification.cnn import AudioClassifier
+from soundstorm.errors import SoundStormError
+from soundstorm.optimization.precision import autocast
+
+SILENCE = 1e-12
+"""Added to powers before they are kept as logarithms."""
+LEAST_LEVEL = 1e-6
+"""Level of silence, as the root of a power."""
+EQUALIZER_KNOTS = 6
+
+
+@dataclass(kw_only=True, frozen=True)
+class AudioClassifierTrainingConfig:
+    """How a classifier is trained; the defaults made the weights in the package."""
+
+    epochs: int = 200
+    """Passes over the clips."""
+    batch_size: int = 32
+    """Clips a step on each worker."""
+    lr: float = 3e-3
+    """Peak learning rate of AdamW; a tenth of all steps of warm-up, then a cosine to 0."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay."""
+    window_s: float = 5.0
+    """Seconds of a clip that an example shows; a shorter clip is repeated."""
+    speed_octaves: float = 0.3
+    """Examples are played up to this much faster or slower."""
+    pitch_bands: float = 2.0
+    """Examples are shifted up to so many mel bands up or down."""
+    gain_db: float = 10.0
+    """Examples are up to this much louder or quieter."""
+    equalizer_db: float = 3.0
+    """Standard deviation of the gain at the knots of the random equalizer."""
+    mix_share: float = 0.5
+    """Share of examples that another one is mixed into."""
+    band_masks: int = 2
+    """Stretches of bands that are masked in an example."""
+    mask_bands: int = 8
+    """Largest number of bands of such a stretch."""
+    frame_masks: int = 2
+    """Stretches of frames that are masked in an example."""
+    mask_frames: int = 40
+    """Largest number of frames of such a stretch."""
+    label_smoothing: float = 0.05
+    """Share of the target that is spread over all categories."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` computes in bfloat16 where the device has instructions for it."""
+    seed: int = 0
+    """Seed of order, variations and initial weights."""
+
+
+class AudioClassifierTrainer:
+    """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
+
+    Args:
+        model: the network to train, on its device.
+        config: length, rates and variations.
+        clips: recordings to train on, int16 (N,) at 24 kHz, of any lengths.
+        labels: category of each.
+        rank: index of this worker.
+        num_workers: workers that share each step.
+        wrap: applied to the network, e.g. Ray Train's `prepare_model`.
+
+    Raises:
+        SoundStormError: there is no clip, a clip has no samples, or a label is not one of the network's.
+    """
+
+    def __init__(
+        self,
+        model: AudioClassifier,
+        config: AudioClassifierTrainingConfig,
+        clips: Sequence[np.ndarray],
+        labels: Sequence[int],
+        *,
+        rank: int = 0,
+        num_workers: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        if not clips or len(clips) != len(labels) or not all(len(clip) for clip in clips):
+            raise SoundStormError(f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none of them empty")
+        if not all(0 <= label < model.num_categories for label in labels):
+            raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
+        self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
+        self.device = model.window.device
+        self.labels = np.asarray(labels)
+        self.log_powers = [self._log_power(clip) for clip in clips]
+        self.steps_per_epoch = -(-len(clips) // (config.batch_size * num_workers))
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.scorer = _Scorer(model)
+        self.network = self.scorer if wrap is None else wrap(self.scorer)
+        decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], config.lr
+        )
+        self.step_count = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later run needs to go on."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step_count": self.step_count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step_count = int(state["step_count"])
+
+    def step(self) -> dict[str, float]:
+        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named.
+
+        Raises:
+            SoundStormError: the gradient is not finite; no weight was updated.
+        """
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.rank, self.step_count])
+        power_BMT, target_BC = self._batch(rng)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self.network.train()
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(self.device, config.precision):
+            torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
+            logits_BC = self.network(power_BMT)
+        loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 5.0))
+        if not math.isfinite(norm):
+            raise SoundStormError(f"training diverged: the gradient is {norm} in step {self.step_count + 1}; lower --lr (it is {config.lr})")
+        self.optimizer.step()
+        self.step_count += 1
+        named = logits_BC.argmax(1) == target_BC.argmax(1)
+        return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
+
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        progress = self.step_count / self.total_steps
+        warm = min(1.0, (self.step_count + 1) / max(1.0, 0.1 * self.total_steps))
+        return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    @torch.no_grad()
+    def _log_power(self, clip: np.ndarray) -> Tensor:
+        """Natural logarithm of the powers of a clip, (M, T), in half precision."""
+        power_MT = self.model.power(torch.from_numpy(from_pcm16(clip))[None].to(self.device))[0]
+        return torch.log(power_MT + SILENCE).half()
+
+    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Varied powers (B, M, T) and the share of each category in them (B, C)."""
+        chosen = self._chosen()
+        varied_BMT = torch.stack([self._varied(self.log_powers[index], rng) for index in chosen])
+        target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float().to(self.device)
+        power_BMT, target_BC = self._mixed(varied_BMT.exp(), target_BC, rng)
+        return self._masked(power_BMT, rng), target_BC
+
+    def _chosen(self) -> np.ndarray:
+        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""
+        epoch, step = divmod(self.step_count, self.steps_per_epoch)
+        order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
+        shared = self.config.batch_size * self.num_workers
+        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
+
+    def _varied(self, log_MT: Tensor, rng: np.random.Generator) -> Tensor:
+        """A circular window of a clip's log powers, varied in speed, pitch, gain and spectrum: (M, window)."""
+        config, (bands, frames) = self.config, log_MT.shape
+        length = max(1, round(config.window_s * SAMPLE_RATE / self.model.config.hop))
+        speed = 2 ** rng.uniform(-config.speed_octaves, config.speed_octaves)
+        time_T = torch.from_numpy(rng.integers(frames) + speed * np.arange(length)).to(log_MT.device)
+        band_M = np.clip(np.arange(bands) + rng.uniform(-config.pitch_bands, config.pitch_bands), 0, bands - 1)
+        band_M = torch.from_numpy(band_M).to(log_MT.device)
+        below_T, below_M = time_T.floor().long(), band_M.floor().long()
+        log_MT = log_MT.float()
+        log_MT = torch.lerp(log_MT[:, below_T % frames], log_MT[:, (below_T + 1) % frames], (time_T - below_T).float())
+        log_MT = torch.lerp(log_MT[below_M], log_MT[(below_M + 1).clamp(max=bands - 1)], (band_M - below_M).float()[:, None])
+        gain_db = rng.uniform(-config.gain_db, config.gain_db) + np.interp(
+            np.arange(bands), np.linspace(0, bands - 1, EQUALIZER_KNOTS), rng.normal(0, config.equalizer_db, EQUALIZER_KNOTS)
+        )
+        return log_MT + torch.from_numpy(gain_db * math.log(10) / 10).float().to(log_MT.device)[:, None]
+
+    def _mixed(self, power_BMT: Tensor, target_BC: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+        """Some examples with their neighbour mixed in, so that the two sound as loud as the target says."""
+        size = len(power_BMT)
+        mixed = rng.random(size) < self.config.mix_share
+        ratio_B = torch.from_numpy(np.where(mixed, rng.uniform(1e-3, 1, size), 1.0)).float().to(self.device)
+        loudest_B = power_BMT.sum(1).amax(1).sqrt()
+        audible_B = loudest_B > LEAST_LEVEL  # silence would silence the other one
+        ratio_B = ratio_B.where(audible_B & audible_B.roll(1, 0), 1.0)
+        level_B = loudest_B.clamp(min=LEAST_LEVEL)
+        share_B = 1 / (1 + level_B / level_B.roll(1, 0) * (1 - ratio_B) / ratio_B)  # of amplitude, as published
+        norm_B = share_B.square() + (1 - share_B).square()
+        own_B, other_B = (share_B.square() / norm_B)[:, None, None], ((1 - share_B).square() / norm_B)[:, None, None]
+        mixed_BMT = own_B * power_BMT + other_B * power_BMT.roll(1, 0)
+        return mixed_BMT, ratio_B[:, None] * target_BC + (1 - ratio_B)[:, None] * target_BC.roll(1, 0)
+
+    def _masked(self, power_BMT: Tensor, rng: np.random.Generator) -> Tensor:
+        """Stretches of bands and of frames without any power."""
+        config = self.config
+        size, bands, frames = power_BMT.shape
+        for count, longest, axis, total in ((config.band_masks, config.mask_bands, 1, bands), (config.frame_masks, config.mask_frames, 2, frames)):
+            for _ in range(count):
+                width_B = rng.integers(0, min(longest, total) + 1, size)
+                start_B = rng.integers(0, total - width_B + 1)
+                position = np.arange(total)
+                masked = torch.from_numpy((position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])).to(self.device)
+                power_BMT = power_BMT.masked_fill(masked.unsqueeze(2 if axis == 1 else 1), 0.0)
+        return power_BMT
+
+
+class _Scorer(nn.Module):
+    """The classifier as training calls it: from powers to scores."""
+
+    def __init__(self, model: AudioClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, power_BMT: Tensor) -> Tensor:
+        return self.model.head(self.model.features_of_power(power_BMT))

@@ -1,0 +1,199 @@
+"""A trained token classifier: its file, and how it names recordings through the codec that its codes are from.
+
+Legend: N samples, Q levels, T codec frames, C categories.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
+from soundstorm.classification.windows import predict_in_windows
+from soundstorm.codec.codec import Codec
+from soundstorm.data.equal_lengths import in_equal_batches
+from soundstorm.errors import SoundStormError
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.presets import ModelConfig
+from soundstorm.optimization.precision import autocast
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
+from soundstorm.serialization.state_dicts import require_fit
+
+FORMAT = "soundstorm-token-classifier-1"
+SHORTEST_S = 1.0
+"""A shorter clip is repeated until it has this length."""
+LONGEST_S = 10.0
+"""A longer clip is heard in windows."""
+MAX_BATCH_S = 60.0
+"""Seconds of audio that the network is given at once at most."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Origin:
+    """What a token classifier started from."""
+
+    codec: CodecFingerprint
+    """Of the codes that it hears."""
+    mode: Mode
+    """How it was trained."""
+    generator_sha256: str | None
+    """SHA-256 of the weights of the generator that it started from; None: from random weights."""
+    teacher_sha256: str | None = None
+    """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels alone."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
+        """The inverse of `to_dict`; raises SoundStormError, LookupError, ValueError or TypeError for anything else."""
+        codec = {f"codec_{name}": str(value) for name, value in values["codec"].items()}
+        sha256, teacher_sha256 = values["generator_sha256"], values.get("teacher_sha256")  # earlier files had no teacher
+        if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None) or not isinstance(teacher_sha256, str | None):
+            raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
+        fingerprint = CodecFingerprint.from_metadata(codec, "codec", "train-classifier")
+        return cls(codec=fingerprint, mode=values["mode"], generator_sha256=sha256, teacher_sha256=teacher_sha256)
+
+
+@dataclass(kw_only=True, frozen=True)
+class TrainedTokenClassifier:
+    """A token classifier with its codec and what is known of its training; made by `load_token_classifier`."""
+
+    model: TokenClassifier
+    """In evaluation mode."""
+    codec: Codec
+    categories: list[str]
+    """Name of each output."""
+    dataset: str
+    """What it was trained on."""
+    held_out_fold: int | None
+    """Fold that it has not seen."""
+    accuracy: float | None
+    """Share of the clips of that fold that it names rightly."""
+    origin: Origin
+    sha256: str
+    """SHA-256 of its file."""
+    provenance: Provenance = MISSING
+    """What it was trained on, as far as its file tells."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `--model`."""
+        return "soundstorm"
+
+    def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths.
+
+        Raises:
+            SoundStormError: a clip has no samples.
+        """
+        for position, clip in enumerate(clips):
+            if not len(clip):
+                raise SoundStormError(f"clip {position} has no samples: leave it out")
+        shortest = round(SHORTEST_S * SAMPLE_RATE)
+        long_enough = [np.tile(clip, -(-shortest // len(clip))) for clip in clips]
+        return predict_in_windows(self._predict, long_enough, round(LONGEST_S * SAMPLE_RATE))
+
+    def _predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
+        codes = self.codec.encode_clips([from_pcm16(clip) for clip in clips])
+        return np.array(self.predict_codes(codes), np.float32).reshape(len(clips), len(self.categories))
+
+    def predict_codes(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Probability of each category, (C,) for each clip, of codes (Q, T) of any lengths; clips of equal length share a batch."""
+        return in_equal_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.codec.frame_rate, self._predict_batch)
+
+    @torch.inference_mode()
+    def _predict_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
+        device = self.model.device
+        codes_BQT = torch.from_numpy(np.stack(codes).astype(np.int64)).to(device)
+        with autocast(device, "auto"):
+            score_BC = self.model(codes_BQT, torch.ones_like(codes_BQT[:, 0], dtype=torch.bool))
+        return list(score_BC.float().softmax(1).cpu().numpy())
+
+
+def save_token_classifier(
+    path: Path,
+    model: TokenClassifier,
+    *,
+    categories: Sequence[str],
+    dataset: str,
+    origin: Origin,
+    held_out_fold: int | None = None,
+    accuracy: float | None = None,
+    trained_on: TrainedOn | None = None,
+) -> None:
+    """Write a classifier as safetensors, packed to 8 bits, with its architecture, categories and origin in the header.
+
+    Args:
+        path: file to write.
+        model: what to write; the codec's vectors stay behind.
+        categories: name of each output.
+        dataset: what it was trained on.
+        origin: of its codes and its first weights.
+        held_out_fold: fold that was not trained on.
+        accuracy: share of that fold's clips that it names rightly.
+        trained_on: all that it learned from; None: not known, and every test of it is refused.
+
+    Raises:
+        SoundStormError: there are more or fewer categories than outputs.
+    """
+    architecture = {"network": model.network.to_dict(), "readout": model.readout.to_dict()}
+    about = {"architecture": architecture} | about_classifier(categories, dataset, held_out_fold, accuracy) | origin.to_dict()
+    kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
+
+
+def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFingerprint], Codec], device: str = "cpu") -> TrainedTokenClassifier:
+    """A classifier from the content of a file that `save_token_classifier` wrote.
+
+    Args:
+        data: the content.
+        where: what to call it in errors.
+        find_codec: gives the codec with a fingerprint, on the device.
+        device: where to run.
+
+    Raises:
+        SoundStormError: the file is damaged or of another kind, or the codec is not the one that it needs.
+    """
+    try:
+        about = read_about(data, FORMAT)
+        categories, origin = about["categories"], Origin.from_dict(about)
+        network = ModelConfig.from_dict(about["architecture"]["network"], "network")
+        readout = ReadoutConfig.from_dict(about["architecture"]["readout"], "readout")
+        if (network.num_levels, network.codebook_size) != (origin.codec.num_levels, origin.codec.codebook_size):
+            raise ValueError(f"its network hears {network.num_levels}x{network.codebook_size} codes, its codec makes others")
+        tensors = unpack(load_safetensors(data))
+        require_fit(lambda: TokenClassifier(len(categories), network, readout), tensors, may_lack=("num_batches_tracked",))
+        model = TokenClassifier(len(categories), network, readout)
+        model.load_state_dict(tensors, strict=False)
+    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
+    codec = find_codec(origin.codec)
+    origin.codec.require_equal(codec.fingerprint, where)
+    if readout.latent_dim not in (0, latent_dim(codec)):
+        raise SoundStormError(
+            f"{where}: not a classifier (its codec's vectors have another size): give a file that `soundstorm train-classifier` wrote"
+        )
+    model.take_vectors(codec)
+    return TrainedTokenClassifier(
+        model=model.eval().requires_grad_(False).to(device),
+        codec=codec,
+        categories=categories,
+        dataset=about["dataset"],
+        held_out_fold=about["held_out_fold"],
+        accuracy=about["accuracy"],
+        origin=origin,
+        sha256=hashlib.sha256(data).hexdigest(),
+        provenance=read_provenance(data, about, codec=origin.codec.sha256, generator=origin.generator_sha256, teacher=origin.teacher_sha256),
+    )

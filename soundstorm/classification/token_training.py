@@ -1,0 +1,298 @@
+"""Training of the token classifier: recordings in, a better classifier out, one step at a time.
+
+An example is an excerpt of a recording, varied, with another one mixed in or not (`soundstorm.audio.augmentation`), that the codec hears anew each
+time:
+codes cannot be varied as sound can. Stretches of its frames, and sometimes the upper levels, are masked. A teacher, a network on spectrograms,
+may hear the same excerpt, and what it makes of it is learned beside the label (Hinton et al., arXiv 1503.02531; that both hear the same is what
+makes it a good teacher, Beyer et al., arXiv 2106.05237). `TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py`
+distributes it.
+
+Legend: B batch, N samples, Q levels, T codec frames, C categories.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundstorm.audio.augmentation import Variation, blend, is_audible, vary
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
+from soundstorm.classification.cnn import MAX_BATCH_S, AudioClassifier
+from soundstorm.classification.token_classifier import SHORTEST_S
+from soundstorm.classification.token_network import Mode, TokenClassifier
+from soundstorm.codec.codec import Codec
+from soundstorm.data.equal_lengths import in_equal_batches
+from soundstorm.errors import SoundStormError
+from soundstorm.optimization.ema import EMA
+from soundstorm.optimization.precision import autocast
+from soundstorm.training.batches import Batch, collate
+
+
+@dataclass(kw_only=True, frozen=True)
+class TokenClassifierTrainingConfig:
+    """How a token classifier is trained; the defaults are those of the preset `ours`."""
+
+    epochs: int = 40
+    """Passes over the recordings."""
+    batch_size: int = 16
+    """Clips a step on each worker, at least 2."""
+    lr: float = 1e-3
+    """Peak learning rate of Adam."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """Decay of Adam's two averages."""
+    weight_decay: float = 0.05
+    """Decoupled weight decay of matrices; 0 makes AdamW the plain Adam."""
+    warmup_share: float = 0.1
+    """Share of all steps in which the learning rate rises; then it falls along a cosine to 0."""
+    window_s: float | None = 3.0
+    """Seconds of an excerpt; a shorter recording is repeated. None: the whole recording, from its beginning."""
+    speed_octaves: float = 0.3
+    """Excerpts are played up to this much faster or slower."""
+    gain_db: float = 10.0
+    """Excerpts are up to this much louder or softer."""
+    equalizer_db: float = 3.0
+    """Standard deviation of the gain at the knots of the random equalizer."""
+    mix_share: float = 0.5
+    """Share of examples that another one is mixed into."""
+    frame_masks: int = 2
+    """Stretches of frames that are masked in an example."""
+    mask_share: float = 0.15
+    """Longest of such a stretch, as a share of the window."""
+    level_drop_share: float = 0.3
+    """Share of examples in which the levels above one drawn are masked."""
+    label_smoothing: float = 0.1
+    """Share of the target that is spread over all categories."""
+    teacher_share: float = 0.7
+    """Share that agreement with the teacher, where there is one, has in the loss."""
+    teacher_temperature: float = 2.0
+    """By which the scores of both are divided before they are compared."""
+    ema_decay: float = 0.99
+    """Decay of the averaged weights, which are published; 0: the last ones are."""
+    grad_clip: float = 1.0
+    """Largest norm of the gradient."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """`auto` computes linear layers in bfloat16 where the device has instructions for it."""
+    seed: int = 0
+    """Seed of order, variations and initial weights."""
+
+
+PRESETS: dict[str, TokenClassifierTrainingConfig] = {
+    "ours": TokenClassifierTrainingConfig(),
+    # The published settings of the generator's classifier: one learning rate, Adam, none of the variations of ours.
+    "published": TokenClassifierTrainingConfig(
+        epochs=50,
+        batch_size=32,
+        lr=5e-5,
+        betas=(0.9, 0.999),
+        weight_decay=0.0,
+        warmup_share=0.0,
+        window_s=None,
+        speed_octaves=0.0,
+        gain_db=0.0,
+        equalizer_db=0.0,
+        mix_share=0.0,
+        frame_masks=0,
+        level_drop_share=0.0,
+        label_smoothing=0.0,
+        ema_decay=0.0,
+    ),
+}
+
+
+class TokenClassifierTrainer:
+    """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
+
+    Args:
+        model: the network to train, on its device.
+        codec: what it hears by, on the same device.
+        mode: `frozen` trains only what the generator does not have.
+        config: length, rates and variations.
+        recordings: to train on, int16 (N,) at the codec's rate, of any lengths.
+        labels: category of each.
+        teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None: labels alone are learned.
+        rank: index of this worker.
+        num_workers: workers that share each step.
+        wrap: applied to the network, e.g. Ray Train's `prepare_model`.
+
+    Raises:
+        SoundStormError: there is no recording, one has no samples, a label is not one of the network's, or a batch is too small.
+    """
+
+    def __init__(
+        self,
+        model: TokenClassifier,
+        codec: Codec,
+        mode: Mode,
+        config: TokenClassifierTrainingConfig,
+        recordings: Sequence[np.ndarray],
+        labels: Sequence[int],
+        *,
+        teacher: AudioClassifier | None = None,
+        rank: int = 0,
+        num_workers: int = 1,
+        wrap: Callable[[nn.Module], nn.Module] | None = None,
+    ) -> None:
+        if not recordings or len(recordings) != len(labels) or not all(map(len, recordings)):
+            raise SoundStormError(
+                f"{len(recordings)} recordings and {len(labels)} labels to train on: give as many of one as of the other, none of them empty"
+            )
+        if not all(0 <= label < model.num_categories for label in labels):
+            raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
+        if config.batch_size < 2:
+            raise SoundStormError(f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, give at least 2")
+        if mode == "frozen" and model.readout.latent_dim:
+            raise SoundStormError(f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0")
+        self.model, self.codec, self.mode, self.config, self.recordings = model, codec, mode, config, recordings
+        self.teacher, self.rank, self.num_workers, self.labels = teacher, rank, num_workers, np.asarray(labels)
+        self.variation = Variation(speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db)
+        self.steps_per_epoch = -(-len(recordings) // (config.batch_size * num_workers))
+        self.total_steps = config.epochs * self.steps_per_epoch
+        self.step_count = 0
+        self.optimizer = self._optimizer()
+        self.ema = EMA(model, config.ema_decay)
+        self.network = model if wrap is None else wrap(model)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later run needs to go on."""
+        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.state_dict()}
+        return states | {"step_count": self.step_count}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.load_state_dict(state["ema"])
+        self.step_count = int(state["step_count"])
+
+    def step(self) -> dict[str, float]:
+        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named.
+
+        Raises:
+            SoundStormError: the gradient is not finite; nothing was updated.
+        """
+        config = self.config
+        rng = np.random.default_rng([config.seed, self.rank, self.step_count])
+        chosen = self._chosen()
+        heard, target_BC = self._heard(chosen, rng)
+        batch = self._encoded(heard, chosen, rng)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate()
+        self._train_mode()
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), autocast(self.model.device, config.precision):
+            torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
+            logits_BC = self.network(batch.codes_BQT, batch.mask_BT)
+        loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
+        if self.teacher is not None:
+            loss = torch.lerp(loss, self._disagreement(logits_BC.float(), self._taught(self.teacher, heard)), config.teacher_share)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
+        if not math.isfinite(norm):
+            raise SoundStormError(f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.lr})")
+        self.optimizer.step()
+        self.ema.update(self.model)
+        self.step_count += 1
+        named = logits_BC.argmax(1) == target_BC.argmax(1)
+        return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
+
+    def learning_rate(self) -> float:
+        """That of the next step."""
+        return self.config.lr * self._lr_share()
+
+    def averaged(self) -> TokenClassifier:
+        """The network with the averaged weights, in evaluation mode."""
+        return self.ema.averaged(self.model)
+
+    def _lr_share(self) -> float:
+        """Share of the peak learning rates at the next step."""
+        warm = min(1.0, (self.step_count + 1) / max(1.0, self.config.warmup_share * self.total_steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_count / self.total_steps)))
+
+    def _train_mode(self) -> None:
+        self.network.train()
+        if self.mode == "frozen":
+            self.model.backbone.eval()
+
+    def _optimizer(self) -> torch.optim.AdamW:
+        """AdamW, whose decay is of matrices; what is frozen has no gradient."""
+        config, model = self.config, self.model
+        if self.mode == "frozen":
+            model.backbone.requires_grad_(False)
+            model.stage_weight.requires_grad_(False)
+        decayed: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
+        for name, value in model.named_parameters():
+            is_matrix = value.ndim > 1 and "embedding" not in name and "depthwise" not in name
+            if value.requires_grad:
+                (decayed if is_matrix else others).append(value)
+        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+
+    def _chosen(self) -> np.ndarray:
+        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""
+        epoch, step = divmod(self.step_count, self.steps_per_epoch)
+        order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
+        shared = self.config.batch_size * self.num_workers
+        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
+
+    def _heard(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
+        """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
+        ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
+        excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
+        audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
+        ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence would silence the other one
+        heard = [
+            own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
+            for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
+        ]
+        target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float()
+        target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, torch.from_numpy(ratio_B).float()[:, None])
+        return [np.clip(clip_N, -1, 1) for clip_N in heard], target_BC.to(self.model.device)
+
+    def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
+        """Their codes, partly masked."""
+        codes = self.codec.encode_clips(heard)  # not rounded: when it is asked later it hears in full precision too
+        return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(self.model.device)
+
+    @torch.no_grad()
+    def _taught(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
+        """Scores of the teacher (B, C)."""
+        with autocast(self.model.device, self.config.precision):
+            scores = in_equal_batches(
+                heard,
+                [len(clip_N) for clip_N in heard],
+                MAX_BATCH_S * SAMPLE_RATE,
+                lambda clips: list(teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()),
+            )
+        return torch.from_numpy(np.stack(scores)).to(self.model.device)
+
+    def _disagreement(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
+        """Divergence (nats) from the teacher, scaled up so that its gradient does not vanish with the temperature."""
+        temperature = self.config.teacher_temperature
+        own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, taught_BC))
+        return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
+
+    def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """What an example is made of, float32."""
+        recording_N, window_s = from_pcm16(samples_N), self.config.window_s
+        if window_s is None:  # a short one is repeated, as when it is named
+            return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))
+        return vary(recording_N, round(window_s * SAMPLE_RATE), self.variation, rng)
+
+    def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A copy with stretches of frames, and sometimes the upper levels, masked."""
+        config, (levels, frames) = self.config, codes_QT.shape
+        codes_QT = codes_QT.astype(np.int64)
+        for _ in range(config.frame_masks):
+            width = int(rng.integers(0, int(config.mask_share * frames) + 1))
+            start = int(rng.integers(0, frames - width + 1))
+            codes_QT[:, start : start + width] = self.model.backbone.mask_id
+        if rng.random() < config.level_drop_share:
+            codes_QT[int(rng.integers(1, levels + 1)) :] = self.model.backbone.mask_id
+        return codes_QT

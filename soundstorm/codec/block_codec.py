@@ -1,0 +1,152 @@
+"""`BlockCodec`: sound to codes and back, by settings and fitted tables alone.
+
+Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (blocks).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from soundstorm.codec.blocks import AXIS_STEPS, POINT_STEPS, BlockSpace
+from soundstorm.codec.codebooks import Codebooks, Search
+from soundstorm.codec.config import BlockCodecConfig
+from soundstorm.codec.log_mel import Array, LogMel
+from soundstorm.codec.streaming import log_mel_windows, sample_windows
+from soundstorm.codec.synthesis import Synthesis
+
+
+@dataclass(frozen=True)
+class BlockTables:
+    """What a block codec is fitted to."""
+
+    bank_FM: NDArray[np.float32]
+    """The mel filter bank."""
+    space: BlockSpace
+    codebooks: Codebooks
+    texture_M: NDArray[np.float32]
+    """Nats of each band that the codes lose, root mean square, on clips that the codebooks were not fitted to."""
+
+
+class BlockCodec(nn.Module):
+    """Encodes waveforms to codes (Q, C) and decodes them; nearest codes are found on the module's device, all else on
+    the CPU in float64.
+
+    Codes are the same on every machine, and so are the samples once rounded to 16 bits, whole or in windows.
+    """
+
+    centroids_QKD: Tensor
+
+    def __init__(self, config: BlockCodecConfig, tables: BlockTables) -> None:
+        super().__init__()
+        self.config, self.tables = config, tables
+        self.register_buffer("centroids_QKD", torch.from_numpy(tables.codebooks.centroids), persistent=False)
+        self._log_mel = LogMel(config, tables.bank_FM)
+        self._synthesis = Synthesis(config, tables.bank_FM)
+        self._search: Search | None = None
+        self._textures = {config.num_levels: config.texture * tables.texture_M.astype(np.float64)}
+
+    @property
+    def search(self) -> Search:
+        """The search for codes, on the module's device."""
+        if self._search is None or self._search.device != self.device:
+            self._search = Search(self.centroids_QKD, self.config.beam)
+        return self._search
+
+    # ---- sound to codes
+
+    def log_mel(self, waveform_N: NDArray) -> Array:
+        """The log-mel frames (T, M) of a waveform, whole blocks, in nats."""
+        return np.concatenate(list(log_mel_windows([waveform_N], self.config, self._log_mel)))
+
+    def encode(self, waveform_N: NDArray) -> NDArray[np.uint16]:
+        """A waveform (N,) to codes (Q, ceil(N / block_hop))."""
+        return np.concatenate(list(self.encode_stream([waveform_N])), axis=1)
+
+    def encode_stream(self, parts: Iterable[NDArray]) -> Iterator[NDArray[np.uint16]]:
+        """A waveform that comes in parts of any length, to codes (Q, C) window by window: those of the whole, in
+        bounded memory."""
+        for log_mel_TM in log_mel_windows(parts, self.config, self._log_mel):
+            yield self.encode_log_mel(log_mel_TM)
+
+    def encode_log_mel(self, log_mel_TM: Array) -> NDArray[np.uint16]:
+        """Whole blocks of log-mel frames (T, M) to codes (Q, C)."""
+        points_CD = torch.from_numpy(self.tables.space.points(log_mel_TM))
+        return self.search(points_CD).T.cpu().numpy().astype(np.uint16)
+
+    # ---- codes to sound
+
+    def decode_log_mel(self, codes_QC: NDArray[np.integer]) -> Array:
+        """Codes (Q, C), of the first levels or of all, to the log-mel frames (T, M) that they stand for."""
+        return self.tables.space.log_mel(self.tables.codebooks.sums(codes_QC), self.config.bands)
+
+    def texture(self, num_levels: int) -> Array:
+        """Standard deviation (M,) in nats of the noise that stands for what the codes of the first levels leave out."""
+        if num_levels not in self._textures:
+            axes_VD = self.tables.space.axes_VD.astype(np.float64) / AXIS_STEPS
+            covariances = [self.tables.codebooks.covariance(level) for level in range(num_levels, self.config.num_levels)]
+            variance_V = ((axes_VD @ np.sum(covariances, axis=0)) * axes_VD).sum(1) / POINT_STEPS**2
+            missing_M = variance_V.reshape(-1, self.config.bands).mean(0)
+            self._textures[num_levels] = np.sqrt(np.square(self._textures[self.config.num_levels]) + missing_M)
+        return self._textures[num_levels]
+
+    def decode(self, codes_QC: NDArray[np.integer], seed: int = 0) -> NDArray[np.float32]:
+        """Codes (Q, C) to a waveform (C block_hop,); `seed` decides its noise.
+
+        Codes of the first levels alone are decoded, too: noise of the variance that the others have takes their place.
+        """
+        return np.concatenate(list(self.decode_stream([codes_QC], seed)))
+
+    def decode_stream(self, parts: Iterable[NDArray[np.integer]], seed: int = 0) -> Iterator[NDArray[np.float32]]:
+        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded memory."""
+        num_levels = self.config.num_levels
+
+        def log_mels() -> Iterator[Array]:
+            nonlocal num_levels
+            for codes_QC in parts:
+                num_levels = len(codes_QC)
+                yield self.decode_log_mel(codes_QC)
+
+        def synthesis(log_mel_TM: Array, first_frame: int) -> Array:
+            return self._synthesis(log_mel_TM, first_frame, seed, self.texture(num_levels))
+
+        for samples_N in sample_windows(log_mels(), self._synthesis.reach, synthesis):
+            yield samples_N.astype(np.float32)
+
+    # ---- as `soundstorm.codec.codec.CodecNetwork`
+
+    @property
+    def device(self) -> torch.device:
+        return self.centroids_QKD.device
+
+    @property
+    def hop(self) -> int:
+        """Samples of a column of codes."""
+        return self.config.block_hop
+
+    @property
+    def latent_rate(self) -> float:
+        """Log-mel frames per second."""
+        return self.config.sample_rate / self.config.hop
+
+    @property
+    def codebooks(self) -> Tensor:
+        """The centroids (Q, K, D) in nats, float32."""
+        return self.centroids_QKD / POINT_STEPS
+
+    def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
+        """Waveforms (B, 1, N) to codes (B, Q, C)."""
+        codes = [self.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
+        return torch.from_numpy(np.stack(codes).astype(np.int64)).to(self.device)
+
+    def decode_batch(self, codes_BQC: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Codes (B, Q, C) with a seed for each clip to waveforms (B, 1, C block_hop)."""
+        waves = [self.decode(codes_QC, seed) for codes_QC, seed in zip(codes_BQC.cpu().numpy(), seeds, strict=True)]
+        return torch.from_numpy(np.stack(waves))[:, None].to(self.device)
+
+    def latents(self, waveform_BN: Tensor) -> Tensor:
+        """Log-mel frames (B, M, T) of waveforms (B, N)."""
+        return torch.from_numpy(np.stack([self.log_mel(waveform_N).T for waveform_N in waveform_BN.cpu().numpy()]))

@@ -1,0 +1,112 @@
+"""Reading a table of labels as people and spreadsheets write it: commas, semicolons or tabs, headers in any spelling."""
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from soundstorm.data.data_folder import Place, composed
+from soundstorm.errors import SoundStormError
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+"""What may part the cells, the likeliest first."""
+
+_NUMBER = re.compile(r"(?:fold[ _-]?)?(\d{1,9})(?:\.0+)?", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(kw_only=True, frozen=True)
+class LabelRow:
+    """One row of a table of labels."""
+
+    number: int
+    """As a spreadsheet counts them: the header is row 1."""
+    cells: dict[str, str]
+    """Of the columns that were asked for and are there, by the names that were asked for; without spaces at the ends."""
+    surplus: int
+    """Cells that are filled beyond the last column: a name with a delimiter in it was not put into quotes."""
+
+
+def read_labels(place: Place, path: str, columns: Sequence[str], optional: Sequence[str], hint: str) -> list[LabelRow]:
+    """The rows of a file with a header; absent cells are empty.
+
+    Columns are told by their names without case, spaces, `_` and `-`: ` File Name` is `filename`.
+
+    Args:
+        place: the data folder.
+        path: of the file in it.
+        columns: those that must be there.
+        optional: those that are read where they are there.
+        hint: what to do where the file is missing.
+
+    Raises:
+        SoundStormError: the file is missing, is no such table in UTF-8, lacks a column or has no row.
+    """
+    where = f"{place.uri}/{path}"
+    try:
+        if not place.has_file(path):
+            raise SoundStormError(f"{where} is missing: {hint}")
+        text = place.read(path).decode("utf-8-sig")
+        delimiter = _delimiter(text, columns)
+        rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise SoundStormError(f"{where} cannot be read as CSV in UTF-8: {error}; save it as 'CSV UTF-8', with a header") from error
+    first = next((number for number, row in enumerate(rows) if any(row)), len(rows))
+    header = [name.strip() for name in rows[first]] if first < len(rows) else []
+    place_of = {name: at for name in (*columns, *optional) if (at := _column(name, header)) is not None}
+    missing = [name for name in columns if name not in place_of]
+    if missing:
+        others = "" if len(header) > 1 or not header else f" (no {', '.join(DELIMITERS.values())} part it)"
+        raise SoundStormError(
+            f"{where}: column '{missing[0]}' is missing; it has {', '.join(header) or 'no columns'}{others}: "
+            f"name its columns {', '.join(columns)} in the first row"
+        )
+    found = [
+        LabelRow(
+            number=number,
+            cells={name: row[at].strip() if at < len(row) else "" for name, at in place_of.items()},
+            surplus=sum(bool(cell.strip()) for cell in row[len(header) :]),
+        )
+        for number, row in enumerate(rows[first + 1 :], start=first + 2)
+        if any(row)
+    ]
+    if not found:
+        raise SoundStormError(f"{where} has a header and no rows: there is nothing to use")
+    return found
+
+
+def has_columns(place: Place, path: str, columns: Sequence[str]) -> bool:
+    """Whether a file is a table with these columns."""
+    try:
+        read_labels(place, path, columns, (), "")
+    except SoundStormError:
+        return False
+    return True
+
+
+def whole_number(text: str, lowest: int, highest: int) -> int | None:
+    """The number that a cell names, also as `1.0` or `fold1`; None if it names none or is out of range."""
+    found = _NUMBER.fullmatch(text)
+    return int(found[1]) if found and lowest <= int(found[1]) <= highest else None
+
+
+def _delimiter(text: str, columns: Sequence[str]) -> str:
+    """What parts the cells of the header so that it has the most of `columns`."""
+
+    def known(delimiter: str) -> int:
+        header = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True) if any(row)), [])
+        return sum(_column(name, header) is not None for name in columns)
+
+    return max(DELIMITERS, key=known)
+
+
+def _column(name: str, header: Sequence[str]) -> int | None:
+    """Where the column `name` is: under that very name, else under one that is spelt otherwise."""
+    if name in header:
+        return list(header).index(name)
+    spelt = [_spelling(heading) for heading in header]
+    return spelt.index(_spelling(name)) if _spelling(name) in spelt else None
+
+
+def _spelling(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", composed(name).casefold())

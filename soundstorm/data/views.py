@@ -1,0 +1,141 @@
+"""Views of a recording: sounds that could have been recorded in its place, to train on beside it.
+
+A view is the recording played a little faster or slower, begun elsewhere, louder or softer, and in some of them together with another
+recording of its class. Everything random follows from the clip's id and the number of the view, so a view is the same whoever makes it.
+
+Legend: N samples.
+"""
+
+import bisect
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from soundstorm.audio.files import from_pcm16, to_pcm16
+
+RECORDED = 0
+"""The view that is the recording itself."""
+SPEED_PERCENT = (93, 107)
+"""Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay small."""
+SPEED_ZERO_CROSSINGS, SPEED_ROLLOFF = 6, 0.99
+"""Of the filter of another speed: its length, and the share of the band that it passes half of."""
+GAIN_DB = (-4.0, 4.0)
+MIX_SHARE = 0.2
+"""Share of views in which a partner, another recording of the same class and fold, is heard too."""
+MIX_DB = (-5.0, 5.0)
+"""Level of the partner against that of the recording."""
+PEAK = 0.999
+"""A view that would be louder is scaled down as a whole."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class ViewSettings:
+    """What distinguishes a view from the recording."""
+
+    speed_percent: int
+    """100 is the recording's own speed; pitch moves with it."""
+    start: float
+    """Where in the recording it begins, as a share of its length; the end is followed by the beginning."""
+    gain_db: float
+    is_mixed: bool
+    """Whether a partner is heard too."""
+    partner: float
+    """Which of the possible partners, as a share of their number."""
+    partner_start: float
+    partner_db: float
+
+
+def view_settings(clip_id: str, view: int) -> ViewSettings:
+    """The settings of view 1, 2, ... of a clip."""
+    rng = np.random.default_rng([int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:16]), view])
+    return ViewSettings(
+        speed_percent=int(rng.integers(SPEED_PERCENT[0], SPEED_PERCENT[1] + 1)),
+        start=rng.random(),
+        gain_db=rng.uniform(*GAIN_DB),
+        is_mixed=rng.random() < MIX_SHARE,
+        partner=rng.random(),
+        partner_start=rng.random(),
+        partner_db=rng.uniform(*MIX_DB),
+    )
+
+
+def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
+    """The clip that is heard too in view `view` of `clip_id`.
+
+    Args:
+        clip_id: the clip.
+        view: number of the view.
+        group: ids of all clips of its class and fold, sorted, itself among them.
+
+    Returns:
+        One of the others in `group`; None where the view has no partner, as in view 0, or there is no other.
+    """
+    num_others = len(group) - 1
+    if view == RECORDED or num_others < 1:
+        return None
+    settings = view_settings(clip_id, view)
+    if not settings.is_mixed:
+        return None
+    position = int(settings.partner * num_others)
+    return group[position + (position >= bisect.bisect_left(group, clip_id))]
+
+
+def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarray | None = None) -> np.ndarray:
+    """View `view` of a recording, as long as the recording, rounded to 16 bits; view 0 is the recording itself.
+
+    Digital silence stays digital silence, and mixing keeps the level (root mean square) of the recording.
+
+    Args:
+        waveform_N: float32 in [-1, 1].
+        clip_id: of the recording.
+        view: number of the view.
+        partner: waveform of any length of the clip that `choose_partner` names; without it, or where it is silent, the view is made
+            of the recording alone.
+    """
+    if view == RECORDED:
+        return waveform_N
+    settings = view_settings(clip_id, view)
+    view_N = _looped(_at_speed(waveform_N, settings.speed_percent), settings.start, len(waveform_N))
+    if partner is not None and settings.is_mixed:
+        view_N = _mixed(view_N, _looped(partner, settings.partner_start, len(waveform_N)), settings.partner_db)
+    view_N = view_N * 10 ** (settings.gain_db / 20)
+    return from_pcm16(to_pcm16(view_N / max(1.0, float(np.abs(view_N).max()) / PEAK)))
+
+
+def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
+    """The recording at another speed, and at another pitch with it, through a gentle filter: a sinc of six zero crossings a side under a Hann window.
+
+    What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing there, which no
+    recording has, and which a codec takes for another sound: seen on rain with an earlier codec.
+    """
+    from scipy.signal import resample_poly  # 60 MB, which who makes no views need not pay
+
+    common = math.gcd(speed_percent, 100)
+    down, up = speed_percent // common, 100 // common
+    cutoff = SPEED_ROLLOFF * min(down, up)
+    half = math.ceil(SPEED_ZERO_CROSSINGS * up * down / cutoff)
+    crossings = np.clip(np.arange(-half, half + 1) * cutoff / (up * down), -SPEED_ZERO_CROSSINGS, SPEED_ZERO_CROSSINGS)
+    window = np.cos(crossings * np.pi / SPEED_ZERO_CROSSINGS / 2) ** 2
+    return resample_poly(waveform_N, up, down, window=np.sinc(crossings) * window * cutoff / (down * up)).astype(np.float32)
+
+
+def _looped(waveform: np.ndarray, start: float, length: int) -> np.ndarray:
+    """`length` samples of the waveform, repeated without end, from `start`, a share of its length."""
+    first = int(start * len(waveform))
+    return np.take(waveform, np.arange(first, first + length), mode="wrap")
+
+
+def _mixed(waveform_N: np.ndarray, partner_N: np.ndarray, partner_db: float) -> np.ndarray:
+    """The sum of both, the partner `partner_db` above the waveform, at the level of the waveform."""
+    level, partner_level = _rms(waveform_N), _rms(partner_N)
+    if level == 0 or partner_level == 0:
+        return waveform_N
+    sum_N = waveform_N + partner_N * (level / partner_level * 10 ** (partner_db / 20))
+    return sum_N * (level / max(_rms(sum_N), 1e-9))
+
+
+def _rms(waveform_N: np.ndarray) -> float:
+    return float(np.sqrt(np.mean(np.square(waveform_N, dtype=np.float64))))

@@ -1,0 +1,1 @@
+"""How close generated clips come to real ones: metrics, embeddings, distances and copies."""

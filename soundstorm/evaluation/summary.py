@@ -1,0 +1,201 @@
+"""How far resynthesized and generated clips are from real ones: means, medians and Kolmogorov-Smirnov, overall and per category.
+
+`summarize` gives the content of `summary.json`; nothing in it is NaN or infinite, and what cannot be said is `null`.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import ks_2samp
+
+from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.schemas import METRICS, PAIRS, Source, check_schema
+
+DIFFERENCE_BAR_PERCENT = 15.0
+"""A mean within this of the real one counts as close."""
+SIGNIFICANCE = 0.05
+"""A KS p-value below this says that the two sets of clips are told apart by the metric."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Comparison:
+    """One metric of one set of clips beside the same metric of the real clips."""
+
+    n_real: int
+    n_other: int
+    mean_real: float
+    mean_other: float
+    std_real: float
+    """Standard deviation of the set itself (divided by n), so one clip has 0."""
+    std_other: float
+    median_real: float
+    median_other: float
+    difference_percent: float | None
+    """Mean of other minus mean of real, in percent of the size of the latter; None where the real mean is 0 and the other is not."""
+    ks: float
+    """Largest gap between the two cumulative distributions, 0 to 1."""
+    p_value: float
+    """Probability of a gap this large if both sets came from one distribution."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Spread:
+    """Where the values of one metric lie in one set of clips."""
+
+    n: int
+    mean: float
+    std: float
+    median: float
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class SourceValues(Spread):
+    """`Spread` of one source; the last three compare it with the real clips, and are None for the real clips and where there are none."""
+
+    difference_percent: float | None
+    ks: float | None
+    p_value: float | None
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Breakdown:
+    """The six metrics of one group of clips in three columns; a source without clips is None."""
+
+    counts: dict[str, int]
+    metrics: dict[str, dict[str, SourceValues | None]]
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Summary:
+    """What `summary.json` holds."""
+
+    overall: Breakdown
+    categories: dict[str, Breakdown]
+    pairs: dict[str, Spread]
+    """Both pair metrics; empty where no pairs were measured."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`."""
+        return asdict(self)
+
+
+def compare(real: ArrayLike, other: ArrayLike) -> Comparison:
+    """Compare the values of one metric in two sets of clips, two-sample Kolmogorov-Smirnov included.
+
+    Args:
+        real: (n_real,) values of the real clips.
+        other: (n_other,) values of the clips beside them.
+
+    Raises:
+        SoundStormError: a set is empty or holds NaN or infinity.
+    """
+    a, b = _values(real, "real"), _values(other, "other")
+    mean_a, mean_b = float(a.mean()), float(b.mean())
+    test = ks_2samp(a, b)
+    return Comparison(
+        n_real=len(a),
+        n_other=len(b),
+        mean_real=mean_a,
+        mean_other=mean_b,
+        std_real=float(a.std()),
+        std_other=float(b.std()),
+        median_real=float(np.median(a)),
+        median_other=float(np.median(b)),
+        difference_percent=_difference_percent(mean_a, mean_b),
+        ks=float(test.statistic),
+        p_value=float(test.pvalue),
+    )
+
+
+def summarize(metrics: pa.Table, pairs: pa.Table | None = None) -> Summary:
+    """Three columns (real, resynthesized, generated) for each of the six metrics, overall and per category, and both pair metrics.
+
+    Args:
+        metrics: a table of schema `METRICS`; resynthesized or generated clips may be absent.
+        pairs: a table of schema `PAIRS`.
+
+    Raises:
+        SoundStormError: a missing column, an unknown source, no real clip, or a value that is not finite.
+    """
+    check_schema(metrics.schema, METRICS, "metrics")
+    sources = set(pc.unique(metrics["source"]).to_pylist())
+    unknown = sorted(map(str, sources - set(Source)))
+    if unknown:
+        raise SoundStormError(f"metrics: source '{unknown[0]}' is unknown; it is one of {', '.join(Source)}")
+    if Source.REAL not in sources:
+        raise SoundStormError("metrics: no clip of source 'real', so there is nothing to compare with; measure real clips too")
+    _refuse_not_finite(metrics, METRIC_NAMES, "clip_id", "metrics")
+    categories = sorted(pc.unique(metrics["category"]).to_pylist())
+    return Summary(
+        overall=_breakdown(metrics),
+        categories={category: _breakdown(metrics.filter(pc.equal(metrics["category"], category))) for category in categories},
+        pairs={} if pairs is None or not len(pairs) else _summarize_pairs(pairs),
+    )
+
+
+def _breakdown(metrics: pa.Table) -> Breakdown:
+    by_source = {source: metrics.filter(pc.equal(metrics["source"], source.value)) for source in Source}
+    values: dict[str, dict[str, SourceValues | None]] = {}
+    for name in METRIC_NAMES:
+        columns = {source: table[name].to_numpy() for source, table in by_source.items()}
+        values[name] = {source.value: _source_values(source, column, columns[Source.REAL]) for source, column in columns.items()}
+    return Breakdown(counts={source.value: len(table) for source, table in by_source.items()}, metrics=values)
+
+
+def _source_values(source: Source, column: NDArray[np.float64], real: NDArray[np.float64]) -> SourceValues | None:
+    if not len(column):
+        return None
+    if source is Source.REAL or not len(real):
+        return SourceValues(**asdict(_spread(column)), difference_percent=None, ks=None, p_value=None)
+    found = compare(real, column)
+    return SourceValues(
+        n=found.n_other,
+        mean=found.mean_other,
+        std=found.std_other,
+        median=found.median_other,
+        difference_percent=found.difference_percent,
+        ks=found.ks,
+        p_value=found.p_value,
+    )
+
+
+def _summarize_pairs(pairs: pa.Table) -> dict[str, Spread]:
+    check_schema(pairs.schema, PAIRS, "pairs")
+    _refuse_not_finite(pairs, PAIR_METRIC_NAMES, "generated_id", "pairs")
+    return {name: _spread(pairs[name].to_numpy()) for name in PAIR_METRIC_NAMES}
+
+
+def _spread(values: NDArray[np.float64]) -> Spread:
+    return Spread(n=len(values), mean=float(values.mean()), std=float(values.std()), median=float(np.median(values)))
+
+
+def _difference_percent(mean_real: float, mean_other: float) -> float | None:
+    if mean_real == mean_other:
+        return 0.0
+    percent = 100 * (mean_other - mean_real) / abs(mean_real) if mean_real else np.inf
+    return float(percent) if np.isfinite(percent) else None
+
+
+def _values(values: ArrayLike, what: str) -> NDArray[np.float64]:
+    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    if not len(array):
+        raise SoundStormError(f"{what}: no values to compare; measure at least one clip of it")
+    if not np.isfinite(array).all():
+        raise SoundStormError(
+            f"{what}: {np.count_nonzero(~np.isfinite(array))} of {len(array)} values are NaN or infinite; measure these clips again"
+        )
+    return array
+
+
+def _refuse_not_finite(table: pa.Table, names: tuple[str, ...], id_column: str, where: str) -> None:
+    for name in names:
+        bad = np.flatnonzero(~np.isfinite(table[name].to_numpy()))
+        if len(bad):
+            raise SoundStormError(
+                f"{where}: '{name}' of '{table[id_column][int(bad[0])].as_py()}' is {table[name][int(bad[0])].as_py()}; measure this clip again"
+            )

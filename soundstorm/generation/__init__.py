@@ -1,0 +1,1 @@
+"""Codes out of a trained network, and which of several draws to keep."""

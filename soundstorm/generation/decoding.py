@@ -1,0 +1,137 @@
+"""Codes from a network, in its own order of generation: level by level (`soundstorm.generation.level_decoding`) or place by place
+(`soundstorm.generation.place_decoding`).
+
+Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not matter, in bfloat16 those
+of equal length.
+
+Legend: B batch, Q levels, T codec frames.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from soundstorm.errors import SoundStormError
+from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
+from soundstorm.generation.level_decoding import LevelNetwork, decode_levels
+from soundstorm.generation.place_decoding import decode_places
+from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.model.presets import ModelConfig, SamplerSettings
+
+__all__ = ["DecodingStep", "Network", "SamplerSettings", "continuation", "generate_codes"]
+
+
+class Network(Protocol):
+    """What decoding asks of a network of either order."""
+
+    config: ModelConfig
+    training: bool
+
+    @property
+    def mask_id(self) -> int: ...
+
+    @property
+    def no_class(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def train(self, mode: bool = True) -> object: ...
+
+
+def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Prompts (Q, frames) at the start of clips of `num_frames_B` as `known_BQT` and `known_mask_BQT` of `generate_codes`.
+
+    Raises SoundStormError when a prompt is longer than its clip.
+    """
+    known_BQT = torch.zeros(len(prompts), prompts[0].shape[0], max(num_frames_B), dtype=torch.int64)
+    known_mask_BQT = torch.zeros_like(known_BQT, dtype=torch.bool)
+    for index, (prompt_QT, num_frames) in enumerate(zip(prompts, num_frames_B, strict=True)):
+        if prompt_QT.shape[1] > num_frames:
+            raise SoundStormError(f"a prompt of {prompt_QT.shape[1]} frames is longer than its clip of {num_frames} frames: give a longer duration")
+        known_BQT[index, :, : prompt_QT.shape[1]] = prompt_QT
+        known_mask_BQT[index, :, : prompt_QT.shape[1]] = True
+    return known_BQT, known_mask_BQT
+
+
+def _check(
+    model: Network, label_B: Tensor, num_frames_B: Sequence[int], seeds: Sequence[int], known_BQT: Tensor | None, known_mask_BQT: Tensor | None
+) -> None:
+    config, size = model.config, len(num_frames_B)
+    if size == 0 or label_B.shape != (size,) or len(seeds) != size:
+        raise SoundStormError(
+            f"{tuple(label_B.shape)} labels, {size} lengths and {len(seeds)} seeds: give one of each per sample, and at least one sample"
+        )
+    if min(num_frames_B) < 1:
+        raise SoundStormError(f"a sample of {min(num_frames_B)} frames: give at least 1 frame")
+    if int(label_B.min()) < 0 or int(label_B.max()) > model.no_class:
+        raise SoundStormError(f"labels {sorted(set(label_B.tolist()))}: this model has classes 0 to {config.num_classes - 1}")
+    if (known_BQT is None) != (known_mask_BQT is None):
+        raise SoundStormError("known codes and the mask that says where they are go together: give both or neither")
+    if known_BQT is not None and known_mask_BQT is not None:
+        shape = (size, config.num_levels, max(num_frames_B))
+        if known_BQT.shape != shape or known_mask_BQT.shape != shape:
+            raise SoundStormError(
+                f"known codes of shape {tuple(known_BQT.shape)} with a mask of shape {tuple(known_mask_BQT.shape)}: expected {shape}"
+            )
+        given = known_BQT[known_mask_BQT]
+        if given.numel() and (int(given.min()) < 0 or int(given.max()) >= config.codebook_size):
+            raise SoundStormError(f"known codes from {int(given.min())} to {int(given.max())}: this model has codes 0 to {config.codebook_size - 1}")
+
+
+@torch.inference_mode()
+def generate_codes(
+    model: Network,
+    label_B: Tensor,
+    num_frames_B: Sequence[int],
+    settings: SamplerSettings,
+    seeds: Sequence[int],
+    *,
+    known_BQT: Tensor | None = None,
+    known_mask_BQT: Tensor | None = None,
+    bf16: bool = False,
+    on_step: Callable[[DecodingStep], None] | None = None,
+) -> list[Tensor]:
+    """Codes (Q, T), int64 on the CPU, of one sample per label.
+
+    Args:
+        label_B: int64 class of each sample, or `no_class`.
+        num_frames_B: length of each sample in frames.
+        seeds: seed of each sample.
+        known_BQT: codes that are given, (B, Q, longest length): a prompt (`continuation`) or the surroundings of a gap.
+        known_mask_BQT: True where `known_BQT` holds.
+        bf16: compute linear layers in bfloat16.
+        on_step: called after each pass.
+
+    Raises:
+        SoundStormError: for counts or shapes that do not fit together, and labels or codes that the model does not have.
+    """
+    _check(model, label_B, num_frames_B, seeds, known_BQT, known_mask_BQT)
+    config, device, longest = model.config, model.device, max(num_frames_B)
+    settings.passes_of(config)
+    mask_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
+    codes_BQT = torch.full((len(seeds), config.num_levels, longest), model.mask_id, dtype=torch.int64, device=device)
+    if known_BQT is not None and known_mask_BQT is not None:
+        codes_BQT = torch.where(known_mask_BQT.to(device) & mask_BT[:, None, :], known_BQT.to(device), codes_BQT)
+    task = DecodingTask(
+        codes_BQT=codes_BQT,
+        mask_BT=mask_BT,
+        label_B=label_B.to(device),
+        num_frames_B=num_frames_B,
+        settings=settings,
+        generators=[torch.Generator().manual_seed(seed) for seed in seeds],
+        bf16=bf16,
+        on_step=on_step,
+    )
+    was_training = model.training
+    model.train(False)
+    try:
+        if isinstance(model, PlaceNetwork):
+            decode_places(model, task)
+        else:
+            decode_levels(cast(LevelNetwork, model), task)
+    finally:
+        model.train(was_training)
+    return [codes_QT[:, :num_frames].cpu().clone() for codes_QT, num_frames in zip(task.codes_BQT, num_frames_B, strict=True)]

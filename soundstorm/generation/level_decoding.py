@@ -1,0 +1,102 @@
+"""Codes from a network, level by level, by confidence (Borsos et al., arXiv 2305.09636, section 3.3).
+
+1. Levels above the current one stay MASK until their turn, save for codes that were given.
+2. In each pass every masked frame of the level draws a code; the most confident are kept, the others stay MASK. Kept codes never change.
+   With `order="even"`, frames that lie evenly over the clip are kept in their place: no code is preferred because it is sure.
+3. The sampling temperature goes to `final_temperature` within a level (0: its last pass takes the likeliest codes), the Gumbel noise on
+   log-confidence to 0.
+4. Guidance: uncond + w (cond - uncond); w falls to 1 with the share of the level that is still masked.
+5. Only the current level's logits are computed.
+
+Legend: B batch, Q levels, T codec frames, K codebook size.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
+from soundstorm.generation.sampling import annealing, draw, even_order, filtered_probability, gumbel, most_confident
+from soundstorm.model.mask_schedule import num_still_masked
+from soundstorm.model.presets import ModelConfig
+
+
+class LevelNetwork(Protocol):
+    """What decoding by levels asks of a network; `SoundStorm` is one."""
+
+    config: ModelConfig
+
+    @property
+    def mask_id(self) -> int: ...
+
+    @property
+    def no_class(self) -> int: ...
+
+    def __call__(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int) -> Tensor: ...
+
+
+def _logits(model: LevelNetwork, task: DecodingTask, level: int, guidance_B: Tensor | None) -> Tensor:
+    """Logits (B, T, K) in float32, guided if weights are given: both halves of the guidance go through the network as one batch."""
+    codes_BQT, label_B, mask_BT = task.codes_BQT, task.label_B, task.mask_BT
+    with torch.autocast(codes_BQT.device.type, torch.bfloat16, enabled=task.bf16):
+        if guidance_B is None:
+            return model(codes_BQT, label_B, mask_BT, level).float()
+        labels = torch.cat((label_B, torch.full_like(label_B, model.no_class)))
+        conditional, unconditional = model(codes_BQT.repeat(2, 1, 1), labels, mask_BT.repeat(2, 1), level).float().chunk(2)
+    return unconditional + guidance_B.float()[:, None, None] * (conditional - unconditional)
+
+
+def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
+    """Fill the masked codes of `task`, level after level."""
+    settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
+    longest = mask_BT.shape[1]
+    for level, passes in enumerate(settings.passes_of(model.config)):
+        masked_BT = (task.codes_BQT[:, level] == model.mask_id) & mask_BT
+        num_unknown_B = masked_BT.sum(1)
+        unknown_counts = num_unknown_B.tolist()
+        if not any(unknown_counts):
+            continue
+        # A sample with nothing to draw at this level draws nothing, as if it were decoded alone.
+        num_drawn_B = [num_frames if count else 0 for num_frames, count in zip(task.num_frames_B, unknown_counts, strict=True)]
+        order_BT = None
+        if settings.order == "even":
+            order_BT = even_order(task.uniform([min(drawn, 1) for drawn in num_drawn_B], 1)[:, 0], longest)
+        for iteration in range(passes):
+            before_BQT, masked_before_BT = task.codes_BQT, masked_BT
+            num_masked_B = masked_BT.sum(1)
+            guidance_B = task.guidance(level, num_masked_B / num_unknown_B.clamp(min=1))
+            logits_BTK = _logits(model, task, level, guidance_B)
+            factor = annealing(iteration, passes)
+            temperature = task.temperature(level, factor)
+            if temperature > 0:
+                probability_BTK = filtered_probability(logits_BTK, temperature, settings.top_p, settings.typical_mass)
+                drawn_BT = draw(probability_BTK, task.uniform(num_drawn_B, longest))
+            else:
+                drawn_BT = logits_BTK.argmax(-1)
+            remaining = [num_still_masked(count, iteration, passes) for count in unknown_counts]
+            num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
+            if order_BT is None:
+                confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
+                if settings.choice_temperature * factor > 0:
+                    confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(task.uniform(num_drawn_B, longest))
+            else:
+                confidence_BT = -order_BT
+            kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
+            codes_BQT = task.codes_BQT.clone()
+            codes_BQT[:, level] = torch.where(kept_BT, drawn_BT, codes_BQT[:, level])
+            task.codes_BQT = codes_BQT
+            masked_BT = masked_BT & ~kept_BT
+            if task.on_step is not None:
+                task.on_step(
+                    DecodingStep(
+                        level=level,
+                        iteration=iteration,
+                        before_BQT=before_BQT.clone(),
+                        after_BQT=codes_BQT.clone(),
+                        masked_before_BT=masked_before_BT.clone(),
+                        masked_after_BT=masked_BT.clone(),
+                        guidance_B=torch.ones(len(mask_BT), device=device) if guidance_B is None else guidance_B.clone(),
+                        annealing=factor,
+                    )
+                )

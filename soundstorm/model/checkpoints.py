@@ -1,0 +1,307 @@
+"""A trained network in a folder: `model.safetensors`, `config.json`, and for resuming `training_state.pt`.
+
+Nothing is ever unpickled: weights are safetensors, and the training state is read with `weights_only=True`.
+"""
+
+import hashlib
+import json
+import pickle
+import shutil
+import uuid
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from soundstorm.errors import SoundStormError
+from soundstorm.model.generators import GeneratorNetwork, make_generator
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.int8 import pack, unpack
+from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TRAINING_STATE_FILE = "training_state.pt"
+FORMAT = 1
+DTYPES = (torch.float32, torch.float16, torch.int8)
+"""Of stored weights: as trained, or packed."""
+PACKAGED_FOLDER = "esc10"
+"""Of the checkpoint that ships, below the package's weights."""
+STACKED = ("head_weight", "head.project_QHL")
+"""Tensors that are a matrix for each level."""
+CENTROIDS = ("vectors_QKL",)
+"""End of the name of a matrix that is packed less: its small dimensions would be lost beside the large ones."""
+KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Checkpoint:
+    """What `load_checkpoint` returns."""
+
+    model: GeneratorNetwork
+    """In evaluation mode."""
+    categories: list[str]
+    """Name of each class, by label."""
+    fingerprint: CodecFingerprint
+    """Codec whose codes the network was trained on."""
+    step: int
+    """Optimizer steps done."""
+    training: TrainingConfig
+    sampler: SamplerSettings
+    sha256: str
+    """SHA-256 of the weights file."""
+    provenance: Provenance
+    """What it was trained on, as far as `config.json` tells."""
+    extra: dict[str, Any]
+    """What the trainer noted: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two must agree with `provenance`."""
+
+
+def save_checkpoint(
+    folder: Path,
+    model: GeneratorNetwork,
+    *,
+    training: TrainingConfig,
+    categories: Sequence[str],
+    fingerprint: CodecFingerprint,
+    step: int,
+    sampler: SamplerSettings,
+    trained_on: TrainedOn | None = None,
+    extra: dict[str, Any] | None = None,
+    training_state: dict[str, Any] | None = None,
+    packed: bool = False,
+) -> str:
+    """Writes a checkpoint whole or not at all, in place of one that may be there; returns the SHA-256 of its weights.
+
+    Args:
+        folder: where it goes; it is written beside it and renamed, so a reader never sees half of it.
+        model: the network to publish, such as the averaged one.
+        trained_on: what it learned from; None: not known, and every test of what learns from it is refused.
+        extra: what the trainer notes, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, else nothing counts as known.
+        training_state: what resuming needs: tensors, numbers, text, and lists and dictionaries of these.
+        packed: round the weights as `soundstorm.serialization.int8` does; for publishing, not for going on with training.
+
+    Raises:
+        SoundStormError: the categories or the codec do not fit the network, or the disk does not take it.
+    """
+    _check_fit(model.config, len(categories), fingerprint, str(folder))
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = safetensors.torch.save(pack(tensors, keep=CENTROIDS, stacked=STACKED) if packed else tensors)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    config = {
+        "format": FORMAT,
+        "architecture": model.config.to_dict(),
+        "training": training.to_dict(),
+        "categories": list(categories),
+        "codec": asdict(fingerprint),
+        "step": step,
+        "sampler": sampler.to_dict(),
+        "weights_sha256": sha256,
+        "extra": extra or {},
+        **({KEY: trained_on.to_dict()} if trained_on else {}),
+    }
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
+    try:
+        partial.mkdir(parents=True)
+        (partial / WEIGHTS_FILE).write_bytes(weights)
+        (partial / CONFIG_FILE).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if training_state is not None:
+            torch.save(training_state, partial / TRAINING_STATE_FILE)
+        _replace_folder(partial, folder)
+    except (OSError, RuntimeError) as error:
+        raise SoundStormError(f"{folder}: the checkpoint could not be written ({error}): check the free space and the permissions") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return sha256
+
+
+def pack_checkpoint(source: Path, target: Path, sampler: SamplerSettings | None = None) -> str:
+    """Writes the checkpoint in `source` with weights packed to a third of their size; returns the SHA-256 of the packed weights.
+
+    What it generates differs from sample to sample, not in its measured figures: `soundstorm.serialization.int8` says how much is rounded.
+
+    Args:
+        source: folder of the checkpoint.
+        target: folder that is written.
+        sampler: how codes are drawn by default; none: as the checkpoint says.
+    """
+    checkpoint = load_checkpoint(source)
+    return save_checkpoint(
+        target,
+        checkpoint.model,
+        training=checkpoint.training,
+        categories=checkpoint.categories,
+        fingerprint=checkpoint.fingerprint,
+        step=checkpoint.step,
+        sampler=sampler or checkpoint.sampler,
+        trained_on=checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None,
+        extra=checkpoint.extra | {"packed_from_sha256": checkpoint.sha256},
+        packed=True,
+    )
+
+
+def packaged_checkpoint_files() -> dict[str, bytes]:
+    """WEIGHTS_FILE and CONFIG_FILE of the checkpoint that ships in the package, trained on ESC-10."""
+    folder = packaged(PACKAGED_FOLDER)
+    return {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Renames `source` to `target`; a folder that was there is put back if that fails, and deleted if it succeeds."""
+    previous = target.parent / f"{source.name}.previous"
+    if target.exists():
+        target.replace(previous)
+    try:
+        source.replace(target)
+    except OSError:
+        if previous.exists():
+            previous.replace(target)
+        raise
+    shutil.rmtree(previous, ignore_errors=True)
+
+
+def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+    """Reads a checkpoint; the caller compares its fingerprint with the codec in use.
+
+    Raises:
+        SoundStormError: a file is missing or malformed, or the weights are not those that `config.json` describes.
+    """
+    config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    remedy = "pass the folder of a whole checkpoint that `soundstorm train` wrote"
+    files = {}
+    for path in (config_path, weights_path):
+        try:
+            files[path.name] = path.read_bytes()
+        except OSError as error:
+            raise SoundStormError(f"{path} cannot be read ({error.strerror}): {remedy}") from error
+    return parse_checkpoint(files, str(folder), device)
+
+
+def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.device | str = "cpu") -> Checkpoint:
+    """The checkpoint whose CONFIG_FILE and WEIGHTS_FILE have this content; `where` is the place that they are from, for errors.
+
+    Raises:
+        SoundStormError: a file is malformed, or the weights are not those that `config.json` describes.
+    """
+    config_path, weights_path, weights = f"{where}/{CONFIG_FILE}", f"{where}/{WEIGHTS_FILE}", files[WEIGHTS_FILE]
+    config = _read_config(files[CONFIG_FILE], config_path)
+    architecture = ModelConfig.from_dict(config["architecture"], f"{config_path}: architecture")
+    training = TrainingConfig.from_dict(config["training"], f"{config_path}: training")
+    sampler = SamplerSettings.from_dict(config["sampler"], f"{config_path}: sampler")
+    fingerprint = _read_fingerprint(config["codec"], config_path)
+    _check_fit(architecture, len(config["categories"]), fingerprint, config_path)
+    sha256 = hashlib.sha256(weights).hexdigest()
+    with torch.device("meta"):  # shapes only, until the weights are known to fit
+        model = make_generator(architecture)
+    model.load_state_dict(_read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}), assign=True)
+    if sha256 != config["weights_sha256"]:
+        raise SoundStormError(
+            f"{weights_path} (SHA-256 {sha256[:12]}) is not the file that {CONFIG_FILE} was written with: copy the whole checkpoint again"
+        )
+    return Checkpoint(
+        model=model.to(device).eval(),
+        categories=config["categories"],
+        fingerprint=fingerprint,
+        step=config["step"],
+        training=training,
+        sampler=sampler,
+        sha256=sha256,
+        provenance=_provenance(config),
+        extra=config["extra"],
+    )
+
+
+def load_training_state(folder: Path) -> dict[str, Any]:
+    """What `save_checkpoint` was given as `training_state`, on the CPU; raises SoundStormError if it is missing or is anything else."""
+    path = folder / TRAINING_STATE_FILE
+    if not path.is_file():
+        raise SoundStormError(f"{path} is missing: this checkpoint can generate, but not resume training")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise SoundStormError(f"{path} is not a training state, or is damaged: delete the file, or start training anew") from error
+    if not isinstance(state, dict):
+        raise SoundStormError(f"{path} holds {type(state).__name__}, not a training state: delete the file, or start training anew")
+    return state
+
+
+def _check_fit(architecture: ModelConfig, num_categories: int, fingerprint: CodecFingerprint, where: str) -> None:
+    if num_categories != architecture.num_classes:
+        raise SoundStormError(f"{where}: {num_categories} categories, but the network has {architecture.num_classes} classes")
+    num_levels = architecture.generated_levels or fingerprint.num_levels
+    if num_levels > fingerprint.num_levels or (num_levels, fingerprint.codebook_size) != (architecture.num_levels, architecture.codebook_size):
+        raise SoundStormError(
+            f"{where}: the codec '{fingerprint.name}' has {fingerprint.num_levels}x{fingerprint.codebook_size} codes, "
+            f"but the network {architecture.num_levels}x{architecture.codebook_size}"
+        )
+
+
+def _read_config(content: bytes, path: str) -> dict[str, Any]:
+    try:
+        config = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise SoundStormError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
+    if not isinstance(config, dict):
+        raise SoundStormError(f"{path} is not the settings of a checkpoint: copy the checkpoint again")
+    for key in KEYS:
+        if key not in config:
+            raise SoundStormError(f"{path}: '{key}' is missing: copy the checkpoint again, or train with this version")
+    if config["format"] != FORMAT:
+        raise SoundStormError(
+            f"{path}: format {config['format']!r}, but this version reads format {FORMAT}: train again, or use the version that wrote it"
+        )
+    categories = config["categories"]
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
+        raise SoundStormError(f"{path}: categories is not a list of different names")
+    if not isinstance(config["step"], int) or isinstance(config["step"], bool) or config["step"] < 0:
+        raise SoundStormError(f"{path}: step is {config['step']!r}, not a whole number of 0 or more")
+    if not isinstance(config["weights_sha256"], str) or not isinstance(config["extra"], dict):
+        raise SoundStormError(f"{path}: weights_sha256 is not text, or extra is not a table")
+    return config
+
+
+def _provenance(config: Mapping[str, Any]) -> Provenance:
+    notes, codec = config["extra"], config["codec"]["sha256"]
+    return agreeing(parse_provenance(config.get(KEY)), dataset=notes.get("dataset"), held_out_fold=notes.get("test_fold"), codec=codec)
+
+
+def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise SoundStormError(f"{path}: codec is not a table")
+    for key in ("name", "sha256"):
+        if not isinstance(values.get(key, ""), str):
+            raise SoundStormError(f"{path}: {key} of the codec is {values[key]!r}, not text")
+    return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec", "train")
+
+
+def _read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
+    """Tensors of a safetensors file, packed or not, which must have these names and shapes and hold finite numbers; float32."""
+    try:
+        stored = safetensors.torch.load(weights)
+        for name, tensor in sorted(stored.items()):
+            if tensor.dtype not in DTYPES:
+                raise SoundStormError(f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint again")
+        tensors = unpack(stored)
+    except (SafetensorError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
+        raise SoundStormError(f"{path} is not a safetensors file, or is cut off ({error}): copy the checkpoint again") from error
+    if tensors.keys() != shapes.keys():
+        name = sorted(tensors.keys() ^ shapes.keys())[0]
+        raise SoundStormError(
+            f"{path}: tensor '{name}' is {'missing' if name in shapes else 'unknown'}: the weights are of another network than config.json"
+        )
+    for name, tensor in sorted(tensors.items()):  # a file gives its tensors in no fixed order
+        if tensor.shape != shapes[name]:
+            expected = tuple(shapes[name])
+            raise SoundStormError(
+                f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, but config.json describes {expected}: copy the checkpoint again"
+            )
+        if not bool(tensor.isfinite().all()):
+            raise SoundStormError(f"{path}: tensor '{name}' is not of finite numbers: go back to an earlier checkpoint")
+    return tensors

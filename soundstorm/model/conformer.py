@@ -1,0 +1,159 @@
+"""The bidirectional Conformer (Gulati et al., arXiv 2005.08100) in which padding is inert.
+
+Every norm acts on one frame alone (no batch statistics), padding frames are zeroed before the depthwise convolution and hidden
+from attention, so that the real frames of a clip come out the same whatever the clip is batched with.
+
+Legend: B batch, T frames, D width, H heads, C channels of the convolution, E width / heads.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from soundstorm.model.attention import attend
+
+ROTARY_BASE = 10_000.0
+
+
+def rotary_angles(num_frames: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Cosine and sine (T, E/2) of the rotary position angles (Su et al., arXiv 2104.09864)."""
+    frequency = ROTARY_BASE ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
+    angle = torch.outer(torch.arange(num_frames, device=device, dtype=torch.float32), frequency)
+    return angle.cos(), angle.sin()
+
+
+def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of features (e, e + E/2) of a query or key by its frame's angle, in the type of `x_BHTE`."""
+    first, second = x_BHTE.chunk(2, dim=-1)
+    cos, sin = cos.to(x_BHTE.dtype), sin.to(x_BHTE.dtype)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+class DepthwiseConvolution(torch.autograd.Function):
+    """Depthwise convolution over frames on a CPU, (B, T, C) with weight (C, 1, 1, kernel) and bias (C), kernel odd.
+
+    As a channels-last Conv2d of height 1 it needs no copies and is, forward, an order of magnitude faster than Conv1d, but the gradient
+    of its weight is slower. That gradient is therefore computed as what it is, a correlation of input and output gradient in
+    which every clip and channel is a group of its own. tests/benchmarks/bench_depthwise.py has the figures.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x_BTC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x_BTC, weight)
+        return depthwise_conv2d(x_BTC, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        x_BTC, weight = ctx.saved_tensors
+        B, T, C = x_BTC.shape
+        grad_BTC = grad_BTC.contiguous()
+        padding = weight.shape[-1] // 2
+        groups_in = F.pad(x_BTC.transpose(1, 2), (padding, padding)).view(1, B * C, 1, -1)
+        groups_out = grad_BTC.transpose(1, 2).reshape(B * C, 1, 1, T)
+        grad_weight = F.conv2d(groups_in, groups_out, groups=B * C).view(B, C, 1, 1, -1).sum(0)
+        return depthwise_conv2d(grad_BTC, weight.flip(-1), None), grad_weight, grad_BTC.sum((0, 1))
+
+
+def depthwise_conv2d(x_BTC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same as a Conv2d over memory that is already channels-last."""
+    y_BC1T = F.conv2d(x_BTC.unsqueeze(1).permute(0, 3, 1, 2), weight, bias, padding=(0, weight.shape[-1] // 2), groups=weight.shape[0])
+    return y_BC1T.permute(0, 2, 3, 1).squeeze(1)
+
+
+class FeedForward(nn.Module):
+    """Norm, linear, SiLU, linear."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, hidden)
+        self.contract = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        return self.dropout(self.contract(F.silu(self.expand(self.norm(x_BTD)))))
+
+
+class Attention(nn.Module):
+    """Norm, multi-head self-attention over all real frames in both directions, with rotary positions."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.project = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, key_mask_B11T: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        B, T, D = x_BTD.shape
+        qkv = self.query_key_value(self.norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        y_BHTE = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, key_mask_B11T)
+        return self.dropout(self.project(y_BHTE.transpose(1, 2).reshape(B, T, D)))
+
+
+class Convolution(nn.Module):
+    """Norm, gated linear unit, depthwise convolution over frames, norm, SiLU, linear."""
+
+    def __init__(self, width: int, channels: int, kernel: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.expand = nn.Linear(width, 2 * channels)
+        self.depthwise = nn.Conv2d(channels, channels, (1, kernel), padding=(0, kernel // 2), groups=channels)
+        self.depthwise_norm = nn.LayerNorm(channels)
+        self.contract = nn.Linear(channels, width)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BTD: Tensor, frame_mask_BT1: Tensor | None) -> Tensor:
+        x_BTC = F.glu(self.expand(self.norm(x_BTD)), dim=-1)
+        if frame_mask_BT1 is not None:
+            x_BTC = x_BTC * frame_mask_BT1
+        with torch.autocast(x_BTC.device.type, enabled=False):  # bfloat16 makes linear layers faster, and this slower
+            convolve = DepthwiseConvolution.apply if x_BTC.device.type == "cpu" else depthwise_conv2d
+            x_BTC = convolve(x_BTC.float(), self.depthwise.weight, self.depthwise.bias)
+        return self.dropout(self.contract(F.silu(self.depthwise_norm(x_BTC))))
+
+
+class ConformerBlock(nn.Module):
+    """Half a feed-forward module, attention, convolution, half a feed-forward module, each added to its input."""
+
+    def __init__(self, width: int, heads: int, kernel: int, ff_mult: int, conv_mult: int, dropout: float) -> None:
+        super().__init__()
+        self.feed_forward_in = FeedForward(width, ff_mult * width, dropout)
+        self.attention = Attention(width, heads, dropout)
+        self.convolution = Convolution(width, conv_mult * width, kernel, dropout)
+        self.feed_forward_out = FeedForward(width, ff_mult * width, dropout)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x_BTD = x_BTD + 0.5 * self.feed_forward_in(x_BTD)
+        x_BTD = x_BTD + self.attention(x_BTD, None if mask_BT is None else mask_BT[:, None, None, :], cos, sin)
+        x_BTD = x_BTD + self.convolution(x_BTD, None if mask_BT is None else mask_BT[:, :, None])
+        return x_BTD + 0.5 * self.feed_forward_out(x_BTD)
+
+
+class Conformer(nn.Module):
+    """Blocks and a final norm; (B, T, D) to (B, T, D)."""
+
+    def __init__(self, *, width: int, depth: int, heads: int, kernel: int, ff_mult: int, conv_mult: int, dropout: float) -> None:
+        super().__init__()
+        self.head_dim = width // heads
+        self.blocks = nn.ModuleList(ConformerBlock(width, heads, kernel, ff_mult, conv_mult, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+        """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no meaning."""
+        return self.norm(self.stages(x_BTD, mask_BT)[-1])
+
+    def stages(self, x_BTD: Tensor, mask_BT: Tensor) -> list[Tensor]:
+        """The input and what each block makes of it, before the norm: (B, T, D) each."""
+        mask = None if bool(mask_BT.all()) else mask_BT
+        cos, sin = rotary_angles(x_BTD.shape[1], self.head_dim, x_BTD.device)
+        stages = [x_BTD]
+        for block in self.blocks:
+            stages.append(block(stages[-1], mask, cos, sin))
+        return stages

@@ -1,0 +1,116 @@
+"""A generator that decides a place as a whole: a bidirectional Conformer sees all levels of the known places, a small head draws the others' levels.
+
+SoundStorm goes through a clip level by level, and a step of training teaches one level. Here a place is known or it is masked, with all its
+levels; the network sees the full sound of the known places, and every step teaches all levels of the masked ones.
+
+Legend: B batch, Q levels, T places (frames of codes), N places that are asked for, D width, K codebook size, L size of a centroid.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from soundstorm.errors import SoundStormError
+from soundstorm.model.centroids import Centroids, start_projection
+from soundstorm.model.conformer import Attention, Conformer, Convolution, FeedForward
+from soundstorm.model.place_head import LevelByLevel, PlaceHead
+from soundstorm.model.presets import ModelConfig
+
+
+class PlaceNetwork(nn.Module):
+    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a Conformer; a head over the levels.
+
+    Codes run from 0 to K - 1; `mask_id` (K) stands for a code that is not known. Labels run from 0 to num_classes - 1; `no_class`
+    (num_classes) stands for none.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.order != "places":
+            raise SoundStormError(f"order is {config.order}: a PlaceNetwork is of order places")
+        self.config = config
+        self.centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
+        self.take_in = nn.Linear(config.centroid_dim, config.width)
+        self.mask_vector = nn.Parameter(torch.zeros(config.width))
+        self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
+        self.conformer = Conformer(
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            kernel=config.kernel,
+            ff_mult=config.ff_mult,
+            conv_mult=config.conv_mult,
+            dropout=config.dropout,
+        )
+        self.head = PlaceHead(config)
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits near their biases."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                start_projection(module.weight, module.in_features, 1.0)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for module in self.conformer.modules():
+            if isinstance(module, FeedForward | Attention | Convolution):
+                last = module.project if isinstance(module, Attention) else module.contract
+                with torch.no_grad():
+                    last.weight.mul_(1 / math.sqrt(4 * self.config.depth))
+        start_projection(self.take_in.weight, self.take_in.in_features, math.sqrt(0.5))
+        nn.init.normal_(self.mask_vector, std=math.sqrt(0.5))
+        nn.init.normal_(self.class_embedding.weight, std=math.sqrt(0.5))
+        self.head.initialize()
+
+    @property
+    def mask_id(self) -> int:
+        return self.config.codebook_size
+
+    @property
+    def no_class(self) -> int:
+        return self.config.num_classes
+
+    @property
+    def device(self) -> torch.device:
+        return self.mask_vector.device
+
+    def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor) -> Tensor:
+        """What the Conformer takes in, (B, T, D).
+
+        Args:
+            codes_BQT: int64 codes; any value where the place is not known.
+            known_BT: True at places whose codes the network sees.
+            label_B: int64 class, or `no_class`.
+        """
+        B, Q, T = codes_BQT.shape
+        codes_NQ = codes_BQT.masked_fill(~known_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
+        x_BTD = self.take_in(self.centroids.sums(codes_NQ)).view(B, T, -1)
+        x_BTD = torch.where(known_BT[..., None], x_BTD, self.mask_vector.to(x_BTD.dtype))
+        return x_BTD + self.class_embedding(label_B)[:, None, :]
+
+    def hidden(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+        """Features (B, T, D) of the places.
+
+        Args:
+            codes_BQT, known_BT, label_B: those of `embed`.
+            mask_BT: True at real places, of which every clip has at least one; padding is seen by none.
+        """
+        return self.conformer(self.embed(codes_BQT, known_BT & mask_BT, label_B), mask_BT)
+
+    def forward(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, asked_BT: Tensor) -> Tensor:
+        """Logits (Q, N, K) of all levels of the places where `asked_BT` is True, each level given the codes below it.
+
+        Args:
+            codes_BQT, known_BT, label_B, mask_BT: those of `hidden`; the codes of the places that are asked for must be there too.
+            asked_BT: real places that are not known.
+        """
+        x_BTD = self.hidden(codes_BQT, known_BT, label_B, mask_BT)
+        return self.head(x_BTD[asked_BT], codes_BQT.transpose(1, 2)[asked_BT], self.centroids)
+
+    def level_by_level(self, x_ND: Tensor) -> LevelByLevel:
+        """The levels of places one after the other, from their features (N, D)."""
+        return LevelByLevel(self.head, self.centroids, x_ND)
+
+    def num_parameters(self) -> int:
+        return sum(parameter.numel() for parameter in self.parameters())

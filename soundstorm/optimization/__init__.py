@@ -1,0 +1,1 @@
+"""What every training shares: averaged weights, precision, and when a training is lost."""

@@ -1,0 +1,1 @@
+"""Pages with players and pictures, and the figures on them."""

@@ -1,0 +1,189 @@
+"""The page of a classification: one self-contained HTML file with figures by fold and class, what is taken for what, and how sure to be of it.
+
+The page asks nothing of any server, and its content security policy says so. Names of categories are untrusted and always escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, Comparison
+from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
+from soundstorm.reports.page import setting_groups, themed, thousands
+
+PUBLISHED_DATASETS = {"esc50": "ESC-50", "urbansound8k": "UrbanSound8K"}
+PUBLISHED = (
+    ("SoundStorm, frozen", {"esc50": 0.723, "urbansound8k": 0.698}),
+    ("SoundStorm, fine-tuned", {"esc50": 0.796, "urbansound8k": 0.754}),
+    ("Audio Spectrogram Transformer", {"esc50": 0.885, "urbansound8k": 0.842}),
+)
+"""What an earlier study of SoundStorm as a classifier published: it used the codes of level 0 alone."""
+NUMBERED_CATEGORIES = 60
+"""Up to this many categories the page has the confusion matrix as a table too."""
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class FoldNote:
+    """Where the result of a fold comes from."""
+
+    fold: int
+    codec: str | None = None
+    """The codec that its tokens were made with; None: it needs none."""
+    start: str | None = None
+    """Where the classifier's training started."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Compared:
+    """Another classification beside this one."""
+
+    name: str
+    result: Classification
+    comparison: Comparison
+    is_pretraining: bool
+    """Whether all that differs between the two is that one was pre-trained, so that the difference is what this is worth."""
+    differences: Sequence[str] = ()
+    """Settings that differ, as text."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class ClassificationData:
+    """All that the page shows; what is left out is left out of the page."""
+
+    title: str
+    name: str
+    """Of the classifier, in tables."""
+    dataset: str
+    """Its name, one of ours."""
+    generated_at: datetime
+    result: Classification
+    notes: Sequence[FoldNote] = ()
+    compared: Sequence[Compared] = ()
+    leaks: Sequence[str] = ()
+    """What has seen clips that it is tested on."""
+    warnings: Sequence[str] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Name to value; a value that is a mapping makes a group of its own."""
+    credits: Sequence[str] = ()
+
+
+def render_classification(data: ClassificationData) -> str:
+    """The whole page as text."""
+    environment = Environment(
+        loader=PackageLoader("soundstorm.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    result = data.result
+    return environment.get_template("classification.html.j2").render(
+        data=data,
+        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
+        num_columns=1,
+        policy=POLICY,
+        tiles=_tiles(result),
+        folds=_folds(data),
+        published=_published(data),
+        compared=[_compared(other) for other in data.compared],
+        classes=[{"name": name} | _share(accuracy) for name, accuracy in result.classes.items()],
+        confusion_width=min(760, 180 + 52 * len(result.categories)),
+        confusion=themed(lambda theme: confusion_picture(result.confusion, result.categories, theme)),
+        cells=list(zip(result.categories, result.confusion, strict=True)) if len(result.categories) <= NUMBERED_CATEGORIES else [],
+        pairs=[{"category": x.category, "predicted": x.predicted, "clips": x.clips, "share": share_text(x.share)} for x in result.pairs],
+        reliability=themed(lambda theme: reliability_picture(result.bins, theme)),
+        bins=[
+            {
+                "range": f"{found.low:.1f} to {found.high:.1f}",
+                "clips": thousands(found.clips),
+                "confidence": share_text(found.confidence),
+                "accuracy": share_text(found.accuracy),
+            }
+            for found in result.bins
+        ],
+        calibration=share_text(result.calibration_error),
+        certainty=_certainty(result),
+        groups=setting_groups(data.settings),
+    )
+
+
+def share_text(share: float | None, signed: bool = False) -> str:
+    """A share in percent, with one digit after the point."""
+    if share is None:
+        return "n/a"
+    return f"{100 * share:{'+' if signed else ''}.1f}%".replace("-", "−")
+
+
+def mean_text(mean: float, std: float | None) -> str:
+    """Mean and standard deviation over folds, in percent."""
+    return share_text(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}%"
+
+
+def _share(accuracy: Accuracy) -> dict[str, Any]:
+    percent = 0.0 if accuracy.share is None else 100 * accuracy.share
+    return {"clips": thousands(accuracy.clips), "right": thousands(accuracy.right), "share": share_text(accuracy.share), "percent": f"{percent:.0f}"}
+
+
+def _tiles(result: Classification) -> list[dict[str, str]]:
+    folds = f"{len(result.folds)} fold" + ("s" if len(result.folds) != 1 else "")
+    spread = "one fold: there is no spread" if result.std is None else f"mean ± standard deviation over {folds}"
+    return [
+        {"hue": "real", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": spread},
+        {
+            "hue": "generated",
+            "name": "Clips",
+            "value": f"{thousands(result.overall.right)} of {thousands(result.overall.clips)}",
+            "note": f"named rightly, {share_text(result.overall.share)} of all clips together, each in the fold that was held out",
+        },
+        {
+            "hue": "resynthesized",
+            "name": "Calibration error",
+            "value": share_text(result.calibration_error),
+            "note": "how far probabilities are from the share that is right, on average",
+        },
+    ]
+
+
+def _folds(data: ClassificationData) -> list[dict[str, Any]]:
+    notes = {note.fold: note for note in data.notes}
+    rows = []
+    for fold, accuracy in data.result.folds.items():
+        note = notes.get(fold, FoldNote(fold=fold))
+        rows.append({"fold": fold, "codec": note.codec, "start": note.start} | _share(accuracy))
+    return rows
+
+
+def _published(data: ClassificationData) -> list[dict[str, str]]:
+    """The rows of the earlier study, for scale, beside this one; none for a dataset that it did not use."""
+    if data.dataset not in PUBLISHED_DATASETS:
+        return []
+    here = {data.dataset: mean_text(data.result.mean, data.result.std)}
+    rows = [{"name": name} | {dataset: share_text(share) for dataset, share in shares.items()} for name, shares in PUBLISHED]
+    return [*rows, {"name": f"{data.name} (this page)"} | {dataset: here.get(dataset, "") for dataset in PUBLISHED_DATASETS}]
+
+
+def _compared(other: Compared) -> dict[str, Any]:
+    found = other.comparison
+    interval = found.interval
+    p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
+    return {
+        "name": other.name,
+        "is_pretraining": other.is_pretraining,
+        "differences": other.differences,
+        "mean": mean_text(other.result.mean, other.result.std),
+        "difference": f"{100 * found.difference:+.1f} points".replace("-", "−"),
+        "std": "" if found.std is None else f"± {100 * found.std:.1f}",
+        "is_better": found.difference > 0,
+        "interval": "" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points".replace("-", "−"),
+        "confidence": f"{CONFIDENCE:.0%}",
+        "better": f"better in {found.better_folds} of {len(found.folds)} folds",
+        "clips": f"{thousands(found.only_this)} clips are named rightly here alone, {thousands(found.only_other)} there alone ({p_value}, McNemar)",
+        "folds": [{"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()],
+    }
+
+
+def _certainty(result: Classification) -> str:
+    gap = result.confidence - (result.overall.share or 0.0)
+    if abs(gap) < 0.005:
+        return "On average it is as sure as it is right."
+    return f"On average it is {'surer' if gap > 0 else 'less sure'} than it is right, by {100 * abs(gap):.1f} points."

@@ -1,0 +1,105 @@
+"""The report's section on closeness: a row for each measure, and the pictures that tell why a value is what it is."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from soundstorm.evaluation.acoustic import MetricInfo
+from soundstorm.evaluation.clip_sets import ClipSet
+from soundstorm.evaluation.closeness_result import Closeness, Measure
+from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo
+from soundstorm.evaluation.split_distances import DistanceBasis
+from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
+from soundstorm.reports.figures import Theme, metric_distribution
+from soundstorm.reports.page import decimal, themed, thousands
+from soundstorm.schemas import Role, Source
+
+SOURCES = {Source.REAL: Role.REAL, Source.GENERATED: Role.GENERATED}
+FLUX = MetricInfo(
+    name="flux", title="Spectral flux", unit="dB per 10 ms", meaning="Frozen sound lies on the left, flickering sound on the right.", decimals=2
+)
+SHARE = MetricInfo(
+    name="share",
+    title="Frames of the nearest training clip",
+    unit="share",
+    meaning="Beside clips of the held-out fold, which are no copies. A clip near 1 repeats a training clip.",
+    decimals=2,
+)
+
+INFOS = {info.name: info for info in (*MEASURES, *MODEL_MEASURES)}
+
+
+def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[str, Any]:
+    """What the template `closeness.html.j2` shows.
+
+    Args:
+        closeness: the measures.
+        features: the table behind them, schema FEATURES; without it there are no pictures of its columns.
+    """
+    counts = {name: thousands(count) for name, count in closeness.counts.items()}
+    fold = f"{counts['training']} training clips and {counts['held_out']} clips of the held-out fold {closeness.held_out_fold}"
+    return {
+        "summary": f"{closeness.verdict}." if closeness.verdict else "",
+        "counts": f"{counts['generated']} generated and {counts['real']} real clips" + (f"; {fold}." if closeness.held_out_fold is not None else "."),
+        "rows": [_row(INFOS[measure.name], measure) for measure in closeness.measures],
+        "plots": _plots(closeness, features),
+    }
+
+
+def _row(info: MeasureInfo, measure: Measure) -> dict[str, Any]:
+    return {
+        "title": measure.title,
+        "unit": info.unit,
+        "meaning": info.meaning,
+        "floor_meaning": info.floor,
+        "generated": "n/a" if measure.generated is None else decimal(measure.generated, info.decimals),
+        "floor": "n/a" if measure.floor is None else decimal(measure.floor, info.decimals),
+        "ratio": None if measure.ratio is None else f"{decimal(measure.ratio, 2)}×",
+        "bar": measure.bar,
+        "met": measure.met,
+        "reason": measure.reason,
+        "basis": None if measure.basis is None else basis_text(measure.basis),
+    }
+
+
+def basis_text(basis: DistanceBasis) -> str:
+    """What a distance was measured on, in words."""
+    rate = "" if basis.sample_rate_hz is None else f" at {thousands(basis.sample_rate_hz)} Hz"
+    rows = f"{thousands(basis.generated_rows)} generated and {thousands(basis.real_rows)} real rows"
+    extrapolation = "" if basis.extrapolated is None else f"; {basis.note or 'extrapolated to endless clips'}"
+    return f"In {basis.embedding}{rate}; {rows}, mean of {basis.splits} halvings of {basis.reference}{extrapolation}."
+
+
+def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, Any]]:
+    plots = []
+    if features is not None:
+        clips = ClipSet.of_table(features)
+        sets = {source: clips.of(role) for source, role in SOURCES.items()}
+        flux = {source: of_source.table["flux"].to_numpy() for source, of_source in sets.items()}
+        bands = {source: np.mean(of_source.table["modulation_bands"].to_pylist(), axis=0) for source, of_source in sets.items() if len(of_source)}
+        plots += [
+            _plot(
+                "Pace of the changes", "Slow swells lie on the left, ticks and flutter on the right.", lambda theme: modulation_curves(bands, theme)
+            ),
+            _distribution(flux, FLUX),
+        ]
+    if closeness.shares:
+        plots.append(
+            _distribution({Source.REAL: np.array(closeness.shares["held_out"]), Source.GENERATED: np.array(closeness.shares["generated"])}, SHARE)
+        )
+    confusion = closeness.confusion
+    if confusion is not None:
+        meaning = "Percent of the clips of each class (row) that the classifier calls by each name (column)."
+        plots.append(_plot("What the classifier hears", meaning, lambda theme: confusion_matrix(confusion, theme)) | {"wide": True})
+    return plots
+
+
+def _distribution(values: Mapping[Source, NDArray[np.float64]], metric: MetricInfo) -> dict[str, Any]:
+    return _plot(metric.title, metric.meaning, lambda theme: metric_distribution(values, metric, theme))
+
+
+def _plot(title: str, meaning: str, draw: Callable[[Theme], bytes]) -> dict[str, Any]:
+    return {"title": title, "meaning": meaning, "alt": f"{title}, generated beside real. {meaning}", "picture": themed(draw), "wide": False}

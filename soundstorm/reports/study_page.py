@@ -1,0 +1,171 @@
+"""The page of a study: one self-contained HTML file with its trials, which settings mattered, and what quality costs.
+
+The page asks nothing of any server, and its content security policy says so. Names and values are untrusted and always escaped.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from soundstorm.evaluation.pareto import CurvePoint, where_more_stops_paying
+from soundstorm.reports.page import decimal, setting_groups, themed
+from soundstorm.reports.study_figures import front_picture, importance_bars, iterations_picture, parallel_coordinates, trial_curves
+
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+MAX_ROWS = 500
+"""Of the table of trials; trials.csv has them all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """How a trial went."""
+
+    trial: str
+    epochs: Sequence[float]
+    values: Sequence[float]
+    state: str
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Cost:
+    """Quality against cost, of a decoding study."""
+
+    iterations: Mapping[str, Sequence[CurvePoint]]
+    """The curve of each checkpoint."""
+    points: Sequence[tuple[float, float]]
+    """(quality, seconds a clip) of every setting."""
+    front: Sequence[Mapping[str, Any]]
+    """Entries with quality, seconds_per_clip and point, the cheapest first."""
+    best: tuple[float, float]
+    spread: float
+    """Standard deviation of the quality over seeds."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class StudyData:
+    """All that the page shows; what is left out is left out of the page."""
+
+    title: str
+    generated_at: datetime
+    summary: Sequence[tuple[str, str, str]]
+    """Tiles: name, value, note."""
+    metric: str
+    """What is made small, for people."""
+    names: Sequence[str]
+    """Settings that were searched: columns of the rows."""
+    rows: Sequence[Mapping[str, Any]]
+    """One a trial, the best first: `trial`, `state`, `problem`, the settings and `value`."""
+    value: str
+    """Column of the metric."""
+    best: str | None
+    """Name of the best trial."""
+    curves: Sequence[Curve] = ()
+    importances: Mapping[str, float] = field(default_factory=dict)
+    importances_note: str = ""
+    cost: Cost | None = None
+    best_settings: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    """That uses the best settings."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Name to value; a value that is a mapping makes a group of its own."""
+    warnings: Sequence[str] = ()
+
+
+def render_study(data: StudyData) -> str:
+    """The whole page as text."""
+    environment = Environment(
+        loader=PackageLoader("soundstorm.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    valued = [row for row in data.rows if row.get(data.value) is not None]
+    lines = [(curve.epochs, curve.values, curve.state) for curve in data.curves]
+    best = next((number for number, curve in enumerate(data.curves) if curve.trial == data.best), None)
+    return environment.get_template("study.html.j2").render(
+        data=data,
+        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
+        num_columns=1,
+        policy=POLICY,
+        hues=("generated", "real", "resynthesized"),
+        curves=themed(lambda theme: trial_curves(lines, best, data.metric, theme)) if lines else None,
+        importances=themed(lambda theme: importance_bars(data.importances, theme)) if data.importances else None,
+        shares=[(name, f"{100 * share:.0f}%") for name, share in sorted(data.importances.items(), key=lambda item: -item[1])],
+        parallel=themed(lambda theme: parallel_coordinates(valued, data.names, data.value, data.best, theme)) if valued and data.names else None,
+        cost=None if data.cost is None else _cost(data.cost),
+        rows=[_row(row, data) for row in data.rows[:MAX_ROWS]],
+        left_out=max(0, len(data.rows) - MAX_ROWS),
+        best_settings=[(name, value_text(value)) for name, value in data.best_settings.items()],
+        groups=setting_groups(data.settings),
+    )
+
+
+def value_text(value: Any) -> str:
+    """A setting or a figure, as people read it."""
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}".replace("-", "−")
+    return str(value)
+
+
+def _row(row: Mapping[str, Any], data: StudyData) -> dict[str, Any]:
+    return {
+        "trial": row["trial"],
+        "is_best": row["trial"] == data.best,
+        "state": row["state"],
+        "problem": row.get("problem") or "",
+        "value": value_text(row.get(data.value)),
+        "values": [value_text(row.get(name)) for name in data.names],
+    }
+
+
+def _cost(cost: Cost) -> dict[str, Any]:
+    enough = {name: where_more_stops_paying(curve) for name, curve in cost.iterations.items() if curve}
+    stops = {name: point.iterations for name, point in enough.items()}
+    shown = {name: curve for name, curve in cost.iterations.items() if curve}
+    front = [(float(entry["quality"]), float(entry["seconds_per_clip"])) for entry in cost.front]
+    return {
+        "iterations": themed(lambda theme: iterations_picture(shown, stops, theme)) if shown else None,
+        "curve": [
+            {
+                "name": name if len(shown) > 1 else "",
+                "iterations": point.iterations,
+                "quality": decimal(point.quality, 3),
+                "spread": decimal(point.spread, 3),
+                "cost": decimal(point.cost, 2),
+                "is_enough": stops[name] == point.iterations,
+            }
+            for name, curve in shown.items()
+            for point in curve
+        ],
+        "said": [stop_text(name if len(shown) > 1 else "", shown[name], point) for name, point in enough.items()],
+        "front": themed(lambda theme: front_picture(cost.points, front, cost.best, theme)),
+        "entries": [
+            {
+                "quality": decimal(entry["quality"], 3),
+                "cost": decimal(entry["seconds_per_clip"], 2),
+                "settings": ", ".join(f"{name} {value_text(value)}" for name, value in entry["point"].items()),
+                "is_best": (entry["quality"], entry["seconds_per_clip"]) == cost.best,
+            }
+            for entry in cost.front
+        ],
+        "spread": decimal(cost.spread, 3),
+    }
+
+
+def stop_text(name: str, curve: Sequence[CurvePoint], enough: CurvePoint) -> str:
+    """In words, where more passes stop paying."""
+    best = min(curve, key=lambda point: point.quality)
+    where = f"{name}: more" if name else "More"
+    if enough.iterations == curve[-1].iterations:
+        return f"{where} passes pay up to the most that were tried, {enough.iterations}."
+    reached = f"{decimal(enough.quality, 3)} after {enough.iterations} passes, {decimal(enough.cost, 2)} s a clip"
+    if best.iterations == enough.iterations:
+        return f"{where} passes stop paying after {enough.iterations}: {reached}, is the best of all."
+    return (
+        f"{where} passes stop paying after {enough.iterations}: the best, {decimal(best.quality, 3)} after {best.iterations} passes and "
+        f"{decimal(best.cost, 2)} s a clip, is within chance of {reached}."
+    )

@@ -1,0 +1,1 @@
+"""Networks in files: packed weights, headers, what ships in the package, and what weights were trained on."""

@@ -1,0 +1,108 @@
+"""Whether weights have seen the clips that they are to be tested on. What is not known counts as seen."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from soundstorm.serialization.provenance import OUTSIDE, Provenance, Recordings, Unknown
+
+FAMILIES = {"esc10": "ESC", "esc50": "ESC"}
+"""ESC-10 is a part of ESC-50: its clips lie in the same folds there."""
+OF_NO_FIXED_CLIPS = ("folder", "synthetic")
+"""Data sets whose name does not say which clips they have."""
+FREESOUND = {"ESC", "urbansound8k"}
+"""Data sets cut from recordings of freesound.org, some of them from the same."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Test:
+    """A fold of a data set that something is to be tested on."""
+
+    __test__ = False
+
+    dataset: str
+    fold: int
+    digest: Callable[[], str]
+    """`soundstorm.serialization.provenance.digest_of` the whole data set; asked for only where a name does not decide."""
+    contents: Callable[[], Mapping[str, str]]
+    """A name for each `soundstorm.serialization.provenance.content_of` the clips of the fold; asked for only where a name does not decide."""
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"fold {self.fold} of {self.dataset}"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Learned:
+    """Weights that a tested network is, or learned from."""
+
+    name: str
+    """For people, such as `the codec 'block-24khz'`."""
+    provenance: Provenance
+    sha256: str | None = None
+    """Of the file, where it was at hand."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Verdict:
+    """What is to be said of a test."""
+
+    leaks: tuple[str, ...]
+    """Why it is not to be trusted, a sentence each; none: it is honest."""
+    notes: tuple[str, ...]
+    """What is told of an honest one."""
+
+
+def judge(learned: Sequence[Learned], test: Test) -> Verdict:
+    """Whether a test of what has learned from all of `learned` is honest; their parents count too."""
+    leaks: dict[str, None] = {}
+    notes: dict[str, None] = {}
+    accounts = {part.sha256: part.provenance for part in learned if part.sha256 is not None}
+    for part in learned:
+        _judge(part.name, part.provenance, test, accounts, leaks, notes)
+    return Verdict(leaks=tuple(leaks), notes=tuple(notes))
+
+
+def has_seen(provenance: Provenance, test: Test) -> bool:
+    """Whether weights may have seen the test, through their parents or by themselves."""
+    return bool(judge([Learned(name="it", provenance=provenance)], test).leaks)
+
+
+def _judge(name: str, provenance: Provenance, test: Test, accounts: dict[str, Provenance], leaks: dict[str, None], notes: dict[str, None]) -> None:
+    if isinstance(provenance, Unknown):
+        leaks[f"what {name} was trained on is {provenance}"] = None
+        return
+    for recordings in provenance.recordings:
+        problem = _overlap(recordings, test)
+        if problem is not None:
+            leaks[f"{name} was trained on {recordings}, and {test} is the test{problem}"] = None
+        elif {_family(recordings.dataset), _family(test.dataset)} == FREESOUND:
+            notes[f"{name} was trained on {recordings}; some clips of {test.dataset} are from the same recordings of freesound.org"] = None
+    for outside in provenance.outside:
+        if outside != "synthetic sounds":
+            notes[f"{name} was trained on outside data: {OUTSIDE[outside]}"] = None
+    for parent in provenance.parents:
+        if parent.sha256 not in accounts:
+            known = Unknown(reason="it was not when it was learned from") if parent.trained_on is None else parent.trained_on
+            _judge(f"the {parent.role} '{parent.name}' of {name}", known, test, accounts, leaks, notes)
+        elif parent.trained_on is not None and parent.trained_on != accounts[parent.sha256]:  # else it is judged by its own file
+            leaks[f"{name} and the file of its {parent.role} '{parent.name}' contradict each other on what that was trained on"] = None
+
+
+def _overlap(recordings: Recordings, test: Test) -> str | None:
+    """Why clips of the test may have been trained on, "" where the folds say it all; None: they were not."""
+    same_family = _family(recordings.dataset) == _family(test.dataset)
+    if same_family and test.dataset not in OF_NO_FIXED_CLIPS:
+        return "" if test.fold in recordings.folds else None
+    if recordings.contents is not None and (same_family or "folder" in (recordings.dataset, test.dataset)):
+        there = test.contents()
+        common = sorted(there[content] for content in recordings.contents & there.keys())
+        return f" ({len(common)} of its files {'is' if len(common) == 1 else 'are'} the same, such as {common[0]})" if common else None
+    if not same_family:
+        return None
+    if recordings.digest != test.digest():
+        return " (these are not the same clips in the same folds, and which they have in common is not known)"
+    return "" if test.fold in recordings.folds else None
+
+
+def _family(dataset: str) -> str:
+    return FAMILIES.get(dataset, dataset)

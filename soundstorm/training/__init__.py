@@ -1,0 +1,1 @@
+"""Training of the generator: batches, masks, losses, steps and validation."""

@@ -1,0 +1,140 @@
+"""Which codes a training example shows, and which it hides (Borsos et al., arXiv 2305.09636, section 3.2).
+
+An example trains one level: lower levels are visible, higher ones are all MASK, and of the level itself a share of the frames is
+MASK; the share follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). A prompted example has, besides, a prefix in
+which every level is visible.
+
+Legend: B batch, Q levels, T codec frames.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from soundstorm.model.mask_schedule import cosine_share
+from soundstorm.model.presets import TrainingConfig
+
+
+@dataclass(kw_only=True, frozen=True)
+class MaskedBatch:
+    """A batch as the network sees it, and what it is asked."""
+
+    input_codes_BQT: Tensor
+    """Codes with `mask_id` where hidden."""
+    target_BT: Tensor
+    """Codes of the trained level; only those under `loss_mask_BT` count."""
+    loss_mask_BT: Tensor
+    """True at the frames whose code of the trained level is hidden."""
+    level_B: Tensor
+    """The trained level of each example."""
+
+
+def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
+    """Share of the examples that train each level (Q); `first_level_share` goes to level 0, which all others are built on."""
+    if num_levels == 1:
+        return torch.ones(1)
+    share_Q = torch.full((num_levels,), (1.0 - config.first_level_share) / (num_levels - 1))
+    share_Q[0] = config.first_level_share
+    return share_Q
+
+
+def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """True at the `share_B` (rounded down, at least one) of each clip's candidate frames that have the lowest rank.
+
+    Args:
+        candidate_BT: True at frames that may be hidden: real, and after the prefix.
+        rank_BT: any floating-point numbers; equal ones rank by time.
+    """
+    num_candidates_B = candidate_BT.sum(1)
+    return lowest_ranked(candidate_BT, (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B), rank_BT)
+
+
+def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """True at so many of each clip's candidate frames, those of the lowest rank."""
+    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
+    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
+    return (place_BT < count_B[:, None]) & candidate_BT
+
+
+@dataclass(kw_only=True, frozen=True)
+class Drawn:
+    """What a training example hides, before it is said of which levels."""
+
+    share_B: Tensor
+    """Share of the frames after the prefix that are hidden."""
+    prefix_BT: Tensor
+    """True at the frames of the prefix, padding included."""
+    rank_BT: Tensor
+    """Those of the lowest rank are hidden; frames of a span share a rank."""
+
+
+def draw_frames(mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> Drawn:
+    """Draws a cosine share, a prefix and an order of the frames for every clip, from `generator` on its own device."""
+    B, T = mask_BT.shape
+    device = mask_BT.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=generator.device).to(device)
+
+    share_B = cosine_share(uniform(B))
+    num_frames_B = mask_BT.sum(1)
+    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()  # below the clip's length: there is always a frame to train
+    prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
+    frame_T = torch.arange(T, device=device)
+    in_spans_B = uniform(B) < config.span_share
+    offset_B = (uniform(B) * config.span_frames).floor().long()
+    span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
+    rank_BT = uniform(B, T + 1).gather(1, span_BT)
+    return Drawn(share_B=share_B, prefix_BT=frame_T < prefix_frames_B[:, None], rank_BT=rank_BT)
+
+
+def mask_level(
+    codes_BQT: Tensor, candidate_BT: Tensor, prefix_BT: Tensor, level_B: Tensor, share_B: Tensor, rank_BT: Tensor, mask_id: int
+) -> MaskedBatch:
+    """Hides, at each clip's level, the `share_B` (rounded down, at least one) of its candidate frames that have the lowest rank.
+
+    Args:
+        candidate_BT: True at frames that may be hidden: real, and after the prefix.
+        prefix_BT: True at frames in which every level stays visible.
+        rank_BT: any floating-point numbers; equal ones rank by time.
+    """
+    level_index_Q = torch.arange(codes_BQT.shape[1], device=codes_BQT.device)[None, :, None]
+    hidden_BT = hidden_frames(candidate_BT, share_B, rank_BT)
+    above_BQT = (level_index_Q > level_B[:, None, None]) & ~prefix_BT[:, None, :]
+    at_level_BQT = (level_index_Q == level_B[:, None, None]) & hidden_BT[:, None, :]
+    target_BT = codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])).squeeze(1)
+    return MaskedBatch(
+        input_codes_BQT=codes_BQT.masked_fill(above_BQT | at_level_BQT, mask_id), target_BT=target_BT, loss_mask_BT=hidden_BT, level_B=level_B
+    )
+
+
+def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int) -> MaskedBatch:
+    """Draws a level, a cosine share, a prefix and the hidden frames for every clip.
+
+    The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
+
+    Args:
+        codes_BQT: int64 codes; any value at padding frames.
+        mask_BT: True at real frames.
+        mask_id: the id that stands for a hidden code.
+    """
+    B, Q, T = codes_BQT.shape
+    device = codes_BQT.device
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=generator.device).to(device)
+
+    level_B = torch.multinomial(level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator).to(device)
+    drawn = draw_frames(mask_BT, generator, config)
+    candidate_BT, prefix_BT = mask_BT & ~drawn.prefix_BT, drawn.prefix_BT
+    masked = mask_level(codes_BQT, candidate_BT, prefix_BT & mask_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)
+    if config.noise_share == 0:
+        return masked
+    stray_frame_BT = (uniform(B, T) * mask_BT.sum(1).roll(1)[:, None]).long()
+    level_B1T = level_B[:, None, None].expand(-1, 1, T)
+    stray_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, stray_frame_BT)
+    share_of_noise_B = 2 * config.noise_share * uniform(B)
+    is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & mask_BT & ~prefix_BT & ~masked.loss_mask_BT
+    noisy_BT = torch.where(is_stray_BT, stray_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
+    return replace(masked, input_codes_BQT=masked.input_codes_BQT.scatter(1, level_B1T, noisy_BT[:, None, :]))
