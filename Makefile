@@ -19,7 +19,7 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
-	$(BIN)/python -m jobs.compiled
+	$(BIN)/python -m jobs.console.compiled_libraries
 	touch $@
 
 # The newest versions that the ranges in pyproject.toml allow: run `make test` before they are committed.

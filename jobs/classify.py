@@ -22,13 +22,13 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.scheduling.limits import Limits
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_stream
-from jobs.audio_listing import list_audio
-from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
-from jobs.clip_namer import ClipNamer
-from jobs.codecs import choose_codec
-from jobs.entry import console, leave, start
-from jobs.finished import told_again
-from jobs.parts import Plan, actor_resources, complete, settings_digest
+from jobs.actors.classifier import ClipNamer
+from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
+from jobs.console.command import console, leave, start
+from jobs.console.resume import told_again
+from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.file_listing import list_audio
 from soundstorm.classification.classifier import Classifier
 from soundstorm.classification.token_classifier import TrainedTokenClassifier
 from soundstorm.errors import SoundStormError

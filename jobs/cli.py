@@ -10,7 +10,7 @@ from importlib import import_module
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.entry import console, leave, show_every_character, start
+from jobs.console.command import console, leave, show_every_character, start
 from soundstorm import __version__
 
 COMMANDS = {

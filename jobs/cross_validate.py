@@ -4,6 +4,7 @@ The folds are those of the dataset, and are done side by side on the cluster, ea
 folds that are not finished, and with each of them where it was.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal
@@ -13,17 +14,37 @@ from rich.markup import escape
 from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
-from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
-from jobs.entry import console, leave, start
-from jobs.finished import all_there, told_again
-from jobs.fold_chain import STAGE as FOLD_STAGE
-from jobs.fold_chain import Settings, fold_identity, plan_folds, prepare, run_fold, stages_of
-from jobs.fold_results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
-from jobs.trials import plan_trials, run_trials
+from jobs import tokenize, train, train_classifier, train_codec
+from jobs.console.command import console, leave, start
+from jobs.console.resume import all_there, told_again
+from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
+from jobs.cross_validation.fold_plan import (
+    SYNTHETIC,
+    FoldPlan,
+    Settings,
+    Start,
+    _key,
+    describe,
+    fold_identity,
+    folds_to_test,
+    plan_folds,
+    synthetic_start,
+)
+from jobs.cross_validation.results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
+from jobs.inputs.synthetic_dataset import make_synthetic
+from soundstorm.codec.fitting import FittingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 from soundstorm.reports.classification_page import mean_text
+
+FOLD_STAGE = "fold"
+SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
+"""Clips of each class that the codec is fitted to, and where their seeds begin: they are not those of `pipeline`."""
+CODEC_FITTING = FittingConfig(pool_blocks=120_000)
+"""How: seconds a level."""
+CODEBOOK_SIZE = 1024
 
 STAGE = "cross_validate"
 FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
@@ -162,7 +183,7 @@ def run(options: Options) -> dict[str, Any]:
             storage.check_writable(folder)
     index = open_and_tell(options)
     settings = replace(options.settings, clips=index_digest(index.clips))
-    wanted, skipped = _folds(options, index)
+    wanted, skipped = folds_to_test(options.fold, options.folds, options.location, index)
     others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)
     outputs = (PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE, "codecs", "tokens", *(f"fold-{fold}" for fold in everywhere))
@@ -215,34 +236,6 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
     return done | {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
 
 
-def _folds(options: Options, index: Index) -> tuple[list[int], list[int]]:
-    """The folds to test, and those of them that have no clips."""
-    there = range(1, index.num_folds + 1)
-    if options.fold is not None:
-        asked, option = [options.fold], f"--fold is {options.fold}"
-    elif options.folds == "all":
-        asked, option = list(there), "--folds is all"
-    else:
-        option = f"--folds is '{options.folds}'"
-        parts = [part.strip() for part in options.folds.split(",")]
-        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
-            raise SoundStormError(f"{option}: give all, or numbers of folds, as in 1,3")
-        asked = sorted({int(part) for part in parts})
-    if not set(asked) <= set(there):
-        raise SoundStormError(f"{option}: the dataset has folds 1 to {index.num_folds}")
-    with_clips = set(index.clips["fold"].to_pylist())
-    wanted, skipped = [fold for fold in asked if fold in with_clips], [fold for fold in asked if fold not in with_clips]
-    if not wanted:
-        raise SoundStormError(f"{option}: {options.location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}")
-    if with_clips == set(wanted) and len(wanted) == 1:
-        raise SoundStormError(
-            f"{options.location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them other folds"
-        )
-    if skipped:
-        console.print(f"[yellow]note:[/] fold {', '.join(map(str, skipped))}: no clips there, skipped", highlight=False)
-    return wanted, skipped
-
-
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     folds, leaked = len(counts["done"]), "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
     noted = f" ({' '.join(counts['warnings'])})" if counts["warnings"] else ""
@@ -250,6 +243,103 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     where = storage.join(options.output_dir, REPORT_FILE)
     message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}{noted}: {where}"
     return {"message": message, "output_dir": options.output_dir, **counts}
+
+
+def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
+    """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each codec. Ray must run."""
+    for shared in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
+        if shared == synthetic_start(settings, output_dir):
+            _fit_codec_to_synthetic_sounds(settings, shared)
+        console.print(f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen", highlight=False)
+        options = tokenize.Options(
+            dataset=settings.dataset,
+            data_dir=settings.location,
+            codec=shared.codec,
+            output_dir=shared.tokens,
+            views=settings.token_views,
+            strict_folds=settings.strict_folds,
+            max_rejected=settings.max_rejected,
+        )
+        console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
+
+
+def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
+    console.print("stage codec: of synthetic sounds alone, for all folds", highlight=False)
+    folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
+    options = train_codec.Options(
+        dataset=SYNTHETIC,
+        data_dir=make_synthetic(storage.join(folder, "recordings"), SYNTHETIC_CLIPS, SYNTHETIC_SEED),
+        output_dir=folder,
+        name=start.codec_name,
+        fitting=replace(CODEC_FITTING, **seed),
+        codebook_size=CODEBOOK_SIZE,
+        device=settings.device,  # type: ignore[arg-type]
+    )
+    console.print(f"    {escape(train_codec.run(options)['message'])}", highlight=False)
+
+
+def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any]:
+    """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
+    said = describe(settings, plan)
+    identity = fold_identity(settings, plan)
+    record = records.begin(fold_dir, FOLD_STAGE, identity)
+    if record is None:
+        stages = stages_of(settings, plan, fold_dir)
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
+            summary = stage()
+            console.print(f"    {escape(summary['message'])}", highlight=False)
+        counts = {"fold": plan.fold, "test": summary["test"], "network": summary.get("network"), "leaks": list(plan.leaks)}
+        counts["own_generator"] = settings.is_pretrained and not plan.generator
+        record = records.finish(fold_dir, FOLD_STAGE, identity, counts | said)
+    return record.counts
+
+
+def _stage_folder(settings: Settings, fold_dir: str, fold: int, name: str, *deciding: Any) -> str:
+    """Where a stage of a fold is done that several runs may have in common."""
+    if settings.stages is None:
+        return storage.join(fold_dir, name)
+    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{_key(*deciding)}")
+
+
+def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The jobs of a fold by name, in order.
+
+    Raises:
+        SoundStormError: a setting is none of its job's.
+    """
+    shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
+    recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
+    classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
+    stages: dict[str, Callable[[], dict[str, Any]]] = {}
+    folder = partial(_stage_folder, settings, fold_dir, plan.fold)
+    if plan.start is not None:
+        classifier |= {"tokens": plan.start.tokens, "codec": plan.start.codec}
+        if settings.taught:
+            classifier["teacher"] = folder("teacher", settings.clips, settings.location, settings.seed, settings.num_workers)
+            of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
+            teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared)
+            stages["teacher"] = partial(train_classifier.run, teacher)
+        if settings.is_pretrained and not plan.generator:
+            training = (settings.generator_preset, settings.pretrain_epochs, settings.seed, settings.num_workers)
+            classifier["checkpoint"] = folder("generator", plan.start.tokens, *training)
+            generator = train.Options(
+                tokens=plan.start.tokens,
+                output_dir=classifier["checkpoint"],
+                preset=settings.generator_preset,
+                fold=plan.fold,
+                epochs=settings.pretrain_epochs,
+                codec=plan.start.codec,
+                seed=settings.seed,
+                **shared,
+            )
+            stages["generator"] = partial(train.run, generator)
+        elif plan.start.checkpoint is not None:
+            classifier["checkpoint"] = plan.start.checkpoint
+    else:
+        classifier["strict_folds"] = settings.strict_folds  # tokens are made with or without
+    trained = train_classifier.Options(output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier)
+    return stages | {"classifier": partial(train_classifier.run, trained)}
 
 
 if __name__ == "__main__":

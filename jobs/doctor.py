@@ -25,11 +25,11 @@ from rich.table import Table
 from cluster.errors import ClusterError
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
-from jobs.codecs import official_cache
-from jobs.compiled import misfits, versions
-from jobs.entry import console, leave, start
-from jobs.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
-from jobs.submission import what_is_sent
+from jobs.console.command import console, leave, start
+from jobs.console.compiled_libraries import misfits, versions
+from jobs.diagnostics.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
+from jobs.diagnostics.submission import what_is_sent
+from jobs.inputs.codecs import official_cache
 from soundstorm.codec.codec import OFFICIAL_FILE
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError

@@ -13,7 +13,7 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch, progress_bar
 from cluster.transfer.unpack import unpack
-from jobs.entry import console, leave, start
+from jobs.console.command import console, leave, start
 from soundstorm.audio.file_kinds import is_audio
 from soundstorm.audio.files import RejectedAudio, read_audio
 from soundstorm.data.datasets import DATASETS, Dataset, index_dataset

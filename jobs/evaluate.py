@@ -21,16 +21,17 @@ from rich.markup import escape
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from jobs.apart import require_outside
-from jobs.bands import common_bands, find_bands
-from jobs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed
-from jobs.codecs import choose_codec, codec_of_samples
-from jobs.entry import console, leave, start
-from jobs.features import Item, Model, Scope, choose_items, choose_model, choose_scope
-from jobs.finished import all_there, told_again
-from jobs.listening import PLAYERS_FOLDER, choose_examples, link_examples, read_log
-from jobs.measurer import MAX_CLIP_S, Measurer, load_clip, resynthesize
-from jobs.parts import Plan, actor_resources, complete, settings_digest
+from jobs.actors.evaluator import Measurer, resynthesize
+from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
+from jobs.console.command import console, leave, start
+from jobs.console.resume import all_there, told_again
+from jobs.evaluation.bands import common_bands, find_bands
+from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
+from jobs.evaluation.selection import Item, Model, Scope, choose_items, choose_model, choose_scope
+from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
+from jobs.inputs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed
+from jobs.inputs.codecs import choose_codec, codec_of_samples
+from jobs.inputs.outputs_apart import require_outside
 from soundstorm.audio.bands import Bands
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
@@ -38,7 +39,7 @@ from soundstorm.data.datasets import DATASETS
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
-from soundstorm.evaluation.summary import Summary, summarize
+from soundstorm.evaluation.summary import Summary, most_distant_metric, summarize
 from soundstorm.evaluation.tables import require_measured
 from soundstorm.reports.evaluation_page import ReportData, render_report
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
@@ -190,7 +191,7 @@ def run(options: Options) -> dict[str, Any]:
     storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
     page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
-    counts = {"real": len(real), "generated": len(generated), "rejected": rejected.num_rows, "worst": _worst(summary)}
+    counts = {"real": len(real), "generated": len(generated), "rejected": rejected.num_rows, "worst": most_distant_metric(summary)}
     if found and found.verdict:
         counts["close"] = found.verdict
     if bands.verdict:
@@ -329,15 +330,6 @@ def _report(
             credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
         )
     )
-
-
-def _worst(summary: Summary) -> str:
-    """The metric that tells generated from real most surely, in words."""
-    found = [(values["generated"].ks or 0.0, name) for name, values in summary.overall.metrics.items() if values["generated"] is not None]
-    if not found:
-        return "nothing generated"
-    distance, name = max(found)
-    return f"largest KS distance {distance:.2f} ({name})"
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import pyarrow as pa
 from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
-from jobs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
-from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
-from jobs.entry import console, leave, start
-from jobs.finished import all_there, told_again
-from jobs.leaks import refuse_leaks
-from jobs.predictions import PREDICTIONS_FILE, name_clips, write_predictions
-from jobs.provenance import test_of
-from jobs.recordings import MAX_DURATION_S
+from jobs.classification.predictions import PREDICTIONS_FILE, name_clips, write_predictions
+from jobs.console.command import console, leave, start
+from jobs.console.resume import all_there, told_again
+from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
+from jobs.inputs.leakage import refuse_leaks
+from jobs.inputs.provenance import test_of
+from jobs.inputs.recordings import MAX_DURATION_S
 from soundstorm.classification.accuracy import Accuracy, classify_predictions
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.classifier import Classifier

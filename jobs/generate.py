@@ -21,14 +21,14 @@ from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_stream
-from jobs.apart import require_no_class_folder
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.codecs import choose_codec
-from jobs.entry import console, leave, start
-from jobs.finished import told_again
-from jobs.generating_time import expected_time, seconds_a_clip
-from jobs.generator import Generator
-from jobs.parts import Plan, actor_resources, complete, default_actors, settings_digest
+from jobs.actors.generating_time import expected_time, seconds_a_clip
+from jobs.actors.generator import Generator
+from jobs.actors.sharded_output import Plan, actor_resources, complete, default_actors, settings_digest
+from jobs.console.command import console, leave, start
+from jobs.console.resume import told_again
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.outputs_apart import require_no_class_folder
 from soundstorm.audio.files import RejectedAudio, read_audio
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.codec import Codec

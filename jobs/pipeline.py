@@ -12,9 +12,9 @@ from rich.markup import escape
 from cluster import storage
 from cluster.runtime.connect import connect
 from jobs import evaluate, generate, tokenize, train
-from jobs.datasets import DatasetOptions, open_dataset, require_apart
-from jobs.entry import console, leave, start
-from jobs.synthetic_dataset import make_synthetic
+from jobs.console.command import console, leave, start
+from jobs.inputs.datasets import DatasetOptions, open_dataset, require_apart
+from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS, preset
 

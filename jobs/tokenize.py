@@ -26,16 +26,16 @@ from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, open_ledger
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from cluster.tables import stage_record as records
-from jobs.clip_notes import read_notes, tell, with_notes
-from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored
-from jobs.entry import console, leave, start
-from jobs.finished import all_there, told_again
-from jobs.parts import SETTINGS, settings_digest
-from jobs.progress import Counter, progress
-from jobs.recording_files import split_long
-from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
-from jobs.tokens import CODEC_TRAINED_ON
+from jobs.actors.sharded_output import SETTINGS, settings_digest
+from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
+from jobs.console.command import console, leave, start
+from jobs.console.progress import Counter, progress
+from jobs.console.resume import all_there, told_again
+from jobs.inputs.audio_files import split_long
+from jobs.inputs.clip_notes import read_notes, tell, with_notes
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored
+from jobs.inputs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio.files import MAX_DURATION_S
 from soundstorm.codec.files import provenance_of_codec
 from soundstorm.data.accounting import Account, account

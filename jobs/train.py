@@ -1,7 +1,7 @@
 """Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same command.
 
 Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s). Which worker
-sees which clip when is a permutation by (seed, epoch), see `jobs.tokens.dealt_batches`: all workers make the same number of steps,
+sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.dealt_batches`: all workers make the same number of steps,
 no clip is dropped, and a run that was cut short goes on exactly where it was. An epoch passes over the clips once, however many views
 of them there are: each clip is seen in one, see `soundstorm.training.batches.drawn_view`.
 """
@@ -21,26 +21,21 @@ from cluster.runtime.connect import connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
-from jobs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
-from jobs.clips_per_step import batch_of_worker
-from jobs.codecs import choose_codec
-from jobs.entry import console, leave, start
-from jobs.finished import all_there, told_again
-from jobs.progress import duration
-from jobs.tokens import Tokens, open_tokens
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
-from jobs.training_log import TrainingLog
-from jobs.training_worker import train_on_worker
-from soundstorm.codec.codec import Codec
+from jobs.console.command import console, leave, start
+from jobs.console.progress import duration
+from jobs.console.resume import all_there, told_again
+from jobs.inputs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.tokens import Tokens, open_tokens
+from jobs.training.clips_per_step import batch_of_worker
+from jobs.training.generator_loop import first_weights, network_for, train_on_worker
+from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.training.training_log import TrainingLog
 from soundstorm.errors import SoundStormError
-from soundstorm.model.centroids import log_counts
 from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
-from soundstorm.model.code_vectors import centroid_weights, latent_dim, start_embeddings
 from soundstorm.model.generators import make_generator
-from soundstorm.model.initialization import weights_for_categories
 from soundstorm.model.presets import PRESETS, ModelConfig, TrainingConfig, preset
 from soundstorm.model.settings_file import ChosenSettings, parse_settings
-from soundstorm.model.soundstorm import SoundStorm
 
 STAGE = "train"
 
@@ -145,24 +140,6 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, counts, "")
 
 
-def first_weights(
-    architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
-) -> dict[str, torch.Tensor] | None:
-    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each worker."""
-    if origin is not None:
-        return weights_for_categories(origin.model, origin.categories, tokens.categories)
-    if codec is None:
-        return None
-    if architecture.centroids:
-        views = (view for views in tokens.split()[0].views for view in views)
-        return centroid_weights(architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = SoundStorm(architecture)
-        start_embeddings(model, codec)
-    return model.state_dict()
-
-
 def _train(
     options: Options,
     tokens: Tokens,
@@ -264,20 +241,6 @@ def _training_config(options: Options, chosen: ChosenSettings, tokens: Tokens) -
     given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
     base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
     return replace(chosen.training_over(base), **{name: value for name, value in given.items() if value is not None})
-
-
-def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None = None) -> ModelConfig:
-    """`architecture` with the levels, codes and classes of `tokens`, and with centroids of the size of those of `codec`."""
-    fingerprint, most = tokens.fingerprint, architecture.generated_levels
-    if most is not None and most > fingerprint.num_levels:
-        raise SoundStormError(f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most that many")
-    return replace(
-        architecture,
-        num_levels=most or fingerprint.num_levels,
-        codebook_size=fingerprint.codebook_size,
-        num_classes=len(tokens.categories),
-        centroid_dim=latent_dim(codec) if architecture.centroids and codec is not None else architecture.centroid_dim,
-    )
 
 
 def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:

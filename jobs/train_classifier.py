@@ -16,20 +16,20 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
-from jobs.classifier_loop import Recipe, load_state, train_on_worker
-from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
-from jobs.clips_per_step import batch_of_worker
-from jobs.datasets import DatasetOptions, folds_record, open_and_tell
-from jobs.entry import console, leave, start
-from jobs.finished import all_there, told_again
-from jobs.predictions import PREDICTIONS_FILE, clips_of_classes, count_right, name_clips, write_predictions
-from jobs.progress import duration
-from jobs.recordings import MAX_DURATION_S
-from jobs.train_ast import AstRecipe
-from jobs.train_cnn import CnnRecipe
-from jobs.train_token_classifier import TokenRecipe, open_source
-from jobs.trainer import RUN_FOLDER, plan_workers, run_trainer
-from jobs.training_log import TrainingLog
+from jobs.classification.ast_model import AstRecipe
+from jobs.classification.cnn import CnnRecipe
+from jobs.classification.code_classifier import TokenRecipe, open_source
+from jobs.classification.predictions import PREDICTIONS_FILE, clips_of_classes, count_right, name_clips, write_predictions
+from jobs.classification.recipe import Recipe, load_state, train_on_worker
+from jobs.console.command import console, leave, start
+from jobs.console.progress import duration
+from jobs.console.resume import all_there, told_again
+from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
+from jobs.inputs.datasets import DatasetOptions, folds_record, open_and_tell
+from jobs.inputs.recordings import MAX_DURATION_S
+from jobs.training.clips_per_step import batch_of_worker
+from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.training.training_log import TrainingLog
 from soundstorm.classification.ast_training import AstTrainingConfig
 from soundstorm.classification.ast_training import Mode as AstMode
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats

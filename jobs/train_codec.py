@@ -24,15 +24,15 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from cluster.tables import stage_record as records
-from jobs.codec_fitter import CodecFitter
-from jobs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
-from jobs.entry import console, leave, start
-from jobs.finished import told_again
-from jobs.progress import duration
-from jobs.provenance import combined, decoded_recordings
-from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
-from jobs.trainer import WorkerPlan, plan_workers
-from jobs.training_log import TrainingLog
+from jobs.console.command import console, leave, start
+from jobs.console.progress import duration
+from jobs.console.resume import told_again
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
+from jobs.inputs.provenance import combined, decoded_recordings
+from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from jobs.training.codec_fitter import CodecFitter
+from jobs.training.ray_trainer import WorkerPlan, plan_workers
+from jobs.training.training_log import TrainingLog
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.codec import files
 from soundstorm.codec.config import BlockCodecConfig, for_block

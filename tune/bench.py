@@ -12,11 +12,11 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.clips import Clip, digest, draw_per_category, with_sizes
-from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, open_dataset
-from jobs.entry import console
+from jobs.console.command import console
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.clips import Clip, digest, draw_per_category, with_sizes
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import DatasetOptions, open_dataset
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError

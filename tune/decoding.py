@@ -7,7 +7,7 @@ from typing import Any
 from ray import tune
 
 from cluster.runtime.connect import connect
-from jobs.entry import console
+from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
 from soundstorm.model.presets import SamplerSettings

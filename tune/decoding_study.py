@@ -9,8 +9,8 @@ from typing import Any, ClassVar
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.entry import leave, start
-from jobs.finished import told_again
+from jobs.console.command import leave, start
+from jobs.console.resume import told_again
 from soundstorm.errors import SoundStormError
 from tune.bench import choose_stand
 from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener

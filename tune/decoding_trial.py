@@ -13,9 +13,9 @@ import ray
 import torch
 from ray import tune
 
-from jobs.clips import Clip
-from jobs.generator import Generator, playable, sample_seed
-from jobs.measurer import load_clip
+from jobs.actors.generator import Generator, playable, sample_seed
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError

@@ -10,10 +10,10 @@ from typing import Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.clips import digest
-from jobs.codecs import choose_codec
-from jobs.entry import leave, start
-from jobs.finished import told_again
+from jobs.console.command import leave, start
+from jobs.console.resume import told_again
+from jobs.inputs.clips import digest
+from jobs.inputs.codecs import choose_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 from tune import training_study

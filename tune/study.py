@@ -22,8 +22,8 @@ from rich.markup import escape
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from jobs.entry import console
-from jobs.trainer import WorkerPlan, plan_workers
+from jobs.console.command import console
+from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
 from tune.journal import Ended, Journal, Point, point_name
 from tune.space import Space

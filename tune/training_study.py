@@ -17,13 +17,13 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.tables import stage_record as records
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.codecs import choose_codec
-from jobs.entry import console, leave, start
-from jobs.finished import told_again
-from jobs.tokens import Tokens, open_tokens
-from jobs.train import first_weights, network_for
-from jobs.trainer import WorkerPlan, plan_workers
+from jobs.console.command import console, leave, start
+from jobs.console.resume import told_again
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.tokens import Tokens, open_tokens
+from jobs.training.generator_loop import first_weights, network_for
+from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset

@@ -18,9 +18,9 @@ from ray import tune
 from torch import Tensor
 
 from cluster import storage
-from jobs.tokens import Tokens, TokenSet
-from jobs.trainer import use_threads
-from jobs.training_run import TrainingRun
+from jobs.inputs.tokens import Tokens, TokenSet
+from jobs.training.generator_trainer import TrainingRun
+from jobs.training.ray_trainer import use_threads
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig

@@ -12,8 +12,8 @@ from ray.util.state.exception import RayStateApiException
 from torch import Tensor
 
 from cluster import storage
-from jobs.train import train_on_worker
-from jobs.trainer import WorkerPlan, run_trainer
+from jobs.training.generator_loop import train_on_worker
+from jobs.training.ray_trainer import WorkerPlan, run_trainer
 from soundstorm.errors import SoundStormError
 from tune.faults import problem_of
 from tune.journal import Point, point_name

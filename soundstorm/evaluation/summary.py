@@ -199,3 +199,12 @@ def _refuse_not_finite(table: pa.Table, names: tuple[str, ...], id_column: str, 
             raise SoundStormError(
                 f"{where}: '{name}' of '{table[id_column][int(bad[0])].as_py()}' is {table[name][int(bad[0])].as_py()}; measure this clip again"
             )
+
+
+def most_distant_metric(summary: Summary) -> str:
+    """The metric that tells generated from real most surely, in words."""
+    found = [(values["generated"].ks or 0.0, name) for name, values in summary.overall.metrics.items() if values["generated"] is not None]
+    if not found:
+        return "nothing generated"
+    distance, name = max(found)
+    return f"largest KS distance {distance:.2f} ({name})"

@@ -17,11 +17,11 @@ import tyro
 from measured_clips import figures, generate, in_words, measure, real_clips
 from rich.console import Console
 
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions
-from jobs.tokens import Tokens, open_tokens
-from jobs.training_run import TrainingRun
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import DatasetOptions
+from jobs.inputs.tokens import Tokens, open_tokens
+from jobs.training.generator_trainer import TrainingRun
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.model.presets import SamplerSettings, TrainingConfig, preset
 from soundstorm.model.soundstorm import SoundStorm

@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--load", type=int, default=1, help="busy processes of the loaded runs")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="soundstorm-busy-") as folder:
-        code = f"from jobs.synthetic_dataset import make_synthetic; make_synthetic({folder + '/data'!r}, 10)"
+        code = f"from jobs.inputs.synthetic_dataset import make_synthetic; make_synthetic({folder + '/data'!r}, 10)"
         subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
         tokens = f"{folder}/tokens"
         run("jobs.tokenize", "--dataset", "synthetic", "--data-dir", f"{folder}/data", "--output-dir", tokens, environment={})

@@ -26,7 +26,7 @@ import pyarrow as pa
 import torch
 
 from cluster import tables
-from jobs.classifiers import classifier_files, open_classifier_files
+from jobs.inputs.classifiers import classifier_files, open_classifier_files
 from soundstorm.audio.files import encode_audio, read_audio, to_pcm16
 
 ROOT = Path(__file__).resolve().parents[2]

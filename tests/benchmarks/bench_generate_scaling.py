@@ -22,9 +22,9 @@ import ray
 
 from cluster.runtime.connect import connect
 from jobs import evaluate, generate
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.codecs import choose_codec
-from jobs.generator import Generator
+from jobs.actors.generator import Generator
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.generation.reranking import PACKAGED_LISTENER
 from soundstorm.serialization.bundled import packaged

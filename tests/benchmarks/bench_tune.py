@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 
 from cluster.runtime.connect import connect
-from jobs.trainer import use_threads
+from jobs.training.ray_trainer import use_threads
 from tune.journal import Journal, Point, point_name
 from tune.training_study import TRIALS, Options, Start, prepare, run
 from tune.training_trial import Base, run_trial

@@ -16,10 +16,11 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jobs.clips import Clip
-from jobs.codecs import official_codec_bytes
-from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
-from jobs.measurer import load_clip, resynthesize
+from jobs.actors.evaluator import resynthesize
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.clips import Clip
+from jobs.inputs.codecs import official_codec_bytes
+from jobs.inputs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.codec import Codec

@@ -31,8 +31,8 @@ from rich.table import Table
 from substitution import KEPT_LEVELS, Outcome, as_table, playable_pcm, substitute
 
 from cluster import storage
-from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
-from jobs.measurer import load_clip
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from jobs.clips import Clip, draw_per_category
-from jobs.datasets import open_dataset, rows_of_folds
-from jobs.generator import sample_seed
-from jobs.measurer import load_clip
+from jobs.actors.generator import sample_seed
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.clips import Clip, draw_per_category
+from jobs.inputs.datasets import open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec

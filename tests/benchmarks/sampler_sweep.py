@@ -17,9 +17,9 @@ import tyro
 from measured_clips import figures, generate, in_words, measure, real_clips
 from rich.console import Console
 
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import DatasetOptions
 from soundstorm.classification.cnn import load_classifier
 
 

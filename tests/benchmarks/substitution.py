@@ -18,11 +18,11 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster import storage
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.clips import Clip, draw_per_category
-from jobs.codecs import choose_codec
-from jobs.datasets import DatasetOptions, open_dataset, rows_of_folds
-from jobs.measurer import load_clip
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.clips import Clip, draw_per_category
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec

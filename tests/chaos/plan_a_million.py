@@ -33,7 +33,7 @@ from cluster import storage, tables
 from cluster.runtime.connect import connect
 from cluster.tables.stage_record import record_uri
 from jobs import generate
-from jobs.parts import SETTINGS, Plan, settings_digest
+from jobs.actors.sharded_output import SETTINGS, Plan, settings_digest
 from soundstorm.schemas import SAMPLES
 from tests.chaos.generate_setup import CATEGORIES, make_model, patiently
 from tests.conftest import S3Server, free_port, server_process

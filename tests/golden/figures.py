@@ -16,10 +16,10 @@ import numpy as np
 import torch
 
 from jobs import cli
-from jobs.entry import start
-from jobs.generator import playable, sample_seed
-from jobs.tokens import TokenSet
-from jobs.training_run import TrainingRun
+from jobs.actors.generator import playable, sample_seed
+from jobs.console.command import start
+from jobs.inputs.tokens import TokenSet
+from jobs.training.generator_trainer import TrainingRun
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.codec.codec import Codec

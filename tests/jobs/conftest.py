@@ -16,7 +16,7 @@ import torch
 
 from cluster import storage
 from jobs import evaluate, generate, tokenize
-from jobs.datasets import open_dataset
+from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.codec.files import load_codec
@@ -264,7 +264,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a job as its command line does; returns the exit code, standard output and standard error."""
-    from jobs.entry import start
+    from jobs.console.command import start
 
     def run(module: Any, *arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 
-from jobs.entry import start
+from jobs.console.command import start
 
 EXAMPLES = int(os.environ.get("SOUNDSTORM_MALFORMED_EXAMPLES", "8"))
 """Broken versions of each kind of file; tests/chaos/malformed.py asks for many."""

@@ -8,9 +8,9 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from jobs import audio_listing
-from jobs.audio_listing import list_audio
-from jobs.recording_files import open_recording
+from jobs.inputs import file_listing as audio_listing
+from jobs.inputs.audio_files import open_recording
+from jobs.inputs.file_listing import list_audio
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.errors import SoundStormError
 

@@ -14,15 +14,15 @@ import pytest
 import ray
 import torch
 
+import jobs.actors.classifier
 import jobs.classify
-import jobs.clip_namer
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs import classify
-from jobs.classifiers import classifier_files
-from jobs.clip_namer import ClipNamer
+from jobs.actors.classifier import ClipNamer
+from jobs.inputs.classifiers import classifier_files
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, read_audio, to_pcm16
 from soundstorm.classification.cnn import AudioClassifier, load_classifier, save_classifier
 from soundstorm.errors import SoundStormError
@@ -200,7 +200,7 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
     namer = ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu")
     found = []
     for number, together_s in enumerate((0.01, 3.0, 600.0)):
-        monkeypatch.setattr(jobs.clip_namer, "HEARD_TOGETHER_S", together_s)
+        monkeypatch.setattr(jobs.actors.classifier, "HEARD_TOGETHER_S", together_s)
         assert namer.name_part((f"part-{number}.parquet", uris)) == 30
         found.append(tables.read_table(f"{tmp_path}/parts/classified/part-{number}.parquet")[0].to_pylist())
     for named in found:

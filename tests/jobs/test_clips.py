@@ -10,9 +10,9 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from jobs.clips import Clip, digest, draw_per_category, find_clips, pair_up
-from jobs.datasets import index_digest, open_dataset
-from jobs.measurer import load_clip
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.clips import Clip, digest, draw_per_category, find_clips, pair_up
+from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.data.categories import normalized

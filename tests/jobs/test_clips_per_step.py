@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.clips_per_step import batch_of_worker
-from jobs.tokens import dealt_batches
+from jobs.training.batches import dealt_batches
+from jobs.training.clips_per_step import batch_of_worker
 
 
 def test_the_clips_of_a_step_stay_as_many_whatever_the_number_of_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

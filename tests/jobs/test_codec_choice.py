@@ -15,10 +15,10 @@ import pytest
 import torch
 from encodec import EncodecModel
 
-import jobs.codecs
+import jobs.inputs.codecs
 from cluster import storage
 from cluster.errors import ClusterError
-from jobs.codecs import OFFLINE, choose_codec, official_cache, official_codec_bytes
+from jobs.inputs.codecs import OFFLINE, choose_codec, official_cache, official_codec_bytes
 from soundstorm.codec.codec import OFFICIAL_FILE
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
@@ -88,9 +88,9 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def as_official(monkeypatch: pytest.MonkeyPatch, official: Official, url: str = "http://127.0.0.1:9/none") -> None:
     """From now on `official` counts as the official weights, to be had at `url`."""
     fetch = partial(official_codec_bytes, url=url, sha256=official.sha256, size=len(official.content))
-    monkeypatch.setattr(jobs.codecs, "official_codec_bytes", fetch)
-    monkeypatch.setattr(jobs.codecs, "OFFICIAL_SHA256", official.sha256)
-    monkeypatch.setattr(jobs.codecs, "load_codec", partial(load_codec, official_sha256=official.sha256))
+    monkeypatch.setattr(jobs.inputs.codecs, "official_codec_bytes", fetch)
+    monkeypatch.setattr(jobs.inputs.codecs, "OFFICIAL_SHA256", official.sha256)
+    monkeypatch.setattr(jobs.inputs.codecs, "load_codec", partial(load_codec, official_sha256=official.sha256))
 
 
 def put_into_cache(content: bytes) -> None:

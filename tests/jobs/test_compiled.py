@@ -30,13 +30,13 @@ def python(*arguments: str, before: Path | None = None) -> subprocess.CompletedP
 
 
 def test_libraries_that_load_are_told_with_their_versions() -> None:
-    done = python("-m", "jobs.compiled")
+    done = python("-m", "jobs.console.compiled_libraries")
     assert done.returncode == 0, done.stderr
     assert "torch 2." in done.stdout and done.stdout.endswith(": all load beside each other\n")
 
 
 def test_which_two_do_not_fit_and_what_mends_it_is_one_sentence(broken: Path) -> None:
-    done = python("-m", "jobs.compiled", before=broken)
+    done = python("-m", "jobs.console.compiled_libraries", before=broken)
     assert (done.returncode, done.stdout) == (1, "")
     audio, sound = done.stderr.splitlines()
     assert audio.startswith("error: torchaudio 2.") and " does not load beside torch 2." in audio and "library.so" in audio

@@ -12,10 +12,10 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs import cross_validate
+from jobs.console.command import console
 from jobs.cross_validate import Options, run
-from jobs.datasets import index_digest, open_dataset
-from jobs.entry import console
-from jobs.fold_results import open_other, read_predictions, write_results
+from jobs.cross_validation.results import open_other, read_predictions, write_results
+from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
@@ -73,8 +73,8 @@ def cut_short(sounds: Path, tmp_path_factory: pytest.TempPathFactory, ray_sessio
     (output / "cross_validate.started.json").write_text(json.dumps({"settings": begun.identity()}))
     in_the_way.write_text("somebody's own")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jobs.fold_chain.SYNTHETIC_CLIPS", 5)
-        patch.setattr("jobs.fold_chain.CODEBOOK_SIZE", 32)
+        patch.setattr("jobs.cross_validate.SYNTHETIC_CLIPS", 5)
+        patch.setattr("jobs.cross_validate.CODEBOOK_SIZE", 32)
         with pytest.raises(SoundStormError) as error, console.capture() as said:
             run(hearing(sounds, output))
         files = file_times(str(output))
@@ -260,7 +260,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
     (folder / "meta" / "esc50.csv").write_text("\n".join(row for row in rows if row[:2] not in ("2-", "4-")) + "\n")
     asked = options(folder, tmp_path / "out", folds="all")
     with console.capture() as said:
-        assert cross_validate._folds(asked, open_dataset("synthetic", str(folder))) == ([1, 3, 5], [2, 4])
+        assert cross_validate.folds_to_test(asked.fold, asked.folds, asked.location, open_dataset("synthetic", str(folder))) == ([1, 3, 5], [2, 4])
     assert "fold 2, 4: no clips there, skipped" in said.get()
 
 

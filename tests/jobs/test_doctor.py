@@ -8,7 +8,8 @@ import pytest
 import requests
 
 from cluster.errors import ClusterError
-from jobs import doctor, nodes
+from jobs import doctor
+from jobs.diagnostics import nodes
 from soundstorm.codec.files import load_codec
 from tests.jobs.conftest import Command
 

@@ -17,8 +17,8 @@ import pytest
 
 from cluster import storage
 from cluster.errors import ClusterError
+from jobs.console.command import start
 from jobs.download import Options, run
-from jobs.entry import start
 from soundstorm.audio.files import encode_audio
 from soundstorm.data.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, index_dataset
 from soundstorm.errors import SoundStormError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.entry import start
+from jobs.console.command import start
 from tests.conftest import ROOT
 
 
@@ -26,7 +26,7 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.runtime.connect import connect
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import Vigil, watch
-from jobs.entry import leave, start
+from jobs.console.command import leave, start
 
 @dataclasses.dataclass
 class Options:
@@ -53,14 +53,14 @@ def test_a_run_that_is_given_up_ends_with_its_sentence_though_its_thread_still_w
 
 
 def test_a_run_that_leaves_no_thread_behind_ends_in_the_usual_way() -> None:
-    code = "import atexit, jobs.entry\natexit.register(print, 'tidied up')\njobs.entry.leave(3)"
+    code = "import atexit, jobs.console.command\natexit.register(print, 'tidied up')\njobs.console.command.leave(3)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 3 and done.stdout == "tidied up\n"
 
 
 WORDS = r"""
 import dataclasses
-from jobs.entry import console, leave, start
+from jobs.console.command import console, leave, start
 
 @dataclasses.dataclass
 class Options:
@@ -120,6 +120,7 @@ def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sente
 
 
 def test_a_process_that_only_imports_the_jobs_answers_signals_as_before() -> None:
-    code = "import signal, sys\nimport jobs.starting\nprint(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.excepthook is sys.__excepthook__)"
+    loads = "import signal, sys\nimport jobs.console.starting\n"
+    code = loads + "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.excepthook is sys.__excepthook__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "True True\n"

@@ -17,7 +17,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import evaluate
-from jobs.measurer import load_clip, resynthesize
+from jobs.actors.evaluator import resynthesize
+from jobs.inputs.audio_files import load_clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import load_classifier, save_classifier

@@ -9,7 +9,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import evaluate
-from jobs.measurer import load_clip
+from jobs.inputs.audio_files import load_clip
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from jobs import features
-from jobs.clips import Clip
-from jobs.features import Scope, choose_items, choose_scope, recording_of
+from jobs.evaluation import selection as features
+from jobs.evaluation.selection import Scope, choose_items, choose_scope, recording_of
+from jobs.inputs.clips import Clip
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Role, Source

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from cluster import storage
-from jobs.cross_validate import Options
-from jobs.fold_chain import FoldPlan, Settings, Start, describe, plan_fold, stages_of, synthetic_start
+from jobs.cross_validate import Options, stages_of
+from jobs.cross_validation.fold_plan import FoldPlan, Settings, Start, describe, plan_fold, synthetic_start
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Test
 from soundstorm.serialization.provenance import MISSING, NUM_FOLDS, Provenance, TrainedOn, recordings_of

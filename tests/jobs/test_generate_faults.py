@@ -13,9 +13,9 @@ import ray
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import generate
-from jobs.checkpoints import checkpoint_files
-from jobs.generator import Generator
-from jobs.parts import settings_digest
+from jobs.actors.generator import Generator
+from jobs.actors.sharded_output import settings_digest
+from jobs.inputs.checkpoints import checkpoint_files
 from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import SamplerSettings

@@ -14,14 +14,14 @@ import ray
 import soundfile
 import torch
 
-import jobs.generator
+import jobs.actors.generator
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import generate
-from jobs.apart import require_no_class_folder
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.generator import Generator, file_stem, sample_seed
+from jobs.actors.generator import Generator, file_stem, sample_seed
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.outputs_apart import require_no_class_folder
 from soundstorm.audio.files import encode_audio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
@@ -224,14 +224,14 @@ def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.Obje
 def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
     fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.generator, "uses_bf16", lambda device, precision: fast)
+    monkeypatch.setattr(jobs.actors.generator, "uses_bf16", lambda device, precision: fast)
     asked = []
 
     def watch(*arguments: Any, bf16: bool, **others: Any) -> list[torch.Tensor]:
         asked.append(bf16)
         return generate_codes(*arguments, bf16=bf16, **others)
 
-    monkeypatch.setattr(jobs.generator, "generate_codes", watch)
+    monkeypatch.setattr(jobs.actors.generator, "generate_codes", watch)
     Generator(model, SamplerSettings(iterations=1), None, work, "cpu").make_part((PART, [(0, 0)]))
     assert asked == [fast]
 

@@ -14,7 +14,7 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables.tar_shards import Reader
 from jobs import evaluate, generate
-from jobs.clips import find_clips
+from jobs.inputs.clips import find_clips
 from tests.jobs.conftest import NUM_SAMPLES, evaluate_options, generate_options
 
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.actors.generating_time import expected_time, seconds_a_clip
 from jobs.generate import Options
-from jobs.generating_time import expected_time, seconds_a_clip
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import SamplerSettings
 

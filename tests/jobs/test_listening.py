@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from cluster import storage
-from jobs.clips import Clip
-from jobs.listening import choose_examples, link_examples
+from jobs.evaluation.examples import choose_examples, link_examples
+from jobs.inputs.clips import Clip
 from soundstorm.reports.evaluation_page import Example
 
 NOW = datetime(2026, 3, 30, 12, 5, tzinfo=UTC)

@@ -11,7 +11,7 @@ import jobs.tokenize
 from cluster import tables
 from cluster.runtime import memory
 from jobs import tokenize
-from jobs.shard_encoder import ShardEncoder
+from jobs.actors.tokenizer import ShardEncoder
 
 RATE = 24_000
 SHARD_SIZE = 32

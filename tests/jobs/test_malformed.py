@@ -18,10 +18,9 @@ from hypothesis import strategies as st
 from cluster import tables
 from cluster.tables import stage_record as records
 from jobs import evaluate, generate, tokenize, train
-from jobs.clips import find_clips
-from jobs.measurer import load_clip
-from jobs.recording_files import load_recording
-from jobs.tokens import open_tokens
+from jobs.inputs.audio_files import load_clip, load_recording
+from jobs.inputs.clips import find_clips
+from jobs.inputs.tokens import open_tokens
 from soundstorm.audio.files import RejectedAudio, encode_audio
 from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import write_dataset

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster import tables
 from cluster.errors import ClusterError
 from jobs import evaluate, generate, tokenize
-from jobs.tokens import open_tokens
+from jobs.inputs.tokens import open_tokens
 from tests.jobs.conftest import NUM_SAMPLES, Evaluated, MixedDataset, Tokenized, generate_options, interrupt, tokenize_options
 from tests.jobs.malformed import call, counted, few, message_of, tell
 from tests.mutations import broken_json, broken_table

@@ -7,9 +7,9 @@ import ray
 
 from cluster import storage, tables
 from cluster.tables import tar_shards as tars
-from jobs.clips import Clip
-from jobs.features import Item
-from jobs.measurer import Measurer
+from jobs.actors.evaluator import Measurer
+from jobs.evaluation.selection import Item
+from jobs.inputs.clips import Clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.schemas import Source

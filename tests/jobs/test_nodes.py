@@ -10,7 +10,7 @@ import ray
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
-from jobs.nodes import NodeReport, ask_nodes, check_storage, problems_of
+from jobs.diagnostics.nodes import NodeReport, ask_nodes, check_storage, problems_of
 
 VERSIONS = {"python": "3.11.9", "torch": "2.11.0"}
 FINE = NodeReport(name="10.0.0.1", versions=VERSIONS, skew_s=0.2, free_gb=50.0, gpus=(), token_required=True, storage_problem="")

@@ -14,8 +14,8 @@ from cluster import storage, tables
 from cluster.storage import s3_objects as s3
 from cluster.tables import stage_record as records
 from jobs import tokenize
-from jobs.recording_files import load_recording
-from jobs.tokens import open_tokens
+from jobs.inputs.audio_files import load_recording
+from jobs.inputs.tokens import open_tokens
 from soundstorm.schemas import CLIPS, check_schema
 from tests.soundstorm.test_recordings_of_every_kind import made_by_ffmpeg
 

@@ -8,7 +8,7 @@ import soundfile
 
 from cluster import storage, tables
 from jobs import generate
-from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.classification.cnn import AudioClassifier, load_classifier, save_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.temporal import spectral_flux

@@ -14,7 +14,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import NotFoundError
 from cluster.tables import stage_record as records
-from jobs.parts import SETTINGS, Plan, settings_digest
+from jobs.actors.sharded_output import SETTINGS, Plan, settings_digest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import SAMPLES
 from tests.conftest import ROOT

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.classifiers import classifier_files, classifier_place, open_classifier_files
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.classifiers import classifier_files, classifier_place, open_classifier_files
 from soundstorm.classification.token_classifier import Origin, save_token_classifier
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
 from soundstorm.codec.files import load_codec, packaged_codec_bytes

@@ -11,7 +11,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import pipeline
-from jobs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
@@ -128,7 +128,7 @@ def test_a_disk_that_fills_up_under_the_synthetic_dataset_is_one_clear_error(tmp
     def fill_up(folder: Path, **settings: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("jobs.synthetic_dataset.write_dataset", fill_up)
+    monkeypatch.setattr("jobs.inputs.synthetic_dataset.write_dataset", fill_up)
     with pytest.raises(ClusterError, match=f"^{tmp_path}/dataset: the disk is full"):
         pipeline._dataset(pipeline.Options(output_dir=str(tmp_path)), str(tmp_path / "dataset"))
     assert not (tmp_path / "dataset" / "dataset.json").exists()

@@ -12,9 +12,9 @@ import ray
 import requests
 
 from cluster.scheduling.actor_pool import Progress
-from jobs import progress as progress_module
-from jobs.progress import duration, progress
-from jobs.training_log import Row, TrainingLog
+from jobs.console import progress as progress_module
+from jobs.console.progress import duration, progress
+from jobs.training.training_log import Row, TrainingLog
 from tests.conftest import ROOT
 
 PATIENCE_S = 120.0

@@ -9,8 +9,8 @@ import pytest
 from cluster.errors import ClusterError
 from cluster.runtime.connect import connect
 from jobs import evaluate_classifier
-from jobs.datasets import open_dataset
-from jobs.provenance import combined, read_contents, test_of
+from jobs.inputs.datasets import open_dataset
+from jobs.inputs.provenance import combined, read_contents, test_of
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import AudioClassifier, save_classifier
 from soundstorm.data.synthetic import write_dataset

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import jobs.recordings
+import jobs.inputs.recordings
 from cluster import storage
 from cluster.tables import tar_shards as tars
-from jobs.measurer import load_clip
-from jobs.recording_files import load_known_recording, load_recording, open_recording, read_content
-from jobs.recordings import pcm16
-from jobs.shard_encoder import decode_recording
+from jobs.actors.tokenizer import decode_recording
+from jobs.inputs.audio_files import load_clip, load_known_recording, load_recording, open_recording, read_content
+from jobs.inputs.recordings import pcm16
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.data.clip_windows import Window
 from soundstorm.schemas import Reason
@@ -22,7 +21,7 @@ from soundstorm.serialization.provenance import content_of
 
 def of_training(uri: str) -> str:
     """The reason that `train-codec` and `train-classifier` give, none where the recording is read."""
-    return str(jobs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0, pcm16)["reason"])
+    return str(jobs.inputs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0, pcm16)["reason"])
 
 
 def of_tokenize(uri: str) -> str:

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-import jobs.recordings
+import jobs.inputs.recordings
 from cluster.scheduling.attempt_tracker import open_ledger
-from jobs.datasets import open_dataset
-from jobs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from jobs.inputs.datasets import open_dataset
+from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from soundstorm.errors import SoundStormError
 
 
 def deadly(clip_id: str) -> Any:
     """What decodes a recording, and dies at one of them."""
-    decode = jobs.recordings._decoded_row
+    decode = jobs.inputs.recordings._decoded_row
 
     def die(row: dict[str, Any], *how: Any) -> dict[str, Any]:
         if row["clip_id"] == clip_id:
@@ -31,8 +31,8 @@ def test_a_recording_that_kills_whoever_decodes_it_is_named_and_left_out(
 ) -> None:
     clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 2)
     fatal = clips["clip_id"][1].as_py()
-    monkeypatch.setattr(jobs.recordings, "_decoded_row", deadly(fatal))
-    monkeypatch.setattr(jobs.recordings, "open_ledger", lambda: open_ledger(max_deaths=1))
+    monkeypatch.setattr(jobs.inputs.recordings, "_decoded_row", deadly(fatal))
+    monkeypatch.setattr(jobs.inputs.recordings, "open_ledger", lambda: open_ledger(max_deaths=1))
     decoded = decode_clips(clips, 24_000, 5.0)
     assert warn_of_rejected(decoded) == 1
     assert f"{fatal} is left out: killed_worker" in capsys.readouterr().err
@@ -42,7 +42,7 @@ def test_a_recording_that_kills_whoever_decodes_it_is_named_and_left_out(
 def test_where_tasks_die_again_and_again_the_recording_is_named(synthetic_dataset: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 1)
     fatal = clips["clip_id"][0].as_py()
-    monkeypatch.setattr(jobs.recordings, "_decoded_row", deadly(fatal))
-    monkeypatch.setattr(jobs.recordings, "MAX_RETRIES", 1)
+    monkeypatch.setattr(jobs.inputs.recordings, "_decoded_row", deadly(fatal))
+    monkeypatch.setattr(jobs.inputs.recordings, "MAX_RETRIES", 1)
     with pytest.raises(SoundStormError, match=rf"tasks died 2 times at {fatal}"):
         decode_clips(clips, 24_000, 5.0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from ray._private.runtime_env.packaging import create_package
 
-from jobs.submission import what_is_sent
+from jobs.diagnostics.submission import what_is_sent
 from tests.conftest import ROOT
 
 

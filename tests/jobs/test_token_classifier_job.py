@@ -19,11 +19,11 @@ import jobs.train_classifier
 from cluster import storage, tables
 from cluster.tables import stage_record as records
 from jobs import classify, evaluate_classifier
-from jobs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
-from jobs.datasets import open_dataset
-from jobs.tokens import CODEC_TRAINED_ON, open_tokens
-from jobs.train import first_weights, network_for
+from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
+from jobs.inputs.datasets import open_dataset
+from jobs.inputs.tokens import CODEC_TRAINED_ON, open_tokens
 from jobs.train_classifier import Options, run, train_on_worker
+from jobs.training.generator_loop import first_weights, network_for
 from soundstorm.audio.files import read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import AudioClassifier, save_classifier

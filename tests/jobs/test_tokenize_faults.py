@@ -17,8 +17,8 @@ import jobs.tokenize
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import open_ledger
 from jobs import tokenize
-from jobs.datasets import open_dataset
-from jobs.shard_encoder import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
+from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
+from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.files import encode_audio
 from soundstorm.codec.files import load_codec
 from tests.jobs.conftest import Command, MixedDataset, assert_one_message, interrupt, synthetic_clip

@@ -12,7 +12,7 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import tokenize
-from jobs.tokens import open_tokens
+from jobs.inputs.tokens import open_tokens
 from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
 from soundstorm.codec.files import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError

@@ -15,7 +15,7 @@ from cluster.errors import ClusterError
 from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs import tokenize
-from jobs.shard_encoder import PLANNED_CLIPS, ShardEncoder, to_ipc
+from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, to_ipc
 from soundstorm.audio.files import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.data.views import make_view

@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.tables import read_table
-from jobs import train_ast
-from jobs.classifiers import classifier_files, open_classifier_files
+from jobs.classification import ast_model as train_ast
+from jobs.inputs.classifiers import classifier_files, open_classifier_files
 from jobs.train_classifier import Options, run
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.ast_network import AstClassifier, AstConfig, published_name

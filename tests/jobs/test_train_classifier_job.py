@@ -20,8 +20,8 @@ import jobs.train_classifier
 from cluster.errors import ClusterError
 from cluster.tables import read_table
 from cluster.tables import stage_record as records
-from jobs.datasets import open_dataset, rows_of_folds
-from jobs.predictions import clips_of_classes, name_clips
+from jobs.classification.predictions import clips_of_classes, name_clips
+from jobs.inputs.datasets import open_dataset, rows_of_folds
 from jobs.train_classifier import Options, _recipe, run, train_on_worker
 from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES

@@ -13,8 +13,8 @@ import pytest
 import jobs.train_codec
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
-from jobs.codec_fitter import CodecFitter
 from jobs.train_codec import Options, run
+from jobs.training.codec_fitter import CodecFitter
 from soundstorm.codec.files import load_codec
 from soundstorm.codec.fitting import FittingConfig
 from soundstorm.errors import SoundStormError

@@ -21,9 +21,10 @@ from cluster.errors import ClusterError
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
 from jobs import generate
-from jobs.tokens import TokenSet, open_tokens
-from jobs.train import Options, run, train_on_worker
-from jobs.training_run import TrainingRun
+from jobs.inputs.tokens import TokenSet, open_tokens
+from jobs.train import Options, run
+from jobs.training.generator_loop import train_on_worker
+from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig, preset

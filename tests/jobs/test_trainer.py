@@ -10,7 +10,7 @@ import torch
 
 from cluster.errors import StorageUnavailableError
 from cluster.runtime.connect import ClusterInfo
-from jobs.trainer import Forward, _as_sentence, plan_workers
+from jobs.training.ray_trainer import Forward, _as_sentence, plan_workers
 from soundstorm.errors import SoundStormError
 
 

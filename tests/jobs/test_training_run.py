@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.tokens import TokenSet, dealt_batches, steps_per_epoch
-from jobs.training_run import TrainingRun
+from jobs.inputs.tokens import TokenSet
+from jobs.training.batches import dealt_batches, steps_per_epoch
+from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids, log_counts
 from soundstorm.model.initialization import weights_for_categories

@@ -13,8 +13,8 @@ import torch
 
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.resources import Share, own_share
-from jobs.entry import console
-from jobs.trials import plan_trials, run_trials
+from jobs.console.command import console
+from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
 from soundstorm.errors import SoundStormError
 
 
@@ -69,7 +69,7 @@ def test_an_interruption_ends_all_trials(tmp_path: Path, ray_session: None, monk
             raise KeyboardInterrupt
         return wait(*arguments, **options)
 
-    monkeypatch.setattr("jobs.trials.ray.wait", interrupted)
+    monkeypatch.setattr("jobs.cross_validation.concurrent_runs.ray.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_trials({name: partial(_sleep, str(tmp_path)) for name in ("one", "two")}, 2, Share(num_cpus=1, num_gpus=0))
     deadline = time.monotonic() + 60

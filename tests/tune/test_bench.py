@@ -9,7 +9,7 @@ import ray
 
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
-from jobs.clips import digest
+from jobs.inputs.clips import digest
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
 from tune.bench import BenchOptions, _await_all, choose_real, open_listener

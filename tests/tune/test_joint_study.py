@@ -10,8 +10,8 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
-from jobs.datasets import open_dataset
-from jobs.measurer import load_clip
+from jobs.inputs.audio_files import load_clip
+from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.files import from_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec

@@ -7,7 +7,7 @@ from typing import Any
 
 from ray import tune
 
-from jobs.trainer import WorkerPlan
+from jobs.training.ray_trainer import WorkerPlan
 from tune.journal import Ended, Point
 from tune.space import Choice, Range
 from tune.study import RESTARTS, WORST, Search, StudyOptions, _optuna, run_search

@@ -13,7 +13,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import train
-from jobs.entry import console
+from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from tests.conftest import ROOT
 from tune.journal import Journal

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from cluster import storage
-from jobs.tokens import open_tokens
-from jobs.train import network_for
+from jobs.inputs.tokens import open_tokens
+from jobs.training.generator_loop import network_for
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.presets import ModelConfig, TrainingConfig, preset

@@ -1,0 +1,184 @@
+"""The actor behind `classify`: reads and decodes the files of a part ahead of the classifier, names them, and writes the part's tables."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster import storage, tables
+from cluster.runtime.memory import release_memory
+from cluster.scheduling.attempt_tracker import Attempt
+from jobs.actors.sharded_output import SETTINGS
+from jobs.actors.tokenizer import DEADLY
+from jobs.inputs.audio_files import open_recording, rejecting
+from jobs.inputs.classifiers import open_classifier_files
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
+from soundstorm.classification.hearable import Unheard, unheard
+from soundstorm.classification.windows import predict_in_windows
+from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
+
+READERS = 4
+"""Threads that read from object storage, which answers late."""
+DECODERS = 4
+"""Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would only wait for each other and for
+the classifier, so there a file is decoded where it is named."""
+READ_AHEAD = 2 * READERS
+"""Files that are read, and on a GPU decoded, before they are wanted."""
+HEARD_TOGETHER_S = 240.0
+"""Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after the other."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What became of a part's files."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Long:
+    """A file with more sound than is heard at once."""
+
+    file: BinaryIO
+    duration_s: float
+    """Of what is to be heard."""
+
+
+class ClipNamer:
+    """An actor that names the files of a part.
+
+    Args:
+        files: one reference, to the files of the classifier.
+        ledger: of `cluster.scheduling.attempt_tracker`.
+        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`, `max_duration_s`;
+            `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the seconds after
+            which a part hangs; and `settings`, the digest of all settings of the run.
+        device: where the classifier runs.
+    """
+
+    def __init__(self, files: list[ray.ObjectRef], ledger: Any, job: dict[str, Any], device: str) -> None:
+        torch.set_num_threads(1)
+        self.classifier = open_classifier_files(ray.get(files[0]), device)
+        self.ledger, self.job = ledger, job
+        self.readers = ThreadPoolExecutor(READERS, "readers")
+        self.decoders = ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,)) if device == "cuda" else None
+
+    def name_part(self, work: tuple[str, list[str]]) -> int:
+        """Write the categories of files, and the rejected; returns how many files.
+
+        A part that is there, made by another attempt or another run, is left alone.
+        """
+        name, uris = work
+        part_uri = storage.join(self.job["parts_folder"], "classified", name)
+        if storage.exists(part_uri):
+            return len(uris)
+        found = _Found()
+        with Attempt(self.ledger, name, self.job["limit_s"]) as attempt:
+            for portion in attempt.portions(uris):
+                self._name([uris[number] for number in portion], found)
+            found.rejected += [_rejection(uri, Reason.KILLED_WORKER, DEADLY) for uri in uris if uri in attempt.deadly]
+            metadata = {SETTINGS: self.job["settings"]}
+            rejected_uri = storage.join(self.job["parts_folder"], "rejected", name)
+            tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), metadata)
+            tables.write_table(part_uri, pa.Table.from_pylist(found.rows, CLASSIFIED), metadata)
+        return len(uris)
+
+    def _name(self, uris: Sequence[str], found: _Found) -> None:
+        """Add what becomes of these files to `found`."""
+        held: list[tuple[str, np.ndarray]] = []
+        held_s = 0.0
+        for uri, clip in self._decoded(uris):
+            if isinstance(clip, RejectedAudio):
+                found.rejected.append(_rejection(uri, clip.reason, clip.detail))
+                continue
+            if isinstance(clip, _Long):
+                found.rows += self._rows(held)
+                held, held_s = [], 0.0
+                self._add_long(uri, clip, found)
+                continue
+            if held and held_s + len(clip) / SAMPLE_RATE > HEARD_TOGETHER_S:
+                found.rows += self._rows(held)
+                held, held_s = [], 0.0
+            held.append((uri, clip))
+            held_s += len(clip) / SAMPLE_RATE
+        found.rows += self._rows(held)
+
+    def _rows(self, clips: Sequence[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
+        """A row of `classified` for each clip; where there is nothing to hear, it has no categories, unless all are to be named."""
+        longest = round(self.job["window_s"] * SAMPLE_RATE)
+        notes = [unheard(clip) for _, clip in clips]
+        wanted = [number for number, note in enumerate(notes) if note is None or self.job["name_all"]]
+        probability_XC = predict_in_windows(self.classifier.predict, [clips[number][1] for number in wanted], longest) if wanted else ()
+        probabilities = dict(zip(wanted, probability_XC, strict=True))
+        return [self._row(uri, len(clip) / SAMPLE_RATE, probabilities.get(number), notes[number]) for number, (uri, clip) in enumerate(clips)]
+
+    def _row(self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unheard | None) -> dict[str, Any]:
+        """A row of `classified`."""
+        row: dict[str, Any] = {"uri": uri, "duration_s": duration_s, "note": note, "categories": [], "probabilities": []}
+        if probability_C is None:
+            return row
+        best = np.argsort(-probability_C, kind="stable")[: self.job["top"]]
+        named = {"categories": [self.classifier.categories[label] for label in best], "probabilities": probability_C[best].tolist()}
+        return row | named
+
+    def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
+        """Add what becomes of a long file, of which one part is decoded and heard after the other."""
+        count = -(-long.duration_s // self.job["window_s"])
+        at_once = max(1, int(HEARD_TOGETHER_S // self.job["window_s"]))
+        longest = round(self.job["window_s"] * SAMPLE_RATE)
+        total_C, heard, is_silent = np.zeros(len(self.classifier.categories)), 0, True
+        try:
+            with long.file, rejecting(uri):
+                while heard < count:
+                    windows = int(min(at_once, count - heard))
+                    start_s, part_s = heard * long.duration_s / count, windows * long.duration_s / count
+                    clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[: windows * longest]
+                    is_silent = is_silent and unheard(clip) is not None
+                    total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
+                    heard += windows
+                    release_memory()
+        except RejectedAudio as error:
+            found.rejected.append(_rejection(uri, error.reason, error.detail))
+        else:
+            is_named = self.job["name_all"] or not is_silent
+            note = Unheard.SILENT if is_silent else None
+            found.rows.append(self._row(uri, long.duration_s, total_C / count if is_named else None, note))
+
+    def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:
+        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""
+        pending: deque[tuple[str, Callable[[], np.ndarray | _Long | RejectedAudio]]] = deque()
+        for uri in uris:
+            # A local file is there at once: a thread for it would cost more than it saves.
+            read = self.readers.submit(open_recording, uri).result if storage.is_remote(uri) else partial(open_recording, uri)
+            pending.append((uri, partial(self._decode, uri, read) if self.decoders is None else self.decoders.submit(self._decode, uri, read).result))
+            if len(pending) > READ_AHEAD:
+                first, clip = pending.popleft()
+                yield first, clip()
+        for first, clip in pending:
+            yield first, clip()
+
+    def _decode(self, uri: str, read: Callable[[], BinaryIO]) -> np.ndarray | _Long | RejectedAudio:
+        """What a file that is being read holds. Storage that is out of reach is raised: the file is not to blame."""
+        most_s = self.job["max_duration_s"]
+        try:
+            file = read()
+            with rejecting(uri):
+                recording = read_audio(file, max_duration_s=min(most_s, HEARD_TOGETHER_S))
+        except RejectedAudio as error:
+            return error
+        if min(recording.original_duration_s, most_s) > HEARD_TOGETHER_S:
+            return _Long(file, min(recording.original_duration_s, most_s))
+        file.close()
+        return to_pcm16(recording.waveform)
+
+
+def _rejection(uri: str, reason: Reason, detail: str) -> dict[str, str]:
+    return {"clip_id": uri, "uri": uri, "stage": "classify", "reason": reason.value, "detail": detail}

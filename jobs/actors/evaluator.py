@@ -1,0 +1,168 @@
+"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares pairs, and finds features."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster import storage, tables
+from cluster.runtime.memory import release_memory
+from cluster.tables import tar_shards as tars
+from jobs.actors.sharded_output import SETTINGS
+from jobs.evaluation.selection import Item, recording_of
+from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
+from jobs.inputs.clips import Clip
+from soundstorm.audio.bands import low_passed
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.evaluation.acoustic import clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.evaluation.features import FeatureExtractor
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
+
+HELD_TOGETHER_S = 120.0
+"""Seconds of sound that are measured together. A clip that is longer is alone."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """The rows of a part's tables."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    pairs: list[dict[str, Any]] = field(default_factory=list)
+    features: list[dict[str, Any]] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Measurer:
+    """An actor that measures the clips of a part.
+
+    Args:
+        weights: one reference, to the content of the codec's file, of the classifier's and the model that embeds, or None where there is none.
+        parts_folder: URI of the folder for a folder of parts of each table.
+        settings: digest of all settings of the run.
+        device: where the codec and the classifier run.
+        max_duration_s: seconds of a clip that are measured.
+        common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing is.
+    """
+
+    def __init__(
+        self,
+        weights: list[ray.ObjectRef],
+        parts_folder: str,
+        settings: str,
+        device: str,
+        max_duration_s: float = MAX_CLIP_S,
+        common_band_hz: float | None = None,
+    ) -> None:
+        torch.set_num_threads(1)
+        codec, classifier, model = ray.get(weights[0])
+        self.codec = load_codec(codec, device)
+        self.extractor = FeatureExtractor(
+            self.codec, None if classifier is None else load_classifier(classifier, device), None if model is None else model.open()
+        )
+        self.parts_folder, self.max_duration_s, self.common_band_hz = parts_folder, max_duration_s, common_band_hz
+        self.metadata = {SETTINGS: settings}
+
+    def measure_part(self, work: tuple[str, list[Item]]) -> int:
+        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected; returns how many clips.
+
+        A part that is there, made by another attempt or another run, is left alone.
+        """
+        name, items = work
+        part_uri = storage.join(self.parts_folder, "metrics", name)
+        if storage.exists(part_uri):
+            return len(items)
+        found, reader = _Found(), tars.Reader()
+        for clips in self._held_together(items, found, reader):
+            self._measure(clips, found, reader)
+            release_memory()
+        for folder, content, schema in (
+            ("rejected", found.rejected, REJECTED),
+            ("pairs", found.pairs, PAIRS),
+            ("features", found.features, FEATURES),
+        ):
+            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
+        tables.write_table(part_uri, pa.Table.from_pylist(found.metrics, METRICS), self.metadata)
+        return len(items)
+
+    def _held_together(self, items: Sequence[Item], found: _Found, reader: tars.Reader) -> Iterator[list[tuple[Item, np.ndarray]]]:
+        """Items with their clips, at most HELD_TOGETHER_S of sound at once, or one clip that is longer; the rejected go to `found`."""
+        held: list[tuple[Item, np.ndarray]] = []
+        held_s = 0.0
+        for item in items:
+            clip = item.clip
+            try:
+                waveform = load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
+            except RejectedAudio as error:
+                rejection = {"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail}
+                found.rejected.append(rejection)
+                continue
+            if held and held_s + len(waveform) / SAMPLE_RATE > HELD_TOGETHER_S:
+                yield held
+                held, held_s = [], 0.0
+            held.append((item, waveform))
+            held_s += len(waveform) / SAMPLE_RATE
+        yield held
+
+    def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.Reader) -> None:
+        """Add the metrics, pairs and features of these clips to `found`."""
+        waveforms = dict(enumerate(waveform for _, waveform in clips))
+        again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
+        resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
+        waveforms, resynthesized = ({index: self._banded(clip) for index, clip in some.items()} for some in (waveforms, resynthesized))
+        items = [item for item, _ in clips]
+        partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
+        for index, item in enumerate(items):
+            waveform = waveforms[index]
+            if item.source is not None:
+                found.metrics.append(metrics_row(item.clip, item.source, waveform))
+            if item.source == Source.REAL:
+                found.metrics.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
+            if item.partner is not None:
+                with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
+                    if item.partner.uri not in partners:
+                        partner = load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset)
+                        partners[item.partner.uri] = self._banded(partner)
+                    found.pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
+        wanted = [index for index, item in enumerate(items) if item.role is not None]
+        features = self.extractor.features([waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted])
+        found.features += [features_row(items[index]) | columns for index, columns in zip(wanted, features, strict=True)]
+
+    def _banded(self, pcm: np.ndarray) -> np.ndarray:
+        """A clip as it is measured: low-passed where a common band was asked for."""
+        return pcm if self.common_band_hz is None else low_passed(pcm, self.common_band_hz)
+
+
+def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Clips (int16) through the codec and back, at their own length."""
+    codes = codec.encode_clips([from_pcm16(clip) for clip in clips])
+    return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
+
+
+def metrics_row(clip: Clip, source: Source, pcm: np.ndarray) -> dict[str, Any]:
+    """A row of `metrics`."""
+    duration = {"duration_s": len(pcm) / SAMPLE_RATE}
+    return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category} | duration | clip_metrics(pcm, SAMPLE_RATE)
+
+
+def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: np.ndarray) -> dict[str, Any]:
+    """A row of `pairs`."""
+    return {
+        "real_id": real.clip_id,
+        "generated_id": generated.clip_id,
+        "spectral_convergence": spectral_convergence(real_pcm, generated_pcm),
+        "log_spectral_distance": log_spectral_distance(real_pcm, generated_pcm),
+    }
+
+
+def features_row(item: Item) -> dict[str, Any]:
+    """What a row of `features` says beside the features."""
+    clip = item.clip
+    return {"clip_id": clip.clip_id, "role": item.role, "category": clip.category, "fold": clip.fold, "recording": recording_of(clip)}

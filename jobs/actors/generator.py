@@ -1,0 +1,154 @@
+"""The actor behind `generate`: draws the codes of a part's samples as one batch, decodes them and writes audio and the part's table."""
+
+import hashlib
+import json
+import math
+import re
+import unicodedata
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from cluster import storage, tables
+from cluster.tables import tar_shards as tars
+from jobs.actors.sharded_output import SETTINGS, folder_of
+from jobs.inputs.checkpoints import open_checkpoint
+from soundstorm.audio.files import encode_audio
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.files import load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.reranking import draw_seed, most_convincing
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.optimization.precision import uses_bf16
+from soundstorm.schemas import SAMPLES
+
+PEAK = 0.999
+"""A decoded clip that exceeds full scale is scaled down to this peak, so that nothing clips."""
+
+
+def sample_seed(seed: int, label: int, index: int) -> int:
+    """The seed, 63 bits, of sample `index` of a run: spread out, so that runs with neighbouring seeds share nothing."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{index}".encode()).digest()[:8], "big") >> 1
+
+
+def file_stem(category: str) -> str:
+    """A class name as a file name: letters, digits, `_` and `-` stay, a symbol such as an emoji becomes its code, everything else `_`."""
+    spelt = "".join(f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category)
+    return re.sub(r"[^\w-]+", "_", spelt).removesuffix("_" if spelt != category else "") or "_"
+
+
+def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
+    """The first `num_samples` of sample `index`, such that nothing clips; raises SoundStormError if it is not finite."""
+    waveform = waveform[:num_samples]
+    if not np.isfinite(waveform).all():
+        raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
+    return waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+
+
+class Generator:
+    """An actor that makes the samples of a part as one batch.
+
+    Args:
+        model: one reference, to the checkpoint's files, the content of the codec's file, and that of the classifier that chooses among draws or None.
+        sampler: how codes are drawn.
+        prompt: codes (Q, T) that every clip begins with.
+        job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the run.
+        device: where the networks run.
+    """
+
+    def __init__(self, model: list[ray.ObjectRef], sampler: SamplerSettings, prompt: np.ndarray | None, job: dict[str, Any], device: str) -> None:
+        torch.set_num_threads(1)
+        files, weights, listener = ray.get(model[0])
+        self.checkpoint = open_checkpoint(files, device)
+        self.codec = load_codec(weights, device)
+        self.listener = None if listener is None else load_classifier(listener, device)
+        self.sampler, self.prompt, self.job, self.device = sampler, prompt, job, device
+
+    def make_part(self, work: tuple[str, list[tuple[int, int]]]) -> int:
+        """Generate samples `(index, label)`, write their audio, then the part's table under the name given; returns how many.
+
+        A part that is there, made by another attempt or another run, is left alone, and so is its audio.
+        """
+        name, samples = work
+        part_uri = storage.join(self.job["output_dir"], "parts", name)
+        if storage.exists(part_uri):
+            return len(samples)
+        seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
+        num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
+        num_frames = math.ceil(num_samples / self.codec.hop)
+        waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
+        clips = [self._clip(index, label, seed, num_frames, wave) for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)]
+        if storage.exists(part_uri):  # this took its time, and the actor may have been given up
+            return len(samples)
+        rows = self._store_tar(name, clips) if self.job["layout"] == "webdataset" else self._store_files(clips)
+        tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
+        return len(samples)
+
+    def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+        """The waveform (num_samples,) of each sample: the best of its draws, where the sampler wants more than one."""
+        if self.listener is None:
+            return self._draw(labels, seeds, num_samples)
+        draws = [self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_samples) for draw in range(self.sampler.candidates)]
+        return most_convincing(draws, [self.checkpoint.categories[label] for label in labels], self.listener)
+
+    def _draw(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+        """One waveform (num_samples,) for each label and seed."""
+        num_frames = math.ceil(num_samples / self.codec.hop)
+        drawn_frames = max(num_frames, self.checkpoint.training.filled_frames or 0)  # a network trained on filled-up clips expects the filling
+        known, known_mask = (None, None)
+        if self.prompt is not None:
+            prompt_QT = torch.from_numpy(self.prompt[: self.checkpoint.model.config.num_levels].astype(np.int64))
+            known, known_mask = continuation([prompt_QT] * len(labels), [drawn_frames] * len(labels))
+        codes = generate_codes(
+            self.checkpoint.model,
+            torch.tensor([label if self.checkpoint.training.class_dropout < 1 else self.checkpoint.model.no_class for label in labels]),
+            [drawn_frames] * len(labels),
+            self.sampler,
+            seeds,
+            known_BQT=known,
+            known_mask_BQT=known_mask,
+            bf16=uses_bf16(self.checkpoint.model.device, "auto"),
+        )
+        waveforms = self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
+        return [waveform[:num_samples] for waveform in waveforms]
+
+    def _clip(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> tuple[dict[str, Any], bytes]:
+        """A sample's row, all but its URI, and its audio file."""
+        sample_rate = self.codec.sample_rate
+        waveform = playable(waveform, round(self.job["duration_s"] * sample_rate), index)
+        category = self.checkpoint.categories[label]
+        audio = encode_audio(waveform, sample_rate, self.job["format"])
+        row = {
+            "sample_id": f"{file_stem(category)}-{index:07d}",
+            "label": label,
+            "category": category,
+            "seed": seed,
+            "num_frames": num_frames,
+            "duration_s": len(waveform) / sample_rate,
+            "sha256": hashlib.sha256(audio).hexdigest(),
+        }
+        return row, audio
+
+    def _store_files(self, clips: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
+        """Write one file a clip; returns the rows with their URIs."""
+        rows = []
+        for row, audio in clips:
+            folder = folder_of(int(row["sample_id"].rpartition("-")[2]))
+            uri = storage.join(self.job["output_dir"], "audio", folder, file_stem(row["category"]), f"{row['sample_id']}.{self.job['format']}")
+            storage.write_bytes(uri, audio)
+            rows.append(row | {"uri": uri})
+        return rows
+
+    def _store_tar(self, name: str, clips: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
+        """Write one archive with the audio and a JSON file of each clip; returns the rows with their URIs."""
+        uri = storage.join(self.job["output_dir"], "audio", name.removesuffix(tables.SUFFIX) + ".tar")
+        files = []
+        for row, audio in clips:
+            about = json.dumps(row | {"sample_rate": self.codec.sample_rate}, sort_keys=True, ensure_ascii=False)
+            files += [(f"{row['sample_id']}.{self.job['format']}", audio), (f"{row['sample_id']}.json", about.encode())]
+        storage.write_bytes(uri, tars.pack(files))
+        return [row | {"uri": tars.member_uri(uri, f"{row['sample_id']}.{self.job['format']}")} for row, _ in clips]

@@ -1,0 +1,1 @@
+"""How each kind of classifier is trained, and the table of its predictions."""

@@ -1,0 +1,76 @@
+"""How `train-classifier` trains the convolutional network on log-mel spectrograms: every worker holds all training recordings."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from torch import nn
+
+from jobs.inputs.datasets import index_digest, rows_of_folds
+from jobs.inputs.provenance import combined, decoded_recordings
+from jobs.inputs.recordings import training_recordings, usable_recordings
+from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
+from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.data.datasets import Index
+from soundstorm.serialization.provenance import TrainedOn
+
+
+class CnnRecipe:
+    """A `jobs.classification.recipe.Recipe`.
+
+    Args:
+        index: the dataset.
+        dataset: its name.
+        location: where it lies.
+        fold: the test fold.
+        config: of the training.
+        max_duration_s: seconds of a recording that are used.
+    """
+
+    kind = "cnn"
+    trained_on: TrainedOn
+    """Known once `data` was called."""
+
+    def __init__(self, index: Index, *, dataset: str, location: str, fold: int, config: AudioClassifierTrainingConfig, max_duration_s: float) -> None:
+        self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
+        self.max_duration_s = max_duration_s
+        self.categories, self.epochs = index.categories, config.epochs
+        self.leaks: list[str] = []
+        self.settings = {
+            "data_dir": location,
+            "clips": index_digest(index.clips),
+            "training": asdict(config),
+            "network": AudioClassifierConfig().to_dict(),
+        }
+
+    def describe(self) -> str:
+        return "convolutional network on log-mel spectrograms"
+
+    def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
+        """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
+        training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
+        self.trained_on = combined(decoded_recordings(self.index.clips, training))
+        return {"recordings": training}, usable
+
+    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AudioClassifierTrainer:
+        torch.manual_seed(self.config.seed)
+        model = AudioClassifier(len(self.categories)).to(device)
+        clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        return AudioClassifierTrainer(model, self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+
+    def test_clips(self) -> pa.Table:
+        return rows_of_folds(self.index.clips, {self.fold})
+
+    def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
+        model = AudioClassifier(len(self.categories))
+        model.load_state_dict(state["model"])
+        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        save_classifier(path, model, categories=self.categories, **about)
+
+    def files(self) -> dict[str, bytes]:
+        return {}

@@ -1,0 +1,235 @@
+"""How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and encodes what it makes of them."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import torch
+from torch import nn
+
+from cluster import storage
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, classifier_place
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.datasets import rows_of_folds
+from jobs.inputs.leakage import refuse_leaks
+from jobs.inputs.provenance import combined, decoded_recordings
+from jobs.inputs.recordings import training_recordings, usable_recordings
+from jobs.inputs.tokens import Tokens, open_tokens
+from jobs.training.generator_loop import network_for
+from soundstorm.classification.cnn import TrainedClassifier, load_classifier
+from soundstorm.classification.token_classifier import Origin, save_token_classifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
+from soundstorm.classification.token_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.code_vectors import latent_dim
+from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.serialization.leakage import Learned
+from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
+
+FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
+"""Modes that start from a generator."""
+MAX_NAMED = 5
+"""Categories named in an error."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Source:
+    """What a token classifier learns from, checked to fit together; made by `open_source`."""
+
+    tokens_uri: str
+    tokens: Tokens
+    codec_weights: bytes
+    generator: Checkpoint | None
+    """To start from; None: random weights."""
+    network: ModelConfig
+    teacher: bytes | None
+    """File of a network on spectrograms, to learn from beside the labels; None: there is none."""
+    origin: Origin
+    parents: list[Parent]
+    """Codec, generator and teacher with what they were trained on."""
+    leaks: list[str]
+
+
+def open_source(
+    tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: str | None, codec: str | None, teacher: str | None, allow_leak: bool
+) -> Source:
+    """Open tokens, codec, generator and teacher.
+
+    Args:
+        tokens_uri: output folder of `tokenize`.
+        fold: the test fold; None = the last that has clips.
+        mode: how the network starts.
+        checkpoint: generator to start from; None = the one in the package. With random weights only its architecture is used, or that of the
+            preset `hearing`.
+        codec: the value of `--codec`.
+        teacher: the value of `--teacher`.
+        allow_leak: go on although one of them has seen the test fold.
+
+    Raises:
+        SoundStormError: they do not fit together, or one of them has seen the test fold.
+    """
+    tokens = open_tokens(tokens_uri, fold)
+    weights, opened = choose_codec(codec, tokens.fingerprint, tokens.uri)
+    found = None
+    if mode in FROM_GENERATOR or checkpoint is not None:
+        found = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint)
+        tokens.fingerprint.require_equal(found.fingerprint, tokens.uri)
+    generator = found if mode in FROM_GENERATOR else None
+    taught_by = None if teacher is None else _open_teacher(teacher, tokens.categories)
+    origin = Origin(
+        codec=tokens.fingerprint,
+        mode=mode,
+        generator_sha256=None if generator is None else generator.sha256,
+        teacher_sha256=None if taught_by is None else taught_by[1].sha256,
+    )
+    where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
+    codec_provenance = provenance_of_codec(weights)
+    learned = [Learned(name=f"the codec '{opened.fingerprint.name}'", provenance=codec_provenance, sha256=opened.fingerprint.sha256)]
+    parents = [as_parent(Role.CODEC, opened.fingerprint.name, opened.fingerprint.sha256, codec_provenance)]
+    if generator is not None:
+        learned.append(Learned(name=where, provenance=generator.provenance, sha256=generator.sha256))
+        parents.append(as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance))
+    if taught_by is not None:
+        learned.append(Learned(name=f"the teacher {teacher}", provenance=taught_by[1].provenance, sha256=taught_by[1].sha256))
+        parents.append(as_parent(Role.TEACHER, "taught by", taught_by[1].sha256, taught_by[1].provenance))
+    leaks = refuse_leaks(
+        learned,
+        [tokens.test()],
+        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`, "
+        f"`train-classifier --model cnn --fold {tokens.fold}` for a teacher) or have "
+        f"`cross-validate --fold {tokens.fold}` do all that",
+        allowed=allow_leak,
+    )
+    return Source(
+        tokens_uri=tokens_uri,
+        tokens=tokens,
+        codec_weights=weights,
+        generator=generator,
+        network=network_for(found.model.config if found else preset("hearing").model, tokens),
+        teacher=None if taught_by is None else taught_by[0],
+        origin=origin,
+        parents=parents,
+        leaks=leaks,
+    )
+
+
+def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassifier]:
+    """File of a network on spectrograms that knows these categories, in this order, and what it is."""
+    data = classifier_files(uri, "--teacher")[CLASSIFIER_FILE]
+    try:
+        teacher = load_classifier(data)
+    except SoundStormError as error:
+        remedy = "a teacher is a network on spectrograms, of `soundstorm train-classifier --model cnn`"
+        raise SoundStormError(f"--teacher {classifier_place(uri, '--teacher')}: {remedy} ({error})") from error
+    if teacher.categories != categories:
+        differing = sorted(set(teacher.categories) ^ set(categories))
+        told = f"of it and the tokens only one has {_some(differing)}" if differing else "its categories are those of the tokens in another order"
+        raise SoundStormError(f"--teacher {uri}: {told}: train it on the same dataset with `soundstorm train-classifier --model cnn`")
+    return data, teacher
+
+
+def _some(names: list[str]) -> str:
+    """The first of them, quoted."""
+    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+
+
+class TokenRecipe:
+    """A `jobs.classification.recipe.Recipe`.
+
+    Args:
+        source: tokens, codec and generator.
+        config: of the training.
+        max_duration_s: seconds of a recording that are used.
+    """
+
+    kind = "soundstorm"
+    trained_on: TrainedOn
+    """Known once `data` was called."""
+    generator: "ray.ObjectRef | None"
+    """On a worker: weights to start from."""
+    codec: "ray.ObjectRef"
+    """On a worker: content of the codec's file."""
+    teacher: bytes | None
+    """On a worker: content of the teacher's file."""
+
+    def __init__(self, source: Source, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
+        tokens, origin = source.tokens, source.origin
+        self.source, self.config, self.max_duration_s, self.leaks = source, config, max_duration_s, source.leaks
+        self.mode, self.network = origin.mode, source.network
+        self.dataset, self.fold, self.categories, self.epochs = tokens.dataset, tokens.fold, tokens.categories, config.epochs
+        # What is frozen is to show what the generator hears, and what starts from random weights alone is to know nothing.
+        self.readout = ReadoutConfig(latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0)
+        self.settings: dict[str, Any] = {
+            "tokens": storage.absolute(source.tokens_uri),
+            "tokens_made": tokens.made,
+            "mode": origin.mode,
+            "codec_sha256": origin.codec.sha256,
+            "teacher_sha256": origin.teacher_sha256,
+            "checkpoint_sha256": origin.generator_sha256,
+            "training": asdict(config),
+            "network": source.network.to_dict(),
+            "readout": self.readout.to_dict(),
+        }
+
+    def describe(self) -> str:
+        starts: dict[Mode, str] = {
+            "fine-tuned": "from the generator",
+            "frozen": "as the generator left it",
+            "codec": "from random weights and the codec's vectors",
+            "scratch": "from random weights",
+        }
+        network = self.source.network
+        taught = "" if self.source.teacher is None else ", with a teacher"
+        return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}{taught}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What workers need; weights go to them through Ray's object store, once for all."""
+        source, generator = self.source, self.source.generator
+        weights = None if generator is None else weights_for_categories(generator.model, generator.categories, self.categories)
+        light = {"teacher": source.teacher, "config": self.config, "readout": self.readout, "fold": self.fold, "categories": self.categories}
+        heavy = {"generator": None if weights is None else ray.put(weights), "codec": ray.put(source.codec_weights)}
+        return light | heavy | {"mode": self.mode, "network": self.network}
+
+    def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
+        """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
+        clips = self.source.tokens.clips()
+        training, usable = training_recordings(clips, self.fold, self.source.tokens_uri, self.max_duration_s)
+        self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
+        return {"recordings": training}, usable
+
+    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> TokenClassifierTrainer:
+        torch.manual_seed(self.config.seed)
+        model, codec = TokenClassifier(len(self.categories), self.network, self.readout), load_codec(ray.get(self.codec), str(device))
+        if self.generator is not None:
+            model.start_from(ray.get(self.generator))
+        model.take_vectors(codec)
+        recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
+        shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}
+        return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
+
+    def test_clips(self) -> pa.Table:
+        return rows_of_folds(self.source.tokens.clips(), {self.fold})
+
+    def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
+        model = TokenClassifier(len(self.categories), self.source.network, self.readout)
+        model.load_state_dict(state["model"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(state["ema"]["average"][name])
+        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        save_token_classifier(path, model, categories=self.categories, origin=self.source.origin, **about)
+
+    def files(self) -> dict[str, bytes]:
+        weights = self.source.codec_weights
+        at_hand = self.source.origin.codec.sha256 == OFFICIAL_SHA256 or weights == packaged_codec_bytes()
+        return {} if at_hand else {CODEC_FILE: weights}

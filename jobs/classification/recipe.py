@@ -1,0 +1,143 @@
+"""Ray Train's loop for every kind of classifier, and what a kind brings to it."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.train
+import torch
+from ray.train import Checkpoint
+from ray.train.torch import get_device, prepare_model
+from torch import nn
+
+from jobs.training.ray_trainer import use_threads
+from soundstorm.errors import SoundStormError
+from soundstorm.optimization.divergence import far_above_guessing, lost
+
+STATE_FILE = "trainer.pt"
+
+
+class Trainer(Protocol):
+    """Makes steps on one worker; the next step depends on its state and nothing else."""
+
+    step_count: int
+    steps_per_epoch: int
+    total_steps: int
+
+    def step(self) -> dict[str, float]:
+        """Make one optimizer step; returns its figures, `loss` and `accuracy` among them."""
+
+    def learning_rate(self) -> float:
+        """That of the next step."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later run needs to go on: tensors and plain values."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from what `state_dict` gave."""
+
+
+class Recipe(Protocol):
+    """How one kind of classifier is trained, as the options say; made on the driver, and sent to the workers."""
+
+    config: Any
+    """A data class with the settings of the training, `batch_size` (of a worker) among them."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in `--model`."""
+
+    @property
+    def dataset(self) -> str:
+        """Name of the dataset that it is trained on."""
+
+    @property
+    def fold(self) -> int:
+        """The test fold."""
+
+    @property
+    def categories(self) -> list[str]:
+        """Name of each label."""
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the recordings."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result, for the record of the run."""
+
+    @property
+    def leaks(self) -> list[str]:
+        """What has seen the test fold and is used all the same."""
+
+    def describe(self) -> str:
+        """For people: what is trained, and how."""
+
+    def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
+        """What the workers read, and how many recordings that is; Ray must run."""
+
+    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> Trainer:
+        """On a worker: a trainer of what it reads."""
+
+    def test_clips(self) -> pa.Table:
+        """The recordings of the test fold, schema CLIPS."""
+
+    def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
+        """Write the classifier's file from the state of a trainer that has made its last step."""
+
+    def files(self) -> dict[str, bytes]:
+        """What belongs beside the classifier's file, by name."""
+
+
+def train_on_worker(settings: dict[str, Any]) -> None:
+    """One trainer a worker, gradients and running statistics shared; rank 0 keeps checkpoints."""
+    use_threads(settings["cpus"])
+    context = ray.train.get_context()
+    recipe: Recipe = ray.get(settings["recipe"])
+    trainer = recipe.trainer(context.get_world_rank(), context.get_world_size(), get_device(), prepare_model)
+    rows: list[dict[str, Any]] = []
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            state = load_state(Path(folder))
+        trainer.load_state_dict(state["trainer"])
+        rows = state["rows"]
+        trainer.step_count = rows[-1]["epoch"] * trainer.steps_per_epoch  # another number of workers may make another number of steps
+    while trainer.step_count < trainer.total_steps:
+        began = time.monotonic()
+        steps = [trainer.step() for _ in range(trainer.steps_per_epoch)]
+        means = _mean_over_workers({name: float(np.mean([step[name] for step in steps])) for name in steps[0]})
+        epoch = trainer.step_count // trainer.steps_per_epoch
+        rows.append({"epoch": epoch, "step": trainer.step_count, **means, "lr": trainer.learning_rate(), "seconds": time.monotonic() - began})
+        is_last = trainer.step_count >= trainer.total_steps
+        why = lost([row["loss"] for row in rows], len(recipe.categories), is_last)
+        if epoch % settings["checkpoint_every"] and not is_last and why is None:
+            continue
+        with tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as folder:
+            saved = None
+            if context.get_world_rank() == 0 and not far_above_guessing(rows[-1]["loss"], len(recipe.categories)):
+                torch.save({"trainer": trainer.state_dict(), "rows": rows}, Path(folder) / STATE_FILE)
+                saved = Checkpoint.from_directory(folder)
+            ray.train.report({"rows": list(rows)}, checkpoint=saved)
+        if why is not None:
+            raise SoundStormError(f"training stopped: {why}: start again with --overwrite and a lower --lr")
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The newest rows and the trainer's state of a checkpoint; nothing is unpickled."""
+    state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
+    return state
+
+
+def _mean_over_workers(values: dict[str, float]) -> dict[str, float]:
+    if not torch.distributed.is_initialized():
+        return values
+    means = torch.tensor(list(values.values()), device=get_device())
+    torch.distributed.all_reduce(means)
+    return dict(zip(values, (means / torch.distributed.get_world_size()).tolist(), strict=True))

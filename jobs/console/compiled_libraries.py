@@ -1,0 +1,125 @@
+"""Whether the compiled libraries load beside each other; which two do not, and how to mend it.
+
+    python -m jobs.console.compiled_libraries
+
+They are loaded in a process of its own, and nothing is imported here that is not Python's own, so that this works where nothing else does.
+"""
+
+import importlib.metadata
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+PARTNERS = {
+    "numpy": None,
+    "scipy": "numpy",
+    "pyarrow": "numpy",
+    "torch": "numpy",
+    "torchaudio": "torch",
+    "soundfile": "numpy",
+    "soxr": "numpy",
+}
+"""Libraries with what each is compiled against, in the order in which they are loaded."""
+PACKAGE = "soundstorm-env"
+TESTED = Path(__file__).resolve().parents[2] / "constraints.txt"
+"""Versions that were tested together, where this is a checkout."""
+LIMIT_S = 300.0
+MAX_CHARACTERS = 200
+LOAD = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    print(json.dumps([name, "begun"]), flush=True)
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name == name
+        print(json.dumps([name, "missing" if missing else f"{type(error).__name__}: {error}"]), flush=True)
+    except BaseException as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        print(json.dumps([name, f"{type(error).__name__}: " + lines[0]]), flush=True)
+    else:
+        print(json.dumps([name, ""]), flush=True)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A library that does not load."""
+
+    library: str
+    reason: str
+    """What it said; "missing" where it is not installed."""
+
+    def __str__(self) -> str:
+        partner = PARTNERS.get(self.library)
+        name = f"{self.library} {_version(self.library)}".strip()
+        if self.reason == "missing":
+            return f"{self.library} is not installed: {_remedy([self.library])}"
+        if partner is None:
+            return f"{name} does not load ({self.reason}): {_remedy([self.library])}"
+        return f"{name} does not load beside {partner} {_version(partner)} ({self.reason}): {_remedy([partner, self.library])}"
+
+
+def misfits(libraries: Sequence[str] = tuple(PARTNERS)) -> list[str]:
+    """A sentence for each of `libraries` that does not load; what stands on one that does not is not blamed for it."""
+    found = {library: reason for library, reason in _load(libraries).items() if reason}
+    return [str(Misfit(library, reason)) for library, reason in found.items() if PARTNERS.get(library) not in found]
+
+
+def versions() -> str:
+    """The libraries that are here, with their versions."""
+    return ", ".join(f"{library} {found}" for library in PARTNERS if (found := _version(library)))
+
+
+def _load(libraries: Sequence[str]) -> dict[str, str]:
+    """What came of loading each, "" where it went well. A library that ends the process is named, and the others are loaded without it."""
+    told: dict[str, str] = {}
+    while todo := [library for library in libraries if library not in told]:
+        try:
+            done = subprocess.run([sys.executable, "-c", LOAD, *todo], capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False)
+            output, ended = done.stdout, f"its process ended with {done.returncode}"
+        except subprocess.TimeoutExpired as error:
+            output, ended = (error.stdout or b"").decode(errors="replace"), f"nothing happened for {LIMIT_S:g} s"
+        said = [json.loads(line) for line in output.splitlines() if re.match(r'^\["\w+", ".*"\]$', line)]
+        told |= {name: reason[:MAX_CHARACTERS] for name, reason in said if reason != "begun"}
+        if not said or said[-1][1] == "begun":
+            told[said[-1][0] if said else todo[0]] = ended
+    return told
+
+
+def _version(library: str) -> str:
+    try:
+        return importlib.metadata.version(library)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _remedy(libraries: Sequence[str]) -> str:
+    """The command that installs versions of `libraries` which were tested, or such as the package allows."""
+    start = f"run `{Path(sys.executable).name} -m pip install --force-reinstall"
+    if TESTED.is_file():
+        return f"{start} --constraint {TESTED} {' '.join(libraries)}`"
+    try:
+        needed = importlib.metadata.requires(PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        needed = []
+    ranges = {re.split(r"[^\w-]", line, maxsplit=1)[0]: line.partition(";")[0].strip() for line in needed if "extra ==" not in line}
+    return f"{start} {' '.join(repr(ranges.get(library, library)) for library in libraries)}`"
+
+
+def main() -> int:
+    """Say what does not fit; returns the exit code."""
+    found = misfits()
+    if found:
+        sys.stderr.write("".join(f"error: {sentence}\n" for sentence in found))
+        return 1
+    sys.stdout.write(f"{versions()}: all load beside each other\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

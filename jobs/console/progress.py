@@ -1,0 +1,137 @@
+"""Progress that reads well on a terminal and in a job's log alike, and that Prometheus can follow."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cluster import metrics as telemetry
+from cluster.scheduling.actor_pool import Progress as ShardProgress
+from jobs.console.command import console
+
+FIRST_LOG_S, LOG_INTERVAL_S = 10.0, 60.0
+"""Where output is not a terminal: seconds to the second line, and from line to line after it."""
+RECENT_LINES = 10
+"""The rate and the time left follow from what was done since so many lines ago."""
+
+
+class Counter:
+    """Counts the clips of a job and says where it stands; made by `progress`."""
+
+    def __init__(self, stage: str, total: int, finished: int) -> None:
+        self.stage, self.total, self.done = stage, total, finished
+        self.rejected = 0
+        self.shards = ShardProgress()
+        self._finished_before = finished
+        self._began = time.monotonic()
+        self._seen: deque[tuple[float, int]] = deque([(self._began, finished)], maxlen=RECENT_LINES)
+        self.bar: Progress | None = None
+        """Of a terminal."""
+
+    def advance(self, count: int = 1, rejected: int = 0) -> None:
+        """`count` more clips are finished, `rejected` of them could not be used."""
+        self.done += count
+        self.rejected += rejected
+        telemetry.add(self.stage, "clips_done", count)
+        telemetry.add(self.stage, "clips_rejected", rejected)
+        self._update_bar()
+
+    def watch(self, now: ShardProgress, num_shards: int) -> None:
+        """The actors at work on `num_shards` shards stand at `now`."""
+        if now == self.shards:
+            return
+        before, self.shards = self.shards, now
+        telemetry.add(self.stage, "retries", now.retries - before.retries)
+        telemetry.add(self.stage, "actors_replaced", now.replaced - before.replaced)
+        telemetry.add(self.stage, "shards_set_aside", now.failed - before.failed)
+        telemetry.show(self.stage, "shards_waiting", max(0, num_shards - now.done - now.failed - now.ready))
+        telemetry.show(self.stage, "actors_ready", now.ready)
+        self._update_bar()
+
+    def line(self) -> str:
+        """Where the job stands now: `generate: 120/600 clips (20%), 2.10/s, ETA 3:48 min; 1 retry`."""
+        now = time.monotonic()
+        (since, done_then), share = self._seen[0], self.done / max(self.total, 1)
+        self._seen.append((now, self.done))
+        rate = (self.done - done_then) / max(now - since, 1e-9)
+        eta = f", {rate:.2f}/s, ETA {duration((self.total - self.done) / rate)}" if rate else ""
+        return f"{self.stage}: {self.done}/{self.total} clips ({share:.0%}){eta}{self._trouble()}"
+
+    def last_line(self) -> str:
+        """What was done, and how fast."""
+        elapsed = time.monotonic() - self._began
+        rate = (self.done - self._finished_before) / max(elapsed, 1e-9)
+        return f"{self.stage}: {self.done}/{self.total} clips in {duration(elapsed)} ({rate:.2f}/s){self._trouble()}"
+
+    def _trouble(self) -> str:
+        """Retries and losses, "" where all is well."""
+        named = {
+            "retries" if self.shards.retries > 1 else "retry": self.shards.retries,
+            "actors replaced" if self.shards.replaced > 1 else "actor replaced": self.shards.replaced,
+            "shards set aside" if self.shards.failed > 1 else "shard set aside": self.shards.failed,
+            "rejected": self.rejected,
+        }
+        said = ", ".join(f"{count} {name}" for name, count in named.items() if count)
+        return f"; {said}" if said else ""
+
+    def _update_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.update(self.bar.task_ids[0], completed=self.done, description=f"{self.stage}{self._trouble()}")
+
+
+@contextmanager
+def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
+    """A bar on a terminal; elsewhere a line at once, one after 10 seconds, one a minute, also while nothing gets done, and one at the end.
+
+    Args:
+        stage: its name, in the lines and in the metrics.
+        total: clips in all.
+        finished: clips that earlier runs finished.
+    """
+    counter = Counter(stage, total, finished)
+    try:
+        if console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+            with Progress(*columns, console=console) as bar:
+                bar.add_task(stage, total=total, completed=finished)
+                counter.bar = bar
+                yield counter
+        else:
+            with _lines(counter):
+                yield counter
+    finally:
+        telemetry.end(stage)
+
+
+@contextmanager
+def _lines(counter: Counter) -> Iterator[None]:
+    ended = threading.Event()
+    console.print(counter.line(), highlight=False)
+
+    def say() -> None:
+        wait_s = FIRST_LOG_S
+        while not ended.wait(wait_s):
+            console.print(counter.line(), highlight=False)
+            wait_s = LOG_INTERVAL_S
+
+    thread = threading.Thread(target=say, name="progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        console.print(counter.last_line(), highlight=False)
+
+
+def duration(seconds: float) -> str:
+    """`seconds` for people: 45 s, 3:05 min, 1:02:03 h."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d} h"

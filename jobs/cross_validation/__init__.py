@@ -1,0 +1,1 @@
+"""The folds of a cross-validation: planned, run side by side, summed up."""

@@ -1,0 +1,251 @@
+"""One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that is tested on it.
+
+Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every codec at hand has, one is
+fitted to synthetic sounds alone, into which no fold can have leaked, so that all have it and its tokens in common. Generators and teachers are
+trained for each fold.
+"""
+
+import hashlib
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import storage
+from jobs.console.command import console
+from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.classifiers import CODEC_FILE
+from jobs.inputs.codecs import choose_codec
+from jobs.inputs.provenance import test_of
+from soundstorm.codec.files import provenance_of_codec
+from soundstorm.data.datasets import Index
+from soundstorm.errors import SoundStormError
+from soundstorm.serialization.leakage import Learned, Test, judge
+from soundstorm.serialization.provenance import Provenance, TrainedOn
+
+SOUNDSTORM = "soundstorm"
+CODEC_SUFFIX = ".weights"
+SYNTHETIC = "synthetic"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Settings:
+    """What decides how each fold is done."""
+
+    dataset: str
+    location: str
+    """Of the recordings."""
+    clips: str = ""
+    """Digest of their index."""
+    strict_folds: bool = False
+    """Whether one side of recordings with clips in two folds was left out of it."""
+    model: str
+    mode: str | None
+    preset: str | None
+    epochs: int | None
+    batch_size: int | None
+    lr: float | None
+    seed: int | None
+    weights: str | None
+    codec: str | None
+    checkpoint: str | None
+    packaged: bool
+    generator_preset: str
+    pretrain_epochs: int | None
+    taught: bool
+    views: int
+    test_views: int
+    max_rejected: float
+    stages: str | None
+    """Folder of what several runs have in common; None: the run's own."""
+    num_workers: int | None
+    device: str
+    allow_leak: bool
+
+    def identity(self) -> dict[str, Any]:
+        """For records: all but what leaves the result as it is."""
+        aside = ("location", "device", "stages", "strict_folds")  # the digest of the clips tells strict folds
+        return {name: value for name, value in asdict(self).items() if name not in aside} | {"data_dir": self.location}
+
+    def classifier_options(self) -> dict[str, Any]:
+        """Of `train-classifier`, as they were given; None = its default."""
+        names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
+        return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
+
+    @property
+    def token_views(self) -> int:
+        """Views to tokenize: only a generator is trained on codes, a classifier hears recordings."""
+        return self.views if self.is_pretrained else 0
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the classifier starts from a generator."""
+        return self.model == SOUNDSTORM and self.mode not in ("codec", "scratch")
+
+
+@dataclass(kw_only=True, frozen=True)
+class Start:
+    """A codec, and perhaps a generator, that folds may start from."""
+
+    codec: str
+    """Its weights, path or URI."""
+    codec_name: str
+    codec_trained_on: Provenance
+    tokens: str
+    """Folder of the tokens of all clips, path or URI."""
+    checkpoint: str | None = None
+    """The generator; None: the one in the package."""
+    generator_trained_on: Provenance | None = None
+    """None: there is no generator for this codec."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class FoldPlan:
+    """How one fold is done."""
+
+    fold: int
+    start: Start | None
+    """What it starts from; None: nothing, as its classifier hears no codes."""
+    generator: bool
+    """Whether the generator of `start` is used; else one is trained, if one is wanted."""
+    leaks: tuple[str, ...]
+    """What has seen the fold and is used all the same."""
+
+
+# ---- planning
+
+
+def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir: str) -> list[FoldPlan]:
+    """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
+
+    Args:
+        settings: of the run.
+        clips: of the whole data set, schema CLIPS.
+        folds: to test.
+        output_dir: of the run.
+
+    Raises:
+        SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a fold.
+        ClusterError: it cannot be read.
+    """
+    if settings.model != SOUNDSTORM:
+        return [FoldPlan(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
+    starts = [_start(settings, settings.codec, settings.checkpoint, output_dir)] if settings.codec or settings.checkpoint else []
+    if settings.packaged:
+        starts.append(_start(settings, None, None, output_dir))
+    return [plan_fold(settings, test_of(clips, fold), [*starts, synthetic_start(settings, output_dir)]) for fold in folds]
+
+
+def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
+    """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator likewise.
+
+    Raises:
+        SoundStormError: all have seen it.
+    """
+    fold = test.fold
+    for start in starts:
+        codec_leaks = _seen(test, start.codec_trained_on, f"the codec '{start.codec_name}'")
+        if codec_leaks and not settings.allow_leak:
+            continue
+        if not settings.is_pretrained or start.generator_trained_on is None:
+            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
+        generator_leaks = _seen(test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}")
+        if generator_leaks and not settings.allow_leak:
+            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
+        return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
+    seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
+    raise SoundStormError(f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to use the first")
+
+
+def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
+    """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it fits the codec."""
+    generator = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
+    expected = generator.fingerprint if generator is not None and checkpoint else None
+    weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}")
+    fits = generator is not None and generator.fingerprint == opened.fingerprint
+    key = opened.fingerprint.sha256[:12]
+    if codec is None:
+        codec = storage.join(output_dir, "codecs", f"{key}{CODEC_SUFFIX}")
+        storage.write_bytes(codec, weights)
+    return Start(
+        codec=codec,
+        codec_name=opened.fingerprint.name,
+        codec_trained_on=provenance_of_codec(weights),
+        tokens=_tokens_folder(settings, output_dir, key),
+        checkpoint=checkpoint,
+        generator_trained_on=generator.provenance if generator is not None and fits else None,
+    )
+
+
+def synthetic_start(settings: Settings, output_dir: str) -> Start:
+    """The codec that `_fit_codec_to_synthetic_sounds` fits."""
+    name = f"block-{SYNTHETIC}" + ("" if settings.seed is None else f"-{settings.seed}")
+    return Start(
+        codec=storage.join(settings.stages or output_dir, "codecs", name, CODEC_FILE),
+        codec_name=name,
+        codec_trained_on=TrainedOn(outside=("synthetic sounds",)),
+        tokens=_tokens_folder(settings, output_dir, name),
+    )
+
+
+def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
+    """Of the tokens of the codec called `codec`."""
+    if settings.stages is None:
+        return storage.join(output_dir, "tokens", codec)
+    return storage.join(settings.stages, "tokens", f"{codec}-{_key(settings.clips, settings.location, settings.token_views)}")
+
+
+def _key(*deciding: Any) -> str:
+    """Short name for what decides how a stage comes out: runs that differ in it have stages of their own."""
+    return hashlib.sha256(repr(deciding).encode()).hexdigest()[:8]
+
+
+def _seen(test: Test, trained_on: Provenance, what: str) -> tuple[str, ...]:
+    return tuple(f"fold {test.fold}: {leak}" for leak in judge([Learned(name=what, provenance=trained_on)], test).leaks)
+
+
+# ---- doing
+
+
+def fold_identity(settings: Settings, plan: FoldPlan) -> dict[str, Any]:
+    """What a fold's record is compared by."""
+    return settings.identity() | {"fold": plan.fold} | describe(settings, plan)
+
+
+def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
+    """For people: which codec a fold has, and what its classifier starts from."""
+    if plan.start is None:
+        return {"codec": None, "start": settings.weights}
+    start = plan.start
+    codec = f"{start.codec_name} ({start.codec_trained_on})"
+    if not settings.is_pretrained:
+        return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
+    if plan.generator:
+        return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
+    return {"codec": codec, "start": f"a generator trained without fold {plan.fold}"}
+
+
+def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> tuple[list[int], list[int]]:
+    """The folds to test, and those of them that have no clips."""
+    there = range(1, index.num_folds + 1)
+    if fold is not None:
+        asked, option = [fold], f"--fold is {fold}"
+    elif folds == "all":
+        asked, option = list(there), "--folds is all"
+    else:
+        option = f"--folds is '{folds}'"
+        parts = [part.strip() for part in folds.split(",")]
+        if not all(part.isascii() and part.isdigit() and len(part) < 10 for part in parts):
+            raise SoundStormError(f"{option}: give all, or numbers of folds, as in 1,3")
+        asked = sorted({int(part) for part in parts})
+    if not set(asked) <= set(there):
+        raise SoundStormError(f"{option}: the dataset has folds 1 to {index.num_folds}")
+    with_clips = set(index.clips["fold"].to_pylist())
+    wanted, skipped = [fold for fold in asked if fold in with_clips], [fold for fold in asked if fold not in with_clips]
+    if not wanted:
+        raise SoundStormError(f"{option}: {location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}")
+    if with_clips == set(wanted) and len(wanted) == 1:
+        raise SoundStormError(f"{location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them other folds")
+    if skipped:
+        console.print(f"[yellow]note:[/] fold {', '.join(map(str, skipped))}: no clips there, skipped", highlight=False)
+    return wanted, skipped

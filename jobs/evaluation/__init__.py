@@ -1,0 +1,1 @@
+"""What `evaluate` compares and shows: sets of clips, their bands, and examples to listen to."""

@@ -1,0 +1,123 @@
+"""What a report lets one hear and see: a few clips of each class from every source, and the training log."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from cluster import storage
+from jobs.inputs.clips import Clip
+from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.data.categories import normalized
+from soundstorm.errors import SoundStormError
+from soundstorm.reports.evaluation_page import Example
+from soundstorm.schemas import Source
+
+PLAYERS_FOLDER = "players"
+"""Below a report's folder: the audio that its players play by link."""
+MAX_CLASSES = 50
+"""Classes with players in one page, so that it stays below some tens of megabytes."""
+MAX_EXAMPLE_S = 10.0
+"""Seconds of a clip that a page plays, so that it stays so with clips of a minute."""
+LOG_COLUMNS = {"epoch", "step", "train_loss", "val_loss", "lr"}
+"""Columns of a log.csv that the report draws."""
+
+
+def choose_examples(
+    real: Sequence[Clip],
+    generated: Sequence[Clip],
+    per_class: int,
+    load: Callable[[Clip], np.ndarray],
+    resynthesize: Callable[[np.ndarray], np.ndarray],
+) -> list[Example]:
+    """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips first.
+
+    Of clips that are longer the first MAX_EXAMPLE_S.
+
+    Args:
+        real: real clips.
+        generated: generated clips.
+        per_class: clips of each class and source.
+        load: a clip to int16 (N,) at 24 kHz.
+        resynthesize: int16 (N,) through the codec.
+    """
+    have_generated = {normalized(clip.category) for clip in generated}
+    names = {normalized(clip.category): clip.category for clip in (*real, *generated)}
+    order = sorted(names, key=lambda key: (key not in have_generated, key))[:MAX_CLASSES]
+    examples = []
+
+    def beginning(clip: Clip) -> np.ndarray:
+        return load(clip)[: round(MAX_EXAMPLE_S * SAMPLE_RATE)].copy()
+
+    for key in order:
+        for clip in [clip for clip in real if normalized(clip.category) == key][:per_class]:
+            pcm = beginning(clip)
+            examples.append(_example(names[key], Source.REAL, clip.clip_id, pcm))
+            examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, resynthesize(pcm)))
+        for clip in [clip for clip in generated if normalized(clip.category) == key][:per_class]:
+            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, beginning(clip)))
+    return examples
+
+
+def _example(category: str, source: Source, clip_id: str, pcm: np.ndarray) -> Example:
+    waveform = from_pcm16(pcm)
+    return Example(
+        category=category,
+        source=source,
+        clip_id=clip_id,
+        duration_s=len(pcm) / SAMPLE_RATE,
+        audio_bytes=encode_audio(waveform, SAMPLE_RATE, "flac"),
+        waveform=waveform,
+        sample_rate=SAMPLE_RATE,
+    )
+
+
+def link_examples(examples: Sequence[Example], output_dir: str, days: int, now: datetime) -> tuple[list[Example], list[str]]:
+    """The examples with their audio in files beside the page, and what the page should say of that.
+
+    A page on a disk finds them by relative paths. In object storage each has a signed link, which plays for whoever has it, and ends.
+
+    Args:
+        examples: with the audio inside.
+        output_dir: folder of the page.
+        days: how long signed links are valid.
+        now: when they are signed.
+    """
+    linked = []
+    for number, example in enumerate(examples, 1):
+        name = f"{number:04d}-{example.source.value}.flac"
+        uri = storage.join(output_dir, PLAYERS_FOLDER, name)
+        storage.write_bytes(uri, example.audio_bytes or b"")
+        link = storage.presign(uri, days * 24 * 3600) if storage.is_remote(uri) else f"{PLAYERS_FOLDER}/{name}"
+        linked.append(replace(example, audio_bytes=None, audio_src=link))
+    if not linked or not storage.is_remote(output_dir):
+        return linked, []
+    until = now + timedelta(days=days)
+    return linked, [
+        f"Whoever has this page can play its clips until {until.day} {until:%B %Y, %H:%M %Z}, or until the credentials of the run expire, if that is "
+        f"sooner: then the links end. The files stay in {storage.join(output_dir, PLAYERS_FOLDER)}."
+    ]
+
+
+def read_log(uri: str | None) -> list[dict[str, Any]]:
+    """Rows of a log.csv, [] where there is none to read.
+
+    Raises:
+        SoundStormError: it is not such a table.
+    """
+    if uri is None:
+        return []
+    try:
+        rows = list(csv.DictReader(io.StringIO(storage.read_bytes(uri).decode("utf-8-sig"))))
+        for row in rows:
+            for name in LOG_COLUMNS & row.keys():
+                if row[name] and not math.isfinite(float(row[name])):
+                    raise ValueError(f"{name} is {row[name]}")
+    except (ValueError, TypeError, csv.Error) as error:
+        raise SoundStormError(f"--training-log {uri}: not a log.csv of `soundstorm train` ({error}): give another, or leave it out") from error
+    return rows

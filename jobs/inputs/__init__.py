@@ -1,0 +1,1 @@
+"""What a job opens: datasets, recordings, tokens, codecs, checkpoints and classifiers."""

@@ -1,0 +1,78 @@
+"""A classifier by URI: found in the output of `train-classifier` or named directly, and carried to actors as bytes."""
+
+from cluster import storage
+from jobs.inputs.codecs import choose_codec
+from soundstorm.classification.classifier import Classifier, open_classifier
+from soundstorm.classification.cnn import PACKAGED_WEIGHTS
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.files import load_codec
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.bundled import packaged
+
+CLASSIFIER_FILE = "classifier.safetensors"
+CODEC_FILE = "codec.safetensors"
+"""Beside the classifier, where it hears by a codec that is neither in the package nor the official one."""
+
+
+def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str, bytes]:
+    """CLASSIFIER_FILE and, if there is one beside it, CODEC_FILE.
+
+    Args:
+        uri: the classifier's file, or the output folder of `train-classifier`; None = the convolutional network in the package.
+        option: that it was given by, for errors.
+
+    Raises:
+        SoundStormError: there is no classifier.
+    """
+    if uri is None:
+        return {CLASSIFIER_FILE: packaged(PACKAGED_WEIGHTS).read_bytes()}
+    place = classifier_place(uri, option)
+    files, codec = {CLASSIFIER_FILE: storage.read_bytes(place)}, _codec_beside(place)
+    return files | ({CODEC_FILE: storage.read_bytes(codec)} if storage.exists(codec) else {})
+
+
+def classifier_place(uri: str | None, option: str = "--checkpoint") -> str:
+    """Where the classifier's file lies: at `uri`, or CLASSIFIER_FILE in the folder `uri`; None = in the package.
+
+    Raises:
+        SoundStormError: there is no classifier.
+    """
+    if uri is None:
+        return str(packaged(PACKAGED_WEIGHTS))
+    in_folder = storage.join(uri, CLASSIFIER_FILE)
+    if storage.exists(in_folder):
+        return in_folder
+    if uri.endswith(".safetensors") and storage.exists(uri):
+        return uri
+    raise SoundStormError(f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}")
+
+
+def _codec_beside(place: str) -> str:
+    return storage.join(place.rpartition("/")[0] or ".", CODEC_FILE)
+
+
+def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_option: str | None = None, where: str = CLASSIFIER_FILE) -> Classifier:
+    """The classifier whose files are `files`, as `classifier_files` returned them.
+
+    Args:
+        files: by name.
+        device: where to run.
+        codec_option: the value of `--codec`; None = the codec among the files, or else the one in the package or the official one.
+        where: the classifier's file, for errors.
+
+    Raises:
+        SoundStormError: the classifier or its codec is damaged, or there is no codec that fits.
+        ClusterError: what `--codec` names cannot be read.
+    """
+
+    def find(fingerprint: CodecFingerprint) -> Codec:
+        if codec_option is None and CODEC_FILE in files:
+            try:
+                return load_codec(files[CODEC_FILE], device)
+            except SoundStormError as error:
+                raise SoundStormError(f"{_codec_beside(where)}: {error}") from error
+        weights, codec = choose_codec(codec_option, fingerprint, where)
+        return codec if device == "cpu" else load_codec(weights, device)
+
+    return open_classifier(files[CLASSIFIER_FILE], where, codec=find, device=device)

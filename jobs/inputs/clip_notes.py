@@ -1,0 +1,63 @@
+"""The notes of the clips of a run, from the parts that workers wrote to the table of clips and the terminal."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.markup import escape
+
+from cluster import storage
+from jobs.console.command import console
+from soundstorm.data.notes import told
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import CLIPS, Note
+
+FOLDER = "notes"
+
+
+def write_notes(output_dir: str, shard: int, notes: Mapping[str, Sequence[str]]) -> None:
+    """Write the notes of a shard's clips, by clip_id, in place of what an earlier attempt wrote."""
+    uri = storage.join(output_dir, FOLDER, f"part-{shard:05d}.json")
+    noted = {clip_id: list(given) for clip_id, given in notes.items() if given}
+    if noted:
+        storage.write_bytes(uri, json.dumps(noted, ensure_ascii=False).encode())
+    else:
+        storage.delete(uri)
+
+
+def read_notes(output_dir: str) -> dict[str, list[str]]:
+    """The notes of all clips that have any, by clip_id.
+
+    Raises:
+        SoundStormError: a part is malformed.
+    """
+    notes: dict[str, list[str]] = {}
+    for entry in storage.list_objects(storage.join(output_dir, FOLDER), ".json"):
+        notes |= _part(entry.uri)
+    return notes
+
+
+def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: set[str]) -> pa.Table:
+    """The clips (schema CLIPS) with their notes; null for a clip that was rejected, and so is not what a note could tell of."""
+    column = [None if clip_id in rejected else list(notes.get(clip_id, ())) for clip_id in clips["clip_id"].to_pylist()]
+    return clips.set_column(clips.schema.get_field_index("notes"), CLIPS.field("notes"), pa.array(column, CLIPS.field("notes").type))
+
+
+def tell(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
+    """Show a line for each kind of note; see `soundstorm.data.notes.told`."""
+    for line in told(notes, num_clips, remedy):
+        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+
+
+def _part(uri: str) -> dict[str, list[str]]:
+    try:
+        found: Any = json.loads(storage.read_bytes(uri))
+    except (ValueError, RecursionError):
+        found = None
+    kinds = {note.value for note in Note}
+    if not isinstance(found, dict) or not all(
+        isinstance(given, list) and all(isinstance(note, str) and note.partition(":")[0] in kinds for note in given) for given in found.values()
+    ):
+        raise SoundStormError(f"{uri}: not the notes of clips: run again with --overwrite")
+    return found

@@ -1,0 +1,103 @@
+"""Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
+
+import hashlib
+import posixpath
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from rich.markup import escape
+
+from cluster import storage
+from jobs.console.command import console
+from jobs.inputs.outputs_apart import require_outside
+from soundstorm.data.datasets import DATASETS, Index, index_dataset
+from soundstorm.errors import SoundStormError
+
+
+@dataclass(kw_only=True)
+class DatasetOptions:
+    """Which recordings to use."""
+
+    dataset: str = "esc50"
+    """esc50, esc10, urbansound8k, folder (one sub-folder a class, or a CSV) or synthetic."""
+    data_dir: str | None = None
+    """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
+    strict_folds: bool = False
+    """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as they are published."""
+
+    def __post_init__(self) -> None:
+        if self.dataset not in DATASETS:
+            raise SoundStormError(f"--dataset is '{self.dataset}': give one of {', '.join(DATASETS)}")
+
+    @property
+    def location(self) -> str:
+        """Where the dataset lies."""
+        return self.data_dir or f"data/{self.dataset}"
+
+
+def open_dataset(name: str, location: str, *, strict_folds: bool = False) -> Index:
+    """Index the dataset `name` at `location`; with `strict_folds` no source recording has clips in two folds.
+
+    Raises:
+        SoundStormError: the layout is not that of the dataset, or it has no clip.
+        ClusterError: the place cannot be read.
+    """
+    filesystem, root = storage.filesystem(location)
+    if not storage.exists(location):
+        raise SoundStormError(
+            f"--data-dir {location}: there is nothing there; give the folder of {name}"
+            + (f" or run `soundstorm download --dataset {name}`" if DATASETS[name].url else "")
+        )
+    prefix = location if storage.is_remote(location) else storage.absolute(location)
+    return index_dataset(name, filesystem, root, prefix, strict_folds=strict_folds)
+
+
+def open_and_tell(options: DatasetOptions) -> Index:
+    """Index the dataset that `options` name, and say what people should know of it; raises as `open_dataset` does."""
+    index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
+    for note in index.notes:
+        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+    return index
+
+
+def tell_ignored(index: Index, verbose: bool) -> None:
+    """Say how many files of the data folder are ignored, for what reasons; `verbose` names each."""
+    rows = index.ignored.to_pylist()
+    if verbose:
+        for row in rows:
+            console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})", highlight=False)
+    elif rows:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common())
+        example = f"{rows[0]['uri']} ({rows[0]['detail']})"
+        console.print(
+            f"[yellow]note:[/] {len(rows)} of {index.num_files} files are ignored ({reasons}), for example {escape(example)}; --verbose names all",
+            highlight=False,
+        )
+
+
+def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
+    """For a stage's record: source recordings with clips in two folds (source -> fold -> clips), and whether one side was left out."""
+    return {"sources_in_two_folds": index.split_sources, "strict_folds": options.strict_folds}
+
+
+def index_digest(clips: pa.Table) -> str:
+    """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
+    folder = posixpath.commonprefix(clips["uri"].to_pylist()).rpartition("/")[0]
+    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)} if folder else {}
+    digest = hashlib.sha256()
+    for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
+        digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())
+    return digest.hexdigest()
+
+
+def require_apart(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
+    """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take it for recordings."""
+    if options.dataset == "folder":
+        require_outside(output_dir, options.location, option, "--data-dir")
+
+
+def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:
+    """The clips whose fold is one of `folds`."""
+    return clips.filter(pa.array([fold in folds for fold in clips["fold"].to_pylist()], pa.bool_()))

@@ -1,0 +1,147 @@
+"""Decoded recordings in Ray's object store, from where every worker of a training reads all of them."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
+from rich.markup import escape
+
+from cluster.runtime.ray_data import PATIENCE_S, bounded_retries, quiet_ray_data
+from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, open_ledger
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from jobs.console.command import console
+from jobs.inputs.audio_files import load_known_recording
+from jobs.inputs.clip_notes import tell
+from jobs.inputs.datasets import rows_of_folds
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, to_pcm16
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import Reason
+
+DECODED = pa.schema(
+    [
+        ("clip_id", pa.string()),
+        ("label", pa.int32()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+        ("content", pa.string()),
+        ("notes", pa.list_(pa.string())),
+        ("samples", pa.binary()),
+    ]
+)
+"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content` is
+`soundstorm.serialization.provenance.content_of` its file, `notes` as in `clips`."""
+
+MAX_DURATION_S = 3600.0
+"""The most seconds of a recording that can be asked for."""
+DEADLY = "every process that decoded it died; more memory may help"
+BATCH_SIZE = 16
+MAX_RETRIES = 12
+"""Times that a batch is tried again after its task died: Ray Data by itself would go on for ever."""
+HANG_S = 1800.0
+"""A batch that takes this long and as long as all of its sound lasts hangs; its process ends itself."""
+
+
+def pcm16(waveform_N: np.ndarray, clip_id: str) -> bytes:
+    """A recording as 16-bit little-endian samples."""
+    return to_pcm16(waveform_N).astype("<i2").tobytes()
+
+
+def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes] = pcm16) -> "ray.data.Dataset":
+    """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED.
+
+    A recording that kills the tasks that decode it is one that cannot be used.
+
+    Args:
+        clips: which.
+        sample_rate: samples per second.
+        max_duration_s: seconds of a recording that are used.
+        keep: makes the bytes that are kept as its `samples`, at least one, of a waveform (N,) and its clip_id.
+
+    Raises:
+        SoundStormError: tasks died again and again.
+        ClusterError: the nodes or the storage are gone.
+    """
+    if not clips.num_rows:
+        return ray.data.from_arrow(DECODED.empty_table())
+    ledger = open_ledger()
+
+    def decode(batch: pa.Table) -> pa.Table:
+        rows = batch.to_pylist()
+        decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": DEADLY} for row in rows]
+        with Attempt(ledger, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
+            for portion in attempt.portions([row["clip_id"] for row in rows]):
+                for number in portion:
+                    decoded[number] = _decoded_row(rows[number], sample_rate, max_duration_s, keep)
+        return pa.Table.from_pylist(decoded, schema=DECODED)
+
+    quiet_ray_data(watched=True)
+    shards = ray.data.from_arrow(clips).repartition(min(clips.num_rows, 32))
+    with bounded_retries():
+        dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
+    vigil = Vigil(ledger=ledger, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
+    try:
+        decoded = watch(dataset.materialize, vigil)
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
+        _, deadly = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        named = f" at {', '.join(deadly[:5])}" if deadly else ""
+        raise SoundStormError(f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory") from error
+    decoded.context.execution_no_progress_timeout_s = PATIENCE_S  # no vigil is kept over those who read it
+    return decoded
+
+
+def _row(clip: dict[str, Any]) -> dict[str, Any]:
+    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "content": "", "notes": [], "samples": b""}
+
+
+def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes]) -> dict[str, Any]:
+    decoded = _row(row)
+    try:
+        recording, decoded["content"] = load_known_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
+        decoded |= {"samples": keep(recording.waveform, row["clip_id"]), "notes": list(recording.notes)}
+    except RejectedAudio as error:
+        decoded |= {"reason": error.reason.value, "detail": error.detail}
+    return decoded
+
+
+def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
+    """Name the recordings that could not be decoded, and tell what became of others; returns how many could."""
+    usable, notes = 0, {}
+    for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
+        notes[row["clip_id"]] = list(row["notes"])
+        if row["reason"]:
+            console.print(f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})", highlight=False)
+        else:
+            usable += 1
+    tell(notes, len(notes))
+    return usable
+
+
+def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
+    """Samples (int16) and label of each usable recording of a dataset or a worker's shard of it, in order of clip_id."""
+    tables = [batch for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=None) if batch.num_rows]
+    rows = pa.concat_tables(tables).sort_by("clip_id").to_pylist() if tables else []
+    for row in rows:
+        if row["samples"]:
+            yield np.frombuffer(row["samples"], dtype="<i2"), row["label"]
+
+
+def training_recordings(clips: pa.Table, fold: int, location: str, max_duration_s: float) -> "tuple[ray.data.Dataset, int]":
+    """All recordings but those of the test fold, decoded at 24 kHz, and how many of them can be used.
+
+    Args:
+        clips: of all folds, schema CLIPS.
+        fold: the test fold.
+        location: where the dataset lies, for errors.
+        max_duration_s: seconds of a recording that are used.
+
+    Raises:
+        SoundStormError: none can be used.
+    """
+    training = decode_clips(rows_of_folds(clips, set(clips["fold"].to_pylist()) - {fold}), SAMPLE_RATE, max_duration_s)
+    usable = warn_of_rejected(training)
+    if not usable:
+        raise SoundStormError(f"{location}: no usable recording outside fold {fold}; see the warnings above")
+    return training, usable

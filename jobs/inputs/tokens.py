@@ -1,0 +1,230 @@
+"""What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes mean."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from cluster.storage import absolute, exists, join
+from cluster.tables import read_table
+from cluster.tables import stage_record as records
+from jobs.inputs.datasets import rows_of_folds
+from jobs.inputs.provenance import combined, read_contents
+from soundstorm.codec.files import OFFICIAL_SHA256
+from soundstorm.data.views import RECORDED
+from soundstorm.errors import SoundStormError
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
+from soundstorm.serialization.leakage import Test
+from soundstorm.serialization.provenance import (
+    Provenance,
+    Role,
+    TrainedOn,
+    as_parent,
+    digest_of,
+    packaged_provenance,
+    parse_provenance,
+    recordings_of,
+)
+from soundstorm.training.batches import drawn_view
+
+COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
+CLIPS_FILE = "clips.parquet"
+CODEC_TRAINED_ON = "codec_trained_on"
+"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.serialization.provenance` writes it; null: not known."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class TokenSet:
+    """Clips in a fixed order, each in one or more views."""
+
+    views: list[list[np.ndarray]]
+    """Codes of the views of each clip, the clip as recorded first: uint16 (num_levels, num_frames)."""
+    labels: list[int]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def num_views(self) -> int:
+        """Views of all clips together."""
+        return sum(len(views) for views in self.views)
+
+    def recorded(self, index: int) -> np.ndarray:
+        """Codes of a clip as recorded."""
+        return self.views[index][0]
+
+    def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
+        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.drawn_view`."""
+        views = self.views[index]
+        return views[drawn_view(len(views), recorded_share, seed, epoch, index)]
+
+
+@dataclass(kw_only=True, frozen=True)
+class Tokens:
+    """The tokens of a dataset, one fold of it held out."""
+
+    table: pa.Table
+    """Columns COLUMNS, the clips of all folds."""
+    dataset: str
+    """Name of the dataset."""
+    fingerprint: CodecFingerprint
+    categories: list[str]
+    """Name of each class, by label."""
+    fold: int
+    """The fold that is validated with and not trained on."""
+    made: str
+    """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
+    uri: str
+    folds: Mapping[str, int]
+    """Fold of each clip of the data set, also of those that could not be tokenized."""
+    contents: Mapping[str, str] | None
+    """`soundstorm.serialization.provenance.content_of` each clip; None: an earlier version made the tokens."""
+    codec: Provenance
+    """What the codec was trained on."""
+
+    def trained_on(self, generator: Checkpoint | None = None) -> TrainedOn:
+        """What a network knows that was trained on all folds but `fold`, from this generator or from random weights."""
+        rows = self.table.select(["clip_id", "fold"]).to_pylist()
+        trained = [row["clip_id"] for row in rows if row["fold"] != self.fold]
+        start = None if generator is None else as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance)
+        codec = as_parent(Role.CODEC, self.fingerprint.name, self.fingerprint.sha256, self.codec)
+        try:
+            recordings = recordings_of(self.dataset, self.folds, trained, self.contents)
+        except ValueError as error:
+            raise SoundStormError(f"{self.uri}: {error}: make the tokens again with `soundstorm tokenize`") from error
+        return combined(recordings, codec, start)
+
+    def test(self) -> Test:
+        """The test on `fold`."""
+        return Test(dataset=self.dataset, fold=self.fold, digest=lambda: digest_of(self.folds), contents=self._contents_of_fold)
+
+    def _contents_of_fold(self) -> dict[str, str]:
+        if self.contents is None:
+            return read_contents(rows_of_folds(self.clips(), {self.fold})["uri"].to_pylist())
+        rows = self.table.select(["clip_id", "fold"]).to_pylist()
+        return {self.contents[row["clip_id"]]: row["clip_id"] for row in rows if row["fold"] == self.fold}
+
+    def clips(self) -> pa.Table:
+        """The clips that were tokenized and those that were rejected, schema CLIPS."""
+        return _clips(join(self.uri.rpartition("/")[0], CLIPS_FILE))
+
+    def split(self) -> tuple[TokenSet, TokenSet]:
+        """Clips to train on and clips to validate with; see `split_tokens`."""
+        return split_tokens([self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri)
+
+
+def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
+    """Read the output folder of `tokenize` and choose the test fold.
+
+    Args:
+        uri: the folder.
+        fold: the test fold; None = the last that has clips.
+        option: where the fold was given.
+
+    Raises:
+        SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate with.
+        ClusterError: a table is missing or malformed.
+    """
+    record = records.read(uri, "tokenize")
+    tokens_uri = join(uri, "tokens")
+    if record is None:
+        raise SoundStormError(f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm tokenize`")
+    table, metadata = read_table(tokens_uri)
+    check_table(table, TOKENS, tokens_uri)
+    categories = _categories(metadata, tokens_uri)
+    folds = sorted(set(table["fold"].to_pylist()))
+    if not folds:
+        raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
+    chosen = folds[-1] if fold is None else fold
+    if chosen not in folds:
+        raise SoundStormError(f"{option} is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
+    if folds == [chosen]:
+        raise SoundStormError(f"{option} is {chosen}, and the tokens have no other fold: there is nothing to train on")
+    _require_recorded(table, tokens_uri)
+    for row in table.select(["clip_id", "label", "num_frames"]).to_pylist():
+        if not 0 <= row["label"] < len(categories) or row["num_frames"] < 1:
+            raise SoundStormError(
+                f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and {row['num_frames']} frames: "
+                "make the tokens again with `soundstorm tokenize`"
+            )
+    fingerprint = CodecFingerprint.from_metadata(metadata, tokens_uri)
+    has_contents = "content" in table.column_names
+    return Tokens(
+        table=table.select(list(COLUMNS)),
+        dataset=table["dataset"][0].as_py(),
+        fingerprint=fingerprint,
+        categories=categories,
+        fold=chosen,
+        made=record.finished,
+        uri=absolute(tokens_uri),
+        folds=_folds(uri, table),
+        contents=dict(zip(table["clip_id"].to_pylist(), table["content"].to_pylist(), strict=True)) if has_contents else None,
+        codec=_codec_provenance(record, fingerprint),
+    )
+
+
+def _folds(uri: str, table: pa.Table) -> dict[str, int]:
+    """Fold of each clip, from the list of all clips or else from the tokens."""
+    where = join(uri, CLIPS_FILE)
+    clips = _clips(where) if exists(where) else table
+    return dict(zip(clips["clip_id"].to_pylist(), clips["fold"].to_pylist(), strict=True))
+
+
+def _clips(where: str) -> pa.Table:
+    clips, _ = read_table(where)
+    check_table(clips, CLIPS.remove(CLIPS.get_field_index("notes")), where)  # of an earlier version, without notes
+    return clips
+
+
+def _codec_provenance(record: records.Record, fingerprint: CodecFingerprint) -> Provenance:
+    """What the codec of the tokens was trained on: the record says it, or it is one that is known."""
+    if record.counts.get(CODEC_TRAINED_ON) is not None:
+        return parse_provenance(record.counts[CODEC_TRAINED_ON])
+    if fingerprint.sha256 == OFFICIAL_SHA256:
+        return TrainedOn(outside=("encodec",))
+    return packaged_provenance(fingerprint.sha256)
+
+
+def _categories(metadata: dict[str, str], where: str) -> list[str]:
+    try:
+        categories = json.loads(metadata.get("categories", ""))
+    except (ValueError, RecursionError):
+        categories = None
+    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
+        raise SoundStormError(f"{where}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`")
+    return categories
+
+
+def _require_recorded(table: pa.Table, where: str) -> None:
+    """Raise unless every clip has each of its views once, and view 0 among them."""
+    found = Counter(zip(table["clip_id"].to_pylist(), table["view"].to_pylist(), strict=True))
+    for (clip_id, view), count in found.items():
+        if count > 1 or (clip_id, RECORDED) not in found:
+            problem = f"has view {view} {count} times" if count > 1 else f"has view {view} and not view {RECORDED}, the recording"
+            raise SoundStormError(f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`")
+
+
+def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str) -> tuple[TokenSet, TokenSet]:
+    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of clip_id.
+
+    Raises:
+        SoundStormError: codes are malformed; `where` names the table.
+    """
+    rows = pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("view", "ascending")])
+    held_out = pc.equal(rows["fold"], fold)
+    training = rows.filter(pc.invert(held_out))
+    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], RECORDED)))
+    return _token_set(training, num_levels, codebook_size, where), _token_set(validation, num_levels, codebook_size, where)
+
+
+def _token_set(rows: pa.Table, num_levels: int, codebook_size: int, where: str) -> TokenSet:
+    codes = [codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)]
+    labelled = zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), codes, strict=True)
+    clips = [list(views) for _, views in groupby(labelled, key=lambda row: row[0])]
+    return TokenSet(views=[[codes_QT for _, _, codes_QT in views] for views in clips], labels=[views[0][1] for views in clips])

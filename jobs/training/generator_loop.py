@@ -1,0 +1,127 @@
+"""The training of SoundStorm on one worker of Ray Train: epochs until the last, a report and a checkpoint after each."""
+
+import tempfile
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train import get_checkpoint
+from ray.train.torch import get_device, prepare_model
+
+from jobs.inputs.checkpoints import CHECKPOINT_FOLDER
+from jobs.inputs.tokens import Tokens, TokenSet, split_tokens
+from jobs.training.generator_trainer import TrainingRun
+from jobs.training.ray_trainer import use_threads
+from soundstorm.codec.codec import Codec
+from soundstorm.errors import SoundStormError
+from soundstorm.model.centroids import log_counts
+from soundstorm.model.checkpoints import Checkpoint, load_training_state, save_checkpoint
+from soundstorm.model.code_vectors import centroid_weights, latent_dim, start_embeddings
+from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.provenance import TrainedOn
+
+
+def train_on_worker(settings: dict[str, Any]) -> str | None:
+    """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
+    use_threads(settings["cpus"], settings["threads"])
+    context = ray.train.get_context()
+    fingerprint = CodecFingerprint(**settings["codec"])
+    training, validation = _read_tokens(settings["fold"], fingerprint)
+    config = TrainingConfig.from_dict(settings["training"], "training")
+    worker = TrainingRun(
+        ModelConfig.from_dict(settings["architecture"], "architecture"),
+        replace(config, batch_size=settings["batch_size"]),
+        training,
+        validation,
+        device=get_device(),
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        weights=None if settings["weights"] is None else ray.get(settings["weights"]),
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),  # centroids, which never change
+    )
+    checkpoint = get_checkpoint()
+    if checkpoint is not None:
+        with checkpoint.as_directory() as folder:
+            worker.load_state_dict(load_training_state(Path(folder)))
+    while not worker.is_finished:
+        try:
+            worker.run_epoch()
+        except SoundStormError as error:  # the gradient is not finite: the same on all workers, and would be again
+            return str(error)
+        _report(worker, settings, fingerprint)
+        if worker.problem():
+            return worker.problem()
+    return None
+
+
+def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, TokenSet]:
+    shard = ray.train.get_dataset_shard("tokens")
+    tables = list(shard.iter_batches(batch_format="pyarrow", batch_size=None))
+    return split_tokens(tables, fold, fingerprint.num_levels, fingerprint.codebook_size, "tokens")
+
+
+def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
+    """Report the log so far, on rank 0 with a checkpoint where one is due and worth it: the last good one is not driven out by worse."""
+    is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
+    with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
+        saved = None
+        if is_due and worker.rank == 0:
+            folder = Path(scratch) / CHECKPOINT_FOLDER
+            save_checkpoint(
+                folder,
+                worker.averaged(),
+                training=TrainingConfig.from_dict(settings["training"], "training"),
+                categories=settings["categories"],
+                fingerprint=fingerprint,
+                step=worker.step,
+                sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
+                trained_on=TrainedOn.from_dict(settings["trained_on"]),
+                extra={
+                    "epoch": worker.epochs_done,
+                    "dataset": settings["dataset"],
+                    "test_fold": settings["fold"],
+                    "val_loss": worker.rows[-1]["val_loss"],
+                },
+                training_state=worker.state_dict(),
+            )
+            saved = ray.train.Checkpoint.from_directory(str(folder))
+        ray.train.report({"rows": list(worker.rows)}, checkpoint=saved)
+
+
+def first_weights(
+    architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
+) -> dict[str, torch.Tensor] | None:
+    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each worker."""
+    if origin is not None:
+        return weights_for_categories(origin.model, origin.categories, tokens.categories)
+    if codec is None:
+        return None
+    if architecture.centroids:
+        views = (view for views in tokens.split()[0].views for view in views)
+        return centroid_weights(architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SoundStorm(architecture)
+        start_embeddings(model, codec)
+    return model.state_dict()
+
+
+def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None = None) -> ModelConfig:
+    """`architecture` with the levels, codes and classes of `tokens`, and with centroids of the size of those of `codec`."""
+    fingerprint, most = tokens.fingerprint, architecture.generated_levels
+    if most is not None and most > fingerprint.num_levels:
+        raise SoundStormError(f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most that many")
+    return replace(
+        architecture,
+        num_levels=most or fingerprint.num_levels,
+        codebook_size=fingerprint.codebook_size,
+        num_classes=len(tokens.categories),
+        centroid_dim=latent_dim(codec) if architecture.centroids and codec is not None else architecture.centroid_dim,
+    )

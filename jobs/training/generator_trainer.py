@@ -1,0 +1,207 @@
+"""One worker's side of a training run: which views of which clips it sees when, its steps, its validation, and what it needs to go on later.
+
+`jobs/train.py` runs it on several workers at once, `tune/` in one process a trial; both get the same numbers from the same settings.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jobs.inputs.tokens import TokenSet
+from jobs.training.batches import dealt_batches, steps_per_epoch
+from jobs.training.training_log import Row
+from soundstorm.errors import SoundStormError
+from soundstorm.model.generators import GeneratorNetwork, make_generator
+from soundstorm.model.presets import ModelConfig, TrainingConfig
+from soundstorm.optimization.divergence import far_above_guessing, lost
+from soundstorm.optimization.ema import EMA
+from soundstorm.training.batches import collate, crop, fill, seeded_generator
+from soundstorm.training.step import (
+    LevelLosses,
+    apply_gradients,
+    build_optimizer,
+    build_schedule,
+    evaluate_loss,
+    lr_factor,
+    mixed_loss,
+    training_step,
+)
+
+
+class TrainingRun:
+    """A network in training, and the averaged weights that are published.
+
+    Everything random follows from (seed, epoch, step, worker), so a run that is resumed after an epoch goes on exactly as it would
+    have. With another number of workers it goes on from the same epoch, with other batches.
+
+    Args:
+        architecture: of the network.
+        config: of the training.
+        training: clips to learn from.
+        validation: clips to measure on.
+        device: where to compute.
+        rank, world_size: this worker and the number of them; losses are summed over the default process group where there is one.
+        weights: to start from; what they lack, and without any the whole network, starts at random.
+        wrap: makes the network distributed.
+    """
+
+    def __init__(
+        self,
+        architecture: ModelConfig,
+        config: TrainingConfig,
+        training: TokenSet,
+        validation: TokenSet,
+        *,
+        device: torch.device,
+        rank: int = 0,
+        world_size: int = 1,
+        weights: dict[str, Tensor] | None = None,
+        wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+    ) -> None:
+        self.config, self.training, self.validation = config, training, validation
+        self.device, self.rank, self.world_size = device, rank, world_size
+        torch.manual_seed(config.seed)
+        self.network = make_generator(architecture)
+        _start_from(self.network, weights)
+        self.network.to(device)
+        self.model = wrap(self.network)
+        self.ema = EMA(self.network, config.ema_decay)
+        self.steps_per_epoch = steps_per_epoch(len(training), config.batch_size, world_size)
+        self.total_steps = self.steps_per_epoch * config.epochs
+        self.optimizer = build_optimizer(self.network, config)
+        self.schedule = build_schedule(self.optimizer, config, self.total_steps)
+        self.epochs_done = 0
+        self.rows: list[Row] = []
+
+    @property
+    def num_levels(self) -> int:
+        """The first levels of the codes, which the network generates."""
+        return self.network.config.num_levels
+
+    @property
+    def is_finished(self) -> bool:
+        return self.epochs_done >= self.config.epochs
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.epochs_done * self.steps_per_epoch
+
+    @property
+    def is_good(self) -> bool:
+        """Whether the last epoch left something worth keeping."""
+        return not far_above_guessing(self._losses()[-1], self.network.config.codebook_size)
+
+    def problem(self) -> str | None:
+        """Why there is no use in going on; None = there is."""
+        why = lost(self._losses(), self.network.config.codebook_size, self.is_finished)
+        return None if why is None else f"{why}: lower --lr (it is {self.config.lr:g})"
+
+    def _losses(self) -> list[float]:
+        return [float(row["train_loss"] or 0.0) for row in self.rows]
+
+    def averaged(self) -> GeneratorNetwork:
+        """The network with the averaged weights."""
+        return self.ema.averaged(self.network)
+
+    def run_epoch(self) -> Row:
+        """Train one epoch, validate, and add a row to the log; returns the row.
+
+        Raises:
+            SoundStormError: the loss or its gradient is not finite, on all workers alike.
+        """
+        began = time.monotonic()
+        trained = _over_workers(self._train())
+        validated = _over_workers(self._validate())
+        self.epochs_done += 1
+        row: Row = {
+            "epoch": self.epochs_done,
+            "step": self.step,
+            "train_loss": mixed_loss(trained, self.config),
+            "val_loss": mixed_loss(validated, self.config),
+            "lr": self.config.lr * lr_factor(self.step - 1, self.total_steps, self.config),  # of the epoch's last step
+            "seconds": time.monotonic() - began,
+        }
+        row |= {f"train_level_{level}": loss for level, loss in enumerate(trained.per_level())}
+        row |= {f"val_level_{level}": loss for level, loss in enumerate(validated.per_level())}
+        self.rows.append(row)
+        return row
+
+    def _train(self) -> LevelLosses:
+        config, epoch = self.config, self.epochs_done
+        torch.manual_seed(seeded_generator(config.seed, epoch, self.rank).initial_seed())  # dropout draws from the global generator
+        self.model.train()
+        total: LevelLosses | None = None
+        deal = dealt_batches(len(self.training), config.batch_size, seed=config.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
+        for number, members in enumerate(deal):
+            views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
+            clips = [crop(codes_QT, config.crop_frames, config.seed, epoch, index) for codes_QT, index in zip(views, members, strict=True)]
+            clips = [fill(codes_QT[: self.num_levels], config.filled_frames) for codes_QT in clips]
+            batch = collate(clips, [self.training.labels[index] for index in members]).to(self.device)
+            outcome = training_step(self.model, batch, seeded_generator(config.seed, epoch, number, self.rank), config)
+            apply_gradients(self.model, outcome.loss, self.optimizer, self.schedule, config, self.ema)
+            total = outcome.levels if total is None else total + outcome.levels
+        assert total is not None  # a run has at least one clip, so an epoch has at least one batch
+        return total
+
+    def _validate(self) -> LevelLosses:
+        """Losses of this worker's share of the validation clips under fixed masks."""
+        mine = range(self.rank, len(self.validation), self.world_size)
+        size = self.config.batch_size
+        batches = (
+            collate([self.validation.recorded(index)[: self.num_levels] for index in part], [self.validation.labels[index] for index in part])
+            for part in (mine[start : start + size] for start in range(0, len(mine), size))
+        )
+        return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What `load_state_dict` needs: tensors and plain values only."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+            "epochs_done": self.epochs_done,
+            "rows": self.rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on after the epoch at which `state_dict` was taken.
+
+        Raises:
+            SoundStormError: the state is of another network.
+        """
+        try:
+            self.network.load_state_dict(state["network"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.ema.load_state_dict(state["ema"])
+            self.epochs_done, self.rows = int(state["epochs_done"]), list(state["rows"])
+        except (KeyError, ValueError, TypeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SoundStormError(f"the training state is not of this network ({reason}): start afresh with --overwrite") from error
+        self.schedule.last_epoch = self.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.lr * lr_factor(self.step, self.total_steps, self.config)
+
+
+def _start_from(network: GeneratorNetwork, weights: dict[str, Tensor] | None) -> None:
+    """Give `network` these weights by name.
+
+    Raises:
+        SoundStormError: the network goes through the codec's centroids, and they are not among the weights.
+        ValueError: there are weights of another network.
+    """
+    result = network.load_state_dict(weights or {}, strict=False)
+    if result.unexpected_keys:
+        raise ValueError(f"weights of another network: {', '.join(result.unexpected_keys[:3])}")
+    if any(name.startswith("centroids.") for name in result.missing_keys):
+        raise SoundStormError("the network goes through the codec's centroids, and was given none")
+
+
+def _over_workers(losses: LevelLosses) -> LevelLosses:
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.all_reduce(losses.nats_Q)
+        torch.distributed.all_reduce(losses.frames_Q)
+    return losses
