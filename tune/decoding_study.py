@@ -12,12 +12,12 @@ from cluster.tables import stage_record as records
 from jobs.console.command import leave, start
 from jobs.console.resume import told_again
 from soundstorm.errors import SoundStormError
-from tune.bench import choose_stand
-from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
-from tune.decoding_results import told, write_decoding
-from tune.results import OUTPUTS, all_there
-from tune.space import load_space, spans_of
-from tune.study import StudyOptions, require_begun
+from tune.decoding.reference import choose_stand
+from tune.decoding.results import told, write_decoding
+from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.search.results import OUTPUTS, all_there
+from tune.search.runner import StudyOptions, require_begun
+from tune.search.space import load_space, spans_of
 
 STAGE = "tune"
 

@@ -17,14 +17,14 @@ from jobs.inputs.codecs import choose_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 from tune import training_study
-from tune.bench import choose_real, choose_stand, open_listener
-from tune.decoding import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
-from tune.decoding_results import told, write_decoding
-from tune.journal import Ended, Journal
-from tune.results import OUTPUTS, all_there
-from tune.space import load_space, spans_of
-from tune.study import StudyOptions, require_begun, require_least
-from tune.training_trial import checkpoint_uri
+from tune.decoding.reference import choose_real, choose_stand, open_listener
+from tune.decoding.results import told, write_decoding
+from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.search.results import OUTPUTS, all_there
+from tune.search.runner import StudyOptions, require_begun, require_least
+from tune.search.space import load_space, spans_of
+from tune.search.trial_journal import Ended, Journal
+from tune.training.trial import checkpoint_uri
 
 STAGE = "tune"
 TRAINING = "training"

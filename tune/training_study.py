@@ -29,12 +29,12 @@ from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.reports.page import decimal
 from soundstorm.reports.study_page import Curve, StudyData
-from tune.journal import Ended, Journal
-from tune.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
-from tune.space import Choice, Range, Space, check_space, load_space, spans_of
-from tune.study import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
-from tune.training_trial import FIGURES, FOLLOWS, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
-from tune.training_workers import trial_on_workers, workers_end_with_their_run
+from tune.search.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
+from tune.search.runner import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
+from tune.search.space import Choice, Range, Space, check_space, load_space, spans_of
+from tune.search.trial_journal import Ended, Journal
+from tune.training.distributed_trial import trial_on_workers, workers_end_with_their_run
+from tune.training.trial import FIGURES, FOLLOWS, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
 
 STAGE = "tune"
 TRIALS = "trials"

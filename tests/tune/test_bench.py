@@ -12,7 +12,7 @@ from cluster.scheduling.limits import Limits
 from jobs.inputs.clips import digest
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
-from tune.bench import BenchOptions, _await_all, choose_real, open_listener
+from tune.decoding.reference import BenchOptions, _await_all, choose_real, open_listener
 
 
 def test_a_changed_recording_makes_another_study(synthetic_dataset: Path, tmp_path: Path) -> None:

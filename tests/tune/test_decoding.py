@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from tune.decoding import LEVEL_0, digest_trials
-from tune.decoding_trial import COST
-from tune.journal import Ended
+from tune.decoding.search import LEVEL_0, digest_trials
+from tune.decoding.trial import COST
+from tune.search.trial_journal import Ended
 
 
 def ended(trial: str, quality: float, cost: float, **point: Any) -> Ended:

@@ -20,7 +20,7 @@ from soundstorm.model.presets import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import TOKENS, codes_to_lists
 from tune.joint_study import Options, best_networks, run
-from tune.journal import Ended
+from tune.search.trial_journal import Ended
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import pytest
 
 from cluster import tables
 from soundstorm.errors import SoundStormError
-from tune.results import importances, write_trials
-from tune.space import Choice, Range
+from tune.search.results import importances, write_trials
+from tune.search.space import Choice, Range
 
 SPACE = {"lr": Range(1e-4, 1e-2, is_log=True), "schedule": Choice("cosine", "onecycle"), "depth": Range(1, 4, is_whole=True)}
 

@@ -7,10 +7,10 @@ import pytest
 
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS, SamplerSettings, preset
-from tune.decoding_trial import sampler_of, setting_names
-from tune.space import Choice, Range, Space, check_space, load_space
+from tune.decoding.trial import sampler_of, setting_names
+from tune.search.space import Choice, Range, Space, check_space, load_space
+from tune.training.trial import MODEL_NAMES, TRAINING_NAMES, applied
 from tune.training_study import default_space
-from tune.training_trial import MODEL_NAMES, TRAINING_NAMES, applied
 
 
 def check(space: Space) -> None:

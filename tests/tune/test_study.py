@@ -8,9 +8,9 @@ from typing import Any
 from ray import tune
 
 from jobs.training.ray_trainer import WorkerPlan
-from tune.journal import Ended, Point
-from tune.space import Choice, Range
-from tune.study import RESTARTS, WORST, Search, StudyOptions, _optuna, run_search
+from tune.search.runner import RESTARTS, WORST, Search, StudyOptions, _optuna, run_search
+from tune.search.space import Choice, Range
+from tune.search.trial_journal import Ended, Point
 
 
 def trainable(folder: Path) -> Callable[[Point], None]:

@@ -16,9 +16,9 @@ from jobs import train
 from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from tests.conftest import ROOT
-from tune.journal import Journal
+from tune.search.trial_journal import Journal
+from tune.training.distributed_trial import workers_end_with_their_run
 from tune.training_study import Options, run
-from tune.training_workers import workers_end_with_their_run
 
 NUM_TRIALS, EPOCHS = 5, 6
 SPACE = """

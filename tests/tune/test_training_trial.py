@@ -12,11 +12,11 @@ from jobs.training.generator_loop import network_for
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.presets import ModelConfig, TrainingConfig, preset
-from tune import training_trial
-from tune.faults import problem_of
-from tune.journal import Ended, Journal
-from tune.study import WORST
-from tune.training_trial import Base, applied, checkpoint_uri, run_trial
+from tune.search.failures import problem_of
+from tune.search.runner import WORST
+from tune.search.trial_journal import Ended, Journal
+from tune.training import trial as training_trial
+from tune.training.trial import Base, applied, checkpoint_uri, run_trial
 
 MODEL = ModelConfig(width=16, depth=1, heads=2)
 TRAINING = TrainingConfig(batch_size=4, epochs=4, lr=1e-3)

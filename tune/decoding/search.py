@@ -11,12 +11,12 @@ from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
 from soundstorm.model.presets import SamplerSettings
-from tune.bench import BenchOptions, Stand, set_up
-from tune.decoding_trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
-from tune.journal import Ended, Point
-from tune.results import trial_row
-from tune.space import Choice, Range, Space, check_space
-from tune.study import Search, StudyOptions, plan_trials, require_least, run_search
+from tune.decoding.reference import BenchOptions, Stand, set_up
+from tune.decoding.trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
+from tune.search.results import trial_row
+from tune.search.runner import Search, StudyOptions, plan_trials, require_least, run_search
+from tune.search.space import Choice, Range, Space, check_space
+from tune.search.trial_journal import Ended, Point
 
 LEVEL_0 = f"{PASSES}0"
 CURVE, TRIALS = "curve", "trials"

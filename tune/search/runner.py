@@ -25,8 +25,8 @@ from cluster.tables import stage_record as records
 from jobs.console.command import console
 from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
-from tune.journal import Ended, Journal, Point, point_name
-from tune.space import Space
+from tune.search.space import Space
+from tune.search.trial_journal import Ended, Journal, Point, point_name
 
 REDUCTION_FACTOR = 3
 """ASHA lets the best third of the trials that reach a rung go on."""

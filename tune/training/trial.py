@@ -26,9 +26,9 @@ from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
-from tune.faults import problem_of
-from tune.journal import Point, point_name
-from tune.study import WORST
+from tune.search.failures import problem_of
+from tune.search.runner import WORST
+from tune.search.trial_journal import Point, point_name
 
 SAVE_EVERY_S = 30.0
 STATES = "states"

@@ -24,8 +24,8 @@ from soundstorm.evaluation.objective import Measured
 from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
-from tune.decoding_trial import Bench, measure_real
-from tune.study import require_least
+from tune.decoding.trial import Bench, measure_real
+from tune.search.runner import require_least
 
 CHUNK = 10
 """Recordings measured at once."""

@@ -15,10 +15,10 @@ from cluster import storage
 from jobs.training.generator_loop import train_on_worker
 from jobs.training.ray_trainer import WorkerPlan, run_trainer
 from soundstorm.errors import SoundStormError
-from tune.faults import problem_of
-from tune.journal import Point, point_name
-from tune.study import RESTARTS, WORST
-from tune.training_trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
+from tune.search.failures import problem_of
+from tune.search.runner import RESTARTS, WORST
+from tune.search.trial_journal import Point, point_name
+from tune.training.trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
 
 STATE_TIMEOUT_S = 10
 

@@ -18,8 +18,8 @@ from cluster.tables import write_table
 from soundstorm.errors import SoundStormError
 from soundstorm.model.settings_file import to_json, to_toml
 from soundstorm.reports.study_page import StudyData, render_study
-from tune.journal import Ended
-from tune.space import Space
+from tune.search.space import Space
+from tune.search.trial_journal import Ended
 
 RESULTS = ("trials.parquet", "trials.csv", "best.json", "best.toml", "report.html")
 """What a finished study leaves for its user."""

@@ -21,9 +21,9 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.objective import FIGURES, Measured, unlikeness
 from soundstorm.model.presets import SamplerSettings
-from tune.faults import problem_of
-from tune.journal import Point
-from tune.study import WORST
+from tune.search.failures import problem_of
+from tune.search.runner import WORST
+from tune.search.trial_journal import Point
 
 BATCH = 10
 """Clips drawn at once."""

@@ -6,11 +6,11 @@ from typing import Any
 from cluster import storage
 from soundstorm.evaluation.pareto import where_more_stops_paying
 from soundstorm.reports.study_page import Cost, StudyData, stop_text
-from tune.bench import Stand
-from tune.decoding import Found, best_sampler
-from tune.decoding_trial import COST
-from tune.results import importances, now, versions, write_best, write_page, write_trials
-from tune.space import Choice, Range, Space
+from tune.decoding.reference import Stand
+from tune.decoding.search import Found, best_sampler
+from tune.decoding.trial import COST
+from tune.search.results import importances, now, versions, write_best, write_page, write_trials
+from tune.search.space import Choice, Range, Space
 
 
 def write_decoding(

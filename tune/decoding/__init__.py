@@ -1,0 +1,1 @@
+"""A decoding study: its reference, its trials, its search and its results."""

@@ -1,0 +1,1 @@
+"""A trial of a training study, in one process or on several workers."""
