@@ -23,7 +23,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 
 from cluster.runtime.connect import MAX_GPUS, connect  # noqa: E402
 from cluster.scheduling.actor_pool import Shard, run_shards  # noqa: E402
-from tests.ray_head import free_ports, ray_head  # noqa: E402
+from tests.support.ray_head import free_ports, ray_head  # noqa: E402
 
 WORKERS = 3
 SHARDS = 60

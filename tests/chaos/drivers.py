@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ray.cluster_utils import Cluster
 
-from tests.cluster.flaky_proxy import FlakyProxy
 from tests.conftest import ROOT, S3Server, free_port, server_process
+from tests.support.flaky_proxy import FlakyProxy
 
 LIMIT_S = 900.0
 """How long one command may take, on a machine that is busy."""

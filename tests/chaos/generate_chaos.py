@@ -28,8 +28,8 @@ import ray
 
 from jobs import generate
 from tests.chaos.generate_setup import disturb, make_model, nodes, result_of
-from tests.cluster.flaky_proxy import FlakyProxy
 from tests.conftest import S3Server, free_port, server_process
+from tests.support.flaky_proxy import FlakyProxy
 
 LIMIT_S = 900.0
 SHARD_SIZE = 10

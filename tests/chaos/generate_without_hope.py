@@ -23,8 +23,8 @@ os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
 
 from cluster import storage
 from tests.chaos.generate_setup import add_node, make_model, nodes, result_of
-from tests.cluster.flaky_proxy import Fault, FlakyProxy
 from tests.conftest import ROOT, S3Server, free_port, server_process
+from tests.support.flaky_proxy import Fault, FlakyProxy
 
 BAR_S = 120.0
 LIMIT_S = 600.0

@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--kind", default="", help="only kinds whose name has this in it")
     options = parser.parse_args()
     drawn = {"SOUNDSTORM_MALFORMED_EXAMPLES": str(options.examples), "SOUNDSTORM_MALFORMED_SEED": str(options.seed)}
-    files = ["tests/jobs/test_malformed.py", "tests/jobs/test_malformed_results.py"]
+    files = ["tests/jobs/inputs/test_malformed.py", "tests/jobs/inputs/test_malformed_results.py"]
     command = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout", "1800", *files, "-k", f"broken and ({options.kind or 'a'})"]
     return subprocess.run(command, cwd=ROOT, env=os.environ | drawn, timeout=LIMIT_S, check=False).returncode
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 import requests  # noqa: E402
 import yaml  # noqa: E402
 
-from tests.ray_head import RAY, end_processes_of, free_ports, outsider  # noqa: E402
+from tests.support.ray_head import RAY, end_processes_of, free_ports, outsider  # noqa: E402
 
 LIMIT_S = 600
 VENV = Path(sys.executable).parent.parent

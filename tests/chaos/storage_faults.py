@@ -24,8 +24,8 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.errors import StorageUnavailableError
-from tests.cluster.flaky_proxy import Fault, FlakyProxy
 from tests.conftest import S3Server, free_port, server_process, use_server
+from tests.support.flaky_proxy import Fault, FlakyProxy
 
 LIMIT_S = 120.0
 CALLS = 400

@@ -31,10 +31,10 @@ from soundstorm.model.presets import preset
 from soundstorm.reports.classification_page import render_classification
 from soundstorm.reports.evaluation_page import render_report
 from soundstorm.reports.study_page import render_study
-from tests.soundstorm.test_classification_page import classification_data
-from tests.soundstorm.test_report import report_data
-from tests.soundstorm.test_study_page import COST
-from tests.soundstorm.test_study_page import data as study_data
+from tests.soundstorm.reports.test_classification_page import classification_data
+from tests.soundstorm.reports.test_evaluation_page import report_data
+from tests.soundstorm.reports.test_study_page import COST
+from tests.soundstorm.reports.test_study_page import data as study_data
 
 CLIP_S = 1.0
 STEPS, CLIPS_A_STEP, EPOCHS = 20, 5, 10

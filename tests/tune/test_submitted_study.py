@@ -8,7 +8,7 @@ import pytest
 
 from cluster import storage, tables
 from tests.conftest import ROOT, S3Server, use_server
-from tests.ray_head import RAY, ray_head
+from tests.support.ray_head import RAY, ray_head
 
 STUDY_S = 240
 

@@ -89,7 +89,7 @@ def test_the_transcription_holds_at_every_length(length: int) -> None:
 
 def test_the_transcription_holds_on_real_recordings() -> None:
     soundfile = pytest.importorskip("soundfile")
-    default = Path(__file__).resolve().parents[3] / "shared/data"
+    default = Path(__file__).resolve().parents[4] / "shared/data"
     folder = Path(os.environ.get("SOUNDSTORM_TEST_DATA", default)) / "esc50/audio"
     paths = sorted(folder.glob("*.ogg"))[::500]
     if not paths:

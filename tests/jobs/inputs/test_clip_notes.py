@@ -17,7 +17,7 @@ from jobs import tokenize
 from jobs.inputs.audio_files import load_recording
 from jobs.inputs.tokens import open_tokens
 from soundstorm.schemas import CLIPS, check_schema
-from tests.soundstorm.test_recordings_of_every_kind import made_by_ffmpeg
+from tests.soundstorm.audio.test_recordings_of_every_kind import made_by_ffmpeg
 
 RATE = 24_000
 

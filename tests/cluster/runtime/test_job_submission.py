@@ -14,7 +14,7 @@ import requests
 from ray._private.runtime_env.packaging import create_package
 
 from tests.conftest import ROOT, S3Server
-from tests.ray_head import RAY, Head, ray_head
+from tests.support.ray_head import RAY, Head, ray_head
 
 JOB_S = 240
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}

@@ -18,7 +18,7 @@ import pytest
 from cluster import storage
 from cluster.errors import ClusterError, NoRoomError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["a.txt", "folder/b.bin", "folder/deep/ü and space #1?.txt", "fold/c+d=e%20.txt"]
 
 

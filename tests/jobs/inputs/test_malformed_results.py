@@ -16,8 +16,8 @@ from cluster.errors import ClusterError
 from jobs import evaluate, generate, tokenize
 from jobs.inputs.tokens import open_tokens
 from tests.jobs.conftest import NUM_SAMPLES, Evaluated, MixedDataset, Tokenized, generate_options, interrupt, tokenize_options
-from tests.jobs.malformed import call, counted, few, message_of, tell
-from tests.mutations import broken_json, broken_table
+from tests.support.malformed import call, counted, few, message_of, tell
+from tests.support.mutations import broken_json, broken_table
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError, NotFoundError, StorageUnavailableError
 from cluster.storage import retry as retries
 from cluster.storage import s3_client
-from tests.cluster.flaky_proxy import PASSING, Fault, FlakyProxy
 from tests.conftest import S3Server, use_server
+from tests.support.flaky_proxy import PASSING, Fault, FlakyProxy
 
 THREADS = 8
 NAMES = 48

@@ -15,8 +15,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.storage import retry as retries
 from cluster.storage import s3_client, uris
-from tests.cluster.flaky_proxy import PASSING, FlakyProxy
 from tests.conftest import ROOT, S3Server
+from tests.support.flaky_proxy import PASSING, FlakyProxy
 
 SECRETS = {
     "AWS_ACCESS_KEY_ID": "AKIAIOSFODNN7HUNTER2",

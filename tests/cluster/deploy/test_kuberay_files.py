@@ -15,9 +15,9 @@ import yaml
 
 from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
 from jobs.cli import COMMANDS
-from tests.cluster.test_cluster_file import DASHBOARD_PORT
+from tests.cluster.deploy.test_cluster_file import DASHBOARD_PORT
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 Fields = dict[str, Any]
 

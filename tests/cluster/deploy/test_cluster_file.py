@@ -15,7 +15,7 @@ from cluster.deploy.aws.node_provider import SpotFirstNodeProvider
 from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
 from soundstorm.serialization.bundled import ELSEWHERE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FILES = ["cluster.yaml", "cluster/deploy/on_premise.yaml"]
 DASHBOARD_PORT = 8265

@@ -19,7 +19,7 @@ from soundstorm.codec.config import BlockCodecConfig, for_block
 from soundstorm.codec.files import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.provenance import MISSING, TrainedOn
-from tests.soundstorm.block_codec.conftest import SMALL_FITTING, small_config
+from tests.soundstorm.codec.conftest import SMALL_FITTING, small_config
 
 
 def _sha256(pcm_N: np.ndarray) -> str:

@@ -14,7 +14,7 @@ from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES
 from tests.jobs.conftest import evaluate_options
-from tests.soundstorm.test_embeddings import MEAN_AND_PEAK
+from tests.soundstorm.evaluation.test_embeddings import MEAN_AND_PEAK
 
 RATE = 16_000
 

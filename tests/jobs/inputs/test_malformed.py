@@ -31,8 +31,8 @@ from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES, TOKENS, Reason, codes_to_lists
 from tests.jobs.conftest import noise, wav
-from tests.jobs.malformed import Broken, call, command, counted, many, message_of, tell
-from tests.mutations import broken_csv, broken_json, broken_safetensors, broken_state, broken_table, damaged
+from tests.support.malformed import Broken, call, command, counted, many, message_of, tell
+from tests.support.mutations import broken_csv, broken_json, broken_safetensors, broken_state, broken_table, damaged
 
 OTHERWISE = {"settings": {"begun": "with other settings"}, "started": "2026-01-01T00:00:00+00:00"}
 REFUSED_AT_LAST = "was begun there with other settings"

@@ -11,7 +11,7 @@ import botocore.session
 import pytest
 from botocore import xform_name
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 ACTIONS = {
     "head_object": "GetObject",

@@ -19,7 +19,7 @@ from cluster.errors import ClusterError
 from cluster.runtime.connect import _make_private_token, connect
 from tests.conftest import free_port, server_process
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT_S = 120
 
 LOCAL = """

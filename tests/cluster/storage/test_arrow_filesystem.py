@@ -17,8 +17,8 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.storage import s3_client
 from cluster.storage import s3_objects as s3
-from tests.cluster.flaky_proxy import FlakyProxy
 from tests.conftest import S3Server, free_port, server_process, use_server
+from tests.support.flaky_proxy import FlakyProxy
 
 COUNT = 3000
 
