@@ -1,8 +1,33 @@
-"""Memory that a worker is done with, given back to the system before it takes more."""
+"""Bounded memory in a worker: little is held at once, and what it is done with is given back to the system before it takes more."""
 
 import ctypes
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+
+def held_together(items: Iterable[Item], size: Callable[[Item], float], most: float) -> Iterator[list[Item]]:
+    """Items in groups of at most `most` in all, or of one that is larger; after each group its memory is given back.
+
+    Args:
+        items: made as they are asked for, in order.
+        size: of an item.
+        most: of a group.
+    """
+    held: list[Item] = []
+    held_size = 0.0
+    for item in items:
+        if held and held_size + size(item) > most:
+            yield held
+            release_memory()
+            held, held_size = [], 0.0
+        held.append(item)
+        held_size += size(item)
+    if held:
+        yield held
+        release_memory()
 
 
 def release_memory() -> None:

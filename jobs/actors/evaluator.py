@@ -11,7 +11,7 @@ import ray
 import torch
 
 from cluster import storage, tables
-from cluster.runtime.memory import release_memory
+from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS
 from jobs.evaluation.selection import Item, recording_of
@@ -80,9 +80,8 @@ class Measurer:
         if storage.exists(part_uri):
             return len(items)
         found, reader = _Found(), tars.Reader()
-        for clips in self._held_together(items, found, reader):
+        for clips in held_together(self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, HELD_TOGETHER_S):
             self._measure(clips, found, reader)
-            release_memory()
         for folder, content, schema in (
             ("rejected", found.rejected, REJECTED),
             ("pairs", found.pairs, PAIRS),
@@ -92,24 +91,15 @@ class Measurer:
         tables.write_table(part_uri, pa.Table.from_pylist(found.metrics, METRICS), self.metadata)
         return len(items)
 
-    def _held_together(self, items: Sequence[Item], found: _Found, reader: tars.Reader) -> Iterator[list[tuple[Item, np.ndarray]]]:
-        """Items with their clips, at most HELD_TOGETHER_S of sound at once, or one clip that is longer; the rejected go to `found`."""
-        held: list[tuple[Item, np.ndarray]] = []
-        held_s = 0.0
+    def _loaded(self, items: Sequence[Item], found: _Found, reader: tars.Reader) -> Iterator[tuple[Item, np.ndarray]]:
+        """Items with their clips; the rejected go to `found`."""
         for item in items:
             clip = item.clip
             try:
-                waveform = load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
+                yield item, load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
             except RejectedAudio as error:
                 rejection = {"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail}
                 found.rejected.append(rejection)
-                continue
-            if held and held_s + len(waveform) / SAMPLE_RATE > HELD_TOGETHER_S:
-                yield held
-                held, held_s = [], 0.0
-            held.append((item, waveform))
-            held_s += len(waveform) / SAMPLE_RATE
-        yield held
 
     def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.Reader) -> None:
         """Add the metrics, pairs and features of these clips to `found`."""

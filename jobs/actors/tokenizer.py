@@ -3,7 +3,7 @@
 Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is rejected, and the run goes on.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import ray
 import torch
 
 from cluster import storage, tables
-from cluster.runtime.memory import release_memory
+from cluster.runtime.memory import held_together
 from cluster.scheduling.attempt_tracker import Attempt
 from jobs.inputs.audio_files import load_known_recording, load_recording
 from jobs.inputs.clip_notes import write_notes
@@ -104,27 +104,14 @@ class ShardEncoder:
         clips, found = from_ipc(row["clips"]).to_pylist(), _Found()
         with Attempt(self.ledger, f"encode {row['shard']}", self.limit_s) as attempt:
             for portion in attempt.portions([clip["clip_id"] for clip in clips]):
-                for some in self._held_together(row, [(number, clips[number]) for number in portion]):
+                decoded = ((clips[number], self._read(row, clips[number], number)) for number in portion)
+                for some in held_together(decoded, lambda one: one[1].duration_s, HELD_TOGETHER_S):
                     self._encode_clips(some, found)
-                    release_memory()
             found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
             self._note(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENIZED)
             tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
         return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
-
-    def _held_together(self, row: dict[str, Any], clips: Iterable[tuple[int, dict[str, Any]]]) -> Iterator[list[tuple[dict[str, Any], Decoded]]]:
-        """Clips with what became of them, at most HELD_TOGETHER_S of sound at once, or one clip that is longer."""
-        held: list[tuple[dict[str, Any], Decoded]] = []
-        held_s = 0.0
-        for number, clip in clips:
-            decoded = self._read(row, clip, number)
-            if held and held_s + decoded.duration_s > HELD_TOGETHER_S:
-                yield held
-                held, held_s = [], 0.0
-            held.append((clip, decoded))
-            held_s += decoded.duration_s
-        yield held
 
     def _read(self, row: dict[str, Any], clip: dict[str, Any], number: int) -> Decoded:
         if "pcm" not in row:
