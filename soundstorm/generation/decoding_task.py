@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from soundstorm.generation.sampling import even_order
 from soundstorm.model.presets import SamplerSettings
 
 
@@ -56,6 +57,19 @@ class DecodingTask:
         for row, generator, num_drawn in zip(rows, self.generators, num_drawn_B, strict=True):
             row[:num_drawn] = torch.rand(num_drawn, generator=generator, dtype=torch.float64)
         return rows.to(self.codes_BQT.device)
+
+    def start(self, num_unknown_B: Sequence[int]) -> tuple[list[int], Tensor | None]:
+        """How many numbers each sample draws in a pass, and the order of its frames (B, T), or None where they are ranked by confidence.
+
+        A sample with nothing to draw draws no numbers, as if it were decoded alone.
+
+        Args:
+            num_unknown_B: frames of each sample that are to be drawn.
+        """
+        num_drawn_B = [num_frames if count else 0 for num_frames, count in zip(self.num_frames_B, num_unknown_B, strict=True)]
+        if self.settings.order != "even":
+            return num_drawn_B, None
+        return num_drawn_B, even_order(self.uniform([min(drawn, 1) for drawn in num_drawn_B], 1)[:, 0], self.mask_BT.shape[1])
 
     def temperature(self, level: int, factor: float) -> float:
         """Sampling temperature at a level; `factor` is the annealing of the pass."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
-from soundstorm.generation.sampling import annealing, draw, even_order, filtered_probability, gumbel, most_confident
+from soundstorm.generation.sampling import annealing, draw, filtered_probability, gumbel, most_confident
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.place_network import PlaceNetwork
 
@@ -30,11 +30,7 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
     unknown_counts = num_unknown_B.tolist()
     if not any(unknown_counts):
         return
-    # A sample with nothing to draw draws no numbers, as if it were decoded alone.
-    num_drawn_B = [num_frames if count else 0 for num_frames, count in zip(task.num_frames_B, unknown_counts, strict=True)]
-    order_BT = None
-    if settings.order == "even":
-        order_BT = even_order(task.uniform([min(drawn, 1) for drawn in num_drawn_B], 1)[:, 0], longest)
+    num_drawn_B, order_BT = task.start(unknown_counts)
     for iteration in range(passes):
         before_BQT, masked_before_BT = task.codes_BQT, masked_BT
         num_masked_B = masked_BT.sum(1)

@@ -8,7 +8,6 @@ many of heads), and what is learned of one code holds for its neighbours.
 Legend: B batch, Q levels, T places, N places of any clips, K codebook size, L size of a centroid.
 """
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -97,8 +96,3 @@ def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int)
 def entropy_of_counts(log_share_QK: Tensor) -> list[float]:
     """Entropy of each level in nats: the loss of a network that knows the counts of the codes and nothing else."""
     return (-(log_share_QK.exp() * log_share_QK).sum(1)).tolist()
-
-
-def start_projection(parameter: Tensor, inputs: int, scale: float) -> None:
-    """Normal weights such that products of `inputs` features of variance 1 have the standard deviation `scale`."""
-    nn.init.normal_(parameter, std=scale / math.sqrt(inputs))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from soundstorm.model.attention import attend
+from soundstorm.model.presets import ModelConfig
 
 ROTARY_BASE = 10_000.0
 
@@ -144,6 +145,19 @@ class Conformer(nn.Module):
         self.head_dim = width // heads
         self.blocks = nn.ModuleList(ConformerBlock(width, heads, kernel, ff_mult, conv_mult, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
+
+    @classmethod
+    def of(cls, config: ModelConfig) -> "Conformer":
+        """The Conformer of a network with these settings."""
+        return cls(
+            width=config.width,
+            depth=config.depth,
+            heads=config.heads,
+            kernel=config.kernel,
+            ff_mult=config.ff_mult,
+            conv_mult=config.conv_mult,
+            dropout=config.dropout,
+        )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
         """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no meaning."""

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundstorm.model.attention import attend
-from soundstorm.model.centroids import Centroids, start_projection
+from soundstorm.model.centroids import Centroids
 from soundstorm.model.conformer import FeedForward
 from soundstorm.model.presets import HEAD_CHANNELS, ModelConfig
+from soundstorm.model.starting_weights import start_projection
 
 MOST_HEADS = 4
 PADDED_TO = 128

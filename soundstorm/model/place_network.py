@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
-from soundstorm.model.centroids import Centroids, start_projection
-from soundstorm.model.conformer import Attention, Conformer, Convolution, FeedForward
+from soundstorm.model.centroids import Centroids
+from soundstorm.model.conformer import Conformer
 from soundstorm.model.place_head import LevelByLevel, PlaceHead
 from soundstorm.model.presets import ModelConfig
+from soundstorm.model.starting_weights import start_layers, start_projection
 
 
 class PlaceNetwork(nn.Module):
@@ -34,30 +35,13 @@ class PlaceNetwork(nn.Module):
         self.take_in = nn.Linear(config.centroid_dim, config.width)
         self.mask_vector = nn.Parameter(torch.zeros(config.width))
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
-        self.conformer = Conformer(
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            kernel=config.kernel,
-            ff_mult=config.ff_mult,
-            conv_mult=config.conv_mult,
-            dropout=config.dropout,
-        )
+        self.conformer = Conformer.of(config)
         self.head = PlaceHead(config)
         self._initialize()
 
     def _initialize(self) -> None:
         """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits near their biases."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                start_projection(module.weight, module.in_features, 1.0)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.conformer.modules():
-            if isinstance(module, FeedForward | Attention | Convolution):
-                last = module.project if isinstance(module, Attention) else module.contract
-                with torch.no_grad():
-                    last.weight.mul_(1 / math.sqrt(4 * self.config.depth))
+        start_layers(self, self.conformer)
         start_projection(self.take_in.weight, self.take_in.in_features, math.sqrt(0.5))
         nn.init.normal_(self.mask_vector, std=math.sqrt(0.5))
         nn.init.normal_(self.class_embedding.weight, std=math.sqrt(0.5))

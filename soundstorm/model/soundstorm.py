@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
-from soundstorm.model.centroids import Centroids, start_projection
-from soundstorm.model.conformer import Attention, Conformer, Convolution, FeedForward
+from soundstorm.model.centroids import Centroids
+from soundstorm.model.conformer import Conformer
 from soundstorm.model.presets import ModelConfig
+from soundstorm.model.starting_weights import start_layers, start_projection
 
 FIRST_LOGITS = 0.2
 """Standard deviation of the logits at the start."""
@@ -41,15 +42,7 @@ class SoundStorm(nn.Module):
             self.take_in = nn.Linear(config.centroid_dim, config.width, bias=False)
             self.mask_embedding = nn.Embedding(config.num_levels, config.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
-        self.conformer = Conformer(
-            width=config.width,
-            depth=config.depth,
-            heads=config.heads,
-            kernel=config.kernel,
-            ff_mult=config.ff_mult,
-            conv_mult=config.conv_mult,
-            dropout=config.dropout,
-        )
+        self.conformer = Conformer.of(config)
         # All heads in one tensor: a batch may mix levels, and every parameter has a gradient at each step, as DDP wants.
         rows = config.codebook_size if self.centroids is None else config.centroid_dim
         self.head_weight = nn.Parameter(torch.empty(config.num_levels, rows, config.width))
@@ -64,16 +57,7 @@ class SoundStorm(nn.Module):
         nn.init.normal_(self.class_embedding.weight, std=1 / math.sqrt(config.num_levels + 1))
         start_projection(self.head_weight, config.width, FIRST_LOGITS)
         nn.init.zeros_(self.head_bias)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                start_projection(module.weight, module.in_features, 1.0)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        for module in self.modules():
-            if isinstance(module, FeedForward | Attention | Convolution):
-                last = module.project if isinstance(module, Attention) else module.contract
-                with torch.no_grad():
-                    last.weight.mul_(1 / math.sqrt(4 * config.depth))
+        start_layers(self, self.conformer)
 
     @property
     def mask_id(self) -> int:
