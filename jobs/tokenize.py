@@ -34,7 +34,7 @@ from jobs.console.resume import all_there, told_again
 from jobs.inputs.audio_files import split_long
 from jobs.inputs.clip_notes import read_notes, tell, with_notes
 from jobs.inputs.codecs import choose_codec
-from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, tell_ignored
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, only_listed, open_and_tell, require_apart, tell_ignored
 from jobs.inputs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio.files import MAX_DURATION_S
 from soundstorm.codec.files import provenance_of_codec
@@ -67,6 +67,8 @@ class Options(DatasetOptions):
 
     output_dir: str = "runs/tokens"
     """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, ignored.parquet, notes/ and tokenize.json."""
+    clips: str | None = None
+    """Text file, path or URI, with one clip id or file name a line: only these are tokenized. Default: all."""
     codec: str | None = None
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had, else the one in the package."""
     max_duration: float = MAX_DURATION_S
@@ -108,7 +110,7 @@ def run(options: Options) -> dict[str, Any]:
     """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
     require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    index = open_and_tell(options)
+    index = only_listed(open_and_tell(options), options.clips)
     weights, codec = choose_codec(options.codec)
     fingerprint = codec.fingerprint
     settings = {

@@ -27,7 +27,7 @@ from cluster.tables import stage_record as records
 from jobs.console.command import console, leave, start
 from jobs.console.progress import duration
 from jobs.console.resume import told_again
-from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, rows_of_folds
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_tell, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.training.codec_fitter import CodecFitter
@@ -121,7 +121,9 @@ def run(options: Options) -> dict[str, Any]:
             raise SoundStormError(f"--{option} is {' '.join(map(str, sorted(given)))}: the dataset has folds 1 to {index.num_folds}")
     if fold in folds:
         raise SoundStormError(f"--folds has {fold}, which is the test fold: leave it out, or give another --test-fold")
-    clips = _only(rows_of_folds(index.clips, folds), options.clips)
+    clips = rows_of_folds(index.clips, folds)
+    if options.clips is not None:
+        clips = clips.filter(pa.array(is_listed(clips, options.clips)))
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),
@@ -180,17 +182,6 @@ def _summary(options: Options, counts: dict[str, Any], what: str) -> dict[str, A
 
 
 # ---- recordings
-
-
-def _only(clips: pa.Table, list_uri: str | None) -> pa.Table:
-    """The clips that the list names, all where there is none."""
-    if list_uri is None:
-        return clips
-    named = {line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()}
-    keep = [bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named) for row in clips.select(["clip_id", "uri"]).to_pylist()]
-    if not any(keep):
-        raise SoundStormError(f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line")
-    return clips.filter(pa.array(keep))
 
 
 def _held_out(clips: pa.Table) -> tuple[pa.Table, pa.Table]:

@@ -3,7 +3,7 @@
 import hashlib
 import posixpath
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from jobs.console.command import console
 from jobs.inputs.outputs_apart import require_outside
 from soundstorm.data.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
+from soundstorm.schemas import IGNORED, Ignored
 
 
 @dataclass(kw_only=True)
@@ -60,6 +61,31 @@ def open_and_tell(options: DatasetOptions) -> Index:
     for note in index.notes:
         console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     return index
+
+
+def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
+    """For each clip whether the text file `list_uri` names it, by clip id or file name, one a line.
+
+    Raises:
+        SoundStormError: it names none of them.
+        ClusterError: it cannot be read.
+    """
+    named = {line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()}
+    listed = [bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named) for row in clips.select(["clip_id", "uri"]).to_pylist()]
+    if not any(listed):
+        raise SoundStormError(f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line")
+    return listed
+
+
+def only_listed(index: Index, list_uri: str | None) -> Index:
+    """The clips of `index` that the list names, the others ignored; all where there is none. Raises as `is_listed` does."""
+    if list_uri is None:
+        return index
+    listed = is_listed(index.clips, list_uri)
+    others = [uri for uri, keep in zip(index.clips["uri"].to_pylist(), listed, strict=True) if not keep]
+    rows = [{"uri": uri, "reason": Ignored.UNLISTED.value, "detail": f"{list_uri} (--clips) does not name it"} for uri in others]
+    ignored = pa.concat_tables([index.ignored, pa.Table.from_pylist(rows, IGNORED)])
+    return replace(index, clips=index.clips.filter(pa.array(listed)), ignored=ignored)
 
 
 def tell_ignored(index: Index, verbose: bool) -> None:
