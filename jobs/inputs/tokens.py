@@ -114,6 +114,11 @@ class Tokens:
         """The clips that were tokenized and those that were rejected, schema CLIPS."""
         return _clips(join(self.uri.rpartition("/")[0], CLIPS_FILE))
 
+    def training_labels(self) -> list[int]:
+        """Class of each clip to train on."""
+        rows = self.table.select(["fold", "view", "label"]).to_pylist()
+        return [row["label"] for row in rows if row["fold"] != self.fold and row["view"] == RECORDED]
+
     def split(self) -> tuple[TokenSet, TokenSet]:
         """Clips to train on and clips to validate with; see `split_tokens`."""
         return split_tokens([self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri)

@@ -7,6 +7,7 @@ of equal length.
 Legend: B batch, Q levels, T codec frames.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -125,6 +126,10 @@ def generate_codes(
         bf16=bf16,
         on_step=on_step,
     )
+    if isinstance(model, PlaceNetwork) and model.timbre is not None:
+        drawn_BS = model.timbre.draw(label_B, task.generators, settings.timbre_spread)
+        given_B1 = (codes_BQT != model.mask_id).flatten(1).any(1, keepdim=True)
+        task.timbre_BS = torch.where(given_B1, math.nan, drawn_BS)  # what is continued has a timbre of its own
     was_training = model.training
     model.train(False)
     try:

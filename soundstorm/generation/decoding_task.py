@@ -50,6 +50,8 @@ class DecodingTask:
     """One for each sample, of its own seed."""
     bf16: bool
     on_step: Callable[[DecodingStep], None] | None
+    timbre_BS: Tensor | None = None
+    """Timbre of each sample, where the network has timbres; a row of NaN: not told."""
 
     def uniform(self, num_drawn_B: Sequence[int], width: int) -> Tensor:
         """Uniform numbers (B, width), the first `num_drawn_B` of each row from the sample's own generator, the rest 0."""

@@ -75,7 +75,10 @@ def _draw(
     labels = [task.label_B, torch.full_like(task.label_B, model.no_class)] if is_guided else [task.label_B]
     with torch.autocast(device.type, torch.bfloat16, enabled=task.bf16):
         repeats = len(labels)
-        x_BTD = model.hidden(task.codes_BQT.repeat(repeats, 1, 1), known_BT.repeat(repeats, 1), torch.cat(labels), mask_BT.repeat(repeats, 1))
+        timbre_BS = None if task.timbre_BS is None else task.timbre_BS.repeat(repeats, 1)
+        x_BTD = model.hidden(
+            task.codes_BQT.repeat(repeats, 1, 1), known_BT.repeat(repeats, 1), torch.cat(labels), mask_BT.repeat(repeats, 1), timbre_BS
+        )
         levels = model.level_by_level(x_BTD[drawn_BT.repeat(repeats, 1)])
         log_probability_N = torch.zeros(len(codes_NQ), dtype=torch.float64, device=device)
         for level in range(codes_NQ.shape[1]):

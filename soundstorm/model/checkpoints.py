@@ -37,7 +37,7 @@ PACKAGED_FOLDER = "esc10"
 """Of the checkpoint that ships, below the package's weights."""
 STACKED = ("head_weight", "head.project_QHL")
 """Tensors that are a matrix for each level."""
-CENTROIDS = ("vectors_QKL",)
+CENTROIDS = ("vectors_QKL", "timbre.basis_FS", "timbre.entries_ES")
 """End of the name of a matrix that is packed less: its small dimensions would be lost beside the large ones."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
 

@@ -45,6 +45,13 @@ def start_embeddings(model: SoundStorm, codec: Codec) -> None:
         model.code_embedding.weight.view(-1, rows, width)[:, :-1].copy_(embeddings_QKD[: model.config.num_levels, :-1])
 
 
+def centroids_of(config: ModelConfig, codec: Codec) -> Centroids:
+    """The centroids of the levels that the network generates."""
+    centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
+    centroids.take(codec.network.codebooks)
+    return centroids
+
+
 def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) -> dict[str, Tensor]:
     """What a network with `centroids` starts from, by name of its tensors: the centroids, and how often each code occurs as output biases.
 
@@ -58,7 +65,6 @@ def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) ->
     """
     if not config.centroids:
         raise SoundStormError("this network has no centroids: set centroids to true")
-    centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
-    centroids.take(codec.network.codebooks)
+    centroids = centroids_of(config, codec)
     biases = "head.head_bias" if config.order == "places" else "head_bias"
     return {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {biases: log_share_QK}

@@ -17,10 +17,11 @@ from soundstorm.model.conformer import Conformer
 from soundstorm.model.place_head import LevelByLevel, PlaceHead
 from soundstorm.model.presets import ModelConfig
 from soundstorm.model.starting_weights import start_layers, start_projection
+from soundstorm.model.timbre import Timbre
 
 
 class PlaceNetwork(nn.Module):
-    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a Conformer; a head over the levels.
+    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a timbre; a Conformer; a head over the levels.
 
     Codes run from 0 to K - 1; `mask_id` (K) stands for a code that is not known. Labels run from 0 to num_classes - 1; `no_class`
     (num_classes) stands for none.
@@ -35,6 +36,7 @@ class PlaceNetwork(nn.Module):
         self.take_in = nn.Linear(config.centroid_dim, config.width)
         self.mask_vector = nn.Parameter(torch.zeros(config.width))
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
+        self.timbre = Timbre(config) if config.timbre_dim else None
         self.conformer = Conformer.of(config)
         self.head = PlaceHead(config)
         self._initialize()
@@ -46,6 +48,8 @@ class PlaceNetwork(nn.Module):
         nn.init.normal_(self.mask_vector, std=math.sqrt(0.5))
         nn.init.normal_(self.class_embedding.weight, std=math.sqrt(0.5))
         self.head.initialize()
+        if self.timbre is not None:
+            self.timbre.initialize()
 
     @property
     def mask_id(self) -> int:
@@ -59,37 +63,50 @@ class PlaceNetwork(nn.Module):
     def device(self) -> torch.device:
         return self.mask_vector.device
 
-    def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor) -> Tensor:
+    def timbre_of(self, codes_BQT: Tensor, mask_BT: Tensor) -> Tensor | None:
+        """Timbres (B, S) of clips, all of whose codes are known at the places where `mask_BT` is True; None where the network has none."""
+        if self.timbre is None:
+            return None
+        B, Q, T = codes_BQT.shape
+        with torch.no_grad():
+            sums_NL = self.centroids.sums(codes_BQT.masked_fill(~mask_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q))
+            return self.timbre.of(sums_NL.view(B, T, -1), mask_BT)
+
+    def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
         """What the Conformer takes in, (B, T, D).
 
         Args:
             codes_BQT: int64 codes; any value where the place is not known.
             known_BT: True at places whose codes the network sees.
             label_B: int64 class, or `no_class`.
+            timbre_BS: timbre of each clip; rows of NaN, and None: not known.
         """
         B, Q, T = codes_BQT.shape
         codes_NQ = codes_BQT.masked_fill(~known_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
         x_BTD = self.take_in(self.centroids.sums(codes_NQ)).view(B, T, -1)
         x_BTD = torch.where(known_BT[..., None], x_BTD, self.mask_vector.to(x_BTD.dtype))
-        return x_BTD + self.class_embedding(label_B)[:, None, :]
+        x_BTD = x_BTD + self.class_embedding(label_B)[:, None, :]
+        return x_BTD if self.timbre is None else x_BTD + self.timbre(timbre_BS).unsqueeze(-2)
 
-    def hidden(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+    def hidden(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
         """Features (B, T, D) of the places.
 
         Args:
-            codes_BQT, known_BT, label_B: those of `embed`.
+            codes_BQT, known_BT, label_B, timbre_BS: those of `embed`.
             mask_BT: True at real places, of which every clip has at least one; padding is seen by none.
         """
-        return self.conformer(self.embed(codes_BQT, known_BT & mask_BT, label_B), mask_BT)
+        return self.conformer(self.embed(codes_BQT, known_BT & mask_BT, label_B, timbre_BS), mask_BT)
 
-    def forward(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, asked_BT: Tensor) -> Tensor:
+    def forward(
+        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, asked_BT: Tensor, timbre_BS: Tensor | None = None
+    ) -> Tensor:
         """Logits (Q, N, K) of all levels of the places where `asked_BT` is True, each level given the codes below it.
 
         Args:
-            codes_BQT, known_BT, label_B, mask_BT: those of `hidden`; the codes of the places that are asked for must be there too.
+            codes_BQT, known_BT, label_B, mask_BT, timbre_BS: those of `hidden`; the codes of the places that are asked for must be there too.
             asked_BT: real places that are not known.
         """
-        x_BTD = self.hidden(codes_BQT, known_BT, label_B, mask_BT)
+        x_BTD = self.hidden(codes_BQT, known_BT, label_B, mask_BT, timbre_BS)
         return self.head(x_BTD[asked_BT], codes_BQT.transpose(1, 2)[asked_BT], self.centroids)
 
     def level_by_level(self, x_ND: Tensor) -> LevelByLevel:

@@ -52,6 +52,10 @@ class ModelConfig(Settings):
     """Channels of the network over the levels of a place, with `places`."""
     head_depth: int = 2
     """Blocks of that network."""
+    timbre_dim: int = 0
+    """Numbers that say how a clip sounds as a whole, told beside its class, with `places`; 0: none. See `soundstorm.model.timbre`."""
+    timbre_entries: int = 0
+    """Training clips whose timbre is stored to draw from; training takes it from the clips."""
 
     def __post_init__(self) -> None:
         require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
@@ -74,6 +78,9 @@ class ModelConfig(Settings):
         allowed = f"a multiple of {HEAD_CHANNELS}, at most 16384"
         require(1 <= self.head_width <= 16_384 and self.head_width % HEAD_CHANNELS == 0, "head_width", self.head_width, allowed)
         require(1 <= self.head_depth <= 256, "head_depth", self.head_depth, "1 to 256")
+        require(0 <= self.timbre_dim <= 4096, "timbre_dim", self.timbre_dim, "0 to 4096")
+        require(self.order == "places" or self.timbre_dim == 0, "timbre_dim", self.timbre_dim, "0 where order is levels")
+        require(0 <= self.timbre_entries <= 16_777_216, "timbre_entries", self.timbre_entries, "0 to 16777216")
 
     def at_most(self, num_levels: int) -> "ModelConfig":
         """The settings of a preset for a codec of so many levels: no more are generated than it has."""
@@ -123,6 +130,10 @@ class TrainingConfig(Settings):
     """Length of such a span in frames."""
     noise_share: float = 0.0
     """Share of the visible codes of the trained level that are drawn from other clips, so that decoding is not led astray by one bad draw."""
+    timbre_dropout: float = 0.15
+    """Share of examples trained without their timbre, for continuations, where a network has timbres."""
+    timbre_noise: float = 0.3
+    """Deviation of the noise on timbres in training, as a share of that within a class."""
     label_smoothing: float = 0.0
     """Share of the target spread over all codes; reported losses are without it."""
     ema_decay: float = 0.999
@@ -146,7 +157,7 @@ class TrainingConfig(Settings):
         require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or more")
         require(self.schedule in ("onecycle", "cosine", "trapezoid"), "schedule", self.schedule, "onecycle, cosine or trapezoid")
         require(self.precision in ("auto", "fp32", "bf16"), "precision", self.precision, "auto, fp32 or bf16")
-        for name in ("warmup_share", "cooldown_share", "recorded_share", "class_dropout", "first_level_share", "prompt_share"):
+        for name in ("warmup_share", "cooldown_share", "recorded_share", "class_dropout", "first_level_share", "prompt_share", "timbre_dropout"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
         for name in ("span_share", "noise_share"):
             require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
@@ -155,6 +166,7 @@ class TrainingConfig(Settings):
         require(is_disjoint, "cooldown_share", self.cooldown_share, f"at most 1 less warmup_share, which is {self.warmup_share}")
         for name in ("label_smoothing", "ema_decay"):
             require(0 <= getattr(self, name) < 1, name, getattr(self, name), "at least 0 and below 1")
+        require(0 <= self.timbre_noise <= 1000, "timbre_noise", self.timbre_noise, "0 to 1000")
         require(self.grad_clip > 0, "grad_clip", self.grad_clip, "above 0")
         for name in ("crop_frames", "filled_frames"):
             value = getattr(self, name)
@@ -192,6 +204,9 @@ class SamplerSettings(Settings):
     """Sampling temperature at all levels above 0, in every pass; none: that of level 0, on its way to `final_temperature`."""
     upper_guidance: float | None = None
     """Guidance weight at all levels above 0; none: that of level 0."""
+    timbre_spread: float = 0.5
+    """How far the timbre of a sample may lie from those of the training clips, where a network has timbres: 0 draws theirs, 1 from a normal
+    distribution of the class."""
     candidates: int = 1
     """Draws of each sample, of which the one is kept that a classifier takes most surely for its class; see `soundstorm.generation.reranking`. What
     decodes makes
@@ -208,6 +223,7 @@ class SamplerSettings(Settings):
         for name in ("upper_temperature", "upper_guidance"):
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1e9, name, value, "0 to 1e9, or none")
+        require(0 <= self.timbre_spread <= 1, "timbre_spread", self.timbre_spread, "0 to 1")
         for name in ("top_p", "typical_mass"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 
@@ -257,7 +273,7 @@ SMALL = Preset(
 )
 
 PLACES = Preset(
-    model=replace(SMALL.model, order="places", centroids=True, generated_levels=9),
+    model=replace(SMALL.model, width=320, heads=5, order="places", centroids=True, generated_levels=9, timbre_dim=24),
     training=replace(SMALL.training, batch_size=16, epochs=200, lr=1e-3, first_level_share=0.2, head_share=0.5),
     sampler=SamplerSettings(iterations=32, order="even", final_temperature=0.4, upper_temperature=1.0, guidance=1.2, upper_guidance=1.0),
 )
@@ -288,7 +304,7 @@ PRESETS: dict[str, Preset] = {
     "places": PLACES,
     # The same, small: the demo's, some minutes on two cores.
     "draft": Preset(
-        model=replace(PLACES.model, width=128, depth=3, generated_levels=6, head_width=128),
+        model=replace(PLACES.model, width=128, depth=3, heads=4, generated_levels=6, head_width=128, timbre_dim=12),
         training=replace(PLACES.training, batch_size=8, epochs=120, lr=2e-3, schedule="cosine", warmup_share=0.1, ema_decay=0.99),
         sampler=replace(PLACES.sampler, iterations=16),
     ),

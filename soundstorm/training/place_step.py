@@ -6,12 +6,14 @@ spans, in some after a visible prefix; a masked place is masked at all levels.
 Legend: B batch, Q levels, T places, N places that are asked for, K codebook size.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from soundstorm.model.mask_schedule import cosine_share
+from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.model.presets import TrainingConfig
 from soundstorm.optimization.precision import autocast
 from soundstorm.training.batches import Batch
@@ -77,10 +79,22 @@ def place_nats(logits_QNK: Tensor, masked: MaskedPlaces, label_smoothing: float)
     return smoothed_QN, nats_QN.detach()
 
 
-def place_losses(model: nn.Module, batch: Batch, masked: MaskedPlaces, label_B: Tensor, config: TrainingConfig) -> StepLoss:
+def training_timbre(network: PlaceNetwork, batch: Batch, generator: torch.Generator, config: TrainingConfig) -> Tensor | None:
+    """The clips' own timbres (B, S), blurred, some of them not told (NaN); None where the network has none. Draws from `generator`."""
+    timbre_BS = network.timbre_of(batch.codes_BQT, batch.mask_BT)
+    if network.timbre is None or timbre_BS is None:
+        return None
+    normal_BS = torch.randn(timbre_BS.shape, generator=generator, device=generator.device).to(timbre_BS.device)
+    is_told_B = torch.rand(len(timbre_BS), generator=generator, device=generator.device).to(timbre_BS.device) >= config.timbre_dropout
+    return torch.where(is_told_B[:, None], network.timbre.blurred(timbre_BS, config.timbre_noise, normal_BS), math.nan)
+
+
+def place_losses(
+    model: nn.Module, batch: Batch, masked: MaskedPlaces, label_B: Tensor, config: TrainingConfig, timbre_BS: Tensor | None = None
+) -> StepLoss:
     """The loss of a batch under these masks: the mean over the places that are asked for, the levels weighted as `level_shares` says."""
     with autocast(batch.codes_BQT.device, config.precision):
-        logits_QNK = model(masked.codes_BQT, masked.known_BT, label_B, batch.mask_BT, masked.asked_BT)
+        logits_QNK = model(masked.codes_BQT, masked.known_BT, label_B, batch.mask_BT, masked.asked_BT, timbre_BS)
     smoothed_QN, nats_QN = place_nats(logits_QNK, masked, config.label_smoothing)
     weight_Q = level_shares(len(nats_QN), config).to(nats_QN.device)
     levels = LevelLosses(nats_Q=nats_QN.double().sum(1), frames_Q=torch.full_like(nats_QN[:, 0], nats_QN.shape[1], dtype=torch.float64))

@@ -22,7 +22,7 @@ from soundstorm.optimization.precision import autocast, uses_bf16
 from soundstorm.training.batches import Batch, seeded_generator
 from soundstorm.training.losses import LevelLosses, StepLoss
 from soundstorm.training.masking import MaskedBatch, level_shares, mask_level, training_masks
-from soundstorm.training.place_step import fixed_places, place_losses, training_places
+from soundstorm.training.place_step import fixed_places, place_losses, training_places, training_timbre
 
 __all__ = [
     "LevelLosses",
@@ -79,7 +79,8 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
     network = bare(model)
     if isinstance(network, PlaceNetwork):
         places = training_places(batch, generator, config)
-        return place_losses(model, batch, places, _some_dropped(batch.label_B, generator, network, config), config)
+        label_B = _some_dropped(batch.label_B, generator, network, config)
+        return place_losses(model, batch, places, label_B, config, training_timbre(network, batch, generator, config))
     masked = training_masks(batch.codes_BQT, batch.mask_BT, generator, config, network.mask_id)
     label_B = _some_dropped(batch.label_B, generator, network, config)
     with autocast(network.device, config.precision):
@@ -183,7 +184,8 @@ def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingCo
         place = places.stop
         if isinstance(network, PlaceNetwork):
             masks = fixed_places(batch, _fixed_progress(places, 0), _fixed_ranks(batch, places, 0, config.seed))
-            total = total + place_losses(network, batch, masks, batch.label_B, config).levels
+            timbre_BS = network.timbre_of(batch.codes_BQT, batch.mask_BT)
+            total = total + place_losses(network, batch, masks, batch.label_B, config, timbre_BS).levels
             continue
         for turn in range(min(2, num_levels)):
             masked = _fixed_masks(batch, places, turn, num_levels, config.seed, network.mask_id)
