@@ -1,7 +1,8 @@
-"""What a job tells Prometheus while it runs, through Ray: every node offers the numbers of its processes, and `grafana/soundstorm.json` draws them.
+"""What a job tells Prometheus while it runs, through Ray: every node offers the numbers of its processes, and
+`grafana/soundstorm.json` draws them.
 
-The job's driver tells them all, once a part or an epoch, so that no worker spends time on it. Ray offers a number about ten seconds after it was
-told. A driver that works through Ray's client (`ray://`) tells none.
+The job's driver tells them all, once a part or an epoch, so that no worker spends time on it. Ray offers a number about
+ten seconds after it was told. A driver that works through Ray's client (`ray://`) tells none.
 """
 
 import functools
@@ -34,7 +35,8 @@ _shown: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
 
 def add(stage: str, name: str, amount: float) -> None:
-    """Let the counter `name` of `stage` grow by `amount`; nothing happens where that is 0, or where Ray does not run."""
+    """Let the counter `name` of `stage` grow by `amount`; nothing happens where that is 0, or where Ray does not
+    run."""
     if amount > 0 and ray.is_initialized():
         _counter(name).inc(amount, {"stage": stage})
 

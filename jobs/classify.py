@@ -1,8 +1,8 @@
 """Name any number of audio files: a classifier's likeliest categories of each, with their probabilities, in one table.
 
-Actors take parts of the list of files, read and decode them ahead of the classifier, and write a part of the table each; the list never is in
-memory as a whole. A run that was stopped goes on with the parts that are missing, and a file that cannot be heard becomes a row of `rejected`. So
-does one at which worker after worker dies.
+Actors take parts of the list of files, read and decode them ahead of the classifier, and write a part of the table
+each; the list never is in memory as a whole. A run that was stopped goes on with the parts that are missing, and a file
+that cannot be heard becomes a row of `rejected`. So does one at which worker after worker dies.
 """
 
 import json
@@ -58,23 +58,28 @@ class Options:
     list: str | None = None
     """More files: a Parquet table, or a folder of part-*.parquet, with a column `uri`."""
     checkpoint: str | None = None
-    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the network in the package."""
+    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the
+    network in the package."""
     codec: str | None = None
-    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the official one."""
+    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the
+    official one."""
     output_dir: str = "runs/classified"
     """Folder or s3:// prefix for classified.parquet, rejected.parquet, parts/ and classify.json."""
     top: int | None = None
     """Categories of each file, the likeliest first; default: 3, or all where the classifier knows fewer."""
     name_all: bool = False
-    """Name silent and very short files too, of which a classifier can say nothing; their column `note` says what they are in any case."""
+    """Name silent and very short files too, of which a classifier can say nothing; their column `note` says what they
+    are in any case."""
     window: float = 10.0
-    """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means of theirs."""
+    """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means
+    of theirs."""
     max_duration: float = 3600.0
     """Seconds of a file that are heard; what lies beyond is not."""
     num_actors: int | None = None
     """Actors; default: one per GPU, or one per CPU where there is none."""
     shard_size: int | None = None
-    """Files per part, which a run that is cut short does again; give fewer where files are long. Default: an eighth of all, at most 1,024."""
+    """Files per part, which a run that is cut short does again; give fewer where files are long. Default: an eighth of
+    all, at most 1,024."""
     overwrite: bool = False
     """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
@@ -96,7 +101,8 @@ def run(options: Options) -> dict[str, Any]:
     known = len(classifier.categories)
     if options.top is not None and options.top > known:
         raise SoundStormError(
-            f"--top is {options.top}: the classifier knows {known} {'category' if known == 1 else 'categories'}, give at most as many"
+            f"--top is {options.top}: the classifier knows {known} {'category' if known == 1 else 'categories'}, give "
+            "at most as many"
         )
     top = options.top or min(DEFAULT_TOP, known)
     with list_audio(options.files, options.list) as listing:
@@ -126,14 +132,22 @@ def run(options: Options) -> dict[str, Any]:
         )
         limit_s = HANG_S + shard_size * options.max_duration
         limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
-        complete(plan, options.address, lambda info: _actors(options, top, plan, info, files, limit_s), "name_part", options.num_actors, limits)
+        complete(
+            plan,
+            options.address,
+            lambda info: _actors(options, top, plan, info, files, limit_s),
+            "name_part",
+            options.num_actors,
+            limits,
+        )
     counts = _put_together(options, plan, classifier)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 
 def part_size(count: int) -> int:
-    """Files of each part: the time between two large parts does not matter, and small runs have work for several actors."""
+    """Files of each part: the time between two large parts does not matter, and small runs have work for several
+    actors."""
     return max(1, min(MOST_IN_PART, -(-count // LEAST_PARTS)))
 
 
@@ -147,7 +161,9 @@ def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
     return files, classifier
 
 
-def _actors(options: Options, top: int, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float) -> Callable[[], Any]:
+def _actors(
+    options: Options, top: int, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float
+) -> Callable[[], Any]:
     """What creates an actor in the cluster."""
     reference, ledger = ray.put(files), open_ledger()
     actor_class = ray.remote(ClipNamer).options(**actor_resources(info))
@@ -187,14 +203,30 @@ def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[
         "classifier_sha256": classifier.sha256,
         "window_s": str(options.window),
     }
-    rejected = write_stream(_table_uri(options, "rejected"), REJECTED, counted(plan.tables(REJECTED, "parts/rejected")), {})
+    rejected = write_stream(
+        _table_uri(options, "rejected"), REJECTED, counted(plan.tables(REJECTED, "parts/rejected")), {}
+    )
     if rejected == plan.num_items:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise SoundStormError(f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in {_table_uri(options, 'rejected')}")
-    classified = write_stream(_table_uri(options, "classified"), CLASSIFIED, noted(plan.tables(CLASSIFIED, "parts/classified")), metadata)
+        raise SoundStormError(
+            f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in "
+            f"{_table_uri(options, 'rejected')}"
+        )
+    classified = write_stream(
+        _table_uri(options, "classified"), CLASSIFIED, noted(plan.tables(CLASSIFIED, "parts/classified")), metadata
+    )
     if classified + rejected != plan.num_items:
-        raise SoundStormError(f"{options.output_dir}: {plan.num_items} files gave {classified} rows and {rejected} rejected: use --overwrite")
-    return {"files": plan.num_items, "classified": classified, "rejected": rejected, "reasons": dict(reasons), "notes": dict(notes)}
+        raise SoundStormError(
+            f"{options.output_dir}: {plan.num_items} files gave {classified} rows and {rejected} rejected: use "
+            "--overwrite"
+        )
+    return {
+        "files": plan.num_items,
+        "classified": classified,
+        "rejected": rejected,
+        "reasons": dict(reasons),
+        "notes": dict(notes),
+    }
 
 
 def _table_uri(options: Options, name: str) -> str:
@@ -205,13 +237,20 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     uri = _table_uri(options, "classified")
     if counts["classified"] <= MAX_SHOWN:
         for row in tables.read_table(uri)[0].to_pylist():
-            named = ", ".join(f"{category} {share:.0%}" for category, share in zip(row["categories"], row["probabilities"], strict=True))
+            named = ", ".join(
+                f"{category} {share:.0%}"
+                for category, share in zip(row["categories"], row["probabilities"], strict=True)
+            )
             said = " ".join(part for part in (row["note"] and f"({row['note']})", named or "no class") if part)
             console.print(f"{escape(row['uri'])}: [bold]{escape(said)}[/]", highlight=False)
     noted = ", ".join(f"{count} {note}" for note, count in counts["notes"].items())
     unnamed = 0 if options.name_all else sum(counts["notes"].values())
     without = f", {unnamed} without a class ({noted})" if unnamed else f" (of them {noted})" if noted else ""
-    listing = f" ({', '.join(f'{count} {reason}' for reason, count in counts['reasons'].items())})" if counts["rejected"] else ""
+    listing = (
+        f" ({', '.join(f'{count} {reason}' for reason, count in counts['reasons'].items())})"
+        if counts["rejected"]
+        else ""
+    )
     named_files = f"{counts['classified'] - unnamed} of {counts['files']} files named{without}"
     message = f"{prefix}{named_files}, {counts['rejected']} rejected{listing}, in {uri}"
     return {"message": message, "output_dir": options.output_dir, **counts}

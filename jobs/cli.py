@@ -1,7 +1,7 @@
 """The console script: `soundstorm COMMAND`, the same commands as `python -m jobs.COMMAND`.
 
-Commands are named as text and loaded when called, so that `--help` answers at once, and so that this floor does not import
-the one above it.
+Commands are named as text and loaded when called, so that `--help` answers at once, and so that this floor does not
+import the one above it.
 """
 
 import sys
@@ -33,7 +33,8 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130 (interrupted)."""
+    """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130
+    (interrupted)."""
     show_every_character()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -47,14 +48,18 @@ def main(arguments: list[str] | None = None) -> None:
     count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
     if not count:
         known = [name for name in COMMANDS if name.startswith(f"{words[0]} ")] or list(COMMANDS)
-        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}", highlight=False)
+        console.print(
+            f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}", highlight=False
+        )
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     leave(start(module.Options, module.run, arguments[count:], f"soundstorm {name}"))
 
 
 def _show_commands() -> None:
-    table = Table(title="soundstorm COMMAND [--help]", title_justify="left", box=None, show_header=False, padding=(0, 2))
+    table = Table(
+        title="soundstorm COMMAND [--help]", title_justify="left", box=None, show_header=False, padding=(0, 2)
+    )
     for name, (_, purpose) in COMMANDS.items():
         table.add_row(f"[bold]{name}[/]", purpose)
     console.print(table)

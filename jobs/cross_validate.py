@@ -1,7 +1,8 @@
-"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that has not seen it, nor has anything that it learned from.
+"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that has not seen it, nor has
+anything that it learned from.
 
-The folds are those of the dataset, and are done side by side on the cluster, each with its share of it. A run that was cut short goes on with the
-folds that are not finished, and with each of them where it was.
+The folds are those of the dataset, and are done side by side on the cluster, each with its share of it. A run that was
+cut short goes on with the folds that are not finished, and with each of them where it was.
 """
 
 from collections.abc import Callable
@@ -30,7 +31,14 @@ from jobs.cross_validation.fold_plan import (
     plan_folds,
     synthetic_start,
 )
-from jobs.cross_validation.results import PREDICTIONS_FILE, REPORT_FILE, SUMMARY_FILE, fold_folder, open_other, write_results
+from jobs.cross_validation.results import (
+    PREDICTIONS_FILE,
+    REPORT_FILE,
+    SUMMARY_FILE,
+    fold_folder,
+    open_other,
+    write_results,
+)
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart
 from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.codec.fitting import FittingConfig
@@ -56,7 +64,8 @@ class Options(DatasetOptions):
     """Test a classifier on every fold of a dataset, each time trained without that fold."""
 
     output_dir: str = "runs/cross-validation"
-    """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html of all."""
+    """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html of
+    all."""
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
     """Which classifier, as in `train-classifier`."""
     mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
@@ -66,7 +75,8 @@ class Options(DatasetOptions):
     fold: int | None = None
     """One fold to test, in place of --folds."""
     max_concurrent: int | None = None
-    """Folds at a time; default: as many as there are GPUs, or else CPUs and memory for. The CPUs and GPUs are shared out among them."""
+    """Folds at a time; default: as many as there are GPUs, or else CPUs and memory for. The CPUs and GPUs are shared
+    out among them."""
     preset: str | None = None
     """Settings of the classifier's training, as in `train-classifier`."""
     epochs: int | None = None
@@ -91,18 +101,18 @@ class Options(DatasetOptions):
     """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
     codec's vectors."""
     taught: bool = True
-    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold either. Not with --preset
-    published, which is to learn from labels alone."""
+    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold
+    either. Not with --preset published, which is to learn from labels alone."""
     views: int = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
     test_views: int = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
-    level of their own."""
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
+    at a speed, pitch and level of their own."""
     max_rejected: float = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
     stages_dir: str | None = None
-    """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have them in common, one after the
-    other; default: --output-dir."""
+    """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have
+    them in common, one after the other; default: --output-dir."""
     compare: tuple[str, ...] = ()
     """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
     allow_leak: bool = False
@@ -137,18 +147,25 @@ class Options(DatasetOptions):
             raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
         for option, hears in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
             if getattr(self, option) is not None and self.model != hears:
-                raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
+                raise SoundStormError(
+                    f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for "
+                    f"{self.model}"
+                )
         if self.model != "soundstorm":
             for option in FOR_SOUNDSTORM:
                 value, usual = getattr(self, option), self.__dataclass_fields__[option].default
                 if value != usual:
                     raise SoundStormError(
-                        f"--{option.replace('_', '-')} is {value}: only --model soundstorm has use for it, leave it out for {self.model}"
+                        f"--{option.replace('_', '-')} is {value}: only --model soundstorm has use for it, leave it "
+                        f"out for {self.model}"
                     )
         if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
             raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
         if self.mode == "frozen" and self.pretrain_epochs == 0:
-            raise SoundStormError("--mode is frozen and --pretrain-epochs is 0: without a generator there is nothing to freeze, give 1 or more")
+            raise SoundStormError(
+                "--mode is frozen and --pretrain-epochs is 0: without a generator there is nothing to freeze, give 1 "
+                "or more"
+            )
         if self.generator_preset not in PRESETS:
             raise SoundStormError(f"--generator-preset is '{self.generator_preset}': give one of {', '.join(PRESETS)}")
 
@@ -170,7 +187,10 @@ class Options(DatasetOptions):
         """What decides how each fold is done."""
         names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "clips", "mode", "stages")]
         given = {name: getattr(self, name) for name in names} | {"taught": self.is_taught}
-        paths = {name: None if given[name] is None else storage.absolute(given[name]) for name in ("codec", "checkpoint", "weights")}
+        paths = {
+            name: None if given[name] is None else storage.absolute(given[name])
+            for name in ("codec", "checkpoint", "weights")
+        }
         stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
         return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **given | paths)
 
@@ -186,18 +206,37 @@ def run(options: Options) -> dict[str, Any]:
     wanted, skipped = folds_to_test(options.fold, options.folds, options.location, index)
     others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)
-    outputs = (PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE, "codecs", "tokens", *(f"fold-{fold}" for fold in everywhere))
+    outputs = (
+        PREDICTIONS_FILE,
+        SUMMARY_FILE,
+        REPORT_FILE,
+        "codecs",
+        "tokens",
+        *(f"fold-{fold}" for fold in everywhere),
+    )
     record = records.begin(options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs)
     asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
-    is_summed_up = record is not None and record.counts.get("compare") == asked["compare"] and set(wanted) <= set(record.counts.get("done", []))
-    if record is not None and is_summed_up and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE):
+    is_summed_up = (
+        record is not None
+        and record.counts.get("compare") == asked["compare"]
+        and set(wanted) <= set(record.counts.get("done", []))
+    )
+    if (
+        record is not None
+        and is_summed_up
+        and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE)
+    ):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     done = _do_folds(options, settings, index, wanted)
     done |= {
-        fold: found.counts for fold in everywhere if fold not in done and (found := records.read(fold_folder(options.output_dir, fold), FOLD_STAGE))
+        fold: found.counts
+        for fold in everywhere
+        if fold not in done and (found := records.read(fold_folder(options.output_dir, fold), FOLD_STAGE))
     }
     told: dict[str, Any] = {"dataset": options.dataset, "model": options.model, "mode": options.starts_as}
-    summary = write_results(options.output_dir, index, done, settings=settings.identity(), others=others, skipped=skipped, **told)
+    summary = write_results(
+        options.output_dir, index, done, settings=settings.identity(), others=others, skipped=skipped, **told
+    )
     kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
     counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings.identity(), counts)
@@ -208,22 +247,30 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
     """Do the folds that are not finished, side by side; returns the counts of the records of all."""
     plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
     for leak in (leak for plan in plans.values() for leak in plan.leaks):
-        console.print(f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False)
+        console.print(
+            f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False
+        )
     folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
     for fold, plan in plans.items():
         stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before anything is started
-    finished = {fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted}
+    finished = {
+        fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted
+    }
     done = {fold: record.counts for fold, record in finished.items() if record is not None}
     todo = [fold for fold in wanted if fold not in done]
     if not todo:
         return done
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         prepare(settings, [plans[fold] for fold in todo], options.output_dir)
-        concurrent, share = plan_trials(len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info)
+        concurrent, share = plan_trials(
+            len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info
+        )
         gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""
         at_a_time = f"{concurrent} at a time with {share.num_cpus} CPU{gpus} each"
         console.print(
-            f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}" + (f"; {len(done)} done before" if done else ""), highlight=False
+            f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}"
+            + (f"; {len(done)} done before" if done else ""),
+            highlight=False,
         )
         trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], folders[fold]) for fold in todo}
         outcomes = dict(zip(todo, run_trials(trials, concurrent, share).values(), strict=True))
@@ -231,26 +278,35 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
     if failed:
         told = "; ".join(f"fold {fold}: {error}" for fold, error in failed.items())
         raise SoundStormError(
-            f"{len(failed)} of {len(wanted)} folds failed ({told}). The others are finished and kept: mend the cause and run the same command again"
+            f"{len(failed)} of {len(wanted)} folds failed ({told}). The others are finished and kept: mend the cause "
+            "and run the same command again"
         )
     return done | {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    folds, leaked = len(counts["done"]), "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
+    folds, leaked = (
+        len(counts["done"]),
+        "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else "",
+    )
     noted = f" ({' '.join(counts['warnings'])})" if counts["warnings"] else ""
-    accuracy = f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
+    accuracy = (
+        f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
+    )
     where = storage.join(options.output_dir, REPORT_FILE)
     message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}{noted}: {where}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 
 def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
-    """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each codec. Ray must run."""
+    """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each
+    codec. Ray must run."""
     for shared in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
         if shared == synthetic_start(settings, output_dir):
             _fit_codec_to_synthetic_sounds(settings, shared)
-        console.print(f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen", highlight=False)
+        console.print(
+            f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen", highlight=False
+        )
         options = tokenize.Options(
             dataset=settings.dataset,
             data_dir=settings.location,
@@ -289,7 +345,12 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
             console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
             summary = stage()
             console.print(f"    {escape(summary['message'])}", highlight=False)
-        counts = {"fold": plan.fold, "test": summary["test"], "network": summary.get("network"), "leaks": list(plan.leaks)}
+        counts = {
+            "fold": plan.fold,
+            "test": summary["test"],
+            "network": summary.get("network"),
+            "leaks": list(plan.leaks),
+        }
         counts["own_generator"] = settings.is_pretrained and not plan.generator
         record = records.finish(fold_dir, FOLD_STAGE, identity, counts | said)
     return record.counts
@@ -310,15 +371,21 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
     """
     shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
     recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
-    classifier: dict[str, Any] = {name: value for name, value in settings.classifier_options().items() if value is not None}
+    classifier: dict[str, Any] = {
+        name: value for name, value in settings.classifier_options().items() if value is not None
+    }
     stages: dict[str, Callable[[], dict[str, Any]]] = {}
     folder = partial(_stage_folder, settings, fold_dir, plan.fold)
     if plan.start is not None:
         classifier |= {"tokens": plan.start.tokens, "codec": plan.start.codec}
         if settings.taught:
-            classifier["teacher"] = folder("teacher", settings.clips, settings.location, settings.seed, settings.num_workers)
+            classifier["teacher"] = folder(
+                "teacher", settings.clips, settings.location, settings.seed, settings.num_workers
+            )
             of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
-            teacher = train_classifier.Options(model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared)
+            teacher = train_classifier.Options(
+                model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared
+            )
             stages["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:
             training = (settings.generator_preset, settings.pretrain_epochs, settings.seed, settings.num_workers)
@@ -338,7 +405,9 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
             classifier["checkpoint"] = plan.start.checkpoint
     else:
         classifier["strict_folds"] = settings.strict_folds  # tokens are made with or without
-    trained = train_classifier.Options(output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier)
+    trained = train_classifier.Options(
+        output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier
+    )
     return stages | {"classifier": partial(train_classifier.run, trained)}
 
 

@@ -1,4 +1,5 @@
-"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage, Ray and its nodes.
+"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage,
+Ray and its nodes.
 
 What stands in the way of a job is lacking; what may, such as a folder too large to be sent to a cluster, is a note.
 """
@@ -134,7 +135,12 @@ def _submission() -> Finding:
     try:
         sent = what_is_sent(Path.cwd())
     except OSError as error:
-        return Finding("submission", True, f"what `ray job submit --working-dir .` would take along cannot be read: {error}", is_note=True)
+        return Finding(
+            "submission",
+            True,
+            f"what `ray job submit --working-dir .` would take along cannot be read: {error}",
+            is_note=True,
+        )
     return Finding("submission", True, str(sent), is_note=sent.is_much)
 
 
@@ -153,14 +159,20 @@ def _official_weights() -> tuple[bool, str]:
     path = official_cache()
     if path.exists():
         return True, str(path)
-    return True, f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}"
+    return (
+        True,
+        f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}",
+    )
 
 
 def _disk() -> tuple[bool, str]:
     free_gb = shutil.disk_usage(Path.cwd()).free / 1e9
     scratch_gb = shutil.disk_usage(tempfile.gettempdir()).free / 1e9
     shared_gb = shutil.disk_usage("/dev/shm").free / 1e9 if Path("/dev/shm").exists() else 0.0
-    text = f"{free_gb:.0f} GB free here, {scratch_gb:.0f} GB in {tempfile.gettempdir()}, {shared_gb:.1f} GB of shared memory"
+    text = (
+        f"{free_gb:.0f} GB free here, {scratch_gb:.0f} GB in {tempfile.gettempdir()}, {shared_gb:.1f} GB of shared "
+        "memory"
+    )
     if min(free_gb, scratch_gb) < MIN_FREE_GB:
         return False, f"{text}: make room, at least {MIN_FREE_GB:g} GB each"
     if shared_gb < MIN_SHARED_MEMORY_GB:
@@ -173,7 +185,10 @@ def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
     began = time.monotonic()
     with connect(address, await_gpu=False) as info:
         where = "started here" if info.started_here else "joined"
-        text = f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, {info.num_gpus:g} GPUs"
+        text = (
+            f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, "
+            f"{info.num_gpus:g} GPUs"
+        )
         offered = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
         reports, silent = ask_nodes(storage_uri)
     more = f" and {len(offered) - MAX_NAMED} more" if len(offered) > MAX_NAMED else ""
@@ -197,7 +212,10 @@ def _alike(reports: list[NodeReport]) -> str:
     named = ", ".join(f"{count} {name}" for name, count in gpus.items()) or "no GPU"
     least = min(report.free_gb for report in reports)
     skew = max(abs(report.skew_s) for report in reports)
-    return f"{len(reports)} with the libraries of this process, {named}, at least {least:.0f} GB for temporary files, clocks within {skew + 1:.0f} s"
+    return (
+        f"{len(reports)} with the libraries of this process, {named}, at least {least:.0f} GB for temporary files, "
+        f"clocks within {skew + 1:.0f} s"
+    )
 
 
 def _storage(uri: str) -> tuple[bool, str]:

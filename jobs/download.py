@@ -1,4 +1,5 @@
-"""`soundstorm download`: fetch ESC-50, ESC-10 or UrbanSound8K, verify it, and unpack it to where the other jobs look for it."""
+"""`soundstorm download`: fetch ESC-50, ESC-10 or UrbanSound8K, verify it, and unpack it to where the other jobs look
+for it."""
 
 import csv
 import re
@@ -32,7 +33,8 @@ _PAPERS = re.compile(r"(LICENSE|README|FREESOUNDCREDITS|UrbanSound8K_README)[^/]
 
 @dataclass(kw_only=True)
 class Options:
-    """Fetch a published data set, verify it and unpack it. A data set that is complete is left alone; a broken download goes on."""
+    """Fetch a published data set, verify it and unpack it. A data set that is complete is left alone; a broken download
+    goes on."""
 
     dataset: str = "esc50"
     """esc50 (646 MB to download), esc10 (the same archive, of which a fifth is kept) or urbansound8k (6 GB)."""
@@ -63,7 +65,8 @@ def run(options: Options) -> dict[str, Any]:
     if found != dataset.num_clips:
         if not storage.is_remote(location) and storage.list_objects(location):
             raise SoundStormError(
-                f"--output-dir {location} has {found} of the {dataset.num_clips} clips of {dataset.title}: delete it, or give another folder"
+                f"--output-dir {location} has {found} of the {dataset.num_clips} clips of {dataset.title}: delete it, "
+                "or give another folder"
             )
         storage.check_writable(location if storage.is_remote(location) else Path(location).parent)
         _download(options, dataset, location)
@@ -93,7 +96,9 @@ def _download(options: Options, dataset: Dataset, location: str) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{options.dataset}-", dir=beside) as scratch:
             folder = Path(scratch) / options.dataset
             console.print(f"unpacking {archive}", highlight=False)
-            unpack(archive, folder, choose=lambda path: _place_of(path, dataset), max_bytes=MAX_BYTES, max_files=MAX_FILES)
+            unpack(
+                archive, folder, choose=lambda path: _place_of(path, dataset), max_bytes=MAX_BYTES, max_files=MAX_FILES
+            )
             if options.dataset == "esc10":
                 _keep_esc10(folder)
             _verify(options.dataset, folder, archive)
@@ -121,7 +126,8 @@ def _clips_at(name: str, location: str) -> int:
 
 
 def _place_of(path: str, dataset: Dataset) -> str | None:
-    """Where a file of the archive belongs: its path without the archive's one top folder; None for what is neither data nor licence."""
+    """Where a file of the archive belongs: its path without the archive's one top folder; None for what is neither data
+    nor licence."""
     inner = path.partition("/")[2]
     is_clip = inner.startswith("audio/") and is_audio(inner) and "/." not in inner
     is_table = dataset.layout is not None and inner == dataset.layout.csv_path
@@ -148,19 +154,25 @@ def _keep_esc10(folder: Path) -> None:
 
 
 def _verify(name: str, folder: Path, archive: Path) -> None:
-    """The number of clips must be the published one; where no checksum vouches for the archive, every clip is decoded."""
+    """The number of clips must be the published one; where no checksum vouches for the archive, every clip is
+    decoded."""
     dataset = DATASETS[name]
     filesystem, root = storage.filesystem(folder)
     index = index_dataset(name, filesystem, root, folder.as_posix())
     if index.clips.num_rows != dataset.num_clips or index.rejected.num_rows:
         first = f"; the first problem: {index.rejected['detail'][0]}" if index.rejected.num_rows else ""
-        raise SoundStormError(f"{archive} holds {index.clips.num_rows} clips, but {dataset.title} has {dataset.num_clips}{first}: give another --url")
+        raise SoundStormError(
+            f"{archive} holds {index.clips.num_rows} clips, but {dataset.title} has {dataset.num_clips}{first}: give "
+            "another --url"
+        )
     if dataset.md5 is None:
         for uri in track(index.clips["uri"].to_pylist(), "verifying clips", console=console):
             try:
                 read_audio(Path(uri), NATIVE_RATE)
             except RejectedAudio as error:
-                raise SoundStormError(f"{archive}: {Path(uri).name} is no whole recording ({error}): give another --url") from error
+                raise SoundStormError(
+                    f"{archive}: {Path(uri).name} is no whole recording ({error}): give another --url"
+                ) from error
 
 
 if __name__ == "__main__":

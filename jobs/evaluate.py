@@ -1,8 +1,9 @@
-"""Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side by side.
+"""Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side
+by side.
 
-Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Beside them stands how close the
-generated clips come as sound: see `soundstorm.evaluation.closeness`. Parts are written by the actors that made them; a run that was stopped goes on
-where it was.
+Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Beside them stands how
+close the generated clips come as sound: see `soundstorm.evaluation.closeness`. Parts are written by the actors that
+made them; a run that was stopped goes on where it was.
 """
 
 import hashlib
@@ -59,17 +60,20 @@ class Options:
     generated_audio: str
     """Generated clips: the output of `generate`, its samples.parquet, or a folder of audio."""
     output_dir: str = "runs/evaluation"
-    """Folder or s3:// prefix for metrics, pairs, features and rejected (.parquet), summary.json, report.html and evaluate.json."""
+    """Folder or s3:// prefix for metrics, pairs, features and rejected (.parquet), summary.json, report.html and
+    evaluate.json."""
     metrics: Literal["all", "acoustic"] = "all"
     """acoustic: the six of single clips; all: also the two that compare pairs, and the closeness of the sound."""
     fold: int | None = None
     """Use real clips of this fold only."""
     held_out_fold: int | None = None
-    """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else the last."""
+    """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else
+    the last."""
     classifier: str | None = None
     """Classifier that names the clips, a file of `train-classifier`, path or URI; default: the one in the package."""
     embedding_model: str | None = None
-    """Model that distances are also taken in, such as PANNs or CLAP, path or URI: ONNX, waveforms (batch, samples) in, embeddings out; extra onnx."""
+    """Model that distances are also taken in, such as PANNs or CLAP, path or URI: ONNX, waveforms (batch, samples) in,
+    embeddings out; extra onnx."""
     embedding_rate: int | None = None
     """Samples per second that this model expects; default: 24000."""
     clips_per_class: int | None = None
@@ -79,15 +83,18 @@ class Options:
     seed: int = 0
     """Draws the real clips."""
     common_band: bool = False
-    """Take from both sides what lies above the frequency that both reach, before they are measured: for clips of unlike sample rates."""
+    """Take from both sides what lies above the frequency that both reach, before they are measured: for clips of unlike
+    sample rates."""
     codec: str | None = None
-    """Weights of the codec for the column `resynthesized`; default: the one the generated clips were made with, else as in `tokenize`."""
+    """Weights of the codec for the column `resynthesized`; default: the one the generated clips were made with, else as
+    in `tokenize`."""
     training_log: str | None = None
     """log.csv of `train`, for the curves in the report."""
     examples_per_class: int = 1
     """Clips of each class and source to listen to in the report."""
     players: Literal["inside", "linked"] = "inside"
-    """inside: the report holds its audio and plays anywhere, for ever; linked: it has links to files in players/, signed and ending in storage."""
+    """inside: the report holds its audio and plays anywhere, for ever; linked: it has links to files in players/,
+    signed and ending in storage."""
     link_days: int = 7
     """Days that signed links are valid, 1 to 7: whoever has the report can play its clips until then."""
     max_rejected: float = 0.05
@@ -115,7 +122,9 @@ class Options:
             if value is not None and value < lowest:
                 raise SoundStormError(f"{name} is {value}: give at least {lowest}")
         if self.embedding_rate is not None and self.embedding_model is None:
-            raise SoundStormError(f"--embedding-rate is {self.embedding_rate}: it is that of an --embedding-model, and none is given")
+            raise SoundStormError(
+                f"--embedding-rate is {self.embedding_rate}: it is that of an --embedding-model, and none is given"
+            )
         for name, given in (
             ("--classifier", self.classifier),
             ("--held-out-fold", self.held_out_fold),
@@ -138,7 +147,9 @@ def run(options: Options) -> dict[str, Any]:
             require_outside(options.output_dir, uri, "--output-dir", option)
     storage.check_writable(options.output_dir)
     dataset = find_clips("--real-audio", options.real_audio)
-    real = draw_per_category(clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed)
+    real = draw_per_category(
+        clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed
+    )
     generated = find_clips("--generated-audio", options.generated_audio)
     training_log = read_log(options.training_log)
     made_with, manifest = codec_of_samples(options.generated_audio)
@@ -165,7 +176,14 @@ def run(options: Options) -> dict[str, Any]:
         **({"players": options.players} if options.players != "inside" else {}),
         **({"common_band_hz": bands.common_band_hz} if bands else {}),
     }
-    outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "summary.json", "report.html", PLAYERS_FOLDER, "failed.parquet")
+    outputs = (
+        "parts",
+        *(f"{name}.parquet" for name in TABLES),
+        "summary.json",
+        "report.html",
+        PLAYERS_FOLDER,
+        "failed.parquet",
+    )
     record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
     if record is not None and all_there(options.output_dir, *made, "summary.json", "report.html"):
@@ -173,7 +191,11 @@ def run(options: Options) -> dict[str, Any]:
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
     bands = bands or find_bands(real, generated, options.seed)
     metrics, pairs, features, rejected = _measure(
-        options, items, (weights, *((scope.weights, scope.model) if scope else (None, None))), settings_digest(settings), bands.common_band_hz
+        options,
+        items,
+        (weights, *((scope.weights, scope.model) if scope else (None, None))),
+        settings_digest(settings),
+        bands.common_band_hz,
     )
     reasons = _check_rejected(options, rejected, len(items))
     unusable = set(rejected["uri"].to_pylist())
@@ -184,14 +206,26 @@ def run(options: Options) -> dict[str, Any]:
     tables.write_table(storage.join(options.output_dir, "pairs.parquet"), pairs, {})
     tables.write_table(storage.join(options.output_dir, "rejected.parquet"), rejected, {})
     if scope:
-        about = {"held_out_fold": str(scope.held_out_fold), "classifier_sha256": str(scope.settings["classifier_sha256"])}
-        tables.write_table(storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about)
+        about = {
+            "held_out_fold": str(scope.held_out_fold),
+            "classifier_sha256": str(scope.settings["classifier_sha256"]),
+        }
+        tables.write_table(
+            storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about
+        )
     told = summary.to_dict() | {"bands": bands.to_dict(), "closeness": found and found.to_dict()}
     content = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
     storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
-    page = _report(options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands)
+    page = _report(
+        options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands
+    )
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
-    counts = {"real": len(real), "generated": len(generated), "rejected": rejected.num_rows, "worst": most_distant_metric(summary)}
+    counts = {
+        "real": len(real),
+        "generated": len(generated),
+        "rejected": rejected.num_rows,
+        "worst": most_distant_metric(summary),
+    }
     if found and found.verdict:
         counts["close"] = found.verdict
     if bands.verdict:
@@ -217,7 +251,11 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
 
 
 def _measure(
-    options: Options, items: list[Item], weights: tuple[bytes, bytes | None, Model | None], settings: str, common_band_hz: float | None
+    options: Options,
+    items: list[Item],
+    weights: tuple[bytes, bytes | None, Model | None],
+    settings: str,
+    common_band_hz: float | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
     plan = Plan(
@@ -235,15 +273,24 @@ def _measure(
         reference = ray.put(weights)
         actor_class = ray.remote(Measurer).options(**actor_resources(info))
         job = {"max_duration_s": options.max_duration, "common_band_hz": common_band_hz}
-        return lambda: actor_class.remote([reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", **job)
+        return lambda: actor_class.remote(
+            [reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", **job
+        )
 
     complete(plan, options.address, prepare, "measure_part", options.num_actors)
-    metrics, pairs, features, rejected = (pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items())
+    metrics, pairs, features, rejected = (
+        pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
+    )
     for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
         require_measured(table, TABLES[name], storage.join(parts_folder, name))
-    long = metrics.filter(pc.greater_equal(metrics["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE))["clip_id"].unique()
+    long = metrics.filter(pc.greater_equal(metrics["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE))[
+        "clip_id"
+    ].unique()
     if len(long):
-        told = f"{len(long)} clips last {options.max_duration:g} s or longer, for example {escape(long[0].as_py())}: what lies beyond is not measured"
+        told = (
+            f"{len(long)} clips last {options.max_duration:g} s or longer, for example {escape(long[0].as_py())}: "
+            "what lies beyond is not measured"
+        )
         console.print(f"[yellow]note:[/] {told} (--max-duration)", highlight=False)
     return metrics, pairs, features, rejected
 
@@ -269,8 +316,10 @@ def _check_rejected(options: Options, rejected: pa.Table, total: int) -> dict[st
     if rejected.num_rows > options.max_rejected * total:
         first = rejected.slice(0, 1).to_pylist()[0]
         raise SoundStormError(
-            f"{rejected.num_rows} of {total} clips cannot be measured ({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}; "
-            f"for example {first['uri']}: {first['detail']}), more than --max-rejected {options.max_rejected:g} allows; "
+            f"{rejected.num_rows} of {total} clips cannot be measured "
+            f"({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}; "
+            f"for example {first['uri']}: {first['detail']}), more than --max-rejected {options.max_rejected:g} "
+            "allows; "
             "mend them and run again with --overwrite"
         )
     return dict(reasons)
@@ -291,20 +340,34 @@ def _report(
     bands: Bands,
 ) -> str:
     examples = choose_examples(
-        real, generated, options.examples_per_class, lambda clip: load_clip(clip.uri, dataset=clip.dataset), lambda pcm: resynthesize(codec, [pcm])[0]
+        real,
+        generated,
+        options.examples_per_class,
+        lambda clip: load_clip(clip.uri, dataset=clip.dataset),
+        lambda pcm: resynthesize(codec, [pcm])[0],
     )
     now = datetime.now(UTC)
-    examples, notes = link_examples(examples, options.output_dir, options.link_days, now) if options.players == "linked" else (examples, [])
+    examples, notes = (
+        link_examples(examples, options.output_dir, options.link_days, now)
+        if options.players == "linked"
+        else (examples, [])
+    )
     fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
     if scope is not None and scope.classifier is not None:
         fingerprints["classifier"] = scope.classifier.sha256
     if scope is not None and scope.model is not None:
         fingerprints[f"model {scope.model.name}"] = str(scope.settings["embedding_model_sha256"])
-    manifest = options.generated_audio if options.generated_audio.endswith(".parquet") else storage.join(options.generated_audio, "samples.parquet")
+    manifest = (
+        options.generated_audio
+        if options.generated_audio.endswith(".parquet")
+        else storage.join(options.generated_audio, "samples.parquet")
+    )
     sampler: dict[str, str] = {}
     if storage.exists(manifest):
         metadata = tables.table_info(manifest).metadata
-        sampler = {name.removeprefix("sampler_"): value for name, value in metadata.items() if name.startswith("sampler_")}
+        sampler = {
+            name.removeprefix("sampler_"): value for name, value in metadata.items() if name.startswith("sampler_")
+        }
         if "checkpoint_sha256" in metadata:
             fingerprints["checkpoint"] = metadata["checkpoint_sha256"]
     return render_report(
@@ -318,16 +381,31 @@ def _report(
             examples=examples,
             training_log=training_log,
             settings={
-                "Real clips": {"from": options.real_audio, "fold": options.fold or "all", "per class": options.clips_per_class or "all"},
+                "Real clips": {
+                    "from": options.real_audio,
+                    "fold": options.fold or "all",
+                    "per class": options.clips_per_class or "all",
+                },
                 "Generated clips": {"from": options.generated_audio},
                 "Sampler": sampler,
-                "Comparison": {"sample rate": f"{SAMPLE_RATE} Hz", "metrics": options.metrics, "held-out fold": scope and scope.held_out_fold},
+                "Comparison": {
+                    "sample rate": f"{SAMPLE_RATE} Hz",
+                    "metrics": options.metrics,
+                    "held-out fold": scope and scope.held_out_fold,
+                },
             },
             fingerprints=fingerprints,
             rejected=reasons,
             bands=bands,
-            warnings=([] if options.fold else [ALL_FOLDS]) + ([bands.note] if bands.note else []) + (found.warnings if found else []) + notes,
-            credits=[f"{DATASETS[name].credit} ({DATASETS[name].licence})" for name in sorted({clip.dataset for clip in real}) if name in DATASETS],
+            warnings=([] if options.fold else [ALL_FOLDS])
+            + ([bands.note] if bands.note else [])
+            + (found.warnings if found else [])
+            + notes,
+            credits=[
+                f"{DATASETS[name].credit} ({DATASETS[name].licence})"
+                for name in sorted({clip.dataset for clip in real})
+                if name in DATASETS
+            ],
         )
     )
 

@@ -41,16 +41,19 @@ class Options(DatasetOptions):
     output_dir: str = "runs/classifier-evaluation"
     """Folder for predictions.parquet and summary.json, a path or s3:// URI."""
     checkpoint: str | None = None
-    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the network in the package."""
+    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the
+    network in the package."""
     codec: str | None = None
-    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the official one."""
+    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the
+    official one."""
     fold: int | None = None
-    """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was not trained on."""
+    """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was
+    not trained on."""
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
     test_views: int = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
-    level of their own."""
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
+    at a speed, pitch and level of their own."""
     allow_leak: bool = False
     """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
     overwrite: bool = False
@@ -61,7 +64,9 @@ class Options(DatasetOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.max_duration <= MAX_DURATION_S:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}")
+            raise SoundStormError(
+                f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}"
+            )
         if self.test_views < 1:
             raise SoundStormError(f"--test-views is {self.test_views}: give at least 1")
 
@@ -77,7 +82,13 @@ def run(options: Options) -> dict[str, Any]:
     learned = [Learned(name="the classifier", provenance=classifier.provenance, sha256=classifier.sha256)]
     if isinstance(classifier, TrainedTokenClassifier) and CODEC_FILE in files:
         found = provenance_of_codec(files[CODEC_FILE])
-        learned.append(Learned(name=f"its codec '{classifier.origin.codec.name}'", provenance=found, sha256=classifier.origin.codec.sha256))
+        learned.append(
+            Learned(
+                name=f"its codec '{classifier.origin.codec.name}'",
+                provenance=found,
+                sha256=classifier.origin.codec.sha256,
+            )
+        )
     tests = [test_of(index.clips, fold) for fold in folds]
     leaks = refuse_leaks(learned, tests, remedy=remedy, allowed=options.allow_leak)
     clips = rows_of_folds(index.clips, set(folds))
@@ -91,17 +102,28 @@ def run(options: Options) -> dict[str, Any]:
         "test_views": options.test_views,
         "leaks": leaks,
     }
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE))
+    record = records.begin(
+        options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE)
+    )
     if record is not None and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
-        return told_again(options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; "))
+        return told_again(
+            options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; ")
+        )
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
-        console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False)
+        console.print(
+            f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False
+        )
         predictions = name_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:
         raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)
-    write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset)
-    storage.write_bytes(storage.join(options.output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    write_predictions(
+        storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset
+    )
+    storage.write_bytes(
+        storage.join(options.output_dir, SUMMARY_FILE),
+        (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode(),
+    )
     told = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
     counts = {name: summary[name] for name in told} | {"folds": folds} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings, counts)
@@ -113,7 +135,9 @@ def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
     there = sorted(set(index.clips["fold"].to_pylist()))
     if options.fold is not None:
         if options.fold not in there:
-            raise SoundStormError(f"--fold is {options.fold}: {options.location} has clips in fold {', '.join(map(str, there))}")
+            raise SoundStormError(
+                f"--fold is {options.fold}: {options.location} has clips in fold {', '.join(map(str, there))}"
+            )
         return [options.fold]
     found = classifier.provenance
     if not isinstance(found, TrainedOn):
@@ -123,7 +147,9 @@ def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
     return unseen or there
 
 
-def _summary(options: Options, classifier: Classifier, predictions: pa.Table, num_clips: int, leaks: list[str]) -> dict[str, Any]:
+def _summary(
+    options: Options, classifier: Classifier, predictions: pa.Table, num_clips: int, leaks: list[str]
+) -> dict[str, Any]:
     """What `summary.json` holds."""
     result = classify_predictions(predictions, classifier.categories)
     return {
@@ -145,7 +171,9 @@ def _summary(options: Options, classifier: Classifier, predictions: pa.Table, nu
         "calibration_error": result.calibration_error,
         "calibration": [asdict(found) for found in result.bins],
         "leaks": leaks,
-        "caveats": accuracy_caveats(result.categories, result.overall.right, {name: found.clips for name, found in result.classes.items()}),
+        "caveats": accuracy_caveats(
+            result.categories, result.overall.right, {name: found.clips for name, found in result.classes.items()}
+        ),
     }
 
 
@@ -159,7 +187,10 @@ def _named(folds: list[int]) -> str:
 
 def _told(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
-    figures = f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly ({counts['accuracy']:.1%})"
+    figures = (
+        f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly "
+        f"({counts['accuracy']:.1%})"
+    )
     where = storage.join(options.output_dir, SUMMARY_FILE)
     told = with_caveats(figures, counts.get("caveats", []))
     return {"message": f"{prefix}{where}: {told}{leaked}", "output_dir": options.output_dir, "summary": where, **counts}

@@ -1,7 +1,9 @@
-"""New sound from a checkpoint: a pool of actors draws codes, decodes them and writes audio, part by part; the manifest comes last.
+"""New sound from a checkpoint: a pool of actors draws codes, decodes them and writes audio, part by part; the manifest
+comes last.
 
-The seed of a sample follows from `--seed`, its class and its number, and the samples of a part are always the same ones. So a
-sample does not depend on which worker made it, a run that was stopped goes on where it was, and two runs at once share the work.
+The seed of a sample follows from `--seed`, its class and its number, and the samples of a part are always the same
+ones. So a sample does not depend on which worker made it, a run that was stopped goes on where it was, and two runs at
+once share the work.
 """
 
 import hashlib
@@ -42,14 +44,16 @@ from soundstorm.schemas import SAMPLES
 from soundstorm.serialization.bundled import packaged
 
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 120.0
-"""A clip of two minutes takes some four minutes of a core with the model in the package, and one of ten minutes would take hours."""
+"""A clip of two minutes takes some four minutes of a core with the model in the package, and one of ten minutes would
+take hours."""
 TOLD_FROM_S = 10.0
 """Longer clips take so long that it is told before they are begun."""
 MAX_SAMPLES = 1_000_000_000
 FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Names in the URI of a sample below the output folder."""
 SAMPLER_OPTIONS = (
-    "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "typical_mass", "guidance", "upper_guidance",
+    "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "typical_mass",
+    "guidance", "upper_guidance",
     "candidates",
 )  # fmt: skip
 
@@ -59,15 +63,18 @@ class Options:
     """Generate sound from a checkpoint."""
 
     checkpoint: str | None = None
-    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""
+    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on
+    ESC-10."""
     output_dir: str = "runs/samples"
-    """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json; failed.parquet, if parts could not be made."""
+    """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json; failed.parquet, if parts could not
+    be made."""
     num_samples: int = 10
     """Clips to make in all."""
     duration: float = 5.0
     """Seconds of each clip, at most 120; the time that it takes grows with their square."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
-    """Class to generate, by name (`Sea waves`, `sea-waves` and `sea_waves` are the same); default: all classes in equal shares."""
+    """Class to generate, by name (`Sea waves`, `sea-waves` and `sea_waves` are the same); default: all classes in equal
+    shares."""
     seed: int = 0
     """The same seed gives the same clips."""
     prompt: str | None = None
@@ -79,11 +86,13 @@ class Options:
     layout: Literal["files", "webdataset"] = "files"
     """files: one audio file a clip; webdataset: one tar a part, with an audio file and a JSON file for each clip."""
     config: str | None = None
-    """JSON or TOML file whose table "sampler" replaces the checkpoint's settings, such as best.json of `tune decoding`; path or URI."""
+    """JSON or TOML file whose table "sampler" replaces the checkpoint's settings, such as best.json of `tune decoding`;
+    path or URI."""
     iterations: tuple[int, ...] | None = None
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
-    """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the eight below."""
+    """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the
+    eight below."""
     temperature: float | None = None
     """Sampling temperature in the first pass of a level."""
     final_temperature: float | None = None
@@ -103,7 +112,8 @@ class Options:
     candidates: int | None = None
     """Draws of each sample, of which the one is kept that a classifier takes most surely for its class."""
     listener: str | None = None
-    """The classifier that chooses among --candidates, of `train-classifier`, path or URI; default: one in the package, for the classes of ESC-10."""
+    """The classifier that chooses among --candidates, of `train-classifier`, path or URI; default: one in the package,
+    for the classes of ESC-10."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with, from the package or the cache."""
     num_actors: int | None = None
@@ -120,16 +130,23 @@ class Options:
             if value < 1:
                 raise SoundStormError(f"{name} is {value}: give at least 1")
         if self.num_samples > MAX_SAMPLES:
-            raise SoundStormError(f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; more with other --seed in other folders")
+            raise SoundStormError(
+                f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; more with other --seed in other "
+                "folders"
+            )
         if self.num_actors is not None and self.num_actors < 1:
             raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
         if not MIN_DURATION_S <= self.duration <= MAX_DURATION_S:
             raise SoundStormError(
-                f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds (the time that a clip takes grows with the "
+                f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds (the time that "
+                "a clip takes grows with the "
                 "square of its length)"
             )
         if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
-            raise SoundStormError(f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration {self.duration}")
+            raise SoundStormError(
+                f"--prompt-duration is {self.prompt_duration}: give seconds, more than 0 and less than --duration "
+                f"{self.duration}"
+            )
 
     def sampler(self, defaults: SamplerSettings) -> SamplerSettings:
         """The checkpoint's settings with what --config, and then the command line, overrides."""
@@ -137,7 +154,9 @@ class Options:
             chosen = parse_settings(storage.read_bytes(self.config), f"--config {self.config}")
             chosen.require("sampler")
             defaults = chosen.sampler_over(defaults)
-        iterations = self.iterations[0] if self.iterations is not None and len(self.iterations) == 1 else self.iterations
+        iterations = (
+            self.iterations[0] if self.iterations is not None and len(self.iterations) == 1 else self.iterations
+        )
         given = {"iterations": iterations} | {name: getattr(self, name) for name in SAMPLER_OPTIONS}
         return replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
@@ -151,9 +170,13 @@ def run(options: Options) -> dict[str, Any]:
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
     sampler.passes_of(checkpoint.model.config)
-    weights, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package")
+    weights, codec = choose_codec(
+        options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package"
+    )
     prompt = _prompt_codes(options, codec)
-    listener = _listener(options, [checkpoint.categories[label] for label in labels]) if sampler.candidates > 1 else None
+    listener = (
+        _listener(options, [checkpoint.categories[label] for label in labels]) if sampler.candidates > 1 else None
+    )
     settings = {
         "checkpoint_sha256": checkpoint.sha256,
         "codec_sha256": codec.fingerprint.sha256,
@@ -186,22 +209,30 @@ def run(options: Options) -> dict[str, Any]:
         if options.duration > TOLD_FROM_S and not info.num_gpus:
             clip_s = seconds_a_clip(checkpoint, sampler, math.ceil(options.duration * codec.frame_rate))
             actors = min(default_actors(info, options.num_actors), plan.num_parts)
-            console.print(f"generate: {expected_time(clip_s, options.duration, options.num_samples, options.shard_size, actors)}", highlight=False)
+            console.print(
+                f"generate: {expected_time(clip_s, options.duration, options.num_samples, options.shard_size, actors)}",
+                highlight=False,
+            )
         return _actors(options, plan, info, (files, weights, listener), sampler, prompt)
 
     complete(plan, options.address, prepare, "make_part", options.num_actors)
     metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
     metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
-    num_rows = write_stream(_manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata)
+    num_rows = write_stream(
+        _manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata
+    )
     counts = {"samples": num_rows, "categories": min(num_rows, len(labels))}
     records.finish(options.output_dir, "generate", settings, counts)
     return _summary(options, counts, "")
 
 
 def _placed_here(options: Options, rows: pa.Table) -> pa.Table:
-    """`rows` with the URIs of the sound below this output folder: it may have been moved since an earlier run made them."""
+    """`rows` with the URIs of the sound below this output folder: it may have been moved since an earlier run made
+    them."""
     column, root = SAMPLES.get_field_index("uri"), storage.absolute(options.output_dir)
-    places = [storage.join(root, *uri.rsplit("/", FOLDERS_IN_URI[options.layout])[1:]) for uri in rows["uri"].to_pylist()]
+    places = [
+        storage.join(root, *uri.rsplit("/", FOLDERS_IN_URI[options.layout])[1:]) for uri in rows["uri"].to_pylist()
+    ]
     return rows.set_column(column, SAMPLES.field("uri"), pa.array(places, pa.string()))
 
 
@@ -213,7 +244,9 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
 
 def _listener(options: Options, categories: list[str]) -> bytes:
     """The file of the classifier that chooses, which knows all of `categories`."""
-    data = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    data = (
+        packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    )
     where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
     require_known(load_classifier(data, where=where), categories, where)
     return data
@@ -226,14 +259,21 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
         with storage.open_file(options.prompt) as file:
             recording = read_audio(file, max_duration_s=options.prompt_duration)
     except RejectedAudio as error:
-        raise SoundStormError(f"--prompt {options.prompt} cannot be continued ({error}): give a WAV, FLAC, Ogg or MP3 file") from error
+        raise SoundStormError(
+            f"--prompt {options.prompt} cannot be continued ({error}): give a WAV, FLAC, Ogg or MP3 file"
+        ) from error
     codes = codec.encode_clips([recording.waveform])[0]
     if recording.original_duration_s < options.prompt_duration:
         console.print(
-            f"[yellow]note:[/] --prompt {escape(options.prompt)} has only {recording.original_duration_s:.2f} s, all of it is kept", highlight=False
+            f"[yellow]note:[/] --prompt {escape(options.prompt)} has only {recording.original_duration_s:.2f} s, all "
+            "of it is kept",
+            highlight=False,
         )
     if codes.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
-        raise SoundStormError(f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to generate: give less")
+        raise SoundStormError(
+            f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to "
+            "generate: give less"
+        )
     return codes
 
 
@@ -245,7 +285,8 @@ def _actors(
     sampler: SamplerSettings,
     prompt: np.ndarray | None,
 ) -> Callable[[], Any]:
-    """What creates an actor in the cluster; `model` holds the files of the checkpoint, of the codec, and of the classifier that chooses."""
+    """What creates an actor in the cluster; `model` holds the files of the checkpoint, of the codec, and of the
+    classifier that chooses."""
     reference = ray.put(model)
     actor_class = ray.remote(Generator).options(**actor_resources(info))
     job = {
@@ -264,7 +305,8 @@ def _manifest_uri(options: Options) -> str:
 
 
 def _has_manifest(options: Options) -> bool:
-    """Whether the manifest of a finished run is there and whole. If not, it is put together anew, for which lost parts are made again."""
+    """Whether the manifest of a finished run is there and whole. If not, it is put together anew, for which lost parts
+    are made again."""
     try:
         manifest = tables.table_info(_manifest_uri(options))
         return manifest.num_rows == options.num_samples and manifest.schema.equals(SAMPLES)
@@ -274,7 +316,10 @@ def _has_manifest(options: Options) -> bool:
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    message = f"{prefix}{counts['samples']} clips of {options.duration:g} s in {counts['categories']} classes, in {options.output_dir}"
+    message = (
+        f"{prefix}{counts['samples']} clips of {options.duration:g} s in {counts['categories']} classes, in "
+        f"{options.output_dir}"
+    )
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 

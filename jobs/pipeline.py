@@ -37,7 +37,8 @@ class Options(DatasetOptions):
     fold: int | None = None
     """The test fold, which is not trained on; default: the dataset's last."""
     views: int = 0
-    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package has 8."""
+    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package
+    has 8."""
     epochs: int | None = None
     """Passes over the clips; default: the preset's."""
     num_workers: int | None = None
@@ -69,12 +70,16 @@ def run(options: Options) -> dict[str, Any]:
     """Run the stages that are not finished; returns the summary of the last."""
     require_apart(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    folders = {name: storage.join(options.output_dir, name) for name in ("dataset", "tokenize", "train", "generate", "evaluate")}
+    folders = {
+        name: storage.join(options.output_dir, name)
+        for name in ("dataset", "tokenize", "train", "generate", "evaluate")
+    }
     location = _dataset(options, folders["dataset"])
     num_samples = (
         options.num_samples
         if options.num_samples is not None
-        else SAMPLES_PER_CLASS * len(open_dataset(options.dataset, location, strict_folds=options.strict_folds).categories)
+        else SAMPLES_PER_CLASS
+        * len(open_dataset(options.dataset, location, strict_folds=options.strict_folds).categories)
     )
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
     stages = {

@@ -1,9 +1,11 @@
-"""Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same command.
+"""Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same
+command.
 
-Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s). Which worker
-sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.dealt_batches`: all workers make the same number of steps,
-no clip is dropped, and a run that was cut short goes on exactly where it was. An epoch passes over the clips once, however many views
-of them there are: each clip is seen in one, see `soundstorm.training.batches.drawn_view`.
+Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s).
+Which worker sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.dealt_batches`: all
+workers make the same number of steps, no clip is dropped, and a run that was cut short goes on exactly where it was. An
+epoch passes over the clips once, however many views of them there are: each clip is seen in one, see
+`soundstorm.training.batches.drawn_view`.
 """
 
 import tempfile
@@ -49,12 +51,12 @@ class Options:
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: str = "places"
-    """Network and training: places (all levels of a place at once; an hour on a core for ten classes) and draft (the same, small),
-    reference (the published set-up), small (SoundStorm's order, two hours on two cores), hearing (to classify with), tiny (tests), or
-    faults (those of the reference work)."""
+    """Network and training: places (all levels of a place at once; an hour on a core for ten classes) and draft (the
+    same, small), reference (the published set-up), small (SoundStorm's order, two hours on two cores), hearing (to
+    classify with), tiny (tests), or faults (those of the reference work)."""
     config: str | None = None
-    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may name, such as best.json
-    of `tune`; path or URI."""
+    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may
+    name, such as best.json of `tune`; path or URI."""
     fold: int | None = None
     """The test fold, which is validated with and not trained on; default: the dataset's last."""
     epochs: int | None = None
@@ -66,10 +68,12 @@ class Options:
     seed: int | None = None
     """Seed of order, crops, masks and initial weights; default: the preset's."""
     checkpoint: str | None = None
-    """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its classes are matched by name."""
+    """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its
+    classes are matched by name."""
     codec: str | None = None
-    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at random. For a network that goes
-    through the codec's centroids (preset places) the default is the codec in the package or the cache."""
+    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at
+    random. For a network that goes through the codec's centroids (preset places) the default is the codec in the
+    package or the cache."""
     num_workers: int | None = None
     """Training processes; default: one per GPU, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -95,7 +99,10 @@ class Options:
         if self.seed is not None and self.seed < 0:
             raise SoundStormError(f"--seed is {self.seed}: give 0 or more")
         if self.codec is not None and self.checkpoint is not None:
-            raise SoundStormError("--codec says where the embeddings of codes start, and --checkpoint has them already: give one of the two")
+            raise SoundStormError(
+                "--codec says where the embeddings of codes start, and --checkpoint has them already: give one of the "
+                "two"
+            )
         if self.max_failures < 0:
             raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
 
@@ -129,10 +136,14 @@ def run(options: Options) -> dict[str, Any]:
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
-        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
+        record = records.begin(
+            options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
+        )
         made = (f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
         if record is not None and all_there(options.output_dir, *made):
-            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: "))
+            return told_again(
+                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: ")
+            )
         weights = first_weights(architecture, config.seed, tokens, origin, codec)
         counts = _train(options, tokens, architecture, config, origin, chosen, weights)
         records.finish(options.output_dir, STAGE, settings, counts)
@@ -154,7 +165,11 @@ def _train(
         plan = plan_workers(options.num_workers, options.device, info)
         views = "" if training.num_views == len(training) else f" in {training.num_views} views"
         clips = f"{len(training)} clips{views} to train on, {len(validation)} to validate with (fold {tokens.fold})"
-        console.print(f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; {plan}", highlight=False)
+        console.print(
+            f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; "
+            f"{plan}",
+            highlight=False,
+        )
         quiet_ray_data()
         with (
             TrainingLog(options.output_dir, "epoch", STAGE, len(training)) as log,
@@ -166,7 +181,9 @@ def _train(
                     "architecture": architecture.to_dict(),
                     "training": config.to_dict(),
                     "batch_size": batch_of_worker(options.output_dir, config.batch_size, plan.num_workers),
-                    "sampler": chosen.sampler_over(origin.sampler if origin else preset(options.preset).sampler).to_dict(),
+                    "sampler": chosen.sampler_over(
+                        origin.sampler if origin else preset(options.preset).sampler
+                    ).to_dict(),
                     "categories": tokens.categories,
                     "codec": asdict(tokens.fingerprint),
                     "dataset": tokens.dataset,
@@ -214,7 +231,10 @@ def _kept(result: Result, output_dir: str) -> str:
     with result.checkpoint.as_directory() as name:
         epoch = load_checkpoint(Path(name)).extra["epoch"]
         storage.copy_from_local(Path(name), where)
-    return f"The last good epoch was {epoch}: {where} has it; start again with --overwrite, or from there with --checkpoint and another --output-dir"
+    return (
+        f"The last good epoch was {epoch}: {where} has it; start again with --overwrite, or from there with "
+        "--checkpoint and another --output-dir"
+    )
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
@@ -264,7 +284,8 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         recent = [earlier["seconds"] for earlier in metrics["rows"][-5:]]
         eta_s = sum(recent) / len(recent) * (epochs - row["epoch"])
         console.print(
-            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  step {row['step']}  train {row['train_loss']:.3f}  val {row['val_loss']:.3f}  "
+            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  step {row['step']}  train {row['train_loss']:.3f}  "
+            f"val {row['val_loss']:.3f}  "
             f"lr {row['lr']:.1e}  {row['seconds']:.1f} s  ETA {duration(eta_s)}",
             highlight=False,
         )

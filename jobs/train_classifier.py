@@ -1,7 +1,7 @@
 """Train a classifier of recordings, with Ray Train, and say how many of the test fold it names rightly.
 
-What the kinds of classifier have of their own is in `train_cnn.py`, `train_token_classifier.py` and `train_ast.py`. A run that was cut short goes
-on as if it had not been.
+What the kinds of classifier have of their own is in `train_cnn.py`, `train_token_classifier.py` and `train_ast.py`. A
+run that was cut short goes on as if it had not been.
 """
 
 import tempfile
@@ -19,7 +19,13 @@ from cluster.tables import stage_record as records
 from jobs.classification.ast_model import AstRecipe
 from jobs.classification.cnn import CnnRecipe
 from jobs.classification.code_classifier import TokenRecipe, open_source
-from jobs.classification.predictions import PREDICTIONS_FILE, clips_of_classes, count_right, name_clips, write_predictions
+from jobs.classification.predictions import (
+    PREDICTIONS_FILE,
+    clips_of_classes,
+    count_right,
+    name_clips,
+    write_predictions,
+)
 from jobs.classification.recipe import Recipe, load_state, train_on_worker
 from jobs.console.command import console, leave, start
 from jobs.console.progress import duration
@@ -49,25 +55,27 @@ class Options(DatasetOptions):
     output_dir: str = "runs/classifier"
     """Folder for the classifier, its predictions and its log, a path or s3:// URI."""
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
-    """Which classifier: cnn, a small convolutional network on log-mel spectrograms; soundstorm, the generator's network on codes; ast, the Audio
-    Spectrogram Transformer (extra `ast`)."""
+    """Which classifier: cnn, a small convolutional network on log-mel spectrograms; soundstorm, the generator's network
+    on codes; ast, the Audio Spectrogram Transformer (extra `ast`)."""
     mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
-    """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as they are but for the last
-    layers; scratch from random ones; codec (soundstorm only) from random ones too, but it hears codes by the codec's vectors for them. The cnn is
-    always trained from scratch."""
+    """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as
+    they are but for the last layers; scratch from random ones; codec (soundstorm only) from random ones too, but it
+    hears codes by the codec's vectors for them. The cnn is always trained from scratch."""
     tokens: str | None = None
-    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and --data-dir: its recordings are
-    read where they were when they were tokenized."""
+    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and
+    --data-dir: its recordings are read where they were when they were tokenized."""
     checkpoint: str | None = None
-    """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the one in the package."""
+    """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the
+    one in the package."""
     codec: str | None = None
-    """Weights of the codec of --tokens, path or URI; default: the one in the package or the official one, whichever the tokens are from."""
+    """Weights of the codec of --tokens, path or URI; default: the one in the package or the official one, whichever the
+    tokens are from."""
     teacher: str | None = None
-    """Classifier of `train-classifier --model cnn` with the same --fold, path or URI: soundstorm learns what it makes of every example, beside
-    the labels."""
+    """Classifier of `train-classifier --model cnn` with the same --fold, path or URI: soundstorm learns what it makes
+    of every example, beside the labels."""
     weights: str | None = None
-    """Folder of AST's weights, path or URI; default: the published ones. Others say in their config.json what they were trained on: see
-    docs/provenance.md."""
+    """Folder of AST's weights, path or URI; default: the published ones. Others say in their config.json what they were
+    trained on: see docs/provenance.md."""
     preset: str | None = None
     """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
     fold: int | None = None
@@ -83,8 +91,8 @@ class Options(DatasetOptions):
     max_duration: float = 30.0
     """Seconds of a recording that are used."""
     test_views: int = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere, at a speed, pitch and
-    level of their own."""
+    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
+    at a speed, pitch and level of their own."""
     checkpoint_every: int = 10
     """Epochs between checkpoints, and between updates of the log."""
     num_workers: int | None = None
@@ -94,8 +102,8 @@ class Options(DatasetOptions):
     max_failures: int = 3
     """Restarts from the latest checkpoint before the run is given up."""
     allow_leak: bool = False
-    """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then not to be
-    trusted, and the record says so."""
+    """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then
+    not to be trusted, and the record says so."""
     overwrite: bool = False
     """Start afresh: delete what earlier runs left in the output folder."""
     address: str | None = None
@@ -114,23 +122,40 @@ class Options(DatasetOptions):
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
         if not 0 < self.max_duration <= MAX_DURATION_S:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}")
+            raise SoundStormError(
+                f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}"
+            )
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
         if self.model == "ast" and self.mode == "codec":
             raise SoundStormError("--mode is codec: ast hears no codes, give fine-tuned, frozen or scratch")
         if self.preset not in (None, "ours", *(PRESETS if self.model == "soundstorm" else ())):
             raise SoundStormError(
-                f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} for {self.model}"
+                f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} "
+                f"for {self.model}"
             )
         if (self.model == "soundstorm") != (self.tokens is not None):
-            remedy = "give the --output-dir of `soundstorm tokenize`" if self.tokens is None else "only soundstorm hears tokens, leave it out"
+            remedy = (
+                "give the --output-dir of `soundstorm tokenize`"
+                if self.tokens is None
+                else "only soundstorm hears tokens, leave it out"
+            )
             raise SoundStormError(f"--tokens is {self.tokens} for --model {self.model}: {remedy}")
-        for option, hears in (("checkpoint", "soundstorm"), ("codec", "soundstorm"), ("teacher", "soundstorm"), ("weights", "ast")):
+        for option, hears in (
+            ("checkpoint", "soundstorm"),
+            ("codec", "soundstorm"),
+            ("teacher", "soundstorm"),
+            ("weights", "ast"),
+        ):
             if getattr(self, option) is not None and self.model != hears:
-                raise SoundStormError(f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for {self.model}")
+                raise SoundStormError(
+                    f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for "
+                    f"{self.model}"
+                )
         if self.model == "soundstorm" and self.strict_folds:
-            raise SoundStormError("--strict-folds with --tokens: which clips there are is decided by `tokenize`, give it to that")
+            raise SoundStormError(
+                "--strict-folds with --tokens: which clips there are is decided by `tokenize`, give it to that"
+            )
         if self.model == "soundstorm" and self.batch_size == 1:
             raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
 
@@ -141,7 +166,8 @@ class Options(DatasetOptions):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy on the test fold."""
+    """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy
+    on the test fold."""
     index = None if options.model == "soundstorm" else open_and_tell(options)
     recipe = _recipe(options, index)
     settings = {
@@ -156,9 +182,13 @@ def run(options: Options) -> dict[str, Any]:
     storage.check_writable(options.output_dir)
     outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
-        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",))
+        record = records.begin(
+            options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
+        )
         if record is not None and all_there(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
-            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; "))
+            return told_again(
+                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; ")
+            )
         with connect(options.address, await_gpu=options.device != "cpu") as info:
             counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
         records.finish(options.output_dir, STAGE, settings, counts)
@@ -171,7 +201,9 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
     if index is None:
         assert options.tokens is not None  # as `Options` checked
         mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
-        chosen: dict[str, Any] = {name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")}
+        chosen: dict[str, Any] = {
+            name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
+        }
         return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
     fold = max(index.clips["fold"].to_pylist()) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
@@ -180,16 +212,26 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
     shared["max_duration_s"] = options.max_duration
     if options.model == "ast":
         ast = AstTrainingConfig(mode=cast(AstMode, options.mode or "fine-tuned"))
-        return AstRecipe(index, config=options.changed(ast), weights=options.weights, allow_leak=options.allow_leak, **shared)
+        return AstRecipe(
+            index, config=options.changed(ast), weights=options.weights, allow_leak=options.allow_leak, **shared
+        )
     return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
 
 
 def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any]:
     plan = plan_workers(options.num_workers, options.device, info)
-    recipe.config = replace(recipe.config, batch_size=batch_of_worker(options.output_dir, recipe.config.batch_size, plan.num_workers))
+    recipe.config = replace(
+        recipe.config, batch_size=batch_of_worker(options.output_dir, recipe.config.batch_size, plan.num_workers)
+    )
     datasets, usable = recipe.data()
-    console.print(f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}", highlight=False)
-    with TrainingLog(options.output_dir, "epoch", STAGE, usable) as log, tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
+    console.print(
+        f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}",
+        highlight=False,
+    )
+    with (
+        TrainingLog(options.output_dir, "epoch", STAGE, usable) as log,
+        tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch,
+    ):
         result = run_trainer(
             train_on_worker,
             {"recipe": ray.put(recipe), "checkpoint_every": options.checkpoint_every, "cpus": plan.cpus_per_worker},
@@ -211,7 +253,9 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         trained = clips_of_classes((row["label"] for row in heard if not row["reason"]), recipe.categories)
         tested = clips_of_classes(predictions["label"].to_pylist(), recipe.categories)
         caveats = accuracy_caveats(recipe.categories, test["right"], tested, trained)
-        write_predictions(storage.join(options.output_dir, PREDICTIONS_FILE), predictions, recipe.categories, recipe.dataset)
+        write_predictions(
+            storage.join(options.output_dir, PREDICTIONS_FILE), predictions, recipe.categories, recipe.dataset
+        )
         recipe.save(path, state["trainer"], test["accuracy"])
         for name, data in files.items():
             storage.write_bytes(storage.join(options.output_dir, name), data)
@@ -237,7 +281,12 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     told = with_caveats(f"{named} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
     figures = "" if test["accuracy"] is None else f"; {told}{leaked}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
-    return {"message": f"{prefix}{where}: {trained}{figures}", "output_dir": options.output_dir, "classifier": where, **counts}
+    return {
+        "message": f"{prefix}{where}: {trained}{figures}",
+        "output_dir": options.output_dir,
+        "classifier": where,
+        **counts,
+    }
 
 
 def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:
@@ -247,7 +296,8 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         recent = [earlier["seconds"] for earlier in rows[-20:]]
         eta_s = sum(recent) / len(recent) * (epochs - rows[-1]["epoch"])
         console.print(
-            f"epoch {rows[-1]['epoch']:>{len(str(epochs))}}/{epochs}  loss {rows[-1]['loss']:.3f}  accuracy {rows[-1]['accuracy']:.3f}  "
+            f"epoch {rows[-1]['epoch']:>{len(str(epochs))}}/{epochs}  loss {rows[-1]['loss']:.3f}  accuracy "
+            f"{rows[-1]['accuracy']:.3f}  "
             f"lr {rows[-1]['lr']:.1e}  {rows[-1]['seconds']:.1f} s  ETA {duration(eta_s)}",
             highlight=False,
         )

@@ -1,7 +1,8 @@
-"""Fit the codec to the recordings of a dataset: blocks of log-mel frames by Ray Data, codebooks level by level in an actor.
+"""Fit the codec to the recordings of a dataset: blocks of log-mel frames by Ray Data, codebooks level by level in an
+actor.
 
-Nothing is learned by gradients, and the recordings give a bounded pool of blocks, however many there are. The state is stored after each level: the
-same command goes on from there.
+Nothing is learned by gradients, and the recordings give a bounded pool of blocks, however many there are. The state is
+stored after each level: the same command goes on from there.
 """
 
 import hashlib
@@ -118,7 +119,9 @@ def run(options: Options) -> dict[str, Any]:
     folds = set(options.folds) or every - {fold}
     for option, given in (("test-fold", {fold}), ("folds", folds)):
         if not given <= every:
-            raise SoundStormError(f"--{option} is {' '.join(map(str, sorted(given)))}: the dataset has folds 1 to {index.num_folds}")
+            raise SoundStormError(
+                f"--{option} is {' '.join(map(str, sorted(given)))}: the dataset has folds 1 to {index.num_folds}"
+            )
     if fold in folds:
         raise SoundStormError(f"--folds has {fold}, which is the test fold: leave it out, or give another --test-fold")
     clips = rows_of_folds(index.clips, folds)
@@ -141,13 +144,17 @@ def run(options: Options) -> dict[str, Any]:
         return _train(options, index, clips, fold, folds, settings)
 
 
-def _train(options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int], settings: dict[str, Any]) -> dict[str, Any]:
+def _train(
+    options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int], settings: dict[str, Any]
+) -> dict[str, Any]:
     """Fit to `clips`, measure on `fold` and write the codec, unless it is there."""
     config = options.config()
     outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do"))
+        return told_again(
+            options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do")
+        )
     held_out, fitted = _held_out(clips)
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         blocks = blocks_per_copy(fitted.num_rows, options.fitting)
@@ -197,13 +204,17 @@ def _key(clip_id: str) -> int:
 
 
 def _pool(clips: pa.Table, blocks: int, options: Options, config: BlockCodecConfig) -> tuple["ray.data.Dataset", int]:
-    """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and how many recordings there are."""
+    """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and how many recordings there
+    are."""
     bank_FM, fitting = mel_bank(config), options.fitting
 
     def keep(waveform_N: np.ndarray, clip_id: str) -> bytes:
         return pool_of_recording(waveform_N, _key(clip_id), blocks, LogMel(config, bank_FM), config, fitting).tobytes()
 
-    console.print(f"train-codec: up to {blocks} blocks of each of {fitting.copies} copies of {clips.num_rows} recordings", highlight=False)
+    console.print(
+        f"train-codec: up to {blocks} blocks of each of {fitting.copies} copies of {clips.num_rows} recordings",
+        highlight=False,
+    )
     pool = decode_clips(clips, SAMPLE_RATE, options.max_duration, keep)
     usable = warn_of_rejected(pool)
     if not usable:
@@ -227,7 +238,9 @@ def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any
 # ---- fitting
 
 
-def _fit(pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockCodecConfig, info: ClusterInfo) -> FittingState:
+def _fit(
+    pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockCodecConfig, info: ClusterInfo
+) -> FittingState:
     """Find level after level, and store what is found; a fitter that dies is followed by another."""
     plan, state_uri = plan_workers(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
@@ -247,7 +260,8 @@ def _fit(pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockC
                 failures, fitter = failures + 1, None
                 if failures > options.max_failures:
                     raise SoundStormError(
-                        f"{options.output_dir}: fitting broke off, {failures} processes died at level {len(state.packed)}; what is found is kept, "
+                        f"{options.output_dir}: fitting broke off, {failures} processes died at level "
+                        f"{len(state.packed)}; what is found is kept, "
                         "run again; more memory may help, or a smaller --pool-blocks"
                     ) from error
                 continue
@@ -257,7 +271,8 @@ def _fit(pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockC
             report, found = state.reports[-1], len(state.reports) - first
             left = (config.num_levels - len(state.reports)) * (time.monotonic() - began) / found
             console.print(
-                f"level {report.level + 1}/{config.num_levels}  leaves {report.error_nats:.4f} nats  codes in use {report.codes_in_use:.0%}"
+                f"level {report.level + 1}/{config.num_levels}  leaves {report.error_nats:.4f} nats  codes in use "
+                f"{report.codes_in_use:.0%}"
                 f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}",
                 highlight=False,
             )
@@ -295,7 +310,9 @@ def _rows(state: FittingState) -> list[dict[str, Any]]:
 def _show_levels(state: FittingState) -> None:
     table = Table("level", "leaves, nats", "codes in use", "entropy, bits")
     for report in state.reports:
-        table.add_row(str(report.level), f"{report.error_nats:.4f}", f"{report.codes_in_use:.0%}", f"{report.entropy_bits:.2f}")
+        table.add_row(
+            str(report.level), f"{report.error_nats:.4f}", f"{report.codes_in_use:.0%}", f"{report.entropy_bits:.2f}"
+        )
     console.print(table)
 
 

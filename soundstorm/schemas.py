@@ -23,7 +23,8 @@ CLIPS = pa.schema(
         pa.field("notes", pa.list_(pa.string())),
     ]
 )
-"""`notes`: what a recording became on its way in, each a `Note` and details, `cut: 60.00 of 90.00 s are not used`; null before it was decoded."""
+"""`notes`: what a recording became on its way in, each a `Note` and details, `cut: 60.00 of 90.00 s are not used`; null
+before it was decoded."""
 
 TOKENS = pa.schema(
     [
@@ -39,7 +40,8 @@ TOKENS = pa.schema(
 )
 
 TOKENIZED = TOKENS.append(pa.field("content", pa.string(), nullable=False))
-"""TOKENS as `tokenize` writes them, with what a recording's file is known again by (`soundstorm.serialization.provenance.content_of`)."""
+"""TOKENS as `tokenize` writes them, with what a recording's file is known again by
+(`soundstorm.serialization.provenance.content_of`)."""
 
 REJECTED = pa.schema(
     [
@@ -148,14 +150,15 @@ FEATURES = pa.schema(
         pa.field("codes", pa.list_(pa.uint16()), nullable=False),
     ]
 )
-"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier, or a model for
-embeddings, its columns are null."""
+"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier,
+or a model for embeddings, its columns are null."""
 
 
 MAX_DIGITS = 18
 """Of a number in the metadata."""
 EARLIER_CODECS = ("compact-24khz", "compact")
-"""Names of learned codecs that this version cannot read: that of earlier versions' package, and of those that they trained where none was given."""
+"""Names of learned codecs that this version cannot read: that of earlier versions' package, and of those that they
+trained where none was given."""
 
 
 class Role(StrEnum):
@@ -272,7 +275,8 @@ class CodecFingerprint:
         fingerprint = cls(**values)  # type: ignore[arg-type]
         if fingerprint.name in EARLIER_CODECS:
             raise SoundStormError(
-                f"{where}: its codec '{fingerprint.name}' ({fingerprint.sha256[:12]}) is the learned one of an earlier version, which this one "
+                f"{where}: its codec '{fingerprint.name}' ({fingerprint.sha256[:12]}) is the learned one of an "
+                "earlier version, which this one "
                 "cannot read: run `soundstorm tokenize` and `soundstorm train` again"
             )
         return fingerprint
@@ -281,8 +285,10 @@ class CodecFingerprint:
         """Raise when `other`, the codec in use, is not the one that `where` was made with; the message says both."""
         if self != other:
             raise SoundStormError(
-                f"{where} was made with codec '{self.name}' ({self.sha256[:12]}, {self.sample_rate} Hz, {self.num_levels}x{self.codebook_size}), "
-                f"but the codec in use is '{other.name}' ({other.sha256[:12]}, {other.sample_rate} Hz, {other.num_levels}x{other.codebook_size}): "
+                f"{where} was made with codec '{self.name}' ({self.sha256[:12]}, {self.sample_rate} Hz, "
+                f"{self.num_levels}x{self.codebook_size}), "
+                f"but the codec in use is '{other.name}' ({other.sha256[:12]}, {other.sample_rate} Hz, "
+                f"{other.num_levels}x{other.codebook_size}): "
                 "pass the matching --codec, or tokenize and train again"
             )
 
@@ -292,7 +298,9 @@ def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
     for field in expected:
         index = found.get_field_index(field.name)
         if index < 0:
-            raise SoundStormError(f"{where}: column '{field.name}' is missing; it has {', '.join(found.names) or 'no columns'}")
+            raise SoundStormError(
+                f"{where}: column '{field.name}' is missing; it has {', '.join(found.names) or 'no columns'}"
+            )
         if found.field(index).type != field.type:
             raise SoundStormError(f"{where}: column '{field.name}' is {found.field(index).type}, expected {field.type}")
 
@@ -302,7 +310,10 @@ def check_table(found: pa.Table, expected: pa.Schema, where: str) -> None:
     check_schema(found.schema, expected, where)
     for field in expected:
         if not field.nullable and found[field.name].null_count:
-            raise SoundStormError(f"{where}: column '{field.name}' has no value in {found[field.name].null_count} of {found.num_rows} rows")
+            raise SoundStormError(
+                f"{where}: column '{field.name}' has no value in {found[field.name].null_count} of {found.num_rows} "
+                "rows"
+            )
 
 
 def codes_to_lists(codes_QT: np.ndarray) -> list[np.ndarray]:
@@ -310,7 +321,9 @@ def codes_to_lists(codes_QT: np.ndarray) -> list[np.ndarray]:
     return list(codes_QT.astype(np.uint16))
 
 
-def codes_from_column(column: pa.ChunkedArray | pa.ListArray, num_levels: int, codebook_size: int, where: str) -> list[np.ndarray]:
+def codes_from_column(
+    column: pa.ChunkedArray | pa.ListArray, num_levels: int, codebook_size: int, where: str
+) -> list[np.ndarray]:
     """A `codes` column as one int64 array (num_levels, num_frames) a row.
 
     Raises:
@@ -323,16 +336,24 @@ def codes_from_column(column: pa.ChunkedArray | pa.ListArray, num_levels: int, c
         for row in rows:
             levels = row.values
             if levels is None or len(levels) != num_levels or levels.null_count:
-                raise SoundStormError(f"{where}: a row of 'codes' has {0 if levels is None else len(levels)} levels, expected {num_levels}")
+                raise SoundStormError(
+                    f"{where}: a row of 'codes' has {0 if levels is None else len(levels)} levels, expected "
+                    f"{num_levels}"
+                )
             if levels.flatten().null_count:
                 raise SoundStormError(f"{where}: a row of 'codes' lacks a code")
             flat = levels.flatten().to_numpy(zero_copy_only=False)
             frames, rest = divmod(len(flat), num_levels)
-            lengths = {end - start for start, end in zip(levels.offsets[:-1].to_pylist(), levels.offsets[1:].to_pylist(), strict=True)}
+            lengths = {
+                end - start
+                for start, end in zip(levels.offsets[:-1].to_pylist(), levels.offsets[1:].to_pylist(), strict=True)
+            }
             if rest or lengths != {frames}:
                 raise SoundStormError(f"{where}: a row of 'codes' has levels of unequal length {sorted(lengths)}")
             codes_QT = flat.reshape(num_levels, frames).astype(np.int64)
             if frames and codes_QT.max() >= codebook_size:
-                raise SoundStormError(f"{where}: code {codes_QT.max()} is out of range: the codebooks have {codebook_size} codes")
+                raise SoundStormError(
+                    f"{where}: code {codes_QT.max()} is out of range: the codebooks have {codebook_size} codes"
+                )
             arrays.append(codes_QT)
     return arrays

@@ -1,4 +1,5 @@
-"""The base of all settings: every field is checked when it is read back from a file, with its name, its value and what is allowed."""
+"""The base of all settings: every field is checked when it is read back from a file, with its name, its value and what
+is allowed."""
 
 import sys
 import types
@@ -25,7 +26,9 @@ def _fits(value: object, hint: Any) -> bool:
         if not isinstance(value, list | tuple):
             return False
         expected = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
-        return len(value) == len(expected) and all(_fits(item, kind) for item, kind in zip(value, expected, strict=True))
+        return len(value) == len(expected) and all(
+            _fits(item, kind) for item, kind in zip(value, expected, strict=True)
+        )
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     if hint is int:
@@ -41,7 +44,8 @@ class Settings:
 
     @classmethod
     def from_dict(cls, values: object, where: str) -> Self:
-        """The inverse of `to_dict`; `where` names the file and section in the SoundStormError for a missing, unknown or malformed key."""
+        """The inverse of `to_dict`; `where` names the file and section in the SoundStormError for a missing, unknown or
+        malformed key."""
         hints = typing.get_type_hints(cls)
         names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
         if not isinstance(values, dict):
@@ -57,7 +61,8 @@ class Settings:
             if not _fits(values[name], hints[name]):
                 kind = getattr(hints[name], "__name__", None) or str(hints[name])
                 raise SoundStormError(
-                    f"{where}: {name} is {values[name]!r}, expected {kind if hints[name] in (int, float, str, bool) else hints[name]}"
+                    f"{where}: {name} is {values[name]!r}, expected "
+                    f"{kind if hints[name] in (int, float, str, bool) else hints[name]}"
                 )
         try:
             return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

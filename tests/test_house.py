@@ -1,4 +1,5 @@
-"""The house that the packages make: imports only point down, rooms of few files, one concept a file, and the science stands alone."""
+"""The house that the packages make: imports only point down, rooms of few files, one concept a file, and the science
+stands alone."""
 
 import ast
 import os
@@ -38,7 +39,9 @@ def test_imports_keep_the_contracts() -> None:
     """Of floors and rooms, as pyproject.toml has them: imports only point down, and nothing goes in a circle."""
     lint = Path(sys.executable).with_name("lint-imports")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([lint, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(
+        [lint, "--no-cache"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
@@ -50,17 +53,33 @@ def test_a_folder_is_seen_at_a_glance(package: str) -> None:
 
 
 def test_importing_the_science_loads_neither_ray_nor_boto3() -> None:
-    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in FILES if path.is_relative_to(ROOT / "soundstorm")]
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in FILES
+        if path.is_relative_to(ROOT / "soundstorm")
+    ]
     lines = [f"import {module.removesuffix('.__init__')}" for module in modules]
     check = "import sys\nloaded = {'ray', 'boto3', 'botocore', 'tyro'} & sys.modules.keys()\nassert not loaded, loaded"
-    ended = subprocess.run([sys.executable, "-c", "\n".join([*lines, check])], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", "\n".join([*lines, check])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert (ended.returncode, ended.stderr.strip()) == (0, "")
 
 
 def test_encodec_is_loaded_only_where_its_weights_are_used() -> None:
     assert {path.name for path in FILES if any(name == "encodec" for _, name in imported(path))} == {"encodec.py"}
-    check = "import sys; from soundstorm.codec.files import load_codec; load_codec(); assert not {'encodec', 'torchaudio'} & sys.modules.keys()"
-    ended = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    check = (
+        "import sys; from soundstorm.codec.files import load_codec; load_codec(); assert not {'encodec', "
+        "'torchaudio'} & sys.modules.keys()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
     assert (ended.returncode, ended.stderr.strip()) == (0, "")
 
 

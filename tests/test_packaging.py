@@ -1,4 +1,5 @@
-"""What is installed: every set-up takes the same tested versions, and whatever the ranges allow besides loads together and makes sound."""
+"""What is installed: every set-up takes the same tested versions, and whatever the ranges allow besides loads together
+and makes sound."""
 
 import re
 import subprocess
@@ -34,7 +35,9 @@ def test_every_declared_range_has_a_tested_version_within_it(line: str) -> None:
     requirement = Requirement(line)
     versions = pinned()[canonicalize_name(requirement.name)]
     assert versions and all(requirement.specifier.contains(version) for version in versions)
-    assert any(bound.operator in ("<", "~=") for bound in requirement.specifier), "a range without an upper bound resolves into what nobody has tried"
+    assert any(bound.operator in ("<", "~=") for bound in requirement.specifier), (
+        "a range without an upper bound resolves into what nobody has tried"
+    )
 
 
 def test_the_tested_versions_name_no_host() -> None:
@@ -49,7 +52,9 @@ def test_every_set_up_installs_the_tested_versions(name: str) -> None:
 
 
 def run(*command: str | Path, cwd: Path, timeout_s: float) -> str:
-    ended = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False)
+    ended = subprocess.run(
+        [str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=timeout_s, check=False
+    )
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout
 
@@ -58,7 +63,19 @@ def run(*command: str | Path, cwd: Path, timeout_s: float) -> str:
 @pytest.mark.timeout(2 * INSTALL_S + CLIP_S)
 @pytest.mark.parametrize("resolution", ["lowest-direct", "newest"])
 def test_the_wheel_makes_a_clip_with_the_versions_at_both_ends_of_the_ranges(resolution: str, tmp_path: Path) -> None:
-    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, ROOT, cwd=tmp_path, timeout_s=INSTALL_S)
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--wheel-dir",
+        tmp_path,
+        ROOT,
+        cwd=tmp_path,
+        timeout_s=INSTALL_S,
+    )
     [wheel] = tmp_path.glob("soundstorm_env-*.whl")
     python = tmp_path / "venv" / "bin" / "python"
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path, timeout_s=INSTALL_S)
@@ -66,12 +83,30 @@ def test_the_wheel_makes_a_clip_with_the_versions_at_both_ends_of_the_ranges(res
     if resolution != "newest":
         lowest = tmp_path / "lowest.txt"
         uv = Path(sys.executable).with_name("uv")
-        compile_lowest = ["pip", "compile", "--quiet", "--resolution", resolution, "--no-header", "--output-file", lowest]
+        compile_lowest = [
+            "pip",
+            "compile",
+            "--quiet",
+            "--resolution",
+            resolution,
+            "--no-header",
+            "--output-file",
+            lowest,
+        ]
         run(uv, *compile_lowest, ROOT / "pyproject.toml", cwd=tmp_path, timeout_s=INSTALL_S)
         options = ["--constraint", lowest]
     run(python, "-m", "pip", "install", "--quiet", *options, wheel, cwd=tmp_path, timeout_s=INSTALL_S)
     run(python, "-c", "import encodec, torch, torchaudio", cwd=tmp_path, timeout_s=CLIP_S)
     made = tmp_path / "clips"
-    command = [python.with_name("soundstorm"), "generate", "--num-samples", "1", "--duration", "1", "--output-dir", made]
+    command = [
+        python.with_name("soundstorm"),
+        "generate",
+        "--num-samples",
+        "1",
+        "--duration",
+        "1",
+        "--output-dir",
+        made,
+    ]
     run(*command, cwd=tmp_path, timeout_s=CLIP_S)
     assert len(list(made.rglob("*.flac"))) == 1

@@ -1,7 +1,9 @@
-"""`soundstorm tune decoding`: what the passes, temperatures, top-p and guidance of decoding are worth on one checkpoint, and what they cost.
+"""`soundstorm tune decoding`: what the passes, temperatures, top-p and guidance of decoding are worth on one
+checkpoint, and what they cost.
 
-First the curve over the passes at level 0, each with several seeds; then a search by Optuna for quality and cost at once. Real clips of the
-test fold are left out, so that what is chosen here can be measured there with `soundstorm evaluate`.
+First the curve over the passes at level 0, each with several seeds; then a search by Optuna for quality and cost at
+once. Real clips of the test fold are left out, so that what is chosen here can be measured there with `soundstorm
+evaluate`.
 """
 
 from dataclasses import dataclass
@@ -24,13 +26,15 @@ STAGE = "tune"
 
 @dataclass(kw_only=True)
 class Options(StudyOptions, DecodingOptions):
-    """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one checkpoint."""
+    """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one
+    checkpoint."""
 
     least_trials: ClassVar[int] = 0
     """The curve alone will do."""
 
     checkpoint: str | None = None
-    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on ESC-10."""
+    """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on
+    ESC-10."""
     output_dir: str = "runs/tune-decoding"
     """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml and report.html."""
     num_trials: int = 24
@@ -44,7 +48,8 @@ class Options(StudyOptions, DecodingOptions):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Run the study, or what is missing of it; returns the best settings, their distance from real clips and their cost."""
+    """Run the study, or what is missing of it; returns the best settings, their distance from real clips and their
+    cost."""
     storage.check_writable(options.output_dir)
     require_begun(options.output_dir, STAGE, options.resume)
     space = load_space(options.space, {}) if options.space else None
@@ -63,7 +68,11 @@ def run(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials and all_there(options.output_dir):
+    if (
+        record is not None
+        and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials
+        and all_there(options.output_dir)
+    ):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     found = run_decoding(options, options, stand, space, options.output_dir)
     command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
@@ -84,7 +93,12 @@ def run(options: Options) -> dict[str, Any]:
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     best = storage.join(options.output_dir, "best.json")
-    return {"message": told(options.output_dir, counts, prefix), "output_dir": options.output_dir, "best_config": best, **counts}
+    return {
+        "message": told(options.output_dir, counts, prefix),
+        "output_dir": options.output_dir,
+        "best_config": best,
+        **counts,
+    }
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""`soundstorm tune joint`: learning rate and iterations together, as the earlier study of environmental sound searched them.
+"""`soundstorm tune joint`: learning rate and iterations together, as the earlier study of environmental sound searched
+them.
 
-The training study runs first; the networks of its best trials then go through the decoding study side by side. A lower loss does not make
-better sound by itself: here the trials are judged by what is heard.
+The training study runs first; the networks of its best trials then go through the decoding study side by side. A lower
+loss does not make better sound by itself: here the trials are judged by what is heard.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ class Options(StudyOptions, DecodingOptions):
     tokens: str = "runs/tokens"
     """Output folder of `tokenize`, a path or s3:// URI."""
     output_dir: str = "runs/tune-joint"
-    """Folder or s3:// prefix for training/ (a whole training study), trials.parquet, trials.csv, best.json, best.toml and report.html."""
+    """Folder or s3:// prefix for training/ (a whole training study), trials.parquet, trials.csv, best.json, best.toml
+    and report.html."""
     preset: str = "tiny"
     """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
     epochs: int | None = None
@@ -61,7 +63,8 @@ class Options(StudyOptions, DecodingOptions):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Run both studies, or what is missing of them; returns the best settings, their distance from real clips and their cost."""
+    """Run both studies, or what is missing of them; returns the best settings, their distance from real clips and their
+    cost."""
     storage.check_writable(options.output_dir)
     require_begun(options.output_dir, STAGE, options.resume)
     home = storage.join(options.output_dir, TRAINING)
@@ -74,9 +77,16 @@ def run(options: Options) -> dict[str, Any]:
         "num_trials": options.num_trials,
         "seed": options.seed,
     }
-    shared: dict[str, Any] = {"space": options.space, "max_concurrent": options.max_concurrent, "log_to": options.log_to, "address": options.address}
+    shared: dict[str, Any] = {
+        "space": options.space,
+        "max_concurrent": options.max_concurrent,
+        "log_to": options.log_to,
+        "address": options.address,
+    }
     training = training_study.Options(output_dir=home, **shared, **given)
-    begin = training_study.prepare(training)  # what the second half is given is looked at before the first, which takes longer
+    begin = training_study.prepare(
+        training
+    )  # what the second half is given is looked at before the first, which takes longer
     levels = begin.tokens.fingerprint.num_levels
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)
@@ -101,16 +111,26 @@ def run(options: Options) -> dict[str, Any]:
         "real_per_class": options.real_per_class,
         "duration_s": options.duration,
     }
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING))
+    record = records.begin(
+        options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
+    )
     if record is not None and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     training_study.run(training)
     networks = best_networks(Journal(storage.join(home, training_study.TRIALS, "journal")).ended(), options.best)
-    stand = choose_stand(options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space))
-    found = run_decoding(replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir)
+    stand = choose_stand(
+        options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space)
+    )
+    found = run_decoding(
+        replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir
+    )
     chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
     command, extra = _chosen(training, begin, home, chosen)
-    tiles = [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")] if "lr" in chosen.point else []
+    tiles = (
+        [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")]
+        if "lr" in chosen.point
+        else []
+    )
     counts = write_decoding(
         options.output_dir,
         found,
@@ -128,22 +148,33 @@ def run(options: Options) -> dict[str, Any]:
 
 def best_networks(trials: list[Ended], count: int) -> list[Ended]:
     """The trials of the lowest loss that came to their last epoch, at most `count`, the best first."""
-    finished = sorted((ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"])
+    finished = sorted(
+        (ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"]
+    )
     return finished[:count]
 
 
-def _chosen(training: training_study.Options, begin: training_study.Start, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
+def _chosen(
+    training: training_study.Options, begin: training_study.Start, home: str, chosen: Ended
+) -> tuple[str, dict[str, Any]]:
     """The command that uses the chosen network, and what best.json says of it."""
     content = training_study.best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
-        **{name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")},
+        **{
+            name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")
+        },
         "trained": chosen.point,
     }
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     best = storage.join(options.output_dir, "best.json")
-    return {"message": told(options.output_dir, counts, prefix), "output_dir": options.output_dir, "best_config": best, **counts}
+    return {
+        "message": told(options.output_dir, counts, prefix),
+        "output_dir": options.output_dir,
+        "best_config": best,
+        **counts,
+    }
 
 
 if __name__ == "__main__":

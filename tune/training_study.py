@@ -1,8 +1,10 @@
-"""`soundstorm tune training`: search the settings of training with Ray Tune; Optuna proposes them, ASHA stops the trials that fall behind.
+"""`soundstorm tune training`: search the settings of training with Ray Tune; Optuna proposes them, ASHA stops the
+trials that fall behind.
 
-A trial is one process that runs the same epochs as `soundstorm train` with one worker, or a run of Ray Train with --num-workers; all trials
-share one copy of the tokens in the object store. Settings are chosen by the loss on the fold held out, so that fold's loss flatters them:
-report results on another.
+A trial is one process that runs the same epochs as `soundstorm train` with one worker, or a run of Ray Train with
+--num-workers; all trials
+share one copy of the tokens in the object store. Settings are chosen by the loss on the fold held out, so that fold's
+loss flatters them: report results on another.
 """
 
 from collections.abc import Sequence
@@ -29,12 +31,32 @@ from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
 from soundstorm.reports.page import decimal
 from soundstorm.reports.study_page import Curve, StudyData
-from tune.search.results import OUTPUTS, all_there, importances, now, trial_row, versions, write_best, write_page, write_trials
+from tune.search.results import (
+    OUTPUTS,
+    all_there,
+    importances,
+    now,
+    trial_row,
+    versions,
+    write_best,
+    write_page,
+    write_trials,
+)
 from tune.search.runner import Search, StudyOptions, plan_trials, require_begun, require_least, run_search
 from tune.search.space import Choice, Range, Space, check_space, load_space, spans_of
 from tune.search.trial_journal import Ended, Journal
 from tune.training.distributed_trial import trial_on_workers, workers_end_with_their_run
-from tune.training.trial import FIGURES, FOLLOWS, MODEL_NAMES, STATES, TRAINING_NAMES, Base, applied, checkpoint_uri, trial
+from tune.training.trial import (
+    FIGURES,
+    FOLLOWS,
+    MODEL_NAMES,
+    STATES,
+    TRAINING_NAMES,
+    Base,
+    applied,
+    checkpoint_uri,
+    trial,
+)
 
 STAGE = "tune"
 TRIALS = "trials"
@@ -47,7 +69,8 @@ class Options(StudyOptions):
     tokens: str = "runs/tokens"
     """Output folder of `tokenize`, a path or s3:// URI."""
     output_dir: str = "runs/tune"
-    """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml, report.html and the trials' networks."""
+    """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml, report.html and the trials'
+    networks."""
     preset: str = "tiny"
     """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
     checkpoint: str | None = None
@@ -86,7 +109,8 @@ class Start:
 
 
 def default_space(config: TrainingConfig, model: ModelConfig, fixed_network: bool) -> Space:
-    """Values around a preset: learning rate within a factor of 10, schedule, warm-up, dropout, spans; width and depth up to half as much again."""
+    """Values around a preset: learning rate within a factor of 10, schedule, warm-up, dropout, spans; width and depth
+    up to half as much again."""
     space: dict[str, Range | Choice] = {
         "lr": Range(config.lr / 10, config.lr * 10, is_log=True),
         "schedule": Choice("onecycle", "cosine", "trapezoid"),
@@ -107,9 +131,14 @@ def prepare(options: Options) -> Start:
     base = preset(options.preset)
     given: dict[str, Any] = {"seed": options.seed, "epochs": options.epochs, "batch_size": options.batch_size}
     config = replace(
-        base.training.at_frame_rate(tokens.fingerprint.frame_rate), **{name: value for name, value in given.items() if value is not None}
+        base.training.at_frame_rate(tokens.fingerprint.frame_rate),
+        **{name: value for name, value in given.items() if value is not None},
     )
-    origin = None if options.checkpoint is None else open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
+    origin = (
+        None
+        if options.checkpoint is None
+        else open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
+    )
     if origin is not None:
         tokens.fingerprint.require_equal(origin.fingerprint, tokens.uri)
     wanted = origin.model.config if origin else base.model.at_most(tokens.fingerprint.num_levels)
@@ -173,20 +202,28 @@ def _search(options: Options, begin: Start) -> list[Ended]:
         )
         if not search.stops_early:
             console.print(
-                "[yellow]note:[/] no trial is stopped early: without Ray's dashboard the CPUs of its workers would not be free again", highlight=False
+                "[yellow]note:[/] no trial is stopped early: without Ray's dashboard the CPUs of its workers would "
+                "not be free again",
+                highlight=False,
             )
         if options.num_workers > 1:
             each = plan_workers(options.num_workers, "auto", info)
             total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)
-            at_a_time = min(options.max_concurrent or total, max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))))
+            at_a_time = min(
+                options.max_concurrent or total,
+                max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))),
+            )
             plan = WorkerPlan(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu)
         else:
             each = plan = plan_trials(options, info, options.num_trials)
         console.print(
-            f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, {plan.num_workers} at a time, each {each}"
+            f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
+            f"{plan.num_workers} at a time, each {each}"
             if options.num_workers > 1
-            else f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, {plan.num_workers} at a time with "
-            f"{plan.cpus_per_worker} CPU{'s' if plan.cpus_per_worker > 1 else ''}{' and a GPU' if plan.use_gpu else ''} each",
+            else f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
+            f"{plan.num_workers} at a time with "
+            f"{plan.cpus_per_worker} "
+            f"CPU{'s' if plan.cpus_per_worker > 1 else ''}{' and a GPU' if plan.use_gpu else ''} each",
             highlight=False,
         )
         base = Base.of(
@@ -202,12 +239,22 @@ def _search(options: Options, begin: Start) -> list[Ended]:
         if options.num_workers > 1:
             quiet_ray_data()
             trainable = tune.with_parameters(
-                trial_on_workers, tokens=ray.data.from_arrow(begin.tokens.table), base=base, weights=begin.weights, plan=each
+                trial_on_workers,
+                tokens=ray.data.from_arrow(begin.tokens.table),
+                base=base,
+                weights=begin.weights,
+                plan=each,
             )
-            resources = {"memory": 1.0}  # one byte: what the trial's own process needs is beside what its workers reserve
+            resources = {
+                "memory": 1.0
+            }  # one byte: what the trial's own process needs is beside what its workers reserve
         else:
-            trainable = tune.with_parameters(trial, training=training, validation=validation, base=base, weights=begin.weights)
-        describe = _describer(begin.training.epochs, Journal(storage.join(options.output_dir, TRIALS, "journal")).ended())
+            trainable = tune.with_parameters(
+                trial, training=training, validation=validation, base=base, weights=begin.weights
+            )
+        describe = _describer(
+            begin.training.epochs, Journal(storage.join(options.output_dir, TRIALS, "journal")).ended()
+        )
         return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources)
 
 
@@ -234,20 +281,34 @@ def _write_results(options: Options, begin: Start, trials: list[Ended], settings
     best = trials[0]
     if best.state != "finished":
         told = "; ".join(sorted({ended.problem for ended in trials if ended.problem})[:3]) or "see trials.csv"
-        raise SoundStormError(f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space")
+        raise SoundStormError(
+            f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space"
+        )
     write_best(options.output_dir, best_content(options, begin, best))
-    rung = Search(name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs).first_rung
+    rung = Search(
+        name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs
+    ).first_rung
     early = [(ended.point, float(ended.rows[rung - 1]["val_loss"])) for ended in trials if len(ended.rows) >= rung]
     epochs = sum(len(ended.rows) for ended in trials)
-    states = {state: sum(ended.state == state for ended in trials) for state in ("finished", "stopped", "diverged", "failed")}
+    states = {
+        state: sum(ended.state == state for ended in trials) for state in ("finished", "stopped", "diverged", "failed")
+    }
     found = importances(begin.space, early)
     page = StudyData(
         title="Training study",
         generated_at=now(),
         summary=[
-            ("Lowest loss", f"{best.last['val_loss']:.3f} nats", f"on fold {begin.tokens.fold}, which chose it: report results on another"),
+            (
+                "Lowest loss",
+                f"{best.last['val_loss']:.3f} nats",
+                f"on fold {begin.tokens.fold}, which chose it: report results on another",
+            ),
             ("Trials", f"{len(trials)}", ", ".join(f"{count} {state}" for state, count in states.items() if count)),
-            ("Epochs", f"{epochs} of {len(trials) * begin.training.epochs}", "run, of those that all trials would have had without early stopping"),
+            (
+                "Epochs",
+                f"{epochs} of {len(trials) * begin.training.epochs}",
+                "run, of those that all trials would have had without early stopping",
+            ),
         ],
         metric="Validation loss (nats)",
         names=names,
@@ -255,12 +316,15 @@ def _write_results(options: Options, begin: Start, trials: list[Ended], settings
         value="val_loss",
         best=best.trial,
         curves=[
-            Curve(ended.trial, [row["epoch"] for row in ended.rows], [row["val_loss"] for row in ended.rows], ended.state)
+            Curve(
+                ended.trial, [row["epoch"] for row in ended.rows], [row["val_loss"] for row in ended.rows], ended.state
+            )
             for ended in trials
             if ended.rows
         ],
         importances=found,
-        importances_note=f"Of the loss after epoch {rung}, which every trial reached: later losses are only known of trials that were let go on.",
+        importances_note=f"Of the loss after epoch {rung}, which every trial reached: later losses are only known of "
+        "trials that were let go on.",
         best_settings=best.point,
         command=f"soundstorm train --tokens {options.tokens} --config {storage.join(options.output_dir, 'best.json')}"
         + (f" --checkpoint {options.checkpoint}" if options.checkpoint else "")
@@ -303,7 +367,10 @@ def _seconds(ended: Ended) -> float:
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     best = storage.join(options.output_dir, "best.json")
-    found = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in counts["best"].items())
+    found = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
+        for name, value in counts["best"].items()
+    )
     marked = "".join(f", {counts[state]} {state}" for state in ("diverged", "failed") if counts[state])
     trials = f"{counts['trials']} trials ({counts['stopped']} stopped early{marked})"
     message = f"{prefix}{best}: {found} gave the lowest loss of {trials}, {decimal(counts['val_loss'], 3)} nats"

@@ -3,9 +3,10 @@
     with connect(options.address, options.num_cpus) as cluster:
         ...
 
-Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use torch set theirs from it. What
-OpenMP and Ray do by themselves suits a machine of one's own: threads spin while they wait for each other, and workers give way to all
-other processes, so that beside one busy process two threads wait for each other most of the time. CONSIDERATE changes both.
+Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use
+torch set theirs from it. What OpenMP and Ray do by themselves suits a machine of one's own: threads spin while they
+wait for each other, and workers give way to all other processes, so that beside one busy process two threads wait for
+each other most of the time. CONSIDERATE changes both.
 """
 
 import contextlib
@@ -39,10 +40,12 @@ DIAL_TIMEOUT_S = 5.0
 CLUSTER_PORT = 6379  # Ray's default for HOST:PORT
 GROWTH_TIMEOUT_S = 1200.0  # a node of a cloud is rented, booted, given its image and its packages
 ADDRESS_VARIABLE = "RAY_ADDRESS"
-MAX_GPUS = "max_gpus"  # resource by which the head of a cluster that grows tells how many GPUs it may have: Ray itself does not
+# resource by which the head of a cluster that grows tells how many GPUs it may have: Ray itself does not
+MAX_GPUS = "max_gpus"
 GROWTH_TICK_S = 5.0
 PACKAGES = ("soundstorm", "cluster", "jobs", "tune")
-# What workers on other machines need to find the storage. Credentials stay out: settings of a Ray job can be read by everyone on the cluster.
+# What workers on other machines need to find the storage. Credentials stay out: settings of a Ray job can be read by
+# everyone on the cluster.
 FORWARDED = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -52,7 +55,8 @@ FORWARDED = (
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
 CONSIDERATE = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
-"""Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as other processes."""
+"""Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as
+other processes."""
 logger = logging.getLogger(__name__)
 _ROOT = Path(__file__).resolve().parents[2]
 _OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
@@ -87,7 +91,10 @@ class _Given:
         """The error that says `what` is wrong with it, and the way out."""
         if not self.by_variable:
             return ClusterError(f"--address '{self.address}'{what}")
-        way_out = f"The address is from the variable {ADDRESS_VARIABLE}: `unset {ADDRESS_VARIABLE}`, or give --address local, to start a Ray here"
+        way_out = (
+            f"The address is from the variable {ADDRESS_VARIABLE}: `unset {ADDRESS_VARIABLE}`, or give "
+            "--address local, to start a Ray here"
+        )
         return ClusterError(f"{ADDRESS_VARIABLE} '{self.address}'{what}. {way_out}")
 
 
@@ -103,14 +110,16 @@ def connect(
     """Be connected to Ray within the `with` block.
 
     Args:
-        address: None = the cluster this process belongs to (inside `ray job submit`, or RAY_ADDRESS), else a new Ray on this machine; `local` = a new
-            one always; `auto` = the one running on this machine; `HOST:PORT` = that one, of which this machine is a node.
+        address: None = the cluster this process belongs to (inside `ray job submit`, or RAY_ADDRESS), else a new Ray on
+            this machine; `local` = a new one always; `auto` = the one running on this machine; `HOST:PORT` = that one,
+            of which this machine is a node.
         num_cpus: CPUs of a new local Ray; None = all.
         await_gpu: where there is no GPU but the cluster may add some, wait for the first.
         log_to_driver: show what workers print; None = only when a cluster is joined.
         timeout_s: give up joining after this long.
 
-    A Ray that already runs in this process (a notebook, a test) is used as it is and left running. A cluster that was joined is left running too.
+    A Ray that already runs in this process (a notebook, a test) is used as it is and left running. A cluster that was
+    joined is left running too.
 
     Raises:
         ClusterError: the address is malformed or not reachable, Ray cannot start, or the GPU awaited does not come.
@@ -118,17 +127,24 @@ def connect(
     if num_cpus is not None and num_cpus < 1:
         raise ClusterError(f"--num-cpus {num_cpus}: a local Ray needs at least 1; leave it out for all CPUs")
     if ray.is_initialized():
-        gc.collect()  # the actors of an earlier job that failed hold their CPUs while its error, a cycle of references, is not collected
+        # the actors of an earlier job that failed hold their CPUs while its error, a cycle of references, is not
+        # collected
+        gc.collect()
         yield _info(_started_here(), await_gpu)
         return
     target = address or os.environ.get(ADDRESS_VARIABLE) or "local"
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)  # its note about tokens is in our documentation
+    logging.getLogger("ray._private.authentication").setLevel(
+        logging.ERROR
+    )  # its note about tokens is in our documentation
     if target == "local":
         _start(num_cpus, bool(log_to_driver))
         _OURS.append(ray.get_runtime_context().get_job_id())
     else:
         if num_cpus is not None:
-            raise ClusterError(f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the two")
+            raise ClusterError(
+                f"--num-cpus {num_cpus} is for a new local Ray, but '{target}' is to be joined; leave out one of the "
+                "two"
+            )
         _join(target, _Given(target, by_variable=not address), log_to_driver is not False, timeout_s)
     try:
         yield _info(target == "local", await_gpu)
@@ -160,14 +176,17 @@ def _info(started_here: bool, await_gpu: bool) -> ClusterInfo:
 
 def _await_gpu(timeout_s: float) -> None:
     """Have the cluster add its first GPU, by reserving one for a moment."""
-    logger.warning("the cluster has no GPU yet and may add some: waiting for the first, at most %.0f minutes", timeout_s / 60)
+    logger.warning(
+        "the cluster has no GPU yet and may add some: waiting for the first, at most %.0f minutes", timeout_s / 60
+    )
     group = placement_group([{"CPU": 1, "GPU": 1}])
     deadline = time.monotonic() + timeout_s
     try:
         while not group.wait(GROWTH_TICK_S):
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the cluster added no GPU within {timeout_s / 60:.0f} minutes; `ray status` may know why (often the account's quota). "
+                    f"the cluster added no GPU within {timeout_s / 60:.0f} minutes; `ray status` may know why (often "
+                    "the account's quota). "
                     f"To work on CPUs, start its head without the resource {MAX_GPUS}"
                 )
     finally:
@@ -175,14 +194,18 @@ def _await_gpu(timeout_s: float) -> None:
 
 
 def _start(num_cpus: int | None, log_to_driver: bool) -> None:
-    """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages from where we did."""
+    """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages
+    from where we did."""
     _make_private_token()
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # Ray's core would print warnings about its own actors into a job's progress
+    os.environ.setdefault(
+        "RAY_BACKEND_LOG_LEVEL", "fatal"
+    )  # Ray's core would print warnings about its own actors into a job's progress
     for name, value in CONSIDERATE.items():
         os.environ.setdefault(name, value)
     with _workers_find_packages(), _quiet_core():
         _init(
-            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another /tmp; "
+            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another "
+            "/tmp; "
             "where other work takes all of its time, try again)",
             address="local",
             num_cpus=num_cpus,
@@ -193,7 +216,8 @@ def _start(num_cpus: int | None, log_to_driver: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keep back what Ray's core writes to standard error while it starts (it announces its log level); show it if the start fails."""
+    """Keep back what Ray's core writes to standard error while it starts (it announces its log level); show it if the
+    start fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -217,7 +241,11 @@ def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) ->
             "`ray job submit`, or run it on one of its nodes with --address auto"
         )
     if _INSIDE_JOB in os.environ:
-        _init(f"the Ray cluster '{address}' of this job does not accept its driver", address=address, log_to_driver=log_to_driver)
+        _init(
+            f"the Ray cluster '{address}' of this job does not accept its driver",
+            address=address,
+            log_to_driver=log_to_driver,
+        )
         return
     deadline = time.monotonic() + timeout_s
     if address != "auto":
@@ -247,7 +275,8 @@ def _init(failure: str, **options: Any) -> None:
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, where it has one: Ray puts its own in its place, which ends the process with a dump of its stack."""
+    """Keep this process's answer to SIGTERM, where it has one: Ray puts its own in its place, which ends the process
+    with a dump of its stack."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -258,7 +287,8 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end for a Ctrl-C meanwhile: raised at once, it may fall into a callback of Ray's core, where it is lost."""
+    """Raise KeyboardInterrupt at the end for a Ctrl-C meanwhile: raised at once, it may fall into a callback of Ray's
+    core, where it is lost."""
     ours = signal.getsignal(signal.SIGINT)
     if not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
@@ -297,7 +327,9 @@ def _require_healthy(given: _Given, timeout_s: float) -> None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
     except subprocess.TimeoutExpired:
-        raise given.problem(f": no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`") from None
+        raise given.problem(
+            f": no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`"
+        ) from None
     if done.returncode != 0:
         raise given.problem(_why_not_healthy(done.stderr or done.stdout, is_named=bool(where)))
 
@@ -307,7 +339,10 @@ def _why_not_healthy(said: str, is_named: bool) -> str:
     if "multiple active Ray instances" in said:
         return ": several Rays run on this machine; give the HOST:PORT of one of them"
     if "AuthenticationError" in said:
-        return ": the cluster there lets nobody in without its token; export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
+        return (
+            ": the cluster there lets nobody in without its token; export RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN "
+            "or RAY_AUTH_TOKEN_PATH"
+        )
     if is_named:
         return ": what answers there is no Ray cluster, or one of another version; check the address and `ray status`"
     return ": no Ray cluster runs on this machine; start one with `ray start --head`, or leave the address out"
@@ -318,8 +353,13 @@ def _last_line(text: str) -> str:
 
 
 def _make_private_token() -> None:
-    """Ray would write the token of a new local cluster readable for all users of the machine; so write it first, for this user alone."""
-    if os.environ.get("RAY_AUTH_MODE", "token") != "token" or os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+    """Ray would write the token of a new local cluster readable for all users of the machine; so write it first, for
+    this user alone."""
+    if (
+        os.environ.get("RAY_AUTH_MODE", "token") != "token"
+        or os.environ.get("RAY_AUTH_TOKEN")
+        or os.environ.get("RAY_AUTH_TOKEN_PATH")
+    ):
         return
     path = Path.home() / ".ray" / "auth_token"
     with contextlib.suppress(OSError):  # there is one already, or Ray will say what is wrong

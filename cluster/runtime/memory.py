@@ -1,4 +1,5 @@
-"""Bounded memory in a worker: little is held at once, and what it is done with is given back to the system before it takes more."""
+"""Bounded memory in a worker: little is held at once, and what it is done with is given back to the system before it
+takes more."""
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
@@ -33,8 +34,9 @@ def held_together(items: Iterable[Item], size: Callable[[Item], float], most: fl
 def release_memory() -> None:
     """Give back what was freed, where the C library is glibc; elsewhere nothing happens.
 
-    glibc keeps freed blocks of up to 32 MB, and arrays of many lengths leave gaps among them that later ones do not fit: a worker that takes
-    recording after recording grows though it holds no more. One call takes some milliseconds (malloc_trim(3)).
+    glibc keeps freed blocks of up to 32 MB, and arrays of many lengths leave gaps among them that later ones do not
+    fit: a worker that takes recording after recording grows though it holds no more. One call takes some milliseconds
+    (malloc_trim(3)).
     """
     trim = _trim()
     if trim is not None:

@@ -15,7 +15,8 @@ _taken: list[Share] = []
 
 
 def take_share(share: Share) -> None:
-    """From now on `connect` tells this process of no more than `share`, and what it runs with Ray Data takes no more."""
+    """From now on `connect` tells this process of no more than `share`, and what it runs with Ray Data takes no
+    more."""
     _taken[:] = [share]
 
 

@@ -1,8 +1,9 @@
-"""Work on many shards with a few actors, through faults: each shard is done exactly once or set aside with its error, and no wait is unbounded.
+"""Work on many shards with a few actors, through faults: each shard is done exactly once or set aside with its error,
+and no wait is unbounded.
 
-Shards come from an iterator and results leave through a callback, so that memory does not grow with their number. Each actor works on one shard
-at a time. A shard whose actor raised, died or took too long is tried again a bounded number of times; a dead actor is replaced. This
-is what `ray.util.ActorPool` does not survive: nodes and processes that go away.
+Shards come from an iterator and results leave through a callback, so that memory does not grow with their number. Each
+actor works on one shard at a time. A shard whose actor raised, died or took too long is tried again a bounded number of
+times; a dead actor is replaced. This is what `ray.util.ActorPool` does not survive: nodes and processes that go away.
 """
 
 import contextlib
@@ -86,22 +87,35 @@ def run_shards(
 
     Args:
         shards: the work; taken from the iterator only as actors become free.
-        make_actor: creates one actor, without waiting for it, e.g. `lambda: Worker.options(num_cpus=1).remote(...)`; its `max_restarts` must be 0.
-        method: name of the actor's method; it may run more than once for a shard, so it should write nothing a repetition would spoil.
+        make_actor: creates one actor, without waiting for it, e.g. `lambda: Worker.options(num_cpus=1).remote(...)`;
+            its `max_restarts` must be 0.
+        method: name of the actor's method; it may run more than once for a shard, so it should write nothing a
+            repetition would spoil.
         num_actors: how many actors at most; never more than there are shards.
-        on_done: called here, in the driver, once for each finished shard with the method's result. What it raises ends the run.
+        on_done: called here, in the driver, once for each finished shard with the method's result. What it raises ends
+            the run.
         on_failed: called once for each shard set aside, with its error.
         on_progress: called after every change and at least about once a second.
-        check: called in a thread while no shard gets finished; a ClusterError that it raises (the storage is gone, say) ends the run.
+        check: called in a thread while no shard gets finished; a ClusterError that it raises (the storage is gone, say)
+            ends the run.
         has_room: whether the nodes could hold an actor: then one that is slow to start is waited for.
         limits: see `Limits`.
 
     Raises:
-        ClusterError: no actor can be started or kept alive, shard after shard fails, the disk is full, or `check` raised. What was finished before
-            went through `on_done`.
+        ClusterError: no actor can be started or kept alive, shard after shard fails, the disk is full, or `check`
+            raised. What was finished before went through `on_done`.
     """
     limits = limits or Limits()
-    run = _Run(iter(shards), make_actor, method, max(num_actors, 1), on_done, on_failed, limits, Health(limits, check, has_room))
+    run = _Run(
+        iter(shards),
+        make_actor,
+        method,
+        max(num_actors, 1),
+        on_done,
+        on_failed,
+        limits,
+        Health(limits, check, has_room),
+    )
     try:
         run.start()
         while run.has_work():
@@ -110,7 +124,9 @@ def run_shards(
                 on_progress(run.progress())
     finally:
         run.stop()
-    return ShardsResult(done=run.counts.done, failed=run.failed, retries=run.counts.retries, replaced=run.counts.replaced)
+    return ShardsResult(
+        done=run.counts.done, failed=run.failed, retries=run.counts.retries, replaced=run.counts.replaced
+    )
 
 
 @dataclass(slots=True, eq=False)
@@ -142,9 +158,13 @@ class _Run:
     counts: Progress = field(default_factory=Progress)
     failed: dict[str, str] = field(default_factory=dict)
     workers: list[_Worker] = field(default_factory=list)
-    waiting: deque[Shard] = field(default_factory=deque)  # taken from the source, not yet tried, or tried in vain by no fault of its own
+    waiting: deque[Shard] = field(
+        default_factory=deque
+    )  # taken from the source, not yet tried, or tried in vain by no fault of its own
     retries: list[tuple[float, int, Shard]] = field(default_factory=list)  # a heap: not before when, tie-break, what
-    attempts: dict[str, tuple[int, int]] = field(default_factory=dict)  # of shards not yet finished: how often they failed, and were lost
+    attempts: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # of shards not yet finished: how often they failed, and were lost
     exhausted: bool = False  # the source
     tie: int = 0
 
@@ -240,7 +260,8 @@ class _Run:
             self.counts = replace(self.counts, done=self.counts.done + 1)
 
     def _retry(self, shard: Shard, error: str, lost: bool = False) -> None:
-        """Plan another attempt at `shard`, or set it aside. `lost` = the attempt ended with its node, not through the shard."""
+        """Plan another attempt at `shard`, or set it aside. `lost` = the attempt ended with its node, not through the
+        shard."""
         self.health.last_error = error
         failures, losses = self.attempts.get(shard.key, (0, 0))
         failures, losses = failures + (not lost), losses + lost
@@ -251,7 +272,9 @@ class _Run:
             self.tie += 1
             heapq.heappush(self.retries, (time.monotonic() + pause, self.tie, shard))
             self.counts = replace(self.counts, retries=self.counts.retries + 1)
-            logger.info("shard %s is tried again in %.1f s, attempt %d did not succeed: %s", shard.key, pause, attempts, error)
+            logger.info(
+                "shard %s is tried again in %.1f s, attempt %d did not succeed: %s", shard.key, pause, attempts, error
+            )
             return
         logger.warning("shard %s is set aside after %d attempts: %s", shard.key, attempts, error)
         self.attempts.pop(shard.key, None)
@@ -268,8 +291,11 @@ class _Run:
         worker.ref = worker.actor.__ray_call__.remote(_node_of)
 
     def _lose(self, worker: _Worker, shard: Shard | None, error: str, unreachable: bool = False) -> None:
-        """Replace an actor that died, hung or did not start, and plan its shard anew. Of a dying node one first hears that it is unreachable."""
-        node_lost = unreachable or (bool(worker.node_id) and worker.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]})
+        """Replace an actor that died, hung or did not start, and plan its shard anew. Of a dying node one first hears
+        that it is unreachable."""
+        node_lost = unreachable or (
+            bool(worker.node_id) and worker.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        )
         was_ready = worker.ready
         self._kill(worker)
         self.counts = replace(self.counts, replaced=self.counts.replaced + 1)
@@ -285,7 +311,14 @@ class _Run:
             worker.start_after = time.monotonic() + RESTART_S
 
     def _kill(self, worker: _Worker) -> None:
-        actor, worker.actor, worker.ref, worker.shard, worker.ready, worker.node_id = worker.actor, None, None, None, False, ""
+        actor, worker.actor, worker.ref, worker.shard, worker.ready, worker.node_id = (
+            worker.actor,
+            None,
+            None,
+            None,
+            False,
+            "",
+        )
         if actor is not None:
             with contextlib.suppress(RayError, RuntimeError, ValueError):  # it is gone already, or Ray itself is
                 ray.kill(actor, no_restart=True)
@@ -304,7 +337,11 @@ class _Run:
             waited_s = now - worker.since
             if worker.shard is not None and waited_s > self.limits.shard_timeout_s:
                 self._lose(worker, worker.shard, f"not finished after {self.limits.shard_timeout_s:g} s")
-            elif worker.ref is not None and not worker.ready and waited_s > self.limits.start_timeout_s + self.limits.growth_s:
+            elif (
+                worker.ref is not None
+                and not worker.ready
+                and waited_s > self.limits.start_timeout_s + self.limits.growth_s
+            ):
                 self.health.last_error = f"actor not ready after {waited_s:.0f} s"
                 self._kill(worker)
                 self._start_actor(worker)

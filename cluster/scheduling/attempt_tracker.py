@@ -1,8 +1,10 @@
-"""Who is at work on what, told by the workers themselves: so that a run that stands still is noticed, and what kills its worker is found.
+"""Who is at work on what, told by the workers themselves: so that a run that stands still is noticed, and what kills
+its worker is found.
 
-A ledger is an actor on the driver's node. Whoever works tells it every few seconds that it is alive, and which shard it has begun and ended. A shard
-that is begun again without having ended has cost its worker's life; then its items are taken one by one and noted before they are touched, so that
-after a few more lives the ledger knows which of them it is. Lives that went with their node do not count.
+A ledger is an actor on the driver's node. Whoever works tells it every few seconds that it is alive, and which shard it
+has begun and ended. A shard that is begun again without having ended has cost its worker's life; then its items are
+taken one by one and noted before they are touched, so that after a few more lives the ledger knows which of them it is.
+Lives that went with their node do not count.
 """
 
 import os
@@ -71,7 +73,8 @@ class Ledger:
         self.entries.pop(shard, None)
 
     def worst(self) -> tuple[str, list[str]]:
-        """The shard at which most workers died, "" if none did, and the items of it at which they died, as far as they are known."""
+        """The shard at which most workers died, "" if none did, and the items of it at which they died, as far as they
+        are known."""
         shard, entry = max(self.entries.items(), key=lambda pair: pair[1].deaths.total(), default=("", _Entry("")))
         return shard, sorted({item for item in (*entry.deaths, entry.item) if item})
 
@@ -99,7 +102,9 @@ class Beats:
         threading.Thread(target=self._beat, args=(self._ended, time.monotonic()), name="beats", daemon=True).start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._ended.set()
 
     def _beat(self, ended: threading.Event, began: float) -> None:
@@ -132,7 +137,9 @@ class Attempt(Beats):
         self.deadly = frozenset(deadly)
         return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, traceback)
         self.ledger.end.remote(self.shard)
 

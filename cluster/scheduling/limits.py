@@ -1,4 +1,5 @@
-"""When a run over many shards is given up: nobody is left to work, nothing succeeds any more, or the storage is gone. Each raises a ClusterError."""
+"""When a run over many shards is given up: nobody is left to work, nothing succeeds any more, or the storage is gone.
+Each raises a ClusterError."""
 
 import threading
 import time
@@ -21,9 +22,11 @@ class Limits:
     shard_timeout_s: float = 1800.0
     """A shard that takes longer has failed, and its actor is replaced."""
     start_timeout_s: float = 300.0
-    """An actor that is not ready by then is started anew; where the nodes have room for one, a run without any is given up then."""
+    """An actor that is not ready by then is started anew; where the nodes have room for one, a run without any is given
+    up then."""
     stall_timeout_s: float = 80.0
-    """Where they have no room, it is given up after this long. Ray takes up to half a minute to notice that a node is gone."""
+    """Where they have no room, it is given up after this long. Ray takes up to half a minute to notice that a node is
+    gone."""
     growth_s: float = 0.0
     """Seconds that the cluster may take to add a node; the two limits above are longer by these."""
     quiet_s: float = 15.0
@@ -35,7 +38,9 @@ class Limits:
 class Health:
     """What tells a run that goes on from one that does not. All methods but `close` may raise ClusterError."""
 
-    def __init__(self, limits: Limits, check: Callable[[], None] | None, has_room: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, limits: Limits, check: Callable[[], None] | None, has_room: Callable[[], bool] = lambda: False
+    ) -> None:
         self.limits, self._has_room = limits, has_room
         self.last_error = "none was scheduled"
         self._done = 0
@@ -65,7 +70,9 @@ class Health:
         self.last_error = error
         self._losses_in_a_row += 1
         if self._losses_in_a_row > MAX_START_FAILURES + (2 + self.limits.max_retries) * num_places:
-            raise self.given_up(f"{self._losses_in_a_row} actors died with no shard finished in between, the last with: {error}")
+            raise self.given_up(
+                f"{self._losses_in_a_row} actors died with no shard finished in between, the last with: {error}"
+            )
 
     def unstartable(self, error: str) -> None:
         """No actor is left, and none can be started."""

@@ -1,7 +1,8 @@
 """One process at a time in an output folder, wherever it lies: the second is told who is at work there.
 
-The process writes `NAME.at-work.json` and writes it anew every few seconds. Of a process of this machine the system says
-whether it lives; one of another is given the time to be heard. A process that was killed holds nobody up for longer.
+The process writes `NAME.at-work.json` and writes it anew every few seconds. Of a process of this machine the system
+says whether it lives; one of another is given the time to be heard. A process that was killed holds nobody up for
+longer.
 """
 
 import contextlib
@@ -31,12 +32,19 @@ def sole_process(output_uri: str, name: str) -> Iterator[None]:
         ClusterError: another one is at work there.
     """
     uri = storage.join(output_uri, f"{name}.at-work.json")
-    me = {"machine": _machine(), "host": socket.gethostname(), "pid": os.getpid(), "born": _born(os.getpid()), "token": secrets.token_hex(8)}
+    me = {
+        "machine": _machine(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "born": _born(os.getpid()),
+        "token": secrets.token_hex(8),
+    }
     while not storage.create_bytes(uri, _content(me, 0)):
         other = _read(uri)
         if other and _is_at_work(uri, other):
             raise ClusterError(
-                f"{output_uri}: another `{name}` is at work there (process {other.get('pid')} on {other.get('host')}); wait until it has ended, or "
+                f"{output_uri}: another `{name}` is at work there (process {other.get('pid')} on "
+                f"{other.get('host')}); wait until it has ended, or "
                 "end it and run again, or give another --output-dir"
             )
         storage.delete(uri)
@@ -92,7 +100,8 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When the process began, in the system's terms; "" if there is none, or only what is left of one that has ended."""
+    """When the process began, in the system's terms; "" if there is none, or only what is left of one that has
+    ended."""
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         try:

@@ -1,4 +1,5 @@
-"""Watching over what Ray does by itself (Ray Data, Ray Train): it may wait for ever for nodes that never come; here, every wait has a limit."""
+"""Watching over what Ray does by itself (Ray Data, Ray Train): it may wait for ever for nodes that never come; here,
+every wait has a limit."""
 
 import threading
 import time
@@ -28,7 +29,8 @@ Result = TypeVar("Result")
 class Vigil:
     """What tells work that goes on from work that does not.
 
-    Slow work is left alone: what counts is that some worker says that it is at work, see `cluster.scheduling.attempt_tracker`.
+    Slow work is left alone: what counts is that some worker says that it is at work, see
+    `cluster.scheduling.attempt_tracker`.
     """
 
     ledger: Any
@@ -38,9 +40,11 @@ class Vigil:
     num_workers: int = 1
     """How many workers the work needs at least."""
     storage_uri: str
-    """What the work reads or writes; it is looked for every few seconds, and storage that does not answer ends the work."""
+    """What the work reads or writes; it is looked for every few seconds, and storage that does not answer ends the
+    work."""
     limits: Limits
-    """`stall_timeout_s`: silence that is allowed while the nodes have no room for the workers; `start_timeout_s`: while they have."""
+    """`stall_timeout_s`: silence that is allowed while the nodes have no room for the workers; `start_timeout_s`: while
+    they have."""
 
 
 def left_behind() -> bool:
@@ -101,7 +105,13 @@ def limits_here() -> Limits:
 def has_room(worker: Mapping[str, float], num_workers: int = 1) -> bool:
     """Whether the nodes that live could hold the workers, if nothing else ran on them."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return sum(min((int(node.get(name, 0.0) // amount) for name, amount in worker.items() if amount), default=1) for node in nodes) >= num_workers
+    return (
+        sum(
+            min((int(node.get(name, 0.0) // amount) for name, amount in worker.items() if amount), default=1)
+            for node in nodes
+        )
+        >= num_workers
+    )
 
 
 def _check(vigil: Vigil, closed: threading.Event, problems: "SimpleQueue[ClusterError]") -> None:
@@ -117,28 +127,34 @@ def _check(vigil: Vigil, closed: threading.Event, problems: "SimpleQueue[Cluster
 
 
 def _look(vigil: Vigil, answered: float) -> float:
-    """Raise if nobody has been at work for too long; returns when the ledger last answered, which it had done at `answered`."""
+    """Raise if nobody has been at work for too long; returns when the ledger last answered, which it had done at
+    `answered`."""
     try:
         silence_s = ray.get(vigil.ledger.silence_s.remote(), timeout=ANSWER_S)
     except GetTimeoutError:  # a machine this busy says nothing about the work, but it does not stay so for ever
         unheard_s = time.monotonic() - answered
         if unheard_s > vigil.limits.start_timeout_s + vigil.limits.growth_s:
             raise ClusterError(
-                f"Ray has not answered for {unheard_s:.0f} s; check with `ray status` whether its head is alive. What is finished is kept: run again"
+                f"Ray has not answered for {unheard_s:.0f} s; check with `ray status` whether its head is alive. What "
+                "is finished is kept: run again"
             ) from None
         return answered
     except RayError as error:
-        raise ClusterError(f"Ray no longer works on this machine ({type(error).__name__}). What is finished is kept: run again") from error
+        raise ClusterError(
+            f"Ray no longer works on this machine ({type(error).__name__}). What is finished is kept: run again"
+        ) from error
     limits = vigil.limits
     needed = " and ".join(f"{amount:g} {name}" for name, amount in vigil.worker.items() if amount)
     if silence_s > limits.stall_timeout_s + limits.growth_s and not has_room(vigil.worker, vigil.num_workers):
         raise ClusterError(
-            f"no worker was at work for {silence_s:.0f} s, and the nodes that are left cannot hold {vigil.num_workers} with {needed} each; "
+            f"no worker was at work for {silence_s:.0f} s, and the nodes that are left cannot hold "
+            f"{vigil.num_workers} with {needed} each; "
             "check with `ray status`. What is finished is kept: run again when there are nodes"
         )
     if silence_s > limits.start_timeout_s + limits.growth_s:
         raise ClusterError(
-            f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {vigil.num_workers} with {needed} each; check with "
+            f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {vigil.num_workers} with "
+            f"{needed} each; check with "
             "`ray status` whether other jobs hold them. What is finished is kept: run again"
         )
     return time.monotonic()

@@ -1,7 +1,8 @@
 """Reading and writing by URI. A URI is a local path (absolute, relative, `~`, `file://`) or `s3://bucket/key`.
 
-Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all errors are one-sentence
-`ClusterError`s that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3` do the work.
+Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all
+errors are one-sentence `ClusterError`s that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3`
+do the work.
 """
 
 import hashlib
@@ -45,7 +46,8 @@ class Entry:
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`, and for `s3:` without its slashes."""
+    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`, and for
+    `s3:` without its slashes."""
     text = str(uri)
     if text.lower().startswith("s3:"):
         if not text.startswith("s3://"):
@@ -56,12 +58,15 @@ def is_remote(uri: str | Path) -> bool:
         return True
     match = _SCHEME.match(text)
     if match and match.group(1).lower() != "file":
-        raise ClusterError(f"{without_login(text)}: '{match.group(1)}:' is not supported; give a local path or s3://bucket/prefix")
+        raise ClusterError(
+            f"{without_login(text)}: '{match.group(1)}:' is not supported; give a local path or s3://bucket/prefix"
+        )
     return False
 
 
 def absolute(uri: str | Path) -> str:
-    """`uri` in the form that means the same in every process: an absolute local path, or s3:// without a trailing slash."""
+    """`uri` in the form that means the same in every process: an absolute local path, or s3:// without a trailing
+    slash."""
     if is_remote(uri):
         bucket, key = s3.split(uri)
         return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
@@ -76,14 +81,19 @@ def join(uri: str | Path, *parts: str) -> str:
     """
     for part in parts:
         if "\\" in part or BAD_CHARACTERS.search(part) or any(name in ("", ".", "..") for name in part.split("/")):
-            raise ClusterError(f"{part!r} cannot be a name below {uri}: no empty names, no '..', no leading '/', no backslash, no control characters")
+            raise ClusterError(
+                f"{part!r} cannot be a name below {uri}: no empty names, no '..', no leading '/', no backslash, no "
+                "control characters"
+            )
     return "/".join([absolute(uri).rstrip("/"), *parts])
 
 
 def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and carries no credentials.
+    """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and
+    carries no credentials.
 
-    An object that is written through it appears whole or not at all; a file of a local disk is seen while pyarrow writes it.
+    An object that is written through it appears whole or not at all; a file of a local disk is seen while pyarrow
+    writes it.
     """
     if is_remote(uri):
         return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(s3.split(uri)).rstrip("/")
@@ -116,10 +126,12 @@ def open_file(uri: str | Path, at_once: int = AT_ONCE_BYTES) -> BinaryIO:
 
     Args:
         uri: where it is.
-        at_once: an object of up to so many bytes is read now and as a whole; of a larger one the parts that are wanted, when they are wanted.
+        at_once: an object of up to so many bytes is read now and as a whole; of a larger one the parts that are wanted,
+            when they are wanted.
 
     Raises:
-        ClusterError: there is nothing there, or it cannot be read; an object that is replaced meanwhile can be read no further.
+        ClusterError: there is nothing there, or it cannot be read; an object that is replaced meanwhile can be read no
+            further.
     """
     if is_remote(uri):
         return open_object(absolute(uri), at_once)
@@ -138,30 +150,39 @@ def require_file(uri: str | Path) -> None:
 
 
 def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
-    """All files below the folder `uri`, at any depth, whose name ends with `suffix`, sorted by URI. A folder that does not exist is empty."""
+    """All files below the folder `uri`, at any depth, whose name ends with `suffix`, sorted by URI. A folder that does
+    not exist is empty."""
     return sorted(iter_objects(uri, suffix), key=lambda entry: entry.uri)
 
 
 def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
-    """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is fixed but not that of the URIs."""
+    """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is
+    fixed but not that of the URIs."""
     found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
 
 
 def list_folder(uri: str | Path) -> list[str]:
-    """Names of the files right below the folder `uri`, sorted; what lies deeper is not looked at. A folder that does not exist is empty."""
+    """Names of the files right below the folder `uri`, sorted; what lies deeper is not looked at. A folder that does
+    not exist is empty."""
     if is_remote(uri):
         return sorted(level(absolute(uri))[0])
     return disk.names(disk.path_of(uri))
 
 
 def links_left_out(uri: str | Path) -> Iterator[tuple[str, bool]]:
-    """Links below the folder `uri` that listings leave out, and whether each leads to a folder; the others lead nowhere. Buckets have none."""
-    return iter(()) if is_remote(uri) else ((str(path), is_folder) for path, is_folder in disk.links_left_out(disk.path_of(uri)))
+    """Links below the folder `uri` that listings leave out, and whether each leads to a folder; the others lead
+    nowhere. Buckets have none."""
+    return (
+        iter(())
+        if is_remote(uri)
+        else ((str(path), is_folder) for path, is_folder in disk.links_left_out(disk.path_of(uri)))
+    )
 
 
 def presign(uri: str | Path, expires_s: int = 3600) -> str:
-    """A link that opens in a browser: signed and valid for `expires_s` seconds in object storage, a file:// link on a local disk."""
+    """A link that opens in a browser: signed and valid for `expires_s` seconds in object storage, a file:// link on a
+    local disk."""
     return s3.presign(uri, expires_s) if is_remote(uri) else disk.path_of(uri).as_uri()
 
 
@@ -187,14 +208,16 @@ def write_file(uri: str | Path, source: Path) -> None:
 def create_bytes(uri: str | Path, data: bytes) -> bool:
     """Write `data` only if nothing is there yet; False if something is, which is then left alone.
 
-    Of two writers at once exactly one gets True, on local disks and on servers that honour `If-None-Match`. On others both may, and the later
-    one stays: so let both write the same bytes. After a lost reply the answer may be False about one's own object.
+    Of two writers at once exactly one gets True, on local disks and on servers that honour `If-None-Match`. On others
+    both may, and the later one stays: so let both write the same bytes. After a lost reply the answer may be False
+    about one's own object.
     """
     return s3.create(uri, data) if is_remote(uri) else disk.create(disk.path_of(uri), data)
 
 
 def delete(uri: str | Path) -> None:
-    """Remove the file or object `uri` and everything below it; fine if there is nothing. Refuses a whole bucket, disk or home folder."""
+    """Remove the file or object `uri` and everything below it; fine if there is nothing. Refuses a whole bucket, disk
+    or home folder."""
     if is_remote(uri):
         s3.delete(uri)
     else:
@@ -202,7 +225,8 @@ def delete(uri: str | Path) -> None:
 
 
 def check_writable(uri: str | Path) -> None:
-    """Write and remove a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a read-only or full disk."""
+    """Write and remove a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a
+    read-only or full disk."""
     probe = join(uri, f".write-check-{uuid.uuid4().hex}")
     try:
         write_bytes(probe, bytes(PROBE_BYTES))
@@ -231,7 +255,8 @@ def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
 
 
 def local_path(uri: str | Path, cache: Path) -> Path:
-    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, made anew when the original changes."""
+    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, made anew
+    when the original changes."""
     if not exists(uri):
         raise NotFoundError(f"{uri} does not exist; check the address")
     if not is_remote(uri):
@@ -239,7 +264,9 @@ def local_path(uri: str | Path, cache: Path) -> Path:
     bucket, key = s3.split(uri)
     names = [absolute(uri)] if key and s3.head(uri) else [entry.uri for entry in list_objects(uri)]
     tags = [f"{name} {(s3.head(name) or {}).get('ETag')}" for name in names]
-    stamp = hashlib.sha256("\n".join([without_login(str(endpoint_url())), absolute(uri), *tags]).encode()).hexdigest()[:32]
+    stamp = hashlib.sha256("\n".join([without_login(str(endpoint_url())), absolute(uri), *tags]).encode()).hexdigest()[
+        :32
+    ]
     target = disk.path_of(cache) / stamp / (key.rpartition("/")[2] or bucket)
     if not target.exists():
         scratch = disk.path_of(cache) / f"{stamp}.{uuid.uuid4().hex}.tmp"

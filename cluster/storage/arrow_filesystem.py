@@ -1,7 +1,8 @@
 """Object storage as a pyarrow file system, for Parquet tables, dataset folders and the runs of Ray Train and Ray Tune.
 
-It does all through `s3`, for pyarrow's own S3 client stops trying again after some hundred faults, lets an upload that was given up half-way
-appear, and makes objects called `prefix/`, which some servers refuse. Folders come into being with the objects below them.
+It does all through `s3`, for pyarrow's own S3 client stops trying again after some hundred faults, lets an upload that
+was given up half-way appear, and makes objects called `prefix/`, which some servers refuse. Folders come into being
+with the objects below them.
 """
 
 import contextlib
@@ -20,11 +21,14 @@ from cluster.storage import s3_objects as s3
 
 START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
 READ_AHEAD_BYTES = 8 * 2**20
-RANGE_BYTES = START_BYTES  # of an object that is read in parts: what is looked at first, time and again, is here already
+RANGE_BYTES = (
+    START_BYTES  # of an object that is read in parts: what is looked at first, time and again, is here already
+)
 
 
 class ObjectStorage(fs.FileSystemHandler):
-    """All buckets of the S3 server; a path is `bucket/key`. It holds no connection and no credentials: each process has its own.
+    """All buckets of the S3 server; a path is `bucket/key`. It holds no connection and no credentials: each process has
+    its own.
 
     Errors are ClusterErrors, but for what does not exist, where pyarrow and Ray expect FileNotFoundError.
     """
@@ -96,7 +100,8 @@ def _uri(path: str) -> str:
 
 
 def level(uri: str) -> tuple[dict[str, int], list[str]]:
-    """Objects right below `uri` with their sizes in bytes, and the folders there, by name; what lies deeper is not listed."""
+    """Objects right below `uri` with their sizes in bytes, and the folders there, by name; what lies deeper is not
+    listed."""
     files: dict[str, int] = {}
     folders: list[str] = []
     for answer in s3.pages(uri, {"MaxKeys": s3.PAGE, "Delimiter": "/"}):
@@ -127,7 +132,8 @@ def _info(path: str) -> fs.FileInfo:
 
 
 class _Reader(io.RawIOBase):
-    """An object as a file to read from, as it is when it is opened; one that is replaced meanwhile can be read no further."""
+    """An object as a file to read from, as it is when it is opened; one that is replaced meanwhile can be read no
+    further."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -144,7 +150,9 @@ class _Reader(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._position = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.size}[whence])
+        self._position = max(
+            0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._found.size}[whence]
+        )
         return self._position
 
     def tell(self) -> int:
@@ -166,7 +174,8 @@ class _Reader(io.RawIOBase):
 
 
 def open_object(uri: str, at_once: int) -> BinaryIO:
-    """An object as a file to read; one of up to `at_once` bytes is read at once. Raises ClusterError if there is none."""
+    """An object as a file to read; one of up to `at_once` bytes is read at once. Raises ClusterError if there is
+    none."""
     try:
         reader = _Reader(uri)
     except FileNotFoundError as error:
@@ -179,9 +188,11 @@ def open_object(uri: str, at_once: int) -> BinaryIO:
 
 
 class _Writer(io.RawIOBase):
-    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away unclosed.
+    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away
+    unclosed.
 
-    Nor does it appear if it is closed because of an exception, as by the end of a `with` block that one leaves: pyarrow closes its files there too.
+    Nor does it appear if it is closed because of an exception, as by the end of a `with` block that one leaves: pyarrow
+    closes its files there too.
     """
 
     def __init__(self, uri: str) -> None:

@@ -68,7 +68,8 @@ def write(path: Path, content: bytes | memoryview | Path) -> None:
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Like `write`, but only if nothing is there; False if something is. Where there are no hard links, `path` is empty for a moment."""
+    """Like `write`, but only if nothing is there; False if something is. Where there are no hard links, `path` is empty
+    for a moment."""
     with errors(path), scratch_file(path) as scratch:
         fill(scratch, content)
         try:
@@ -83,7 +84,8 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def _create_without_link(scratch: Path, path: Path) -> bool:
-    """Rename `scratch` to `path` unless something is there: of several processes the one that makes the empty file does."""
+    """Rename `scratch` to `path` unless something is there: of several processes the one that makes the empty file
+    does."""
     try:
         path.open("xb").close()
     except FileExistsError:
@@ -97,7 +99,8 @@ def _create_without_link(scratch: Path, path: Path) -> bool:
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Every file below `folder` with its size in bytes, in a fixed order; nothing if there is no such folder. Files being written are left out."""
+    """Every file below `folder` with its size in bytes, in a fixed order; nothing if there is no such folder. Files
+    being written are left out."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -117,7 +120,8 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the files right in `folder`, sorted; nothing if there is no such folder. Files being written are left out."""
+    """Names of the files right in `folder`, sorted; nothing if there is no such folder. Files being written are left
+    out."""
     with errors(folder):
         if not folder.is_dir():
             return []
@@ -130,11 +134,14 @@ def _is_being_written(name: str) -> bool:
 
 
 def links_left_out(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Links below `folder` that `walk` leaves out, in a fixed order, and whether each leads to a folder; the others lead nowhere."""
+    """Links below `folder` that `walk` leaves out, in a fixed order, and whether each leads to a folder; the others
+    lead nowhere."""
     for root, folders, names in os.walk(folder):
         folders.sort()
         yield from ((path, True) for name in folders if (path := Path(root, name)).is_symlink())
-        yield from ((path, False) for name in sorted(names) if (path := Path(root, name)).is_symlink() and not path.exists())
+        yield from (
+            (path, False) for name in sorted(names) if (path := Path(root, name)).is_symlink() and not path.exists()
+        )
 
 
 def delete(path: Path) -> None:

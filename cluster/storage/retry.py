@@ -1,7 +1,9 @@
-"""How long a request to a server is repeated that fails for a reason which may pass: with growing pauses of random length, and never for ever.
+"""How long a request to a server is repeated that fails for a reason which may pass: with growing pauses of random
+length, and never for ever.
 
-A server that answers as a rule has PATIENCE_S seconds to recover. One that was given up a moment ago, or has never been heard of, has
-SHORT_PATIENCE_S: so a wrong address is told soon, and many requests after each other do not each wait anew for a server that is gone.
+A server that answers as a rule has PATIENCE_S seconds to recover. One that was given up a moment ago, or has never been
+heard of, has SHORT_PATIENCE_S: so a wrong address is told soon, and many requests after each other do not each wait
+anew for a server that is gone.
 """
 
 import random
@@ -48,7 +50,8 @@ class Effort:
         self._in_a_row = 0  # since something was last moved
 
     def again(self, moved: int = 0) -> bool:
-        """To be called when an attempt failed: wait, then True for another one, or False at once when the patience is at an end.
+        """To be called when an attempt failed: wait, then True for another one, or False at once when the patience is
+        at an end.
 
         Args:
             moved: bytes that all attempts together have brought; while they grow, the patience begins anew.

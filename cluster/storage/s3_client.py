@@ -1,4 +1,5 @@
-"""The client of the S3 server, and the requests that it makes: tried again while they fail for a reason that may pass, with errors as sentences.
+"""The client of the S3 server, and the requests that it makes: tried again while they fail for a reason that may pass,
+with errors as sentences.
 
 Endpoint, region and credentials come from the standard AWS variables and files, never from code, and are shown nowhere.
 """
@@ -89,12 +90,15 @@ def _new_server(_identity: int) -> _Server:
         if has_login(made.meta.endpoint_url):  # of no use to S3, and signed links would show it
             made = session.client("s3", config=Config(**options), endpoint_url=without_login(made.meta.endpoint_url))
     except ValueError:  # boto3's word for a malformed endpoint
-        raise ClusterError("AWS_ENDPOINT_URL is not an address such as https://storage.example.org:9000; correct it or unset it") from None
+        raise ClusterError(
+            "AWS_ENDPOINT_URL is not an address such as https://storage.example.org:9000; correct it or unset it"
+        ) from None
     return _Server(_Client(made), Trust())
 
 
 class _Client:
-    """boto3's client. Of an answer that makes no sense boto3 says ValueError, as our own code may: from here it is another error."""
+    """boto3's client. Of an answer that makes no sense boto3 says ValueError, as our own code may: from here it is
+    another error."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -133,7 +137,8 @@ def errors(uri: str | Path) -> Iterator[None]:
 
 
 def persist(uri: str | Path, call: Callable[[Any], T], moved: Callable[[], int] = lambda: 0) -> T:
-    """`call(client)`, tried again while it fails for reasons that may pass. `moved` tells how many bytes all attempts have brought."""
+    """`call(client)`, tried again while it fails for reasons that may pass. `moved` tells how many bytes all attempts
+    have brought."""
     with errors(uri):
         server = _server()
         effort = Effort(server.trust)
@@ -147,14 +152,17 @@ def persist(uri: str | Path, call: Callable[[Any], T], moved: Callable[[], int] 
                 if isinstance(error, aws.ClientError):
                     server.trust.heard()
                 if not effort.again(moved()):
-                    raise s3_error(str(uri), error, effort.said(), without_login(server.client.meta.endpoint_url)) from None
+                    raise s3_error(
+                        str(uri), error, effort.said(), without_login(server.client.meta.endpoint_url)
+                    ) from None
             else:
                 server.trust.served()
                 return result
 
 
 def told(answer: dict[str, Any], field: str) -> Any:
-    """What the answer says of `field`; one without it was cut off, which boto3 takes for an answer that says nothing."""
+    """What the answer says of `field`; one without it was cut off, which boto3 takes for an answer that says
+    nothing."""
     if field not in answer:
         raise aws.ResponseStreamingError(error=f"no {field}")
     return answer[field]

@@ -1,4 +1,5 @@
-"""What went wrong with a file or an object, as one sentence that names it and says what to do; never with a secret in it."""
+"""What went wrong with a file or an object, as one sentence that names it and says what to do; never with a secret in
+it."""
 
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
@@ -63,21 +64,35 @@ def may_pass(error: Exception) -> bool:
 
 
 def s3_error(uri: str, error: Exception, tried: str = "", server: str = "") -> ClusterError:
-    """The sentence for an error of boto3 about `uri`. `tried` says how often and how long, `server` which server it was."""
+    """The sentence for an error of boto3 about `uri`. `tried` says how often and how long, `server` which server it
+    was."""
     if isinstance(error, aws.ClientError):
         return _refused(uri, error, tried)
-    if isinstance(error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.ProfileNotFound):
+    if isinstance(
+        error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.ProfileNotFound
+    ):
         return ClusterError(f"{uri}: no usable S3 credentials were found; {CREDENTIALS_HELP}")
     if isinstance(error, aws.SSLError) and not may_pass(error):
-        return ClusterError(f"{uri}: the S3 server's certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority")
+        return ClusterError(
+            f"{uri}: the S3 server's certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority"
+        )
     if may_pass(error):
-        kind = "did not answer in time" if isinstance(error, LATE) else "broke off its answers" if isinstance(error, BROKEN) else "cannot be reached"
+        kind = (
+            "did not answer in time"
+            if isinstance(error, LATE)
+            else "broke off its answers"
+            if isinstance(error, BROKEN)
+            else "cannot be reached"
+        )
         why = ", ".join(part for part in (type(error).__name__, tried) if part)
         return StorageUnavailableError(
-            f"{uri}: the S3 server{server and f' {server}'} {kind} ({why}); check the network and AWS_ENDPOINT_URL, then run again"
+            f"{uri}: the S3 server{server and f' {server}'} {kind} ({why}); check the network and AWS_ENDPOINT_URL, "
+            "then run again"
         )
     if isinstance(error, aws.ParamValidationError):
-        return ClusterError(f"{uri}: not a valid S3 address; bucket names have 3 to 63 lower-case letters, digits, dots and hyphens")
+        return ClusterError(
+            f"{uri}: not a valid S3 address; bucket names have 3 to 63 lower-case letters, digits, dots and hyphens"
+        )
     return ClusterError(f"{uri}: S3 cannot be used ({type(error).__name__}); check the AWS_* variables")
 
 
@@ -93,14 +108,26 @@ def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
     if code in EXPIRED_CODES:
         return ClusterError(f"{uri}: the S3 credentials have expired ({code}); renew them and run again")
     if code in ("RequestTimeTooSkewed", "RequestExpired"):
-        return ClusterError(f"{uri}: the S3 server finds this machine's clock wrong ({code}); set the clock and run again")
+        return ClusterError(
+            f"{uri}: the S3 server finds this machine's clock wrong ({code}); set the clock and run again"
+        )
     if status == 403:
-        return ClusterError(f"{uri}: access denied; check the credentials and that they may list, read, write and delete in '{bucket_of(uri)}'")
-    if code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException") or status == 301:
+        return ClusterError(
+            f"{uri}: access denied; check the credentials and that they may list, read, write and delete in "
+            f"'{bucket_of(uri)}'"
+        )
+    if (
+        code in ("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException")
+        or status == 301
+    ):
         return ClusterError(f"{uri}: bucket '{bucket_of(uri)}' is in another region; set AWS_REGION to it")
     if code == "InvalidBucketName":
         return ClusterError(f"{uri}: '{bucket_of(uri)}' is not a valid bucket name; correct it")
     if may_pass(error):
         why = f" ({tried})" if tried else ""
-        return StorageUnavailableError(f"{uri}: the S3 server kept answering {code or status}{why}; wait a little, then run again")
-    return ClusterError(f"{uri}: the S3 server refused the request ({code or status}); check the address and the permissions")
+        return StorageUnavailableError(
+            f"{uri}: the S3 server kept answering {code or status}{why}; wait a little, then run again"
+        )
+    return ClusterError(
+        f"{uri}: the S3 server refused the request ({code or status}); check the address and the permissions"
+    )

@@ -1,6 +1,7 @@
 """Objects in S3 and in servers that speak its protocol. Errors are `ClusterError`s without secrets.
 
-Requests are repeated and limited in time by `s3_client`. Nothing here relies on conditional writes or folder markers, which not all servers have.
+Requests are repeated and limited in time by `s3_client`. Nothing here relies on conditional writes or folder markers,
+which not all servers have.
 """
 
 import contextlib
@@ -46,15 +47,20 @@ def split(uri: str | Path) -> tuple[str, str]:
     bucket, _, key = text[len("s3://") :].partition("/")
     if "@" in bucket or ":" in bucket:
         raise ClusterError(
-            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come from AWS_* variables"
+            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come "
+            "from AWS_* variables"
         )
     if not bucket or BAD_CHARACTERS.search(text):
         raise ClusterError(f"{text!r} names no bucket; an S3 address is s3://bucket/prefix, without control characters")
     key = key.strip("/")
     if any(name in ("", ".", "..") for name in key.split("/")) and key:
-        raise ClusterError(f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it")
+        raise ClusterError(
+            f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it"
+        )
     if len(key.encode()) > MAX_KEY_BYTES:
-        raise ClusterError(f"{text[:100]!r}...: the name is longer than the {MAX_KEY_BYTES} bytes that S3 allows; choose a shorter one")
+        raise ClusterError(
+            f"{text[:100]!r}...: the name is longer than the {MAX_KEY_BYTES} bytes that S3 allows; choose a shorter one"
+        )
     return bucket, key
 
 
@@ -76,7 +82,8 @@ def head(uri: str | Path) -> dict[str, Any] | None:
 
 
 def walk(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
-    """Every object below `uri`, at any depth, as its URI and size in bytes; asks for `page` at a time. Leaves out folder markers of other tools."""
+    """Every object below `uri`, at any depth, as its URI and size in bytes; asks for `page` at a time. Leaves out
+    folder markers of other tools."""
     bucket, _ = split(uri)
     for answer in pages(uri, {"MaxKeys": page}):
         for item in answer.get("Contents", ()):
@@ -121,7 +128,8 @@ def read(uri: str | Path) -> bytes:
 
 
 def read_range(uri: str | Path, start: int, length: int, of: Found | None = None) -> tuple[bytes, Found]:
-    """At most `length` bytes from `start`, and what they are from. Raises ClusterError if that is not `of`, where it is given."""
+    """At most `length` bytes from `start`, and what they are from. Raises ClusterError if that is not `of`, where it is
+    given."""
     taken: list[bytes] = []
     found = _fetch(uri, taken.append, start, length, of)
     return b"".join(taken), found
@@ -163,8 +171,8 @@ def _fetch(
 ) -> Found:
     """Hand the content to `take`, piece by piece; returns what it is from.
 
-    A transfer that breaks off goes on where it was. Where the object was replaced meanwhile, it begins anew after `restart()`; if there is none, or
-    the object is not `of`, that is a ClusterError.
+    A transfer that breaks off goes on where it was. Where the object was replaced meanwhile, it begins anew after
+    `restart()`; if there is none, or the object is not `of`, that is a ClusterError.
     """
     bucket, key = split(uri)
     moved = 0
@@ -233,11 +241,17 @@ def write(uri: str | Path, content: bytes | memoryview | Path) -> None:
         for _ in range(UPLOADS):
             if _write_in_parts(uri, content, size, where, made):
                 return
-    raise ClusterError(f"{uri}: the S3 server forgot {UPLOADS} uploads in parts before their end; use another server, or check its clean-up rules")
+    raise ClusterError(
+        f"{uri}: the S3 server forgot {UPLOADS} uploads in parts before their end; use another server, or check its "
+        "clean-up rules"
+    )
 
 
-def _write_in_parts(uri: str | Path, content: bytes | memoryview | Path, size: int, where: dict[str, Any], made: dict[str, Any]) -> bool:
-    """Make the object of `size` bytes by an upload in parts; False if the server knows nothing of the upload any more."""
+def _write_in_parts(
+    uri: str | Path, content: bytes | memoryview | Path, size: int, where: dict[str, Any], made: dict[str, Any]
+) -> bool:
+    """Make the object of `size` bytes by an upload in parts; False if the server knows nothing of the upload any
+    more."""
     upload = {**where, "UploadId": persist(uri, lambda s3: told(s3.create_multipart_upload(**made), "UploadId"))}
     step = max(PART_BYTES, -(-size // MAX_PARTS))
     try:
@@ -252,7 +266,9 @@ def _write_in_parts(uri: str | Path, content: bytes | memoryview | Path, size: i
         raise
 
 
-def _put_part(upload: dict[str, Any], number: int, content: bytes | memoryview | Path, start: int, size: int, s3: Any) -> Any:
+def _put_part(
+    upload: dict[str, Any], number: int, content: bytes | memoryview | Path, start: int, size: int, s3: Any
+) -> Any:
     etag = told(s3.upload_part(**upload, PartNumber=number, Body=_part(content, start, size)), "ETag")
     if etag.count('"') == 1:
         raise aws.ResponseStreamingError(error="half an ETag")
@@ -270,7 +286,8 @@ def _complete(upload: dict[str, Any], parts: list[dict[str, Any]], s3: Any) -> b
 
 
 def _part(content: bytes | memoryview | Path, start: int, size: int) -> io.BytesIO:
-    """A part of `content`, as a file: of these http.client sends block by block, each with the time-out that bytes have as a whole."""
+    """A part of `content`, as a file: of these http.client sends block by block, each with the time-out that bytes have
+    as a whole."""
     if isinstance(content, Path):
         with content.open("rb") as file:
             file.seek(start)
@@ -283,7 +300,8 @@ def _content_type(key: str) -> str:
 
 
 def create(uri: str | Path, content: bytes) -> bool:
-    """Like `write`, but only if there is nothing yet; False if there is. See `storage.create_bytes` for servers without conditional writes."""
+    """Like `write`, but only if there is nothing yet; False if there is. See `storage.create_bytes` for servers without
+    conditional writes."""
     if head(uri) is not None:
         return False
     bucket, key = split(uri)
@@ -310,7 +328,9 @@ def delete(uri: str | Path) -> None:
     if not key:
         raise ClusterError(f"{uri} is a whole bucket: name a prefix below it, or empty the bucket yourself")
     keys = (found[len(f"s3://{bucket}/") :] for found, _ in walk(uri))
-    while some := list(itertools.islice(keys, PAGE)):  # a page at a time, so that memory does not grow with their number
+    while some := list(
+        itertools.islice(keys, PAGE)
+    ):  # a page at a time, so that memory does not grow with their number
         persist(uri, functools.partial(_delete_keys, bucket, some))
     delete_one(uri)
 
@@ -328,9 +348,13 @@ def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:
     answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
     failed = answer.get("Errors", [])
     for item in failed:
-        problem = aws.ClientError({"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "DeleteObjects")
+        problem = aws.ClientError(
+            {"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "DeleteObjects"
+        )
         if item.get("Code") not in ("InternalError", "ServiceUnavailable") and not may_pass(problem):
-            raise ClusterError(f"s3://{bucket}/{item.get('Key')} could not be deleted ({item.get('Code')}); check the permissions")
+            raise ClusterError(
+                f"s3://{bucket}/{item.get('Key')} could not be deleted ({item.get('Code')}); check the permissions"
+            )
     if len(answer.get("Deleted", [])) < len(keys):
         raise aws.ResponseStreamingError(error=f"{len(answer.get('Deleted', []))} of {len(keys)} deletions")
 
@@ -341,4 +365,6 @@ def presign(uri: str | Path, expires_s: int) -> str:
         raise ClusterError(f"a signed link for {uri} cannot live {expires_s} s; choose 1 to {MAX_PRESIGN_S}")
     bucket, key = split(uri)
     with errors(uri):
-        return str(client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s))
+        return str(
+            client().generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=expires_s)
+        )

@@ -13,7 +13,8 @@ def bucket_of(uri: str) -> str:
 
 
 def without_login(address: str) -> str:
-    """`address` as it may be shown: without the `user:password@` of a URL, and without what follows a `?`, such as the signature of a link."""
+    """`address` as it may be shown: without the `user:password@` of a URL, and without what follows a `?`, such as the
+    signature of a link."""
     scheme, rest = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
     return scheme + rest.partition("?")[0].rpartition("@")[2] if scheme else address
 

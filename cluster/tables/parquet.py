@@ -17,7 +17,12 @@ from cluster.errors import ClusterError
 SUFFIX = ".parquet"
 ROWS_PER_BATCH = 1024
 _NOT_OURS = (b"ARROW:schema", b"pandas")  # what libraries add to the metadata
-_MALFORMED = (pa.ArrowException, OSError, UnicodeDecodeError, ValueError)  # what pyarrow raises for a file that is none or damaged
+_MALFORMED = (
+    pa.ArrowException,
+    OSError,
+    UnicodeDecodeError,
+    ValueError,
+)  # what pyarrow raises for a file that is none or damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +52,16 @@ def part_uri(folder: str, number: int) -> str:
 
 
 def table_files(uri: str) -> list[str]:
-    """The files of a table, sorted: itself if `uri` ends with .parquet, else the `part-*.parquet` right in the folder `uri`."""
+    """The files of a table, sorted: itself if `uri` ends with .parquet, else the `part-*.parquet` right in the folder
+    `uri`."""
     if uri.endswith(SUFFIX):
         return [storage.absolute(uri)]
     names = storage.list_folder(uri)
     files = [storage.join(uri, name) for name in names if name.startswith("part-") and name.endswith(SUFFIX)]
     if not files:
-        raise ClusterError(f"{uri}: no table here (no part-*.parquet); run the step that makes it, or correct the address")
+        raise ClusterError(
+            f"{uri}: no table here (no part-*.parquet); run the step that makes it, or correct the address"
+        )
     return files
 
 
@@ -73,7 +81,9 @@ def table_info(uri: str) -> TableInfo:
     return TableInfo(first.schema, first.metadata, num_rows, tuple(files))
 
 
-def read_table(uri: str, columns: Sequence[str] | None = None, folds: Collection[int] | None = None) -> tuple[pa.Table, dict[str, str]]:
+def read_table(
+    uri: str, columns: Sequence[str] | None = None, folds: Collection[int] | None = None
+) -> tuple[pa.Table, dict[str, str]]:
     """Rows of all parts in order, and the metadata they share.
 
     Args:
@@ -102,7 +112,8 @@ def read_table(uri: str, columns: Sequence[str] | None = None, folds: Collection
 def iter_batches(
     uri: str, columns: Sequence[str] | None = None, folds: Collection[int] | None = None, rows: int = ROWS_PER_BATCH
 ) -> Iterator[pa.Table]:
-    """Like `read_table`, a few rows at a time, so that the table need not fit into memory; empty batches are left out."""
+    """Like `read_table`, a few rows at a time, so that the table need not fit into memory; empty batches are left
+    out."""
     for file in table_files(uri):
         with _opened(file) as parquet:
             schema, _ = _checked(parquet, file)
@@ -139,11 +150,15 @@ def _malformed(file: str, error: Exception) -> ClusterError:
 
 
 def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, str]]:
-    """Schema without metadata, and the metadata as text; refuses column types that would run code or need a library to be understood."""
+    """Schema without metadata, and the metadata as text; refuses column types that would run code or need a library to
+    be understood."""
     schema = parquet.schema_arrow
     for field in schema:
         if _is_extension(field):
-            raise ClusterError(f"{file}: column '{field.name}' has the extension type {field.type}, and only plain types are read; make it again")
+            raise ClusterError(
+                f"{file}: column '{field.name}' has the extension type {field.type}, and only plain types are read; "
+                "make it again"
+            )
     raw = {key: value for key, value in (schema.metadata or {}).items() if key not in _NOT_OURS}
     return schema.remove_metadata(), {key.decode(): value.decode() for key, value in raw.items()}
 
@@ -155,10 +170,17 @@ def _is_extension(field: pa.Field) -> bool:
 
 
 def _require_same(
-    file: str, first_file: str, schema: pa.Schema, first_schema: pa.Schema, metadata: dict[str, str], first_metadata: dict[str, str]
+    file: str,
+    first_file: str,
+    schema: pa.Schema,
+    first_schema: pa.Schema,
+    metadata: dict[str, str],
+    first_metadata: dict[str, str],
 ) -> None:
     if not schema.equals(first_schema):
-        raise ClusterError(f"{file} has other columns than {first_file}; they are parts of different tables: make the table again")
+        raise ClusterError(
+            f"{file} has other columns than {first_file}; they are parts of different tables: make the table again"
+        )
     for key in sorted(metadata.keys() | first_metadata.keys()):
         if metadata.get(key) != first_metadata.get(key):
             raise ClusterError(
@@ -180,7 +202,9 @@ def _needed(schema: pa.Schema, columns: Sequence[str] | None, folds: Collection[
 
 def _selected(table: pa.Table, columns: Sequence[str] | None, folds: Collection[int] | None) -> pa.Table:
     if folds is not None:
-        table = table.filter(pc.is_in(table["fold"], value_set=pa.array(sorted(folds), table.schema.field("fold").type)))
+        table = table.filter(
+            pc.is_in(table["fold"], value_set=pa.array(sorted(folds), table.schema.field("fold").type))
+        )
     return table if columns is None else table.select(list(columns))
 
 

@@ -1,9 +1,9 @@
 """Records of finished stages: `NAME.json`, written last, says with which settings a stage ran and what it made.
 
-A stage calls `begin` first and `finish` last. Its output counts as finished only if the record is there. Output of other settings is never
-mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short, or is at work at this moment. Two runs with
-the same settings may be at work at once. (Of two runs with different settings that begin within the same moment, a server without conditional
-writes may let both pass.)
+A stage calls `begin` first and `finish` last. Its output counts as finished only if the record is there. Output of
+other settings is never mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short,
+or is at work at this moment. Two runs with the same settings may be at work at once. (Of two runs with different
+settings that begin within the same moment, a server without conditional writes may let both pass.)
 """
 
 import datetime
@@ -19,7 +19,8 @@ from cluster import storage
 from cluster.errors import ClusterError, NotFoundError
 
 CUT_SHORT = {"overwrite": "cut short"}
-"""Settings that no run has: of an overwrite that has not deleted everything yet, so that what is left is neither gone on with nor foreign."""
+"""Settings that no run has: of an overwrite that has not deleted everything yet, so that what is left is neither gone
+on with nor foreign."""
 LIBRARIES = ("soundstorm-env", "ray", "torch", "pyarrow", "numpy")
 
 
@@ -55,7 +56,8 @@ def begin(
     outputs: Sequence[str] = (),
     free: Sequence[str] = (),
 ) -> Record | None:
-    """Announce a stage. Returns its record if it is already finished with these settings (then skip it), None if there is work to do.
+    """Announce a stage. Returns its record if it is already finished with these settings (then skip it), None if there
+    is work to do.
 
     Args:
         output_uri: the stage's output folder.
@@ -63,17 +65,23 @@ def begin(
         settings: everything that decides what the output is; plain values, lists and dicts.
         overwrite: start afresh: delete what earlier runs of the stage left.
         free: keys of `settings` whose values may change while the stage is under way, and after.
-        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused where no record says
-            that the stage made them.
+        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused
+            where no record says that the stage made them.
 
     Raises:
-        ClusterError: there is output of other settings (the message names the differing keys with both values), or of something else.
+        ClusterError: there is output of other settings (the message names the differing keys with both values), or of
+            something else.
     """
     started_uri = _started_uri(output_uri, name)
-    if not storage.exists(started_uri) and not storage.exists(record_uri(output_uri, name)):  # in this order: one is there at any time
+    if not storage.exists(started_uri) and not storage.exists(
+        record_uri(output_uri, name)
+    ):  # in this order: one is there at any time
         foreign = [part for part in outputs if storage.exists(storage.join(output_uri, part))]
         if foreign:
-            raise ClusterError(f"{output_uri}: holds '{foreign[0]}', which no run of '{name}' made; give another --output-dir, nothing was touched")
+            raise ClusterError(
+                f"{output_uri}: holds '{foreign[0]}', which no run of '{name}' made; give another --output-dir, "
+                "nothing was touched"
+            )
     if overwrite:
         old = [record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri]
         storage.write_bytes(started_uri, _to_json({"settings": CUT_SHORT}))
@@ -96,15 +104,17 @@ def finish(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapp
     started_uri = _started_uri(output_uri, name)
     now = _now()
     started = str((_read_json(started_uri) or {}).get("started", now))
-    record = Record(name=name, settings=_plain(settings), counts=_plain(counts), started=started, finished=now, versions=versions())
+    record = Record(
+        name=name, settings=_plain(settings), counts=_plain(counts), started=started, finished=now, versions=versions()
+    )
     storage.write_bytes(record_uri(output_uri, name), _to_json(asdict(record)))
     storage.delete(started_uri)
     return record
 
 
 def finished(output_uri: str, name: str, settings: Mapping[str, Any], free: Sequence[str] = ()) -> Record | None:
-    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError for other settings
-    but those of the keys `free`."""
+    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError
+    for other settings but those of the keys `free`."""
     record = read(output_uri, name)
     if record is not None:
         _require_same(output_uri, name, record.settings, _plain(settings), "was made", free)
@@ -112,13 +122,16 @@ def finished(output_uri: str, name: str, settings: Mapping[str, Any], free: Sequ
 
 
 def read(output_uri: str, name: str) -> Record | None:
-    """The record of stage `name` whatever its settings, None if it is not finished. Raises ClusterError if the file is malformed."""
+    """The record of stage `name` whatever its settings, None if it is not finished. Raises ClusterError if the file is
+    malformed."""
     uri = record_uri(output_uri, name)
     content = _read_json(uri)
     if content is None:
         return None
     groups = {key: _field(content, key, uri) for key in ("settings", "counts", "versions")}
-    return Record(name=name, started=str(content.get("started", "")), finished=str(content.get("finished", "")), **groups)
+    return Record(
+        name=name, started=str(content.get("started", "")), finished=str(content.get("finished", "")), **groups
+    )
 
 
 def is_begun(output_uri: str, name: str) -> bool:
@@ -170,7 +183,9 @@ def _read_json(uri: str) -> dict[str, Any] | None:
     try:
         content = json.loads(found)
     except (ValueError, RecursionError) as error:
-        raise ClusterError(f"{uri}: not a record ({type(error).__name__}: no valid JSON); delete it or use --overwrite") from error
+        raise ClusterError(
+            f"{uri}: not a record ({type(error).__name__}: no valid JSON); delete it or use --overwrite"
+        ) from error
     if not isinstance(content, dict):
         raise ClusterError(f"{uri}: not a record (no JSON object); delete it or use --overwrite")
     return content
@@ -183,12 +198,15 @@ def _field(content: dict[str, Any], key: str, uri: str) -> dict[str, Any]:
     return value
 
 
-def _require_same(output_uri: str, name: str, before: dict[str, Any], now: dict[str, Any], verb: str, free: Sequence[str] = ()) -> None:
+def _require_same(
+    output_uri: str, name: str, before: dict[str, Any], now: dict[str, Any], verb: str, free: Sequence[str] = ()
+) -> None:
     before, now = ({key: value for key, value in settings.items() if key not in free} for settings in (before, now))
     differing = list(_differences(before, now))
     if differing:
         raise ClusterError(
-            f"{output_uri}: '{name}' {verb} there with other settings: {'; '.join(differing)}. Use --overwrite to replace it, or another --output-dir"
+            f"{output_uri}: '{name}' {verb} there with other settings: {'; '.join(differing)}. Use --overwrite to "
+            "replace it, or another --output-dir"
         )
 
 

@@ -45,7 +45,8 @@ def _read(uri: str) -> tuple[str, pa.Table, dict[str, str]]:
 
 
 def write_stream(uri: str, schema: pa.Schema, parts: Iterable[pa.Table], metadata: Mapping[str, str]) -> int:
-    """Write `parts`, which have the columns of `schema`, as the one Parquet file `uri`, which appears whole and replaces what was there.
+    """Write `parts`, which have the columns of `schema`, as the one Parquet file `uri`, which appears whole and
+    replaces what was there.
 
     Returns the number of rows.
     """

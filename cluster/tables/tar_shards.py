@@ -1,4 +1,5 @@
-"""Tar archives as the WebDataset format wants them, and single files out of them by URI: `s3://bucket/audio/part-0000012.tar#rain-0000120.flac`.
+"""Tar archives as the WebDataset format wants them, and single files out of them by URI:
+`s3://bucket/audio/part-0000012.tar#rain-0000120.flac`.
 
 The bytes of an archive follow from names and contents alone: no times, no owners.
 """
@@ -36,7 +37,8 @@ def is_member(uri: str) -> bool:
 
 
 class Reader:
-    """Reads files by URI, whether they lie in an archive or by themselves. It keeps the archive that it opened last, for the next file."""
+    """Reads files by URI, whether they lie in an archive or by themselves. It keeps the archive that it opened last,
+    for the next file."""
 
     def __init__(self) -> None:
         self._uri = ""

@@ -1,9 +1,11 @@
-"""Downloading over HTTP: a file appears whole and verified, or not at all, and a broken download goes on where it broke.
+"""Downloading over HTTP: a file appears whole and verified, or not at all, and a broken download goes on where it
+broke.
 
-What is verified is what is known of the file: its checksum, its size, or the length that the server tells. Of a file of which nothing is known, the
-end of the answer is the end.
+What is verified is what is known of the file: its checksum, its size, or the length that the server tells. Of a file of
+which nothing is known, the end of the answer is the end.
 
-What has arrived lies beside the destination as `NAME.part`, with `NAME.part.etag` telling which version of the source it belongs to.
+What has arrived lies beside the destination as `NAME.part`, with `NAME.part.etag` telling which version of the source
+it belongs to.
 """
 
 import contextlib
@@ -29,7 +31,8 @@ from cluster.transfer.lock import one_at_a_time
 
 CHUNK_BYTES = 1 << 16
 SLOWEST_BYTES = 1024
-"""An answer that brings less within the time-out is broken off, and an attempt that brought less brought nothing new."""
+"""An answer that brings less within the time-out is broken off, and an attempt that brought less brought nothing
+new."""
 MAX_WAIT_S = 30.0
 """The longest pause between two attempts."""
 PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
@@ -40,7 +43,8 @@ OnProgress = Callable[[int, int | None], None]
 
 
 class _BrokenError(Exception):
-    """An attempt that may be repeated. `wait_s` is what the server asks for; `unreachable` says that there was no answer at all."""
+    """An attempt that may be repeated. `wait_s` is what the server asks for; `unreachable` says that there was no
+    answer at all."""
 
     def __init__(self, cause: str, wait_s: float = 0.0, unreachable: bool = False) -> None:
         super().__init__(cause)
@@ -86,11 +90,12 @@ def fetch(
     backoff_s: float = 1.0,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
-    """Makes sure that `destination` is the file behind `url`; nothing is downloaded if it is there already and verifies.
+    """Makes sure that `destination` is the file behind `url`; nothing is downloaded if it is there already and
+    verifies.
 
-    Broken connections are resumed with `Range` where the server allows it and its file is still the same, else begun anew. Attempts
-    are repeated with growing pauses until `retries` of them in a row brought nothing new; a host that never answers is tried twice.
-    Of several processes that want one file, one downloads and the others wait for it.
+    Broken connections are resumed with `Range` where the server allows it and its file is still the same, else begun
+    anew. Attempts are repeated with growing pauses until `retries` of them in a row brought nothing new; a host that
+    never answers is tried twice. Of several processes that want one file, one downloads and the others wait for it.
 
     Args:
         url: http or https; credentials and query are left out of messages.
@@ -107,14 +112,24 @@ def fetch(
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ClusterError(f"{_public(url)} is not an address to download from: give one that starts with https://")
-    transfer = _Transfer(url=url, destination=destination, size=size, trusted=bool(sha256 or md5), timeout_s=timeout_s, on_progress=on_progress)
+    transfer = _Transfer(
+        url=url,
+        destination=destination,
+        size=size,
+        trusted=bool(sha256 or md5),
+        timeout_s=timeout_s,
+        on_progress=on_progress,
+    )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         with one_at_a_time(destination, progress=transfer.part):
             if destination.exists():
                 problem = _mismatch(destination, sha256, md5, size)
                 if problem:
-                    raise ClusterError(f"{destination} is not the file of {_public(url)}: {problem}; delete it, or put the right one there")
+                    raise ClusterError(
+                        f"{destination} is not the file of {_public(url)}: {problem}; delete it, or put the right one "
+                        "there"
+                    )
                 return destination
             for last_chance in (False, True):
                 _download(transfer, retries, backoff_s)
@@ -125,7 +140,9 @@ def fetch(
                     return destination
                 transfer.discard()
                 if last_chance:
-                    raise ClusterError(f"{_public(url)} came twice with wrong content: {problem}; {_remedy(destination)}")
+                    raise ClusterError(
+                        f"{_public(url)} came twice with wrong content: {problem}; {_remedy(destination)}"
+                    )
     except OSError as error:
         raise file_error(str(destination), error) from error
     raise AssertionError("unreachable")
@@ -134,7 +151,13 @@ def fetch(
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[OnProgress]:
     """A bar on standard error with amount, speed and time left; gives the `on_progress` of `fetch`."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
@@ -156,7 +179,9 @@ def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
         failures = 1 if arrived >= furthest + SLOWEST_BYTES else failures + 1
         furthest = max(furthest, arrived)
         if failures > (retries if answered else min(retries, 1)):
-            raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}") from broken
+            raise ClusterError(
+                f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
+            ) from broken
         pause_s = min(backoff_s * 2.0 ** (failures - 1), MAX_WAIT_S) * random.uniform(0.5, 1.0)
         time.sleep(max(pause_s, min(broken.wait_s, MAX_WAIT_S)))
 
@@ -182,7 +207,8 @@ def _attempt(transfer: _Transfer) -> None:
 
 
 def _resume_point(transfer: _Transfer) -> tuple[int, str]:
-    """How many bytes are here, and the version of the source that they belong to; starts anew where they cannot be trusted."""
+    """How many bytes are here, and the version of the source that they belong to; starts anew where they cannot be
+    trusted."""
     version = transfer.version_file.read_text(encoding="utf-8") if transfer.version_file.exists() else ""
     offset = _size_of(transfer.part)
     if offset and ((not version and not transfer.trusted) or (transfer.size is not None and offset > transfer.size)):
@@ -221,11 +247,17 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
     total = _total_bytes(response)
     if total is not None and transfer.size is not None and total != transfer.size:
         transfer.discard()
-        raise ClusterError(f"{_public(transfer.url)} offers {total:,} bytes, but the file must have {transfer.size:,}: give another source")
+        raise ClusterError(
+            f"{_public(transfer.url)} offers {total:,} bytes, but the file must have {transfer.size:,}: give another "
+            "source"
+        )
     expected = transfer.size if total is None else total
     free = shutil.disk_usage(transfer.part.parent).free
     if expected is not None and expected - offset > free:
-        raise ClusterError(f"{transfer.part.parent} has {free:,} bytes free, but {_public(transfer.url)} needs {expected - offset:,}: make room")
+        raise ClusterError(
+            f"{transfer.part.parent} has {free:,} bytes free, but {_public(transfer.url)} needs "
+            f"{expected - offset:,}: make room"
+        )
     transfer.version_file.write_text(_version(response), encoding="utf-8")
     done = offset
     with transfer.part.open("ab") as file:
@@ -270,12 +302,14 @@ def _chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
 
 
 def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> None:
-    """Raise ClusterError where an address that begins with https:// led to one that does not: what comes from there may be anybody's."""
+    """Raise ClusterError where an address that begins with https:// led to one that does not: what comes from there may
+    be anybody's."""
     steps = [step.url for step in (*response.history, response)]
     insecure = [url for url in steps if not url.startswith("https://")]
     if steps[0].startswith("https://") and insecure and not transfer.trusted:
         raise ClusterError(
-            f"{_public(transfer.url)} leads to {_public(insecure[0])}, which is not secure (no https://); {_remedy(transfer.destination)}"
+            f"{_public(transfer.url)} leads to {_public(insecure[0])}, which is not secure (no https://); "
+            f"{_remedy(transfer.destination)}"
         )
 
 
@@ -303,7 +337,9 @@ def _content_range(response: requests.Response) -> tuple[int | None, int | None]
 
 def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Exception:
     """What a failure within requests means for the user."""
-    if isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema | requests.TooManyRedirects):
+    if isinstance(
+        error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema | requests.TooManyRedirects
+    ):
         return ClusterError(f"{_public(transfer.url)} is no usable address ({type(error).__name__}): check it")
     if isinstance(error, requests.exceptions.SSLError):
         return _BrokenError("no secure connection (TLS) can be made to the host", unreachable=True)

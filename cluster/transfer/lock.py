@@ -1,4 +1,5 @@
-"""Of several processes on one machine that want to make the same file, one does, and the others wait as long as it gets on."""
+"""Of several processes on one machine that want to make the same file, one does, and the others wait as long as it gets
+on."""
 
 import contextlib
 import fcntl
@@ -16,7 +17,8 @@ POLL_S = 0.2
 
 @contextlib.contextmanager
 def one_at_a_time(destination: Path, progress: Path) -> Iterator[None]:
-    """Holds `NAME.lock` beside `destination`, which the system releases if this process dies, and removes it at the end.
+    """Holds `NAME.lock` beside `destination`, which the system releases if this process dies, and removes it at the
+    end.
 
     Args:
         destination: the file to be made.
@@ -52,7 +54,8 @@ def _wait(descriptor: int, destination: Path, progress: Path) -> None:
             seen, since = size, time.monotonic()
         elif time.monotonic() - since > STILL_S:
             raise ClusterError(
-                f"{destination}: another process is making it and got nothing for {STILL_S:g} s; end that process (it holds "
+                f"{destination}: another process is making it and got nothing for {STILL_S:g} s; end that process (it "
+                "holds "
                 f"{destination.name}.lock), then run again"
             )
         time.sleep(POLL_S)

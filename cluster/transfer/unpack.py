@@ -44,19 +44,25 @@ def unpack(archive: Path, folder: Path, *, choose: Callable[[str], str | None], 
         max_files: the most entries that the archive may have.
 
     Raises:
-        ClusterError: the archive is damaged, too large, holds a path that leads out of it, names a file twice, or a wanted file is a link or device.
+        ClusterError: the archive is damaged, too large, holds a path that leads out of it, names a file twice, or a
+            wanted file is a link or device.
     """
     count, written = 0, 0
     try:
         with _members(archive) as members:
             for number, member in enumerate(members, start=1):
                 if number > max_files:
-                    raise ClusterError(f"{archive} has more than {max_files:,} entries: this is not the archive expected here")
+                    raise ClusterError(
+                        f"{archive} has more than {max_files:,} entries: this is not the archive expected here"
+                    )
                 path = choose(_safe(member.name, archive))
                 if path is None or member.is_folder:
                     continue
                 if not member.is_file:
-                    raise ClusterError(f"{archive}: '{member.name}' is a link or device, not a file: this archive is not safe to unpack")
+                    raise ClusterError(
+                        f"{archive}: '{member.name}' is a link or device, not a file: this archive is not safe to "
+                        "unpack"
+                    )
                 written += _write(member, folder / _safe(path, archive), max_bytes - written, archive)
                 count += 1
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError) as error:
@@ -86,7 +92,8 @@ def _write(member: _Member, target: Path, max_bytes: int, archive: Path) -> int:
                 size += len(chunk)
                 if size > max_bytes:
                     raise ClusterError(
-                        f"{archive} unpacks to more bytes than allowed, the last in '{member.name}': this is not the archive expected here"
+                        f"{archive} unpacks to more bytes than allowed, the last in '{member.name}': this is not the "
+                        "archive expected here"
                     )
                 file.write(chunk)
     except FileExistsError as error:
@@ -98,7 +105,9 @@ def _safe(name: str, archive: Path) -> str:
     """`name`, if it is a relative path of ordinary names."""
     parts = name.removesuffix("/").split("/")
     if any(part in ("", "..") for part in parts) or re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", name):
-        raise ClusterError(f"{archive}: the path {name!r} leads out of the archive or is no path: this archive is not safe to unpack")
+        raise ClusterError(
+            f"{archive}: the path {name!r} leads out of the archive or is no path: this archive is not safe to unpack"
+        )
     return "/".join(part for part in parts if part != ".")
 
 
@@ -115,12 +124,20 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
 
 def _zip_member(zipped: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
     kind = (info.external_attr >> 16) & 0o170000
-    return _Member(name=info.filename, is_file=kind in (0, 0o100000) and not info.is_dir(), is_folder=info.is_dir(), open=lambda: zipped.open(info))
+    return _Member(
+        name=info.filename,
+        is_file=kind in (0, 0o100000) and not info.is_dir(),
+        is_folder=info.is_dir(),
+        open=lambda: zipped.open(info),
+    )
 
 
 def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Member]:
     for info in tarred:
-        yield _Member(name=info.name, is_file=info.isreg(), is_folder=info.isdir(), open=partial(tarred.extractfile, info))
-    # tarfile stops at the end mark. The checksum of a compressed file comes after it, and is compared when that is read.
+        yield _Member(
+            name=info.name, is_file=info.isreg(), is_folder=info.isdir(), open=partial(tarred.extractfile, info)
+        )
+    # tarfile stops at the end mark. The checksum of a compressed file comes after it, and is compared when that is
+    # read.
     if tarred.fileobj is not None and len(tarred.fileobj.read(CHUNK_BYTES)) == CHUNK_BYTES:
         raise tarfile.ReadError("there is more behind its end")

@@ -1,4 +1,5 @@
-"""The actor behind `classify`: reads and decodes the files of a part ahead of the classifier, names them, and writes the part's tables."""
+"""The actor behind `classify`: reads and decodes the files of a part ahead of the classifier, names them, and writes
+the part's tables."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -27,12 +28,13 @@ from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 READERS = 4
 """Threads that read from object storage, which answers late."""
 DECODERS = 4
-"""Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would only wait for each other and for
-the classifier, so there a file is decoded where it is named."""
+"""Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would
+only wait for each other and for the classifier, so there a file is decoded where it is named."""
 READ_AHEAD = 2 * READERS
 """Files that are read, and on a GPU decoded, before they are wanted."""
 HEARD_TOGETHER_S = 240.0
-"""Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after the other."""
+"""Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after
+the other."""
 
 
 @dataclass(slots=True)
@@ -58,9 +60,9 @@ class ClipNamer:
     Args:
         files: one reference, to the files of the classifier.
         ledger: of `cluster.scheduling.attempt_tracker`.
-        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`, `max_duration_s`;
-            `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the seconds after
-            which a part hangs; and `settings`, the digest of all settings of the run.
+        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`,
+            `max_duration_s`; `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the
+            seconds after which a part hangs; and `settings`, the digest of all settings of the run.
         device: where the classifier runs.
     """
 
@@ -69,7 +71,11 @@ class ClipNamer:
         self.classifier = open_classifier_files(ray.get(files[0]), device)
         self.ledger, self.job = ledger, job
         self.readers = ThreadPoolExecutor(READERS, "readers")
-        self.decoders = ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,)) if device == "cuda" else None
+        self.decoders = (
+            ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,))
+            if device == "cuda"
+            else None
+        )
 
     def name_part(self, work: tuple[str, list[str]]) -> int:
         """Write the categories of files, and the rejected; returns how many files.
@@ -112,21 +118,40 @@ class ClipNamer:
         found.rows += self._rows(held)
 
     def _rows(self, clips: Sequence[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
-        """A row of `classified` for each clip; where there is nothing to hear, it has no categories, unless all are to be named."""
+        """A row of `classified` for each clip; where there is nothing to hear, it has no categories, unless all are to
+        be named."""
         longest = round(self.job["window_s"] * SAMPLE_RATE)
         notes = [unheard(clip) for _, clip in clips]
         wanted = [number for number, note in enumerate(notes) if note is None or self.job["name_all"]]
-        probability_XC = predict_in_windows(self.classifier.predict, [clips[number][1] for number in wanted], longest) if wanted else ()
+        probability_XC = (
+            predict_in_windows(self.classifier.predict, [clips[number][1] for number in wanted], longest)
+            if wanted
+            else ()
+        )
         probabilities = dict(zip(wanted, probability_XC, strict=True))
-        return [self._row(uri, len(clip) / SAMPLE_RATE, probabilities.get(number), notes[number]) for number, (uri, clip) in enumerate(clips)]
+        return [
+            self._row(uri, len(clip) / SAMPLE_RATE, probabilities.get(number), notes[number])
+            for number, (uri, clip) in enumerate(clips)
+        ]
 
-    def _row(self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unheard | None) -> dict[str, Any]:
+    def _row(
+        self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unheard | None
+    ) -> dict[str, Any]:
         """A row of `classified`."""
-        row: dict[str, Any] = {"uri": uri, "duration_s": duration_s, "note": note, "categories": [], "probabilities": []}
+        row: dict[str, Any] = {
+            "uri": uri,
+            "duration_s": duration_s,
+            "note": note,
+            "categories": [],
+            "probabilities": [],
+        }
         if probability_C is None:
             return row
         best = np.argsort(-probability_C, kind="stable")[: self.job["top"]]
-        named = {"categories": [self.classifier.categories[label] for label in best], "probabilities": probability_C[best].tolist()}
+        named = {
+            "categories": [self.classifier.categories[label] for label in best],
+            "probabilities": probability_C[best].tolist(),
+        }
         return row | named
 
     def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
@@ -140,7 +165,9 @@ class ClipNamer:
                 while heard < count:
                     windows = int(min(at_once, count - heard))
                     start_s, part_s = heard * long.duration_s / count, windows * long.duration_s / count
-                    clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[: windows * longest]
+                    clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[
+                        : windows * longest
+                    ]
                     is_silent = is_silent and unheard(clip) is not None
                     total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
                     heard += windows
@@ -153,12 +180,24 @@ class ClipNamer:
             found.rows.append(self._row(uri, long.duration_s, total_C / count if is_named else None, note))
 
     def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:
-        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where there are threads for it."""
+        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where
+        there are threads for it."""
         pending: deque[tuple[str, Callable[[], np.ndarray | _Long | RejectedAudio]]] = deque()
         for uri in uris:
             # A local file is there at once: a thread for it would cost more than it saves.
-            read = self.readers.submit(open_recording, uri).result if storage.is_remote(uri) else partial(open_recording, uri)
-            pending.append((uri, partial(self._decode, uri, read) if self.decoders is None else self.decoders.submit(self._decode, uri, read).result))
+            read = (
+                self.readers.submit(open_recording, uri).result
+                if storage.is_remote(uri)
+                else partial(open_recording, uri)
+            )
+            pending.append(
+                (
+                    uri,
+                    partial(self._decode, uri, read)
+                    if self.decoders is None
+                    else self.decoders.submit(self._decode, uri, read).result,
+                )
+            )
             if len(pending) > READ_AHEAD:
                 first, clip = pending.popleft()
                 yield first, clip()

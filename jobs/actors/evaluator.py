@@ -1,4 +1,5 @@
-"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares pairs, and finds features."""
+"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares
+pairs, and finds features."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -44,12 +45,14 @@ class Measurer:
     """An actor that measures the clips of a part.
 
     Args:
-        weights: one reference, to the content of the codec's file, of the classifier's and the model that embeds, or None where there is none.
+        weights: one reference, to the content of the codec's file, of the classifier's and the model that embeds, or
+            None where there is none.
         parts_folder: URI of the folder for a folder of parts of each table.
         settings: digest of all settings of the run.
         device: where the codec and the classifier run.
         max_duration_s: seconds of a clip that are measured.
-        common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing is.
+        common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing
+            is.
     """
 
     def __init__(
@@ -65,13 +68,16 @@ class Measurer:
         codec, classifier, model = ray.get(weights[0])
         self.codec = load_codec(codec, device)
         self.extractor = FeatureExtractor(
-            self.codec, None if classifier is None else load_classifier(classifier, device), None if model is None else model.open()
+            self.codec,
+            None if classifier is None else load_classifier(classifier, device),
+            None if model is None else model.open(),
         )
         self.parts_folder, self.max_duration_s, self.common_band_hz = parts_folder, max_duration_s, common_band_hz
         self.metadata = {SETTINGS: settings}
 
     def measure_part(self, work: tuple[str, list[Item]]) -> int:
-        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected; returns how many clips.
+        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected;
+        returns how many clips.
 
         A part that is there, made by another attempt or another run, is left alone.
         """
@@ -80,14 +86,18 @@ class Measurer:
         if storage.exists(part_uri):
             return len(items)
         found, reader = _Found(), tars.Reader()
-        for clips in held_together(self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, HELD_TOGETHER_S):
+        for clips in held_together(
+            self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, HELD_TOGETHER_S
+        ):
             self._measure(clips, found, reader)
         for folder, content, schema in (
             ("rejected", found.rejected, REJECTED),
             ("pairs", found.pairs, PAIRS),
             ("features", found.features, FEATURES),
         ):
-            tables.write_table(storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata)
+            tables.write_table(
+                storage.join(self.parts_folder, folder, name), pa.Table.from_pylist(content, schema), self.metadata
+            )
         tables.write_table(part_uri, pa.Table.from_pylist(found.metrics, METRICS), self.metadata)
         return len(items)
 
@@ -98,7 +108,13 @@ class Measurer:
             try:
                 yield item, load_clip(clip.uri, reader, self.max_duration_s, clip.dataset)
             except RejectedAudio as error:
-                rejection = {"clip_id": clip.clip_id, "uri": clip.uri, "stage": "measure", "reason": error.reason.value, "detail": error.detail}
+                rejection = {
+                    "clip_id": clip.clip_id,
+                    "uri": clip.uri,
+                    "stage": "measure",
+                    "reason": error.reason.value,
+                    "detail": error.detail,
+                }
                 found.rejected.append(rejection)
 
     def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.Reader) -> None:
@@ -106,7 +122,9 @@ class Measurer:
         waveforms = dict(enumerate(waveform for _, waveform in clips))
         again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
         resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
-        waveforms, resynthesized = ({index: self._banded(clip) for index, clip in some.items()} for some in (waveforms, resynthesized))
+        waveforms, resynthesized = (
+            {index: self._banded(clip) for index, clip in some.items()} for some in (waveforms, resynthesized)
+        )
         items = [item for item, _ in clips]
         partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
         for index, item in enumerate(items):
@@ -122,8 +140,12 @@ class Measurer:
                         partners[item.partner.uri] = self._banded(partner)
                     found.pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
         wanted = [index for index, item in enumerate(items) if item.role is not None]
-        features = self.extractor.features([waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted])
-        found.features += [features_row(items[index]) | columns for index, columns in zip(wanted, features, strict=True)]
+        features = self.extractor.features(
+            [waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted]
+        )
+        found.features += [
+            features_row(items[index]) | columns for index, columns in zip(wanted, features, strict=True)
+        ]
 
     def _banded(self, pcm: np.ndarray) -> np.ndarray:
         """A clip as it is measured: low-passed where a common band was asked for."""
@@ -139,7 +161,11 @@ def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
 def metrics_row(clip: Clip, source: Source, pcm: np.ndarray) -> dict[str, Any]:
     """A row of `metrics`."""
     duration = {"duration_s": len(pcm) / SAMPLE_RATE}
-    return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category} | duration | clip_metrics(pcm, SAMPLE_RATE)
+    return (
+        {"clip_id": clip.clip_id, "source": source.value, "category": clip.category}
+        | duration
+        | clip_metrics(pcm, SAMPLE_RATE)
+    )
 
 
 def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: np.ndarray) -> dict[str, Any]:
@@ -155,4 +181,10 @@ def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: 
 def features_row(item: Item) -> dict[str, Any]:
     """What a row of `features` says beside the features."""
     clip = item.clip
-    return {"clip_id": clip.clip_id, "role": item.role, "category": clip.category, "fold": clip.fold, "recording": recording_of(clip)}
+    return {
+        "clip_id": clip.clip_id,
+        "role": item.role,
+        "category": clip.category,
+        "fold": clip.fold,
+        "recording": recording_of(clip),
+    }

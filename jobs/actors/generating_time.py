@@ -14,7 +14,8 @@ from soundstorm.optimization.precision import autocast
 
 
 def seconds_a_clip(checkpoint: Checkpoint, sampler: SamplerSettings, num_frames: int) -> float:
-    """Seconds in which one core of this machine draws a clip: one pass of the network is made, all others take as long."""
+    """Seconds in which one core of this machine draws a clip: one pass of the network is made, all others take as
+    long."""
     model, threads = checkpoint.model, torch.get_num_threads()
     config = model.config
     codes_BQT = torch.full((1, config.num_levels, num_frames), model.mask_id)
@@ -47,6 +48,7 @@ def expected_time(clip_s: float, length_s: float, num_clips: int, shard_size: in
     rounds = -(-num_clips // (shard_size * num_actors))
     total_s = clip_s * min(rounds * shard_size, num_clips)
     return (
-        f"a clip of {length_s:g} s takes about {duration(clip_s)} of a core, {num_clips} on {num_actors} actor{'s' if num_actors > 1 else ''} about "
+        f"a clip of {length_s:g} s takes about {duration(clip_s)} of a core, {num_clips} on {num_actors} "
+        f"actor{'s' if num_actors > 1 else ''} about "
         f"{duration(total_s)}; time grows with the square of --duration"
     )

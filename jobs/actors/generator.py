@@ -1,4 +1,5 @@
-"""The actor behind `generate`: draws the codes of a part's samples as one batch, decodes them and writes audio and the part's table."""
+"""The actor behind `generate`: draws the codes of a part's samples as one batch, decodes them and writes audio and the
+part's table."""
 
 import hashlib
 import json
@@ -36,13 +37,17 @@ def sample_seed(seed: int, label: int, index: int) -> int:
 
 
 def file_stem(category: str) -> str:
-    """A class name as a file name: letters, digits, `_` and `-` stay, a symbol such as an emoji becomes its code, everything else `_`."""
-    spelt = "".join(f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category)
+    """A class name as a file name: letters, digits, `_` and `-` stay, a symbol such as an emoji becomes its code,
+    everything else `_`."""
+    spelt = "".join(
+        f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category
+    )
     return re.sub(r"[^\w-]+", "_", spelt).removesuffix("_" if spelt != category else "") or "_"
 
 
 def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
-    """The first `num_samples` of sample `index`, such that nothing clips; raises SoundStormError if it is not finite."""
+    """The first `num_samples` of sample `index`, such that nothing clips; raises SoundStormError if it is not
+    finite."""
     waveform = waveform[:num_samples]
     if not np.isfinite(waveform).all():
         raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
@@ -53,14 +58,23 @@ class Generator:
     """An actor that makes the samples of a part as one batch.
 
     Args:
-        model: one reference, to the checkpoint's files, the content of the codec's file, and that of the classifier that chooses among draws or None.
+        model: one reference, to the checkpoint's files, the content of the codec's file, and that of the classifier
+            that chooses among draws or None.
         sampler: how codes are drawn.
         prompt: codes (Q, T) that every clip begins with.
-        job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the run.
+        job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
+            run.
         device: where the networks run.
     """
 
-    def __init__(self, model: list[ray.ObjectRef], sampler: SamplerSettings, prompt: np.ndarray | None, job: dict[str, Any], device: str) -> None:
+    def __init__(
+        self,
+        model: list[ray.ObjectRef],
+        sampler: SamplerSettings,
+        prompt: np.ndarray | None,
+        job: dict[str, Any],
+        device: str,
+    ) -> None:
         torch.set_num_threads(1)
         files, weights, listener = ray.get(model[0])
         self.checkpoint = open_checkpoint(files, device)
@@ -69,7 +83,8 @@ class Generator:
         self.sampler, self.prompt, self.job, self.device = sampler, prompt, job, device
 
     def make_part(self, work: tuple[str, list[tuple[int, int]]]) -> int:
-        """Generate samples `(index, label)`, write their audio, then the part's table under the name given; returns how many.
+        """Generate samples `(index, label)`, write their audio, then the part's table under the name given; returns how
+        many.
 
         A part that is there, made by another attempt or another run, is left alone, and so is its audio.
         """
@@ -81,7 +96,10 @@ class Generator:
         num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
         num_frames = math.ceil(num_samples / self.codec.hop)
         waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
-        clips = [self._clip(index, label, seed, num_frames, wave) for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)]
+        clips = [
+            self._clip(index, label, seed, num_frames, wave)
+            for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)
+        ]
         if storage.exists(part_uri):  # this took its time, and the actor may have been given up
             return len(samples)
         rows = self._store_tar(name, clips) if self.job["layout"] == "webdataset" else self._store_files(clips)
@@ -92,20 +110,30 @@ class Generator:
         """The waveform (num_samples,) of each sample: the best of its draws, where the sampler wants more than one."""
         if self.listener is None:
             return self._draw(labels, seeds, num_samples)
-        draws = [self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_samples) for draw in range(self.sampler.candidates)]
+        draws = [
+            self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_samples)
+            for draw in range(self.sampler.candidates)
+        ]
         return most_convincing(draws, [self.checkpoint.categories[label] for label in labels], self.listener)
 
     def _draw(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
         """One waveform (num_samples,) for each label and seed."""
         num_frames = math.ceil(num_samples / self.codec.hop)
-        drawn_frames = max(num_frames, self.checkpoint.training.filled_frames or 0)  # a network trained on filled-up clips expects the filling
+        drawn_frames = max(
+            num_frames, self.checkpoint.training.filled_frames or 0
+        )  # a network trained on filled-up clips expects the filling
         known, known_mask = (None, None)
         if self.prompt is not None:
             prompt_QT = torch.from_numpy(self.prompt[: self.checkpoint.model.config.num_levels].astype(np.int64))
             known, known_mask = continuation([prompt_QT] * len(labels), [drawn_frames] * len(labels))
         codes = generate_codes(
             self.checkpoint.model,
-            torch.tensor([label if self.checkpoint.training.class_dropout < 1 else self.checkpoint.model.no_class for label in labels]),
+            torch.tensor(
+                [
+                    label if self.checkpoint.training.class_dropout < 1 else self.checkpoint.model.no_class
+                    for label in labels
+                ]
+            ),
             [drawn_frames] * len(labels),
             self.sampler,
             seeds,
@@ -116,7 +144,9 @@ class Generator:
         waveforms = self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
         return [waveform[:num_samples] for waveform in waveforms]
 
-    def _clip(self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray) -> tuple[dict[str, Any], bytes]:
+    def _clip(
+        self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray
+    ) -> tuple[dict[str, Any], bytes]:
         """A sample's row, all but its URI, and its audio file."""
         sample_rate = self.codec.sample_rate
         waveform = playable(waveform, round(self.job["duration_s"] * sample_rate), index)
@@ -138,7 +168,13 @@ class Generator:
         rows = []
         for row, audio in clips:
             folder = folder_of(int(row["sample_id"].rpartition("-")[2]))
-            uri = storage.join(self.job["output_dir"], "audio", folder, file_stem(row["category"]), f"{row['sample_id']}.{self.job['format']}")
+            uri = storage.join(
+                self.job["output_dir"],
+                "audio",
+                folder,
+                file_stem(row["category"]),
+                f"{row['sample_id']}.{self.job['format']}",
+            )
             storage.write_bytes(uri, audio)
             rows.append(row | {"uri": uri})
         return rows

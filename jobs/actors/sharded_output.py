@@ -1,8 +1,10 @@
-"""A result made in parts: one Parquet file per shard, written by the actor that did the shard, whole or not at all, after all that it speaks of.
+"""A result made in parts: one Parquet file per shard, written by the actor that did the shard, whole or not at all,
+after all that it speaks of.
 
-A part that exists is done. A run makes the parts that are missing, so it can be stopped and started at any moment. A part may be made twice: by an
-actor that was given up and works on, or by two runs at once. The same work gives the same bytes under the same names (on processors of one
-kind), so that changes nothing; each part says which settings it was made with, so parts of different runs are never taken for one result.
+A part that exists is done. A run makes the parts that are missing, so it can be stopped and started at any moment. A
+part may be made twice: by an actor that was given up and works on, or by two runs at once. The same work gives the same
+bytes under the same names (on processors of one kind), so that changes nothing; each part says which settings it was
+made with, so parts of different runs are never taken for one result.
 """
 
 import hashlib
@@ -24,7 +26,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import FAILED
 
 FAN_OUT = 100
-"""Folders that numbered files are spread over, by the last two digits: neighbours are written to different prefixes, and none grows too long."""
+"""Folders that numbered files are spread over, by the last two digits: neighbours are written to different prefixes,
+and none grows too long."""
 SETTINGS = "settings_sha256"
 """Key of a part's metadata."""
 
@@ -54,7 +57,8 @@ class Plan:
     shard_size: int
     """Items per part; the last may have fewer."""
     payload: Callable[[range], Any]
-    """What the actor's method gets beside the part's name, for a range of items; asked for in rising order of the ranges."""
+    """What the actor's method gets beside the part's name, for a range of items; asked for in rising order of the
+    ranges."""
     settings: str
     """Digest of the settings, which each part has in its metadata."""
 
@@ -109,7 +113,8 @@ class Plan:
         for uri, table, metadata in read_parts(f"{root}/{self.part_name(part)}" for part in range(self.num_parts)):
             if metadata.get(SETTINGS) != self.settings or not table.schema.equals(schema):
                 raise SoundStormError(
-                    f"{uri} was made with other settings, by a process of an earlier run that was still at work; delete it and run again"
+                    f"{uri} was made with other settings, by a process of an earlier run that was still at work; "
+                    "delete it and run again"
                 )
             yield table
 
@@ -143,19 +148,31 @@ def complete(
         limits: when a part is given up; `growth_s` is taken from the cluster.
 
     Raises:
-        SoundStormError: parts were set aside after repeated failure; `failed.parquet` names them, and the others are kept.
+        SoundStormError: parts were set aside after repeated failure; `failed.parquet` names them, and the others are
+            kept.
         ClusterError: the run cannot go on: no node is left, or the storage cannot be reached.
     """
     missing = plan.missing()
     failed: list[dict[str, Any]] = []
     if missing:
         with connect(address) as info:
-            _make(plan, missing, info, prepare(info), method, num_actors, replace(limits or Limits(), growth_s=info.growth_s), failed)
+            _make(
+                plan,
+                missing,
+                info,
+                prepare(info),
+                method,
+                num_actors,
+                replace(limits or Limits(), growth_s=info.growth_s),
+                failed,
+            )
     if failed:
         tables.write_table(plan.failed_uri, pa.Table.from_pylist(failed, FAILED), {SETTINGS: plan.settings})
         raise SoundStormError(
-            f"{plan.description}: {len(failed)} of {plan.num_parts} parts failed again and again, {sum(row['num_items'] for row in failed)} of "
-            f"{plan.num_items} clips are missing (part {failed[0]['part']}: {failed[0]['error']}; all are in {plan.failed_uri}). "
+            f"{plan.description}: {len(failed)} of {plan.num_parts} parts failed again and again, "
+            f"{sum(row['num_items'] for row in failed)} of "
+            f"{plan.num_items} clips are missing (part {failed[0]['part']}: {failed[0]['error']}; all are in "
+            f"{plan.failed_uri}). "
             "Everything else is kept; run again to try these again"
         )
     storage.delete(plan.failed_uri)
@@ -175,7 +192,9 @@ def _make(
 
     def set_aside(shard: Shard, error: str) -> None:
         part = int(shard.key)
-        failed.append({"part": part, "first_item": plan.items(part).start, "num_items": len(plan.items(part)), "error": error})
+        failed.append(
+            {"part": part, "first_item": plan.items(part).start, "num_items": len(plan.items(part)), "error": error}
+        )
 
     finished = plan.num_items - sum(len(plan.items(part)) for part in missing)
     with progress(plan.description, plan.num_items, finished) as counter:

@@ -1,6 +1,8 @@
-"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the shard's tables.
+"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the
+shard's tables.
 
-Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is rejected, and the run goes on.
+Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is
+rejected, and the run goes on.
 """
 
 from collections.abc import Iterator
@@ -23,7 +25,8 @@ from soundstorm.data.views import make_view
 from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
-"""A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is mixed with, or null."""
+"""A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is
+mixed with, or null."""
 HELD_TOGETHER_S = 60.0
 """Seconds of sound that are decoded before they are encoded: two batches of a codec. A clip that is longer is alone."""
 DEADLY = "every process that worked on it died; more memory may help"
@@ -41,7 +44,8 @@ class _Found:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """What became of a recording: 16-bit mono at the codec's rate, or why there is none (reason and detail, a line each)."""
+    """What became of a recording: 16-bit mono at the codec's rate, or why there is none (reason and detail, a line
+    each)."""
 
     pcm: bytes = b""
     problem: str = ""
@@ -56,7 +60,8 @@ class Decoded:
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
-    """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their clips."""
+    """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their
+    clips."""
     clips = from_ipc(row["clips"]).to_pylist()
     decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{DEADLY}")] * len(clips)
     with Attempt(ledger, f"decode {row['shard']}", limit_s) as attempt:
@@ -80,7 +85,8 @@ def decode_recording(uri: str, dataset: str, max_duration_s: float) -> Decoded:
 class ShardEncoder:
     """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables.
 
-    It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its views or rejected.
+    It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its
+    views or rejected.
 
     Args:
         weights: of the codec.
@@ -93,7 +99,14 @@ class ShardEncoder:
     """
 
     def __init__(
-        self, weights: ray.ObjectRef, output_dir: str, metadata: dict[str, str], max_duration_s: float, gpu: bool, ledger: Any, limit_s: float
+        self,
+        weights: ray.ObjectRef,
+        output_dir: str,
+        metadata: dict[str, str],
+        max_duration_s: float,
+        gpu: bool,
+        ledger: Any,
+        limit_s: float,
     ) -> None:
         torch.set_num_threads(1)
         self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
@@ -107,16 +120,27 @@ class ShardEncoder:
                 decoded = ((clips[number], self._read(row, clips[number], number)) for number in portion)
                 for some in held_together(decoded, lambda one: one[1].duration_s, HELD_TOGETHER_S):
                     self._encode_clips(some, found)
-            found.rejected += [_rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY) for clip in clips if clip["clip_id"] in attempt.deadly]
+            found.rejected += [
+                _rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY)
+                for clip in clips
+                if clip["clip_id"] in attempt.deadly
+            ]
             self._note(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENIZED)
-            tables.write_table(tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata)
+            tables.write_table(
+                tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata
+            )
         return {"shard": row["shard"], "clips": len(clips), "rejected": len(found.rejected)}
 
     def _read(self, row: dict[str, Any], clip: dict[str, Any], number: int) -> Decoded:
         if "pcm" not in row:
             return decode_recording(clip["uri"], clip["dataset"], self.max_duration_s)
-        return Decoded(pcm=row["pcm"][number], problem=row["problem"][number], notes=row["notes"][number], content=row["content"][number])
+        return Decoded(
+            pcm=row["pcm"][number],
+            problem=row["problem"][number],
+            notes=row["notes"][number],
+            content=row["content"][number],
+        )
 
     def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
         """Add what becomes of these clips to `found`."""
@@ -134,14 +158,18 @@ class ShardEncoder:
             if failed is not None:
                 found.rejected.append(_rejection(clip, "encode", Reason.CODEC_FAILED.value, failed))
                 continue
-            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")} | {"content": contents[clip["clip_id"]]}
+            fields = {key: clip[key] for key in ("clip_id", "dataset", "fold", "label", "category")} | {
+                "content": contents[clip["clip_id"]]
+            }
             found.tokens += [
                 fields | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)}
                 for view, codes_QT in enumerate(views)
                 if not isinstance(codes_QT, str)
             ]
 
-    def _encode_views(self, clips: list[tuple[dict[str, Any], bytes]]) -> Iterator[tuple[dict[str, Any], list[np.ndarray | str]]]:
+    def _encode_views(
+        self, clips: list[tuple[dict[str, Any], bytes]]
+    ) -> Iterator[tuple[dict[str, Any], list[np.ndarray | str]]]:
         """Each clip with the codes of its views, the recording first."""
         if not any(clip["partners"] for clip, _ in clips):
             recordings = self._encode([_waveform(pcm) for _, pcm in clips])
@@ -163,7 +191,8 @@ class ShardEncoder:
             return None
 
     def _note(self, shard: int, found: _Found) -> None:
-        """Write which clips of the shard were rejected and the notes of the others, in place of what an earlier attempt wrote."""
+        """Write which clips of the shard were rejected and the notes of the others, in place of what an earlier attempt
+        wrote."""
         rejected_uri = tables.part_uri(storage.join(self.output_dir, "rejected"), shard)
         if found.rejected:
             tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), {})
@@ -172,7 +201,8 @@ class ShardEncoder:
         write_notes(self.output_dir, shard, found.notes)
 
     def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
-        """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a clip that fails."""
+        """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a
+        clip that fails."""
         try:
             return list(self.codec.encode_clips(waveforms))
         except RuntimeError:

@@ -1,4 +1,5 @@
-"""How `train-classifier` trains the Audio Spectrogram Transformer on recordings: every worker holds the features of all of them (0.5 MB for 10 s)."""
+"""How `train-classifier` trains the Audio Spectrogram Transformer on recordings: every worker holds the features of all
+of them (0.5 MB for 10 s)."""
 
 import hashlib
 import json
@@ -23,7 +24,13 @@ from jobs.inputs.leakage import refuse_leaks
 from jobs.inputs.provenance import combined, decoded_recordings, test_of
 from jobs.inputs.recordings import training_recordings, usable_recordings
 from soundstorm.classification.ast_classifier import save_ast_classifier
-from soundstorm.classification.ast_network import AstClassifier, AstConfig, pretrained_ast, read_ast_config, require_transformers
+from soundstorm.classification.ast_network import (
+    AstClassifier,
+    AstConfig,
+    pretrained_ast,
+    read_ast_config,
+    require_transformers,
+)
 from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
@@ -49,11 +56,13 @@ class AstRecipe:
         fold: the test fold.
         config: of the training.
         max_duration_s: seconds of a recording that are used.
-        weights: the value of `--weights`, a folder; None: the published ones. Not read from scratch, where it gives the architecture alone.
+        weights: the value of `--weights`, a folder; None: the published ones. Not read from scratch, where it gives the
+            architecture alone.
         allow_leak: go on although the weights have seen the test fold, or may have.
 
     Raises:
-        SoundStormError: `transformers` is not installed, there are no weights, they are not those of an AST, or they have seen the test fold.
+        SoundStormError: `transformers` is not installed, there are no weights, they are not those of an AST, or they
+            have seen the test fold.
         ClusterError: the weights cannot be read.
     """
 
@@ -80,13 +89,17 @@ class AstRecipe:
         self.start = AstConfig() if weights is None else _read_config(weights)
         content = None if config.mode == "scratch" else _hub_weights() if weights is None else _read_weights(weights)
         if content is not None:
-            pretrained_ast(1, content, self.start, config.max_length, self.where)  # a mistake is told before anything is started
+            pretrained_ast(
+                1, content, self.start, config.max_length, self.where
+            )  # a mistake is told before anything is started
         self.content: bytes | ray.ObjectRef | None = content
         """Of the file of the weights, in Ray's object store once `data` was called."""
         self.weights_sha256 = None if content is None else hashlib.sha256(content).hexdigest()
         self.start_provenance = self._start_provenance()
         self.leaks = refuse_leaks(
-            [] if content is None else [Learned(name=self.where, provenance=self.start_provenance, sha256=self.weights_sha256)],
+            []
+            if content is None
+            else [Learned(name=self.where, provenance=self.start_provenance, sha256=self.weights_sha256)],
             [test_of(index.clips, fold)],
             remedy=f"say in its {CONFIG_FILE} under '{KEY}' what it was trained on (docs/provenance.md)",
             allowed=allow_leak,
@@ -113,15 +126,23 @@ class AstRecipe:
         if self.content is not None:
             self.content = ray.put(self.content)
         training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
-        start = None if self.weights_sha256 is None else as_parent(Role.START, self.where, self.weights_sha256, self.start_provenance)
+        start = (
+            None
+            if self.weights_sha256 is None
+            else as_parent(Role.START, self.where, self.weights_sha256, self.start_provenance)
+        )
         self.trained_on = combined(decoded_recordings(self.index.clips, training), start)
         return {"recordings": training}, usable
 
-    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AstTrainer:
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> AstTrainer:
         torch.manual_seed(self.config.seed)
         model = self._network()
         if self.content is not None:
-            model = pretrained_ast(len(self.categories), ray.get(self.content), self.start, self.config.max_length, self.where)
+            model = pretrained_ast(
+                len(self.categories), ray.get(self.content), self.start, self.config.max_length, self.where
+            )
         clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
         return AstTrainer(model.to(device), self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
 
@@ -131,14 +152,20 @@ class AstRecipe:
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = self._network()
         model.load_state_dict(state["model"])
-        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        about: dict[str, Any] = {
+            "dataset": self.dataset,
+            "held_out_fold": self.fold,
+            "accuracy": accuracy,
+            "trained_on": self.trained_on,
+        }
         save_ast_classifier(path, model, categories=self.categories, **about)
 
     def files(self) -> dict[str, bytes]:
         return {}
 
     def _start_provenance(self) -> Provenance:
-        """What the weights to start from were trained on: the published ones are known, and others say it in their config.json."""
+        """What the weights to start from were trained on: the published ones are known, and others say it in their
+        config.json."""
         if self.weights is None or self.weights_sha256 == HUB_SHA256:
             return TrainedOn(outside=("audioset",))
         return parse_provenance(json.loads(storage.read_bytes(storage.join(self.weights, CONFIG_FILE))).get(KEY))
@@ -153,7 +180,9 @@ def _read_config(folder: str) -> AstConfig:
     if folder.lower().endswith(PICKLES) or not storage.exists(config):
         raise SoundStormError(f"--weights {folder}: give a folder with {CONFIG_FILE} and {WEIGHTS_FILE}")
     return read_ast_config(
-        storage.read_bytes(config), storage.read_bytes(preprocessor) if storage.exists(preprocessor) else None, f"--weights {folder}"
+        storage.read_bytes(config),
+        storage.read_bytes(preprocessor) if storage.exists(preprocessor) else None,
+        f"--weights {folder}",
     )
 
 
@@ -163,16 +192,25 @@ def _read_weights(folder: str) -> bytes:
     if storage.exists(uri):
         return storage.read_bytes(uri)
     pickled = [entry.uri.rpartition("/")[2] for entry in storage.list_objects(folder) if entry.uri.endswith(PICKLES)]
-    instead = f", only {pickled[0]}, which would have to be unpickled: save the model anew with safe_serialization=True" if pickled else ""
+    instead = (
+        f", only {pickled[0]}, which would have to be unpickled: save the model anew with safe_serialization=True"
+        if pickled
+        else ""
+    )
     raise SoundStormError(f"--weights {folder}: there is no {WEIGHTS_FILE}{instead}")
 
 
 def _hub_weights() -> bytes:
     """The published weights from the cache of torch.hub, downloaded once if need be."""
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"{HUB_NAME.rpartition('/')[2]}.safetensors"
-    remedy = f"give --weights a folder with the {CONFIG_FILE} and {WEIGHTS_FILE} of {HUB_NAME}, or put its {WEIGHTS_FILE} at {path}"
+    remedy = (
+        f"give --weights a folder with the {CONFIG_FILE} and {WEIGHTS_FILE} of {HUB_NAME}, or put its "
+        f"{WEIGHTS_FILE} at {path}"
+    )
     if not path.exists() and os.environ.get(OFFLINE):
-        raise SoundStormError(f"the weights of {HUB_NAME} are not at hand, and {OFFLINE} forbids to download them: {remedy}")
+        raise SoundStormError(
+            f"the weights of {HUB_NAME} are not at hand, and {OFFLINE} forbids to download them: {remedy}"
+        )
     try:
         return fetch(HUB_URL, path, sha256=HUB_SHA256, size=HUB_SIZE).read_bytes()
     except ClusterError as error:

@@ -1,4 +1,5 @@
-"""How `train-classifier` trains the convolutional network on log-mel spectrograms: every worker holds all training recordings."""
+"""How `train-classifier` trains the convolutional network on log-mel spectrograms: every worker holds all training
+recordings."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -36,7 +37,16 @@ class CnnRecipe:
     trained_on: TrainedOn
     """Known once `data` was called."""
 
-    def __init__(self, index: Index, *, dataset: str, location: str, fold: int, config: AudioClassifierTrainingConfig, max_duration_s: float) -> None:
+    def __init__(
+        self,
+        index: Index,
+        *,
+        dataset: str,
+        location: str,
+        fold: int,
+        config: AudioClassifierTrainingConfig,
+        max_duration_s: float,
+    ) -> None:
         self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
         self.max_duration_s = max_duration_s
         self.categories, self.epochs = index.categories, config.epochs
@@ -57,7 +67,9 @@ class CnnRecipe:
         self.trained_on = combined(decoded_recordings(self.index.clips, training))
         return {"recordings": training}, usable
 
-    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> AudioClassifierTrainer:
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> AudioClassifierTrainer:
         torch.manual_seed(self.config.seed)
         model = AudioClassifier(len(self.categories)).to(device)
         clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
@@ -69,7 +81,12 @@ class CnnRecipe:
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
         model = AudioClassifier(len(self.categories))
         model.load_state_dict(state["model"])
-        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        about: dict[str, Any] = {
+            "dataset": self.dataset,
+            "held_out_fold": self.fold,
+            "accuracy": accuracy,
+            "trained_on": self.trained_on,
+        }
         save_classifier(path, model, categories=self.categories, **about)
 
     def files(self) -> dict[str, bytes]:

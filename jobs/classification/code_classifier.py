@@ -1,4 +1,5 @@
-"""How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and encodes what it makes of them."""
+"""How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and
+encodes what it makes of them."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -60,7 +61,14 @@ class Source:
 
 
 def open_source(
-    tokens_uri: str, fold: int | None, mode: Mode, *, checkpoint: str | None, codec: str | None, teacher: str | None, allow_leak: bool
+    tokens_uri: str,
+    fold: int | None,
+    mode: Mode,
+    *,
+    checkpoint: str | None,
+    codec: str | None,
+    teacher: str | None,
+    allow_leak: bool,
 ) -> Source:
     """Open tokens, codec, generator and teacher.
 
@@ -68,8 +76,8 @@ def open_source(
         tokens_uri: output folder of `tokenize`.
         fold: the test fold; None = the last that has clips.
         mode: how the network starts.
-        checkpoint: generator to start from; None = the one in the package. With random weights only its architecture is used, or that of the
-            preset `hearing`.
+        checkpoint: generator to start from; None = the one in the package. With random weights only its architecture is
+            used, or that of the preset `hearing`.
         codec: the value of `--codec`.
         teacher: the value of `--teacher`.
         allow_leak: go on although one of them has seen the test fold.
@@ -93,18 +101,25 @@ def open_source(
     )
     where = f"the generator {checkpoint}" if checkpoint else "the generator in the package"
     codec_provenance = provenance_of_codec(weights)
-    learned = [Learned(name=f"the codec '{opened.fingerprint.name}'", provenance=codec_provenance, sha256=opened.fingerprint.sha256)]
+    learned = [
+        Learned(
+            name=f"the codec '{opened.fingerprint.name}'", provenance=codec_provenance, sha256=opened.fingerprint.sha256
+        )
+    ]
     parents = [as_parent(Role.CODEC, opened.fingerprint.name, opened.fingerprint.sha256, codec_provenance)]
     if generator is not None:
         learned.append(Learned(name=where, provenance=generator.provenance, sha256=generator.sha256))
         parents.append(as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance))
     if taught_by is not None:
-        learned.append(Learned(name=f"the teacher {teacher}", provenance=taught_by[1].provenance, sha256=taught_by[1].sha256))
+        learned.append(
+            Learned(name=f"the teacher {teacher}", provenance=taught_by[1].provenance, sha256=taught_by[1].sha256)
+        )
         parents.append(as_parent(Role.TEACHER, "taught by", taught_by[1].sha256, taught_by[1].provenance))
     leaks = refuse_leaks(
         learned,
         [tokens.test()],
-        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold {tokens.fold}`, "
+        remedy=f"train without it (`train-codec --test-fold {tokens.fold}`, `tokenize --codec ...`, `train --fold "
+        f"{tokens.fold}`, "
         f"`train-classifier --model cnn --fold {tokens.fold}` for a teacher) or have "
         f"`cross-validate --fold {tokens.fold}` do all that",
         allowed=allow_leak,
@@ -132,14 +147,22 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
         raise SoundStormError(f"--teacher {classifier_place(uri, '--teacher')}: {remedy} ({error})") from error
     if teacher.categories != categories:
         differing = sorted(set(teacher.categories) ^ set(categories))
-        told = f"of it and the tokens only one has {_some(differing)}" if differing else "its categories are those of the tokens in another order"
-        raise SoundStormError(f"--teacher {uri}: {told}: train it on the same dataset with `soundstorm train-classifier --model cnn`")
+        told = (
+            f"of it and the tokens only one has {_some(differing)}"
+            if differing
+            else "its categories are those of the tokens in another order"
+        )
+        raise SoundStormError(
+            f"--teacher {uri}: {told}: train it on the same dataset with `soundstorm train-classifier --model cnn`"
+        )
     return data, teacher
 
 
 def _some(names: list[str]) -> str:
     """The first of them, quoted."""
-    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
+    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + (
+        f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    )
 
 
 class TokenRecipe:
@@ -165,9 +188,17 @@ class TokenRecipe:
         tokens, origin = source.tokens, source.origin
         self.source, self.config, self.max_duration_s, self.leaks = source, config, max_duration_s, source.leaks
         self.mode, self.network = origin.mode, source.network
-        self.dataset, self.fold, self.categories, self.epochs = tokens.dataset, tokens.fold, tokens.categories, config.epochs
-        # What is frozen is to show what the generator hears, and what starts from random weights alone is to know nothing.
-        self.readout = ReadoutConfig(latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0)
+        self.dataset, self.fold, self.categories, self.epochs = (
+            tokens.dataset,
+            tokens.fold,
+            tokens.categories,
+            config.epochs,
+        )
+        # What is frozen is to show what the generator hears, and what starts from random weights alone is to know
+        # nothing.
+        self.readout = ReadoutConfig(
+            latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0
+        )
         self.settings: dict[str, Any] = {
             "tokens": storage.absolute(source.tokens_uri),
             "tokens_made": tokens.made,
@@ -189,13 +220,26 @@ class TokenRecipe:
         }
         network = self.source.network
         taught = "" if self.source.teacher is None else ", with a teacher"
-        return f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, {starts[self.source.origin.mode]}{taught}"
+        return (
+            f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, "
+            f"{starts[self.source.origin.mode]}{taught}"
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         """What workers need; weights go to them through Ray's object store, once for all."""
         source, generator = self.source, self.source.generator
-        weights = None if generator is None else weights_for_categories(generator.model, generator.categories, self.categories)
-        light = {"teacher": source.teacher, "config": self.config, "readout": self.readout, "fold": self.fold, "categories": self.categories}
+        weights = (
+            None
+            if generator is None
+            else weights_for_categories(generator.model, generator.categories, self.categories)
+        )
+        light = {
+            "teacher": source.teacher,
+            "config": self.config,
+            "readout": self.readout,
+            "fold": self.fold,
+            "categories": self.categories,
+        }
         heavy = {"generator": None if weights is None else ray.put(weights), "codec": ray.put(source.codec_weights)}
         return light | heavy | {"mode": self.mode, "network": self.network}
 
@@ -206,9 +250,14 @@ class TokenRecipe:
         self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
         return {"recordings": training}, usable
 
-    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> TokenClassifierTrainer:
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> TokenClassifierTrainer:
         torch.manual_seed(self.config.seed)
-        model, codec = TokenClassifier(len(self.categories), self.network, self.readout), load_codec(ray.get(self.codec), str(device))
+        model, codec = (
+            TokenClassifier(len(self.categories), self.network, self.readout),
+            load_codec(ray.get(self.codec), str(device)),
+        )
         if self.generator is not None:
             model.start_from(ray.get(self.generator))
         model.take_vectors(codec)
@@ -226,7 +275,12 @@ class TokenRecipe:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 parameter.copy_(state["ema"]["average"][name])
-        about: dict[str, Any] = {"dataset": self.dataset, "held_out_fold": self.fold, "accuracy": accuracy, "trained_on": self.trained_on}
+        about: dict[str, Any] = {
+            "dataset": self.dataset,
+            "held_out_fold": self.fold,
+            "accuracy": accuracy,
+            "trained_on": self.trained_on,
+        }
         save_token_classifier(path, model, categories=self.categories, origin=self.source.origin, **about)
 
     def files(self) -> dict[str, bytes]:

@@ -23,7 +23,8 @@ AT_ONCE = 64
 
 
 def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, num_views: int = 1) -> pa.Table:
-    """The classifier's predictions (schema PREDICTIONS) for recordings (schema CLIPS) that can be decoded, in order of clip_id; Ray must run.
+    """The classifier's predictions (schema PREDICTIONS) for recordings (schema CLIPS) that can be decoded, in order of
+    clip_id; Ray must run.
 
     `label` and `predicted` count as the classifier does.
 
@@ -31,7 +32,8 @@ def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, n
         classifier: what names the clips.
         clips: recordings with their categories.
         max_duration_s: seconds of a recording that are used.
-        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of `soundstorm.data.views`.
+        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of
+            `soundstorm.data.views`.
 
     Raises:
         SoundStormError: the classifier does not know a recording's category.
@@ -44,11 +46,17 @@ def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, n
     for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=AT_ONCE):
         rows = [row for row in batch.select(["clip_id", "samples"]).to_pylist() if row["samples"]]
         heard = [_views(np.frombuffer(row["samples"], "<i2"), row["clip_id"], num_views) for row in rows]
-        probability_XVC = classifier.predict([view for views in heard for view in views]).reshape(len(rows), num_views, len(classifier.categories))
+        probability_XVC = classifier.predict([view for views in heard for view in views]).reshape(
+            len(rows), num_views, len(classifier.categories)
+        )
         probability_XC = probability_XVC.mean(1)
         for row, probability_C in zip(rows, probability_XC, strict=True):
             clip, guess = known[row["clip_id"]], int(probability_C.argmax())
-            found = {"label": label_of[clip["category"]], "predicted": guess, "probability": float(probability_C[guess])}
+            found = {
+                "label": label_of[clip["category"]],
+                "predicted": guess,
+                "probability": float(probability_C[guess]),
+            }
             predictions.append({"clip_id": row["clip_id"], "fold": clip["fold"], "model": classifier.kind} | found)
     return pa.Table.from_pylist(predictions, PREDICTIONS).sort_by("clip_id")
 
@@ -72,7 +80,10 @@ def count_right(predictions: pa.Table, categories: Sequence[str]) -> dict[str, A
         "clips": len(pairs),
         "right": right,
         "accuracy": right / len(pairs) if pairs else None,
-        "mistakes": [{"category": category, "predicted": guess, "clips": count} for (category, guess), count in mistakes.most_common()],
+        "mistakes": [
+            {"category": category, "predicted": guess, "clips": count}
+            for (category, guess), count in mistakes.most_common()
+        ],
     }
 
 
@@ -89,8 +100,12 @@ def _labels(classifier: Classifier, clips: pa.Table) -> dict[str, int]:
     there = sorted(set(clips["category"].to_pylist()))
     unknown = [name for name in there if normalized(name) not in known]
     if unknown:
-        named, only = ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""), ", ".join(classifier.categories[:20])
+        named, only = (
+            ", ".join(unknown[:5]) + (", ..." if len(unknown) > 5 else ""),
+            ", ".join(classifier.categories[:20]),
+        )
         raise SoundStormError(
-            f"the classifier does not know {named}, only {only}: give recordings of these categories, or a classifier that was trained on those"
+            f"the classifier does not know {named}, only {only}: give recordings of these categories, or a classifier "
+            "that was trained on those"
         )
     return {name: exact.get(name, known[normalized(name)]) for name in there}

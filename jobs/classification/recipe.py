@@ -82,7 +82,9 @@ class Recipe(Protocol):
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """What the workers read, and how many recordings that is; Ray must run."""
 
-    def trainer(self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]) -> Trainer:
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> Trainer:
         """On a worker: a trainer of what it reads."""
 
     def test_clips(self) -> pa.Table:
@@ -108,13 +110,23 @@ def train_on_worker(settings: dict[str, Any]) -> None:
             state = load_state(Path(folder))
         trainer.load_state_dict(state["trainer"])
         rows = state["rows"]
-        trainer.step_count = rows[-1]["epoch"] * trainer.steps_per_epoch  # another number of workers may make another number of steps
+        trainer.step_count = (
+            rows[-1]["epoch"] * trainer.steps_per_epoch
+        )  # another number of workers may make another number of steps
     while trainer.step_count < trainer.total_steps:
         began = time.monotonic()
         steps = [trainer.step() for _ in range(trainer.steps_per_epoch)]
         means = _mean_over_workers({name: float(np.mean([step[name] for step in steps])) for name in steps[0]})
         epoch = trainer.step_count // trainer.steps_per_epoch
-        rows.append({"epoch": epoch, "step": trainer.step_count, **means, "lr": trainer.learning_rate(), "seconds": time.monotonic() - began})
+        rows.append(
+            {
+                "epoch": epoch,
+                "step": trainer.step_count,
+                **means,
+                "lr": trainer.learning_rate(),
+                "seconds": time.monotonic() - began,
+            }
+        )
         is_last = trainer.step_count >= trainer.total_steps
         why = lost([row["loss"] for row in rows], len(recipe.categories), is_last)
         if epoch % settings["checkpoint_every"] and not is_last and why is None:

@@ -34,12 +34,15 @@ MAX_CHARACTERS = 2000
 
 
 def start(
-    options_type: type[Options], run: Callable[[Options], dict[str, Any]], arguments: list[str] | None = None, program: str | None = None
+    options_type: type[Options],
+    run: Callable[[Options], dict[str, Any]],
+    arguments: list[str] | None = None,
+    program: str | None = None,
 ) -> int:
     """Parse the command line into `options_type`, run the job, say where its output is; returns the exit code.
 
-    A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. So is a fault of the program, whose
-    traceback goes into a file. Set SOUNDSTORM_DEBUG=1 to see the traceback all the same.
+    A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. So is a
+    fault of the program, whose traceback goes into a file. Set SOUNDSTORM_DEBUG=1 to see the traceback all the same.
     """
     show_every_character()
     try:
@@ -55,14 +58,22 @@ def start(
         _say_error(str(error))
         return EXIT_PROBLEM
     except KeyboardInterrupt:
-        console.print("[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on", highlight=False)
+        console.print(
+            "[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on",
+            highlight=False,
+        )
         return EXIT_INTERRUPTED
     except Exception as error:  # the last place where anything can be caught
         if os.environ.get("SOUNDSTORM_DEBUG"):
             raise
-        with tempfile.NamedTemporaryFile("w", prefix="soundstorm-traceback-", suffix=".txt", delete=False, errors="backslashreplace") as file:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="soundstorm-traceback-", suffix=".txt", delete=False, errors="backslashreplace"
+        ) as file:
             traceback.print_exc(file=file)
-        _say_error(f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it with {file.name}")
+        _say_error(
+            f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it with "
+            f"{file.name}"
+        )
         return EXIT_PROBLEM
     sys.stdout.write(printable(summary["message"]) + "\n")
     return 0
@@ -77,12 +88,15 @@ def _module() -> str | None:
 def _log_level() -> str:
     level = os.environ.get("SOUNDSTORM_LOG", "WARNING").upper()
     if level not in LOG_LEVELS:
-        raise SoundStormError(f"SOUNDSTORM_LOG is '{os.environ['SOUNDSTORM_LOG']}': give one of {', '.join(LOG_LEVELS)}, or unset it")
+        raise SoundStormError(
+            f"SOUNDSTORM_LOG is '{os.environ['SOUNDSTORM_LOG']}': give one of {', '.join(LOG_LEVELS)}, or unset it"
+        )
     return level
 
 
 def show_every_character() -> None:
-    """From now on both streams write a character that their encoding lacks as an escape: no text ends a job that has done its work."""
+    """From now on both streams write a character that their encoding lacks as an escape: no text ends a job that has
+    done its work."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError, ValueError):  # closed
@@ -90,7 +104,8 @@ def show_every_character() -> None:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray, which would crash it."""
+    """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray,
+    which would crash it."""
     if left_behind():
         sys.stdout.flush()
         sys.stderr.flush()

@@ -2,7 +2,8 @@
 
     python -m jobs.console.compiled_libraries
 
-They are loaded in a process of its own, and nothing is imported here that is not Python's own, so that this works where nothing else does.
+They are loaded in a process of its own, and nothing is imported here that is not Python's own, so that this works where
+nothing else does.
 """
 
 import importlib.metadata
@@ -61,7 +62,10 @@ class Misfit:
             return f"{self.library} is not installed: {_remedy([self.library])}"
         if partner is None:
             return f"{name} does not load ({self.reason}): {_remedy([self.library])}"
-        return f"{name} does not load beside {partner} {_version(partner)} ({self.reason}): {_remedy([partner, self.library])}"
+        return (
+            f"{name} does not load beside {partner} {_version(partner)} ({self.reason}): "
+            f"{_remedy([partner, self.library])}"
+        )
 
 
 def misfits(libraries: Sequence[str] = tuple(PARTNERS)) -> list[str]:
@@ -76,11 +80,19 @@ def versions() -> str:
 
 
 def _load(libraries: Sequence[str]) -> dict[str, str]:
-    """What came of loading each, "" where it went well. A library that ends the process is named, and the others are loaded without it."""
+    """What came of loading each, "" where it went well. A library that ends the process is named, and the others are
+    loaded without it."""
     told: dict[str, str] = {}
     while todo := [library for library in libraries if library not in told]:
         try:
-            done = subprocess.run([sys.executable, "-c", LOAD, *todo], capture_output=True, text=True, errors="replace", timeout=LIMIT_S, check=False)
+            done = subprocess.run(
+                [sys.executable, "-c", LOAD, *todo],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=LIMIT_S,
+                check=False,
+            )
             output, ended = done.stdout, f"its process ended with {done.returncode}"
         except subprocess.TimeoutExpired as error:
             output, ended = (error.stdout or b"").decode(errors="replace"), f"nothing happened for {LIMIT_S:g} s"
@@ -107,7 +119,11 @@ def _remedy(libraries: Sequence[str]) -> str:
         needed = importlib.metadata.requires(PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
         needed = []
-    ranges = {re.split(r"[^\w-]", line, maxsplit=1)[0]: line.partition(";")[0].strip() for line in needed if "extra ==" not in line}
+    ranges = {
+        re.split(r"[^\w-]", line, maxsplit=1)[0]: line.partition(";")[0].strip()
+        for line in needed
+        if "extra ==" not in line
+    }
     return f"{start} {' '.join(repr(ranges.get(library, library)) for library in libraries)}`"
 
 

@@ -84,7 +84,8 @@ class Counter:
 
 @contextmanager
 def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
-    """A bar on a terminal; elsewhere a line at once, one after 10 seconds, one a minute, also while nothing gets done, and one at the end.
+    """A bar on a terminal; elsewhere a line at once, one after 10 seconds, one a minute, also while nothing gets done,
+    and one at the end.
 
     Args:
         stage: its name, in the lines and in the metrics.

@@ -1,4 +1,5 @@
-"""What a finished stage says when it is called again: the summary of the counts in its record, if what it made is still there."""
+"""What a finished stage says when it is called again: the summary of the counts in its record, if what it made is still
+there."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,12 +22,18 @@ def told_again(output_dir: str, stage: str, tell: Callable[[], dict[str, Any]]) 
         return tell()
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         where = records.record_uri(output_dir, stage)
-        raise SoundStormError(f"{where}: its counts are not those of '{stage}' ({type(error).__name__}: {error}); use --overwrite") from error
+        raise SoundStormError(
+            f"{where}: its counts are not those of '{stage}' ({type(error).__name__}: {error}); use --overwrite"
+        ) from error
 
 
 def all_there(output_dir: str, *names: str) -> bool:
-    """Whether a finished stage still has all that it left, by their names below `output_dir`; says what is lost, and made again, if not."""
+    """Whether a finished stage still has all that it left, by their names below `output_dir`; says what is lost, and
+    made again, if not."""
     lost = [name for name in names if not storage.exists(storage.join(output_dir, name))]
     if lost:
-        console.print(f"[yellow]note:[/] {escape(output_dir)} has no {escape(', '.join(lost))} any more: made again", highlight=False)
+        console.print(
+            f"[yellow]note:[/] {escape(output_dir)} has no {escape(', '.join(lost))} any more: made again",
+            highlight=False,
+        )
     return not lost

@@ -1,7 +1,8 @@
 """Several runs of jobs side by side on one cluster, each in a process of its own with its share of the CPUs and GPUs.
 
-A trial is a call that a process of Ray makes: whatever it starts with Ray Data and Ray Train is its own and ends with it. A trial that fails is told
-of, and the others go on; one whose process dies is begun again, as every job goes on where it was.
+A trial is a call that a process of Ray makes: whatever it starts with Ray Data and Ray Train is its own and ends with
+it. A trial that fails is told of, and the others go on; one whose process dies is begun again, as every job goes on
+where it was.
 """
 
 import logging
@@ -50,7 +51,9 @@ class Outcome:
     error: str | None = None
 
 
-def plan_trials(num_trials: int, max_concurrent: int | None, num_workers: int | None, use_gpus: bool, info: ClusterInfo) -> tuple[int, Share]:
+def plan_trials(
+    num_trials: int, max_concurrent: int | None, num_workers: int | None, use_gpus: bool, info: ClusterInfo
+) -> tuple[int, Share]:
     """How many trials run at a time, and what each may take.
 
     Args:
@@ -67,10 +70,14 @@ def plan_trials(num_trials: int, max_concurrent: int | None, num_workers: int | 
     what, have = ("GPUs", int(info.num_gpus)) if by_gpu else ("CPUs", int(info.num_cpus))
     room = max(1, have // (num_workers or 1))
     if max_concurrent is not None and max_concurrent > room:
-        raise SoundStormError(f"--max-concurrent is {max_concurrent}: the cluster has {have} {what}, which is room for {room} at a time")
+        raise SoundStormError(
+            f"--max-concurrent is {max_concurrent}: the cluster has {have} {what}, which is room for {room} at a time"
+        )
     in_memory = max(1, int(ray.cluster_resources().get("memory", 0.0) // MEMORY_BYTES))
     concurrent = max(1, min(num_trials, max_concurrent or min(room, in_memory)))
-    return concurrent, Share(num_cpus=max(1, int(info.num_cpus) // concurrent), num_gpus=int(info.num_gpus) // concurrent if use_gpus else 0)
+    return concurrent, Share(
+        num_cpus=max(1, int(info.num_cpus) // concurrent), num_gpus=int(info.num_gpus) // concurrent if use_gpus else 0
+    )
 
 
 def run_trials(trials: Mapping[str, Trial], concurrent: int, share: Share) -> dict[str, Outcome]:
@@ -147,7 +154,8 @@ class _Running:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
             if not isinstance(error, RayActorError) or self.deaths == MAX_DEATHS:
                 return Outcome(
-                    error=f"its process died {self.deaths + 1} times ({cause}); more memory may help, or fewer at a time (--max-concurrent)"
+                    error=f"its process died {self.deaths + 1} times ({cause}); more memory may help, or fewer at a "
+                    "time (--max-concurrent)"
                 )
             self.deaths += 1
             self._say(f"its process died and is begun again ({cause})")
@@ -182,7 +190,9 @@ class _Process:
             return Outcome(error=str(error))
         except Exception as error:  # the other trials are to go on
             logger.exception("a trial failed")
-            return Outcome(error=f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it")
+            return Outcome(
+                error=f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it"
+            )
 
     def lines(self) -> list[str]:
         """Whole lines since the last call."""

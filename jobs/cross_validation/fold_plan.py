@@ -1,8 +1,9 @@
-"""One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that is tested on it.
+"""One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that
+is tested on it.
 
-Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every codec at hand has, one is
-fitted to synthetic sounds alone, into which no fold can have leaked, so that all have it and its tokens in common. Generators and teachers are
-trained for each fold.
+Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every
+codec at hand has, one is fitted to synthetic sounds alone, into which no fold can have leaked, so that all have it and
+its tokens in common. Generators and teachers are trained for each fold.
 """
 
 import hashlib
@@ -125,19 +126,27 @@ def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir
         output_dir: of the run.
 
     Raises:
-        SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a fold.
+        SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a
+            fold.
         ClusterError: it cannot be read.
     """
     if settings.model != SOUNDSTORM:
         return [FoldPlan(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
-    starts = [_start(settings, settings.codec, settings.checkpoint, output_dir)] if settings.codec or settings.checkpoint else []
+    starts = (
+        [_start(settings, settings.codec, settings.checkpoint, output_dir)]
+        if settings.codec or settings.checkpoint
+        else []
+    )
     if settings.packaged:
         starts.append(_start(settings, None, None, output_dir))
-    return [plan_fold(settings, test_of(clips, fold), [*starts, synthetic_start(settings, output_dir)]) for fold in folds]
+    return [
+        plan_fold(settings, test_of(clips, fold), [*starts, synthetic_start(settings, output_dir)]) for fold in folds
+    ]
 
 
 def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
-    """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator likewise.
+    """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator
+    likewise.
 
     Raises:
         SoundStormError: all have seen it.
@@ -149,17 +158,25 @@ def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
             continue
         if not settings.is_pretrained or start.generator_trained_on is None:
             return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
-        generator_leaks = _seen(test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}")
+        generator_leaks = _seen(
+            test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}"
+        )
         if generator_leaks and not settings.allow_leak:
             return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
         return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
     seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
-    raise SoundStormError(f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to use the first")
+    raise SoundStormError(
+        f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to "
+        "use the first"
+    )
 
 
 def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
-    """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it fits the codec."""
-    generator = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
+    """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it
+    fits the codec."""
+    generator = (
+        open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
+    )
     expected = generator.fingerprint if generator is not None and checkpoint else None
     weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}")
     fits = generator is not None and generator.fingerprint == opened.fingerprint
@@ -192,7 +209,9 @@ def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
     """Of the tokens of the codec called `codec`."""
     if settings.stages is None:
         return storage.join(output_dir, "tokens", codec)
-    return storage.join(settings.stages, "tokens", f"{codec}-{_key(settings.clips, settings.location, settings.token_views)}")
+    return storage.join(
+        settings.stages, "tokens", f"{codec}-{_key(settings.clips, settings.location, settings.token_views)}"
+    )
 
 
 def _key(*deciding: Any) -> str:
@@ -221,7 +240,10 @@ def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
     if not settings.is_pretrained:
         return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
     if plan.generator:
-        return {"codec": codec, "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})"}
+        return {
+            "codec": codec,
+            "start": f"{start.checkpoint or 'the generator in the package'} ({start.generator_trained_on})",
+        }
     return {"codec": codec, "start": f"a generator trained without fold {plan.fold}"}
 
 
@@ -243,9 +265,14 @@ def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> 
     with_clips = set(index.clips["fold"].to_pylist())
     wanted, skipped = [fold for fold in asked if fold in with_clips], [fold for fold in asked if fold not in with_clips]
     if not wanted:
-        raise SoundStormError(f"{option}: {location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}")
+        raise SoundStormError(
+            f"{option}: {location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}"
+        )
     if with_clips == set(wanted) and len(wanted) == 1:
-        raise SoundStormError(f"{location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them other folds")
+        raise SoundStormError(
+            f"{location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them "
+            "other folds"
+        )
     if skipped:
         console.print(f"[yellow]note:[/] fold {', '.join(map(str, skipped))}: no clips there, skipped", highlight=False)
     return wanted, skipped

@@ -1,4 +1,5 @@
-"""What the folds of a cross-validation come to: one table of predictions, the figures, and a page of them, beside those of other runs."""
+"""What the folds of a cross-validation come to: one table of predictions, the figures, and a page of them, beside those
+of other runs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,16 +61,25 @@ def open_other(uri: str, dataset: str, stage: str) -> Other:
         name, model, mode, found = summary["name"], summary["model"], summary["mode"], summary["dataset"]
         starts = _starts({fold["fold"]: fold for fold in summary["folds"]})
     except NotFoundError as error:
-        raise SoundStormError(f"--compare {uri}: no {SUMMARY_FILE} there: give the --output-dir of a finished `soundstorm cross-validate`") from error
+        raise SoundStormError(
+            f"--compare {uri}: no {SUMMARY_FILE} there: give the --output-dir of a finished `soundstorm cross-validate`"
+        ) from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise SoundStormError(f"{where}: not the summary of a cross-validation: make it again with `soundstorm cross-validate`") from error
+        raise SoundStormError(
+            f"{where}: not the summary of a cross-validation: make it again with `soundstorm cross-validate`"
+        ) from error
     if found != dataset:
-        raise SoundStormError(f"--compare {uri}: it is of the dataset '{found}', this one of '{dataset}': compare runs on the same recordings")
+        raise SoundStormError(
+            f"--compare {uri}: it is of the dataset '{found}', this one of '{dataset}': compare runs on the same "
+            "recordings"
+        )
     table_uri, record = storage.join(uri, PREDICTIONS_FILE), records.read(uri, stage)
     table, categories = read_predictions(table_uri)
     settings = record.settings if record is not None else {}
     result = classify_predictions(table, categories, table_uri)
-    return Other(uri=uri, name=name, model=model, mode=mode, settings=settings, starts=starts, predictions=table, result=result)
+    return Other(
+        uri=uri, name=name, model=model, mode=mode, settings=settings, starts=starts, predictions=table, result=result
+    )
 
 
 def read_predictions(uri: str) -> tuple[pa.Table, list[str]]:
@@ -108,7 +118,10 @@ def write_results(
         others: runs to compare with.
         skipped: folds without clips.
     """
-    parts = [read_table(storage.join(fold_folder(output_dir, fold), "classifier", PREDICTIONS_FILE))[0] for fold in sorted(folds)]
+    parts = [
+        read_table(storage.join(fold_folder(output_dir, fold), "classifier", PREDICTIONS_FILE))[0]
+        for fold in sorted(folds)
+    ]
     predictions = pa.concat_tables(parts).sort_by([("fold", "ascending"), ("clip_id", "ascending")])
     uri, name = storage.join(output_dir, PREDICTIONS_FILE), classifier_name(model, mode)
     result = classify_predictions(predictions, index.categories, uri)
@@ -121,7 +134,10 @@ def write_results(
             is_pretraining=(model, mode, other.model, other.mode) in PRETRAINED_AND_NOT
             and _differing(settings, other) <= OF_PRETRAINING
             and not _otherwise_started(folds, other),
-            differences=[f"{key} {settings.get(key)} and {other.settings.get(key)}" for key in sorted(_differing(settings, other))]
+            differences=[
+                f"{key} {settings.get(key)} and {other.settings.get(key)}"
+                for key in sorted(_differing(settings, other))
+            ]
             + [f"codec or network of fold {fold}" for fold in _otherwise_started(folds, other)],
         )
         for other in others
@@ -134,12 +150,19 @@ def write_results(
         dataset=dataset,
         generated_at=datetime.now(UTC),
         result=result,
-        notes=[FoldNote(fold=fold, codec=counts["codec"], start=counts["start"]) for fold, counts in sorted(folds.items())],
+        notes=[
+            FoldNote(fold=fold, codec=counts["codec"], start=counts["start"]) for fold, counts in sorted(folds.items())
+        ],
         compared=compared,
         leaks=leaks,
         warnings=warnings,
-        settings={"run": {key: value for key, value in settings.items() if value is not None}, "versions": records.versions()},
-        credits=[f"{DATASETS[dataset].title}: {DATASETS[dataset].credit}, {DATASETS[dataset].licence}."] if DATASETS[dataset].credit else [],
+        settings={
+            "run": {key: value for key, value in settings.items() if value is not None},
+            "versions": records.versions(),
+        },
+        credits=[f"{DATASETS[dataset].title}: {DATASETS[dataset].credit}, {DATASETS[dataset].licence}."]
+        if DATASETS[dataset].credit
+        else [],
     )
     summary = {
         "name": name,
@@ -151,7 +174,8 @@ def write_results(
         "accuracy_of_all_clips": result.overall.share,
         "clips": result.overall.clips,
         "folds": [
-            {"fold": fold, **_plain(accuracy)} | {name: folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
+            {"fold": fold, **_plain(accuracy)}
+            | {name: folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
             for fold, accuracy in result.folds.items()
         ],
         "skipped_folds": list(skipped),
@@ -168,7 +192,9 @@ def write_results(
         "leaks": leaks,
         "warnings": warnings,
     }
-    storage.write_bytes(storage.join(output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode())
+    storage.write_bytes(
+        storage.join(output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
+    )
     storage.write_bytes(storage.join(output_dir, REPORT_FILE), render_classification(data).encode())
     return summary
 
@@ -197,7 +223,9 @@ def _plain(accuracy: Accuracy) -> dict[str, Any]:
     return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
 
 
-def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[str, Any]], skipped: Sequence[int]) -> list[str]:
+def _warnings(
+    index: Index, result: Classification, folds: Mapping[int, Mapping[str, Any]], skipped: Sequence[int]
+) -> list[str]:
     warnings = []
     if skipped:
         warnings.append(f"There is no clip in fold {', '.join(map(str, skipped))} of the recordings at hand: skipped.")
@@ -208,14 +236,18 @@ def _warnings(index: Index, result: Classification, folds: Mapping[int, Mapping[
     if missing:
         warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
     tested = {name: found.clips for name, found in result.classes.items()}
-    warnings += [f"The accuracy says little: {caveat}." for caveat in accuracy_caveats(index.categories, result.overall.right, tested)]
+    warnings += [
+        f"The accuracy says little: {caveat}."
+        for caveat in accuracy_caveats(index.categories, result.overall.right, tested)
+    ]
     warnings += [
         f"In fold {fold} {', '.join(names[:5])}{' and others' if len(names) > 5 else ''} had no clip to train on."
         for fold, names in _untrained(index, folds)
     ]
     if len({(counts["codec"], counts.get("own_generator", False)) for counts in folds.values()}) > 1:
         warnings.append(
-            "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was trained for longer."
+            "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was "
+            "trained for longer."
         )
     return warnings
 

@@ -20,7 +20,8 @@ from cluster.tables import stage_record as records
 ANSWER_S = 120.0
 """How long the nodes may take to answer: one that is new must first fetch the code."""
 MAX_SKEW_S = 30.0
-"""Seconds between two clocks. S3 refuses requests that are a quarter of an hour off; logs are hard to read long before."""
+"""Seconds between two clocks. S3 refuses requests that are a quarter of an hour off; logs are hard to read long
+before."""
 MIN_FREE_GB = 5.0
 PROBE = b"soundstorm doctor"
 
@@ -60,7 +61,8 @@ def ask_nodes(storage_uri: str | None, timeout_s: float = ANSWER_S) -> tuple[lis
         if probe is not None:
             storage.write_bytes(storage.join(probe, "here"), PROBE)
         refs = {
-            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe): name for node, name in nodes.items()
+            look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(probe): name
+            for node, name in nodes.items()
         }
         done, _ = ray.wait(list(refs), num_returns=len(refs), timeout=timeout_s)
         reports, silent = [], [name for ref, name in refs.items() if ref not in done]
@@ -87,9 +89,14 @@ def problems_of(reports: Sequence[NodeReport], silent: Sequence[str], versions: 
             if there != here:
                 found.append(f"{report.name} has {library} {there}, and here it is {here}: install the same")
         if abs(report.skew_s) > MAX_SKEW_S:
-            found.append(f"the clock of {report.name} is {abs(report.skew_s):.0f} s {'ahead' if report.skew_s > 0 else 'behind'}: set it by NTP")
+            found.append(
+                f"the clock of {report.name} is {abs(report.skew_s):.0f} s "
+                f"{'ahead' if report.skew_s > 0 else 'behind'}: set it by NTP"
+            )
         if report.free_gb < MIN_FREE_GB:
-            found.append(f"{report.name} has {report.free_gb:.1f} GB for temporary files: make room, at least {MIN_FREE_GB:g} GB")
+            found.append(
+                f"{report.name} has {report.free_gb:.1f} GB for temporary files: make room, at least {MIN_FREE_GB:g} GB"
+            )
         if report.storage_problem:
             found.append(f"{report.name} cannot use the storage: {report.storage_problem}")
     return found
@@ -99,7 +106,9 @@ def check_storage(folder: str) -> None:
     """Write, list, read and delete below `folder`. Raises ClusterError for the first that does not work."""
     mine = storage.join(folder, uuid.uuid4().hex)
     storage.write_bytes(storage.join(mine, "probe"), PROBE)
-    if [entry.size for entry in storage.list_objects(mine)] != [len(PROBE)] or storage.read_bytes(storage.join(mine, "probe")) != PROBE:
+    if [entry.size for entry in storage.list_objects(mine)] != [len(PROBE)] or storage.read_bytes(
+        storage.join(mine, "probe")
+    ) != PROBE:
         raise ClusterError(f"{folder}: what was written there does not come back")
     storage.delete(mine)
 
@@ -110,7 +119,10 @@ def _look(probe: str | None) -> dict[str, Any]:
     if probe is not None:
         try:
             if not storage.exists(storage.join(probe, "here")):
-                problem = f"{probe.rpartition('/')[0]} is not the same folder there: use s3://, or a disk that all nodes share"
+                problem = (
+                    f"{probe.rpartition('/')[0]} is not the same folder there: use s3://, or a disk that all "
+                    "nodes share"
+                )
             else:
                 check_storage(probe)
         except ClusterError as error:

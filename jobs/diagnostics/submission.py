@@ -1,4 +1,5 @@
-"""What `ray job submit --working-dir .` takes along from a folder: all that no .gitignore and no .rayignore in it names."""
+"""What `ray job submit --working-dir .` takes along from a folder: all that no .gitignore and no .rayignore in it
+names."""
 
 import logging
 import os
@@ -25,7 +26,8 @@ class Sent:
     num_bytes: int
     """Before they are packed."""
     largest: list[tuple[str, int]]
-    """Names of files and folders right in the folder, with a slash after those of folders, and their bytes; the largest first."""
+    """Names of files and folders right in the folder, with a slash after those of folders, and their bytes; the largest
+    first."""
     is_whole: bool
     """False: it was too much to look through."""
 
@@ -34,10 +36,15 @@ class Sent:
         if self.num_bytes < MUCH_BYTES and self.is_whole:
             return f"`ray job submit --working-dir .` from here takes along {amount}"
         named = ", ".join(f"{name} ({_size(num_bytes)})" for name, num_bytes in self.largest[:MAX_NAMED])
-        refused = f", and Ray refuses more than {_size(GCS_STORAGE_MAX_SIZE)}" if self.num_bytes > GCS_STORAGE_MAX_SIZE else ""
+        refused = (
+            f", and Ray refuses more than {_size(GCS_STORAGE_MAX_SIZE)}"
+            if self.num_bytes > GCS_STORAGE_MAX_SIZE
+            else ""
+        )
         first = self.largest[0][0] if self.largest else "folder/"
         return (
-            f"`ray job submit --working-dir .` from here would take along {amount}{refused}: {named}; name what the job does not need in .rayignore, "
+            f"`ray job submit --working-dir .` from here would take along {amount}{refused}: {named}; name what the "
+            "job does not need in .rayignore, "
             f"a line each as in .gitignore (`/{first}`), or put it elsewhere"
         )
 

@@ -16,7 +16,8 @@ MOST_CLIPS = 100
 
 
 def find_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Bands:
-    """The bands of both sides, of the classes that they have in common, where there are any; clips that cannot be read are left out.
+    """The bands of both sides, of the classes that they have in common, where there are any; clips that cannot be read
+    are left out.
 
     Args:
         real: real clips.
@@ -24,7 +25,9 @@ def find_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Ba
         seed: draws the clips that are looked at.
     """
     common = {normalized(clip.category) for clip in real} & {normalized(clip.category) for clip in generated}
-    sides = [[clip for clip in clips if not common or normalized(clip.category) in common] for clips in (real, generated)]
+    sides = [
+        [clip for clip in clips if not common or normalized(clip.category) in common] for clips in (real, generated)
+    ]
     return Bands(real=_band(sides[0], seed), generated=_band(sides[1], seed))
 
 
@@ -32,7 +35,10 @@ def common_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> 
     """The same, with the band that both sides have in common to cut them off at, if there is anything to cut off."""
     bands = find_bands(real, generated, seed)
     if bands.lowest_hz is None:
-        console.print("[yellow]note:[/] --common-band: both sides reach as high as can be measured, nothing is cut off", highlight=False)
+        console.print(
+            "[yellow]note:[/] --common-band: both sides reach as high as can be measured, nothing is cut off",
+            highlight=False,
+        )
     return replace(bands, common_band_hz=bands.lowest_hz)
 
 

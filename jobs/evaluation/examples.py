@@ -35,7 +35,8 @@ def choose_examples(
     load: Callable[[Clip], np.ndarray],
     resynthesize: Callable[[np.ndarray], np.ndarray],
 ) -> list[Example]:
-    """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips first.
+    """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips
+    first.
 
     Of clips that are longer the first MAX_EXAMPLE_S.
 
@@ -77,10 +78,13 @@ def _example(category: str, source: Source, clip_id: str, pcm: np.ndarray) -> Ex
     )
 
 
-def link_examples(examples: Sequence[Example], output_dir: str, days: int, now: datetime) -> tuple[list[Example], list[str]]:
+def link_examples(
+    examples: Sequence[Example], output_dir: str, days: int, now: datetime
+) -> tuple[list[Example], list[str]]:
     """The examples with their audio in files beside the page, and what the page should say of that.
 
-    A page on a disk finds them by relative paths. In object storage each has a signed link, which plays for whoever has it, and ends.
+    A page on a disk finds them by relative paths. In object storage each has a signed link, which plays for whoever has
+    it, and ends.
 
     Args:
         examples: with the audio inside.
@@ -99,7 +103,8 @@ def link_examples(examples: Sequence[Example], output_dir: str, days: int, now: 
         return linked, []
     until = now + timedelta(days=days)
     return linked, [
-        f"Whoever has this page can play its clips until {until.day} {until:%B %Y, %H:%M %Z}, or until the credentials of the run expire, if that is "
+        f"Whoever has this page can play its clips until {until.day} {until:%B %Y, %H:%M %Z}, or until the "
+        "credentials of the run expire, if that is "
         f"sooner: then the links end. The files stay in {storage.join(output_dir, PLAYERS_FOLDER)}."
     ]
 
@@ -119,5 +124,7 @@ def read_log(uri: str | None) -> list[dict[str, Any]]:
                 if row[name] and not math.isfinite(float(row[name])):
                     raise ValueError(f"{name} is {row[name]}")
     except (ValueError, TypeError, csv.Error) as error:
-        raise SoundStormError(f"--training-log {uri}: not a log.csv of `soundstorm train` ({error}): give another, or leave it out") from error
+        raise SoundStormError(
+            f"--training-log {uri}: not a log.csv of `soundstorm train` ({error}): give another, or leave it out"
+        ) from error
     return rows

@@ -1,4 +1,5 @@
-"""Which clips `evaluate` finds features of, and the classifier that names them: what the closeness of generated to real clips rests on."""
+"""Which clips `evaluate` finds features of, and the classifier that names them: what the closeness of generated to real
+clips rests on."""
 
 import hashlib
 from collections import Counter
@@ -69,7 +70,9 @@ def choose_model(uri: str | None, sample_rate: int | None) -> Model | None:
     if uri is None:
         return None
     model = Model(
-        content=storage.read_bytes(uri), sample_rate=sample_rate or SAMPLE_RATE, name=uri.rstrip("/").rpartition("/")[2].removesuffix(".onnx")
+        content=storage.read_bytes(uri),
+        sample_rate=sample_rate or SAMPLE_RATE,
+        name=uri.rstrip("/").rpartition("/")[2].removesuffix(".onnx"),
     )
     model.open()
     return model
@@ -164,11 +167,13 @@ def choose_scope(
             name = "other real" if role == Role.REFERENCE else role.value
             missed = " A copy of a clip that was not drawn goes unnoticed." if role == Role.REFERENCE else ""
             warnings.append(
-                f"Closeness rests on {len(roles[role])} of {len(wanted)} {name} clips, {CLIPS_PER_CLASS} a class, drawn by --seed {seed}.{missed}"
+                f"Closeness rests on {len(roles[role])} of {len(wanted)} {name} clips, {CLIPS_PER_CLASS} a class, "
+                f"drawn by --seed {seed}.{missed}"
             )
     if trained is not None and held_out is not None and _may_know(trained, held_out, dataset):
         warnings.append(
-            f"The classifier was trained on the held-out fold {held_out} too, or may have been ({trained.provenance}): it names those recordings "
+            f"The classifier was trained on the held-out fold {held_out} too, or may have been "
+            f"({trained.provenance}): it names those recordings "
             "better than new ones."
         )
     return Scope(
@@ -183,7 +188,9 @@ def choose_scope(
     )
 
 
-def choose_items(real: Sequence[Clip], generated: Sequence[Clip], scope: Scope | None, made_by_codec: bool) -> list[Item]:
+def choose_items(
+    real: Sequence[Clip], generated: Sequence[Clip], scope: Scope | None, made_by_codec: bool
+) -> list[Item]:
     """What is to be measured: the metrics of all clips, with a scope also pairs, and features of the clips in it.
 
     Args:
@@ -194,8 +201,13 @@ def choose_items(real: Sequence[Clip], generated: Sequence[Clip], scope: Scope |
     """
     partners: Sequence[Clip | None] = pair_up(generated, real) if scope else [None] * len(generated)
     roles = {(role, clip.uri): role for role, clips in scope.roles.items() for clip in clips} if scope else {}
-    reals = [Item(clip=clip, source=Source.REAL, role=roles.get((Role.REAL, clip.uri)), through_codec=True) for clip in real]
-    others = [Item(clip=clip, role=Role.REFERENCE, through_codec=True) for clip in (scope.roles[Role.REFERENCE] if scope else [])]
+    reals = [
+        Item(clip=clip, source=Source.REAL, role=roles.get((Role.REAL, clip.uri)), through_codec=True) for clip in real
+    ]
+    others = [
+        Item(clip=clip, role=Role.REFERENCE, through_codec=True)
+        for clip in (scope.roles[Role.REFERENCE] if scope else [])
+    ]
     rest = [
         Item(
             clip=clip,
@@ -215,7 +227,10 @@ def _one_sided(real: Sequence[Clip], generated: Sequence[Clip], common: set[str]
     if not common or not alone:
         return []
     some = ", ".join(sorted(alone)[:5]) + (" and others" if len(alone) > 5 else "")
-    return [f"Only real or only generated clips are there of {some}: the six metrics compare all clips, closeness those of common classes."]
+    return [
+        f"Only real or only generated clips are there of {some}: the six metrics compare all clips, closeness those "
+        "of common classes."
+    ]
 
 
 def recording_of(clip: Clip) -> str:
@@ -223,12 +238,15 @@ def recording_of(clip: Clip) -> str:
     return source_of(clip.clip_id, clip.dataset) if clip.dataset else clip.clip_id
 
 
-def _held_out_fold(dataset: Sequence[Clip], real_audio: str, requested: int | None, fold: int | None) -> tuple[int | None, str]:
+def _held_out_fold(
+    dataset: Sequence[Clip], real_audio: str, requested: int | None, fold: int | None
+) -> tuple[int | None, str]:
     """The held-out fold, or None and why there is none."""
     folds = sorted(Counter(clip.fold for clip in dataset))
     if requested is not None and (len(folds) < 2 or requested not in folds):
         raise SoundStormError(
-            f"--held-out-fold is {requested}: {real_audio} has {'fold' if len(folds) == 1 else 'folds'} {', '.join(map(str, folds))}"
+            f"--held-out-fold is {requested}: {real_audio} has {'fold' if len(folds) == 1 else 'folds'} "
+            f"{', '.join(map(str, folds))}"
         )
     if len(folds) < 2:
         return None, f"{real_audio} is no dataset with folds, so what a model was trained on is not known"
@@ -249,7 +267,10 @@ def _choose_classifier(option: str | None) -> tuple[bytes | None, TrainedClassif
 
 def _may_know(classifier: TrainedClassifier, fold: int, dataset: Sequence[Clip]) -> bool:
     """Whether the classifier may have seen clips of the fold."""
-    tests = [_test_of([clip for clip in dataset if clip.dataset == name], fold) for name in sorted({clip.dataset for clip in dataset} - {""})]
+    tests = [
+        _test_of([clip for clip in dataset if clip.dataset == name], fold)
+        for name in sorted({clip.dataset for clip in dataset} - {""})
+    ]
     return any(has_seen(classifier.provenance, test) for test in tests)
 
 

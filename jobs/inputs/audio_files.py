@@ -27,7 +27,8 @@ HEADER_READERS = 16
 
 @contextlib.contextmanager
 def rejecting(uri: str) -> Iterator[None]:
-    """Turns errors of storage and of the disk about a recording into RejectedAudio. Storage that is out of reach rejects nothing."""
+    """Turns errors of storage and of the disk about a recording into RejectedAudio. Storage that is out of reach
+    rejects nothing."""
     try:
         yield
     except StorageUnavailableError:
@@ -52,9 +53,14 @@ def open_recording(uri: str) -> BinaryIO:
 
 
 def load_recording(
-    uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, file: BinaryIO | None = None, dataset: str = ""
+    uri: str,
+    sample_rate: int = SAMPLE_RATE,
+    max_duration_s: float = 30.0,
+    file: BinaryIO | None = None,
+    dataset: str = "",
 ) -> Recording:
-    """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.files.read_audio` does.
+    """Read and decode the recording at `uri`, which may name a window of it, as `soundstorm.audio.files.read_audio`
+    does.
 
     Args:
         uri: of a file, or of a window of one.
@@ -70,12 +76,17 @@ def load_recording(
     name, window = split_window(uri)
     with file or open_recording(name) as source, rejecting(name):
         if window is None:
-            return at_published_length(read_audio(source, sample_rate, max_duration_s), dataset, max_duration_s, sample_rate)
+            return at_published_length(
+                read_audio(source, sample_rate, max_duration_s), dataset, max_duration_s, sample_rate
+            )
         return read_audio(source, sample_rate, min(window.duration_s, max_duration_s), window.start_s)
 
 
-def load_known_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = "") -> tuple[Recording, str]:
-    """As `load_recording`, with what the file is known again by: see `soundstorm.serialization.provenance.content_of`."""
+def load_known_recording(
+    uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = ""
+) -> tuple[Recording, str]:
+    """As `load_recording`, with what the file is known again by: see
+    `soundstorm.serialization.provenance.content_of`."""
     name, _ = split_window(uri)
     file = open_recording(name)
     with rejecting(name):
@@ -85,15 +96,16 @@ def load_known_recording(uri: str, sample_rate: int = SAMPLE_RATE, max_duration_
 
 
 def read_content(uri: str) -> str:
-    """`soundstorm.serialization.provenance.content_of` the file of the recording at `uri`, which may name a window of it; errors as
-    `open_recording`."""
+    """`soundstorm.serialization.provenance.content_of` the file of the recording at `uri`, which may name a window of
+    it; errors as `open_recording`."""
     name, _ = split_window(uri)
     with open_recording(name) as file, rejecting(name):
         return content_of(file.read(CONTENT_BYTES))
 
 
 def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
-    """Clips (schema CLIPS) with windows in the place of recordings that are longer, in the fold and class of their recording.
+    """Clips (schema CLIPS) with windows in the place of recordings that are longer, in the fold and class of their
+    recording.
 
     A recording whose header cannot be read stays: whoever decodes it rejects it.
     """
@@ -104,7 +116,10 @@ def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
             duration_s = min(duration_s, clip_length_s(row["dataset"]) or duration_s)
             windows = plan_windows(duration_s, longest_s)
             note = f"{Note.SPLIT.value}: one of {len(windows)} windows of {duration_s:.2f} s"
-            named = [{"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]} for window in windows]
+            named = [
+                {"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]}
+                for window in windows
+            ]
             rows += [row | names for names in named] or [row]
     return pa.Table.from_pylist(rows, clips.schema)
 
@@ -127,8 +142,11 @@ def _exists(uri: str) -> bool:
         return False
 
 
-def load_clip(uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = "") -> np.ndarray:
-    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s`, as long as clips of `dataset` are.
+def load_clip(
+    uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = ""
+) -> np.ndarray:
+    """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s`, as long
+    as clips of `dataset` are.
 
     Raises:
         RejectedAudio: it is not there, or cannot be used.

@@ -3,7 +3,14 @@
 from cluster import storage
 from cluster.tables import stage_record as records
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import CONFIG_FILE, PACKAGED_FOLDER, WEIGHTS_FILE, Checkpoint, packaged_checkpoint_files, parse_checkpoint
+from soundstorm.model.checkpoints import (
+    CONFIG_FILE,
+    PACKAGED_FOLDER,
+    WEIGHTS_FILE,
+    Checkpoint,
+    packaged_checkpoint_files,
+    parse_checkpoint,
+)
 from soundstorm.serialization.bundled import packaged
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -11,7 +18,8 @@ CHECKPOINT_FOLDER = "checkpoint"
 
 
 def checkpoint_files(uri: str | None) -> dict[str, bytes]:
-    """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it; None = the one in the package.
+    """The files that generation needs, of the checkpoint at `uri` or in the folder `checkpoint` below it; None = the
+    one in the package.
 
     Raises:
         SoundStormError: there is no checkpoint, or none yet.
@@ -33,12 +41,17 @@ def checkpoint_place(uri: str) -> str:
             return place
     if records.is_begun(uri, "train"):
         raise SoundStormError(
-            f"--checkpoint {uri}: the training there is not finished: it is under way, or was cut short; wait for its end, or run the same "
+            f"--checkpoint {uri}: the training there is not finished: it is under way, or was cut short; wait for its "
+            "end, or run the same "
             "`soundstorm train` again to go on"
         )
-    raise SoundStormError(f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder 'checkpoint'")
+    raise SoundStormError(
+        f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder "
+        "'checkpoint'"
+    )
 
 
 def open_checkpoint(files: dict[str, bytes], device: str = "cpu", uri: str | None = None) -> Checkpoint:
-    """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`; errors name the file that is damaged."""
+    """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`; errors name the file that
+    is damaged."""
     return parse_checkpoint(files, str(packaged(PACKAGED_FOLDER)) if uri is None else checkpoint_place(uri), device)

@@ -19,7 +19,8 @@ def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str,
     """CLASSIFIER_FILE and, if there is one beside it, CODEC_FILE.
 
     Args:
-        uri: the classifier's file, or the output folder of `train-classifier`; None = the convolutional network in the package.
+        uri: the classifier's file, or the output folder of `train-classifier`; None = the convolutional network in the
+            package.
         option: that it was given by, for errors.
 
     Raises:
@@ -45,20 +46,26 @@ def classifier_place(uri: str | None, option: str = "--checkpoint") -> str:
         return in_folder
     if uri.endswith(".safetensors") and storage.exists(uri):
         return uri
-    raise SoundStormError(f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its {CLASSIFIER_FILE}")
+    raise SoundStormError(
+        f"{option} {uri}: no classifier there; give the --output-dir of `soundstorm train-classifier`, or its "
+        f"{CLASSIFIER_FILE}"
+    )
 
 
 def _codec_beside(place: str) -> str:
     return storage.join(place.rpartition("/")[0] or ".", CODEC_FILE)
 
 
-def open_classifier_files(files: dict[str, bytes], device: str = "cpu", codec_option: str | None = None, where: str = CLASSIFIER_FILE) -> Classifier:
+def open_classifier_files(
+    files: dict[str, bytes], device: str = "cpu", codec_option: str | None = None, where: str = CLASSIFIER_FILE
+) -> Classifier:
     """The classifier whose files are `files`, as `classifier_files` returned them.
 
     Args:
         files: by name.
         device: where to run.
-        codec_option: the value of `--codec`; None = the codec among the files, or else the one in the package or the official one.
+        codec_option: the value of `--codec`; None = the codec among the files, or else the one in the package or the
+            official one.
         where: the classifier's file, for errors.
 
     Raises:

@@ -39,9 +39,12 @@ def read_notes(output_dir: str) -> dict[str, list[str]]:
 
 
 def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: set[str]) -> pa.Table:
-    """The clips (schema CLIPS) with their notes; null for a clip that was rejected, and so is not what a note could tell of."""
+    """The clips (schema CLIPS) with their notes; null for a clip that was rejected, and so is not what a note could
+    tell of."""
     column = [None if clip_id in rejected else list(notes.get(clip_id, ())) for clip_id in clips["clip_id"].to_pylist()]
-    return clips.set_column(clips.schema.get_field_index("notes"), CLIPS.field("notes"), pa.array(column, CLIPS.field("notes").type))
+    return clips.set_column(
+        clips.schema.get_field_index("notes"), CLIPS.field("notes"), pa.array(column, CLIPS.field("notes").type)
+    )
 
 
 def tell(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
@@ -57,7 +60,8 @@ def _part(uri: str) -> dict[str, list[str]]:
         found = None
     kinds = {note.value for note in Note}
     if not isinstance(found, dict) or not all(
-        isinstance(given, list) and all(isinstance(note, str) and note.partition(":")[0] in kinds for note in given) for given in found.values()
+        isinstance(given, list) and all(isinstance(note, str) and note.partition(":")[0] in kinds for note in given)
+        for given in found.values()
     ):
         raise SoundStormError(f"{uri}: not the notes of clips: run again with --overwrite")
     return found

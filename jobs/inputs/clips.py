@@ -1,4 +1,5 @@
-"""Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of audio."""
+"""Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of
+audio."""
 
 import hashlib
 from collections.abc import Sequence
@@ -39,7 +40,8 @@ class Clip:
     category: str
     fold: int
     version: str = ""
-    """What tells its content from another under the same name, as far as it is known without reading it: a SHA-256 or a size."""
+    """What tells its content from another under the same name, as far as it is known without reading it: a SHA-256 or a
+    size."""
     dataset: str = ""
     """The dataset that it is of, where that is known."""
 
@@ -49,8 +51,8 @@ def find_clips(option: str, uri: str) -> list[Clip]:
 
     Args:
         option: name of the command-line option, for errors.
-        uri: a Parquet table with a column `uri`; a folder with samples.parquet or clips.parquet; the folder of ESC-50, UrbanSound8K or
-            the synthetic dataset; or a folder of audio files, where the sub-folder is the category.
+        uri: a Parquet table with a column `uri`; a folder with samples.parquet or clips.parquet; the folder of ESC-50,
+            UrbanSound8K or the synthetic dataset; or a folder of audio files, where the sub-folder is the category.
 
     Raises:
         SoundStormError: there is no audio.
@@ -58,7 +60,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
     if uri.endswith(".parquet"):
         return with_sizes(_from_table(uri))
     if records.is_begun(uri, "generate"):
-        raise SoundStormError(f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below")
+        raise SoundStormError(
+            f"{option} {uri}: `generate` has not finished there; run it again, or give the folder 'audio' below"
+        )
     index = _index_of(uri)
     if index in TABLES:
         unusable = _rejected_by_tokenize(uri)
@@ -68,7 +72,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
     root = storage.absolute(uri).rstrip("/") + "/"
     entries = sorted(audio_below(uri))
     if not entries:
-        raise SoundStormError(f"{option} {uri}: no audio ({AUDIO_EXAMPLES}) and no table there; give a folder of audio or a manifest")
+        raise SoundStormError(
+            f"{option} {uri}: no audio ({AUDIO_EXAMPLES}) and no table there; give a folder of audio or a manifest"
+        )
     clips = []
     for stored, size in entries:
         relative = shown(stored[len(root) :])
@@ -83,7 +89,8 @@ def is_listed(uri: str) -> bool:
 
 
 def _index_of(uri: str) -> str | None:
-    """The file below the folder `uri` that says which clips it has: one of TABLES or LAYOUTS; None where there is none."""
+    """The file below the folder `uri` that says which clips it has: one of TABLES or LAYOUTS; None where there is
+    none."""
     return next((name for name in (*TABLES, *LAYOUTS) if storage.exists(storage.join(uri, *name.split("/")))), None)
 
 
@@ -92,12 +99,18 @@ def with_sizes(clips: list[Clip]) -> list[Clip]:
     folders = {clip.uri.rpartition("/")[0] for clip in clips if not clip.version}
     if not 0 < len(folders) <= MAX_LISTED_FOLDERS:
         return clips
-    sizes = {entry.uri: str(entry.size) for folder in sorted(folders) if storage.exists(folder) for entry in storage.list_objects(folder)}
+    sizes = {
+        entry.uri: str(entry.size)
+        for folder in sorted(folders)
+        if storage.exists(folder)
+        for entry in storage.list_objects(folder)
+    }
     return [clip if clip.version else replace(clip, version=sizes.get(clip.uri, "")) for clip in clips]
 
 
 def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
-    """The clips at `uri`, as the first of `datasets` that has any there; raises what is wrong with the first of them if none has."""
+    """The clips at `uri`, as the first of `datasets` that has any there; raises what is wrong with the first of them if
+    none has."""
     problems = []
     for dataset in datasets:
         try:
@@ -106,7 +119,10 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
             problems.append(error)
             continue
         if index.rejected.num_rows:
-            told = f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example {index.rejected['detail'][0].as_py()}"
+            told = (
+                f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example "
+                f"{index.rejected['detail'][0].as_py()}"
+            )
             console.print(f"[yellow]note:[/] {escape(told)}", highlight=False)
         return index.clips
     raise problems[0]
@@ -134,13 +150,19 @@ def _from_table(uri: str) -> list[Clip]:
     table, _ = tables.read_table(uri)
     identifier = next((name for name in ("sample_id", "clip_id") if name in table.column_names), None)
     if identifier is None or "uri" not in table.column_names:
-        raise SoundStormError(f"{uri}: columns 'uri' and 'sample_id' or 'clip_id' are needed; it has {', '.join(table.column_names)}")
+        raise SoundStormError(
+            f"{uri}: columns 'uri' and 'sample_id' or 'clip_id' are needed; it has {', '.join(table.column_names)}"
+        )
     columns = [identifier, *(name for name in TYPES if name in table.column_names)]
     try:
-        table = table.select(columns).cast(pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in columns]))
+        table = table.select(columns).cast(
+            pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in columns])
+        )
     except (pa.ArrowException, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SoundStormError(f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): make it again") from error
+        raise SoundStormError(
+            f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): make it again"
+        ) from error
     clips = _from_clips(table, identifier)
     if not clips:
         raise SoundStormError(f"{uri}: the table has no rows; there is nothing to measure")
@@ -152,8 +174,13 @@ def _from_clips(table: pa.Table, identifier: str) -> list[Clip]:
     folds = table["fold"].to_pylist() if "fold" in table.column_names else [0] * len(table)
     versions = table["sha256"].to_pylist() if "sha256" in table.column_names else [""] * len(table)
     datasets = table["dataset"].to_pylist() if "dataset" in table.column_names else [""] * len(table)
-    rows = zip(table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, versions, datasets, strict=True)
-    return [Clip(str(clip_id), str(uri), str(category), int(fold), str(version), str(name)) for clip_id, uri, category, fold, version, name in rows]
+    rows = zip(
+        table[identifier].to_pylist(), table["uri"].to_pylist(), categories, folds, versions, datasets, strict=True
+    )
+    return [
+        Clip(str(clip_id), str(uri), str(category), int(fold), str(version), str(name))
+        for clip_id, uri, category, fold, version, name in rows
+    ]
 
 
 def clips_of_fold(clips: list[Clip], fold: int | None, where: str) -> list[Clip]:

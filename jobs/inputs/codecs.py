@@ -24,10 +24,11 @@ OFFLINE = "SOUNDSTORM_OFFLINE"
 
 
 def choose_codec(option: str | None, expected: CodecFingerprint | None = None, where: str = "") -> tuple[bytes, Codec]:
-    """The weights of the codec to use, as the content of a file that `soundstorm.codec.files.load_codec` takes, and the codec itself.
+    """The weights of the codec to use, as the content of a file that `soundstorm.codec.files.load_codec` takes, and the
+    codec itself.
 
-    In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the official
-    EnCodec weights from the cache or a download; the codec in the package, with a warning.
+    In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the
+    official EnCodec weights from the cache or a download; the codec in the package, with a warning.
 
     Args:
         option: the value of `--codec`, a path or URI, or None.
@@ -50,7 +51,8 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
         raise SoundStormError(f"--codec {option}: {error}" if option else str(error)) from error
     if codec.sample_rate != SAMPLE_RATE:
         raise SoundStormError(
-            f"--codec {option} works at {codec.sample_rate} Hz: everything here is compared at {SAMPLE_RATE} Hz, give a codec of that rate"
+            f"--codec {option} works at {codec.sample_rate} Hz: everything here is compared at {SAMPLE_RATE} Hz, give "
+            "a codec of that rate"
         )
     if expected is not None:
         expected.require_equal(codec.fingerprint, where)
@@ -58,7 +60,8 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
 
 
 def codec_of_samples(uri: str) -> tuple[CodecFingerprint | None, str]:
-    """Fingerprint of the codec that made generated clips, from their manifest, and the manifest's name; None where there is no manifest.
+    """Fingerprint of the codec that made generated clips, from their manifest, and the manifest's name; None where
+    there is no manifest.
 
     Args:
         uri: the clips: the output of `generate`, its manifest, or anything else.
@@ -76,8 +79,10 @@ def _default_codec() -> bytes:
     if official is not None:
         return official
     console.print(
-        "[yellow]warning:[/] the official EnCodec weights are not at hand (no file, and no download); using the codec that "
-        f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give --codec PATH",
+        "[yellow]warning:[/] the official EnCodec weights are not at hand (no file, and no download); using the codec "
+        "that "
+        f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give "
+        "--codec PATH",
         highlight=False,
     )
     return packaged_codec_bytes()
@@ -88,7 +93,9 @@ def official_cache() -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / OFFICIAL_FILE
 
 
-def official_codec_bytes(url: str = OFFICIAL_URL, sha256: str = OFFICIAL_SHA256, size: int = OFFICIAL_SIZE) -> bytes | None:
+def official_codec_bytes(
+    url: str = OFFICIAL_URL, sha256: str = OFFICIAL_SHA256, size: int = OFFICIAL_SIZE
+) -> bytes | None:
     """The official EnCodec 24 kHz weights from the cache, downloaded once if need be; None where neither works."""
     path = official_cache()
     if not path.exists():
@@ -101,7 +108,10 @@ def official_codec_bytes(url: str = OFFICIAL_URL, sha256: str = OFFICIAL_SHA256,
             return None
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != sha256:
-        raise SoundStormError(f"{path}: not the official EnCodec weights (another SHA-256): delete the file so that it is downloaded again")
+        raise SoundStormError(
+            f"{path}: not the official EnCodec weights (another SHA-256): delete the file so that it is downloaded "
+            "again"
+        )
     return data
 
 
@@ -114,6 +124,7 @@ def _matching_codec(expected: CodecFingerprint, where: str) -> bytes:
         if official is not None:
             return official
     raise SoundStormError(
-        f"{where} was made with codec '{expected.name}' ({expected.sha256[:12]}), which is neither in this package nor in the cache: "
+        f"{where} was made with codec '{expected.name}' ({expected.sha256[:12]}), which is neither in this package "
+        "nor in the cache: "
         "give --codec the path of its weights"
     )

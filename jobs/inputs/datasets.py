@@ -26,7 +26,8 @@ class DatasetOptions:
     data_dir: str | None = None
     """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
     strict_folds: bool = False
-    """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as they are published."""
+    """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as
+    they are published."""
 
     def __post_init__(self) -> None:
         if self.dataset not in DATASETS:
@@ -70,20 +71,31 @@ def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
         SoundStormError: it names none of them.
         ClusterError: it cannot be read.
     """
-    named = {line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()}
-    listed = [bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named) for row in clips.select(["clip_id", "uri"]).to_pylist()]
+    named = {
+        line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()
+    }
+    listed = [
+        bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named)
+        for row in clips.select(["clip_id", "uri"]).to_pylist()
+    ]
     if not any(listed):
-        raise SoundStormError(f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line")
+        raise SoundStormError(
+            f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line"
+        )
     return listed
 
 
 def only_listed(index: Index, list_uri: str | None) -> Index:
-    """The clips of `index` that the list names, the others ignored; all where there is none. Raises as `is_listed` does."""
+    """The clips of `index` that the list names, the others ignored; all where there is none. Raises as `is_listed`
+    does."""
     if list_uri is None:
         return index
     listed = is_listed(index.clips, list_uri)
     others = [uri for uri, keep in zip(index.clips["uri"].to_pylist(), listed, strict=True) if not keep]
-    rows = [{"uri": uri, "reason": Ignored.UNLISTED.value, "detail": f"{list_uri} (--clips) does not name it"} for uri in others]
+    rows = [
+        {"uri": uri, "reason": Ignored.UNLISTED.value, "detail": f"{list_uri} (--clips) does not name it"}
+        for uri in others
+    ]
     ignored = pa.concat_tables([index.ignored, pa.Table.from_pylist(rows, IGNORED)])
     return replace(index, clips=index.clips.filter(pa.array(listed)), ignored=ignored)
 
@@ -95,16 +107,20 @@ def tell_ignored(index: Index, verbose: bool) -> None:
         for row in rows:
             console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})", highlight=False)
     elif rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common())
+        reasons = ", ".join(
+            f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common()
+        )
         example = f"{rows[0]['uri']} ({rows[0]['detail']})"
         console.print(
-            f"[yellow]note:[/] {len(rows)} of {index.num_files} files are ignored ({reasons}), for example {escape(example)}; --verbose names all",
+            f"[yellow]note:[/] {len(rows)} of {index.num_files} files are ignored ({reasons}), for example "
+            f"{escape(example)}; --verbose names all",
             highlight=False,
         )
 
 
 def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
-    """For a stage's record: source recordings with clips in two folds (source -> fold -> clips), and whether one side was left out."""
+    """For a stage's record: source recordings with clips in two folds (source -> fold -> clips), and whether one side
+    was left out."""
     return {"sources_in_two_folds": index.split_sources, "strict_folds": options.strict_folds}
 
 
@@ -119,7 +135,8 @@ def index_digest(clips: pa.Table) -> str:
 
 
 def require_apart(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
-    """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take it for recordings."""
+    """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take
+    it for recordings."""
     if options.dataset == "folder":
         require_outside(output_dir, options.location, option, "--data-dir")
 

@@ -1,4 +1,5 @@
-"""The audio files that a command line names, in a fixed order and kept on disk, so that memory does not grow with their number."""
+"""The audio files that a command line names, in a fixed order and kept on disk, so that memory does not grow with their
+number."""
 
 import contextlib
 import hashlib
@@ -35,7 +36,8 @@ class Listing:
     """SHA-256 over URIs, and sizes where they were listed, in order: changes when the files do."""
 
     def reader(self) -> Callable[[range], list[str]]:
-        """A function that gives the URIs of a range of numbers; each range must begin where the one before it ends, or later."""
+        """A function that gives the URIs of a range of numbers; each range must begin where the one before it ends, or
+        later."""
         batches = tables.iter_batches(str(self.path), rows=ROWS_AT_ONCE)
         held: list[str] = []
         first = 0
@@ -55,8 +57,9 @@ def list_audio(sources: Sequence[str], table: str | None) -> Iterator[Listing]:
     """The audio files that `sources` and `table` name, in order; the listing lasts as long as the block.
 
     Args:
-        sources: each an audio file, which need not exist; a folder or s3:// prefix, of which all audio files at any depth are taken; or a pattern
-            with `*`, `?`, `[...]` and, for folders at any depth, `**`. One that is named twice is taken once.
+        sources: each an audio file, which need not exist; a folder or s3:// prefix, of which all audio files at any
+            depth are taken; or a pattern with `*`, `?`, `[...]` and, for folders at any depth, `**`. One that is named
+            twice is taken once.
         table: a Parquet file, or a folder of part-*.parquet, with a column `uri`; None: none.
 
     Raises:
@@ -64,7 +67,9 @@ def list_audio(sources: Sequence[str], table: str | None) -> Iterator[Listing]:
         ClusterError: a place cannot be listed.
     """
     if not sources and table is None:
-        raise SoundStormError("no files: name audio files, folders, s3:// prefixes or patterns, or a table of URIs with --list")
+        raise SoundStormError(
+            "no files: name audio files, folders, s3:// prefixes or patterns, or a table of URIs with --list"
+        )
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="soundstorm-listing-") as folder:
         path = Path(folder) / "listing.parquet"
@@ -99,14 +104,18 @@ def _entries(sources: Sequence[str], table: str | None) -> Iterator[tuple[str, i
     if table is not None:
         for batch in tables.iter_batches(table, columns=["uri"], rows=ROWS_AT_ONCE):
             if batch["uri"].type not in (pa.string(), pa.large_string()) or batch["uri"].null_count:
-                raise SoundStormError(f"--list {table}: column 'uri' is {batch['uri'].type} with {batch['uri'].null_count} empty rows; give texts")
+                raise SoundStormError(
+                    f"--list {table}: column 'uri' is {batch['uri'].type} with {batch['uri'].null_count} empty rows; "
+                    "give texts"
+                )
             yield from ((storage.absolute(uri) if uri else uri, -1) for uri in batch["uri"].to_pylist())
 
 
 def audio_below(folder: str) -> Iterator[tuple[str, int]]:
     """URI and size of each audio file below a folder.
 
-    A link that leads nowhere is one too, of size -1, so that whoever opens it names it. Links to folders are not followed, which is told.
+    A link that leads nowhere is one too, of size -1, so that whoever opens it names it. Links to folders are not
+    followed, which is told.
     """
     yield from ((entry.uri, entry.size) for entry in storage.iter_objects(folder) if is_audio(entry.uri))
     linked = []
@@ -116,8 +125,13 @@ def audio_below(folder: str) -> Iterator[tuple[str, int]]:
         elif is_audio(uri):
             yield uri, -1
     if linked:
-        told = f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, for example {shown(linked[0])}"
-        console.print(f"[yellow]note:[/] {escape(told)}: name what it leads to as well, or copy it there", highlight=False)
+        told = (
+            f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, "
+            f"for example {shown(linked[0])}"
+        )
+        console.print(
+            f"[yellow]note:[/] {escape(told)}: name what it leads to as well, or copy it there", highlight=False
+        )
 
 
 def _below(folder: str) -> Iterator[tuple[str, int]]:
@@ -127,7 +141,9 @@ def _below(folder: str) -> Iterator[tuple[str, int]]:
         found = True
         yield uri, size
     if not found:
-        raise SoundStormError(f"{folder}: no audio files ({AUDIO_EXAMPLES}) there; name a file, a folder, an s3:// prefix or a pattern")
+        raise SoundStormError(
+            f"{folder}: no audio files ({AUDIO_EXAMPLES}) there; name a file, a folder, an s3:// prefix or a pattern"
+        )
 
 
 def _matching(pattern: str) -> Iterator[tuple[str, int]]:
@@ -143,7 +159,9 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
             found = True
             yield uri, size
     if not found:
-        raise SoundStormError(f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders")
+        raise SoundStormError(
+            f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders"
+        )
 
 
 def _expression(part: re.Match[str]) -> str:

@@ -26,7 +26,9 @@ def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: s
     if leaks and not allowed:
         raise SoundStormError(f"{'; '.join(leaks)}: {remedy}, or give --allow-leak and do not trust the accuracy")
     for leak in leaks:
-        console.print(f"[bold yellow]warning:[/] {escape(leak)}; it is used all the same (--allow-leak)", highlight=False)
+        console.print(
+            f"[bold yellow]warning:[/] {escape(leak)}; it is used all the same (--allow-leak)", highlight=False
+        )
     for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
         console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
     return leaks

@@ -13,19 +13,23 @@ LEAST_CLASSES = 2
 
 
 def require_outside(output_dir: str, recordings: str, option: str, recordings_option: str) -> None:
-    """Raise if `output_dir`, the value of `option`, is or lies within the folder `recordings`, the value of `recordings_option`.
+    """Raise if `output_dir`, the value of `option`, is or lies within the folder `recordings`, the value of
+    `recordings_option`.
 
     Raises:
         SoundStormError: it does.
     """
     if _below(output_dir).startswith(_below(recordings)):
-        raise SoundStormError(f"{option} {output_dir} lies within {recordings_option} {recordings}: give a folder outside of it")
+        raise SoundStormError(
+            f"{option} {output_dir} lies within {recordings_option} {recordings}: give a folder outside of it"
+        )
 
 
 def require_no_class_folder(output_dir: str, option: str = "--output-dir") -> None:
     """Raise if `output_dir` would be a class, or lie within one, of a folder of recordings.
 
-    A folder is taken for one of recordings if it has several sub-folders beside `output_dir`, and all of them have audio right below them.
+    A folder is taken for one of recordings if it has several sub-folders beside `output_dir`, and all of them have
+    audio right below them.
 
     Raises:
         SoundStormError: it would.
@@ -42,11 +46,15 @@ def require_no_class_folder(output_dir: str, option: str = "--output-dir") -> No
             continue
         if len(classes) >= LEAST_CLASSES and all(classes.values()):
             named = ", ".join(sorted(classes)[:3]) + (" and others" if len(classes) > 3 else "")
-            raise SoundStormError(f"{option} {output_dir} lies within {place}, a folder of recordings ({named}): give a folder outside of it")
+            raise SoundStormError(
+                f"{option} {output_dir} lies within {place}, a folder of recordings ({named}): give a folder outside "
+                "of it"
+            )
 
 
 def _classes(folder: str) -> dict[str, bool]:
-    """Names of the folders right below `folder`, and whether they have audio right below them, as far as its first files tell."""
+    """Names of the folders right below `folder`, and whether they have audio right below them, as far as its first
+    files tell."""
     found: dict[str, bool] = {}
     for entry in islice(storage.iter_objects(folder), MAX_LOOKED_AT):
         name, *rest = entry.uri[len(folder) + 1 :].split("/")

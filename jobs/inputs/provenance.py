@@ -1,4 +1,5 @@
-"""What a job trains on and tests on, as `soundstorm.serialization.provenance` and `soundstorm.serialization.leakage` take it."""
+"""What a job trains on and tests on, as `soundstorm.serialization.provenance` and `soundstorm.serialization.leakage`
+take it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -27,7 +28,8 @@ def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
 
     Args:
         clips: the whole data set, schema CLIPS.
-        decoded: those of them that are trained on, schema `jobs.inputs.recordings.DECODED`; those that could not be used are left out.
+        decoded: those of them that are trained on, schema `jobs.inputs.recordings.DECODED`; those that could not be
+            used are left out.
     """
     rows = decoded.select_columns(["clip_id", "content", "reason"]).iter_rows()
     contents: dict[str, str | None] = {row["clip_id"]: row["content"] for row in rows if not row["reason"]}
@@ -35,7 +37,8 @@ def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
 
 
 def test_of(clips: pa.Table, fold: int) -> Test:
-    """The test on a fold of a data set, whose clips these are (schema CLIPS); their files are read only where they are asked for."""
+    """The test on a fold of a data set, whose clips these are (schema CLIPS); their files are read only where they are
+    asked for."""
     return Test(
         dataset=clips["dataset"][0].as_py(),
         fold=fold,
@@ -45,7 +48,8 @@ def test_of(clips: pa.Table, fold: int) -> Test:
 
 
 def read_contents(uris: list[str]) -> dict[str, str]:
-    """A URI for each `soundstorm.serialization.provenance.content_of` the files; those that cannot be read, and so not be tested on, are left out."""
+    """A URI for each `soundstorm.serialization.provenance.content_of` the files; those that cannot be read, and so not
+    be tested on, are left out."""
 
     def read(uri: str) -> str | None:
         try:
@@ -58,9 +62,14 @@ def read_contents(uris: list[str]) -> dict[str, str]:
 
 
 def combined(recordings: Recordings, *parents: Parent | None, outside: tuple[str, ...] = ()) -> TrainedOn:
-    """All that is learned from; where parents contradict each other, what is known of them is dropped, so that every test is refused."""
+    """All that is learned from; where parents contradict each other, what is known of them is dropped, so that every
+    test is refused."""
     there = tuple(parent for parent in parents if parent is not None)
     try:
         return TrainedOn(recordings=(recordings,), outside=outside, parents=there)
     except ValueError:
-        return TrainedOn(recordings=(recordings,), outside=outside, parents=tuple(replace(parent, trained_on=None) for parent in there))
+        return TrainedOn(
+            recordings=(recordings,),
+            outside=outside,
+            parents=tuple(replace(parent, trained_on=None) for parent in there),
+        )

@@ -31,8 +31,8 @@ DECODED = pa.schema(
         ("samples", pa.binary()),
     ]
 )
-"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content` is
-`soundstorm.serialization.provenance.content_of` its file, `notes` as in `clips`."""
+"""A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content`
+is `soundstorm.serialization.provenance.content_of` its file, `notes` as in `clips`."""
 
 MAX_DURATION_S = 3600.0
 """The most seconds of a recording that can be asked for."""
@@ -49,7 +49,9 @@ def pcm16(waveform_N: np.ndarray, clip_id: str) -> bytes:
     return to_pcm16(waveform_N).astype("<i2").tobytes()
 
 
-def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes] = pcm16) -> "ray.data.Dataset":
+def decode_clips(
+    clips: pa.Table, sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes] = pcm16
+) -> "ray.data.Dataset":
     """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED.
 
     A recording that kills the tasks that decode it is one that cannot be used.
@@ -87,19 +89,33 @@ def decode_clips(clips: pa.Table, sample_rate: int, max_duration_s: float, keep:
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
         _, deadly = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
         named = f" at {', '.join(deadly[:5])}" if deadly else ""
-        raise SoundStormError(f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory") from error
+        raise SoundStormError(
+            f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
+        ) from error
     decoded.context.execution_no_progress_timeout_s = PATIENCE_S  # no vigil is kept over those who read it
     return decoded
 
 
 def _row(clip: dict[str, Any]) -> dict[str, Any]:
-    return {"clip_id": clip["clip_id"], "label": clip["label"], "reason": "", "detail": "", "content": "", "notes": [], "samples": b""}
+    return {
+        "clip_id": clip["clip_id"],
+        "label": clip["label"],
+        "reason": "",
+        "detail": "",
+        "content": "",
+        "notes": [],
+        "samples": b"",
+    }
 
 
-def _decoded_row(row: dict[str, Any], sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes]) -> dict[str, Any]:
+def _decoded_row(
+    row: dict[str, Any], sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes]
+) -> dict[str, Any]:
     decoded = _row(row)
     try:
-        recording, decoded["content"] = load_known_recording(row["uri"], sample_rate, max_duration_s, dataset=row["dataset"])
+        recording, decoded["content"] = load_known_recording(
+            row["uri"], sample_rate, max_duration_s, dataset=row["dataset"]
+        )
         decoded |= {"samples": keep(recording.waveform, row["clip_id"]), "notes": list(recording.notes)}
     except RejectedAudio as error:
         decoded |= {"reason": error.reason.value, "detail": error.detail}
@@ -112,7 +128,10 @@ def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
     for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
         notes[row["clip_id"]] = list(row["notes"])
         if row["reason"]:
-            console.print(f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})", highlight=False)
+            console.print(
+                f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})",
+                highlight=False,
+            )
         else:
             usable += 1
     tell(notes, len(notes))
@@ -120,7 +139,8 @@ def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
 
 
 def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
-    """Samples (int16) and label of each usable recording of a dataset or a worker's shard of it, in order of clip_id."""
+    """Samples (int16) and label of each usable recording of a dataset or a worker's shard of it, in order of
+    clip_id."""
     tables = [batch for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=None) if batch.num_rows]
     rows = pa.concat_tables(tables).sort_by("clip_id").to_pylist() if tables else []
     for row in rows:
@@ -128,7 +148,9 @@ def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
             yield np.frombuffer(row["samples"], dtype="<i2"), row["label"]
 
 
-def training_recordings(clips: pa.Table, fold: int, location: str, max_duration_s: float) -> "tuple[ray.data.Dataset, int]":
+def training_recordings(
+    clips: pa.Table, fold: int, location: str, max_duration_s: float
+) -> "tuple[ray.data.Dataset, int]":
     """All recordings but those of the test fold, decoded at 24 kHz, and how many of them can be used.
 
     Args:

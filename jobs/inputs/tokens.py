@@ -1,4 +1,5 @@
-"""What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes mean."""
+"""What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes
+mean."""
 
 import json
 from collections import Counter
@@ -36,7 +37,8 @@ from soundstorm.training.batches import drawn_view
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 CLIPS_FILE = "clips.parquet"
 CODEC_TRAINED_ON = "codec_trained_on"
-"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.serialization.provenance` writes it; null: not known."""
+"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.serialization.provenance` writes it; null:
+not known."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -92,7 +94,11 @@ class Tokens:
         """What a network knows that was trained on all folds but `fold`, from this generator or from random weights."""
         rows = self.table.select(["clip_id", "fold"]).to_pylist()
         trained = [row["clip_id"] for row in rows if row["fold"] != self.fold]
-        start = None if generator is None else as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance)
+        start = (
+            None
+            if generator is None
+            else as_parent(Role.GENERATOR, "started from", generator.sha256, generator.provenance)
+        )
         codec = as_parent(Role.CODEC, self.fingerprint.name, self.fingerprint.sha256, self.codec)
         try:
             recordings = recordings_of(self.dataset, self.folds, trained, self.contents)
@@ -102,7 +108,9 @@ class Tokens:
 
     def test(self) -> Test:
         """The test on `fold`."""
-        return Test(dataset=self.dataset, fold=self.fold, digest=lambda: digest_of(self.folds), contents=self._contents_of_fold)
+        return Test(
+            dataset=self.dataset, fold=self.fold, digest=lambda: digest_of(self.folds), contents=self._contents_of_fold
+        )
 
     def _contents_of_fold(self) -> dict[str, str]:
         if self.contents is None:
@@ -121,7 +129,9 @@ class Tokens:
 
     def split(self) -> tuple[TokenSet, TokenSet]:
         """Clips to train on and clips to validate with; see `split_tokens`."""
-        return split_tokens([self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri)
+        return split_tokens(
+            [self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri
+        )
 
 
 def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
@@ -133,13 +143,17 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
         option: where the fold was given.
 
     Raises:
-        SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate with.
+        SoundStormError: the tokens are not complete or malformed, or the fold leaves nothing to train on or to validate
+            with.
         ClusterError: a table is missing or malformed.
     """
     record = records.read(uri, "tokenize")
     tokens_uri = join(uri, "tokens")
     if record is None:
-        raise SoundStormError(f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm tokenize`")
+        raise SoundStormError(
+            f"--tokens {uri}: no finished tokens there (no tokenize.json): give the --output-dir of `soundstorm "
+            "tokenize`"
+        )
     table, metadata = read_table(tokens_uri)
     check_table(table, TOKENS, tokens_uri)
     categories = _categories(metadata, tokens_uri)
@@ -155,7 +169,8 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
     for row in table.select(["clip_id", "label", "num_frames"]).to_pylist():
         if not 0 <= row["label"] < len(categories) or row["num_frames"] < 1:
             raise SoundStormError(
-                f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and {row['num_frames']} frames: "
+                f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and "
+                f"{row['num_frames']} frames: "
                 "make the tokens again with `soundstorm tokenize`"
             )
     fingerprint = CodecFingerprint.from_metadata(metadata, tokens_uri)
@@ -169,7 +184,9 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
         made=record.finished,
         uri=absolute(tokens_uri),
         folds=_folds(uri, table),
-        contents=dict(zip(table["clip_id"].to_pylist(), table["content"].to_pylist(), strict=True)) if has_contents else None,
+        contents=dict(zip(table["clip_id"].to_pylist(), table["content"].to_pylist(), strict=True))
+        if has_contents
+        else None,
         codec=_codec_provenance(record, fingerprint),
     )
 
@@ -201,8 +218,14 @@ def _categories(metadata: dict[str, str], where: str) -> list[str]:
         categories = json.loads(metadata.get("categories", ""))
     except (ValueError, RecursionError):
         categories = None
-    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
-        raise SoundStormError(f"{where}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`")
+    if (
+        not isinstance(categories, list)
+        or not all(isinstance(name, str) for name in categories)
+        or len(set(categories)) != len(categories)
+    ):
+        raise SoundStormError(
+            f"{where}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`"
+        )
     return categories
 
 
@@ -211,12 +234,21 @@ def _require_recorded(table: pa.Table, where: str) -> None:
     found = Counter(zip(table["clip_id"].to_pylist(), table["view"].to_pylist(), strict=True))
     for (clip_id, view), count in found.items():
         if count > 1 or (clip_id, RECORDED) not in found:
-            problem = f"has view {view} {count} times" if count > 1 else f"has view {view} and not view {RECORDED}, the recording"
-            raise SoundStormError(f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`")
+            problem = (
+                f"has view {view} {count} times"
+                if count > 1
+                else f"has view {view} and not view {RECORDED}, the recording"
+            )
+            raise SoundStormError(
+                f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`"
+            )
 
 
-def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str) -> tuple[TokenSet, TokenSet]:
-    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of clip_id.
+def split_tokens(
+    tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str
+) -> tuple[TokenSet, TokenSet]:
+    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of
+    clip_id.
 
     Raises:
         SoundStormError: codes are malformed; `where` names the table.
@@ -225,11 +257,17 @@ def split_tokens(tables: Sequence[pa.Table], fold: int, num_levels: int, codeboo
     held_out = pc.equal(rows["fold"], fold)
     training = rows.filter(pc.invert(held_out))
     validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], RECORDED)))
-    return _token_set(training, num_levels, codebook_size, where), _token_set(validation, num_levels, codebook_size, where)
+    return _token_set(training, num_levels, codebook_size, where), _token_set(
+        validation, num_levels, codebook_size, where
+    )
 
 
 def _token_set(rows: pa.Table, num_levels: int, codebook_size: int, where: str) -> TokenSet:
-    codes = [codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)]
+    codes = [
+        codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)
+    ]
     labelled = zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), codes, strict=True)
     clips = [list(views) for _, views in groupby(labelled, key=lambda row: row[0])]
-    return TokenSet(views=[[codes_QT for _, _, codes_QT in views] for views in clips], labels=[views[0][1] for views in clips])
+    return TokenSet(
+        views=[[codes_QT for _, _, codes_QT in views] for views in clips], labels=[views[0][1] for views in clips]
+    )

@@ -11,12 +11,14 @@ def steps_per_epoch(num_clips: int, batch_size: int, world_size: int) -> int:
     return math.ceil(math.ceil(num_clips / world_size) / batch_size)
 
 
-def dealt_batches(num_clips: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int) -> Iterator[list[int]]:
+def dealt_batches(
+    num_clips: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int
+) -> Iterator[list[int]]:
     """The clips of each batch of one worker in one epoch.
 
-    One permutation, which (seed, epoch) fix, is dealt over the workers like cards, and each hand is cut into batches whose sizes differ
-    by at most one. All workers get the same number of batches, of the same sizes; where the clips do not come out even, the first
-    of the permutation are dealt a second time. No clip is left out.
+    One permutation, which (seed, epoch) fix, is dealt over the workers like cards, and each hand is cut into batches
+    whose sizes differ by at most one. All workers get the same number of batches, of the same sizes; where the clips do
+    not come out even, the first of the permutation are dealt a second time. No clip is left out.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_clips)
     per_worker = math.ceil(num_clips / world_size)

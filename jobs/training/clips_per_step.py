@@ -1,4 +1,5 @@
-"""How many clips each worker takes a step, so that a training which goes on with another number of workers still takes as many in all."""
+"""How many clips each worker takes a step, so that a training which goes on with another number of workers still takes
+as many in all."""
 
 import json
 
@@ -12,11 +13,13 @@ STEP_FILE = "step.json"
 
 
 def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
-    """Clips that each of `num_workers` takes a step in the run in `output_uri`, which is to be begun or to go on; says what changes.
+    """Clips that each of `num_workers` takes a step in the run in `output_uri`, which is to be begun or to go on; says
+    what changes.
 
     Args:
         output_uri: the job's output folder.
-        batch_size: clips a worker takes a step, as the options say; so it is for as many workers as the run was begun with.
+        batch_size: clips a worker takes a step, as the options say; so it is for as many workers as the run was begun
+            with.
         num_workers: that work now.
     """
     uri = storage.join(output_uri, RUN_FOLDER, STEP_FILE)
@@ -29,11 +32,19 @@ def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
     wanted = batch_size * before
     batch = max(1, round(wanted / num_workers))
     if batch * num_workers == wanted:
-        told = f"{batch} clips a step each in place of {batch_size}, so that a step has {wanted} as before; only masks and dropout fall otherwise"
+        told = (
+            f"{batch} clips a step each in place of {batch_size}, so that a step has {wanted} as before; only "
+            "masks and dropout fall otherwise"
+        )
     else:
-        told = f"{batch} clips a step each: a step has {batch * num_workers} in place of {wanted}, and an epoch another number of steps"
+        told = (
+            f"{batch} clips a step each: a step has {batch * num_workers} in place of {wanted}, and an epoch "
+            "another number of steps"
+        )
     console.print(
-        f"[yellow]note:[/] this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with {num_workers}: {told}", highlight=False
+        f"[yellow]note:[/] this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with "
+        f"{num_workers}: {told}",
+        highlight=False,
     )
     return batch
 

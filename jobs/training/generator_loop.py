@@ -1,4 +1,5 @@
-"""The training of SoundStorm on one worker of Ray Train: epochs until the last, a report and a checkpoint after each."""
+"""The training of SoundStorm on one worker of Ray Train: epochs until the last, a report and a checkpoint after
+each."""
 
 import tempfile
 from dataclasses import replace
@@ -46,7 +47,9 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),  # centroids, which never change
+        wrap=partial(
+            prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}
+        ),  # centroids, which never change
     )
     checkpoint = get_checkpoint()
     if checkpoint is not None:
@@ -70,7 +73,8 @@ def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, To
 
 
 def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far, on rank 0 with a checkpoint where one is due and worth it: the last good one is not driven out by worse."""
+    """Report the log so far, on rank 0 with a checkpoint where one is due and worth it: the last good one is not driven
+    out by worse."""
     is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
     with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
         saved = None
@@ -100,7 +104,8 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
 def first_weights(
     architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
 ) -> dict[str, torch.Tensor] | None:
-    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each worker."""
+    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each
+    worker."""
     if origin is not None:
         weights = weights_for_categories(origin.model, origin.categories, tokens.categories)
         if isinstance(origin.model, PlaceNetwork) and origin.model.timbre is not None:
@@ -110,8 +115,14 @@ def first_weights(
         return None
     if architecture.centroids:
         views = (view for views in tokens.split()[0].views for view in views)
-        weights = centroid_weights(architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size))
-        return weights | _timbres(architecture, tokens, centroids_of(architecture, codec), None) if architecture.timbre_dim else weights
+        weights = centroid_weights(
+            architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size)
+        )
+        return (
+            weights | _timbres(architecture, tokens, centroids_of(architecture, codec), None)
+            if architecture.timbre_dim
+            else weights
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SoundStorm(architecture)
@@ -119,16 +130,22 @@ def first_weights(
     return model.state_dict()
 
 
-def _timbres(architecture: ModelConfig, tokens: Tokens, centroids: Centroids, timbre: Timbre | None) -> dict[str, torch.Tensor]:
+def _timbres(
+    architecture: ModelConfig, tokens: Tokens, centroids: Centroids, timbre: Timbre | None
+) -> dict[str, torch.Tensor]:
     training = tokens.split()[0]
     return timbre_weights(timbre, centroids, architecture, training.views, training.labels)
 
 
 def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None = None) -> ModelConfig:
-    """`architecture` with the levels, codes and classes of `tokens`, and with centroids of the size of those of `codec`."""
+    """`architecture` with the levels, codes and classes of `tokens`, and with centroids of the size of those of
+    `codec`."""
     fingerprint, most = tokens.fingerprint, architecture.generated_levels
     if most is not None and most > fingerprint.num_levels:
-        raise SoundStormError(f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most that many")
+        raise SoundStormError(
+            f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most "
+            "that many"
+        )
     return replace(
         architecture,
         num_levels=most or fingerprint.num_levels,

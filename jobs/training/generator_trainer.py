@@ -1,6 +1,8 @@
-"""One worker's side of a training run: which views of which clips it sees when, its steps, its validation, and what it needs to go on later.
+"""One worker's side of a training run: which views of which clips it sees when, its steps, its validation, and what it
+needs to go on later.
 
-`jobs/train.py` runs it on several workers at once, `tune/` in one process a trial; both get the same numbers from the same settings.
+`jobs/train.py` runs it on several workers at once, `tune/` in one process a trial; both get the same numbers from the
+same settings.
 """
 
 import time
@@ -34,8 +36,8 @@ from soundstorm.training.step import (
 class TrainingRun:
     """A network in training, and the averaged weights that are published.
 
-    Everything random follows from (seed, epoch, step, worker), so a run that is resumed after an epoch goes on exactly as it would
-    have. With another number of workers it goes on from the same epoch, with other batches.
+    Everything random follows from (seed, epoch, step, worker), so a run that is resumed after an epoch goes on exactly
+    as it would have. With another number of workers it goes on from the same epoch, with other batches.
 
     Args:
         architecture: of the network.
@@ -43,7 +45,8 @@ class TrainingRun:
         training: clips to learn from.
         validation: clips to measure on.
         device: where to compute.
-        rank, world_size: this worker and the number of them; losses are summed over the default process group where there is one.
+        rank, world_size: this worker and the number of them; losses are summed over the default process group where
+            there is one.
         weights: to start from; what they lack, and without any the whole network, starts at random.
         wrap: makes the network distributed.
     """
@@ -132,13 +135,25 @@ class TrainingRun:
 
     def _train(self) -> LevelLosses:
         config, epoch = self.config, self.epochs_done
-        torch.manual_seed(seeded_generator(config.seed, epoch, self.rank).initial_seed())  # dropout draws from the global generator
+        torch.manual_seed(
+            seeded_generator(config.seed, epoch, self.rank).initial_seed()
+        )  # dropout draws from the global generator
         self.model.train()
         total: LevelLosses | None = None
-        deal = dealt_batches(len(self.training), config.batch_size, seed=config.seed, epoch=epoch, rank=self.rank, world_size=self.world_size)
+        deal = dealt_batches(
+            len(self.training),
+            config.batch_size,
+            seed=config.seed,
+            epoch=epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
         for number, members in enumerate(deal):
             views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
-            clips = [crop(codes_QT, config.crop_frames, config.seed, epoch, index) for codes_QT, index in zip(views, members, strict=True)]
+            clips = [
+                crop(codes_QT, config.crop_frames, config.seed, epoch, index)
+                for codes_QT, index in zip(views, members, strict=True)
+            ]
             clips = [fill(codes_QT[: self.num_levels], config.filled_frames) for codes_QT in clips]
             batch = collate(clips, [self.training.labels[index] for index in members]).to(self.device)
             outcome = training_step(self.model, batch, seeded_generator(config.seed, epoch, number, self.rank), config)
@@ -152,7 +167,10 @@ class TrainingRun:
         mine = range(self.rank, len(self.validation), self.world_size)
         size = self.config.batch_size
         batches = (
-            collate([self.validation.recorded(index)[: self.num_levels] for index in part], [self.validation.labels[index] for index in part])
+            collate(
+                [self.validation.recorded(index)[: self.num_levels] for index in part],
+                [self.validation.labels[index] for index in part],
+            )
             for part in (mine[start : start + size] for start in range(0, len(mine), size))
         )
         return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
@@ -180,7 +198,9 @@ class TrainingRun:
             self.epochs_done, self.rows = int(state["epochs_done"]), list(state["rows"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise SoundStormError(f"the training state is not of this network ({reason}): start afresh with --overwrite") from error
+            raise SoundStormError(
+                f"the training state is not of this network ({reason}): start afresh with --overwrite"
+            ) from error
         self.schedule.last_epoch = self.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * lr_factor(self.step, self.total_steps, self.config)

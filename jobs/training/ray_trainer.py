@@ -1,4 +1,5 @@
-"""Running a Ray Train loop from a job: how many workers, what they report as they report it, and problems as sentences."""
+"""Running a Ray Train loop from a job: how many workers, what they report as they report it, and problems as
+sentences."""
 
 import errno
 import os
@@ -9,7 +10,17 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train import CheckpointConfig, DataConfig, FailureConfig, LoggingConfig, Result, RunConfig, ScalingConfig, UserCallback, WorkerGroupError
+from ray.train import (
+    CheckpointConfig,
+    DataConfig,
+    FailureConfig,
+    LoggingConfig,
+    Result,
+    RunConfig,
+    ScalingConfig,
+    UserCallback,
+    WorkerGroupError,
+)
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.queue import Queue
@@ -51,7 +62,10 @@ class WorkerPlan:
 
     def __str__(self) -> str:
         workers = f"{self.num_workers} worker" + ("s" if self.num_workers > 1 else "")
-        return f"{workers} with {self.cpus_per_worker} CPU{'s' if self.cpus_per_worker > 1 else ''}{' and a GPU' if self.use_gpu else ''} each"
+        return (
+            f"{workers} with {self.cpus_per_worker} "
+            f"CPU{'s' if self.cpus_per_worker > 1 else ''}{' and a GPU' if self.use_gpu else ''} each"
+        )
 
 
 def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s: float = WORKER_WAIT_S) -> WorkerPlan:
@@ -61,7 +75,8 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
         num_workers: None = one for each GPU, or a single one where there is none.
         device: `auto` (GPUs where there are any), `cpu` or `cuda`.
         info: the cluster.
-        wait_s: how long a cluster joined may take to make room, longer if it takes longer to grow; one started here is given no time.
+        wait_s: how long a cluster joined may take to make room, longer if it takes longer to grow; one started here is
+            given no time.
 
     Raises:
         SoundStormError: it cannot hold them.
@@ -72,8 +87,9 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
     count = num_workers or (max(1, gpus) if use_gpu else 1)
     plan = WorkerPlan(num_workers=count, cpus_per_worker=_cpus_per_worker(count, int(info.num_cpus)), use_gpu=use_gpu)
-    too_many = f"--num-workers is {count}, which needs {plan}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on {info.nodes} node" + (
-        "s" if info.nodes > 1 else ""
+    too_many = (
+        f"--num-workers is {count}, which needs {plan}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on "
+        f"{info.nodes} node" + ("s" if info.nodes > 1 else "")
     )
     fits = count <= info.num_cpus and (not use_gpu or count <= gpus)
     if not fits and info.started_here:
@@ -82,14 +98,18 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
     group = placement_group([plan.resources] * count, strategy="PACK")
     try:
         if not group.wait(wait_s):
-            raise SoundStormError(f"{too_many}, and had no room for them within {wait_s:.0f} s: give fewer, or wait until other jobs have ended")
+            raise SoundStormError(
+                f"{too_many}, and had no room for them within {wait_s:.0f} s: give fewer, or wait until other jobs "
+                "have ended"
+            )
     finally:
         remove_placement_group(group)
     return plan
 
 
 def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
-    """The most of `num_cpus` that each of `num_workers` can have when a worker must fit on one node; 1 where they cannot have that."""
+    """The most of `num_cpus` that each of `num_workers` can have when a worker must fit on one node; 1 where they
+    cannot have that."""
     nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
     for cpus in range(max(1, min(sum(nodes), num_cpus) // num_workers), 1, -1):
         if sum(node // cpus for node in nodes) >= num_workers:
@@ -98,13 +118,15 @@ def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
 
 
 def use_threads(cpus: int, chosen: int | None = None) -> None:
-    """Have PyTorch use the `chosen` threads; where none are, as many as OMP_NUM_THREADS says, or as this worker has CPUs."""
+    """Have PyTorch use the `chosen` threads; where none are, as many as OMP_NUM_THREADS says, or as this worker has
+    CPUs."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     torch.set_num_threads(chosen or (int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus))
 
 
 class Forward(UserCallback):
-    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble would come again."""
+    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble
+    would come again."""
 
     def __init__(self, queue: Queue, output_uri: str) -> None:
         self.queue, self.output_uri = queue, output_uri
@@ -119,7 +141,8 @@ class Forward(UserCallback):
                 raise error
             if _found_no_room(error):
                 raise SoundStormError(
-                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); make room in {self.output_uri} and for temporary files"
+                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); make room in {self.output_uri} and "
+                    "for temporary files"
                 )
 
 
@@ -133,10 +156,11 @@ def run_trainer(
     max_failures: int,
     on_report: Callable[[dict[str, Any]], None],
 ) -> Result:
-    """Run `loop(settings)` on the workers until it returns, restarting all of them from the latest checkpoint when one is lost.
+    """Run `loop(settings)` on the workers until it returns, restarting all of them from the latest checkpoint when one
+    is lost.
 
-    A run that was cut short goes on where the same call left off, since Ray Train finds its checkpoints below `output_uri`. Every worker
-    gets each of `datasets` whole, through `ray.train.get_dataset_shard`.
+    A run that was cut short goes on where the same call left off, since Ray Train finds its checkpoints below
+    `output_uri`. Every worker gets each of `datasets` whole, through `ray.train.get_dataset_shard`.
 
     Args:
         loop: runs on each worker; what it returns on rank 0 is in the result.
@@ -151,9 +175,13 @@ def run_trainer(
         SoundStormError: more workers failed than allowed, or one for a reason that would come again.
         ClusterError: there are no nodes for the workers any more, or the storage is gone.
     """
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # a report waits for the next check: 2 s are long beside a short epoch
+    os.environ.setdefault(
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
+    )  # a report waits for the next check: 2 s are long beside a short epoch
     filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)  # whatever other node goes, the reports do not
+    here = NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )  # whatever other node goes, the reports do not
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     ledger = open_ledger()
 
@@ -166,7 +194,9 @@ def run_trainer(
         train_loop_config=settings,
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),
-        scaling_config=ScalingConfig(num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources),
+        scaling_config=ScalingConfig(
+            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources
+        ),
         run_config=RunConfig(
             name="train",
             storage_path=path,
@@ -182,9 +212,13 @@ def run_trainer(
         for metrics in reports.get_nowait_batch(reports.qsize()):
             on_report(metrics)
 
-    vigil = Vigil(ledger=ledger, worker=plan.resources, num_workers=plan.num_workers, storage_uri=output_uri, limits=limits_here())
+    vigil = Vigil(
+        ledger=ledger, worker=plan.resources, num_workers=plan.num_workers, storage_uri=output_uri, limits=limits_here()
+    )
     try:
-        return watch(trainer.fit, vigil, show)  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
+        return watch(
+            trainer.fit, vigil, show
+        )  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
     except Exception as error:
         sentence = _as_sentence(error, max_failures)
         if sentence is error:
@@ -204,11 +238,16 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
     kept = "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
     if LOW_ON_MEMORY in str(error):
         remedy = "give it more, end other programs, or take fewer --num-workers or a smaller --batch-size"
-        return SoundStormError(f"{STOPPED}the machine ran out of memory, and Ray ended a process for it: {remedy}. {kept}")
+        return SoundStormError(
+            f"{STOPPED}the machine ran out of memory, and Ray ended a process for it: {remedy}. {kept}"
+        )
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
-        return SoundStormError(f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: {_lines(cause)[0]}. {kept}")
+        return SoundStormError(
+            f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: "
+            f"{_lines(cause)[0]}. {kept}"
+        )
     return SoundStormError(f"{STOPPED}{_lines(error)[-1].rpartition(STOPPED)[2]}. {kept}")
 
 

@@ -21,8 +21,8 @@ Row = dict[str, float | int | None]
 class TrainingLog:
     """Writes the rows of a run below an output folder: `log.csv` at each update, `tensorboard/` beside it.
 
-    A local `tensorboard/` can be watched while the run goes on; object storage has it when the run ends, since events cannot be
-    appended there. Use it as a context manager.
+    A local `tensorboard/` can be watched while the run goes on; object storage has it when the run ends, since events
+    cannot be appended there. Use it as a context manager.
 
     Args:
         output_uri: the job's output folder.
@@ -70,7 +70,9 @@ class TrainingLog:
             if value is not None and math.isfinite(value):
                 telemetry.show(self.stage, "training", value, column=name)
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         if self._writer is not None:
             self._writer.close()
             telemetry.end(self.stage)

@@ -1,8 +1,9 @@
 """Variations of a recording for a classifier: what it could have sounded like, drawn anew each time it is heard.
 
-An excerpt begins anywhere in the recording, is played faster or slower, louder or softer, through a random equalizer, and may have another
-one mixed in ("between-class" examples, Tokozume et al., arXiv 1711.10282). All of it is made of the waveform, so that a codec hears the result
-as it hears a recording. Where no codec is between, `soundstorm.classification.cnn_training` varies spectrograms in the same way for less.
+An excerpt begins anywhere in the recording, is played faster or slower, louder or softer, through a random equalizer,
+and may have another one mixed in ("between-class" examples, Tokozume et al., arXiv 1711.10282). All of it is made of
+the waveform, so that a codec hears the result as it hears a recording. Where no codec is between,
+`soundstorm.classification.cnn_training` varies spectrograms in the same way for less.
 
 Legend: N samples.
 """
@@ -37,7 +38,8 @@ class Variation:
 
 
 def vary(recording_N: np.ndarray, length: int, variation: Variation, rng: np.random.Generator) -> np.ndarray:
-    """A varied excerpt, float32 (length,), of a recording (N,), float32, that is repeated without end; digital silence stays digital silence."""
+    """A varied excerpt, float32 (length,), of a recording (N,), float32, that is repeated without end; digital silence
+    stays digital silence."""
     octaves, limit = variation.speed_octaves, variation.gain_db
     speed = 2 ** rng.uniform(-octaves, octaves) if octaves else 1.0
     for _ in range(MAX_DRAWS):
@@ -65,11 +67,14 @@ def blend(first_N: np.ndarray, second_N: np.ndarray, share: float) -> np.ndarray
     Their amplitudes are weighted by the published formula, each against the level of its loudest tenth of a second.
     """
     amplitude = 1 / (1 + _level(first_N) / _level(second_N) * (1 - share) / share)
-    return ((amplitude * first_N + (1 - amplitude) * second_N) / math.hypot(amplitude, 1 - amplitude)).astype(np.float32)
+    return ((amplitude * first_N + (1 - amplitude) * second_N) / math.hypot(amplitude, 1 - amplitude)).astype(
+        np.float32
+    )
 
 
 def _played(recording_N: np.ndarray, start: int, speed: float, length: int) -> np.ndarray:
-    """`length` samples from `start` at a speed, between samples along a cubic (Catmull-Rom), and on from the beginning after the end."""
+    """`length` samples from `start` at a speed, between samples along a cubic (Catmull-Rom), and on from the beginning
+    after the end."""
     if speed == 1.0:
         return np.take(recording_N, start + np.arange(length), mode="wrap")
     position = start + speed * np.arange(length)

@@ -1,7 +1,8 @@
-"""Up to which frequency clips reach: what was recorded or stored at a low sample rate has nothing above half of it, whatever rate it is brought to.
+"""Up to which frequency clips reach: what was recorded or stored at a low sample rate has nothing above half of it,
+whatever rate it is brought to.
 
-Brought to one rate, such clips still differ from others in all that depends on high frequencies: centroid, roll-off, zero crossings, entropy,
-and distances in embeddings. `low_passed` takes from the others what these cannot have.
+Brought to one rate, such clips still differ from others in all that depends on high frequencies: centroid, roll-off,
+zero crossings, entropy, and distances in embeddings. `low_passed` takes from the others what these cannot have.
 """
 
 from collections import Counter
@@ -19,8 +20,8 @@ from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
 ENERGY_SHARE = 0.9999
 """A clip reaches to the frequency below which it has this share of its energy."""
 CLIPS_SHARE = 0.9
-"""A set reaches to where this share of its clips, by rank, does: quiet or dull ones among them say nothing about the others. Of 150 clips of
-ESC-50 that is 11.4 kHz, of the same ones stored at 22.05 kHz 10.4, at 16 kHz 7.6."""
+"""A set reaches to where this share of its clips, by rank, does: quiet or dull ones among them say nothing about the
+others. Of 150 clips of ESC-50 that is 11.4 kHz, of the same ones stored at 22.05 kHz 10.4, at 16 kHz 7.6."""
 APART = 0.93
 """Sets whose bands differ by more than this factor are said to."""
 STOP_DB, PASSED = 80.0, 0.92
@@ -73,16 +74,22 @@ class Bands:
 
     @property
     def note(self) -> str | None:
-        """Which side has nothing above which frequency, and what follows; None where both reach alike and nothing was cut off."""
+        """Which side has nothing above which frequency, and what follows; None where both reach alike and nothing was
+        cut off."""
         if self.common_band_hz is not None:
-            return f"Both sides were low-passed to their common band, {_khz(self.common_band_hz)}, before they were measured."
+            return (
+                f"Both sides were low-passed to their common band, {_khz(self.common_band_hz)}, before they were "
+                "measured."
+            )
         if not self.differ or self.real.band_hz is None or self.generated.band_hz is None:
             return None
         low, high = ("generated", "real") if self.generated.band_hz < self.real.band_hz else ("real", "generated")
         sides = {"real": self.real, "generated": self.generated}
         return (
-            f"The {low} clips have next to nothing above {_khz(sides[low].band_hz)} ({_rates(sides[low])}), the {high} ones reach to "
-            f"{_khz(sides[high].band_hz)} ({_rates(sides[high])}): differences of centroid, roll-off, zero crossings and entropy, and the distances, "
+            f"The {low} clips have next to nothing above {_khz(sides[low].band_hz)} ({_rates(sides[low])}), the "
+            f"{high} ones reach to "
+            f"{_khz(sides[high].band_hz)} ({_rates(sides[high])}): differences of centroid, roll-off, zero crossings "
+            "and entropy, and the distances, "
             "come from that too. --common-band compares both below what they have in common."
         )
 
@@ -111,7 +118,8 @@ def band_of(pcm: NDArray[np.int16]) -> float:
 
 
 def low_passed(pcm: NDArray[np.int16], band_hz: float) -> NDArray[np.int16]:
-    """A clip, int16 (N,) at 24 kHz, without what lies above `band_hz`, and unchanged up to 0.92 of it; nothing is delayed."""
+    """A clip, int16 (N,) at 24 kHz, without what lies above `band_hz`, and unchanged up to 0.92 of it; nothing is
+    delayed."""
     taps = _low_pass(band_hz)
     half = len(taps) // 2
     return to_pcm16(oaconvolve(pcm.astype(np.float64), taps, mode="full")[half : half + len(pcm)] / 32768)

@@ -10,9 +10,11 @@ import numpy as np
 from soundstorm.schemas import Note
 
 OFFSET = 0.01
-"""A recording whose mean lies further than this from 0 has a constant offset (1% of full scale, -40 dB; of the peak, where that is higher)."""
+"""A recording whose mean lies further than this from 0 has a constant offset (1% of full scale, -40 dB; of the peak,
+where that is higher)."""
 CANCELLED = 0.1
-"""Where the mean of the channels has less than this share (-10 dB) of the power that the mean of unrelated channels would have, they cancel."""
+"""Where the mean of the channels has less than this share (-10 dB) of the power that the mean of unrelated channels
+would have, they cancel."""
 FULL_SCALE = 1 - 1.5 / 32768
 """A sample from here on counts as clipped: the largest and the smallest of 16 bits."""
 CLIPPED_SHARE = 0.01
@@ -64,26 +66,35 @@ class Levels:
         sounding_N: np.ndarray = (block_NC != 0).any(axis=1)
         if sounding_N.any():
             first = self.num_frames + int(sounding_N.argmax())
-            self._span = [self._span[0] if self._span[1] else first, self.num_frames + len(sounding_N) - int(sounding_N[::-1].argmax())]
+            self._span = [
+                self._span[0] if self._span[1] else first,
+                self.num_frames + len(sounding_N) - int(sounding_N[::-1].argmax()),
+            ]
         self.num_frames += len(block_NC)
         self._sum_C += block_NC.sum(axis=0, dtype=np.float64)
         self._power_C += np.einsum("nc,nc->c", block_NC, block_NC, dtype=np.float64)
         mean_N = block_NC.mean(axis=1, dtype=np.float64)
         self._sum += float(mean_N.sum())
         self._power += float(mean_N @ mean_N)
-        self._low_C, self._high_C = np.minimum(self._low_C, block_NC.min(axis=0)), np.maximum(self._high_C, block_NC.max(axis=0))
+        self._low_C, self._high_C = (
+            np.minimum(self._low_C, block_NC.min(axis=0)),
+            np.maximum(self._high_C, block_NC.max(axis=0)),
+        )
         self._clipped_C += (np.abs(block_NC) >= FULL_SCALE).sum(axis=0)
 
     def downmix(self, is_floating: bool) -> Downmix:
         """What to do with the recording, which must have a frame.
 
         Args:
-            is_floating: whether its file may exceed full scale, which is scaled down then; the small overshoots of decoders are not.
+            is_floating: whether its file may exceed full scale, which is scaled down then; the small overshoots of
+                decoders are not.
         """
         notes = []
         length = max(1, self._span[1] - self._span[0])
         mean_C = self._sum_C / length
-        full_scale = max(1.0, float(np.maximum(np.abs(self._low_C), np.abs(self._high_C)).max())) if is_floating else 1.0
+        full_scale = (
+            max(1.0, float(np.maximum(np.abs(self._low_C), np.abs(self._high_C)).max())) if is_floating else 1.0
+        )
         offset_C = np.where(np.abs(mean_C) > OFFSET * full_scale, mean_C, 0.0)
         if offset_C.any():
             told = ", ".join(f"{offset:+.3f}" for offset in offset_C / full_scale)
@@ -99,7 +110,13 @@ class Levels:
         clipped = float(self._clipped_C.max()) / max(1, self.num_frames)
         if gain == 1 and clipped > CLIPPED_SHARE:
             notes.append(f"{Note.CLIPPED.value}: {clipped:.1%} of the samples are at full scale")
-        return Downmix(span=(self._span[0], self._span[1]), offset_C=offset_C.astype(np.float32), channel=channel, gain=gain, notes=notes)
+        return Downmix(
+            span=(self._span[0], self._span[1]),
+            offset_C=offset_C.astype(np.float32),
+            channel=channel,
+            gain=gain,
+            notes=notes,
+        )
 
     @staticmethod
     def _louder(power_C: np.ndarray, power_of_mean: float) -> int | None:

@@ -12,7 +12,8 @@ from soundstorm.audio.rejected_audio import RejectedAudio
 from soundstorm.schemas import Reason
 
 SEEKABLE = "mov"
-"""The format of ffmpeg, MP4 and M4A, whose time stamps are right after a jump; in others what lies before a place is decoded and dropped."""
+"""The format of ffmpeg, MP4 and M4A, whose time stamps are right after a jump; in others what lies before a place is
+decoded and dropped."""
 PRE_ROLL_S = 1.0
 """Before the place that is wanted: codecs need some frames to settle."""
 MISSING_SHARE, MISSING_S = 0.02, 0.2
@@ -38,7 +39,10 @@ class FfmpegTrack:
 
         self._file, self._kind, self._av = file, container, av
         self._open()
-        rate, channels = getattr(self._stream, "rate", None), getattr(self._stream, "channels", None)  # without a known codec there are none
+        rate, channels = (
+            getattr(self._stream, "rate", None),
+            getattr(self._stream, "channels", None),
+        )  # without a known codec there are none
         self.sample_rate, self.channels = int(rate or 0), int(channels or 0)
         if not self.sample_rate or not self.channels:
             raise RejectedAudio(Reason.NOT_AUDIO, f"the content is {container} whose codec is unknown")
@@ -111,7 +115,9 @@ class FfmpegTrack:
                     if skipped < len(block_NC):
                         yield block_NC[skipped:]
         except self._av.FFmpegError as error:
-            raise RejectedAudio(Reason.TRUNCATED, f"decoding breaks off at {(at or 0) / self.sample_rate:.2f} s: {_cause(error)}") from error
+            raise RejectedAudio(
+                Reason.TRUNCATED, f"decoding breaks off at {(at or 0) / self.sample_rate:.2f} s: {_cause(error)}"
+            ) from error
 
     def _require_whole(self, decoded: int) -> None:
         promised = self.num_frames or 0

@@ -1,4 +1,5 @@
-"""Which files are recordings, by the endings of their names, and what reads them: libsndfile, or ffmpeg through PyAV."""
+"""Which files are recordings, by the endings of their names, and what reads them: libsndfile, or ffmpeg through
+PyAV."""
 
 LIBSNDFILE_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff",
@@ -64,7 +65,8 @@ def needs_ffmpeg(path: str) -> bool:
 
 
 def container_of(head: bytes) -> str | None:
-    """What a file that ffmpeg may read begins as, in words, from its first bytes; None for anything else, a text or a picture."""
+    """What a file that ffmpeg may read begins as, in words, from its first bytes; None for anything else, a text or a
+    picture."""
     for offset, magic, name in _CONTAINERS:
         if head[offset : offset + len(magic)] == magic:
             return name

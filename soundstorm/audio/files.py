@@ -26,7 +26,8 @@ SAMPLE_RATE = 24_000
 MAX_DURATION_S = 30.0
 """Seconds of a recording that are kept unless the caller says otherwise."""
 CHECKED_WHOLE_S = 600.0
-"""A compressed recording up to this long is decoded to its end even where less is wanted, to see whether it is whole."""
+"""A compressed recording up to this long is decoded to its end even where less is wanted, to see whether it is
+whole."""
 NEAR_SILENCE_DB = -70.0
 """Root mean square below which a recording is told to be nearly silent: ten steps of 16 bits."""
 LOW_RATE = 16_000
@@ -58,22 +59,29 @@ class Recording:
 
 
 def read_audio(
-    source: bytes | Path | BinaryIO, sample_rate: int = SAMPLE_RATE, max_duration_s: float = MAX_DURATION_S, start_s: float | None = None
+    source: bytes | Path | BinaryIO,
+    sample_rate: int = SAMPLE_RATE,
+    max_duration_s: float = MAX_DURATION_S,
+    start_s: float | None = None,
 ) -> Recording:
-    """Decodes a recording of any rate, depth and number of channels, in any format of libsndfile, or of ffmpeg where PyAV is installed.
+    """Decodes a recording of any rate, depth and number of channels, in any format of libsndfile, or of ffmpeg where
+    PyAV is installed.
 
-    Channels are averaged; where they cancel, the louder one is taken. A constant offset is removed. Floating-point files may exceed full
-    scale: those are scaled down to a peak of 1, which keeps their shape; the small overshoots of lossy decoders and of the resampler are
-    clipped, as any player does. Memory holds what is wanted at `sample_rate`, 60 MB beside it, and nothing that grows with the file.
+    Channels are averaged; where they cancel, the louder one is taken. A constant offset is removed. Floating-point
+    files may exceed full scale: those are scaled down to a peak of 1, which keeps their shape; the small overshoots of
+    lossy decoders and of the resampler are clipped, as any player does. Memory holds what is wanted at `sample_rate`,
+    60 MB beside it, and nothing that grows with the file.
 
     Args:
         source: the file's content, its path, or a file to read, which stays open.
         sample_rate: samples per second of the result.
-        max_duration_s: what lies beyond is cut off. It must be whole, which is not looked at in compressed recordings of over ten minutes.
+        max_duration_s: what lies beyond is cut off. It must be whole, which is not looked at in compressed recordings
+            of over ten minutes.
         start_s: where in the recording to begin, which is then meant and no cut to tell of; None: at its start.
 
     Raises:
-        RejectedAudio: the file is missing, unreadable, empty, not audio, truncated, without samples, or holds NaN or infinity.
+        RejectedAudio: the file is missing, unreadable, empty, not audio, truncated, without samples, or holds NaN or
+            infinity.
     """
     file = open_file(source)
     try:
@@ -124,7 +132,10 @@ def encode_audio(waveform: np.ndarray, sample_rate: int, format: Literal["flac",
     if format not in ("flac", "wav"):
         raise SoundStormError(f"audio format '{format}' is unknown: choose flac or wav")
     if waveform.ndim != 1 or waveform.size == 0 or not np.isfinite(waveform).all():
-        raise SoundStormError(f"a waveform of shape {waveform.shape} cannot be written: it must be one row of finite samples, at least one")
+        raise SoundStormError(
+            f"a waveform of shape {waveform.shape} cannot be written: it must be one row of finite samples, at least "
+            "one"
+        )
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(waveform), sample_rate, format=format.upper(), subtype="PCM_16")
     return file.getvalue()
@@ -148,7 +159,10 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
         if held is not None:
             held = None if at * track.channels > _HELD_VALUES else [*held, block_NC]
     if not levels.num_frames:
-        raise RejectedAudio(Reason.NO_SAMPLES, "the file has a header and no samples" if not first else f"there is no sound at {start_s:.2f} s")
+        raise RejectedAudio(
+            Reason.NO_SAMPLES,
+            "the file has a header and no samples" if not first else f"there is no sound at {start_s:.2f} s",
+        )
     num_frames = _length(track, first - lead + at, at == lead + wanted + margin, start_s is not None)
     downmix = levels.downmix(track.is_floating)
     again = held if held is not None else blocks(track, first - lead, at)
@@ -161,7 +175,9 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
     if rate < LOW_RATE:
         notes.append(f"{Note.LOW_RATE.value}: {rate} Hz, there is nothing above {rate / 2:g} Hz")
     if start_s is None and num_frames > levels.num_frames:
-        notes.append(f"{Note.CUT.value}: {duration_s - levels.num_frames / rate:.2f} of {duration_s:.2f} s are not used")
+        notes.append(
+            f"{Note.CUT.value}: {duration_s - levels.num_frames / rate:.2f} of {duration_s:.2f} s are not used"
+        )
     return Recording(
         waveform=waveform,
         original_rate=rate,
@@ -173,7 +189,8 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
 
 
 def _length(track: Track, decoded: int, is_cut: bool, is_window: bool) -> int:
-    """Frames of the whole file, of which the first `decoded` were decoded, or all where it is not cut; raises RejectedAudio if it is not whole."""
+    """Frames of the whole file, of which the first `decoded` were decoded, or all where it is not cut; raises
+    RejectedAudio if it is not whole."""
     promised = track.num_frames
     if is_cut:
         is_long = promised is not None and promised > CHECKED_WHOLE_S * track.sample_rate
@@ -185,14 +202,21 @@ def _length(track: Track, decoded: int, is_cut: bool, is_window: bool) -> int:
     return decoded
 
 
-def _resampled(source: Iterable[np.ndarray], downmix: Downmix, lead: int, num_frames: int, rate: int, sample_rate: int) -> np.ndarray:
-    """`num_frames` frames that begin `lead` frames after the first of the blocks, as one channel at another rate, float32 (N,)."""
+def _resampled(
+    source: Iterable[np.ndarray], downmix: Downmix, lead: int, num_frames: int, rate: int, sample_rate: int
+) -> np.ndarray:
+    """`num_frames` frames that begin `lead` frames after the first of the blocks, as one channel at another rate,
+    float32 (N,)."""
     resampler = Resampler(rate, sample_rate)
     skipped, length = round(lead * sample_rate / rate), -(-num_frames * sample_rate // rate)
     waveform_N = np.zeros(length, np.float32)
     position, at = -lead, -skipped
     for block_NC in source:
-        finite_NC = np.nan_to_num(block_NC, nan=0.0, posinf=0.0, neginf=0.0) if position < 0 or position + len(block_NC) > num_frames else block_NC
+        finite_NC = (
+            np.nan_to_num(block_NC, nan=0.0, posinf=0.0, neginf=0.0)
+            if position < 0 or position + len(block_NC) > num_frames
+            else block_NC
+        )
         at = _fill(waveform_N, at, resampler.feed(downmix.apply(finite_NC, position)))
         position += len(block_NC)
     _fill(waveform_N, at, resampler.finish())
@@ -209,6 +233,9 @@ def _fill(waveform_N: np.ndarray, at: int, part: np.ndarray) -> int:
 def _level_notes(waveform_N: np.ndarray, is_silent: bool) -> list[str]:
     if is_silent:
         return [f"{Note.SILENT.value}: every sample is 0"]
-    power = sum(float(np.square(block, dtype=np.float64).sum()) for block in np.array_split(waveform_N, len(waveform_N) // _PCM_BLOCK + 1))
+    power = sum(
+        float(np.square(block, dtype=np.float64).sum())
+        for block in np.array_split(waveform_N, len(waveform_N) // _PCM_BLOCK + 1)
+    )
     level_db = 10 * float(np.log10(power / len(waveform_N)))
     return [f"{Note.NEAR_SILENT.value}: {level_db:.0f} dB of full scale"] if level_db < NEAR_SILENCE_DB else []

@@ -22,7 +22,9 @@ def simple_sounds(count: int, duration_s: float, sample_rate: int, seed: int) ->
         rng = np.random.default_rng([seed, number])
         make = _clicks if number % 3 == 2 else _tones
         sound_N = make(rng, round(duration_s * sample_rate), sample_rate)
-        sound_N *= 10 ** (rng.uniform(SOFTEST_DB, LOUDEST_DB) / 20) / max(float(np.sqrt(np.square(sound_N).mean())), 1e-9)
+        sound_N *= 10 ** (rng.uniform(SOFTEST_DB, LOUDEST_DB) / 20) / max(
+            float(np.sqrt(np.square(sound_N).mean())), 1e-9
+        )
         if rng.random() < 0.5:
             level = np.sqrt(np.square(sound_N).mean()) * 10 ** (rng.uniform(*NOISE_DB) / 20)
             sound_N += level * rng.standard_normal(len(sound_N))

@@ -1,4 +1,5 @@
-"""Opening any recording: libsndfile reads it, or else ffmpeg; both give blocks of frames from any place, so that memory stays small.
+"""Opening any recording: libsndfile reads it, or else ffmpeg; both give blocks of frames from any place, so that memory
+stays small.
 
 Legend: N frames, C channels.
 """
@@ -87,7 +88,9 @@ class Guarded(io.RawIOBase):
     def check(self) -> None:
         """Raise what went wrong, if anything did."""
         if isinstance(self.error, OSError):
-            raise RejectedAudio(Reason.UNREADABLE_FILE, f"the file cannot be read: {self.error.strerror or self.error}") from self.error
+            raise RejectedAudio(
+                Reason.UNREADABLE_FILE, f"the file cannot be read: {self.error.strerror or self.error}"
+            ) from self.error
         if self.error is not None:
             raise self.error
 
@@ -114,7 +117,8 @@ def open_track(file: BinaryIO) -> Track:
     """The sound in a file; the file must stay open as long as it is read.
 
     Raises:
-        RejectedAudio: it is empty, not audio, cut short as far as its container tells, needs PyAV where that is missing, or holds no frame.
+        RejectedAudio: it is empty, not audio, cut short as far as its container tells, needs PyAV where that is
+            missing, or holds no frame.
     """
     guarded = Guarded(file)
     if not size_of(guarded):  # type: ignore[arg-type]
@@ -124,7 +128,9 @@ def open_track(file: BinaryIO) -> Track:
         raise RejectedAudio(Reason.TRUNCATED, missing)
     track = _open(guarded)
     if not 0 < track.sample_rate <= MAX_RATE:
-        raise RejectedAudio(Reason.NOT_AUDIO, f"the header says {track.sample_rate} samples per second, the most is {MAX_RATE}")
+        raise RejectedAudio(
+            Reason.NOT_AUDIO, f"the header says {track.sample_rate} samples per second, the most is {MAX_RATE}"
+        )
     if track.num_frames == 0:
         raise RejectedAudio(Reason.NO_SAMPLES, "the file has a header and no samples")
     return track
@@ -185,15 +191,21 @@ def _open(guarded: Guarded) -> Track:
         guarded.check()
         is_mp3 = head.startswith(b"\xff") and (b"Xing" in head or b"Info" in head)
         if is_mp3 or head.startswith(b"fLaC"):
-            raise RejectedAudio(Reason.TRUNCATED, f"the content cannot be opened as audio: {error.error_string}") from error
+            raise RejectedAudio(
+                Reason.TRUNCATED, f"the content cannot be opened as audio: {error.error_string}"
+            ) from error
         container = container_of(head)
         if container is None:
-            raise RejectedAudio(Reason.NOT_AUDIO, f"the content cannot be opened as audio: {error.error_string}") from error
+            raise RejectedAudio(
+                Reason.NOT_AUDIO, f"the content cannot be opened as audio: {error.error_string}"
+            ) from error
         try:
             return FfmpegTrack(guarded, container)
         except ModuleNotFoundError:
             raise RejectedAudio(Reason.NEEDS_PYAV, f"the content is {container}: {FFMPEG_REMEDY}") from error
     guarded.check()
     if file.format in _NUMBERS:
-        raise RejectedAudio(Reason.NOT_AUDIO, f"its format is {file.format}, which holds any numbers: convert it to WAV or FLAC")
+        raise RejectedAudio(
+            Reason.NOT_AUDIO, f"its format is {file.format}, which holds any numbers: convert it to WAV or FLAC"
+        )
     return _SndfileTrack(file, guarded, foreign)

@@ -15,11 +15,13 @@ _LOG_STEP = math.log(6.4) / 27
 """Logarithm of the ratio of frequencies a mel apart above 1,000 Hz."""
 
 
-def mel_bands(n_fft: int, num_bands: int, sample_rate: int, lowest_hz: float = 0.0, highest_hz: float | None = None) -> Tensor:
+def mel_bands(
+    n_fft: int, num_bands: int, sample_rate: int, lowest_hz: float = 0.0, highest_hz: float | None = None
+) -> Tensor:
     """Weights float32 (F, M) of each frequency from 0 to half of `sample_rate` in each band; a triangle's peak is 1.
 
-    The mel scale is that of M. Slaney, "Auditory Toolbox", 1998. To the bit torchaudio's `melscale_fbanks` with `norm=None` and
-    `mel_scale="slaney"`, with which the weights in the package were trained.
+    The mel scale is that of M. Slaney, "Auditory Toolbox", 1998. To the bit torchaudio's `melscale_fbanks` with
+    `norm=None` and `mel_scale="slaney"`, with which the weights in the package were trained.
 
     Args:
         n_fft: samples of the transform: F is n_fft // 2 + 1.

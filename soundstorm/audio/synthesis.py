@@ -1,7 +1,8 @@
-"""Ten procedural classes of environmental sound that differ in spectrum and in time, written as a data set in ESC-50's layout.
+"""Ten procedural classes of environmental sound that differ in spectrum and in time, written as a data set in ESC-50's
+layout.
 
-The data set needs no download, so it is the default of the demo and the fixture of the tests. A clip depends on its class
-and seed only.
+The data set needs no download, so it is the default of the demo and the fixture of the tests. A clip depends on its
+class and seed only.
 """
 
 from collections.abc import Callable
@@ -25,7 +26,8 @@ def synthesize(category: str, seed: int, duration_s: float = 5.0, sample_rate: i
     """One clip of `category` (see `CLASSES`), float32 (N,), its peak between 0.3 and 0.9.
 
     Raises:
-        SoundStormError: the class is unknown, the seed is negative, the clip is shorter than 0.05 s or the rate is below 16 kHz.
+        SoundStormError: the class is unknown, the seed is negative, the clip is shorter than 0.05 s or the rate is
+            below 16 kHz.
     """
     if category not in _RECIPES:
         raise SoundStormError(f"class '{category}' is not synthetic: choose one of {', '.join(CLASSES)}")
@@ -34,7 +36,9 @@ def synthesize(category: str, seed: int, duration_s: float = 5.0, sample_rate: i
     if not duration_s >= 0.05:
         raise SoundStormError(f"duration {duration_s} s is too short for a synthetic clip: choose at least 0.05 s")
     if sample_rate < MIN_RATE:
-        raise SoundStormError(f"sample rate {sample_rate} Hz is too low for synthetic clips: choose at least {MIN_RATE} Hz")
+        raise SoundStormError(
+            f"sample rate {sample_rate} Hz is too low for synthetic clips: choose at least {MIN_RATE} Hz"
+        )
     rng = np.random.default_rng((seed, CLASSES.index(category)))
     time_s = np.arange(round(duration_s * sample_rate)) / sample_rate
     sound = _RECIPES[category](time_s, sample_rate, rng)
@@ -44,7 +48,9 @@ def synthesize(category: str, seed: int, duration_s: float = 5.0, sample_rate: i
     return (sound * (peak / np.abs(sound).max())).astype(np.float32)
 
 
-def _shaped_noise(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _shaped_noise(
+    time_s: np.ndarray, sample_rate: int, rng: np.random.Generator, gain: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
     """Gaussian noise of unit RMS whose amplitude spectrum follows `gain(frequency_hz)`."""
     num_samples = len(time_s)
     size = fft.next_fast_len(num_samples, real=True)
@@ -101,7 +107,9 @@ def _convolve(x_N: np.ndarray, kernel_K: np.ndarray) -> np.ndarray:
 def _rain(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np.ndarray:
     """A hiss with hundreds of drops a second in it; its strength hardly changes."""
     hiss = _shaped_noise(time_s, sample_rate, rng, _band(rng.uniform(600, 1500), rng.uniform(6000, 11000), 1.5))
-    hits = np.where(rng.random(len(time_s)) < rng.uniform(150, 700) / sample_rate, rng.standard_normal(len(time_s)), 0.0)
+    hits = np.where(
+        rng.random(len(time_s)) < rng.uniform(150, 700) / sample_rate, rng.standard_normal(len(time_s)), 0.0
+    )
     drop = _ring(sample_rate, rng.uniform(2000, 7000, 4), rng.uniform(0.0008, 0.003, 4), np.ones(4))
     drops = _convolve(hits, drop)[: len(time_s)]
     return hiss * (0.8 + 0.2 * _wander(time_s, rng, 0.5)) + rng.uniform(0.5, 1.5) * drops
@@ -121,7 +129,10 @@ def _clock(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
     period_s = 1 / rng.uniform(1.5, 5.0)
     tick_hz = rng.uniform(1800, 4500, 5)
     decays_s, gains = rng.uniform(0.002, 0.012, 5), rng.uniform(0.3, 1.0, 5)
-    ticks = [_ring(sample_rate, tick_hz * detune, decays_s, gains * gain) for detune, gain in ((1.0, 1.0), (rng.uniform(0.75, 0.9), 0.7))]
+    ticks = [
+        _ring(sample_rate, tick_hz * detune, decays_s, gains * gain)
+        for detune, gain in ((1.0, 1.0), (rng.uniform(0.75, 0.9), 0.7))
+    ]
     starts_s = np.arange(rng.uniform(0, min(period_s, 0.1 * time_s[-1])), time_s[-1], period_s)
     return _place(len(time_s), sample_rate, [(start_s, ticks[index % 2]) for index, start_s in enumerate(starts_s)])
 
@@ -150,7 +161,10 @@ def _engine(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> n
     position = np.linspace(0.0, 1.0, 2049)
     one_cycle = gains @ np.sin(2 * np.pi * partials[:, None] * position + offsets[:, None])
     buzz = np.interp(cycles % 1.0, position, one_cycle)
-    exhaust = _shaped_noise(time_s, sample_rate, rng, _band(100, rng.uniform(500, 1500), 2.0)) * (1 + np.sin(2 * np.pi * cycles)) ** 2
+    exhaust = (
+        _shaped_noise(time_s, sample_rate, rng, _band(100, rng.uniform(500, 1500), 2.0))
+        * (1 + np.sin(2 * np.pi * cycles)) ** 2
+    )
     return buzz + rng.uniform(0.1, 0.4) * exhaust
 
 
@@ -193,7 +207,9 @@ def _drips(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
     while start_s < time_s[-1]:
         pitch_hz = base_hz * rng.uniform(0.8, 1.6)
         rise = rng.uniform(4, 12)
-        tone = np.sin(2 * np.pi * pitch_hz * (grain_s + rise * grain_s**2 / 2)) * np.exp(-grain_s / rng.uniform(0.015, 0.045))
+        tone = np.sin(2 * np.pi * pitch_hz * (grain_s + rise * grain_s**2 / 2)) * np.exp(
+            -grain_s / rng.uniform(0.015, 0.045)
+        )
         level = rng.uniform(0.4, 1.0)
         events += [(start_s, level * tone), (start_s + echo_s, 0.25 * level * tone)]
         start_s += 0.06 + rng.exponential(1 / rate_hz)
@@ -205,7 +221,9 @@ def _waves(time_s: np.ndarray, sample_rate: int, rng: np.random.Generator) -> np
     period_s = rng.uniform(3.0, 7.0)
     cycle = (time_s / period_s + rng.random()) % 1.0
     crest = rng.uniform(0.45, 0.65)
-    swell = np.where(cycle < crest, (cycle / crest) ** 3, np.exp(-4 * (cycle - crest) / (1 - crest)) * (1 - cycle) / (1 - crest))
+    swell = np.where(
+        cycle < crest, (cycle / crest) ** 3, np.exp(-4 * (cycle - crest) / (1 - crest)) * (1 - cycle) / (1 - crest)
+    )
     roar = _shaped_noise(time_s, sample_rate, rng, _band(60, rng.uniform(300, 700), 0.8))
     foam = _shaped_noise(time_s, sample_rate, rng, _band(rng.uniform(500, 1000), rng.uniform(3000, 6000), 1.0))
     return roar * (0.25 + 0.6 * swell) + foam * swell**1.5 * rng.uniform(0.7, 1.4)

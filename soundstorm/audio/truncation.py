@@ -87,7 +87,8 @@ def _caf_chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 _WALKS: dict[bytes, Callable[[BinaryIO], Iterator[Chunk]]] = {
-    b"RIFF": riff_chunks, b"RIFX": riff_chunks, b"RF64": riff_chunks, b"FORM": riff_chunks, b"riff": _w64_chunks, b"caff": _caf_chunks,
+    b"RIFF": riff_chunks, b"RIFX": riff_chunks, b"RF64": riff_chunks, b"FORM": riff_chunks, b"riff": _w64_chunks,
+    b"caff": _caf_chunks,
 }  # fmt: skip
 
 

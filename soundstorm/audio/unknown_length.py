@@ -1,7 +1,8 @@
 """Files whose header does not say how much sound they hold: WAV files of "0 bytes", and MP3 files of bare frames.
 
-Who writes to a pipe, or is interrupted, leaves such files. libsndfile takes the first for empty, and guesses the length of
-the others from their first frames: 5 s with a variable bit rate may come back as 1.6 s. Here they get the header that they lack.
+Who writes to a pipe, or is interrupted, leaves such files. libsndfile takes the first for empty, and guesses the length
+of the others from their first frames: 5 s with a variable bit rate may come back as 1.6 s. Here they get the header
+that they lack.
 """
 
 import io
@@ -67,7 +68,8 @@ class Spliced(io.RawIOBase):
 
 
 def with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """The file from its start, with a header that says how long it is where its own does not, and samples at its start that are none of its own."""
+    """The file from its start, with a header that says how long it is where its own does not, and samples at its start
+    that are none of its own."""
     magic, foreign = read_at(file, 0, 4), 0
     if magic in (b"RIFF", b"RIFX"):
         file = _wav_with_length(file, ">I" if magic == b"RIFX" else "<I")
@@ -100,7 +102,8 @@ def _wav_with_length(file: BinaryIO, order: str) -> BinaryIO:
 def _mp3_with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
     """Bare frames behind a header in the form of Xing's, with their number.
 
-    mpg123 drops the first 529 samples of a file with such a header, its own delay: those are of a frame of silence that is put before the others.
+    mpg123 drops the first 529 samples of a file with such a header, its own delay: those are of a frame of silence that
+    is put before the others.
     """
     start = 0
     while (tag := read_at(file, start, 10))[:3] == b"ID3" and len(tag) == 10:
@@ -154,13 +157,18 @@ def _frames(file: BinaryIO, start: int) -> Iterator[int]:
 
 
 def _first_frames(header: bytes, count: int, num_bytes: int) -> bytes:
-    """Two frames before `count` frames in the format of `header`, `num_bytes` in all: one that tells their number, and one of silence."""
+    """Two frames before `count` frames in the format of `header`, `num_bytes` in all: one that tells their number, and
+    one of silence."""
     is_mono, is_first = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
     side_bytes = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
     for bitrate in range(1, 15):
         head = bytes([0xFF, header[1] | 1, bitrate << 4 | header[2] & 0x0C, header[3]])
         size = _frame_bytes(head)
-        xing = b"Xing" + struct.pack(">III", 7, count + 1, num_bytes + 2 * size) + bytes(255 * place // 100 for place in range(100))
+        xing = (
+            b"Xing"
+            + struct.pack(">III", 7, count + 1, num_bytes + 2 * size)
+            + bytes(255 * place // 100 for place in range(100))
+        )
         content = head + bytes(side_bytes) + xing
         if len(content) <= size:
             break

@@ -1,7 +1,8 @@
-"""How well a classifier names recordings: accuracy by fold and by class, what it takes for what, and whether its probabilities can be believed.
+"""How well a classifier names recordings: accuracy by fold and by class, what it takes for what, and whether its
+probabilities can be believed.
 
-Everything follows from a table of predictions (schema PREDICTIONS). The accuracy of a cross-validation is the mean over its folds, and its spread
-the standard deviation over them (n - 1).
+Everything follows from a table of predictions (schema PREDICTIONS). The accuracy of a cross-validation is the mean over
+its folds, and its spread the standard deviation over them (n - 1).
 
 Legend: C categories.
 """
@@ -84,7 +85,8 @@ class Classification:
     """The most frequent confusions, the most frequent first."""
     bins: list[Bin]
     calibration_error: float
-    """Expected calibration error: mean distance of confidence and accuracy, weighted by clips (Guo et al., arXiv 1706.04599)."""
+    """Expected calibration error: mean distance of confidence and accuracy, weighted by clips (Guo et al., arXiv
+    1706.04599)."""
     confidence: float
     """Mean probability of what was predicted."""
 
@@ -114,7 +116,9 @@ class Comparison:
         return sum(this > other for this, other in self.folds.values())
 
 
-def classify_predictions(predictions: pa.Table, categories: Sequence[str], where: str = "predictions") -> Classification:
+def classify_predictions(
+    predictions: pa.Table, categories: Sequence[str], where: str = "predictions"
+) -> Classification:
     """All figures of a table of predictions.
 
     Args:
@@ -133,7 +137,11 @@ def classify_predictions(predictions: pa.Table, categories: Sequence[str], where
     confusion_CC = np.zeros((len(categories), len(categories)), np.int64)
     np.add.at(confusion_CC, (label, predicted), 1)
     bins = _bins(probability, right)
-    gaps = [found.clips * abs(found.confidence - found.accuracy) for found in bins if found.confidence is not None and found.accuracy is not None]
+    gaps = [
+        found.clips * abs(found.confidence - found.accuracy)
+        for found in bins
+        if found.confidence is not None and found.accuracy is not None
+    ]
     return Classification(
         categories=list(categories),
         folds=folds,
@@ -141,7 +149,8 @@ def classify_predictions(predictions: pa.Table, categories: Sequence[str], where
         mean=float(np.mean(shares)),
         std=_spread(shares),
         classes={
-            name: Accuracy(clips=int(row.sum()), right=int(row[at])) for at, (name, row) in enumerate(zip(categories, confusion_CC, strict=True))
+            name: Accuracy(clips=int(row.sum()), right=int(row[at]))
+            for at, (name, row) in enumerate(zip(categories, confusion_CC, strict=True))
         },
         confusion=confusion_CC.tolist(),
         pairs=_pairs(confusion_CC, categories),
@@ -163,7 +172,8 @@ def compare(this: pa.Table, other: pa.Table, where: str) -> Comparison:
     """
     check_table(other, PREDICTIONS, where)
     right: list[dict[tuple[int, str], tuple[int, bool]]] = [
-        {(row["fold"], row["clip_id"]): (row["label"], row["label"] == row["predicted"]) for row in table.to_pylist()} for table in (this, other)
+        {(row["fold"], row["clip_id"]): (row["label"], row["label"] == row["predicted"]) for row in table.to_pylist()}
+        for table in (this, other)
     ]
     common = sorted({fold for fold, _ in right[0]} & {fold for fold, _ in right[1]})
     if not common:
@@ -172,7 +182,9 @@ def compare(this: pa.Table, other: pa.Table, where: str) -> Comparison:
     for fold in common:
         mine, others = ({key: value for key, value in rows.items() if key[0] == fold} for rows in right)
         if {key: label for key, (label, _) in mine.items()} != {key: label for key, (label, _) in others.items()}:
-            raise SoundStormError(f"{where}: fold {fold} has other clips or labels there than here: compare runs on the same dataset")
+            raise SoundStormError(
+                f"{where}: fold {fold} has other clips or labels there than here: compare runs on the same dataset"
+            )
         pairs = [(mine[key][1], others[key][1]) for key in mine]
         folds[fold] = (sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs))
         only_this += sum(a and not b for a, b in pairs)
@@ -201,7 +213,10 @@ def _check(predictions: pa.Table, num_categories: int, where: str) -> None:
     for name in ("label", "predicted"):
         column = predictions[name].to_numpy()
         if column.min() < 0 or column.max() >= num_categories:
-            raise SoundStormError(f"{where}: column '{name}' has {column.min()} to {column.max()}, but there are {num_categories} categories")
+            raise SoundStormError(
+                f"{where}: column '{name}' has {column.min()} to {column.max()}, but there are {num_categories} "
+                "categories"
+            )
     probability = predictions["probability"].to_numpy()
     if not bool(((probability >= 0) & (probability <= 1 + 1e-6)).all()):
         raise SoundStormError(f"{where}: column 'probability' has a value that is not from 0 to 1")

@@ -1,6 +1,8 @@
-"""The Audio Spectrogram Transformer as a classifier of environmental sound: Kaldi's log-mel filter bank in, a probability for each category out.
+"""The Audio Spectrogram Transformer as a classifier of environmental sound: Kaldi's log-mel filter bank in, a
+probability for each category out.
 
-Features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on. The network is that of `soundstorm.classification.ast_network`.
+Features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on. The network is that of
+`soundstorm.classification.ast_network`.
 
 Legend: B batch, N samples, T frames, M mel bands, C categories.
 """
@@ -18,7 +20,15 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
-from soundstorm.classification.ast_network import AST_RATE, FRAME, POSITIONS, AstClassifier, AstConfig, require_named, require_transformers
+from soundstorm.classification.ast_network import (
+    AST_RATE,
+    FRAME,
+    POSITIONS,
+    AstClassifier,
+    AstConfig,
+    require_named,
+    require_transformers,
+)
 from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.errors import SoundStormError
@@ -55,8 +65,8 @@ class TrainedAst:
         return "ast"
 
     def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; of a clip longer than it hears at
-        once, the mean over windows.
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; of a clip
+        longer than it hears at once, the mean over windows.
 
         Raises:
             SoundStormError: a clip has no samples.
@@ -71,8 +81,15 @@ class TrainedAst:
         result = np.empty((len(clips), len(self.categories)), np.float32)
         for start in range(0, len(clips), BATCH_CLIPS):
             part = clips[start : start + BATCH_CLIPS]
-            features_BTM = torch.stack([scaled(filled(filter_bank(clip, self.model.config), self.model.config), self.model.config) for clip in part])
-            result[start : start + len(part)] = self.model(features_BTM.to(self.model.device)).float().softmax(1).cpu().numpy()
+            features_BTM = torch.stack(
+                [
+                    scaled(filled(filter_bank(clip, self.model.config), self.model.config), self.model.config)
+                    for clip in part
+                ]
+            )
+            result[start : start + len(part)] = (
+                self.model(features_BTM.to(self.model.device)).float().softmax(1).cpu().numpy()
+            )
         return result
 
 
@@ -80,12 +97,15 @@ class TrainedAst:
 
 
 def filter_bank(clip: np.ndarray, config: AstConfig) -> Tensor:
-    """Kaldi's log-mel filter bank of a clip int16 (N,) at 24 kHz: (T, M), unscaled, T = 1 + (samples at 16 kHz - 400) // 160, at least 1."""
+    """Kaldi's log-mel filter bank of a clip int16 (N,) at 24 kHz: (T, M), unscaled, T = 1 + (samples at 16 kHz - 400)
+    // 160, at least 1."""
     waveform = torch.from_numpy(resample(from_pcm16(clip), SAMPLE_RATE, AST_RATE))
     waveform = F.pad(waveform, (0, max(0, FRAME - len(waveform))))
     from torchaudio.compliance import kaldi
 
-    bank_TM: Tensor = kaldi.fbank(waveform[None], sample_frequency=AST_RATE, window_type="hanning", num_mel_bins=config.num_mel_bins)
+    bank_TM: Tensor = kaldi.fbank(
+        waveform[None], sample_frequency=AST_RATE, window_type="hanning", num_mel_bins=config.num_mel_bins
+    )
     return bank_TM
 
 
@@ -112,7 +132,8 @@ def save_ast_classifier(
     accuracy: float | None = None,
     trained_on: TrainedOn | None = None,
 ) -> None:
-    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header; arguments as `about_classifier`.
+    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header;
+    arguments as `about_classifier`.
 
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
@@ -138,9 +159,20 @@ def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> Trained
         require_named(len(categories), config, tensors)
         model = AstClassifier(len(categories), config)
         model.take(tensors)
-    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+    except (
+        SoundStormError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(f"{where}: not an AST classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
+        raise SoundStormError(
+            f"{where}: not an AST classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
+        ) from error
     return TrainedAst(
         model=model.eval().requires_grad_(False).to(device),
         categories=categories,

@@ -1,10 +1,11 @@
-"""The network of the Audio Spectrogram Transformer (AST, Gong et al., arXiv 2104.01778), as the library `transformers` has it (extra `ast`).
+"""The network of the Audio Spectrogram Transformer (AST, Gong et al., arXiv 2104.01778), as the library `transformers`
+has it (extra `ast`).
 
-This module can be imported without that library. Weights go by the names of the published file, `MIT/ast-finetuned-audioset-10-10-0.4593`,
-whichever version of the library reads or writes them.
+This module can be imported without that library. Weights go by the names of the published file,
+`MIT/ast-finetuned-audioset-10-10-0.4593`, whichever version of the library reads or writes them.
 
-Legend: B batch, T frames, M mel bands, P patches with the two tokens before them, D width, C categories; of a grid of patches, F rows (bands) and
-T columns (time).
+Legend: B batch, T frames, M mel bands, P patches with the two tokens before them, D width, C categories; of a grid of
+patches, F rows (bands) and T columns (time).
 """
 
 import importlib
@@ -70,7 +71,8 @@ class AstConfig(Settings):
     time_stride: int = 10
     """Frames from patch to patch."""
     max_length: int = 1024
-    """Frames of 10 ms that it hears at once: a shorter clip is followed by silence, a longer one is cut into windows."""
+    """Frames of 10 ms that it hears at once: a shorter clip is followed by silence, a longer one is cut into
+    windows."""
     num_mel_bins: int = 128
     layer_norm_eps: float = 1e-12
     qkv_bias: bool = True
@@ -82,13 +84,22 @@ class AstConfig(Settings):
     def __post_init__(self) -> None:
         for name, most in MOST.items():
             if not 1 <= getattr(self, name) <= most:
-                raise SoundStormError(f"AST setting {name} is {getattr(self, name)}: give at least 1 and at most {most}")
+                raise SoundStormError(
+                    f"AST setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
+                )
         if self.hidden_size % self.num_attention_heads:
-            raise SoundStormError(f"AST setting num_attention_heads is {self.num_attention_heads}: give a divisor of hidden_size {self.hidden_size}")
+            raise SoundStormError(
+                f"AST setting num_attention_heads is {self.num_attention_heads}: give a divisor of hidden_size "
+                f"{self.hidden_size}"
+            )
         if self.patch_size > min(self.max_length, self.num_mel_bins):
-            raise SoundStormError(f"AST setting patch_size is {self.patch_size}: give at most max_length and num_mel_bins")
+            raise SoundStormError(
+                f"AST setting patch_size is {self.patch_size}: give at most max_length and num_mel_bins"
+            )
         if not self.std > 0 or not self.layer_norm_eps > 0:
-            raise SoundStormError(f"AST settings std and layer_norm_eps are {self.std} and {self.layer_norm_eps}: give numbers above 0")
+            raise SoundStormError(
+                f"AST settings std and layer_norm_eps are {self.std} and {self.layer_norm_eps}: give numbers above 0"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -165,15 +176,19 @@ def _named_as(names: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Ten
     return {own.get(published_name(name), name): value for name, value in weights.items()}
 
 
-def require_named(num_categories: int, config: AstConfig, weights: dict[str, Tensor], may_lack: tuple[str, ...] = ()) -> None:
-    """Raise ValueError unless `weights` are those of an AST, found out before a byte of memory is given to it; see `require_fit`."""
+def require_named(
+    num_categories: int, config: AstConfig, weights: dict[str, Tensor], may_lack: tuple[str, ...] = ()
+) -> None:
+    """Raise ValueError unless `weights` are those of an AST, found out before a byte of memory is given to it; see
+    `require_fit`."""
     with torch.device("meta"):
         network = AstClassifier(num_categories, config).network
     require_fit(lambda: network, _named_as(network.state_dict(), weights), may_lack)
 
 
 def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) -> Tensor:
-    """Position embeddings for other lengths and bands: cut from the middle where there are fewer patches, else interpolated, as published."""
+    """Position embeddings for other lengths and bands: cut from the middle where there are fewer patches, else
+    interpolated, as published."""
     tokens_12D, grid_1PD = positions_1PD[:, :2], positions_1PD[:, 2:]
     grid_1DFT = grid_1PD.reshape(1, *have.grid, -1).permute(0, 3, 1, 2)
     rows, columns = want.grid
@@ -184,7 +199,9 @@ def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) ->
     return torch.cat([tokens_12D, grid_1DFT.flatten(2).transpose(1, 2)], 1)
 
 
-def pretrained_ast(num_categories: int, weights: bytes, config: AstConfig, max_length: int, where: str) -> AstClassifier:
+def pretrained_ast(
+    num_categories: int, weights: bytes, config: AstConfig, max_length: int, where: str
+) -> AstClassifier:
     """An AST that starts from the published network or another, with a new head and room for `max_length` frames.
 
     Args:
@@ -199,11 +216,15 @@ def pretrained_ast(num_categories: int, weights: bytes, config: AstConfig, max_l
     """
     require_transformers()
     try:
-        tensors = {name: value.float() for name, value in load_safetensors(weights).items() if not name.startswith(HEAD)}
+        tensors = {
+            name: value.float() for name, value in load_safetensors(weights).items() if not name.startswith(HEAD)
+        }
         require_named(1, config, tensors, may_lack=HEAD_NAMES)
     except (SoundStormError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(f"{where}: no weights of this AST ({detail}): give its config.json and model.safetensors") from error
+        raise SoundStormError(
+            f"{where}: no weights of this AST ({detail}): give its config.json and model.safetensors"
+        ) from error
     wanted = replace(config, max_length=max_length)
     model = AstClassifier(num_categories, wanted)
     positions = fitted_positions(tensors[POSITIONS], config, wanted)
@@ -212,7 +233,8 @@ def pretrained_ast(num_categories: int, weights: bytes, config: AstConfig, max_l
 
 
 def read_ast_config(config: bytes, preprocessor: bytes | None, where: str) -> AstConfig:
-    """The architecture from a `config.json` of `transformers`, and how features are scaled from its `preprocessor_config.json`, if there is one.
+    """The architecture from a `config.json` of `transformers`, and how features are scaled from its
+    `preprocessor_config.json`, if there is one.
 
     Raises:
         SoundStormError: it is not the configuration of an AST, or of one that is not known here.
@@ -228,7 +250,8 @@ def read_ast_config(config: bytes, preprocessor: bytes | None, where: str) -> As
             raise SoundStormError(f"{where}: config.json or preprocessor_config.json is no table of settings")
         if content is config and values.get("model_type") != "audio-spectrogram-transformer":
             raise SoundStormError(
-                f"{where}: config.json is of model_type {values.get('model_type')!r}: give that of an audio-spectrogram-transformer"
+                f"{where}: config.json is of model_type {values.get('model_type')!r}: give that of an "
+                "audio-spectrogram-transformer"
             )
         if values.get("hidden_act", "gelu") != "gelu":
             raise SoundStormError(f"{where}: config.json has hidden_act {values['hidden_act']!r}: only 'gelu' is known")

@@ -1,7 +1,8 @@
 """Training of the AST classifier: recordings in, a better classifier out, one step at a time.
 
-The recipe is that of the paper for ESC-50 (Gong et al., arXiv 2104.01778): masked bands and frames, Adam, and a learning rate that falls from the
-sixth epoch on. A frozen network is heard once for each clip; then its head alone is trained. `AstTrainer` knows nothing of Ray.
+The recipe is that of the paper for ESC-50 (Gong et al., arXiv 2104.01778): masked bands and frames, Adam, and a
+learning rate that falls from the sixth epoch on. A frozen network is heard once for each clip; then its head alone is
+trained. `AstTrainer` knows nothing of Ray.
 
 Legend: B batch, T frames, M mel bands, D width, C categories.
 """
@@ -46,7 +47,8 @@ class AstTrainingConfig:
     weight_decay: float = 5e-7
     """Of Adam."""
     max_length: int = 512
-    """Frames of 10 ms that the network hears at once: somewhat more than 5 s; an example shows so many of a longer clip."""
+    """Frames of 10 ms that the network hears at once: somewhat more than 5 s; an example shows so many of a longer
+    clip."""
     mask_bands: int = 24
     """Largest number of neighbouring bands that are masked in an example; none where the network is frozen."""
     mask_frames: int = 96
@@ -90,9 +92,14 @@ class AstTrainer:
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         if not clips or len(clips) != len(labels) or not all(len(clip) for clip in clips):
-            raise SoundStormError(f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none of them empty")
+            raise SoundStormError(
+                f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none "
+                "of them empty"
+            )
         if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
+            raise SoundStormError(
+                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
+            )
         self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
         self.labels = np.asarray(labels)
         self.banks = [filter_bank(clip, model.config) for clip in clips]
@@ -110,7 +117,11 @@ class AstTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step_count": self.step_count}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step_count": self.step_count,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
@@ -142,7 +153,10 @@ class AstTrainer:
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), math.inf))
         if not math.isfinite(norm):
-            raise SoundStormError(f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.peak_lr})")
+            raise SoundStormError(
+                f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is "
+                f"{config.peak_lr})"
+            )
         self.optimizer.step()
         self.step_count += 1
         return {"loss": float(loss.detach()), "accuracy": float((logits_BC.argmax(1) == label_B).float().mean())}
@@ -154,24 +168,31 @@ class AstTrainer:
 
     @torch.no_grad()
     def _hear(self) -> Tensor:
-        """What the head gets of each clip, (clips, D); of a clip longer than the network hears at once, of its beginning."""
+        """What the head gets of each clip, (clips, D); of a clip longer than the network hears at once, of its
+        beginning."""
         config, heard = self.model.config, []
         self.model.eval()
         for start in range(0, len(self.banks), BATCH_CLIPS):
-            features_BTM = torch.stack([scaled(filled(bank_TM, config), config) for bank_TM in self.banks[start : start + BATCH_CLIPS]])
+            features_BTM = torch.stack(
+                [scaled(filled(bank_TM, config), config) for bank_TM in self.banks[start : start + BATCH_CLIPS]]
+            )
             with autocast(self.model.device, self.config.precision):
                 heard.append(self.model.pooled(features_BTM.to(self.model.device)).float())
         return torch.cat(heard)
 
     def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""
+        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
+        the last step."""
         epoch, step = divmod(self.step_count, self.steps_per_epoch)
         order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
         shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
+        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
+            self.rank :: self.num_workers
+        ]
 
     def _example(self, bank_TM: Tensor, rng: np.random.Generator) -> Tensor:
-        """As many frames of a clip as the network hears, from anywhere in it, with a stretch of bands and one of frames masked; scaled."""
+        """As many frames of a clip as the network hears, from anywhere in it, with a stretch of bands and one of frames
+        masked; scaled."""
         config = self.model.config
         start = int(rng.integers(0, max(0, len(bank_TM) - config.max_length) + 1))
         shown_TM = filled(bank_TM[start:], config).clone()

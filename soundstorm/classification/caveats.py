@@ -11,7 +11,9 @@ MAX_NAMED = 3
 """Classes that are named."""
 
 
-def accuracy_caveats(categories: Sequence[str], right: int, tested: Mapping[str, int], trained: Mapping[str, int] | None = None) -> list[str]:
+def accuracy_caveats(
+    categories: Sequence[str], right: int, tested: Mapping[str, int], trained: Mapping[str, int] | None = None
+) -> list[str]:
     """Why an accuracy may say little, each a clause without a full stop; none where there is nothing to say.
 
     Args:
@@ -29,7 +31,10 @@ def accuracy_caveats(categories: Sequence[str], right: int, tested: Mapping[str,
     clips = sum(tested.values())
     if 0 < clips < FEW_CLIPS:
         low, high = wilson_interval(right, clips)
-        caveats.append(f"{'1 clip leaves' if clips == 1 else f'{clips} clips leave'} it anywhere from {low:.0%} to {high:.0%} (95% confidence)")
+        caveats.append(
+            f"{'1 clip leaves' if clips == 1 else f'{clips} clips leave'} it anywhere from {low:.0%} to {high:.0%} "
+            "(95% confidence)"
+        )
     return caveats
 
 

@@ -51,10 +51,13 @@ class Classifier(Protocol):
         """SHA-256 of its file."""
 
     def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; a clip's row depends on it alone."""
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; a clip's row
+        depends on it alone."""
 
 
-def open_classifier(data: bytes, where: str, *, codec: Callable[[CodecFingerprint], Codec] | None = None, device: str = "cpu") -> Classifier:
+def open_classifier(
+    data: bytes, where: str, *, codec: Callable[[CodecFingerprint], Codec] | None = None, device: str = "cpu"
+) -> Classifier:
     """A classifier of any kind from the content of its file.
 
     Args:

@@ -1,7 +1,7 @@
 """A small convolutional classifier of environmental sound: log-mel spectrogram in, a probability for each category out.
 
-It names what a clip sounds like, and the layer before its last is a place to compare clips in. Weights that were trained without one fold
-of ESC-10 ship in the package.
+It names what a clip sounds like, and the layer before its last is a place to compare clips in. Weights that were
+trained without one fold of ESC-10 ship in the package.
 
 Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """
@@ -61,15 +61,20 @@ class AudioClassifierConfig(Settings):
     def __post_init__(self) -> None:
         for name, most in MOST.items():
             if not 1 <= getattr(self, name) <= most:
-                raise SoundStormError(f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}")
+                raise SoundStormError(
+                    f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
+                )
         if not 2 <= len(self.widths) <= MAX_WIDTHS or not all(1 <= width <= MAX_WIDTH for width in self.widths):
-            raise SoundStormError(f"classifier setting widths is {self.widths}: give two to {MAX_WIDTHS} numbers from 1 to {MAX_WIDTH}")
+            raise SoundStormError(
+                f"classifier setting widths is {self.widths}: give two to {MAX_WIDTHS} numbers from 1 to {MAX_WIDTH}"
+            )
         if not -300 <= self.floor_db <= 0:
             raise SoundStormError(f"classifier setting floor_db is {self.floor_db}: give -300 to 0")
         fewest = 2 ** len(self.widths)
         if self.mel_bands < fewest:
             raise SoundStormError(
-                f"classifier setting mel_bands is {self.mel_bands}: each of {len(self.widths)} widths halves it, give at least {fewest}"
+                f"classifier setting mel_bands is {self.mel_bands}: each of {len(self.widths)} widths halves it, give "
+                f"at least {fewest}"
             )
         if self.hop > self.n_fft:
             raise SoundStormError(f"classifier setting hop is {self.hop}: give at most n_fft {self.n_fft}")
@@ -78,7 +83,8 @@ class AudioClassifierConfig(Settings):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with normalization beside a pooled shortcut; bands and frames are halved (He et al., arXiv 1603.05027)."""
+    """Two 3x3 convolutions with normalization beside a pooled shortcut; bands and frames are halved (He et al., arXiv
+    1603.05027)."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
         super().__init__()
@@ -113,7 +119,9 @@ class AudioClassifier(nn.Module):
         self.register_buffer("mel_FM", bank_FM, persistent=False)
         self.norm_bands = nn.BatchNorm1d(config.mel_bands)
         self.stem = nn.Conv2d(1, config.widths[0], 5, stride=2, padding=2, bias=False)
-        self.blocks = nn.Sequential(*(ResidualBlock(*pair) for pair in zip(config.widths[:-1], config.widths[1:], strict=True)))
+        self.blocks = nn.Sequential(
+            *(ResidualBlock(*pair) for pair in zip(config.widths[:-1], config.widths[1:], strict=True))
+        )
         self.norm = nn.BatchNorm2d(config.widths[-1])
         self.project = nn.Linear(2 * config.widths[-1], config.embedding)
         self.head = nn.Linear(config.embedding, num_categories)
@@ -121,7 +129,9 @@ class AudioClassifier(nn.Module):
     def power(self, x_BN: Tensor) -> Tensor:
         """Power of waveforms (B, N) in mel bands, (B, M, T) with T = N // hop + 1; a sine of full scale has 1/4."""
         config = self.config
-        spectrum_BFT = torch.stft(x_BN, config.n_fft, config.hop, window=self.window, center=True, pad_mode="constant", return_complex=True)
+        spectrum_BFT = torch.stft(
+            x_BN, config.n_fft, config.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )
         power_BFT = spectrum_BFT.real.square() + spectrum_BFT.imag.square()
         return self.mel_FM.T @ power_BFT / self.window.sum().square()
 
@@ -184,7 +194,8 @@ class TrainedClassifier:
 
     @torch.inference_mode()
     def _in_batches(self, clips: Sequence[np.ndarray], work: Callable[[Tensor], Tensor], width: int) -> np.ndarray:
-        """`work` on clips of equal length together: nothing is padded, so a clip's row does not depend on the clips beside it."""
+        """`work` on clips of equal length together: nothing is padded, so a clip's row does not depend on the clips
+        beside it."""
         by_length: dict[int, list[int]] = {}
         for position, clip in enumerate(clips):
             if not len(clip):
@@ -197,7 +208,9 @@ class TrainedClassifier:
             size = max(1, int(MAX_BATCH_S * SAMPLE_RATE / (length * repeats)))
             for start in range(0, len(positions), size):
                 part = positions[start : start + size]
-                x_BN = torch.from_numpy(np.stack([np.tile(from_pcm16(clips[position]), repeats) for position in part])).to(device)
+                x_BN = torch.from_numpy(
+                    np.stack([np.tile(from_pcm16(clips[position]), repeats) for position in part])
+                ).to(device)
                 result[part] = work(x_BN).float().cpu().numpy()
         return result
 
@@ -231,7 +244,9 @@ def save_classifier(
     write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
 
-def load_classifier(source: Path | bytes | None = None, device: str = "cpu", *, where: str = "classifier weights") -> TrainedClassifier:
+def load_classifier(
+    source: Path | bytes | None = None, device: str = "cpu", *, where: str = "classifier weights"
+) -> TrainedClassifier:
     """A classifier from the path or content of a file that `save_classifier` wrote; None means the one in the package.
 
     Args:
@@ -251,11 +266,16 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu", *, 
         try:
             data = source.read_bytes()
         except OSError as error:
-            raise SoundStormError(f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`") from error
+            raise SoundStormError(
+                f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`"
+            ) from error
     try:
         about = read_about(data, FORMAT)
         categories = about["categories"]
-        config, tensors = AudioClassifierConfig.from_dict(about["architecture"], "architecture"), unpack(load_safetensors(data))
+        config, tensors = (
+            AudioClassifierConfig.from_dict(about["architecture"], "architecture"),
+            unpack(load_safetensors(data)),
+        )
         require_fit(lambda: AudioClassifier(len(categories), config), tensors, may_lack=("num_batches_tracked",))
         model = AudioClassifier(len(categories), config)
         model.load_state_dict(tensors, strict=False)
@@ -268,6 +288,17 @@ def load_classifier(source: Path | bytes | None = None, device: str = "cpu", *, 
             sha256=hashlib.sha256(data).hexdigest(),
             provenance=read_provenance(data, about),
         )
-    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+    except (
+        SoundStormError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
+        raise SoundStormError(
+            f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
+        ) from error

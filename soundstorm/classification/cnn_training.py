@@ -1,9 +1,9 @@
 """Training of the audio classifier: clips in, a better classifier out, one step at a time.
 
-The powers of the mel bands are computed once for each clip. All variation is made from them: a circular window from anywhere in the clip,
-played faster or slower and shifted in pitch; a random equalizer; two clips in one ("between-class" examples, Tokozume et al.,
-arXiv 1711.10282); and masked bands and frames (SpecAugment, Park et al., arXiv 1904.08779). `AudioClassifierTrainer` knows nothing of
-Ray; `jobs/train_classifier.py` distributes it.
+The powers of the mel bands are computed once for each clip. All variation is made from them: a circular window from
+anywhere in the clip, played faster or slower and shifted in pitch; a random equalizer; two clips in one
+("between-class" examples, Tokozume et al., arXiv 1711.10282); and masked bands and frames (SpecAugment, Park et al.,
+arXiv 1904.08779). `AudioClassifierTrainer` knows nothing of Ray; `jobs/train_classifier.py` distributes it.
 
 Legend: B batch, N samples, M mel bands, T frames, C categories.
 """
@@ -98,9 +98,14 @@ class AudioClassifierTrainer:
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
         if not clips or len(clips) != len(labels) or not all(len(clip) for clip in clips):
-            raise SoundStormError(f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none of them empty")
+            raise SoundStormError(
+                f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none "
+                "of them empty"
+            )
         if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
+            raise SoundStormError(
+                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
+            )
         self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
         self.device = model.window.device
         self.labels = np.asarray(labels)
@@ -112,13 +117,18 @@ class AudioClassifierTrainer:
         decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], config.lr
+            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            config.lr,
         )
         self.step_count = 0
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step_count": self.step_count}
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step_count": self.step_count,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from what `state_dict` gave."""
@@ -147,7 +157,10 @@ class AudioClassifierTrainer:
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 5.0))
         if not math.isfinite(norm):
-            raise SoundStormError(f"training diverged: the gradient is {norm} in step {self.step_count + 1}; lower --lr (it is {config.lr})")
+            raise SoundStormError(
+                f"training diverged: the gradient is {norm} in step {self.step_count + 1}; lower --lr (it is "
+                f"{config.lr})"
+            )
         self.optimizer.step()
         self.step_count += 1
         named = logits_BC.argmax(1) == target_BC.argmax(1)
@@ -174,11 +187,14 @@ class AudioClassifierTrainer:
         return self._masked(power_BMT, rng), target_BC
 
     def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""
+        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
+        the last step."""
         epoch, step = divmod(self.step_count, self.steps_per_epoch)
         order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
         shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
+        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
+            self.rank :: self.num_workers
+        ]
 
     def _varied(self, log_MT: Tensor, rng: np.random.Generator) -> Tensor:
         """A circular window of a clip's log powers, varied in speed, pitch, gain and spectrum: (M, window)."""
@@ -191,9 +207,13 @@ class AudioClassifierTrainer:
         below_T, below_M = time_T.floor().long(), band_M.floor().long()
         log_MT = log_MT.float()
         log_MT = torch.lerp(log_MT[:, below_T % frames], log_MT[:, (below_T + 1) % frames], (time_T - below_T).float())
-        log_MT = torch.lerp(log_MT[below_M], log_MT[(below_M + 1).clamp(max=bands - 1)], (band_M - below_M).float()[:, None])
+        log_MT = torch.lerp(
+            log_MT[below_M], log_MT[(below_M + 1).clamp(max=bands - 1)], (band_M - below_M).float()[:, None]
+        )
         gain_db = rng.uniform(-config.gain_db, config.gain_db) + np.interp(
-            np.arange(bands), np.linspace(0, bands - 1, EQUALIZER_KNOTS), rng.normal(0, config.equalizer_db, EQUALIZER_KNOTS)
+            np.arange(bands),
+            np.linspace(0, bands - 1, EQUALIZER_KNOTS),
+            rng.normal(0, config.equalizer_db, EQUALIZER_KNOTS),
         )
         return log_MT + torch.from_numpy(gain_db * math.log(10) / 10).float().to(log_MT.device)[:, None]
 
@@ -216,12 +236,17 @@ class AudioClassifierTrainer:
         """Stretches of bands and of frames without any power."""
         config = self.config
         size, bands, frames = power_BMT.shape
-        for count, longest, axis, total in ((config.band_masks, config.mask_bands, 1, bands), (config.frame_masks, config.mask_frames, 2, frames)):
+        for count, longest, axis, total in (
+            (config.band_masks, config.mask_bands, 1, bands),
+            (config.frame_masks, config.mask_frames, 2, frames),
+        ):
             for _ in range(count):
                 width_B = rng.integers(0, min(longest, total) + 1, size)
                 start_B = rng.integers(0, total - width_B + 1)
                 position = np.arange(total)
-                masked = torch.from_numpy((position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])).to(self.device)
+                masked = torch.from_numpy(
+                    (position >= start_B[:, None]) & (position < (start_B + width_B)[:, None])
+                ).to(self.device)
                 power_BMT = power_BMT.masked_fill(masked.unsqueeze(2 if axis == 1 else 1), 0.0)
         return power_BMT
 

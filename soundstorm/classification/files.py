@@ -17,7 +17,9 @@ from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agre
 from soundstorm.serialization.safetensors_header import read_metadata, with_sorted_notes
 
 
-def about_classifier(categories: Sequence[str], dataset: str, held_out_fold: int | None, accuracy: float | None) -> dict[str, Any]:
+def about_classifier(
+    categories: Sequence[str], dataset: str, held_out_fold: int | None, accuracy: float | None
+) -> dict[str, Any]:
     """What every kind says of itself.
 
     Args:
@@ -30,7 +32,12 @@ def about_classifier(categories: Sequence[str], dataset: str, held_out_fold: int
 
 
 def write_classifier(
-    path: Path, tensors: dict[str, Tensor], form: str, about: Mapping[str, Any], num_outputs: int, trained_on: TrainedOn | None
+    path: Path,
+    tensors: dict[str, Tensor],
+    form: str,
+    about: Mapping[str, Any],
+    num_outputs: int,
+    trained_on: TrainedOn | None,
 ) -> None:
     """Write the weights, packed to 8 bits, with `about` and `trained_on` in the header.
 
@@ -46,8 +53,12 @@ def write_classifier(
         SoundStormError: there are more or fewer categories than outputs.
     """
     if len(about["categories"]) != num_outputs:
-        raise SoundStormError(f"{path}: {len(about['categories'])} categories, but the classifier has {num_outputs} outputs")
-    metadata = {"format": form, "about": json.dumps(about, ensure_ascii=False)} | ({KEY: trained_on.to_json()} if trained_on else {})
+        raise SoundStormError(
+            f"{path}: {len(about['categories'])} categories, but the classifier has {num_outputs} outputs"
+        )
+    metadata = {"format": form, "about": json.dumps(about, ensure_ascii=False)} | (
+        {KEY: trained_on.to_json()} if trained_on else {}
+    )
     path.write_bytes(with_sorted_notes(save_safetensors(pack(tensors), metadata=metadata)))
 
 
@@ -73,11 +84,16 @@ def read_about(data: bytes, form: str) -> dict[str, Any]:
     if not isinstance(categories, list) or not categories or not all(isinstance(name, str) for name in categories):
         raise ValueError("its categories are not a list of names")
     numbers = {"held_out_fold": int, "accuracy": float}
-    if not isinstance(about["dataset"], str) or not all(about[name] is None or type(about[name]) is kind for name, kind in numbers.items()):
+    if not isinstance(about["dataset"], str) or not all(
+        about[name] is None or type(about[name]) is kind for name, kind in numbers.items()
+    ):
         raise ValueError("its dataset, held_out_fold or accuracy is no name or number")
     return about
 
 
 def read_provenance(data: bytes, about: Mapping[str, Any], **parents: str | None) -> Provenance:
-    """What the classifier was trained on; arguments as `soundstorm.serialization.provenance.agreeing`, with what `read_about` found."""
-    return agreeing(provenance_of_weights(data), dataset=about["dataset"], held_out_fold=about["held_out_fold"], **parents)
+    """What the classifier was trained on; arguments as `soundstorm.serialization.provenance.agreeing`, with what
+    `read_about` found."""
+    return agreeing(
+        provenance_of_weights(data), dataset=about["dataset"], held_out_fold=about["held_out_fold"], **parents
+    )

@@ -1,4 +1,5 @@
-"""Whether there is anything to hear in a clip: a classifier names silence and single samples too, and what it says of them means nothing."""
+"""Whether there is anything to hear in a clip: a classifier names silence and single samples too, and what it says of
+them means nothing."""
 
 from enum import StrEnum
 
@@ -10,7 +11,8 @@ from soundstorm.audio.files import SAMPLE_RATE
 SHORTEST_S = 0.1
 """A shorter clip is too short to be named."""
 SILENCE_DB = -70.0
-"""A clip whose loudest tenth of a second has a lower RMS, in dB of full scale, is silent. Of 300 clips of ESC-50 the quietest has -48."""
+"""A clip whose loudest tenth of a second has a lower RMS, in dB of full scale, is silent. Of 300 clips of ESC-50 the
+quietest has -48."""
 
 
 class Unheard(StrEnum):

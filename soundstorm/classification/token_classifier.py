@@ -49,7 +49,8 @@ class Origin:
     generator_sha256: str | None
     """SHA-256 of the weights of the generator that it started from; None: from random weights."""
     teacher_sha256: str | None = None
-    """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels alone."""
+    """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels
+    alone."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -58,8 +59,15 @@ class Origin:
     def from_dict(cls, values: Mapping[str, Any]) -> "Origin":
         """The inverse of `to_dict`; raises SoundStormError, LookupError, ValueError or TypeError for anything else."""
         codec = {f"codec_{name}": str(value) for name, value in values["codec"].items()}
-        sha256, teacher_sha256 = values["generator_sha256"], values.get("teacher_sha256")  # earlier files had no teacher
-        if values["mode"] not in get_args(Mode) or not isinstance(sha256, str | None) or not isinstance(teacher_sha256, str | None):
+        sha256, teacher_sha256 = (
+            values["generator_sha256"],
+            values.get("teacher_sha256"),
+        )  # earlier files had no teacher
+        if (
+            values["mode"] not in get_args(Mode)
+            or not isinstance(sha256, str | None)
+            or not isinstance(teacher_sha256, str | None)
+        ):
             raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
         fingerprint = CodecFingerprint.from_metadata(codec, "codec", "train-classifier")
         return cls(codec=fingerprint, mode=values["mode"], generator_sha256=sha256, teacher_sha256=teacher_sha256)
@@ -109,8 +117,11 @@ class TrainedTokenClassifier:
         return np.array(self.predict_codes(codes), np.float32).reshape(len(clips), len(self.categories))
 
     def predict_codes(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Probability of each category, (C,) for each clip, of codes (Q, T) of any lengths; clips of equal length share a batch."""
-        return in_equal_batches(codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.codec.frame_rate, self._predict_batch)
+        """Probability of each category, (C,) for each clip, of codes (Q, T) of any lengths; clips of equal length share
+        a batch."""
+        return in_equal_batches(
+            codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.codec.frame_rate, self._predict_batch
+        )
 
     @torch.inference_mode()
     def _predict_batch(self, codes: list[np.ndarray]) -> list[np.ndarray]:
@@ -148,12 +159,18 @@ def save_token_classifier(
         SoundStormError: there are more or fewer categories than outputs.
     """
     architecture = {"network": model.network.to_dict(), "readout": model.readout.to_dict()}
-    about = {"architecture": architecture} | about_classifier(categories, dataset, held_out_fold, accuracy) | origin.to_dict()
+    about = (
+        {"architecture": architecture}
+        | about_classifier(categories, dataset, held_out_fold, accuracy)
+        | origin.to_dict()
+    )
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
 
-def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFingerprint], Codec], device: str = "cpu") -> TrainedTokenClassifier:
+def load_token_classifier(
+    data: bytes, where: str, find_codec: Callable[[CodecFingerprint], Codec], device: str = "cpu"
+) -> TrainedTokenClassifier:
     """A classifier from the content of a file that `save_token_classifier` wrote.
 
     Args:
@@ -171,19 +188,35 @@ def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFi
         network = ModelConfig.from_dict(about["architecture"]["network"], "network")
         readout = ReadoutConfig.from_dict(about["architecture"]["readout"], "readout")
         if (network.num_levels, network.codebook_size) != (origin.codec.num_levels, origin.codec.codebook_size):
-            raise ValueError(f"its network hears {network.num_levels}x{network.codebook_size} codes, its codec makes others")
+            raise ValueError(
+                f"its network hears {network.num_levels}x{network.codebook_size} codes, its codec makes others"
+            )
         tensors = unpack(load_safetensors(data))
-        require_fit(lambda: TokenClassifier(len(categories), network, readout), tensors, may_lack=("num_batches_tracked",))
+        require_fit(
+            lambda: TokenClassifier(len(categories), network, readout), tensors, may_lack=("num_batches_tracked",)
+        )
         model = TokenClassifier(len(categories), network, readout)
         model.load_state_dict(tensors, strict=False)
-    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
+    except (
+        SoundStormError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
         detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote") from error
+        raise SoundStormError(
+            f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
+        ) from error
     codec = find_codec(origin.codec)
     origin.codec.require_equal(codec.fingerprint, where)
     if readout.latent_dim not in (0, latent_dim(codec)):
         raise SoundStormError(
-            f"{where}: not a classifier (its codec's vectors have another size): give a file that `soundstorm train-classifier` wrote"
+            f"{where}: not a classifier (its codec's vectors have another size): give a file that `soundstorm "
+            "train-classifier` wrote"
         )
     model.take_vectors(codec)
     return TrainedTokenClassifier(
@@ -195,5 +228,7 @@ def load_token_classifier(data: bytes, where: str, find_codec: Callable[[CodecFi
         accuracy=about["accuracy"],
         origin=origin,
         sha256=hashlib.sha256(data).hexdigest(),
-        provenance=read_provenance(data, about, codec=origin.codec.sha256, generator=origin.generator_sha256, teacher=origin.teacher_sha256),
+        provenance=read_provenance(
+            data, about, codec=origin.codec.sha256, generator=origin.generator_sha256, teacher=origin.teacher_sha256
+        ),
     )

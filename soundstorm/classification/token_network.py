@@ -1,11 +1,13 @@
-"""A classifier of codes: the generator's network listens to all levels of a clip, and what it makes of them is pooled over time.
+"""A classifier of codes: the generator's network listens to all levels of a clip, and what it makes of them is pooled
+over time.
 
-The generator is asked without a class. Where `latent_dim` is not 0 the network is given, beside its own embeddings, the vectors that the codec has
-for the codes, so that codes that are alike are alike from the first step. What is pooled is a mean of the outputs of all blocks, since the last of
-a generator are about the next code rather than about the sound. Statistics that attention weights (Okabe et al., arXiv 1803.10963) go through one
-linear layer.
+The generator is asked without a class. Where `latent_dim` is not 0 the network is given, beside its own embeddings, the
+vectors that the codec has for the codes, so that codes that are alike are alike from the first step. What is pooled is
+a mean of the outputs of all blocks, since the last of a generator are about the next code rather than about the sound.
+Statistics that attention weights (Okabe et al., arXiv 1803.10963) go through one linear layer.
 
-Legend: B batch, Q levels, T codec frames, K codebook size, L size of a code's vector, D width, H heads, F pooled features, C categories.
+Legend: B batch, Q levels, T codec frames, K codebook size, L size of a code's vector, D width, H heads, F pooled
+features, C categories.
 """
 
 from collections.abc import Mapping
@@ -24,7 +26,8 @@ from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.settings import Settings
 
 Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
-"""From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random weights alone."""
+"""From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random
+weights alone."""
 LEAST_VARIANCE = 1e-5
 """Added to variances before their root is taken."""
 NORM_MOMENTUM = 0.05
@@ -52,7 +55,8 @@ class ReadoutConfig(Settings):
 
 
 class AttentiveStatistics(nn.Module):
-    """Mean and standard deviation over the real frames, weighted by a small network, each head for its part of the width: (B, T, D) to (B, 2 D)."""
+    """Mean and standard deviation over the real frames, weighted by a small network, each head for its part of the
+    width: (B, T, D) to (B, 2 D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -68,7 +72,8 @@ class AttentiveStatistics(nn.Module):
 
 
 def statistics(x: Tensor, weight: Tensor) -> Tensor:
-    """Mean and standard deviation over the second axis, the frames, of x (B, T, ...): (B, 2 D); the weights of a clip's frames add up to 1."""
+    """Mean and standard deviation over the second axis, the frames, of x (B, T, ...): (B, 2 D); the weights of a clip's
+    frames add up to 1."""
     mean = (weight * x).sum(1, keepdim=True)
     variance = (weight * (x - mean).square()).sum(1)
     return torch.cat([mean.flatten(1), (variance + LEAST_VARIANCE).sqrt().flatten(1)], 1)
@@ -102,11 +107,14 @@ class TokenClassifier(nn.Module):
         super().__init__()
         if network.order != "levels" or network.centroids:
             raise SoundStormError(
-                f"a classifier on codes starts from a generator of order levels without centroids, this one has order {network.order}"
+                "a classifier on codes starts from a generator of order levels without centroids, this one has order "
+                f"{network.order}"
                 f"{' and centroids' if network.centroids else ''}: train one with --preset hearing"
             )
         if network.width % readout.heads:
-            raise SoundStormError(f"classifier setting heads is {readout.heads}: give a divisor of width {network.width}")
+            raise SoundStormError(
+                f"classifier setting heads is {readout.heads}: give a divisor of width {network.width}"
+            )
         self.num_categories, self.network, self.readout = num_categories, network, readout
         self.backbone = SoundStorm(network)
         self.backbone.register_parameter("head_weight", None)
@@ -115,7 +123,11 @@ class TokenClassifier(nn.Module):
         if self.take_in is not None:  # codes that have not been heard yet are heard by their vectors alone
             nn.init.normal_(self.take_in.weight, std=readout.latent_dim**-0.5)
             nn.init.zeros_(self.backbone.code_embedding.weight)
-        self.register_buffer("code_vectors", torch.zeros(network.num_levels * (network.codebook_size + 1), readout.latent_dim), persistent=False)
+        self.register_buffer(
+            "code_vectors",
+            torch.zeros(network.num_levels * (network.codebook_size + 1), readout.latent_dim),
+            persistent=False,
+        )
         self.stage_weight = nn.Parameter(torch.zeros(network.depth + 1))
         self.pooling = AttentiveStatistics(network.width, readout.heads)
         num_features = 2 * (network.width + readout.latent_dim)
@@ -129,26 +141,33 @@ class TokenClassifier(nn.Module):
         return self.code_vectors.device
 
     def start_from(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a generator of this architecture, all but its heads; while `take_in` is 0 the stages are the generator's own."""
+        """Take the weights of a generator of this architecture, all but its heads; while `take_in` is 0 the stages are
+        the generator's own."""
         mine = self.backbone.state_dict()
         self.backbone.load_state_dict({name: value for name, value in weights.items() if name in mine})
         if self.take_in is not None:
             nn.init.zeros_(self.take_in.weight)
 
     def take_vectors(self, codec: Codec) -> None:
-        """Have the vectors of the codec that the codes are from, in units of the standard deviation of their sum over the levels."""
+        """Have the vectors of the codec that the codes are from, in units of the standard deviation of their sum over
+        the levels."""
         if self.readout.latent_dim:
             self.code_vectors.copy_(code_vectors(codec))
 
     def embed(self, codes_BQT: Tensor, mask_BT: Tensor) -> Embedded:
-        """What codes (B, Q, T) are taken in as; `backbone.mask_id` where masked, any value at padding frames, where `mask_BT` is False."""
+        """What codes (B, Q, T) are taken in as; `backbone.mask_id` where masked, any value at padding frames, where
+        `mask_BT` is False."""
         B, Q, T = codes_BQT.shape
         no_class_B = torch.full((B,), self.backbone.no_class, device=codes_BQT.device)
         x_BTD = self.backbone.embed(codes_BQT, no_class_B, mask_BT)
         if not self.readout.latent_dim:
             return Embedded(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], mask_BT=mask_BT)
         first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.network.codebook_size + 1)
-        rows = (codes_BQT.masked_fill(~mask_BT[:, None, :], self.backbone.mask_id) + first_row_Q1).transpose(1, 2).reshape(B * T, Q)
+        rows = (
+            (codes_BQT.masked_fill(~mask_BT[:, None, :], self.backbone.mask_id) + first_row_Q1)
+            .transpose(1, 2)
+            .reshape(B * T, Q)
+        )
         latent_BTL = F.embedding_bag(rows, self.code_vectors, mode="sum").view(B, T, -1)
         return Embedded(x_BTD=x_BTD, latent_BTL=latent_BTL, mask_BT=mask_BT)
 
@@ -156,8 +175,12 @@ class TokenClassifier(nn.Module):
         """What all blocks make of clips, normed and mixed: (B, T, D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
         *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.mask_BT)
-        normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [self.backbone.conformer.norm(last_BTD)]
-        return torch.stack([share * stage_BTD for share, stage_BTD in zip(self.stage_weight.softmax(0), normed, strict=True)]).sum(0)
+        normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [
+            self.backbone.conformer.norm(last_BTD)
+        ]
+        return torch.stack(
+            [share * stage_BTD for share, stage_BTD in zip(self.stage_weight.softmax(0), normed, strict=True)]
+        ).sum(0)
 
     def score(self, frames_BTD: Tensor, latent_BTL: Tensor, mask_BT: Tensor) -> Tensor:
         """Scores (B, C) before the softmax, of what `frames` made and of what it was made from."""
@@ -168,6 +191,7 @@ class TokenClassifier(nn.Module):
         return self.head(F.dropout(self.norm(pooled_BF), self.readout.dropout, self.training))
 
     def forward(self, codes_BQT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `mask_BT` tells, at least one a clip."""
+        """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `mask_BT` tells, at least one a
+        clip."""
         embedded = self.embed(codes_BQT, mask_BT)
         return self.score(self.frames(embedded), embedded.latent_BTL, mask_BT)

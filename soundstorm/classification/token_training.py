@@ -1,11 +1,12 @@
 """Training of the token classifier: recordings in, a better classifier out, one step at a time.
 
-An example is an excerpt of a recording, varied, with another one mixed in or not (`soundstorm.audio.augmentation`), that the codec hears anew each
+An example is an excerpt of a recording, varied, with another one mixed in or not (`soundstorm.audio.augmentation`),
+that the codec hears anew each
 time:
-codes cannot be varied as sound can. Stretches of its frames, and sometimes the upper levels, are masked. A teacher, a network on spectrograms,
-may hear the same excerpt, and what it makes of it is learned beside the label (Hinton et al., arXiv 1503.02531; that both hear the same is what
-makes it a good teacher, Beyer et al., arXiv 2106.05237). `TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py`
-distributes it.
+codes cannot be varied as sound can. Stretches of its frames, and sometimes the upper levels, are masked. A teacher, a
+network on spectrograms, may hear the same excerpt, and what it makes of it is learned beside the label (Hinton et al.,
+arXiv 1503.02531; that both hear the same is what makes it a good teacher, Beyer et al., arXiv 2106.05237).
+`TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py` distributes it.
 
 Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
@@ -114,13 +115,15 @@ class TokenClassifierTrainer:
         config: length, rates and variations.
         recordings: to train on, int16 (N,) at the codec's rate, of any lengths.
         labels: category of each.
-        teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None: labels alone are learned.
+        teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None:
+            labels alone are learned.
         rank: index of this worker.
         num_workers: workers that share each step.
         wrap: applied to the network, e.g. Ray Train's `prepare_model`.
 
     Raises:
-        SoundStormError: there is no recording, one has no samples, a label is not one of the network's, or a batch is too small.
+        SoundStormError: there is no recording, one has no samples, a label is not one of the network's, or a batch is
+            too small.
     """
 
     def __init__(
@@ -139,17 +142,27 @@ class TokenClassifierTrainer:
     ) -> None:
         if not recordings or len(recordings) != len(labels) or not all(map(len, recordings)):
             raise SoundStormError(
-                f"{len(recordings)} recordings and {len(labels)} labels to train on: give as many of one as of the other, none of them empty"
+                f"{len(recordings)} recordings and {len(labels)} labels to train on: give as many of one as of the "
+                "other, none of them empty"
             )
         if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0")
+            raise SoundStormError(
+                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
+            )
         if config.batch_size < 2:
-            raise SoundStormError(f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, give at least 2")
+            raise SoundStormError(
+                f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, "
+                "give at least 2"
+            )
         if mode == "frozen" and model.readout.latent_dim:
-            raise SoundStormError(f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0")
+            raise SoundStormError(
+                f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0"
+            )
         self.model, self.codec, self.mode, self.config, self.recordings = model, codec, mode, config, recordings
         self.teacher, self.rank, self.num_workers, self.labels = teacher, rank, num_workers, np.asarray(labels)
-        self.variation = Variation(speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db)
+        self.variation = Variation(
+            speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db
+        )
         self.steps_per_epoch = -(-len(recordings) // (config.batch_size * num_workers))
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step_count = 0
@@ -159,7 +172,11 @@ class TokenClassifierTrainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later run needs to go on."""
-        states = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.state_dict()}
+        states = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": self.ema.state_dict(),
+        }
         return states | {"step_count": self.step_count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -189,12 +206,16 @@ class TokenClassifierTrainer:
             logits_BC = self.network(batch.codes_BQT, batch.mask_BT)
         loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
         if self.teacher is not None:
-            loss = torch.lerp(loss, self._disagreement(logits_BC.float(), self._taught(self.teacher, heard)), config.teacher_share)
+            loss = torch.lerp(
+                loss, self._disagreement(logits_BC.float(), self._taught(self.teacher, heard)), config.teacher_share
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
         if not math.isfinite(norm):
-            raise SoundStormError(f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.lr})")
+            raise SoundStormError(
+                f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.lr})"
+            )
         self.optimizer.step()
         self.ema.update(self.model)
         self.step_count += 1
@@ -231,15 +252,21 @@ class TokenClassifierTrainer:
             is_matrix = value.ndim > 1 and "embedding" not in name and "depthwise" not in name
             if value.requires_grad:
                 (decayed if is_matrix else others).append(value)
-        groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ]
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
     def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill the last step."""
+        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
+        the last step."""
         epoch, step = divmod(self.step_count, self.steps_per_epoch)
         order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
         shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][self.rank :: self.num_workers]
+        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
+            self.rank :: self.num_workers
+        ]
 
     def _heard(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
         """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
@@ -258,7 +285,9 @@ class TokenClassifierTrainer:
     def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         """Their codes, partly masked."""
         codes = self.codec.encode_clips(heard)  # not rounded: when it is asked later it hears in full precision too
-        return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(self.model.device)
+        return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(
+            self.model.device
+        )
 
     @torch.no_grad()
     def _taught(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
@@ -268,7 +297,9 @@ class TokenClassifierTrainer:
                 heard,
                 [len(clip_N) for clip_N in heard],
                 MAX_BATCH_S * SAMPLE_RATE,
-                lambda clips: list(teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()),
+                lambda clips: list(
+                    teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()
+                ),
             )
         return torch.from_numpy(np.stack(scores)).to(self.model.device)
 

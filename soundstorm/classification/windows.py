@@ -1,4 +1,5 @@
-"""Long clips in windows: a classifier hears one window after the other, and what it says of a clip is the mean of what it says of its windows.
+"""Long clips in windows: a classifier hears one window after the other, and what it says of a clip is the mean of what
+it says of its windows.
 
 Legend: N samples, C categories.
 """
@@ -9,7 +10,8 @@ import numpy as np
 
 
 def windows(clip: np.ndarray, longest: int) -> list[np.ndarray]:
-    """A clip (N,) in as few windows of at most `longest` samples as hold all of it, all of one length; a clip that is no longer is the only one.
+    """A clip (N,) in as few windows of at most `longest` samples as hold all of it, all of one length; a clip that is
+    no longer is the only one.
 
     Windows of one length can be heard together. Neighbours share a few samples where the clip cannot be divided evenly.
     """
@@ -21,7 +23,9 @@ def windows(clip: np.ndarray, longest: int) -> list[np.ndarray]:
     return [clip[start : start + length] for start in starts.tolist()]
 
 
-def predict_in_windows(predict: Callable[[Sequence[np.ndarray]], np.ndarray], clips: Sequence[np.ndarray], longest: int) -> np.ndarray:
+def predict_in_windows(
+    predict: Callable[[Sequence[np.ndarray]], np.ndarray], clips: Sequence[np.ndarray], longest: int
+) -> np.ndarray:
     """Mean over a clip's windows of the probability of each category, float32 (clips, C).
 
     Args:

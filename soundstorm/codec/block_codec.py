@@ -87,7 +87,9 @@ class BlockCodec(nn.Module):
         """Standard deviation (M,) in nats of the noise that stands for what the codes of the first levels leave out."""
         if num_levels not in self._textures:
             axes_VD = self.tables.space.axes_VD.astype(np.float64) / AXIS_STEPS
-            covariances = [self.tables.codebooks.covariance(level) for level in range(num_levels, self.config.num_levels)]
+            covariances = [
+                self.tables.codebooks.covariance(level) for level in range(num_levels, self.config.num_levels)
+            ]
             variance_V = ((axes_VD @ np.sum(covariances, axis=0)) * axes_VD).sum(1) / POINT_STEPS**2
             missing_M = variance_V.reshape(-1, self.config.bands).mean(0)
             self._textures[num_levels] = np.sqrt(np.square(self._textures[self.config.num_levels]) + missing_M)
@@ -101,7 +103,8 @@ class BlockCodec(nn.Module):
         return np.concatenate(list(self.decode_stream([codes_QC], seed)))
 
     def decode_stream(self, parts: Iterable[NDArray[np.integer]], seed: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded memory."""
+        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded
+        memory."""
         num_levels = self.config.num_levels
 
         def log_mels() -> Iterator[Array]:

@@ -35,7 +35,10 @@ class BlockSpace:
 
     def log_mel(self, points_BD: NDArray[np.int64], num_bands: int) -> Array:
         """Points (B, D) in steps to log-mel frames (T, M) on the grid."""
-        blocks_BV = points_BD.astype(np.float64) @ self.axes_VD.T.astype(np.float64) / (POINT_STEPS * AXIS_STEPS) + self.center_V
+        blocks_BV = (
+            points_BD.astype(np.float64) @ self.axes_VD.T.astype(np.float64) / (POINT_STEPS * AXIS_STEPS)
+            + self.center_V
+        )
         return on_grid(blocks_BV).reshape(-1, num_bands)
 
 

@@ -69,7 +69,9 @@ class Search:
     def __init__(self, centroids_QKD: Tensor, width: int) -> None:
         self.width = width
         self._centroids_QKD = centroids_QKD
-        self._half_norm_QK = torch.stack([(centroids_KD / POINT_STEPS).square().sum(1) / 2 for centroids_KD in centroids_QKD])
+        self._half_norm_QK = torch.stack(
+            [(centroids_KD / POINT_STEPS).square().sum(1) / 2 for centroids_KD in centroids_QKD]
+        )
 
     @property
     def device(self) -> torch.device:
@@ -94,13 +96,17 @@ class Search:
         return chosen_BWQ[:, 0]
 
     def _candidates(self, rest_BWD: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of both."""
+        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of
+        both."""
         num_blocks, num_sequences, dims = rest_BWD.shape
         size = self._half_norm_QK.shape[1]
         rest_SD = (rest_BWD.to(torch.float32) / POINT_STEPS).view(-1, dims)
         # Half the squared distance, less that of the sequence itself.
-        distance_SK = torch.addmm(self._half_norm_QK[level], rest_SD, self._centroids_QKD[level].T, alpha=-1 / POINT_STEPS)
-        # The groups of codes with the smallest minima first: the smallest distances are among theirs, and little is left to sort.
+        distance_SK = torch.addmm(
+            self._half_norm_QK[level], rest_SD, self._centroids_QKD[level].T, alpha=-1 / POINT_STEPS
+        )
+        # The groups of codes with the smallest minima first: the smallest distances are among theirs, and little is
+        # left to sort.
         group = math.gcd(size, GROUP)
         distance_BGL = distance_SK.view(num_blocks, -1, group)
         own_BG = (rest_SD.square().sum(1) / 2).view(num_blocks, num_sequences).repeat_interleave(size // group, dim=1)

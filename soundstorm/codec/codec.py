@@ -1,8 +1,9 @@
 """`Codec`: waveform to codes and back, whichever network stands behind it.
 
-Two kinds of weights are understood: safetensors files of this project's block codec, and the official EnCodec 24 kHz `.th` file (verified by
-SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec sees only codes and a fingerprint: level count and frame
-rate are the codec's own, and a rate need not be a whole number.
+Two kinds of weights are understood: safetensors files of this project's block codec, and the official EnCodec 24 kHz
+`.th` file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec
+sees only codes and a fingerprint: level count and frame rate are the codec's own, and a rate need not be a whole
+number.
 
 Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a code's vector, D dimensions.
 """
@@ -78,19 +79,26 @@ class Codec:
     def encode(self, waveform_B1N: Tensor) -> Tensor:
         """Waveforms (B, 1, N), float32 in [-1, 1] at `sample_rate`, to codes (B, Q, T) with T = ceil(N / hop)."""
         if waveform_B1N.ndim != 3 or waveform_B1N.shape[1] != 1 or waveform_B1N.shape[2] == 0:
-            raise ValueError(f"waveform has shape {tuple(waveform_B1N.shape)}, expected (batch, 1, samples) with at least one sample")
+            raise ValueError(
+                f"waveform has shape {tuple(waveform_B1N.shape)}, expected (batch, 1, samples) with at least one sample"
+            )
         return self.network.encode_batch(waveform_B1N.to(self.device))
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller scales or clips.
+        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller
+        scales or clips.
 
-        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left to the codec. `seeds`,
-        one a clip and 0 by default, decide the noise of a codec that decodes with noise: equal codes and seed give equal samples.
+        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left
+        to the codec. `seeds`, one a clip and 0 by default, decide the noise of a codec that decodes with noise: equal
+        codes and seed give equal samples.
         """
         levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
         if codes_BQT.ndim != 3 or not 1 <= codes_BQT.shape[1] <= levels or codes_BQT.shape[2] == 0:
-            raise ValueError(f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, 1 to {levels}, frames) with at least one frame")
+            raise ValueError(
+                f"codes have shape {tuple(codes_BQT.shape)}, expected (batch, 1 to {levels}, frames) with at least "
+                "one frame"
+            )
         if int(codes_BQT.min()) < 0 or int(codes_BQT.max()) >= size:
             raise ValueError(f"codes lie in {int(codes_BQT.min())}..{int(codes_BQT.max())}, expected 0..{size - 1}")
         return self.network.decode_batch(codes_BQT.to(self.device), _seeds(seeds, len(codes_BQT)))
@@ -100,12 +108,16 @@ class Codec:
 
         Clips of equal length share a batch; nothing is padded, so a clip's codes do not depend on the clips beside it.
         """
-        return in_equal_batches(waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch)
+        return in_equal_batches(
+            waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch
+        )
 
     def decode_clips(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
         """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order; `seeds` as `decode` takes them."""
         clips = list(zip(codes, _seeds(seeds, len(codes)), strict=True))
-        return in_equal_batches(clips, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch)
+        return in_equal_batches(
+            clips, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch
+        )
 
     def _encode_batch(self, waveforms: list[np.ndarray]) -> list[np.ndarray]:
         batch_B1N = torch.from_numpy(np.stack(waveforms).astype(np.float32))[:, None]

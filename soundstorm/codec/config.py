@@ -74,10 +74,13 @@ class BlockCodecConfig:
         if self.frames_per_block not in BLOCK_LENGTHS:
             raise SoundStormError(f"codec setting frames_per_block is {self.frames_per_block}: give 1, 2 or 4")
         if self.dims > self.block_size:
-            raise SoundStormError(f"codec setting dims is {self.dims}: a block has {self.block_size} values, give at most that")
+            raise SoundStormError(
+                f"codec setting dims is {self.dims}: a block has {self.block_size} values, give at most that"
+            )
         if not self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
             raise SoundStormError(
-                f"codec setting highest_hz is {self.highest_hz}: give more than lowest_hz {self.lowest_hz}, at most {self.sample_rate // 2}"
+                f"codec setting highest_hz is {self.highest_hz}: give more than lowest_hz {self.lowest_hz}, at most "
+                f"{self.sample_rate // 2}"
             )
         for name in ("hop", "bands"):
             if getattr(self, name) % 4:

@@ -78,7 +78,10 @@ def official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise SoundStormError(f"{where}: SHA-256 is {found}, but the official {OFFICIAL_FILE} has {sha256}: download it again from {OFFICIAL_URL}")
+        raise SoundStormError(
+            f"{where}: SHA-256 is {found}, but the official {OFFICIAL_FILE} has {sha256}: download it again from "
+            f"{OFFICIAL_URL}"
+        )
     model = EncodecModel.encodec_model_24khz(pretrained=False)
     try:
         model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))

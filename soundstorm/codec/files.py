@@ -137,7 +137,9 @@ def packaged_codec_bytes() -> bytes:
     return packaged(PACKAGED_WEIGHTS).read_bytes()
 
 
-def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", official_sha256: str = OFFICIAL_SHA256) -> Codec:
+def load_codec(
+    source: bytes | Path | str | None = None, device: str = "cpu", official_sha256: str = OFFICIAL_SHA256
+) -> Codec:
     """A codec from its weights.
 
     Args:
@@ -157,7 +159,9 @@ def load_codec(source: bytes | Path | str | None = None, device: str = "cpu", of
         try:
             data = Path(source).read_bytes()
         except OSError as error:
-            raise SoundStormError(f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file") from error
+            raise SoundStormError(
+                f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file"
+            ) from error
     if data[:2] == b"PK" or where.endswith(".th"):
         from soundstorm.codec.encodec import official_codec  # whose libraries nothing else needs
 
@@ -178,8 +182,10 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
         header = read_metadata(data)
         if header["format"] in EARLIER_FORMATS:
             raise SoundStormError(
-                f"{where}: the codec '{header.get('name')}' of an earlier version ({header['format']}), which this version cannot read: fit one with "
-                "`soundstorm train-codec`, or take the one in the package, and run `soundstorm tokenize` and `soundstorm train` again"
+                f"{where}: the codec '{header.get('name')}' of an earlier version ({header['format']}), which this "
+                "version cannot read: fit one with "
+                "`soundstorm train-codec`, or take the one in the package, and run `soundstorm tokenize` and "
+                "`soundstorm train` again"
             )
     except (ValueError, LookupError) as error:
         raise SoundStormError(f"{where}: not a codec of this project ({error}): {remedy}") from error
@@ -193,6 +199,17 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
             num_levels=network.config.num_levels,
             codebook_size=network.config.codebook_size,
         )
-    except (SoundStormError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, ArithmeticError, SafetensorError) as error:
-        raise SoundStormError(f"{where}: not a codec of this project ({' '.join(str(error).split())[:200]}): {remedy}") from error
+    except (
+        SoundStormError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ArithmeticError,
+        SafetensorError,
+    ) as error:
+        raise SoundStormError(
+            f"{where}: not a codec of this project ({' '.join(str(error).split())[:200]}): {remedy}"
+        ) from error
     return Codec(network.eval().to(device), fingerprint)

@@ -146,7 +146,9 @@ class CodebookFit:
         device: str = "cpu",
     ) -> None:
         if len(pool_PV) < config.codebook_size:
-            raise ValueError(f"{len(pool_PV)} blocks cannot make {config.codebook_size} codes: give more recordings, or fewer codes")
+            raise ValueError(
+                f"{len(pool_PV)} blocks cannot make {config.codebook_size} codes: give more recordings, or fewer codes"
+            )
         self.config, self.fitting = config, fitting
         self.state = state or FittingState()
         self.state.space = self.state.space or find_space(pool_PV.astype(np.float32), config.dims)
@@ -172,7 +174,9 @@ class CodebookFit:
 
     def _subtract(self, packed: Packed) -> torch.Tensor:
         """Take the nearest centroid from each point; returns which that was."""
-        centroids_KD = torch.from_numpy((packed[0].astype(np.int32) * packed[1] / POINT_STEPS).astype(np.float32)).to(self._rest_PD.device)
+        centroids_KD = torch.from_numpy((packed[0].astype(np.int32) * packed[1] / POINT_STEPS).astype(np.float32)).to(
+            self._rest_PD.device
+        )
         cluster_P = kmeans.nearest(self._rest_PD, centroids_KD)
         self._rest_PD -= centroids_KD[cluster_P]
         return cluster_P
@@ -204,7 +208,9 @@ def _points(pool_PV: NDArray[np.float16], space: BlockSpace) -> tuple[torch.Tens
     return torch.cat(parts), max(0.0, total - kept) / len(pool_PV)
 
 
-def _report(level: int, rest_PD: torch.Tensor, lost: float, cluster_P: torch.Tensor, config: BlockCodecConfig) -> LevelReport:
+def _report(
+    level: int, rest_PD: torch.Tensor, lost: float, cluster_P: torch.Tensor, config: BlockCodecConfig
+) -> LevelReport:
     left = float(rest_PD.square().sum(1, dtype=torch.float64).mean()) + lost
     share_K = torch.bincount(cluster_P, minlength=config.codebook_size).double() / len(cluster_P)
     used_K = share_K[share_K > 0]
@@ -223,7 +229,9 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
         ValueError: there is no such waveform.
     """
     assert state.space is not None and len(state.packed) == config.num_levels
-    codebooks = Codebooks(np.stack([codes for codes, _ in state.packed]), np.stack([multiplier for _, multiplier in state.packed]))
+    codebooks = Codebooks(
+        np.stack([codes for codes, _ in state.packed]), np.stack([multiplier for _, multiplier in state.packed])
+    )
     bare = BlockTables(mel_bank(config), state.space, codebooks, texture_M=np.zeros(config.bands, dtype=np.float32))
     codec = BlockCodec(config, bare)
     squares_M, frames = np.zeros(config.bands), 0.0

@@ -60,7 +60,9 @@ class LogMel:
         self.config = config
         self._bank_MF = scipy.sparse.csr_array(bank_FM.T.astype(np.float64))
         window_N = hann(config.window)
-        self._window_N = window_N / np.sqrt(np.square(window_N).sum())  # white noise of variance v has power v in every bin
+        self._window_N = window_N / np.sqrt(
+            np.square(window_N).sum()
+        )  # white noise of variance v has power v in every bin
 
     def power(self, padded_N: NDArray) -> Array:
         """Samples (T hop + hop,) from half a hop before the first frame's hop, to power in each band (T, M)."""

@@ -1,4 +1,5 @@
-"""What a codec makes of sounds whose right answer is known: sines, clicks, digital silence; and how peaked sounds are, in frequency and in time.
+"""What a codec makes of sounds whose right answer is known: sines, clicks, digital silence; and how peaked sounds are,
+in frequency and in time.
 
 Legend: N samples, W windows, F frequency bins.
 """
@@ -81,7 +82,9 @@ def probe_clicks(codec: Codec, seed: int = 0) -> ClickProbe:
         around_N = made_N[first : place + half]
         distances.append(abs(first + int(around_N.argmax()) - place))
         heights.append(float(around_N.max()))
-    found = sum(distance <= 320 and height > CLICK_PEAK / 20 for distance, height in zip(distances, heights, strict=True))
+    found = sum(
+        distance <= 320 and height > CLICK_PEAK / 20 for distance, height in zip(distances, heights, strict=True)
+    )
     return ClickProbe(found=found, clicks=len(places), furthest_samples=max(distances))
 
 
@@ -91,8 +94,8 @@ def silence_is_exact(codec: Codec) -> bool:
 
 
 def tonal_crest_db(waveform_N: NDArray, sample_rate: int) -> float | None:
-    """How far spectral peaks stand out: the largest power over the mean power of each third of an octave, in dB, in the mean over third octaves and
-    over windows, louder ones counting for more; none where all is silent."""
+    """How far spectral peaks stand out: the largest power over the mean power of each third of an octave, in dB, in the
+    mean over third octaves and over windows, louder ones counting for more; none where all is silent."""
     power_WF = _spectra(waveform_N.astype(np.float64))
     power_WF = power_WF[power_WF.mean(1) > SILENT_POWER * TONAL_WINDOW]
     if not len(power_WF):
@@ -106,7 +109,8 @@ def tonal_crest_db(waveform_N: NDArray, sample_rate: int) -> float | None:
 
 
 def click_crest_db(waveform_N: NDArray) -> float | None:
-    """How far the loudest 64 samples of each window of 1,024 stand out of it, in dB, in the mean over windows that are not silent."""
+    """How far the loudest 64 samples of each window of 1,024 stand out of it, in dB, in the mean over windows that are
+    not silent."""
     count = len(waveform_N) // CLICK_WINDOW
     squares = np.square(waveform_N[: count * CLICK_WINDOW].astype(np.float64))
     parts = squares.reshape(count, CLICK_WINDOW // CLICK_PART, CLICK_PART).mean(2)

@@ -1,4 +1,5 @@
-"""How well a codec does on recordings: scale-invariant distortion, log-mel distance, and how much of its codebooks it uses.
+"""How well a codec does on recordings: scale-invariant distortion, log-mel distance, and how much of its codebooks it
+uses.
 
 Legend: N samples, Q levels, T frames, F frequency bins, M mel bands.
 """
@@ -64,7 +65,8 @@ def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int
 
 
 def multi_resolution_distance(real_N: np.ndarray, decoded_N: np.ndarray) -> float:
-    """Spectral convergence plus mean absolute difference of log-magnitudes, in the mean over windows of 512, 1024 and 2048.
+    """Spectral convergence plus mean absolute difference of log-magnitudes, in the mean over windows of 512, 1024 and
+    2048.
 
     Source: Yamamoto et al., "Parallel WaveGAN", arXiv 1910.11480, equations 5 to 7.
     """
@@ -110,15 +112,20 @@ def measure_codec(codec: Codec, waveforms: Sequence[np.ndarray]) -> CodecQuality
 
 
 def _magnitudes(waveforms: list[np.ndarray], n_fft: int, hop: int) -> torch.Tensor:
-    """Magnitudes (B, F, T) of a Hann-window short-time Fourier transform of waveforms of one length, with silence after them where that is short of
-    a window: the transform mirrors its ends."""
+    """Magnitudes (B, F, T) of a Hann-window short-time Fourier transform of waveforms of one length, with silence after
+    them where that is short of a window: the transform mirrors its ends."""
     padding = max(0, n_fft - len(waveforms[0]))
     waveform_BN = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in waveforms])).float()
-    spectrum_BFT = torch.stft(waveform_BN, n_fft, hop, window=torch.hann_window(n_fft), center=True, return_complex=True)
+    spectrum_BFT = torch.stft(
+        waveform_BN, n_fft, hop, window=torch.hann_window(n_fft), center=True, return_complex=True
+    )
     return (spectrum_BFT.real.square() + spectrum_BFT.imag.square() + 1e-10).sqrt()
 
 
 def _same_length(real_N: np.ndarray, decoded_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if real_N.ndim != 1 or real_N.shape != decoded_N.shape or len(real_N) == 0:
-        raise ValueError(f"waveforms of shape {real_N.shape} and {decoded_N.shape}: need two of one and the same length, at least one sample")
+        raise ValueError(
+            f"waveforms of shape {real_N.shape} and {decoded_N.shape}: need two of one and the same length, at least "
+            "one sample"
+        )
     return real_N.astype(np.float64), decoded_N.astype(np.float64)

@@ -18,7 +18,9 @@ ENCODED_FRAMES, DECODED_FRAMES = 768, 192
 processor's cache."""
 
 
-def log_mel_windows(parts: Iterable[NDArray], config: BlockCodecConfig, log_mel: Callable[[NDArray], Array]) -> Iterator[Array]:
+def log_mel_windows(
+    parts: Iterable[NDArray], config: BlockCodecConfig, log_mel: Callable[[NDArray], Array]
+) -> Iterator[Array]:
     """Log-mel frames (T, M), window by window, of a waveform that comes in parts.
 
     Args:
@@ -32,7 +34,9 @@ def log_mel_windows(parts: Iterable[NDArray], config: BlockCodecConfig, log_mel:
         held_N = np.concatenate([held_N, part_N.astype(np.float32)])
         if not is_begun and len(held_N) >= config.block_hop + 2 * edge:
             held_N, is_begun = np.concatenate([held_N[:edge][::-1], held_N]), True
-        while is_begun and len(held_N) > window + config.block_hop + 2 * edge:  # the rest is long enough to be mirrored at its end
+        while (
+            is_begun and len(held_N) > window + config.block_hop + 2 * edge
+        ):  # the rest is long enough to be mirrored at its end
             yield log_mel(held_N[: window + 2 * edge])
             held_N = held_N[window:]
     if not is_begun:

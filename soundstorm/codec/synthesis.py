@@ -53,7 +53,9 @@ class Synthesis:
         window_N = hann(config.window)
         energy = np.square(window_N).sum()
         self._analysis_N = window_N / np.sqrt(energy)
-        self._synthesis_N = window_N / np.sqrt(energy) * (config.hop / 2)  # squared windows overlap to energy / (hop / 2)
+        self._synthesis_N = (
+            window_N / np.sqrt(energy) * (config.hop / 2)
+        )  # squared windows overlap to energy / (hop / 2)
 
     @property
     def reach(self) -> int:
@@ -72,7 +74,9 @@ class Synthesis:
         """
         hop, bands = self.config.hop, self.config.bands
         num_frames = len(log_mel_TM)
-        texture_TM = normal(seed, TEXTURE, first_frame * bands, num_frames * bands).reshape(num_frames, bands) * texture_M
+        texture_TM = (
+            normal(seed, TEXTURE, first_frame * bands, num_frames * bands).reshape(num_frames, bands) * texture_M
+        )
         amplitude_TM = self._amplitude(log_mel_TM, texture_TM)
         power_MT = np.ascontiguousarray(np.square(amplitude_TM).T)
         white_N = (uniform(seed, WHITE, first_frame * hop, num_frames * hop) - 0.5) * np.sqrt(12)
@@ -101,8 +105,8 @@ class Synthesis:
         return power_FT
 
     def _narrowing(self, power_FT: Array, power_MT: Array) -> Array:
-        """Factors (F, T) that draw tonal power together, as narrow as a sine in one window, around its centre of gravity:
-        bands alone would leave it spread over their width."""
+        """Factors (F, T) that draw tonal power together, as narrow as a sine in one window, around its centre of
+        gravity: bands alone would leave it spread over their width."""
         gravity_FT = (self._around_FF @ (self._bin_F1 * power_FT)) / (self._around_FF @ power_FT + TINY**2)
         squared_FT = np.square((self._bin_F1 - gravity_FT) / SINE_WIDTH)
         return np.exp(-self._tonality(power_MT) * np.minimum(squared_FT, MOST_NARROWING))

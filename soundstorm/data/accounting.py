@@ -27,9 +27,14 @@ class Account:
 
     def __str__(self) -> str:
         extra = (
-            f"; {self.rows_without_file} row{'s' if self.rows_without_file > 1 else ''} without a file of their own" if self.rows_without_file else ""
+            f"; {self.rows_without_file} row{'s' if self.rows_without_file > 1 else ''} without a file of their own"
+            if self.rows_without_file
+            else ""
         )
-        return f"{self.found} files found: {self.tokenized} tokenized, {self.rejected} rejected, {self.ignored} ignored{extra}"
+        return (
+            f"{self.found} files found: {self.tokenized} tokenized, {self.rejected} rejected, {self.ignored} "
+            f"ignored{extra}"
+        )
 
 
 def ignored_files(contents: Contents, left_out: Iterable[str]) -> pa.Table:
@@ -41,8 +46,13 @@ def ignored_files(contents: Contents, left_out: Iterable[str]) -> pa.Table:
     """
     tried = {candidate.path for candidate in contents.candidates}
     reasons = {path: _why(path, contents) for path in contents.listing.files if path not in tried}
-    reasons |= dict.fromkeys(left_out, (Ignored.SOURCE_IN_TWO_FOLDS, "its recording has more clips in another fold (--strict-folds)"))
-    rows = [{"uri": f"{contents.place.uri}/{path}", "reason": reason.value, "detail": detail} for path, (reason, detail) in sorted(reasons.items())]
+    reasons |= dict.fromkeys(
+        left_out, (Ignored.SOURCE_IN_TWO_FOLDS, "its recording has more clips in another fold (--strict-folds)")
+    )
+    rows = [
+        {"uri": f"{contents.place.uri}/{path}", "reason": reason.value, "detail": detail}
+        for path, (reason, detail) in sorted(reasons.items())
+    ]
     return pa.Table.from_pylist(rows, IGNORED)
 
 
@@ -60,7 +70,11 @@ def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, 
         SoundStormError: a file is in none of the tables or in two of them.
     """
     lost = {row["clip_id"] for row in rejected.to_pylist() if row["stage"] != "index"}
-    tokenized = {split_window(row["uri"])[0] for row in clips.select(["clip_id", "uri"]).to_pylist() if row["clip_id"] not in lost}
+    tokenized = {
+        split_window(row["uri"])[0]
+        for row in clips.select(["clip_id", "uri"]).to_pylist()
+        if row["clip_id"] not in lost
+    }
     rows = [(row["stage"], split_window(row["uri"])[0]) for row in rejected.to_pylist()]
     elsewhere = tokenized | set(ignored["uri"].to_pylist())
     at_index = {uri for stage, uri in rows if stage == "index" and uri in files} - elsewhere
@@ -73,7 +87,9 @@ def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, 
         rows_without_file=sum(stage == "index" for stage, _ in rows) - len(at_index),
     )
     if result.found != result.tokenized + result.rejected + result.ignored:
-        raise SoundStormError(f"{result}: these do not add up; the data folder was changed meanwhile, run again with --overwrite")
+        raise SoundStormError(
+            f"{result}: these do not add up; the data folder was changed meanwhile, run again with --overwrite"
+        )
     return result
 
 
@@ -90,5 +106,7 @@ def _why(path: str, contents: Contents) -> tuple[Ignored, str]:
         return Ignored.HIDDEN, "it is hidden, or lies in a hidden folder" + told
     if not is_audio(path):
         ending = posixpath.splitext(path)[1]
-        return Ignored.NO_RECORDING, (f"its ending '{ending}' is none of a recording" if ending else "its name has no ending") + told
+        return Ignored.NO_RECORDING, (
+            f"its ending '{ending}' is none of a recording" if ending else "its name has no ending"
+        ) + told
     return Ignored.UNLISTED, f"{contents.labels_path} does not name it" + told

@@ -11,7 +11,8 @@ MAX_LISTED = 60
 
 
 def normalized(category: str) -> str:
-    """A category as any table may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same, and so are both Unicode forms of `Möwe`.
+    """A category as any table may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same, and so are
+    both Unicode forms of `Möwe`.
 
     Letters, digits and symbols (emoji are such) stay, in small letters; what lies between them becomes one underscore.
     """
@@ -42,23 +43,33 @@ def find_category(name: str, categories: Sequence[str], option: str, owner: str)
             raise SoundStormError(f"{option} is '{name}': {owner} has {choices}, give one of them exactly")
     near = " or ".join(f"'{category}'" for category in _nearest(name, categories))
     hint = f"did you mean {near}? " if near else ""
-    listed = ", ".join(categories[:MAX_LISTED]) + (f" and {len(categories) - MAX_LISTED} others" if len(categories) > MAX_LISTED else "")
+    listed = ", ".join(categories[:MAX_LISTED]) + (
+        f" and {len(categories) - MAX_LISTED} others" if len(categories) > MAX_LISTED else ""
+    )
     raise SoundStormError(f"{option} is '{name}': {hint}{owner} has {listed}")
 
 
 def _nearest(name: str, categories: Sequence[str], most: int = 3) -> list[str]:
-    """Categories that `name` may have been meant to be: those that share a word with it or are spelt much like it, the likeliest first."""
+    """Categories that `name` may have been meant to be: those that share a word with it or are spelt much like it, the
+    likeliest first."""
     words, letters = set(normalized(name).split("_")), _letters(name)
     scores = {
-        category: difflib.SequenceMatcher(None, letters, _letters(category)).ratio() + bool(words & set(normalized(category).split("_")))
+        category: difflib.SequenceMatcher(None, letters, _letters(category)).ratio()
+        + bool(words & set(normalized(category).split("_")))
         for category in categories
     }
     best = max(scores.values(), default=0.0)
-    return [category for category in sorted(scores, key=lambda key: (-scores[key], key)) if scores[category] >= max(0.6, best - 0.2)][:most]
+    return [
+        category
+        for category in sorted(scores, key=lambda key: (-scores[key], key))
+        if scores[category] >= max(0.6, best - 0.2)
+    ][:most]
 
 
 def _separates(character: str) -> bool:
-    return unicodedata.category(character)[0] in "PZC" and unicodedata.category(character) != "Cf"  # Cf joins the parts of an emoji
+    return (
+        unicodedata.category(character)[0] in "PZC" and unicodedata.category(character) != "Cf"
+    )  # Cf joins the parts of an emoji
 
 
 def _letters(category: str) -> str:

@@ -13,10 +13,14 @@ def clip_length_s(dataset: str) -> float | None:
     return DATASETS[dataset].clip_s if dataset in DATASETS else None
 
 
-def at_published_length(recording: Recording, dataset: str, max_duration_s: float, sample_rate: int = SAMPLE_RATE) -> Recording:
-    """The recording cut, or filled with silence at its end, to the length that clips of its data set are published with.
+def at_published_length(
+    recording: Recording, dataset: str, max_duration_s: float, sample_rate: int = SAMPLE_RATE
+) -> Recording:
+    """The recording cut, or filled with silence at its end, to the length that clips of its data set are published
+    with.
 
-    ESC-50 was first released as recordings of 3.6 to 7.2 s, and again as the same cut or filled to 5 s, which is what everybody compares with.
+    ESC-50 was first released as recordings of 3.6 to 7.2 s, and again as the same cut or filled to 5 s, which is what
+    everybody compares with.
 
     Args:
         recording: a whole clip.

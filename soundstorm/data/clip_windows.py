@@ -1,4 +1,5 @@
-"""Windows of a long recording: each is a clip of its own, named by the recording and its time, `dog/walk.wav#t=30,60` (W3C Media Fragments)."""
+"""Windows of a long recording: each is a clip of its own, named by the recording and its time, `dog/walk.wav#t=30,60`
+(W3C Media Fragments)."""
 
 import math
 import re
@@ -21,7 +22,8 @@ class Window:
 
 
 def plan_windows(duration_s: float, longest_s: float) -> list[Window]:
-    """As few windows of at most `longest_s` as hold all of a recording, all of one length (to a millisecond); none if one would do."""
+    """As few windows of at most `longest_s` as hold all of a recording, all of one length (to a millisecond); none if
+    one would do."""
     count = math.ceil(round(duration_s / longest_s, 6))
     if count <= 1:
         return []

@@ -24,7 +24,8 @@ class Listing:
     """Files of a data folder."""
 
     files: dict[str, Problem | None]
-    """Path below the data folder as it is stored -> why the file cannot be opened, None where nothing is known against it."""
+    """Path below the data folder as it is stored -> why the file cannot be opened, None where nothing is known against
+    it."""
 
     @cached_property
     def _by_form(self) -> dict[str, list[str]]:
@@ -39,7 +40,8 @@ class Listing:
         return _grouped(filter(is_audio, self.files), lambda path: composed(posixpath.splitext(path)[0]))
 
     def find(self, path: str) -> str | None:
-        """The stored path that `path` means: that very one, else one in another Unicode form, else the only one that differs in case."""
+        """The stored path that `path` means: that very one, else one in another Unicode form, else the only one that
+        differs in case."""
         if path in self.files:
             return path
         alike = self._by_form.get(composed(path)) or self._by_case.get(composed(path).casefold(), [])
@@ -52,7 +54,8 @@ class Listing:
         return self.find(path) or (alike[0] if len(alike) == 1 else None)
 
     def name_of(self, stored: str) -> str:
-        """The name of a file in composed form (NFC), the same on every system; of files that differ in form only, one has it, each other its own."""
+        """The name of a file in composed form (NFC), the same on every system; of files that differ in form only, one
+        has it, each other its own."""
         name = composed(stored)
         alike = self._by_form[name]
         first = name if name in alike else alike[0]
@@ -70,7 +73,8 @@ class Place:
     """The same place as a URI, without a slash at its end."""
 
     def list_files(self, folder: str = "") -> Listing:
-        """Every file at any depth of the folder `folder` in it, hidden ones too, by one listing; paths are below the data folder."""
+        """Every file at any depth of the folder `folder` in it, hidden ones too, by one listing; paths are below the
+        data folder."""
         base = posixpath.join(self.root, folder).rstrip("/") or "/"
         try:
             if isinstance(self.filesystem, LocalFileSystem):
@@ -79,7 +83,9 @@ class Place:
                 infos = self.filesystem.get_file_info(FileSelector(base, recursive=True, allow_not_found=True))
                 found = {info.path[len(base) :].lstrip("/"): None for info in infos if info.type == FileType.File}
         except (OSError, UnicodeDecodeError) as error:
-            raise SoundStormError(f"{self.uri}/{folder} cannot be listed ({error}): check that all folders in it may be read") from error
+            raise SoundStormError(
+                f"{self.uri}/{folder} cannot be listed ({error}): check that all folders in it may be read"
+            ) from error
         return Listing(files={posixpath.join(folder, path): found[path] for path in sorted(found)})
 
     def has_file(self, path: str) -> bool:
@@ -110,7 +116,8 @@ def _grouped(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
 
 
 def _walk(base: str) -> dict[str, Problem | None]:
-    """Files below a folder of the local disk, through links, each once per way that leads to it; a link back to a folder on its way ends there."""
+    """Files below a folder of the local disk, through links, each once per way that leads to it; a link back to a
+    folder on its way ends there."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -127,7 +134,10 @@ def _walk(base: str) -> dict[str, Problem | None]:
             identity = _identity(path)
             if identity in way:
                 folders.remove(name)
-                found[shown(posixpath.join(below, name))] = (Reason.UNREADABLE_FILE, "it is a link back to a folder that it lies in")
+                found[shown(posixpath.join(below, name))] = (
+                    Reason.UNREADABLE_FILE,
+                    "it is a link back to a folder that it lies in",
+                )
             else:
                 ways[path] = way | {identity}
         for name in names:
@@ -140,7 +150,8 @@ def _walk(base: str) -> dict[str, Problem | None]:
 
 
 def shown(path: str) -> str:
-    r"""A path of the local disk as text that can be stored: bytes that are no UTF-8 are written out, as in `rain/\xff.wav`."""
+    r"""A path of the local disk as text that can be stored: bytes that are no UTF-8 are written out, as in
+    `rain/\xff.wav`."""
     return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

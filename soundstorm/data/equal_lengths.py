@@ -9,9 +9,13 @@ Clip = TypeVar("Clip")
 
 
 def in_equal_batches(
-    clips: Sequence[Clip], lengths: Sequence[int], longest_batch: float, work: Callable[[list[Clip]], Sequence[np.ndarray]]
+    clips: Sequence[Clip],
+    lengths: Sequence[int],
+    longest_batch: float,
+    work: Callable[[list[Clip]], Sequence[np.ndarray]],
 ) -> list[np.ndarray]:
-    """What `work` makes of each clip, in order; it is given clips of equal length together, so that nothing needs padding.
+    """What `work` makes of each clip, in order; it is given clips of equal length together, so that nothing needs
+    padding.
 
     Args:
         clips: of any lengths.

@@ -1,4 +1,5 @@
-"""Reading a table of labels as people and spreadsheets write it: commas, semicolons or tabs, headers in any spelling."""
+"""Reading a table of labels as people and spreadsheets write it: commas, semicolons or tabs, headers in any
+spelling."""
 
 import csv
 import io
@@ -22,7 +23,8 @@ class LabelRow:
     number: int
     """As a spreadsheet counts them: the header is row 1."""
     cells: dict[str, str]
-    """Of the columns that were asked for and are there, by the names that were asked for; without spaces at the ends."""
+    """Of the columns that were asked for and are there, by the names that were asked for; without spaces at the
+    ends."""
     surplus: int
     """Cells that are filled beyond the last column: a name with a delimiter in it was not put into quotes."""
 
@@ -50,7 +52,9 @@ def read_labels(place: Place, path: str, columns: Sequence[str], optional: Seque
         delimiter = _delimiter(text, columns)
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SoundStormError(f"{where} cannot be read as CSV in UTF-8: {error}; save it as 'CSV UTF-8', with a header") from error
+        raise SoundStormError(
+            f"{where} cannot be read as CSV in UTF-8: {error}; save it as 'CSV UTF-8', with a header"
+        ) from error
     first = next((number for number, row in enumerate(rows) if any(row)), len(rows))
     header = [name.strip() for name in rows[first]] if first < len(rows) else []
     place_of = {name: at for name in (*columns, *optional) if (at := _column(name, header)) is not None}
@@ -94,7 +98,14 @@ def _delimiter(text: str, columns: Sequence[str]) -> str:
     """What parts the cells of the header so that it has the most of `columns`."""
 
     def known(delimiter: str) -> int:
-        header = next((row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True) if any(row)), [])
+        header = next(
+            (
+                row
+                for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+                if any(row)
+            ),
+            [],
+        )
         return sum(_column(name, header) is not None for name in columns)
 
     return max(DELIMITERS, key=known)

@@ -1,6 +1,7 @@
 """How data sets lie on disk or in a bucket: which files and rows there are, before anything is opened as audio.
 
-Each layout yields one `Candidate` per row or file, with what is wrong about it, if anything. Listings are read once per data set.
+Each layout yields one `Candidate` per row or file, with what is wrong about it, if anything. Listings are read once per
+data set.
 """
 
 import hashlib
@@ -46,7 +47,8 @@ class Contents:
     """In the order of their labels."""
     num_folds: int
     ignored: dict[str, tuple[Ignored, str]] = field(default_factory=dict)
-    """Stored path of files that are no clips of this data set for a reason of its layout -> that reason; other reasons are seen from the names."""
+    """Stored path of files that are no clips of this data set for a reason of its layout -> that reason; other reasons
+    are seen from the names."""
     labels_path: str | None = None
     """Of the table that decides which files are used; None: folders do."""
     notes: tuple[str, ...] = ()
@@ -87,12 +89,25 @@ class TableLayout:
         for row in rows:
             candidate = self._candidate(row, listing)
             if self.only is not None and row.cells[self.only].casefold() not in ("true", "1", "1.0", "yes"):
-                others[candidate.path] = (Ignored.OTHER_DATASET, f"column {self.only} of {self.csv_path} says that it is none of {self.title}")
+                others[candidate.path] = (
+                    Ignored.OTHER_DATASET,
+                    f"column {self.only} of {self.csv_path} says that it is none of {self.title}",
+                )
                 continue
             candidates.append(candidate)
-            if candidate.problem is None and posixpath.splitext(candidate.path)[1] != posixpath.splitext(row.cells[self.filename])[1]:
+            if (
+                candidate.problem is None
+                and posixpath.splitext(candidate.path)[1] != posixpath.splitext(row.cells[self.filename])[1]
+            ):
                 renamed.append(f"{candidate.path} for {row.cells[self.filename]}")
-        notes = [f"{len(renamed)} files have another ending than {self.csv_path} says, for example {renamed[0]}: they are used"] if renamed else []
+        notes = (
+            [
+                f"{len(renamed)} files have another ending than {self.csv_path} says, for example {renamed[0]}: they "
+                "are used"
+            ]
+            if renamed
+            else []
+        )
         return Contents(
             place=place,
             listing=listing,
@@ -106,7 +121,10 @@ class TableLayout:
 
     def _candidate(self, row: LabelRow, listing: Listing) -> Candidate:
         cells, where = row.cells, f"row {row.number} of {self.csv_path}"
-        fold, published = whole_number(cells["fold"], 1, self.num_folds), whole_number(cells[self.label], 0, max(self.labels))
+        fold, published = (
+            whole_number(cells["fold"], 1, self.num_folds),
+            whole_number(cells[self.label], 0, max(self.labels)),
+        )
         folder = self.audio_folder(fold or 1)
         inside = path_inside(cells[self.filename])
         stored = None if inside is None else listing.find_recording(f"{folder}/{inside}")
@@ -123,20 +141,28 @@ class TableLayout:
         if fold is None:
             return reject(Reason.BAD_FOLD, f"fold '{cells['fold']}': {self.title} has folds 1 to {self.num_folds}")
         if published not in self.labels:
-            return reject(Reason.BAD_LABEL, f"{self.label} '{cells[self.label]}': {self.title} has {_ranges(sorted(self.labels))}")
+            return reject(
+                Reason.BAD_LABEL, f"{self.label} '{cells[self.label]}': {self.title} has {_ranges(sorted(self.labels))}"
+            )
         label, category = self.labels[published]
         if normalized(cells[self.category]) != normalized(category):
-            return reject(Reason.BAD_LABEL, f"{self.label} {published} is '{category}' in {self.title}, not '{cells[self.category]}'")
+            return reject(
+                Reason.BAD_LABEL,
+                f"{self.label} {published} is '{category}' in {self.title}, not '{cells[self.category]}'",
+            )
         if stored is None:
             return reject(Reason.MISSING_FILE, f"{path} does not exist")
         problem = listing.files[stored]
         if problem is not None:
             return reject(problem[0], f"{stored}: {problem[1]}")
-        return Candidate(clip_id=clip_id, path=stored, fold=fold, label=label, category=category, source=cells.get(self.source, ""))
+        return Candidate(
+            clip_id=clip_id, path=stored, fold=fold, label=label, category=category, source=cells.get(self.source, "")
+        )
 
 
 def fold_of_source(source: str, num_folds: int = FOLDER_FOLDS) -> int:
-    """A fold from 1 that depends on the name of the source recording only: clips that are added later move no other clip."""
+    """A fold from 1 that depends on the name of the source recording only: clips that are added later move no other
+    clip."""
     return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") % num_folds + 1
 
 
@@ -158,7 +184,11 @@ def alike(categories: Sequence[str]) -> list[str]:
     for category in categories:
         groups.setdefault(normalized(category), []).append(category)
     between = "' and '"
-    return [f"'{between.join(names)}' are {len(names)} classes: give them one name if they are one" for names in groups.values() if len(names) > 1]
+    return [
+        f"'{between.join(names)}' are {len(names)} classes: give them one name if they are one"
+        for names in groups.values()
+        if len(names) > 1
+    ]
 
 
 def _ranges(numbers: list[int]) -> str:

@@ -48,7 +48,10 @@ def told(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -
     lines = []
     for kind, count in count_notes(notes).items():
         clip_id, detail = next(
-            (clip_id, note.partition(": ")[2]) for clip_id, given in sorted(notes.items()) for note in given if kind_of(note) == kind
+            (clip_id, note.partition(": ")[2])
+            for clip_id, given in sorted(notes.items())
+            for note in given
+            if kind_of(note) == kind
         )
         line = f"{PHRASES[Note(kind)]}: {count} of {num_clips} clips, for example {clip_id} ({detail})"
         if kind == Note.CUT:

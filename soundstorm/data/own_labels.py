@@ -34,18 +34,29 @@ class _Table:
 def csv_contents(place: Place, path: str, listing: Listing | None = None) -> Contents:
     """A CSV of one's own with columns `filename`, `category`, and if known `fold` and `source`.
 
-    Names are looked for in the folder of the CSV, in the data folder, and in a folder such as `audio` there. Without `fold`, clips are dealt to 5
-    folds by the hash of their `source` (the recording that they were cut from), else of their name.
+    Names are looked for in the folder of the CSV, in the data folder, and in a folder such as `audio` there. Without
+    `fold`, clips are dealt to 5 folds by the hash of their `source` (the recording that they were cut from), else of
+    their name.
     """
     hint = "give a folder of class folders, or a CSV with filename,category[,fold]"
     rows = read_labels(place, path, COLUMNS, OPTIONAL, hint)
     listing = place.list_files() if listing is None else listing
     categories = sorted({name for row in rows if is_category(name := composed(row.cells["category"]))})
     tops = {name.split("/")[0] for name in listing.files if "/" in name}
-    bases = dict.fromkeys([posixpath.dirname(path), "", *(name for name in sorted(tops) if name.casefold() in AUDIO_FOLDERS)])
-    table = _Table(place=place, path=path, listing=listing, labels={name: label for label, name in enumerate(categories)}, bases=tuple(bases))
+    bases = dict.fromkeys(
+        [posixpath.dirname(path), "", *(name for name in sorted(tops) if name.casefold() in AUDIO_FOLDERS)]
+    )
+    table = _Table(
+        place=place,
+        path=path,
+        listing=listing,
+        labels={name: label for label, name in enumerate(categories)},
+        bases=tuple(bases),
+    )
     candidates = [_candidate(table, row) for row in rows]
-    num_folds = max((candidate.fold for candidate in candidates), default=1) if "fold" in rows[0].cells else FOLDER_FOLDS
+    num_folds = (
+        max((candidate.fold for candidate in candidates), default=1) if "fold" in rows[0].cells else FOLDER_FOLDS
+    )
     usable = [candidate for candidate in candidates if candidate.problem is None]
     return Contents(
         place=place,
@@ -63,12 +74,15 @@ def _overridden(table: _Table, usable: list[Candidate]) -> list[str]:
     taken = {candidate.path for candidate in usable}
     recordings = [name for name in table.listing.files if is_audio(name) and not is_hidden(name)]
     unused = [name for name in recordings if name not in taken]
-    folders = sorted({name.split("/")[0] for name in recordings if "/" in name} - {base for base in table.bases if base})
+    folders = sorted(
+        {name.split("/")[0] for name in recordings if "/" in name} - {base for base in table.bases if base}
+    )
     notes = []
     if unused and folders:
         notes.append(
             f"{table.path} decides what is used, and not the {len(folders)} folders beside it ({', '.join(folders[:5])}"
-            f"{', ...' if len(folders) > 5 else ''}): {len(unused)} recordings that it does not name are ignored, for example {unused[0]}; "
+            f"{', ...' if len(folders) > 5 else ''}): {len(unused)} recordings that it does not name are ignored, for "
+            f"example {unused[0]}; "
             "move it away to have the folders as classes"
         )
     return notes
@@ -86,25 +100,35 @@ def _candidate(table: _Table, row: LabelRow) -> Candidate:
     def reject(reason: Reason, detail: str) -> Candidate:
         return Candidate(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
 
-    surplus = f"; the row has {row.surplus} more cells than the header: put names that hold what parts the cells into quotes" if row.surplus else ""
+    surplus = (
+        f"; the row has {row.surplus} more cells than the header: put names that hold what parts the cells into quotes"
+        if row.surplus
+        else ""
+    )
     if not given:
         return reject(Reason.MISSING_FILE, "the filename is empty")
     if inside is None:
         return reject(Reason.OUTSIDE_DATA_FOLDER, f"'{given}' leads out of the data folder")
     if category not in table.labels:
-        name = f"category '{category}' must be a name that can be a folder's: not empty, no slashes, no dot at its start"
+        name = (
+            f"category '{category}' must be a name that can be a folder's: not empty, no slashes, no dot at its start"
+        )
         return reject(Reason.BAD_LABEL, name + surplus)
     source = cells.get("source", "")
     fold = whole_number(cells["fold"], 1, MAX_FOLDS) if "fold" in cells else fold_of_source(source or inside)
     if fold is None:
-        return reject(Reason.BAD_FOLD, f"fold '{cells['fold']}': folds are whole numbers from 1 to {MAX_FOLDS}{surplus}")
+        return reject(
+            Reason.BAD_FOLD, f"fold '{cells['fold']}': folds are whole numbers from 1 to {MAX_FOLDS}{surplus}"
+        )
     if stored is None:
         places = ", ".join(f"{table.place.uri}/{base}".rstrip("/") for base in table.bases)
         return reject(Reason.MISSING_FILE, f"{inside} does not exist; it was looked for in {places}{surplus}")
     problem = table.listing.files[stored]
     if problem is not None:
         return reject(problem[0], f"{stored}: {problem[1]}")
-    return Candidate(clip_id=clip_id, path=stored, fold=fold, label=table.labels[category], category=category, source=source)
+    return Candidate(
+        clip_id=clip_id, path=stored, fold=fold, label=table.labels[category], category=category, source=source
+    )
 
 
 def _looked_up(table: _Table, given: str) -> tuple[str | None, str | None]:

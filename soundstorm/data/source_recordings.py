@@ -22,7 +22,8 @@ def split_sources(clips: Iterable[tuple[str, int, str]]) -> SplitSources:
 
 
 def smaller_sides(split: SplitSources) -> list[str]:
-    """The clips to leave out so that every source lies in one fold: all but those of the fold with most of its clips, the first of equals."""
+    """The clips to leave out so that every source lies in one fold: all but those of the fold with most of its clips,
+    the first of equals."""
     left_out = []
     for folds in split.values():
         kept = min(folds, key=lambda fold: (-len(folds[fold]), fold))
@@ -32,5 +33,7 @@ def smaller_sides(split: SplitSources) -> list[str]:
 
 def named(split: SplitSources) -> str:
     """For people: `131943 (folds 2 and 3), 134049 (folds 2 and 3)`."""
-    shown = [f"{source} (folds {' and '.join(map(str, sorted(folds)))})" for source, folds in list(split.items())[:MAX_NAMED]]
+    shown = [
+        f"{source} (folds {' and '.join(map(str, sorted(folds)))})" for source, folds in list(split.items())[:MAX_NAMED]
+    ]
     return ", ".join(shown) + (f" and {len(split) - MAX_NAMED} others" if len(split) > MAX_NAMED else "")

@@ -34,7 +34,9 @@ def write_dataset(folder: Path, clips_per_class: int = 40, seed: int = 0, durati
             fold = (label + number) % NUM_FOLDS + 1
             source = label * clips_per_class + number
             name = f"{fold}-{source:06d}-A-{label}.wav"
-            (folder / "audio" / name).write_bytes(encode_audio(synthesize(category, clip_seed, duration_s), SYNTHETIC_RATE, "wav"))
+            (folder / "audio" / name).write_bytes(
+                encode_audio(synthesize(category, clip_seed, duration_s), SYNTHETIC_RATE, "wav")
+            )
             table.writerow([name, fold, label, category, False, f"{source:06d}", "A"])
     (folder / "meta" / "esc50.csv").write_text(rows.getvalue(), encoding="utf-8")
     return folder

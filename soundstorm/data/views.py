@@ -1,7 +1,8 @@
 """Views of a recording: sounds that could have been recorded in its place, to train on beside it.
 
-A view is the recording played a little faster or slower, begun elsewhere, louder or softer, and in some of them together with another
-recording of its class. Everything random follows from the clip's id and the number of the view, so a view is the same whoever makes it.
+A view is the recording played a little faster or slower, begun elsewhere, louder or softer, and in some of them
+together with another recording of its class. Everything random follows from the clip's id and the number of the view,
+so a view is the same whoever makes it.
 
 Legend: N samples.
 """
@@ -19,7 +20,8 @@ from soundstorm.audio.files import from_pcm16, to_pcm16
 RECORDED = 0
 """The view that is the recording itself."""
 SPEED_PERCENT = (93, 107)
-"""Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay small."""
+"""Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay
+small."""
 SPEED_ZERO_CROSSINGS, SPEED_ROLLOFF = 6, 0.99
 """Of the filter of another speed: its length, and the share of the band that it passes half of."""
 GAIN_DB = (-4.0, 4.0)
@@ -92,8 +94,8 @@ def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarr
         waveform_N: float32 in [-1, 1].
         clip_id: of the recording.
         view: number of the view.
-        partner: waveform of any length of the clip that `choose_partner` names; without it, or where it is silent, the view is made
-            of the recording alone.
+        partner: waveform of any length of the clip that `choose_partner` names; without it, or where it is silent, the
+            view is made of the recording alone.
     """
     if view == RECORDED:
         return waveform_N
@@ -106,10 +108,11 @@ def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarr
 
 
 def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
-    """The recording at another speed, and at another pitch with it, through a gentle filter: a sinc of six zero crossings a side under a Hann window.
+    """The recording at another speed, and at another pitch with it, through a gentle filter: a sinc of six zero
+    crossings a side under a Hann window.
 
-    What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing there, which no
-    recording has, and which a codec takes for another sound: seen on rain with an earlier codec.
+    What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing
+    there, which no recording has, and which a codec takes for another sound: seen on rain with an earlier codec.
     """
     from scipy.signal import resample_poly  # 60 MB, which who makes no views need not pay
 
@@ -119,7 +122,9 @@ def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
     half = math.ceil(SPEED_ZERO_CROSSINGS * up * down / cutoff)
     crossings = np.clip(np.arange(-half, half + 1) * cutoff / (up * down), -SPEED_ZERO_CROSSINGS, SPEED_ZERO_CROSSINGS)
     window = np.cos(crossings * np.pi / SPEED_ZERO_CROSSINGS / 2) ** 2
-    return resample_poly(waveform_N, up, down, window=np.sinc(crossings) * window * cutoff / (down * up)).astype(np.float32)
+    return resample_poly(waveform_N, up, down, window=np.sinc(crossings) * window * cutoff / (down * up)).astype(
+        np.float32
+    )
 
 
 def _looped(waveform: np.ndarray, start: float, length: int) -> np.ndarray:

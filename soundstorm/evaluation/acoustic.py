@@ -1,13 +1,14 @@
 """The six metrics of one clip and the two of a pair, in float64, on the 16-bit values as stored divided by 32768.
 
-The formulas are the published ones, with x the clip, N its length and X = |rFFT(x)| over the whole clip. Where a formula has no value,
+The formulas are the published ones, with x the clip, N its length and X = |rFFT(x)| over the whole clip. Where a
+formula has no value,
 the value is fixed here, so that no table ever holds NaN or infinity:
 
 | case | value |
 |---|---|
-| digital silence | snr_db 0, zero_crossing_rate 0, rms 0, spectral_entropy 0, spectral_centroid_hz 0, spectral_rolloff_hz 0 |
-| one sample | snr_db 0 (there is no difference to measure), the spectral metrics 0 (the only bin is 0 Hz) |
-| constant and not zero | snr_db is SNR_CAP_DB (the mean squared difference is 0) |
+| digital silence | snr_db 0, zero_crossing_rate 0, rms 0, spectral_entropy 0, spectral_centroid_hz 0,
+spectral_rolloff_hz 0 | | one sample | snr_db 0 (there is no difference to measure), the spectral metrics 0 (the only
+bin is 0 Hz) | | constant and not zero | snr_db is SNR_CAP_DB (the mean squared difference is 0) |
 | both clips of a pair silent | spectral_convergence 0, log_spectral_distance 0 |
 | real clip of a pair silent, or nearly | spectral_convergence is at most SPECTRAL_CONVERGENCE_CAP |
 | STFT magnitude 0 | the logarithm is taken of STFT_FLOOR |
@@ -62,7 +63,8 @@ CLIP_METRICS = (
         name="snr_db",
         title="SNR",
         unit="dB",
-        meaning="Power of the clip over the power of its sample-to-sample change: high for smooth, low-pitched sound, low for hiss.",
+        meaning="Power of the clip over the power of its sample-to-sample change: high for smooth, low-pitched sound, "
+        "low for hiss.",
         decimals=2,
     ),
     MetricInfo(
@@ -72,7 +74,9 @@ CLIP_METRICS = (
         meaning="How often the waveform changes sign: high for noisy or high-pitched sound, 0 in digital silence.",
         decimals=4,
     ),
-    MetricInfo(name="rms", title="RMS level", unit="full scale = 1", meaning="How strong the clip is on average.", decimals=4),
+    MetricInfo(
+        name="rms", title="RMS level", unit="full scale = 1", meaning="How strong the clip is on average.", decimals=4
+    ),
     MetricInfo(
         name="spectral_entropy",
         title="Spectral entropy",
@@ -100,14 +104,16 @@ PAIR_METRICS = (
         name="spectral_convergence",
         title="Spectral convergence",
         unit="",
-        meaning="Size of the difference of two spectrograms over the size of the real one: 0 for equal, about 1 or more for unrelated clips.",
+        meaning="Size of the difference of two spectrograms over the size of the real one: 0 for equal, about 1 or "
+        "more for unrelated clips.",
         decimals=3,
     ),
     MetricInfo(
         name="log_spectral_distance",
         title="Log-spectral distance",
         unit="nats",
-        meaning="Typical distance of two spectrograms in log magnitude (1 nat is 8.7 dB): 0 for equal; weak and strong parts count alike.",
+        meaning="Typical distance of two spectrograms in log magnitude (1 nat is 8.7 dB): 0 for equal; weak and "
+        "strong parts count alike.",
         decimals=3,
     ),
 )
@@ -139,8 +145,11 @@ def clip_metrics(x_N: NDArray[np.float64] | NDArray[np.int16], sample_rate: int)
     return dict(zip(METRIC_NAMES, values, strict=True))
 
 
-def spectral_convergence(real_N: NDArray[np.float64] | NDArray[np.int16], generated_N: NDArray[np.float64] | NDArray[np.int16]) -> float:
-    """‖S_real - S_gen‖_F / ‖S_real‖_F on STFT magnitudes over the length of the shorter clip, at most SPECTRAL_CONVERGENCE_CAP.
+def spectral_convergence(
+    real_N: NDArray[np.float64] | NDArray[np.int16], generated_N: NDArray[np.float64] | NDArray[np.int16]
+) -> float:
+    """‖S_real - S_gen‖_F / ‖S_real‖_F on STFT magnitudes over the length of the shorter clip, at most
+    SPECTRAL_CONVERGENCE_CAP.
 
     Raises:
         SoundStormError: as `clip_metrics`.
@@ -152,8 +161,11 @@ def spectral_convergence(real_N: NDArray[np.float64] | NDArray[np.int16], genera
     return error / norm if error < SPECTRAL_CONVERGENCE_CAP * norm else SPECTRAL_CONVERGENCE_CAP
 
 
-def log_spectral_distance(real_N: NDArray[np.float64] | NDArray[np.int16], generated_N: NDArray[np.float64] | NDArray[np.int16]) -> float:
-    """sqrt(mean((ln S_real - ln S_gen)^2)) over all bins and frames of the shorter clip, magnitudes no smaller than STFT_FLOOR, in nats.
+def log_spectral_distance(
+    real_N: NDArray[np.float64] | NDArray[np.int16], generated_N: NDArray[np.float64] | NDArray[np.int16]
+) -> float:
+    """sqrt(mean((ln S_real - ln S_gen)^2)) over all bins and frames of the shorter clip, magnitudes no smaller than
+    STFT_FLOOR, in nats.
 
     Raises:
         SoundStormError: as `clip_metrics`.
@@ -163,7 +175,8 @@ def log_spectral_distance(real_N: NDArray[np.float64] | NDArray[np.int16], gener
 
 
 def stft_magnitudes(x_N: NDArray[np.float64], n_fft: int = N_FFT, hop_length: int = HOP_LENGTH) -> NDArray[np.float64]:
-    """Magnitudes (n_fft // 2 + 1, 1 + N // hop_length): periodic Hann window, frames centred on multiples of the hop, zeros beyond the ends."""
+    """Magnitudes (n_fft // 2 + 1, 1 + N // hop_length): periodic Hann window, frames centred on multiples of the hop,
+    zeros beyond the ends."""
     window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(n_fft) / n_fft)
     padded = np.pad(np.asarray(x_N, dtype=np.float64), n_fft // 2)
     frames = np.lib.stride_tricks.sliding_window_view(padded, n_fft)[::hop_length]
@@ -214,13 +227,20 @@ def _pair_magnitudes(
 def _as_float64(x_N: NDArray[np.float64] | NDArray[np.int16], what: str) -> NDArray[np.float64]:
     x = np.asarray(x_N)
     if x.ndim != 1:
-        raise SoundStormError(f"{what} has shape {x.shape}: metrics are defined for mono clips of shape (N,); mix it to mono first")
+        raise SoundStormError(
+            f"{what} has shape {x.shape}: metrics are defined for mono clips of shape (N,); mix it to mono first"
+        )
     if len(x) == 0:
-        raise SoundStormError(f"{what} has no samples: metrics need at least one; leave it out or record why it is empty")
+        raise SoundStormError(
+            f"{what} has no samples: metrics need at least one; leave it out or record why it is empty"
+        )
     if x.dtype == np.int16:
         return x.astype(np.float64) / 32768
     if not np.issubdtype(x.dtype, np.floating):
         raise SoundStormError(f"{what} has samples of type {x.dtype}: pass int16 as stored, or floats from -1 to 1")
     if not np.isfinite(x).all():
-        raise SoundStormError(f"{what} has {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite; reject it before measuring")
+        raise SoundStormError(
+            f"{what} has {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite; reject it before "
+            "measuring"
+        )
     return x.astype(np.float64)

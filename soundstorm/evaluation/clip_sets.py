@@ -36,7 +36,10 @@ class ClipSet:
 
     def where(self, keep: Sequence[bool]) -> "ClipSet":
         """The clips for which `keep` is true."""
-        return ClipSet(self.table.filter(pa.array(keep, pa.bool_())), [name for name, kept in zip(self.categories, keep, strict=True) if kept])
+        return ClipSet(
+            self.table.filter(pa.array(keep, pa.bool_())),
+            [name for name, kept in zip(self.categories, keep, strict=True) if kept],
+        )
 
     def pooled(self) -> "ClipSet":
         """The clips as if they were all of one class."""
@@ -59,7 +62,11 @@ class ClipSet:
         arrays = []
         for row in self.table[f"{name}_embedding"]:
             windows = len(row.values) if pa.types.is_list(row.values.type) else 1
-            arrays.append((row.values.flatten() if pa.types.is_list(row.values.type) else row.values).to_numpy().reshape(windows, -1))
+            arrays.append(
+                (row.values.flatten() if pa.types.is_list(row.values.type) else row.values)
+                .to_numpy()
+                .reshape(windows, -1)
+            )
         return arrays
 
     def codes(self) -> list[NDArray[np.uint16]]:
@@ -78,10 +85,13 @@ class ClipSet:
         return float(np.mean([np.mean(group) for group in groups.values()]))
 
     def halves(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of two halves, equal in each class up to one recording: all clips of a recording are in the same half."""
+        """Positions of two halves, equal in each class up to one recording: all clips of a recording are in the same
+        half."""
         rng = np.random.default_rng(seed)
         recordings: dict[str, dict[str, list[int]]] = {}
-        for position, (category, recording) in enumerate(zip(self.categories, self.table["recording"].to_pylist(), strict=True)):
+        for position, (category, recording) in enumerate(
+            zip(self.categories, self.table["recording"].to_pylist(), strict=True)
+        ):
             recordings.setdefault(category, {}).setdefault(recording, []).append(position)
         halves: tuple[list[int], list[int]] = ([], [])
         for category in sorted(recordings):
@@ -94,7 +104,8 @@ class ClipSet:
         return np.array(sorted(halves[0]), np.int64), np.array(sorted(halves[1]), np.int64)
 
     def like(self, other: Sequence[str], seed: int) -> NDArray[np.int64]:
-        """Positions of as many clips of each class as `other`, a list of classes, has of it, or all there are; drawn by `seed`."""
+        """Positions of as many clips of each class as `other`, a list of classes, has of it, or all there are; drawn by
+        `seed`."""
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
         for category in sorted(set(self.categories)):

@@ -1,7 +1,8 @@
-"""How close generated clips come to real ones as sound: their distribution, their class, their variety, their motion, and whether they are copies.
+"""How close generated clips come to real ones as sound: their distribution, their class, their variety, their motion,
+and whether they are copies.
 
-Every measure stands beside the same measure of real clips, its floor, and their ratio is what counts. The floor of a distance is that of
-two halves of the real clips: see `soundstorm.evaluation.split_distances`.
+Every measure stands beside the same measure of real clips, its floor, and their ratio is what counts. The floor of a
+distance is that of two halves of the real clips: see `soundstorm.evaluation.split_distances`.
 
 Nothing here is NaN or infinite: what cannot be said is None, with the reason.
 """
@@ -21,13 +22,20 @@ from soundstorm.evaluation.closeness_result import FEW_CLIPS, Closeness, Confusi
 from soundstorm.evaluation.distances import within_class_distance
 from soundstorm.evaluation.memorization import nearest_share
 from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo
-from soundstorm.evaluation.split_distances import NUM_SPLITS, DistanceBasis, SplitDistance, frechet_over_splits, kernel_over_splits
+from soundstorm.evaluation.split_distances import (
+    NUM_SPLITS,
+    DistanceBasis,
+    SplitDistance,
+    frechet_over_splits,
+    kernel_over_splits,
+)
 from soundstorm.schemas import Role
 
 NOTHING_IN_COMMON = "the generated and the real clips have no class in common"
 COPY_SHARE = 0.3
-"""A generated clip is named as a copy if it has this share of its frames in common with a training clip, not counting its commonest code, which
-is mostly silence. Of the 400 recordings of ESC-10, each beside those of its class in other folds, none has more than 0.13; a copy has 1."""
+"""A generated clip is named as a copy if it has this share of its frames in common with a training clip, not counting
+its commonest code, which is mostly silence. Of the 400 recordings of ESC-10, each beside those of its class in other
+folds, none has more than 0.13; a copy has 1."""
 
 
 class Unsaid(Exception):  # noqa: N818 - no error: a measure without a value
@@ -51,18 +59,22 @@ def closeness(
     warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> Closeness:
-    """Every measure of MEASURES, from the features of generated clips, of real clips, and of the others of the real clips' dataset.
+    """Every measure of MEASURES, from the features of generated clips, of real clips, and of the others of the real
+    clips' dataset.
 
-    Only clips of classes that generated and real clips have in common count; where there are none, all clips are taken for one class.
+    Only clips of classes that generated and real clips have in common count; where there are none, all clips are taken
+    for one class.
 
     Args:
         features: schema FEATURES; an embedding has one width in all rows.
         held_out_fold: fold of the real and reference clips that the model was not trained on; None where there is none.
         no_fold: why there is none.
-        classifier_categories: what the classifier can call a clip; None: there was no classifier, and its columns are null.
+        classifier_categories: what the classifier can call a clip; None: there was no classifier, and its columns are
+            null.
         no_classifier: why there was none.
         model: name of the model that gave `model_embedding`; None: there was none, and the column is null.
-        embeddings: what is known of the networks behind the embeddings `codec`, `classifier` and `model`, for the record.
+        embeddings: what is known of the networks behind the embeddings `codec`, `classifier` and `model`, for the
+            record.
         reference: which real clips the distances are to, for the record.
         warnings: what else a reader should know; passed on.
         seed: draws the halves of the real clips.
@@ -75,11 +87,15 @@ def closeness(
     clips = clips.where([category in common for category in clips.categories]) if common else clips.pooled()
     real, generated, dataset = clips.of(Role.REAL), clips.of(Role.GENERATED), clips.of(Role.REAL, Role.REFERENCE)
     if not len(real) or not len(generated):
-        raise SoundStormError(f"features: {len(real)} real and {len(generated)} generated clips; a comparison needs at least one of each")
+        raise SoundStormError(
+            f"features: {len(real)} real and {len(generated)} generated clips; a comparison needs at least one of each"
+        )
     comparison = _Comparison(
         real=real,
         generated=generated,
-        training=dataset.where([False] * len(dataset)) if held_out_fold is None else dataset.outside_fold(held_out_fold),
+        training=dataset.where([False] * len(dataset))
+        if held_out_fold is None
+        else dataset.outside_fold(held_out_fold),
         held_out=dataset.where([False] * len(dataset)) if held_out_fold is None else dataset.of_fold(held_out_fold),
         no_fold=no_fold if held_out_fold is None else "",
         named=None if classifier_categories is None else [normalized(category) for category in classifier_categories],
@@ -91,17 +107,24 @@ def closeness(
     )
     comparison.find_shares()
     ways = comparison.ways()
-    infos = [*MEASURES, *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None)]
+    infos = [
+        *MEASURES,
+        *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None),
+    ]
     warnings = list(warnings)
     if not common:
         warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
     if min(len(real), len(generated)) < FEW_CLIPS:
-        warnings.append(f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are rough.")
+        warnings.append(
+            f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are "
+            "rough."
+        )
     copies = comparison.copies()
     if copies:
         worst = ", ".join(f"{copy.clip_id} in {100 * copy.share:.0f}% of its frames" for copy in copies[:3])
         warnings.append(
-            f"{len(copies)} of {len(generated)} generated clips repeat a training clip: {worst}{' and others' if len(copies) > 3 else ''}."
+            f"{len(copies)} of {len(generated)} generated clips repeat a training clip: "
+            f"{worst}{' and others' if len(copies) > 3 else ''}."
         )
     return Closeness(
         measures=[_measure(info, ways[info.name]) for info in infos],
@@ -176,9 +199,14 @@ class _Comparison:
             ways[f"diversity_{embedding}"] = partial(self.diversity, embedding)
         return ways | {column: partial(self.motion, column) for column in ("flux", "modulation")}
 
-    def distance(self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]) -> tuple[float, float, DistanceBasis]:
+    def distance(
+        self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]
+    ) -> tuple[float, float, DistanceBasis]:
         self._require_classifier(embedding)
-        found, network = measure(self.real, self.generated, embedding, self.seed), self.embeddings.get(embedding, Embedding.unknown(embedding))
+        found, network = (
+            measure(self.real, self.generated, embedding, self.seed),
+            self.embeddings.get(embedding, Embedding.unknown(embedding)),
+        )
         basis = DistanceBasis(
             embedding=network.name,
             embedding_sha256=network.sha256,
@@ -214,7 +242,9 @@ class _Comparison:
             raise Unsaid(NOTHING_IN_COMMON)
         unknown = sorted(set(self.generated.categories) - set(self.named))
         if unknown:
-            raise Unsaid(f"the classifier knows no '{unknown[0]}': name one that was trained on these classes with --classifier")
+            raise Unsaid(
+                f"the classifier knows no '{unknown[0]}': name one that was trained on these classes with --classifier"
+            )
         generated = _agreement(self.generated)
         if not len(self.held_out):
             raise Unsaid(self.no_fold or "the held-out fold has no clip of these classes", generated)
@@ -243,7 +273,11 @@ class _Comparison:
             return []
         found = []
         rows = zip(
-            self.generated.table["clip_id"].to_pylist(), self.generated.categories, self.generated.codes(), self.shares["generated"], strict=True
+            self.generated.table["clip_id"].to_pylist(),
+            self.generated.categories,
+            self.generated.codes(),
+            self.shares["generated"],
+            strict=True,
         )
         for clip_id, category, codes_T, share in rows:
             commonest = float(np.bincount(codes_T).max()) / len(codes_T)
@@ -271,7 +305,9 @@ class _Comparison:
 
 
 def _agreement(clips: ClipSet) -> float:
-    return clips.class_mean([float(category == name) for category, name in zip(clips.categories, clips.predicted(), strict=True)])
+    return clips.class_mean(
+        [float(category == name) for category, name in zip(clips.categories, clips.predicted(), strict=True)]
+    )
 
 
 def _counts(clips: ClipSet, categories: list[str], predicted: list[str]) -> list[list[int]]:

@@ -94,7 +94,11 @@ class Closeness:
         known = [measure.met for measure in self.measures if measure.met is not None]
         if not known:
             return ""
-        few = f", which is rough with {self.counts['generated']} generated and {self.counts['real']} real clips" if self.is_rough else ""
+        few = (
+            f", which is rough with {self.counts['generated']} generated and {self.counts['real']} real clips"
+            if self.is_rough
+            else ""
+        )
         return f"{sum(known)} of {len(known)} measures of closeness within their bars{few}"
 
     @property
@@ -103,5 +107,6 @@ class Closeness:
         return min(self.counts["generated"], self.counts["real"]) < FEW_CLIPS
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`; without what is only for a picture."""
+        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`; without what is only
+        for a picture."""
         return {name: value for name, value in asdict(self).items() if name != "shares"}

@@ -1,14 +1,15 @@
-"""Distances between two sets of clips, each clip one or more rows of an embedding: Fréchet, and a kernel one that assumes no Gaussians.
+"""Distances between two sets of clips, each clip one or more rows of an embedding: Fréchet, and a kernel one that
+assumes no Gaussians.
 
-Both say little by themselves: their unit is that of the embedding, and they depend on the number of real rows. Read them beside the distance
-of two halves of the real clips. All is computed in float64.
+Both say little by themselves: their unit is that of the embedding, and they depend on the number of real rows. Read
+them beside the distance of two halves of the real clips. All is computed in float64.
 
 | case | value |
 |---|---|
 | all rows of both sets the same point | 0 |
-| all real rows the same point, so that they give no bandwidth | the median distance from them to the other rows is the bandwidth |
-| the line of `frechet_line` ends below 0, or its end is uncertain by a third of the plain distance | the plain distance |
-| too few rows, unequal widths, NaN or infinity | SoundStormError |
+| all real rows the same point, so that they give no bandwidth | the median distance from them to the other rows is the
+bandwidth | | the line of `frechet_line` ends below 0, or its end is uncertain by a third of the plain distance | the
+plain distance | | too few rows, unequal widths, NaN or infinity | SoundStormError |
 
 Legend: N rows, D dimensions, R rank, min(N, D).
 """
@@ -37,9 +38,11 @@ _BANDWIDTH_ROWS = 2000
 
 
 def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating]) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to both sets, |m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½), at least 0.
+    """Squared Fréchet distance of the Gaussians fitted to both sets, |m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½), at least
+    0.
 
-    Fewer rows than dimensions are allowed. It comes out too large by about a constant over the number of rows: see `frechet_infinity`.
+    Fewer rows than dimensions are allowed. It comes out too large by about a constant over the number of rows: see
+    `frechet_infinity`.
 
     Args:
         real_ND: at least 2 rows.
@@ -55,7 +58,8 @@ def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floatin
 
 
 def frechet_infinity(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0) -> float:
-    """`frechet_distance` for infinitely many other rows, at least 0: the end of `frechet_line` where that can be relied on, else the plain distance.
+    """`frechet_distance` for infinitely many other rows, at least 0: the end of `frechet_line` where that can be relied
+    on, else the plain distance.
 
     Raises:
         SoundStormError: too few rows, unequal widths, or values that are not finite.
@@ -87,7 +91,8 @@ class FrechetLine:
 
     @property
     def value(self) -> float:
-        """The extrapolated distance where there is no problem, else the plain one, which comes out too large by about a constant over the rows."""
+        """The extrapolated distance where there is no problem, else the plain one, which comes out too large by about a
+        constant over the rows."""
         return self.at_infinity if self.problem is None else self.plain
 
 
@@ -107,27 +112,33 @@ def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], 
     Raises:
         SoundStormError: too few rows, unequal widths, or values that are not finite.
 
-    Source: Chong & Forsyth, "Effectively Unbiased FID", arXiv 1911.07023, section 4; for audio: Gui et al., arXiv 2311.01616.
+    Source: Chong & Forsyth, "Effectively Unbiased FID", arXiv 1911.07023, section 4; for audio: Gui et al., arXiv
+    2311.01616.
     """
     real_ND, other_ND = _checked(real_ND, other_ND, min_other=MIN_ROWS_INFINITY)
     generator, real, number = np.random.default_rng(seed), _fit(real_ND), len(other_ND)
     sizes = np.unique(np.rint(1 / np.linspace(2 / number, 1 / number, _SIZES)).astype(int))
     distances = []
     for size in sizes:
-        subsets = [other_ND] if size == number else [other_ND[generator.permutation(number)[:size]] for _ in range(_DRAWS)]
+        subsets = (
+            [other_ND] if size == number else [other_ND[generator.permutation(number)[:size]] for _ in range(_DRAWS)]
+        )
         distances.append(np.mean([_between(real, _fit(subset)) for subset in subsets]))
     inverse, points = 1 / sizes, np.array(distances)
     slope, end = np.polyfit(inverse, points, 1)
     spread = np.square(points - slope * inverse - end).sum() / (len(sizes) - 2)
     error = np.sqrt(spread * np.square(inverse).mean() / np.square(inverse - inverse.mean()).sum())
-    return FrechetLine(plain=max(0.0, float(points[-1])), at_infinity=float(end), standard_error=float(error), num_rows=number)
+    return FrechetLine(
+        plain=max(0.0, float(points[-1])), at_infinity=float(end), standard_error=float(error), num_rows=number
+    )
 
 
 def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating]) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel exp(-d² / 2σ²), σ the median distance of two real rows; at most 2.
+    """Unbiased squared maximum mean discrepancy with the kernel exp(-d² / 2σ²), σ the median distance of two real rows;
+    at most 2.
 
-    An estimate whose mean is 0 for equal distributions at any number of rows, so it is below 0 about as often as above. Time and not
-    memory grow with the square of the rows: about 1 s for 4,000 beside 4,000.
+    An estimate whose mean is 0 for equal distributions at any number of rows, so it is below 0 about as often as above.
+    Time and not memory grow with the square of the rows: about 1 s for 4,000 beside 4,000.
 
     Args:
         real_ND: at least 2 rows.
@@ -136,7 +147,8 @@ def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating
     Raises:
         SoundStormError: fewer than 2 rows, unequal widths, or values that are not finite.
 
-    Source: Chung et al., "KAD: No More FAD!", arXiv 2502.15602, section 3, without its constant factor; Gretton et al., JMLR 13 (2012), lemma 6.
+    Source: Chung et al., "KAD: No More FAD!", arXiv 2502.15602, section 3, without its constant factor; Gretton et al.,
+    JMLR 13 (2012), lemma 6.
     """
     a_ND, b_ND = _checked(real_ND, other_ND, min_other=2)
     bandwidth = _bandwidth(a_ND, b_ND)
@@ -168,7 +180,8 @@ def _between(real: _Gaussian, other: _Gaussian) -> float:
 
 
 def _bandwidth(real_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> float:
-    """The median distance of two real rows; where most are equal, of those that differ; where all are, of the others from them."""
+    """The median distance of two real rows; where most are equal, of those that differ; where all are, of the others
+    from them."""
     some_ND = real_ND[:: -(-len(real_ND) // _BANDWIDTH_ROWS)]
     for distances in (pdist(some_ND), cdist(some_ND[:1], other_ND)):
         if not distances.any():
@@ -192,17 +205,25 @@ def _kernel_sum(rows_ND: NDArray[np.float64], others_ND: NDArray[np.float64]) ->
     return total
 
 
-def _checked(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], min_other: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked(
+    real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], min_other: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     real64_ND, other64_ND = _rows(real_ND, "real", 2), _rows(other_ND, "other", min_other)
     if real64_ND.shape[1] != other64_ND.shape[1]:
-        raise SoundStormError(f"real embeddings have width {real64_ND.shape[1]}, other {other64_ND.shape[1]}: embed both with the same network")
+        raise SoundStormError(
+            f"real embeddings have width {real64_ND.shape[1]}, other {other64_ND.shape[1]}: embed both with the same "
+            "network"
+        )
     return real64_ND, other64_ND
 
 
 def _rows(embedding_ND: NDArray[np.floating], what: str, least: int) -> NDArray[np.float64]:
     rows_ND: NDArray[np.float64] = np.asarray(embedding_ND, dtype=np.float64)
     if rows_ND.ndim != 2 or len(rows_ND) < least or rows_ND.shape[1] == 0:
-        raise SoundStormError(f"{what} embeddings of shape {rows_ND.shape}: a distance needs at least {least} rows, shape (N, D); add clips")
+        raise SoundStormError(
+            f"{what} embeddings of shape {rows_ND.shape}: a distance needs at least {least} rows, shape (N, D); add "
+            "clips"
+        )
     if not np.isfinite(rows_ND).all():
         raise SoundStormError(f"{what} embeddings hold NaN or infinity; embed these clips again")
     return rows_ND
@@ -222,7 +243,10 @@ def within_class_distance(embedding_ND: NDArray[np.floating], categories: Sequen
     """
     points_ND: NDArray[np.float64] = np.asarray(embedding_ND, dtype=np.float64)
     if points_ND.ndim != 2 or len(points_ND) != len(categories):
-        raise SoundStormError(f"embeddings of shape {points_ND.shape} for {len(categories)} clips: expected one row for each, shape (N, D)")
+        raise SoundStormError(
+            f"embeddings of shape {points_ND.shape} for {len(categories)} clips: expected one row for each, shape (N, "
+            "D)"
+        )
     if not np.isfinite(points_ND).all():
         raise SoundStormError("embeddings hold NaN or infinity; embed these clips again")
     rows: dict[str, list[int]] = {}
@@ -235,5 +259,7 @@ def within_class_distance(embedding_ND: NDArray[np.floating], categories: Sequen
 def _mean_distance(points_ND: NDArray[np.float64]) -> float:
     """Over all pairs of different rows, a block of rows at a time."""
     number = len(points_ND)
-    total = sum(float(cdist(points_ND[start : start + _BLOCK_ROWS], points_ND).sum()) for start in range(0, number, _BLOCK_ROWS))
+    total = sum(
+        float(cdist(points_ND[start : start + _BLOCK_ROWS], points_ND).sum()) for start in range(0, number, _BLOCK_ROWS)
+    )
     return total / (number * (number - 1))

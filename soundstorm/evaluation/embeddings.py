@@ -1,7 +1,8 @@
-"""Clips as points: networks whose inner values stand for what a clip sounds like, so that sets of clips can be compared.
+"""Clips as points: networks whose inner values stand for what a clip sounds like, so that sets of clips can be
+compared.
 
-Three are at hand, all behind `Embedder`: what the codec quantizes (one row a second of sound), a sound classifier (one row a clip), and any ONNX
-model that somebody exported, such as PANNs or CLAP (one row a clip).
+Three are at hand, all behind `Embedder`: what the codec quantizes (one row a second of sound), a sound classifier (one
+row a clip), and any ONNX model that somebody exported, such as PANNs or CLAP (one row a clip).
 
 Legend: B batch, N samples, T frames, W windows, D dimensions.
 """
@@ -42,9 +43,11 @@ class ClipEmbedding(Protocol):
 
 
 class CodecEmbedder:
-    """What a codec quantizes, as means and standard deviations over windows of 1 s: the log-mel frames of a block codec, the latents of EnCodec.
+    """What a codec quantizes, as means and standard deviations over windows of 1 s: the log-mel frames of a block
+    codec, the latents of EnCodec.
 
-    What is left at the end joins the window before it where it is shorter than half a window; a shorter clip is one window.
+    What is left at the end joins the window before it where it is shorter than half a window; a shorter clip is one
+    window.
 
     Raises:
         SoundStormError: the codec works at another sample rate than 24 kHz.
@@ -55,17 +58,23 @@ class CodecEmbedder:
     def __init__(self, codec: Codec) -> None:
         if codec.sample_rate != SAMPLE_RATE:
             raise SoundStormError(
-                f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: clips are embedded at {SAMPLE_RATE} Hz, give such a codec"
+                f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: clips are embedded at "
+                f"{SAMPLE_RATE} Hz, give such a codec"
             )
         self._network, self._window_frames = codec.network, round(WINDOW_S * codec.network.latent_rate)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to rows (W, 2 D) for latents of size D; raises SoundStormError for a clip without samples."""
+        """Clips int16 (N,) to rows (W, 2 D) for latents of size D; raises SoundStormError for a clip without
+        samples."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
-            batch_BN = torch.from_numpy(np.stack([from_pcm16(clips[position]) for position in positions])).to(self._network.device)
-            for position, latent_DT in zip(positions, self._network.latents(batch_BN).float().cpu().numpy(), strict=True):
+            batch_BN = torch.from_numpy(np.stack([from_pcm16(clips[position]) for position in positions])).to(
+                self._network.device
+            )
+            for position, latent_DT in zip(
+                positions, self._network.latents(batch_BN).float().cpu().numpy(), strict=True
+            ):
                 rows[position] = window_statistics(latent_DT, self._window_frames)
         return [rows[position] for position in range(len(clips))]
 
@@ -86,7 +95,8 @@ class ClassifierEmbedder:
 
 
 class OnnxEmbedder:
-    """A model in ONNX format from float32 waveforms (B, N) in [-1, 1] to embeddings (B, D), one row a clip; needs the extra `onnx`.
+    """A model in ONNX format from float32 waveforms (B, N) in [-1, 1] to embeddings (B, D), one row a clip; needs the
+    extra `onnx`.
 
     Args:
         source: path or content of the model.
@@ -103,32 +113,47 @@ class OnnxEmbedder:
         try:
             runtime: Any = importlib.import_module("onnxruntime")
         except ImportError as error:
-            raise SoundStormError(f"embedding model '{self.name}' needs onnxruntime: pip install 'soundstorm-env[onnx]'") from error
+            raise SoundStormError(
+                f"embedding model '{self.name}' needs onnxruntime: pip install 'soundstorm-env[onnx]'"
+            ) from error
         try:
             content = source.read_bytes() if isinstance(source, Path) else source
             self._session = runtime.InferenceSession(content, providers=["CPUExecutionProvider"])
         except OSError as error:
-            raise SoundStormError(f"embedding model {source!s} cannot be read ({error.strerror}): give the path of an ONNX file") from error
+            raise SoundStormError(
+                f"embedding model {source!s} cannot be read ({error.strerror}): give the path of an ONNX file"
+            ) from error
         except Exception as error:  # onnxruntime's own errors have no other base
-            raise SoundStormError(f"embedding model '{self.name}' is no ONNX model ({' '.join(str(error).split())[:200]})") from error
+            raise SoundStormError(
+                f"embedding model '{self.name}' is no ONNX model ({' '.join(str(error).split())[:200]})"
+            ) from error
         inputs = [(argument.type, len(argument.shape)) for argument in self._session.get_inputs()]
         if inputs != [("tensor(float)", 2)]:
-            raise SoundStormError(f"embedding model '{self.name}' takes {inputs} (type, axes): export it with one float32 input (batch, samples)")
+            raise SoundStormError(
+                f"embedding model '{self.name}' takes {inputs} (type, axes): export it with one float32 input (batch, "
+                "samples)"
+            )
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to one row each, (1, D); raises SoundStormError for a clip without samples, or a model that gives other shapes."""
+        """Clips int16 (N,) to one row each, (1, D); raises SoundStormError for a clip without samples, or a model that
+        gives other shapes."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
-            batch_BN = np.stack([resample(from_pcm16(clips[position]), SAMPLE_RATE, self._rate) for position in positions])
+            batch_BN = np.stack(
+                [resample(from_pcm16(clips[position]), SAMPLE_RATE, self._rate) for position in positions]
+            )
             try:
                 embedding_BD = np.asarray(self._session.run(None, {self._input: batch_BN})[0], dtype=np.float32)
             except Exception as error:  # onnxruntime's own errors have no other base
                 detail = " ".join(str(error).split())[:200]
-                raise SoundStormError(f"embedding model '{self.name}' fails on waveforms {batch_BN.shape}: {detail}") from error
+                raise SoundStormError(
+                    f"embedding model '{self.name}' fails on waveforms {batch_BN.shape}: {detail}"
+                ) from error
             if embedding_BD.ndim != 2 or len(embedding_BD) != len(positions):
                 raise SoundStormError(
-                    f"embedding model '{self.name}' gave {embedding_BD.shape} for waveforms {batch_BN.shape}: expected (batch, width)"
+                    f"embedding model '{self.name}' gave {embedding_BD.shape} for waveforms {batch_BN.shape}: "
+                    "expected (batch, width)"
                 )
             rows.update(zip(positions, embedding_BD[:, None], strict=True))
         return [rows[position] for position in range(len(clips))]
@@ -151,7 +176,10 @@ def _equal_lengths(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[int]]:
     by_length: dict[int, list[int]] = {}
     for position, clip in enumerate(clips):
         if clip.ndim != 1 or not len(clip) or clip.dtype != np.int16:
-            raise SoundStormError(f"clip {position} has shape {clip.shape} and type {clip.dtype}: clips are embedded as int16 (N,), N at least 1")
+            raise SoundStormError(
+                f"clip {position} has shape {clip.shape} and type {clip.dtype}: clips are embedded as int16 (N,), N "
+                "at least 1"
+            )
         by_length.setdefault(len(clip), []).append(position)
     for length, positions in by_length.items():
         size = max(1, int(MAX_BATCH_S * SAMPLE_RATE / length))

@@ -1,7 +1,8 @@
 """Features of clips, from which `soundstorm.evaluation.closeness` says how close generated clips come to real ones.
 
-The codes are those of a clip that went through the codec once, as generated clips have by nature: else a recording and its perfect copy by
-a model have only a fifth of their codes in common, since what the codec makes is not what it was given.
+The codes are those of a clip that went through the codec once, as generated clips have by nature: else a recording and
+its perfect copy by a model have only a fifth of their codes in common, since what the codec makes is not what it was
+given.
 
 Legend: N samples, W windows, D dimensions, T frames, Q levels.
 """
@@ -18,7 +19,8 @@ from soundstorm.evaluation.embeddings import CodecEmbedder, Embedder
 from soundstorm.evaluation.temporal import modulation_spectrum, spectral_flux
 
 MAX_SAMPLES = round(MAX_DURATION_S * SAMPLE_RATE)
-"""Of a clip that is longer, the beginning is looked at, as `tokenize` does: comparing two clips takes memory by the product of their lengths."""
+"""Of a clip that is longer, the beginning is looked at, as `tokenize` does: comparing two clips takes memory by the
+product of their lengths."""
 
 
 class Classifier(Protocol):
@@ -61,11 +63,16 @@ class FeatureExtractor:
         if not clips:
             return []
         clips = [clip[:MAX_SAMPLES] for clip in clips]
-        codes = [codes_QT[0] for codes_QT in self.codec.encode_clips([from_pcm16(clip[:MAX_SAMPLES]) for clip in through_codec])]
+        codes = [
+            codes_QT[0]
+            for codes_QT in self.codec.encode_clips([from_pcm16(clip[:MAX_SAMPLES]) for clip in through_codec])
+        ]
         names = self._names(clips)
         in_model = [None] * len(clips) if self.model is None else [row_1D[0] for row_1D in self.model.embed(clips)]
         rows = []
-        for clip, codes_T, embedding_WD, name, model_D in zip(clips, codes, self.embedder.embed(clips), names, in_model, strict=True):
+        for clip, codes_T, embedding_WD, name, model_D in zip(
+            clips, codes, self.embedder.embed(clips), names, in_model, strict=True
+        ):
             bands_K = modulation_spectrum(clip, SAMPLE_RATE)[1]
             rows.append(
                 {

@@ -1,4 +1,5 @@
-"""What is asked of generated clips beyond the six metrics: each measure with the value of real clips that it is read beside, and its bar."""
+"""What is asked of generated clips beyond the six metrics: each measure with the value of real clips that it is read
+beside, and its bar."""
 
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ MEASURES = (
         name="kernel_codec",
         title="Kernel distance, codec",
         unit="",
-        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may fall below 0 by chance.",
+        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may "
+        "fall below 0 by chance.",
         floor=_HALVES,
         decimals=4,
         highest=_DISTANCE_BAR,
@@ -72,7 +74,8 @@ MEASURES = (
         name="kernel_classifier",
         title="Kernel distance, classifier",
         unit="",
-        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may fall below 0 by chance.",
+        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may "
+        "fall below 0 by chance.",
         floor=_HALVES,
         decimals=4,
         highest=_DISTANCE_BAR,
@@ -90,7 +93,8 @@ MEASURES = (
         name="diversity_codec",
         title="Diversity, codec",
         unit="",
-        meaning="How far apart two clips of one class are, on average: low where the model makes the same sound again and again.",
+        meaning="How far apart two clips of one class are, on average: low where the model makes the same sound again "
+        "and again.",
         floor="two real clips of one class",
         decimals=3,
         lowest=_LIVELINESS_BAR[0],
@@ -110,7 +114,8 @@ MEASURES = (
         name="flux",
         title="Spectral flux",
         unit="dB per 10 ms",
-        meaning="How much the spectrum changes from moment to moment: low for sound that is frozen, high for sound that flickers.",
+        meaning="How much the spectrum changes from moment to moment: low for sound that is frozen, high for sound "
+        "that flickers.",
         floor="the mean of the real clips",
         decimals=2,
         lowest=_LIVELINESS_BAR[0],
@@ -120,7 +125,8 @@ MEASURES = (
         name="modulation",
         title="Modulation energy",
         unit="dB²",
-        meaning="How strongly the level of each frequency band rises and falls, 0.5 to 20 times a second: the pace of barks, ticks and gusts.",
+        meaning="How strongly the level of each frequency band rises and falls, 0.5 to 20 times a second: the pace of "
+        "barks, ticks and gusts.",
         floor="the mean of the real clips",
         decimals=1,
         lowest=_LIVELINESS_BAR[0],
@@ -130,7 +136,8 @@ MEASURES = (
         name="copying",
         title="Copying",
         unit="share of frames",
-        meaning="Frames with the same codes, in their order, as in the nearest training clip of the class; the median clip. A copy has 1.",
+        meaning="Frames with the same codes, in their order, as in the nearest training clip of the class; the median "
+        "clip. A copy has 1.",
         floor="real clips of the held-out fold, which are no copies",
         decimals=3,
         highest=1.5,
@@ -151,7 +158,8 @@ MODEL_MEASURES = (
         name="kernel_model",
         title="Kernel distance",
         unit="",
-        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may fall below 0 by chance.",
+        meaning="The same without the assumption that the values are normally distributed; unbiased, so that it may "
+        "fall below 0 by chance.",
         floor=_HALVES,
         decimals=4,
         highest=_DISTANCE_BAR,

@@ -1,8 +1,10 @@
-"""One figure for how like real clips generated ones are, cheap enough to be taken hundreds of times: what decoding studies make small.
+"""One figure for how like real clips generated ones are, cheap enough to be taken hundreds of times: what decoding
+studies make small.
 
-It is the mean Kolmogorov-Smirnov distance of the six metrics, 0 to 1, plus a distance in the codec's embedding, 0 to √2: the root of
-`soundstorm.evaluation.distances.kernel_distance`, so that both are distances between distributions and of one size. Neither hears whether a clip is
-of its class, nor copies: `soundstorm evaluate` does, and is what to judge a model with.
+It is the mean Kolmogorov-Smirnov distance of the six metrics, 0 to 1, plus a distance in the codec's embedding, 0 to
+√2: the root of `soundstorm.evaluation.distances.kernel_distance`, so that both are distances between distributions and
+of one size. Neither hears whether a clip is of its class, nor copies: `soundstorm evaluate` does, and is what to judge
+a model with.
 
 Legend: N clips, R rows, D dimensions.
 """
@@ -40,7 +42,9 @@ class Measured:
     @classmethod
     def joined(cls, parts: Sequence["Measured"]) -> "Measured":
         """The clips of all parts together."""
-        return cls(np.concatenate([part.metrics_N6 for part in parts]), np.concatenate([part.rows_RD for part in parts]))
+        return cls(
+            np.concatenate([part.metrics_N6 for part in parts]), np.concatenate([part.rows_RD for part in parts])
+        )
 
 
 def unlikeness(real: Measured, made: Measured) -> dict[str, float]:
@@ -49,7 +53,10 @@ def unlikeness(real: Measured, made: Measured) -> dict[str, float]:
     Raises:
         SoundStormError: a set is empty, has fewer than two rows, or holds values that are not finite.
     """
-    ks = {f"ks_{name}": compare(real.metrics_N6[:, column], made.metrics_N6[:, column]).ks for column, name in enumerate(METRIC_NAMES)}
+    ks = {
+        f"ks_{name}": compare(real.metrics_N6[:, column], made.metrics_N6[:, column]).ks
+        for column, name in enumerate(METRIC_NAMES)
+    }
     mean = float(np.mean(list(ks.values())))
     distance = math.sqrt(max(0.0, kernel_distance(real.rows_RD, made.rows_RD)))
     return {"quality": mean + distance, "ks_mean": mean, "embedding_distance": distance} | ks

@@ -24,7 +24,8 @@ class CurvePoint:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the (quality, cost) that no other beats in one without losing in the other, the cheapest first; of equals the first stays."""
+    """Positions of the (quality, cost) that no other beats in one without losing in the other, the cheapest first; of
+    equals the first stays."""
     order = sorted(range(len(points)), key=lambda position: (points[position][1], points[position][0], position))
     front: list[int] = []
     for position in order:
@@ -58,8 +59,9 @@ def iterations_curve(results: Mapping[int, Sequence[tuple[float, float]]]) -> li
 def where_more_stops_paying(curve: Sequence[CurvePoint]) -> CurvePoint:
     """The fewest iterations whose quality is no further from the best than chance moves such a difference.
 
-    Chance is the standard error of the difference of the two means, with one spread pooled over the whole curve: three seeds of one point say
-    little about it. All further points are within this distance or worse, so more iterations cost more and show no gain.
+    Chance is the standard error of the difference of the two means, with one spread pooled over the whole curve: three
+    seeds of one point say little about it. All further points are within this distance or worse, so more iterations
+    cost more and show no gain.
 
     Raises:
         SoundStormError: the curve has no point.
@@ -68,11 +70,17 @@ def where_more_stops_paying(curve: Sequence[CurvePoint]) -> CurvePoint:
         raise SoundStormError("the iterations curve has no point: not one of its trials came to an end")
     best = min(curve, key=lambda point: point.quality)
     spread = pooled_spread(curve)
-    enough = (point for point in curve if point.quality <= best.quality + spread * np.sqrt(1 / len(point.values) + 1 / len(best.values)))
+    enough = (
+        point
+        for point in curve
+        if point.quality <= best.quality + spread * np.sqrt(1 / len(point.values) + 1 / len(best.values))
+    )
     return next(enough)
 
 
 def pooled_spread(curve: Sequence[CurvePoint]) -> float:
     """Standard deviation over seeds, taken over all points together; 0 where no point has more than one."""
     freedom = sum(len(point.values) - 1 for point in curve)
-    return float(np.sqrt(sum(point.spread**2 * (len(point.values) - 1) for point in curve) / freedom)) if freedom else 0.0
+    return (
+        float(np.sqrt(sum(point.spread**2 * (len(point.values) - 1) for point in curve) / freedom)) if freedom else 0.0
+    )

@@ -1,8 +1,11 @@
-"""The distance of generated clips to real ones beside that of real ones to themselves: their floor, over several halvings of the real clips.
+"""The distance of generated clips to real ones beside that of real ones to themselves: their floor, over several
+halvings of the real clips.
 
-The floor is the distance of two halves of the real clips, cut between recordings; generated clips then stand in for the second half, as many of
-each class, so that neither has more clips to go by. The generated clips' distance is the mean over the halvings, and the floor the root mean square:
-distances of equal distributions lie around 0, and what they are off by is the least that can be told.
+The floor is the distance of two halves of the real clips, cut between recordings; generated clips then stand in for the
+second half, as many of
+each class, so that neither has more clips to go by. The generated clips' distance is the mean over the halvings, and
+the floor the root mean square: distances of equal distributions lie around 0, and what they are off by is the least
+that can be told.
 
 A Fréchet distance is extrapolated to endless clips for both or for neither, and never shown below 0.
 """
@@ -62,7 +65,8 @@ class SplitDistance:
 
 
 def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed: int) -> SplitDistance:
-    """Fréchet distance in an embedding, extrapolated to endless clips where that can be relied on; both values at least 0.
+    """Fréchet distance in an embedding, extrapolated to endless clips where that can be relied on; both values at least
+    0.
 
     Args:
         real: real clips.
@@ -90,15 +94,22 @@ def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed:
 
 
 def kernel_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed: int) -> SplitDistance:
-    """Kernel distance in an embedding, which is unbiased, so that chance may put the generated clips' below 0; otherwise as `frechet_over_splits`."""
+    """Kernel distance in an embedding, which is unbiased, so that chance may put the generated clips' below 0;
+    otherwise as `frechet_over_splits`."""
     found, floor, rows = _over_splits(real, generated, embedding, seed, kernel_distance)
-    return SplitDistance(generated=float(np.mean(found)), floor=float(np.sqrt(np.mean(np.square(floor)))), generated_rows=rows[0], real_rows=rows[1])
+    return SplitDistance(
+        generated=float(np.mean(found)),
+        floor=float(np.sqrt(np.mean(np.square(floor)))),
+        generated_rows=rows[0],
+        real_rows=rows[1],
+    )
 
 
 def _over_splits(
     real: ClipSet, generated: ClipSet, embedding: str, seed: int, measure: Callable[[Rows, Rows], Found]
 ) -> tuple[list[Found], list[Found], tuple[int, int]]:
-    """`measure` of the generated clips and of the second half, each to the first half, and the fewest rows of both sides."""
+    """`measure` of the generated clips and of the second half, each to the first half, and the fewest rows of both
+    sides."""
     real_rows, generated_rows = real.embedding(embedding), generated.embedding(embedding)
     found, floor, sizes = [], [], []
     for split_seed in range(seed, seed + NUM_SPLITS):
@@ -106,7 +117,9 @@ def _over_splits(
         guests = generated.like([real.categories[position] for position in second], split_seed)
         if not (len(first) and len(second) and len(guests)):
             raise SoundStormError(
-                "the real clips are of one recording, which cannot be halved" if len(guests) else "there are too few clips to compare"
+                "the real clips are of one recording, which cannot be halved"
+                if len(guests)
+                else "there are too few clips to compare"
             )
         base, others = (np.concatenate([real_rows[position] for position in half]) for half in (first, second))
         made = np.concatenate([generated_rows[position] for position in guests])
@@ -120,7 +133,10 @@ def _over_splits(
 def _problem(whose: str, lines: list[FrechetLine]) -> str | None:
     """Why the lines of these halvings, taken together, are no ground to extrapolate from; None where they are."""
     plain, end, error = (
-        float(np.mean(values)) for values in zip(*((line.plain, line.at_infinity, line.standard_error) for line in lines), strict=True)
+        float(np.mean(values))
+        for values in zip(*((line.plain, line.at_infinity, line.standard_error) for line in lines), strict=True)
     )
-    problem = FrechetLine(plain=plain, at_infinity=end, standard_error=error, num_rows=min(line.num_rows for line in lines)).problem
+    problem = FrechetLine(
+        plain=plain, at_infinity=end, standard_error=error, num_rows=min(line.num_rows for line in lines)
+    ).problem
     return None if problem is None else f"{problem} ({whose} clips)"

@@ -1,4 +1,5 @@
-"""How far resynthesized and generated clips are from real ones: means, medians and Kolmogorov-Smirnov, overall and per category.
+"""How far resynthesized and generated clips are from real ones: means, medians and Kolmogorov-Smirnov, overall and per
+category.
 
 `summarize` gives the content of `summary.json`; nothing in it is NaN or infinite, and what cannot be said is `null`.
 """
@@ -36,7 +37,8 @@ class Comparison:
     median_real: float
     median_other: float
     difference_percent: float | None
-    """Mean of other minus mean of real, in percent of the size of the latter; None where the real mean is 0 and the other is not."""
+    """Mean of other minus mean of real, in percent of the size of the latter; None where the real mean is 0 and the
+    other is not."""
     ks: float
     """Largest gap between the two cumulative distributions, 0 to 1."""
     p_value: float
@@ -55,7 +57,8 @@ class Spread:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SourceValues(Spread):
-    """`Spread` of one source; the last three compare it with the real clips, and are None for the real clips and where there are none."""
+    """`Spread` of one source; the last three compare it with the real clips, and are None for the real clips and where
+    there are none."""
 
     difference_percent: float | None
     ks: float | None
@@ -113,7 +116,8 @@ def compare(real: ArrayLike, other: ArrayLike) -> Comparison:
 
 
 def summarize(metrics: pa.Table, pairs: pa.Table | None = None) -> Summary:
-    """Three columns (real, resynthesized, generated) for each of the six metrics, overall and per category, and both pair metrics.
+    """Three columns (real, resynthesized, generated) for each of the six metrics, overall and per category, and both
+    pair metrics.
 
     Args:
         metrics: a table of schema `METRICS`; resynthesized or generated clips may be absent.
@@ -128,12 +132,16 @@ def summarize(metrics: pa.Table, pairs: pa.Table | None = None) -> Summary:
     if unknown:
         raise SoundStormError(f"metrics: source '{unknown[0]}' is unknown; it is one of {', '.join(Source)}")
     if Source.REAL not in sources:
-        raise SoundStormError("metrics: no clip of source 'real', so there is nothing to compare with; measure real clips too")
+        raise SoundStormError(
+            "metrics: no clip of source 'real', so there is nothing to compare with; measure real clips too"
+        )
     _refuse_not_finite(metrics, METRIC_NAMES, "clip_id", "metrics")
     categories = sorted(pc.unique(metrics["category"]).to_pylist())
     return Summary(
         overall=_breakdown(metrics),
-        categories={category: _breakdown(metrics.filter(pc.equal(metrics["category"], category))) for category in categories},
+        categories={
+            category: _breakdown(metrics.filter(pc.equal(metrics["category"], category))) for category in categories
+        },
         pairs={} if pairs is None or not len(pairs) else _summarize_pairs(pairs),
     )
 
@@ -143,7 +151,9 @@ def _breakdown(metrics: pa.Table) -> Breakdown:
     values: dict[str, dict[str, SourceValues | None]] = {}
     for name in METRIC_NAMES:
         columns = {source: table[name].to_numpy() for source, table in by_source.items()}
-        values[name] = {source.value: _source_values(source, column, columns[Source.REAL]) for source, column in columns.items()}
+        values[name] = {
+            source.value: _source_values(source, column, columns[Source.REAL]) for source, column in columns.items()
+        }
     return Breakdown(counts={source.value: len(table) for source, table in by_source.items()}, metrics=values)
 
 
@@ -187,7 +197,8 @@ def _values(values: ArrayLike, what: str) -> NDArray[np.float64]:
         raise SoundStormError(f"{what}: no values to compare; measure at least one clip of it")
     if not np.isfinite(array).all():
         raise SoundStormError(
-            f"{what}: {np.count_nonzero(~np.isfinite(array))} of {len(array)} values are NaN or infinite; measure these clips again"
+            f"{what}: {np.count_nonzero(~np.isfinite(array))} of {len(array)} values are NaN or infinite; measure "
+            "these clips again"
         )
     return array
 
@@ -197,13 +208,18 @@ def _refuse_not_finite(table: pa.Table, names: tuple[str, ...], id_column: str, 
         bad = np.flatnonzero(~np.isfinite(table[name].to_numpy()))
         if len(bad):
             raise SoundStormError(
-                f"{where}: '{name}' of '{table[id_column][int(bad[0])].as_py()}' is {table[name][int(bad[0])].as_py()}; measure this clip again"
+                f"{where}: '{name}' of '{table[id_column][int(bad[0])].as_py()}' is "
+                f"{table[name][int(bad[0])].as_py()}; measure this clip again"
             )
 
 
 def most_distant_metric(summary: Summary) -> str:
     """The metric that tells generated from real most surely, in words."""
-    found = [(values["generated"].ks or 0.0, name) for name, values in summary.overall.metrics.items() if values["generated"] is not None]
+    found = [
+        (values["generated"].ks or 0.0, name)
+        for name, values in summary.overall.metrics.items()
+        if values["generated"] is not None
+    ]
     if not found:
         return "nothing generated"
     distance, name = max(found)

@@ -42,7 +42,9 @@ def _require_features(table: pa.Table, where: str) -> None:
     }
     for name, found in sizes.items():
         if len(found) > 1 or (name not in OPTIONAL and 0 in found):
-            raise SoundStormError(f"{where}: '{name}' has rows of {' and '.join(map(str, sorted(found)))} values: {REMEDY}")
+            raise SoundStormError(
+                f"{where}: '{name}' has rows of {' and '.join(map(str, sorted(found)))} values: {REMEDY}"
+            )
     named = sizes["classifier_embedding"] != {0}
     if named and (table["predicted"].null_count or table["probability"].null_count):
         raise SoundStormError(f"{where}: 'predicted' or 'probability' has no value in some rows: {REMEDY}")

@@ -1,8 +1,8 @@
-"""Codes from a network, in its own order of generation: level by level (`soundstorm.generation.level_decoding`) or place by place
-(`soundstorm.generation.place_decoding`).
+"""Codes from a network, in its own order of generation: level by level (`soundstorm.generation.level_decoding`) or
+place by place (`soundstorm.generation.place_decoding`).
 
-Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not matter, in bfloat16 those
-of equal length.
+Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not
+matter, in bfloat16 those of equal length.
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -43,7 +43,8 @@ class Network(Protocol):
 
 
 def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Prompts (Q, frames) at the start of clips of `num_frames_B` as `known_BQT` and `known_mask_BQT` of `generate_codes`.
+    """Prompts (Q, frames) at the start of clips of `num_frames_B` as `known_BQT` and `known_mask_BQT` of
+    `generate_codes`.
 
     Raises SoundStormError when a prompt is longer than its clip.
     """
@@ -51,35 +52,50 @@ def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tupl
     known_mask_BQT = torch.zeros_like(known_BQT, dtype=torch.bool)
     for index, (prompt_QT, num_frames) in enumerate(zip(prompts, num_frames_B, strict=True)):
         if prompt_QT.shape[1] > num_frames:
-            raise SoundStormError(f"a prompt of {prompt_QT.shape[1]} frames is longer than its clip of {num_frames} frames: give a longer duration")
+            raise SoundStormError(
+                f"a prompt of {prompt_QT.shape[1]} frames is longer than its clip of {num_frames} frames: give a "
+                "longer duration"
+            )
         known_BQT[index, :, : prompt_QT.shape[1]] = prompt_QT
         known_mask_BQT[index, :, : prompt_QT.shape[1]] = True
     return known_BQT, known_mask_BQT
 
 
 def _check(
-    model: Network, label_B: Tensor, num_frames_B: Sequence[int], seeds: Sequence[int], known_BQT: Tensor | None, known_mask_BQT: Tensor | None
+    model: Network,
+    label_B: Tensor,
+    num_frames_B: Sequence[int],
+    seeds: Sequence[int],
+    known_BQT: Tensor | None,
+    known_mask_BQT: Tensor | None,
 ) -> None:
     config, size = model.config, len(num_frames_B)
     if size == 0 or label_B.shape != (size,) or len(seeds) != size:
         raise SoundStormError(
-            f"{tuple(label_B.shape)} labels, {size} lengths and {len(seeds)} seeds: give one of each per sample, and at least one sample"
+            f"{tuple(label_B.shape)} labels, {size} lengths and {len(seeds)} seeds: give one of each per sample, and "
+            "at least one sample"
         )
     if min(num_frames_B) < 1:
         raise SoundStormError(f"a sample of {min(num_frames_B)} frames: give at least 1 frame")
     if int(label_B.min()) < 0 or int(label_B.max()) > model.no_class:
-        raise SoundStormError(f"labels {sorted(set(label_B.tolist()))}: this model has classes 0 to {config.num_classes - 1}")
+        raise SoundStormError(
+            f"labels {sorted(set(label_B.tolist()))}: this model has classes 0 to {config.num_classes - 1}"
+        )
     if (known_BQT is None) != (known_mask_BQT is None):
         raise SoundStormError("known codes and the mask that says where they are go together: give both or neither")
     if known_BQT is not None and known_mask_BQT is not None:
         shape = (size, config.num_levels, max(num_frames_B))
         if known_BQT.shape != shape or known_mask_BQT.shape != shape:
             raise SoundStormError(
-                f"known codes of shape {tuple(known_BQT.shape)} with a mask of shape {tuple(known_mask_BQT.shape)}: expected {shape}"
+                f"known codes of shape {tuple(known_BQT.shape)} with a mask of shape {tuple(known_mask_BQT.shape)}: "
+                f"expected {shape}"
             )
         given = known_BQT[known_mask_BQT]
         if given.numel() and (int(given.min()) < 0 or int(given.max()) >= config.codebook_size):
-            raise SoundStormError(f"known codes from {int(given.min())} to {int(given.max())}: this model has codes 0 to {config.codebook_size - 1}")
+            raise SoundStormError(
+                f"known codes from {int(given.min())} to {int(given.max())}: this model has codes 0 to "
+                f"{config.codebook_size - 1}"
+            )
 
 
 @torch.inference_mode()
@@ -107,7 +123,8 @@ def generate_codes(
         on_step: called after each pass.
 
     Raises:
-        SoundStormError: for counts or shapes that do not fit together, and labels or codes that the model does not have.
+        SoundStormError: for counts or shapes that do not fit together, and labels or codes that the model does not
+            have.
     """
     _check(model, label_B, num_frames_B, seeds, known_BQT, known_mask_BQT)
     config, device, longest = model.config, model.device, max(num_frames_B)
@@ -139,4 +156,7 @@ def generate_codes(
             decode_levels(cast(LevelNetwork, model), task)
     finally:
         model.train(was_training)
-    return [codes_QT[:, :num_frames].cpu().clone() for codes_QT, num_frames in zip(task.codes_BQT, num_frames_B, strict=True)]
+    return [
+        codes_QT[:, :num_frames].cpu().clone()
+        for codes_QT, num_frames in zip(task.codes_BQT, num_frames_B, strict=True)
+    ]

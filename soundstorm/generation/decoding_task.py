@@ -54,24 +54,30 @@ class DecodingTask:
     """Timbre of each sample, where the network has timbres; a row of NaN: not told."""
 
     def uniform(self, num_drawn_B: Sequence[int], width: int) -> Tensor:
-        """Uniform numbers (B, width), the first `num_drawn_B` of each row from the sample's own generator, the rest 0."""
+        """Uniform numbers (B, width), the first `num_drawn_B` of each row from the sample's own generator, the rest
+        0."""
         rows = torch.zeros(len(self.generators), width, dtype=torch.float64)
         for row, generator, num_drawn in zip(rows, self.generators, num_drawn_B, strict=True):
             row[:num_drawn] = torch.rand(num_drawn, generator=generator, dtype=torch.float64)
         return rows.to(self.codes_BQT.device)
 
     def start(self, num_unknown_B: Sequence[int]) -> tuple[list[int], Tensor | None]:
-        """How many numbers each sample draws in a pass, and the order of its frames (B, T), or None where they are ranked by confidence.
+        """How many numbers each sample draws in a pass, and the order of its frames (B, T), or None where they are
+        ranked by confidence.
 
         A sample with nothing to draw draws no numbers, as if it were decoded alone.
 
         Args:
             num_unknown_B: frames of each sample that are to be drawn.
         """
-        num_drawn_B = [num_frames if count else 0 for num_frames, count in zip(self.num_frames_B, num_unknown_B, strict=True)]
+        num_drawn_B = [
+            num_frames if count else 0 for num_frames, count in zip(self.num_frames_B, num_unknown_B, strict=True)
+        ]
         if self.settings.order != "even":
             return num_drawn_B, None
-        return num_drawn_B, even_order(self.uniform([min(drawn, 1) for drawn in num_drawn_B], 1)[:, 0], self.mask_BT.shape[1])
+        return num_drawn_B, even_order(
+            self.uniform([min(drawn, 1) for drawn in num_drawn_B], 1)[:, 0], self.mask_BT.shape[1]
+        )
 
     def temperature(self, level: int, factor: float) -> float:
         """Sampling temperature at a level; `factor` is the annealing of the pass."""
@@ -80,7 +86,8 @@ class DecodingTask:
         return self.settings.final_temperature + (self.settings.temperature - self.settings.final_temperature) * factor
 
     def guidance(self, level: int, masked_share_B: Tensor) -> Tensor | None:
-        """Guidance weight of each sample at a level, falling to 1 with the masked share; None where nothing is guided."""
+        """Guidance weight of each sample at a level, falling to 1 with the masked share; None where nothing is
+        guided."""
         weight = self.settings.guidance
         if level > 0 and self.settings.upper_guidance is not None:
             weight = self.settings.upper_guidance

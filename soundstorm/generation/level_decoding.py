@@ -1,10 +1,11 @@
 """Codes from a network, level by level, by confidence (Borsos et al., arXiv 2305.09636, section 3.3).
 
 1. Levels above the current one stay MASK until their turn, save for codes that were given.
-2. In each pass every masked frame of the level draws a code; the most confident are kept, the others stay MASK. Kept codes never change.
-   With `order="even"`, frames that lie evenly over the clip are kept in their place: no code is preferred because it is sure.
-3. The sampling temperature goes to `final_temperature` within a level (0: its last pass takes the likeliest codes), the Gumbel noise on
-   log-confidence to 0.
+2. In each pass every masked frame of the level draws a code; the most confident are kept, the others stay MASK. Kept
+   codes never change. With `order="even"`, frames that lie evenly over the clip are kept in their place: no code is
+   preferred because it is sure.
+3. The sampling temperature goes to `final_temperature` within a level (0: its last pass takes the likeliest codes), the
+   Gumbel noise on log-confidence to 0.
 4. Guidance: uncond + w (cond - uncond); w falls to 1 with the share of the level that is still masked.
 5. Only the current level's logits are computed.
 
@@ -37,13 +38,16 @@ class LevelNetwork(Protocol):
 
 
 def _logits(model: LevelNetwork, task: DecodingTask, level: int, guidance_B: Tensor | None) -> Tensor:
-    """Logits (B, T, K) in float32, guided if weights are given: both halves of the guidance go through the network as one batch."""
+    """Logits (B, T, K) in float32, guided if weights are given: both halves of the guidance go through the network as
+    one batch."""
     codes_BQT, label_B, mask_BT = task.codes_BQT, task.label_B, task.mask_BT
     with torch.autocast(codes_BQT.device.type, torch.bfloat16, enabled=task.bf16):
         if guidance_B is None:
             return model(codes_BQT, label_B, mask_BT, level).float()
         labels = torch.cat((label_B, torch.full_like(label_B, model.no_class)))
-        conditional, unconditional = model(codes_BQT.repeat(2, 1, 1), labels, mask_BT.repeat(2, 1), level).float().chunk(2)
+        conditional, unconditional = (
+            model(codes_BQT.repeat(2, 1, 1), labels, mask_BT.repeat(2, 1), level).float().chunk(2)
+        )
     return unconditional + guidance_B.float()[:, None, None] * (conditional - unconditional)
 
 
@@ -75,7 +79,9 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             if order_BT is None:
                 confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
                 if settings.choice_temperature * factor > 0:
-                    confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(task.uniform(num_drawn_B, longest))
+                    confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(
+                        task.uniform(num_drawn_B, longest)
+                    )
             else:
                 confidence_BT = -order_BT
             kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
@@ -92,7 +98,9 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
                         after_BQT=codes_BQT.clone(),
                         masked_before_BT=masked_before_BT.clone(),
                         masked_after_BT=masked_BT.clone(),
-                        guidance_B=torch.ones(len(mask_BT), device=device) if guidance_B is None else guidance_B.clone(),
+                        guidance_B=torch.ones(len(mask_BT), device=device)
+                        if guidance_B is None
+                        else guidance_B.clone(),
                         annealing=factor,
                     )
                 )

@@ -1,11 +1,14 @@
 """Codes from a network of order `places`: in each pass some places are decided, each as a whole, level after level.
 
-1. A place is masked until all its levels are decided; the network sees all levels of the places that are. Codes that are given below or above a
-   level that is not are kept, and what is drawn above them follows from them.
-2. With `order="even"` the places of a pass lie evenly over the clip, and only they are drawn. With `order="confidence"` every masked place is drawn,
-   and those are kept whose codes together are the most probable, after Gumbel noise. Kept codes never change.
-3. The sampling temperature goes to `final_temperature` over the passes, at levels above 0 only where `upper_temperature` is not set.
-4. Guidance: uncond + w (cond - uncond), at each level with the same codes below it; w falls to 1 with the share of places that is still masked.
+1. A place is masked until all its levels are decided; the network sees all levels of the places that are. Codes that
+   are given below or above a level that is not are kept, and what is drawn above them follows from them.
+2. With `order="even"` the places of a pass lie evenly over the clip, and only they are drawn. With `order="confidence"`
+   every masked place is drawn, and those are kept whose codes together are the most probable, after Gumbel noise. Kept
+   codes never change.
+3. The sampling temperature goes to `final_temperature` over the passes, at levels above 0 only where
+   `upper_temperature` is not set.
+4. Guidance: uncond + w (cond - uncond), at each level with the same codes below it; w falls to 1 with the share of
+   places that is still masked.
 5. Each sample draws as many numbers as its own length asks for in every pass, from a generator of its own seed.
 
 Legend: B batch, Q levels, T places, N places that are drawn, D width, K codebook size.
@@ -36,13 +39,19 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
         num_masked_B = masked_BT.sum(1)
         masked_share_B = num_masked_B / num_unknown_B.clamp(min=1)
         factor = annealing(iteration, passes)
-        num_kept_B = num_masked_B - torch.tensor([num_still_masked(count, iteration, passes) for count in unknown_counts], device=device)
-        uniform_BTQ = task.uniform([drawn * num_levels for drawn in num_drawn_B], longest * num_levels).view(-1, longest, num_levels)
+        num_kept_B = num_masked_B - torch.tensor(
+            [num_still_masked(count, iteration, passes) for count in unknown_counts], device=device
+        )
+        uniform_BTQ = task.uniform([drawn * num_levels for drawn in num_drawn_B], longest * num_levels).view(
+            -1, longest, num_levels
+        )
         kept_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
         drawn_BQT, log_probability_BT = _draw(model, task, kept_BT, masked_share_B, factor, uniform_BTQ)
         if order_BT is None:
             if settings.choice_temperature * factor > 0:
-                log_probability_BT = log_probability_BT + settings.choice_temperature * factor * gumbel(task.uniform(num_drawn_B, longest))
+                log_probability_BT = log_probability_BT + settings.choice_temperature * factor * gumbel(
+                    task.uniform(num_drawn_B, longest)
+                )
             kept_BT = most_confident(log_probability_BT, masked_BT, num_kept_B)
         task.codes_BQT = torch.where(kept_BT[:, None, :], drawn_BQT, task.codes_BQT)
         masked_BT = masked_BT & ~kept_BT
@@ -63,9 +72,15 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
 
 
 def _draw(
-    model: PlaceNetwork, task: DecodingTask, drawn_BT: Tensor, masked_share_B: Tensor, factor: float, uniform_BTQ: Tensor
+    model: PlaceNetwork,
+    task: DecodingTask,
+    drawn_BT: Tensor,
+    masked_share_B: Tensor,
+    factor: float,
+    uniform_BTQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Codes (B, Q, T) of the places where `drawn_BT` is True, elsewhere those of `task`; and the log-probability (B, T) of what was drawn."""
+    """Codes (B, Q, T) of the places where `drawn_BT` is True, elsewhere those of `task`; and the log-probability (B, T)
+    of what was drawn."""
     settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
     codes_NQ = task.codes_BQT.transpose(1, 2)[drawn_BT]
     clip_N = drawn_BT.nonzero()[:, 0]
@@ -77,7 +92,11 @@ def _draw(
         repeats = len(labels)
         timbre_BS = None if task.timbre_BS is None else task.timbre_BS.repeat(repeats, 1)
         x_BTD = model.hidden(
-            task.codes_BQT.repeat(repeats, 1, 1), known_BT.repeat(repeats, 1), torch.cat(labels), mask_BT.repeat(repeats, 1), timbre_BS
+            task.codes_BQT.repeat(repeats, 1, 1),
+            known_BT.repeat(repeats, 1),
+            torch.cat(labels),
+            mask_BT.repeat(repeats, 1),
+            timbre_BS,
         )
         levels = model.level_by_level(x_BTD[drawn_BT.repeat(repeats, 1)])
         log_probability_N = torch.zeros(len(codes_NQ), dtype=torch.float64, device=device)
@@ -86,11 +105,16 @@ def _draw(
             if is_guided:
                 conditional_NK, unconditional_NK = logits_NK.chunk(2)
                 guidance_B = task.guidance(level, masked_share_B)
-                weight_N1 = torch.ones_like(clip_N)[:, None] if guidance_B is None else guidance_B.float()[clip_N][:, None]
+                weight_N1 = (
+                    torch.ones_like(clip_N)[:, None] if guidance_B is None else guidance_B.float()[clip_N][:, None]
+                )
                 logits_NK = unconditional_NK + weight_N1 * (conditional_NK - unconditional_NK)
             temperature = task.temperature(level, factor)
             if temperature > 0:
-                drawn_N = draw(filtered_probability(logits_NK, temperature, settings.top_p, settings.typical_mass), uniform_NQ[:, level])
+                drawn_N = draw(
+                    filtered_probability(logits_NK, temperature, settings.top_p, settings.typical_mass),
+                    uniform_NQ[:, level],
+                )
             else:
                 drawn_N = logits_NK.argmax(-1)
             was_masked_N = codes_NQ[:, level] == model.mask_id

@@ -1,4 +1,5 @@
-"""Which of several draws of a sample to keep: the one that a classifier takes most surely for the class that was asked for.
+"""Which of several draws of a sample to keep: the one that a classifier takes most surely for the class that was asked
+for.
 
 The classifier is another one than that which `evaluate` measures with.
 """
@@ -37,17 +38,23 @@ def require_known(listener: Classifier, categories: Sequence[str], where: str) -
     unknown = [category for category in categories if normalized(category) not in known]
     if unknown:
         raise SoundStormError(
-            f"{where} cannot choose among --candidates: it does not know {', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
-            f"{', '.join(listener.categories)}. Give --candidates 1, or --listener with a classifier that `train-classifier` made of your recordings"
+            f"{where} cannot choose among --candidates: it does not know "
+            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
+            f"{', '.join(listener.categories)}. Give --candidates 1, or --listener with a classifier that "
+            "`train-classifier` made of your recordings"
         )
 
 
 def draw_seed(seed: int, draw: int) -> int:
     """The seed, 63 bits, of draw `draw` of a sample: the first has the sample's own."""
-    return seed if draw == 0 else int.from_bytes(hashlib.sha256(f"{seed}/draw {draw}".encode()).digest()[:8], "big") >> 1
+    return (
+        seed if draw == 0 else int.from_bytes(hashlib.sha256(f"{seed}/draw {draw}".encode()).digest()[:8], "big") >> 1
+    )
 
 
-def most_convincing(draws: Sequence[Sequence[np.ndarray]], categories: Sequence[str], listener: Classifier) -> list[np.ndarray]:
+def most_convincing(
+    draws: Sequence[Sequence[np.ndarray]], categories: Sequence[str], listener: Classifier
+) -> list[np.ndarray]:
     """For each sample the draw that `listener` takes most surely for its class; of equals the first.
 
     Args:
@@ -57,6 +64,10 @@ def most_convincing(draws: Sequence[Sequence[np.ndarray]], categories: Sequence[
     """
     if len(draws) == 1:
         return list(draws[0])
-    column_B = [find_category(category, listener.categories, "a sample's class", "the classifier") for category in categories]
-    sure_DB = np.stack([listener.predict([to_pcm16(wave) for wave in draw])[range(len(draw)), column_B] for draw in draws])
+    column_B = [
+        find_category(category, listener.categories, "a sample's class", "the classifier") for category in categories
+    ]
+    sure_DB = np.stack(
+        [listener.predict([to_pcm16(wave) for wave in draw])[range(len(draw)), column_B] for draw in draws]
+    )
     return [draws[best][sample] for sample, best in enumerate(sure_DB.argmax(0))]

@@ -1,4 +1,5 @@
-"""Drawing codes from logits: filters, inverse-distribution sampling, and the choice of which frames to keep. Pure functions.
+"""Drawing codes from logits: filters, inverse-distribution sampling, and the choice of which frames to keep. Pure
+functions.
 
 Legend: T codec frames, K codebook size, leading dimensions "..." are free.
 """
@@ -12,14 +13,16 @@ GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the smallest set of likeliest codes that holds `top_p` (Holtzman et al., arXiv 1904.09751); (..., K), not renormalized."""
+    """Zeroes all but the smallest set of likeliest codes that holds `top_p` (Holtzman et al., arXiv 1904.09751); (...,
+    K), not renormalized."""
     if top_p >= 1:
         return probability_K
     return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
 
 
 def keep_typical(probability_K: Tensor, mass: float) -> Tensor:
-    """Zeroes all but the smallest set of codes with information nearest the entropy that holds `mass` (Meister et al., arXiv 2202.00666)."""
+    """Zeroes all but the smallest set of codes with information nearest the entropy that holds `mass` (Meister et al.,
+    arXiv 2202.00666)."""
     if mass >= 1:
         return probability_K
     probability_K = probability_K / probability_K.sum(-1, keepdim=True)
@@ -60,16 +63,18 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 
 def annealing(iteration: int, iterations: int) -> float:
-    """How far pass `iteration` (from 0) of `iterations` is from the last: 1 in the first, 0 in the last and in an only one."""
+    """How far pass `iteration` (from 0) of `iterations` is from the last: 1 in the first, 0 in the last and in an only
+    one."""
     return 0.0 if iterations == 1 else 1.0 - iteration / (iterations - 1)
 
 
 def even_order(offset_B: Tensor, num_frames: int) -> Tensor:
-    """Ranks (B, T), float64 in [0, 1): the frames of the lowest ranks lie evenly over the clip, however many of them are taken.
+    """Ranks (B, T), float64 in [0, 1): the frames of the lowest ranks lie evenly over the clip, however many of them
+    are taken.
 
-    The multiples of the golden ratio modulo 1, of which any interval holds frames at two or three distances only (the three-distance
-    theorem). Frames that are drawn together are then as far apart, and so as independent of each other, as can be: the aim of the
-    Halton order for images (Besnier et al., arXiv 2503.17076).
+    The multiples of the golden ratio modulo 1, of which any interval holds frames at two or three distances only (the
+    three-distance theorem). Frames that are drawn together are then as far apart, and so as independent of each other,
+    as can be: the aim of the Halton order for images (Besnier et al., arXiv 2503.17076).
 
     Args:
         offset_B: where each clip's order begins, in [0, 1).

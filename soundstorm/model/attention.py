@@ -7,8 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
-    """Softmax of the scaled products of queries and keys, times the values: `torch.nn.functional.scaled_dot_product_attention`.
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
+    """Softmax of the scaled products of queries and keys, times the values:
+    `torch.nn.functional.scaled_dot_product_attention`.
 
     On a CPU torch's fused kernel goes backward in bfloat16 up to eight times slower than matrix products do, so
     training there uses these.

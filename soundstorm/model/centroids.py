@@ -1,9 +1,10 @@
 """Codes as the codec's own vectors: codes that sound alike go in alike, and are likely together.
 
-A residual vector quantizer stands for a place by the sum of one centroid of each level. So what a network is told of a place is a learned
-projection of that sum, or of the part of it that is known; and the logits of a level are the products of a projection of what the network
-made with the level's centroids, plus a bias. A few hundred thousand parameters take the place of millions (of Q K D of an embedding and as
-many of heads), and what is learned of one code holds for its neighbours.
+A residual vector quantizer stands for a place by the sum of one centroid of each level. So what a network is told of a
+place is a learned projection of that sum, or of the part of it that is known; and the logits of a level are the
+products of a projection of what the network made with the level's centroids, plus a bias. A few hundred thousand
+parameters take the place of millions (of Q K D of an embedding and as many of heads), and what is learned of one code
+holds for its neighbours.
 
 Legend: B batch, Q levels, T places, N places of any clips, K codebook size, L size of a centroid.
 """
@@ -25,8 +26,9 @@ PSEUDO_COUNT = 1.0
 class Centroids(nn.Module):
     """The centroids of all levels, frozen and stored with the network, which needs no codec beside it.
 
-    What it gives and takes is scaled as a whole: the sum over the levels, and each level's centroids for the logits, to a mean square of 1 over the
-    dimensions. Single dimensions keep their share, since those in which sounds differ most are those that are to be predicted.
+    What it gives and takes is scaled as a whole: the sum over the levels, and each level's centroids for the logits, to
+    a mean square of 1 over the dimensions. Single dimensions keep their share, since those in which sounds differ most
+    are those that are to be predicted.
     """
 
     vectors_QKL: Tensor
@@ -47,7 +49,8 @@ class Centroids(nn.Module):
         num_levels, size, dim = self.vectors_QKL.shape
         if vectors_QKL.shape[0] < num_levels or vectors_QKL.shape[1:] != (size, dim):
             raise SoundStormError(
-                f"centroids of shape {tuple(vectors_QKL.shape)}: this network needs those of {num_levels} levels, ({size}, {dim}) each"
+                f"centroids of shape {tuple(vectors_QKL.shape)}: this network needs those of {num_levels} levels, "
+                f"({size}, {dim}) each"
             )
         vectors_QKL = vectors_QKL[:num_levels].float()
         variance_QL = vectors_QKL.var(1, correction=0)
@@ -63,7 +66,10 @@ class Centroids(nn.Module):
         """Sum over the visible levels (N, L)."""
         rows = self._rows(codes_NQ.where(visible_NQ, 0))
         weights = visible_NQ.to(self.vectors_QKL.dtype)
-        return F.embedding_bag(rows, self.vectors_QKL.flatten(0, 1), mode="sum", per_sample_weights=weights) * self.sum_scale
+        return (
+            F.embedding_bag(rows, self.vectors_QKL.flatten(0, 1), mode="sum", per_sample_weights=weights)
+            * self.sum_scale
+        )
 
     def below(self, codes_NQ: Tensor) -> Tensor:
         """Sum over the levels below each level (N, Q, L): zeros for level 0."""
@@ -85,7 +91,8 @@ class Centroids(nn.Module):
 
 
 def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int) -> Tensor:
-    """Logarithm of the share of each code of each level (Q, K) in `codes`, arrays (num_levels or more, T): biases that a network starts from."""
+    """Logarithm of the share of each code of each level (Q, K) in `codes`, arrays (num_levels or more, T): biases that
+    a network starts from."""
     count_QK = np.full((num_levels, codebook_size), PSEUDO_COUNT)
     for codes_QT in codes:
         for count_K, codes_T in zip(count_QK, codes_QT[:num_levels], strict=True):

@@ -61,7 +61,8 @@ class Checkpoint:
     provenance: Provenance
     """What it was trained on, as far as `config.json` tells."""
     extra: dict[str, Any]
-    """What the trainer noted: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two must agree with `provenance`."""
+    """What the trainer noted: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two must
+    agree with `provenance`."""
 
 
 def save_checkpoint(
@@ -84,9 +85,11 @@ def save_checkpoint(
         folder: where it goes; it is written beside it and renamed, so a reader never sees half of it.
         model: the network to publish, such as the averaged one.
         trained_on: what it learned from; None: not known, and every test of what learns from it is refused.
-        extra: what the trainer notes, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, else nothing counts as known.
+        extra: what the trainer notes, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, else
+            nothing counts as known.
         training_state: what resuming needs: tensors, numbers, text, and lists and dictionaries of these.
-        packed: round the weights as `soundstorm.serialization.int8` does; for publishing, not for going on with training.
+        packed: round the weights as `soundstorm.serialization.int8` does; for publishing, not for going on with
+            training.
 
     Raises:
         SoundStormError: the categories or the codec do not fit the network, or the disk does not take it.
@@ -116,16 +119,20 @@ def save_checkpoint(
             torch.save(training_state, partial / TRAINING_STATE_FILE)
         _replace_folder(partial, folder)
     except (OSError, RuntimeError) as error:
-        raise SoundStormError(f"{folder}: the checkpoint could not be written ({error}): check the free space and the permissions") from error
+        raise SoundStormError(
+            f"{folder}: the checkpoint could not be written ({error}): check the free space and the permissions"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return sha256
 
 
 def pack_checkpoint(source: Path, target: Path, sampler: SamplerSettings | None = None) -> str:
-    """Writes the checkpoint in `source` with weights packed to a third of their size; returns the SHA-256 of the packed weights.
+    """Writes the checkpoint in `source` with weights packed to a third of their size; returns the SHA-256 of the packed
+    weights.
 
-    What it generates differs from sample to sample, not in its measured figures: `soundstorm.serialization.int8` says how much is rounded.
+    What it generates differs from sample to sample, not in its measured figures: `soundstorm.serialization.int8` says
+    how much is rounded.
 
     Args:
         source: folder of the checkpoint.
@@ -185,7 +192,8 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
 
 
 def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.device | str = "cpu") -> Checkpoint:
-    """The checkpoint whose CONFIG_FILE and WEIGHTS_FILE have this content; `where` is the place that they are from, for errors.
+    """The checkpoint whose CONFIG_FILE and WEIGHTS_FILE have this content; `where` is the place that they are from, for
+    errors.
 
     Raises:
         SoundStormError: a file is malformed, or the weights are not those that `config.json` describes.
@@ -200,10 +208,14 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     sha256 = hashlib.sha256(weights).hexdigest()
     with torch.device("meta"):  # shapes only, until the weights are known to fit
         model = make_generator(architecture)
-    model.load_state_dict(_read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}), assign=True)
+    model.load_state_dict(
+        _read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}),
+        assign=True,
+    )
     if sha256 != config["weights_sha256"]:
         raise SoundStormError(
-            f"{weights_path} (SHA-256 {sha256[:12]}) is not the file that {CONFIG_FILE} was written with: copy the whole checkpoint again"
+            f"{weights_path} (SHA-256 {sha256[:12]}) is not the file that {CONFIG_FILE} was written with: copy the "
+            "whole checkpoint again"
         )
     return Checkpoint(
         model=model.to(device).eval(),
@@ -219,24 +231,44 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `training_state`, on the CPU; raises SoundStormError if it is missing or is anything else."""
+    """What `save_checkpoint` was given as `training_state`, on the CPU; raises SoundStormError if it is missing or is
+    anything else."""
     path = folder / TRAINING_STATE_FILE
     if not path.is_file():
         raise SoundStormError(f"{path} is missing: this checkpoint can generate, but not resume training")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, ValueError, EOFError, LookupError, TypeError, AttributeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise SoundStormError(f"{path} is not a training state, or is damaged: delete the file, or start training anew") from error
+    except (
+        OSError,
+        RuntimeError,
+        ValueError,
+        EOFError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
+        raise SoundStormError(
+            f"{path} is not a training state, or is damaged: delete the file, or start training anew"
+        ) from error
     if not isinstance(state, dict):
-        raise SoundStormError(f"{path} holds {type(state).__name__}, not a training state: delete the file, or start training anew")
+        raise SoundStormError(
+            f"{path} holds {type(state).__name__}, not a training state: delete the file, or start training anew"
+        )
     return state
 
 
 def _check_fit(architecture: ModelConfig, num_categories: int, fingerprint: CodecFingerprint, where: str) -> None:
     if num_categories != architecture.num_classes:
-        raise SoundStormError(f"{where}: {num_categories} categories, but the network has {architecture.num_classes} classes")
+        raise SoundStormError(
+            f"{where}: {num_categories} categories, but the network has {architecture.num_classes} classes"
+        )
     num_levels = architecture.generated_levels or fingerprint.num_levels
-    if num_levels > fingerprint.num_levels or (num_levels, fingerprint.codebook_size) != (architecture.num_levels, architecture.codebook_size):
+    if num_levels > fingerprint.num_levels or (num_levels, fingerprint.codebook_size) != (
+        architecture.num_levels,
+        architecture.codebook_size,
+    ):
         raise SoundStormError(
             f"{where}: the codec '{fingerprint.name}' has {fingerprint.num_levels}x{fingerprint.codebook_size} codes, "
             f"but the network {architecture.num_levels}x{architecture.codebook_size}"
@@ -255,10 +287,15 @@ def _read_config(content: bytes, path: str) -> dict[str, Any]:
             raise SoundStormError(f"{path}: '{key}' is missing: copy the checkpoint again, or train with this version")
     if config["format"] != FORMAT:
         raise SoundStormError(
-            f"{path}: format {config['format']!r}, but this version reads format {FORMAT}: train again, or use the version that wrote it"
+            f"{path}: format {config['format']!r}, but this version reads format {FORMAT}: train again, or use the "
+            "version that wrote it"
         )
     categories = config["categories"]
-    if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories) or len(set(categories)) != len(categories):
+    if (
+        not isinstance(categories, list)
+        or not all(isinstance(name, str) for name in categories)
+        or len(set(categories)) != len(categories)
+    ):
         raise SoundStormError(f"{path}: categories is not a list of different names")
     if not isinstance(config["step"], int) or isinstance(config["step"], bool) or config["step"] < 0:
         raise SoundStormError(f"{path}: step is {config['step']!r}, not a whole number of 0 or more")
@@ -269,7 +306,12 @@ def _read_config(content: bytes, path: str) -> dict[str, Any]:
 
 def _provenance(config: Mapping[str, Any]) -> Provenance:
     notes, codec = config["extra"], config["codec"]["sha256"]
-    return agreeing(parse_provenance(config.get(KEY)), dataset=notes.get("dataset"), held_out_fold=notes.get("test_fold"), codec=codec)
+    return agreeing(
+        parse_provenance(config.get(KEY)),
+        dataset=notes.get("dataset"),
+        held_out_fold=notes.get("test_fold"),
+        codec=codec,
+    )
 
 
 def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
@@ -278,29 +320,47 @@ def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
     for key in ("name", "sha256"):
         if not isinstance(values.get(key, ""), str):
             raise SoundStormError(f"{path}: {key} of the codec is {values[key]!r}, not text")
-    return CodecFingerprint.from_metadata({f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec", "train")
+    return CodecFingerprint.from_metadata(
+        {f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec", "train"
+    )
 
 
 def _read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, packed or not, which must have these names and shapes and hold finite numbers; float32."""
+    """Tensors of a safetensors file, packed or not, which must have these names and shapes and hold finite numbers;
+    float32."""
     try:
         stored = safetensors.torch.load(weights)
         for name, tensor in sorted(stored.items()):
             if tensor.dtype not in DTYPES:
-                raise SoundStormError(f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint again")
+                raise SoundStormError(
+                    f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint "
+                    "again"
+                )
         tensors = unpack(stored)
-    except (SafetensorError, ValueError, LookupError, RuntimeError, TypeError, AttributeError, ArithmeticError) as error:
-        raise SoundStormError(f"{path} is not a safetensors file, or is cut off ({error}): copy the checkpoint again") from error
+    except (
+        SafetensorError,
+        ValueError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+    ) as error:
+        raise SoundStormError(
+            f"{path} is not a safetensors file, or is cut off ({error}): copy the checkpoint again"
+        ) from error
     if tensors.keys() != shapes.keys():
         name = sorted(tensors.keys() ^ shapes.keys())[0]
         raise SoundStormError(
-            f"{path}: tensor '{name}' is {'missing' if name in shapes else 'unknown'}: the weights are of another network than config.json"
+            f"{path}: tensor '{name}' is {'missing' if name in shapes else 'unknown'}: the weights are of another "
+            "network than config.json"
         )
     for name, tensor in sorted(tensors.items()):  # a file gives its tensors in no fixed order
         if tensor.shape != shapes[name]:
             expected = tuple(shapes[name])
             raise SoundStormError(
-                f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, but config.json describes {expected}: copy the checkpoint again"
+                f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, but config.json describes {expected}: copy "
+                "the checkpoint again"
             )
         if not bool(tensor.isfinite().all()):
             raise SoundStormError(f"{path}: tensor '{name}' is not of finite numbers: go back to an earlier checkpoint")

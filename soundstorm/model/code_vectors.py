@@ -1,7 +1,7 @@
 """The vectors that a codec has for its codes: codes that sound alike have vectors that are alike.
 
-A network whose embeddings of codes start from them, or whose codes go in and out through them (`soundstorm.model.centroids`), need not learn from
-few recordings which codes resemble each other.
+A network whose embeddings of codes start from them, or whose codes go in and out through them
+(`soundstorm.model.centroids`), need not learn from few recordings which codes resemble each other.
 
 Legend: Q levels, K codebook size, L size of a code's vector, D width.
 """
@@ -18,7 +18,8 @@ from soundstorm.model.soundstorm import SoundStorm
 
 
 def code_vectors(codec: Codec) -> Tensor:
-    """The vector of each code of each level, MASK's (zeros) after them: (Q (K + 1), L), so scaled that their sum over the levels has variance 1.
+    """The vector of each code of each level, MASK's (zeros) after them: (Q (K + 1), L), so scaled that their sum over
+    the levels has variance 1.
 
     Codes of all levels are taken for equally frequent and independent.
     """
@@ -33,7 +34,8 @@ def latent_dim(codec: Codec) -> int:
 
 
 def start_embeddings(model: SoundStorm, codec: Codec) -> None:
-    """Set the code embeddings of `model` to the vectors of `codec` in random directions of its width; MASK keeps its random ones.
+    """Set the code embeddings of `model` to the vectors of `codec` in random directions of its width; MASK keeps its
+    random ones.
 
     The directions are drawn from torch's generator; a frame's sum over the levels has variance 1 in the mean over
     the channels, about as much as the random start has.
@@ -53,7 +55,8 @@ def centroids_of(config: ModelConfig, codec: Codec) -> Centroids:
 
 
 def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) -> dict[str, Tensor]:
-    """What a network with `centroids` starts from, by name of its tensors: the centroids, and how often each code occurs as output biases.
+    """What a network with `centroids` starts from, by name of its tensors: the centroids, and how often each code
+    occurs as output biases.
 
     Args:
         config: of the network.

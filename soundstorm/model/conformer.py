@@ -1,7 +1,7 @@
 """The bidirectional Conformer (Gulati et al., arXiv 2005.08100) in which padding is inert.
 
-Every norm acts on one frame alone (no batch statistics), padding frames are zeroed before the depthwise convolution and hidden
-from attention, so that the real frames of a clip come out the same whatever the clip is batched with.
+Every norm acts on one frame alone (no batch statistics), padding frames are zeroed before the depthwise convolution and
+hidden from attention, so that the real frames of a clip come out the same whatever the clip is batched with.
 
 Legend: B batch, T frames, D width, H heads, C channels of the convolution, E width / heads.
 """
@@ -36,9 +36,10 @@ def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 class DepthwiseConvolution(torch.autograd.Function):
     """Depthwise convolution over frames on a CPU, (B, T, C) with weight (C, 1, 1, kernel) and bias (C), kernel odd.
 
-    As a channels-last Conv2d of height 1 it needs no copies and is, forward, an order of magnitude faster than Conv1d, but the gradient
-    of its weight is slower. That gradient is therefore computed as what it is, a correlation of input and output gradient in
-    which every clip and channel is a group of its own. tests/benchmarks/bench_depthwise.py has the figures.
+    As a channels-last Conv2d of height 1 it needs no copies and is, forward, an order of magnitude faster than Conv1d,
+    but the gradient of its weight is slower. That gradient is therefore computed as what it is, a correlation of input
+    and output gradient in which every clip and channel is a group of its own. tests/benchmarks/bench_depthwise.py has
+    the figures.
     """
 
     @staticmethod
@@ -61,7 +62,9 @@ class DepthwiseConvolution(torch.autograd.Function):
 
 def depthwise_conv2d(x_BTC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same as a Conv2d over memory that is already channels-last."""
-    y_BC1T = F.conv2d(x_BTC.unsqueeze(1).permute(0, 3, 1, 2), weight, bias, padding=(0, weight.shape[-1] // 2), groups=weight.shape[0])
+    y_BC1T = F.conv2d(
+        x_BTC.unsqueeze(1).permute(0, 3, 1, 2), weight, bias, padding=(0, weight.shape[-1] // 2), groups=weight.shape[0]
+    )
     return y_BC1T.permute(0, 2, 3, 1).squeeze(1)
 
 
@@ -140,10 +143,14 @@ class ConformerBlock(nn.Module):
 class Conformer(nn.Module):
     """Blocks and a final norm; (B, T, D) to (B, T, D)."""
 
-    def __init__(self, *, width: int, depth: int, heads: int, kernel: int, ff_mult: int, conv_mult: int, dropout: float) -> None:
+    def __init__(
+        self, *, width: int, depth: int, heads: int, kernel: int, ff_mult: int, conv_mult: int, dropout: float
+    ) -> None:
         super().__init__()
         self.head_dim = width // heads
-        self.blocks = nn.ModuleList(ConformerBlock(width, heads, kernel, ff_mult, conv_mult, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            ConformerBlock(width, heads, kernel, ff_mult, conv_mult, dropout) for _ in range(depth)
+        )
         self.norm = nn.LayerNorm(width)
 
     @classmethod
@@ -160,7 +167,8 @@ class Conformer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no meaning."""
+        """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no
+        meaning."""
         return self.norm(self.stages(x_BTD, mask_BT)[-1])
 
     def stages(self, x_BTD: Tensor, mask_BT: Tensor) -> list[Tensor]:

@@ -10,10 +10,13 @@ from soundstorm.model.generators import GeneratorNetwork
 CLASS_EMBEDDING = "class_embedding.weight"
 
 
-def weights_for_categories(model: GeneratorNetwork, categories: Sequence[str], new_categories: Sequence[str]) -> dict[str, Tensor]:
+def weights_for_categories(
+    model: GeneratorNetwork, categories: Sequence[str], new_categories: Sequence[str]
+) -> dict[str, Tensor]:
     """Weights of `model` for a network with other classes, otherwise of the same architecture.
 
-    A class of the same name, however it is spelt, keeps its embedding whatever its label; a new one starts from that of "no class".
+    A class of the same name, however it is spelt, keeps its embedding whatever its label; a new one starts from that of
+    "no class".
 
     Args:
         model: trained on `categories`.
@@ -24,6 +27,8 @@ def weights_for_categories(model: GeneratorNetwork, categories: Sequence[str], n
     embedding_CD = weights[CLASS_EMBEDDING]
     known = {normalized(category): label for label, category in enumerate(categories)}
     exactly = {category: label for label, category in enumerate(categories)}
-    rows = [exactly.get(category, known.get(normalized(category), model.no_class)) for category in new_categories] + [model.no_class]
+    rows = [exactly.get(category, known.get(normalized(category), model.no_class)) for category in new_categories] + [
+        model.no_class
+    ]
     weights[CLASS_EMBEDDING] = embedding_CD[rows]
     return weights

@@ -12,7 +12,8 @@ def cosine_share(progress: Tensor | float) -> Tensor:
 
 
 def num_still_masked(num_unknown: int, iteration: int, iterations: int) -> int:
-    """Frames of a level that stay masked after pass `iteration` (from 0) of `iterations`; at least one until the last pass, then none."""
+    """Frames of a level that stay masked after pass `iteration` (from 0) of `iterations`; at least one until the last
+    pass, then none."""
     if iteration + 1 >= iterations or num_unknown == 0:
         return 0
     return max(1, math.floor(num_unknown * float(cosine_share((iteration + 1) / iterations))))

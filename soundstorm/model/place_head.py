@@ -1,10 +1,11 @@
 """The codes of a place, level after level, from what a network made of the place and from the levels below.
 
-A small causal network over the levels, as in the RQ-Transformer (Lee et al., arXiv 2203.01941, section 3.2) and in Moshi's depth transformer
-(Défossez et al., arXiv 2410.00037, section 3.4.2): a level is asked with what the levels below it add up to. In training all levels of a place are
-asked at once; in decoding they are drawn one after the other.
+A small causal network over the levels, as in the RQ-Transformer (Lee et al., arXiv 2203.01941, section 3.2) and in
+Moshi's depth transformer (Défossez et al., arXiv 2410.00037, section 3.4.2): a level is asked with what the levels
+below it add up to. In training all levels of a place are asked at once; in decoding they are drawn one after the other.
 
-Legend: N places of any clips, Q levels, K codebook size, D width of the network below, H width of this one, L size of a centroid.
+Legend: N places of any clips, Q levels, K codebook size, D width of the network below, H width of this one, L size of a
+centroid.
 """
 
 import math
@@ -40,7 +41,9 @@ class LevelAttention(nn.Module):
 
     def forward(self, x_NQH: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         N, Q, H = x_NQH.shape
-        query, key, value = self.query_key_value(self.norm(x_NQH)).view(N, Q, 3, self.heads, H // self.heads).permute(2, 0, 3, 1, 4)
+        query, key, value = (
+            self.query_key_value(self.norm(x_NQH)).view(N, Q, 3, self.heads, H // self.heads).permute(2, 0, 3, 1, 4)
+        )
         if past is not None:
             key, value = torch.cat((past[0], key), 2), torch.cat((past[1], value), 2)
         y = attend(query, key, value, is_causal=past is None)
@@ -94,12 +97,15 @@ class PlaceHead(nn.Module):
                     last.weight.mul_(1 / math.sqrt(2 * len(self.blocks)))
 
     def forward(self, x_ND: Tensor, codes_NQ: Tensor, centroids: Centroids) -> Tensor:
-        """Logits (Q, N, K) of all levels of places whose codes are known (teacher forcing), each given the levels below it."""
+        """Logits (Q, N, K) of all levels of places whose codes are known (teacher forcing), each given the levels below
+        it."""
         num_places = len(x_ND)
         if num_places > PADDED_TO:
             padding = (0, 0, 0, -num_places % PADDED_TO)
             x_ND, codes_NQ = F.pad(x_ND, padding), F.pad(codes_NQ, padding)
-        x_NQH = self.take_in(x_ND)[:, None, :] + self.take_below(centroids.below(codes_NQ)) + self.level_embedding.weight
+        x_NQH = (
+            self.take_in(x_ND)[:, None, :] + self.take_below(centroids.below(codes_NQ)) + self.level_embedding.weight
+        )
         for block in self.blocks:
             x_NQH, _ = block(x_NQH, None)
         projected_QNL = torch.bmm(self.norm(x_NQH).transpose(0, 1), self.project_QHL)
@@ -107,7 +113,8 @@ class PlaceHead(nn.Module):
 
 
 class LevelByLevel:
-    """Places on the way through their levels: ask for the `logits` of the next level, then `take` the codes that were chosen.
+    """Places on the way through their levels: ask for the `logits` of the next level, then `take` the codes that were
+    chosen.
 
     Args:
         head: the network over the levels.
@@ -125,7 +132,9 @@ class LevelByLevel:
     def logits(self) -> Tensor:
         """Logits (N, K) of the level that is next, float32."""
         head = self.head
-        x_N1H = (self._from_network_NH + head.take_below(self._below_NL) + head.level_embedding.weight[self.level])[:, None, :]
+        x_N1H = (self._from_network_NH + head.take_below(self._below_NL) + head.level_embedding.weight[self.level])[
+            :, None, :
+        ]
         for index, block in enumerate(head.blocks):
             x_N1H, self._past[index] = block(x_N1H, self._past[index])
         projected_1NL = torch.matmul(head.norm(x_N1H)[:, 0], head.project_QHL[self.level])[None]

@@ -1,9 +1,12 @@
-"""A generator that decides a place as a whole: a bidirectional Conformer sees all levels of the known places, a small head draws the others' levels.
+"""A generator that decides a place as a whole: a bidirectional Conformer sees all levels of the known places, a small
+head draws the others' levels.
 
-SoundStorm goes through a clip level by level, and a step of training teaches one level. Here a place is known or it is masked, with all its
-levels; the network sees the full sound of the known places, and every step teaches all levels of the masked ones.
+SoundStorm goes through a clip level by level, and a step of training teaches one level. Here a place is known or it is
+masked, with all its levels; the network sees the full sound of the known places, and every step teaches all levels of
+the masked ones.
 
-Legend: B batch, Q levels, T places (frames of codes), N places that are asked for, D width, K codebook size, L size of a centroid.
+Legend: B batch, Q levels, T places (frames of codes), N places that are asked for, D width, K codebook size, L size of
+a centroid.
 """
 
 import math
@@ -21,10 +24,11 @@ from soundstorm.model.timbre import Timbre
 
 
 class PlaceNetwork(nn.Module):
-    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a timbre; a Conformer; a head over the levels.
+    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a timbre; a
+    Conformer; a head over the levels.
 
-    Codes run from 0 to K - 1; `mask_id` (K) stands for a code that is not known. Labels run from 0 to num_classes - 1; `no_class`
-    (num_classes) stands for none.
+    Codes run from 0 to K - 1; `mask_id` (K) stands for a code that is not known. Labels run from 0 to num_classes - 1;
+    `no_class` (num_classes) stands for none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -64,12 +68,15 @@ class PlaceNetwork(nn.Module):
         return self.mask_vector.device
 
     def timbre_of(self, codes_BQT: Tensor, mask_BT: Tensor) -> Tensor | None:
-        """Timbres (B, S) of clips, all of whose codes are known at the places where `mask_BT` is True; None where the network has none."""
+        """Timbres (B, S) of clips, all of whose codes are known at the places where `mask_BT` is True; None where the
+        network has none."""
         if self.timbre is None:
             return None
         B, Q, T = codes_BQT.shape
         with torch.no_grad():
-            sums_NL = self.centroids.sums(codes_BQT.masked_fill(~mask_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q))
+            sums_NL = self.centroids.sums(
+                codes_BQT.masked_fill(~mask_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
+            )
             return self.timbre.of(sums_NL.view(B, T, -1), mask_BT)
 
     def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
@@ -88,7 +95,9 @@ class PlaceNetwork(nn.Module):
         x_BTD = x_BTD + self.class_embedding(label_B)[:, None, :]
         return x_BTD if self.timbre is None else x_BTD + self.timbre(timbre_BS).unsqueeze(-2)
 
-    def hidden(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
+    def hidden(
+        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, timbre_BS: Tensor | None = None
+    ) -> Tensor:
         """Features (B, T, D) of the places.
 
         Args:
@@ -98,12 +107,19 @@ class PlaceNetwork(nn.Module):
         return self.conformer(self.embed(codes_BQT, known_BT & mask_BT, label_B, timbre_BS), mask_BT)
 
     def forward(
-        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, asked_BT: Tensor, timbre_BS: Tensor | None = None
+        self,
+        codes_BQT: Tensor,
+        known_BT: Tensor,
+        label_B: Tensor,
+        mask_BT: Tensor,
+        asked_BT: Tensor,
+        timbre_BS: Tensor | None = None,
     ) -> Tensor:
         """Logits (Q, N, K) of all levels of the places where `asked_BT` is True, each level given the codes below it.
 
         Args:
-            codes_BQT, known_BT, label_B, mask_BT, timbre_BS: those of `hidden`; the codes of the places that are asked for must be there too.
+            codes_BQT, known_BT, label_B, mask_BT, timbre_BS: those of `hidden`; the codes of the places that are asked
+                for must be there too.
             asked_BT: real places that are not known.
         """
         x_BTD = self.hidden(codes_BQT, known_BT, label_B, mask_BT, timbre_BS)

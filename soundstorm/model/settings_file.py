@@ -1,7 +1,8 @@
-"""Settings that a study found, as a file that `train` and `generate` take: JSON or TOML with any of the tables `model`, `training` and `sampler`.
+"""Settings that a study found, as a file that `train` and `generate` take: JSON or TOML with any of the tables `model`,
+`training` and `sampler`.
 
-A file may say more, for people: which trial it was, and what it reached. Of this only `fold` and `threads` are used, with which `train` does
-the same sums as the trial did, and `preset`, for what the tables do not name.
+A file may say more, for people: which trial it was, and what it reached. Of this only `fold` and `threads` are used,
+with which `train` does the same sums as the trial did, and `preset`, for what the tables do not name.
 """
 
 import json
@@ -64,7 +65,10 @@ class ChosenSettings:
         """Raise SoundStormError unless the file has one of `tables`."""
         if not any(getattr(self, name) for name in tables):
             named = " or ".join(f"'{name}'" for name in tables)
-            raise SoundStormError(f"{self.where}: no table {named} in it: give best.json or best.toml of a study that searched such settings")
+            raise SoundStormError(
+                f"{self.where}: no table {named} in it: give best.json or best.toml of a study that searched such "
+                "settings"
+            )
 
 
 def parse_settings(data: bytes, where: str) -> ChosenSettings:
@@ -77,13 +81,17 @@ def parse_settings(data: bytes, where: str) -> ChosenSettings:
     try:
         content = tomllib.loads(data.decode()) if kind == "TOML" else json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SoundStormError(f"{where}: no valid {kind} ({' '.join(str(error).split())[:200]}): give best.json or best.toml of a study") from error
+        raise SoundStormError(
+            f"{where}: no valid {kind} ({' '.join(str(error).split())[:200]}): give best.json or best.toml of a study"
+        ) from error
     if not isinstance(content, dict):
         raise SoundStormError(f"{where}: holds no table of settings: give best.json or best.toml of a study")
     for name in TABLES:
         if not isinstance(content.get(name, {}), dict):
             raise SoundStormError(f"{where}: '{name}' is {content[name]!r}: it must be a table of settings")
-    unknown = [name for name, value in content.items() if isinstance(value, dict) and name not in (*TABLES, *OF_STUDIES)]
+    unknown = [
+        name for name, value in content.items() if isinstance(value, dict) and name not in (*TABLES, *OF_STUDIES)
+    ]
     if unknown:
         raise SoundStormError(f"{where}: there is no table '{unknown[0]}': settings are in {', '.join(TABLES)}")
     for name, (least, most) in WHOLE.items():
@@ -91,8 +99,12 @@ def parse_settings(data: bytes, where: str) -> ChosenSettings:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
             raise SoundStormError(f"{where}: {name} is {value!r:.40}: it must be a whole number, {least} to {most}")
     if content.get("preset") not in (None, *PRESETS):
-        raise SoundStormError(f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}")
-    return ChosenSettings(where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None})
+        raise SoundStormError(
+            f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}"
+        )
+    return ChosenSettings(
+        where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None}
+    )
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
@@ -101,11 +113,14 @@ def to_json(content: Mapping[str, Any]) -> bytes:
 
 
 def to_toml(content: Mapping[str, Any]) -> bytes:
-    """The same in TOML: plain values first, then one table for each mapping. What has no value there (None) and lists of tables are left out."""
+    """The same in TOML: plain values first, then one table for each mapping. What has no value there (None) and lists
+    of tables are left out."""
     lines = [f"{_key(key)} = {_value(value)}" for key, value in content.items() if _is_plain(value)]
     for name, table in content.items():
         if isinstance(table, Mapping):
-            lines += ["", f"[{_key(name)}]"] + [f"{_key(key)} = {_value(value)}" for key, value in table.items() if _is_plain(value)]
+            lines += ["", f"[{_key(name)}]"] + [
+                f"{_key(key)} = {_value(value)}" for key, value in table.items() if _is_plain(value)
+            ]
     return ("\n".join(lines).lstrip("\n") + "\n").encode()
 
 

@@ -1,4 +1,5 @@
-"""SoundStorm (Borsos et al., arXiv 2305.09636) with class conditioning: codes of all levels in, logits of one level out.
+"""SoundStorm (Borsos et al., arXiv 2305.09636) with class conditioning: codes of all levels in, logits of one level
+out.
 
 Legend: B batch, Q levels, T frames, D width, K codebook size.
 """
@@ -22,9 +23,10 @@ FIRST_LOGITS = 0.2
 class SoundStorm(nn.Module):
     """Sum of per-level code embeddings and a class embedding, a Conformer, and one linear head per level.
 
-    Codes run from 0 to K - 1; `mask_id` (K) stands for a masked code, and has its own embedding at each level. Labels run from
-    0 to num_classes - 1; `no_class` (num_classes) stands for none. The `reference` preset has 22.2 million parameters with 50 classes.
-    With `centroids` the codes go in and out through the vectors that the codec has for them.
+    Codes run from 0 to K - 1; `mask_id` (K) stands for a masked code, and has its own embedding at each level. Labels
+    run from 0 to num_classes - 1; `no_class` (num_classes) stands for none. The `reference` preset has 22.2 million
+    parameters with 50 classes. With `centroids` the codes go in and out through the vectors that the codec has for
+    them.
     """
 
     centroids: Centroids | None
@@ -35,7 +37,9 @@ class SoundStorm(nn.Module):
         if config.order != "levels":
             raise SoundStormError(f"order is {config.order}: a SoundStorm network is of order levels")
         self.config = config
-        self.centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim) if config.centroids else None
+        self.centroids = (
+            Centroids(config.num_levels, config.codebook_size, config.centroid_dim) if config.centroids else None
+        )
         if self.centroids is None:
             self.code_embedding = nn.Embedding(config.num_levels * (config.codebook_size + 1), config.width)
         else:
@@ -43,14 +47,16 @@ class SoundStorm(nn.Module):
             self.mask_embedding = nn.Embedding(config.num_levels, config.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
         self.conformer = Conformer.of(config)
-        # All heads in one tensor: a batch may mix levels, and every parameter has a gradient at each step, as DDP wants.
+        # All heads in one tensor: a batch may mix levels, and every parameter has a gradient at each step, as DDP
+        # wants.
         rows = config.codebook_size if self.centroids is None else config.centroid_dim
         self.head_weight = nn.Parameter(torch.empty(config.num_levels, rows, config.width))
         self.head_bias = nn.Parameter(torch.empty(config.num_levels, config.codebook_size))
         self._initialize()
 
     def _initialize(self) -> None:
-        """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits small: the first loss is ln K."""
+        """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits small: the first loss
+        is ln K."""
         config = self.config
         embedding = self.code_embedding if self.centroids is None else self.mask_embedding
         nn.init.normal_(embedding.weight, std=1 / math.sqrt(config.num_levels + 1))
@@ -92,7 +98,8 @@ class SoundStorm(nn.Module):
         return x_BTD + self.class_embedding(label_B)[:, None, :]
 
     def _embed_centroids(self, centroids: Centroids, codes_NQ: Tensor) -> Tensor:
-        """Frames (N, D): the sum of the visible codes' centroids, projected, and a vector for each level that is masked."""
+        """Frames (N, D): the sum of the visible codes' centroids, projected, and a vector for each level that is
+        masked."""
         visible_NQ = codes_NQ < self.mask_id
         return (
             self.take_in(centroids.visible_sums(codes_NQ, visible_NQ))
@@ -104,12 +111,15 @@ class SoundStorm(nn.Module):
         return self.conformer(self.embed(codes_BQT, label_B, mask_BT), mask_BT)
 
     def head(self, x_BTD: Tensor, level: int | Tensor) -> Tensor:
-        """Logits (B, T, K) of one level for the whole batch, or of one level per clip (level_B int64); no other level is computed."""
+        """Logits (B, T, K) of one level for the whole batch, or of one level per clip (level_B int64); no other level
+        is computed."""
         if self.centroids is not None:
             levels = torch.tensor([level], device=x_BTD.device) if isinstance(level, int) else level
             projected = torch.matmul(x_BTD, self.head_weight[levels].transpose(1, 2))
             if isinstance(level, int):
-                return self.centroids.logits(projected.flatten(0, 1)[None], self.head_bias, levels).view(*x_BTD.shape[:2], -1)
+                return self.centroids.logits(projected.flatten(0, 1)[None], self.head_bias, levels).view(
+                    *x_BTD.shape[:2], -1
+                )
             return self.centroids.logits(projected, self.head_bias, levels)
         if isinstance(level, int):
             return F.linear(x_BTD, self.head_weight[level], self.head_bias[level])

@@ -14,7 +14,8 @@ def start_projection(parameter: Tensor, inputs: int, scale: float) -> None:
 
 
 def start_layers(network: nn.Module, conformer: Conformer) -> None:
-    """The linear layers of a network at variance 1 / inputs, and the residual branches of its Conformer scaled down with depth."""
+    """The linear layers of a network at variance 1 / inputs, and the residual branches of its Conformer scaled down
+    with depth."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             start_projection(module.weight, module.in_features, 1.0)

@@ -1,11 +1,14 @@
-"""What a clip sounds like as a whole, in a few numbers: what a network is told beside the class, so that all of a clip sounds like one recording.
+"""What a clip sounds like as a whole, in a few numbers: what a network is told beside the class, so that all of a clip
+sounds like one recording.
 
-Places that are far apart are decided at once, and neither says much about the other. Where both are told the same timbre they agree. The timbre of a
-clip is what its codes' centroids add up to: their mean over its places and their deviation from it, of which the principal components over the
-training clips are kept. To generate, one is drawn for the class from a smoothed bootstrap of the training clips' own (Silverman and Young,
-Biometrika 74(3), 1987), whose mean and variance are those of the class however much it is smoothed.
+Places that are far apart are decided at once, and neither says much about the other. Where both are told the same
+timbre they agree. The timbre of a clip is what its codes' centroids add up to: their mean over its places and their
+deviation from it, of which the principal components over the training clips are kept. To generate, one is drawn for the
+class from a smoothed bootstrap of the training clips' own (Silverman and Young, Biometrika 74(3), 1987), whose mean and
+variance are those of the class however much it is smoothed.
 
-Legend: B batch, T places, L size of a centroid, F features (2 L), S numbers of a timbre, E stored timbres, D width, N clips.
+Legend: B batch, T places, L size of a centroid, F features (2 L), S numbers of a timbre, E stored timbres, D width, N
+clips.
 """
 
 from collections.abc import Sequence
@@ -64,7 +67,8 @@ class Timbre(nn.Module):
         return (clip_features(sums_BTL, mask_BT) - self.mean_F) @ self.basis_FS
 
     def blurred(self, timbre_BS: Tensor, share: float, normal_BS: Tensor) -> Tensor:
-        """With noise of `share` of the deviation within a class, so that a network knows what lies between the training clips' timbres."""
+        """With noise of `share` of the deviation within a class, so that a network knows what lies between the training
+        clips' timbres."""
         return timbre_BS + share * self.spread_S * normal_BS
 
     def draw(self, label_B: Tensor, generators: Sequence[torch.Generator], spread: float) -> Tensor:
@@ -73,7 +77,8 @@ class Timbre(nn.Module):
         Args:
             label_B: classes; one that has no stored timbre, such as "no class", draws from those of all.
             generators: one for each sample, on the CPU.
-            spread: 0 draws training clips' own timbres, 1 from a normal distribution of the class's mean and deviations.
+            spread: 0 draws training clips' own timbres, 1 from a normal distribution of the class's mean and
+                deviations.
         """
         rows = []
         for label, generator in zip(label_B.tolist(), generators, strict=True):
@@ -100,7 +105,11 @@ def num_entries(labels: Sequence[int]) -> int:
 
 
 def timbre_weights(
-    timbre: Timbre | None, centroids: Centroids, config: ModelConfig, views: Sequence[Sequence[np.ndarray]], labels: Sequence[int]
+    timbre: Timbre | None,
+    centroids: Centroids,
+    config: ModelConfig,
+    views: Sequence[Sequence[np.ndarray]],
+    labels: Sequence[int],
 ) -> dict[str, Tensor]:
     """What a network with timbres starts from, by name of its tensors.
 
@@ -148,11 +157,14 @@ def _features(centroids: Centroids, num_levels: int, views: Sequence[Sequence[np
 
 
 def _principal_components(features_NF: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Their mean, and the first `size` principal components, each divided by its deviation; zeros where the clips do not have so many."""
+    """Their mean, and the first `size` principal components, each divided by its deviation; zeros where the clips do
+    not have so many."""
     mean_F = features_NF.double().mean(0)
     _, singular_K, basis_KF = torch.linalg.svd(features_NF.double() - mean_F, full_matrices=False)
     deviation_K = singular_K / len(features_NF) ** 0.5
-    scaled_KF = torch.where(deviation_K[:, None] > LEAST_DEVIATION, basis_KF / deviation_K[:, None].clamp(min=LEAST_DEVIATION), 0.0)[:size]
+    scaled_KF = torch.where(
+        deviation_K[:, None] > LEAST_DEVIATION, basis_KF / deviation_K[:, None].clamp(min=LEAST_DEVIATION), 0.0
+    )[:size]
     basis_FS = torch.zeros(features_NF.shape[1], size, dtype=torch.float64)
     basis_FS[:, : len(scaled_KF)] = scaled_KF.T
     return mean_F.float(), basis_FS.float()

@@ -1,7 +1,8 @@
-"""Whether a training is lost: its loss stays far above what guessing gives, as after steps that were too large; no later step mends that.
+"""Whether a training is lost: its loss stays far above what guessing gives, as after steps that were too large; no
+later step mends that.
 
-Measured on the preset `tiny` (1024 codes, a guess is 6.9 nats): at a learning rate of 0.1 the loss rises to 9.5 and comes back, at 1 it goes to 240
-and ends at 26, at 10 it goes to 20,000 and ends at 3,500.
+Measured on the preset `tiny` (1024 codes, a guess is 6.9 nats): at a learning rate of 0.1 the loss rises to 9.5 and
+comes back, at 1 it goes to 240 and ends at 26, at 10 it goes to 20,000 and ends at 3,500.
 """
 
 import math
@@ -13,7 +14,8 @@ FACTOR, MARGIN_NATS = 2.0, 2.0
 
 
 def far_above_guessing(loss: float, num_choices: int) -> bool:
-    """Whether `loss` (nats) is over twice that of a uniform guess among `num_choices`, and over 2 nats above it; or is no number."""
+    """Whether `loss` (nats) is over twice that of a uniform guess among `num_choices`, and over 2 nats above it; or is
+    no number."""
     guess = math.log(num_choices)
     return not loss <= max(FACTOR * guess, guess + MARGIN_NATS)
 

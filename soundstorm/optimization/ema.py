@@ -12,7 +12,8 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EMA:
-    """Averages parameters with decay min(decay, (1 + updates) / (10 + updates)), so that the first weights are soon forgotten.
+    """Averages parameters with decay min(decay, (1 + updates) / (10 + updates)), so that the first weights are soon
+    forgotten.
 
     It holds one copy of the parameters; the network it was made from is not kept.
     """
@@ -28,7 +29,9 @@ class EMA:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         parameters = dict(model.named_parameters())
-        torch._foreach_lerp_(list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay)
+        torch._foreach_lerp_(
+            list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay
+        )
 
     @torch.no_grad()
     def copy_to(self, model: nn.Module) -> None:
@@ -48,8 +51,13 @@ class EMA:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of `state_dict`; raises SoundStormError when the state is of another network."""
         average: dict[str, Tensor] = state["average"]
-        if {name: value.shape for name, value in average.items()} != {name: value.shape for name, value in self.average.items()}:
-            raise SoundStormError("the averaged weights in the training state are of another network: resume with the settings it was started with")
+        if {name: value.shape for name, value in average.items()} != {
+            name: value.shape for name, value in self.average.items()
+        }:
+            raise SoundStormError(
+                "the averaged weights in the training state are of another network: resume with the settings it was "
+                "started with"
+            )
         self.decay, self.updates = float(state["decay"]), int(state["updates"])
         for name, value in average.items():
             self.average[name].copy_(value)

@@ -36,14 +36,32 @@ def confusion_picture(confusion: Sequence[Sequence[int]], categories: Sequence[s
 
 
 def reliability_picture(bins: Sequence[Bin], theme: Theme) -> bytes:
-    """Share that is right over the mean probability of each range, above how many clips fall into it; the diagonal is perfect calibration."""
+    """Share that is right over the mean probability of each range, above how many clips fall into it; the diagonal is
+    perfect calibration."""
     figure = Figure(figsize=(3.8, 3.9))
     curve, counts = figure.add_axes((0.15, 0.36, 0.82, 0.62)), figure.add_axes((0.15, 0.12, 0.82, 0.2))
-    known = [(found.confidence, found.accuracy) for found in bins if found.confidence is not None and found.accuracy is not None]
+    known = [
+        (found.confidence, found.accuracy)
+        for found in bins
+        if found.confidence is not None and found.accuracy is not None
+    ]
     curve.plot([0, 1], [0, 1], color=theme.grid, linewidth=1.5)
     for confidence, accuracy in known:
-        curve.plot([confidence, confidence], [confidence, accuracy], color=theme.sources[Source.RESYNTHESIZED], linewidth=2.2, alpha=0.7)
-    curve.plot([x for x, _ in known], [y for _, y in known], "o-", color=theme.sources[Source.REAL], linewidth=1.7, markersize=5)
+        curve.plot(
+            [confidence, confidence],
+            [confidence, accuracy],
+            color=theme.sources[Source.RESYNTHESIZED],
+            linewidth=2.2,
+            alpha=0.7,
+        )
+    curve.plot(
+        [x for x, _ in known],
+        [y for _, y in known],
+        "o-",
+        color=theme.sources[Source.REAL],
+        linewidth=1.7,
+        markersize=5,
+    )
     edges = [found.low for found in bins] + [bins[-1].high]
     counts.stairs([found.clips for found in bins], edges, fill=True, color=theme.sources[Source.REAL], alpha=0.45)
     for axes in (curve, counts):

@@ -1,6 +1,8 @@
-"""The page of a classification: one self-contained HTML file with figures by fold and class, what is taken for what, and how sure to be of it.
+"""The page of a classification: one self-contained HTML file with figures by fold and class, what is taken for what,
+and how sure to be of it.
 
-The page asks nothing of any server, and its content security policy says so. Names of categories are untrusted and always escaped.
+The page asks nothing of any server, and its content security policy says so. Names of categories are untrusted and
+always escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,7 +47,8 @@ class Compared:
     result: Classification
     comparison: Comparison
     is_pretraining: bool
-    """Whether all that differs between the two is that one was pre-trained, so that the difference is what this is worth."""
+    """Whether all that differs between the two is that one was pre-trained, so that the difference is what this is
+    worth."""
     differences: Sequence[str] = ()
     """Settings that differ, as text."""
 
@@ -74,7 +77,11 @@ class ClassificationData:
 def render_classification(data: ClassificationData) -> str:
     """The whole page as text."""
     environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("soundstorm.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     result = data.result
     return environment.get_template("classification.html.j2").render(
@@ -89,8 +96,13 @@ def render_classification(data: ClassificationData) -> str:
         classes=[{"name": name} | _share(accuracy) for name, accuracy in result.classes.items()],
         confusion_width=min(760, 180 + 52 * len(result.categories)),
         confusion=themed(lambda theme: confusion_picture(result.confusion, result.categories, theme)),
-        cells=list(zip(result.categories, result.confusion, strict=True)) if len(result.categories) <= NUMBERED_CATEGORIES else [],
-        pairs=[{"category": x.category, "predicted": x.predicted, "clips": x.clips, "share": share_text(x.share)} for x in result.pairs],
+        cells=list(zip(result.categories, result.confusion, strict=True))
+        if len(result.categories) <= NUMBERED_CATEGORIES
+        else [],
+        pairs=[
+            {"category": x.category, "predicted": x.predicted, "clips": x.clips, "share": share_text(x.share)}
+            for x in result.pairs
+        ],
         reliability=themed(lambda theme: reliability_picture(result.bins, theme)),
         bins=[
             {
@@ -121,7 +133,12 @@ def mean_text(mean: float, std: float | None) -> str:
 
 def _share(accuracy: Accuracy) -> dict[str, Any]:
     percent = 0.0 if accuracy.share is None else 100 * accuracy.share
-    return {"clips": thousands(accuracy.clips), "right": thousands(accuracy.right), "share": share_text(accuracy.share), "percent": f"{percent:.0f}"}
+    return {
+        "clips": thousands(accuracy.clips),
+        "right": thousands(accuracy.right),
+        "share": share_text(accuracy.share),
+        "percent": f"{percent:.0f}",
+    }
 
 
 def _tiles(result: Classification) -> list[dict[str, str]]:
@@ -133,7 +150,8 @@ def _tiles(result: Classification) -> list[dict[str, str]]:
             "hue": "generated",
             "name": "Clips",
             "value": f"{thousands(result.overall.right)} of {thousands(result.overall.clips)}",
-            "note": f"named rightly, {share_text(result.overall.share)} of all clips together, each in the fold that was held out",
+            "note": f"named rightly, {share_text(result.overall.share)} of all clips together, each in the fold that "
+            "was held out",
         },
         {
             "hue": "resynthesized",
@@ -158,8 +176,13 @@ def _published(data: ClassificationData) -> list[dict[str, str]]:
     if data.dataset not in PUBLISHED_DATASETS:
         return []
     here = {data.dataset: mean_text(data.result.mean, data.result.std)}
-    rows = [{"name": name} | {dataset: share_text(share) for dataset, share in shares.items()} for name, shares in PUBLISHED]
-    return [*rows, {"name": f"{data.name} (this page)"} | {dataset: here.get(dataset, "") for dataset in PUBLISHED_DATASETS}]
+    rows = [
+        {"name": name} | {dataset: share_text(share) for dataset, share in shares.items()} for name, shares in PUBLISHED
+    ]
+    return [
+        *rows,
+        {"name": f"{data.name} (this page)"} | {dataset: here.get(dataset, "") for dataset in PUBLISHED_DATASETS},
+    ]
 
 
 def _compared(other: Compared) -> dict[str, Any]:
@@ -174,11 +197,16 @@ def _compared(other: Compared) -> dict[str, Any]:
         "difference": f"{100 * found.difference:+.1f} points".replace("-", "−"),
         "std": "" if found.std is None else f"± {100 * found.std:.1f}",
         "is_better": found.difference > 0,
-        "interval": "" if interval is None else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points".replace("-", "−"),
+        "interval": ""
+        if interval is None
+        else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points".replace("-", "−"),
         "confidence": f"{CONFIDENCE:.0%}",
         "better": f"better in {found.better_folds} of {len(found.folds)} folds",
-        "clips": f"{thousands(found.only_this)} clips are named rightly here alone, {thousands(found.only_other)} there alone ({p_value}, McNemar)",
-        "folds": [{"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()],
+        "clips": f"{thousands(found.only_this)} clips are named rightly here alone, {thousands(found.only_other)} "
+        f"there alone ({p_value}, McNemar)",
+        "folds": [
+            {"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()
+        ],
     }
 
 

@@ -1,4 +1,5 @@
-"""Pictures of how close generated clips come to real ones: the pace of their changes, and what a classifier takes them for."""
+"""Pictures of how close generated clips come to real ones: the pace of their changes, and what a classifier takes them
+for."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -36,31 +37,47 @@ def modulation_curves(bands: Mapping[Source, NDArray[np.float64]], theme: Theme)
     axes.set_xscale("log")
     axes.set_xticks(TICKS_HZ, [f"{tick:g}" for tick in TICKS_HZ])
     axes.minorticks_off()
-    axes.set(xlim=(MODULATION_EDGES_HZ[0], MODULATION_EDGES_HZ[-1]), ylim=(0, None), xlabel="Changes per second (Hz)", ylabel="Energy (dB²)")
+    axes.set(
+        xlim=(MODULATION_EDGES_HZ[0], MODULATION_EDGES_HZ[-1]),
+        ylim=(0, None),
+        xlabel="Changes per second (Hz)",
+        ylabel="Energy (dB²)",
+    )
     return to_png(figure)
 
 
 def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
-    """What the classifier calls the clips of each class, in percent of the class: of the held-out fold, where there are any, beside the generated."""
+    """What the classifier calls the clips of each class, in percent of the class: of the held-out fold, where there are
+    any, beside the generated."""
     panels = [(Source.REAL, confusion.held_out), (Source.GENERATED, confusion.generated)]
     shown = [(source, np.array(counts, dtype=np.float64)) for source, counts in panels if counts is not None]
     rows, columns = len(confusion.categories), len(confusion.predicted)
     cell_in = min(0.36, 5.5 / columns)
     size = min(8.0, 60 * cell_in)
-    names_in, below_in = (0.15 + 0.0085 * size * max(map(len, short_names(names))) for names in (confusion.categories, confusion.predicted))
+    names_in, below_in = (
+        0.15 + 0.0085 * size * max(map(len, short_names(names)))
+        for names in (confusion.categories, confusion.predicted)
+    )
     title_in, gap_in = 0.3, 0.25
     width_in = names_in + len(shown) * (columns * cell_in + gap_in)
     height_in = title_in + rows * cell_in + below_in
     figure = Figure(figsize=(width_in, height_in))
     for number, (source, counts) in enumerate(shown):
         left_in = names_in + number * (columns * cell_in + gap_in)
-        axes = figure.add_axes((left_in / width_in, below_in / height_in, columns * cell_in / width_in, rows * cell_in / height_in))
+        axes = figure.add_axes(
+            (left_in / width_in, below_in / height_in, columns * cell_in / width_in, rows * cell_in / height_in)
+        )
         draw_shares(axes, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1), theme)
         style_axes(axes, theme, grid=False)
         axes.spines[:].set_visible(False)
         axes.set_title(source.capitalize(), fontsize=10, color=theme.sources[source], fontweight="bold")
         axes.set_xticks(range(columns), short_names(confusion.predicted), rotation=90, fontsize=size, parse_math=False)
-        axes.set_yticks(range(rows), short_names(confusion.categories) if number == 0 else [""] * rows, fontsize=size, parse_math=False)
+        axes.set_yticks(
+            range(rows),
+            short_names(confusion.categories) if number == 0 else [""] * rows,
+            fontsize=size,
+            parse_math=False,
+        )
         axes.tick_params(length=0)
     return to_png(figure)
 
@@ -69,7 +86,9 @@ def draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
     """Cells as full as their share: one colour where the name is right, another where it is not."""
     right = (np.eye(*shares.shape) > 0)[..., None]
     colors = np.where(right, to_rgb(theme.sources[Source.GENERATED]), to_rgb(theme.sources[Source.RESYNTHESIZED]))
-    axes.imshow(np.concatenate([colors, (0.07 + 0.75 * shares)[..., None]], axis=2), aspect="auto", interpolation="nearest")
+    axes.imshow(
+        np.concatenate([colors, (0.07 + 0.75 * shares)[..., None]], axis=2), aspect="auto", interpolation="nearest"
+    )
     if shares.shape[1] <= NUMBERED_CLASSES:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.005:

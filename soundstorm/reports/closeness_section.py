@@ -19,7 +19,11 @@ from soundstorm.schemas import Role, Source
 
 SOURCES = {Source.REAL: Role.REAL, Source.GENERATED: Role.GENERATED}
 FLUX = MetricInfo(
-    name="flux", title="Spectral flux", unit="dB per 10 ms", meaning="Frozen sound lies on the left, flickering sound on the right.", decimals=2
+    name="flux",
+    title="Spectral flux",
+    unit="dB per 10 ms",
+    meaning="Frozen sound lies on the left, flickering sound on the right.",
+    decimals=2,
 )
 SHARE = MetricInfo(
     name="share",
@@ -40,10 +44,14 @@ def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[s
         features: the table behind them, schema FEATURES; without it there are no pictures of its columns.
     """
     counts = {name: thousands(count) for name, count in closeness.counts.items()}
-    fold = f"{counts['training']} training clips and {counts['held_out']} clips of the held-out fold {closeness.held_out_fold}"
+    fold = (
+        f"{counts['training']} training clips and {counts['held_out']} clips of the held-out fold "
+        f"{closeness.held_out_fold}"
+    )
     return {
         "summary": f"{closeness.verdict}." if closeness.verdict else "",
-        "counts": f"{counts['generated']} generated and {counts['real']} real clips" + (f"; {fold}." if closeness.held_out_fold is not None else "."),
+        "counts": f"{counts['generated']} generated and {counts['real']} real clips"
+        + (f"; {fold}." if closeness.held_out_fold is not None else "."),
         "rows": [_row(INFOS[measure.name], measure) for measure in closeness.measures],
         "plots": _plots(closeness, features),
     }
@@ -79,21 +87,36 @@ def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, An
         clips = ClipSet.of_table(features)
         sets = {source: clips.of(role) for source, role in SOURCES.items()}
         flux = {source: of_source.table["flux"].to_numpy() for source, of_source in sets.items()}
-        bands = {source: np.mean(of_source.table["modulation_bands"].to_pylist(), axis=0) for source, of_source in sets.items() if len(of_source)}
+        bands = {
+            source: np.mean(of_source.table["modulation_bands"].to_pylist(), axis=0)
+            for source, of_source in sets.items()
+            if len(of_source)
+        }
         plots += [
             _plot(
-                "Pace of the changes", "Slow swells lie on the left, ticks and flutter on the right.", lambda theme: modulation_curves(bands, theme)
+                "Pace of the changes",
+                "Slow swells lie on the left, ticks and flutter on the right.",
+                lambda theme: modulation_curves(bands, theme),
             ),
             _distribution(flux, FLUX),
         ]
     if closeness.shares:
         plots.append(
-            _distribution({Source.REAL: np.array(closeness.shares["held_out"]), Source.GENERATED: np.array(closeness.shares["generated"])}, SHARE)
+            _distribution(
+                {
+                    Source.REAL: np.array(closeness.shares["held_out"]),
+                    Source.GENERATED: np.array(closeness.shares["generated"]),
+                },
+                SHARE,
+            )
         )
     confusion = closeness.confusion
     if confusion is not None:
         meaning = "Percent of the clips of each class (row) that the classifier calls by each name (column)."
-        plots.append(_plot("What the classifier hears", meaning, lambda theme: confusion_matrix(confusion, theme)) | {"wide": True})
+        plots.append(
+            _plot("What the classifier hears", meaning, lambda theme: confusion_matrix(confusion, theme))
+            | {"wide": True}
+        )
     return plots
 
 
@@ -102,4 +125,10 @@ def _distribution(values: Mapping[Source, NDArray[np.float64]], metric: MetricIn
 
 
 def _plot(title: str, meaning: str, draw: Callable[[Theme], bytes]) -> dict[str, Any]:
-    return {"title": title, "meaning": meaning, "alt": f"{title}, generated beside real. {meaning}", "picture": themed(draw), "wide": False}
+    return {
+        "title": title,
+        "meaning": meaning,
+        "alt": f"{title}, generated beside real. {meaning}",
+        "picture": themed(draw),
+        "wide": False,
+    }

@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page to listen to, with every picture and (unless linked) every sound inside it.
 
-The page asks nothing of any server, and its content security policy says so. Names of classes and clips are untrusted and always escaped.
+The page asks nothing of any server, and its content security policy says so. Names of classes and clips are untrusted
+and always escaped.
 """
 
 import base64
@@ -61,11 +62,18 @@ class Example:
 
     def __post_init__(self) -> None:
         if (self.audio_bytes is None) == (self.audio_src is None):
-            raise SoundStormError(f"example '{self.clip_id}': give either audio_bytes or audio_src, not both or neither")
+            raise SoundStormError(
+                f"example '{self.clip_id}': give either audio_bytes or audio_src, not both or neither"
+            )
         if self.mime_type not in AUDIO_TYPES:
-            raise SoundStormError(f"example '{self.clip_id}': mime_type is '{self.mime_type}'; it is one of {', '.join(AUDIO_TYPES)}")
+            raise SoundStormError(
+                f"example '{self.clip_id}': mime_type is '{self.mime_type}'; it is one of {', '.join(AUDIO_TYPES)}"
+            )
         if self.waveform is not None and (self.waveform.ndim != 1 or not len(self.waveform)):
-            raise SoundStormError(f"example '{self.clip_id}': waveform has shape {self.waveform.shape}; it must be (N,) with at least one sample")
+            raise SoundStormError(
+                f"example '{self.clip_id}': waveform has shape {self.waveform.shape}; it must be (N,) with at least "
+                "one sample"
+            )
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -105,14 +113,22 @@ def render_report(data: ReportData) -> str:
         SoundStormError: `data.metrics` lacks a column.
     """
     environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("soundstorm.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     clips = {id(x): figures.Clip(x.waveform, x.sample_rate) for x in data.examples if x.waveform is not None}
     return environment.get_template("report.html.j2").render(
         data=data,
         made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
         num_columns=max(1, len({example.source for example in data.examples})),
-        sources=[{"name": source.value, "meaning": MEANINGS[source]} for source in Source if data.summary.overall.counts[source]],
+        sources=[
+            {"name": source.value, "meaning": MEANINGS[source]}
+            for source in Source
+            if data.summary.overall.counts[source]
+        ],
         verdicts=_verdicts(data.summary.overall),
         classes=_classes(data.examples, clips),
         overview=_overview(data.examples, clips),
@@ -137,7 +153,8 @@ def _common_rate(bands: Bands | None) -> str:
     if bands is not None and bands.common_band_hz is not None:
         common_khz = f"{bands.common_band_hz / 1000:.1f} kHz"
         return (
-            f"All clips are compared at one sample rate and below {common_khz}, which both sides reach: no difference comes from their files' rates."
+            f"All clips are compared at one sample rate and below {common_khz}, which both sides reach: no "
+            "difference comes from their files' rates."
         )
     if bands is not None and bands.note is not None:
         return "All clips are compared at one sample rate. That gives no clip what its file never had: " + bands.note
@@ -147,7 +164,10 @@ def _common_rate(bands: Bands | None) -> str:
 def _policy(examples: Sequence[Example]) -> str:
     script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
     media = "data: 'self' file: http: https:" if any(example.audio_src is not None for example in examples) else "data:"
-    return f"default-src 'none'; img-src data:; media-src {media}; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'"
+    return (
+        f"default-src 'none'; img-src data:; media-src {media}; style-src 'unsafe-inline'; script-src "
+        f"'sha256-{script_hash}'"
+    )
 
 
 def _classes(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> list[dict[str, Any]]:
@@ -158,7 +178,10 @@ def _classes(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> 
         mine = [example for example in examples if example.category == category]
         drawn = [clips[id(example)] for example in mine if id(example) in clips]
         scale = figures.Scale.of(drawn) if drawn else None
-        columns = [[_player(example, clips.get(id(example)), scale) for example in mine if example.source == source] for source in sources]
+        columns = [
+            [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
+            for source in sources
+        ]
         classes.append({"id": f"class-{number}", "name": category, "rows": list(zip_longest(*columns))})
     return classes
 
@@ -170,7 +193,9 @@ def _player(example: Example, clip: figures.Clip | None, scale: figures.Scale | 
         "clip_id": example.clip_id,
         "duration": f"{example.duration_s:.2f} s",
         "audio": audio,
-        "picture": None if clip is None else themed(lambda theme: figures.clip_panel(clip, theme, example.source, scale)),
+        "picture": None
+        if clip is None
+        else themed(lambda theme: figures.clip_panel(clip, theme, example.source, scale)),
     }
 
 
@@ -192,7 +217,9 @@ def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
     for metric in CLIP_METRICS:
         values = {source: table[metric.name].to_numpy() for source, table in by_source.items()}
 
-        def draw(theme: figures.Theme, metric: MetricInfo = metric, values: Mapping[Source, NDArray[np.float64]] = values) -> bytes:
+        def draw(
+            theme: figures.Theme, metric: MetricInfo = metric, values: Mapping[Source, NDArray[np.float64]] = values
+        ) -> bytes:
             return figures.metric_distribution(values, metric, theme)
 
         pictures.append({"title": metric.title, "meaning": metric.meaning, "picture": themed(draw)})
@@ -242,7 +269,11 @@ def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, 
             "close": _is_close(value),
             "ks": f"{value.ks:.2f}",
             "ks_percent": f"{100 * value.ks:.0f}",
-            "p": "p < 0.001" if value.p_value < 0.001 else f"p = {value.p_value:.3f}" if value.p_value < 0.1 else f"p = {value.p_value:.2f}",
+            "p": "p < 0.001"
+            if value.p_value < 0.001
+            else f"p = {value.p_value:.3f}"
+            if value.p_value < 0.1
+            else f"p = {value.p_value:.2f}",
             "told_apart": _is_told_apart(value),
         }
     return cell
@@ -263,10 +294,19 @@ def _category_tables(summary: Summary) -> list[dict[str, Any]]:
             for category, group in summary.categories.items():
                 values = [group.metrics[name][source] for name in METRIC_NAMES]
                 cells = [
-                    None if value is None or value.ks is None else {"text": percent(value.difference_percent), "close": _is_close(value)}
+                    None
+                    if value is None or value.ks is None
+                    else {"text": percent(value.difference_percent), "close": _is_close(value)}
                     for value in values
                 ]
-                rows.append({"category": category, "n_real": group.counts[Source.REAL], "n": group.counts[source], "cells": cells})
+                rows.append(
+                    {
+                        "category": category,
+                        "n_real": group.counts[Source.REAL],
+                        "n": group.counts[source],
+                        "cells": cells,
+                    }
+                )
             tables.append({"source": source.value, "rows": rows})
     return tables
 

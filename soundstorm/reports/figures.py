@@ -1,7 +1,8 @@
 """Pictures of clips, metrics and training, as PNG bytes.
 
-Every function builds its own matplotlib `Figure` (no pyplot, no global state), so actors and threads may draw at once. Each takes a `Theme`,
-for light and for dark pages. The colours of the sources keep apart for colour-blind readers (after Okabe and Ito, 2008) and in grey.
+Every function builds its own matplotlib `Figure` (no pyplot, no global state), so actors and threads may draw at once.
+Each takes a `Theme`, for light and for dark pages. The colours of the sources keep apart for colour-blind readers
+(after Okabe and Ito, 2008) and in grey.
 """
 
 import io
@@ -43,9 +44,21 @@ class Theme:
     sources: Mapping[Source, str]
 
 
-LIGHT = Theme(text="#3d4450", grid="#d9dde3", sources={Source.REAL: "#0f5fa6", Source.RESYNTHESIZED: "#c77700", Source.GENERATED: "#00856a"})
-DARK = Theme(text="#c3cad5", grid="#39404b", sources={Source.REAL: "#6cb6f2", Source.RESYNTHESIZED: "#f5b041", Source.GENERATED: "#3fd1a8"})
-LINE_STYLES: Mapping[Source, Any] = {Source.REAL: "-", Source.RESYNTHESIZED: (0, (5, 1.5)), Source.GENERATED: (0, (1.2, 1))}
+LIGHT = Theme(
+    text="#3d4450",
+    grid="#d9dde3",
+    sources={Source.REAL: "#0f5fa6", Source.RESYNTHESIZED: "#c77700", Source.GENERATED: "#00856a"},
+)
+DARK = Theme(
+    text="#c3cad5",
+    grid="#39404b",
+    sources={Source.REAL: "#6cb6f2", Source.RESYNTHESIZED: "#f5b041", Source.GENERATED: "#3fd1a8"},
+)
+LINE_STYLES: Mapping[Source, Any] = {
+    Source.REAL: "-",
+    Source.RESYNTHESIZED: (0, (5, 1.5)),
+    Source.GENERATED: (0, (1.2, 1)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +102,8 @@ class Scale:
 
 
 def log_mel_db(x_N: NDArray[np.floating], sample_rate: int) -> NDArray[np.float64]:
-    """Log-mel spectrogram (NUM_MELS, 1 + N // SPECTROGRAM_HOP) in dB, where a full-scale sine is near 0 dB; silence is -140 dB."""
+    """Log-mel spectrogram (NUM_MELS, 1 + N // SPECTROGRAM_HOP) in dB, where a full-scale sine is near 0 dB; silence is
+    -140 dB."""
     magnitudes = stft_magnitudes(np.asarray(x_N, dtype=np.float64), hop_length=SPECTROGRAM_HOP)
     n_fft = 2 * (len(magnitudes) - 1)
     power = _mel_filters(sample_rate, n_fft) @ (magnitudes / (n_fft / 4)) ** 2
@@ -120,7 +134,8 @@ def clip_panel(clip: Clip, theme: Theme, source: Source = Source.REAL, scale: Sc
 
 
 def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) -> bytes:
-    """One row a class, one column a source: all log-mel spectrograms at a glance; a row shares its colour scale and time axis.
+    """One row a class, one column a source: all log-mel spectrograms at a glance; a row shares its colour scale and
+    time axis.
 
     Raises:
         ValueError: `rows` is empty, or a class has no clip.
@@ -146,8 +161,20 @@ def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) ->
                 axes.set(xlim=(0, scale.duration_s), xticks=[], yticks=[], facecolor="none")
                 axes.spines[:].set_visible(False)
     for column, source in enumerate(columns):
-        x, y = (label_in + cell_in * column + (cell_in - gap_in) / 2) / width_in, (height_in - header_in / 2) / height_in
-        figure.text(x, y, source.capitalize(), ha="center", va="center", fontsize=10, color=theme.sources[source], fontweight="bold")
+        x, y = (
+            (label_in + cell_in * column + (cell_in - gap_in) / 2) / width_in,
+            (height_in - header_in / 2) / height_in,
+        )
+        figure.text(
+            x,
+            y,
+            source.capitalize(),
+            ha="center",
+            va="center",
+            fontsize=10,
+            color=theme.sources[source],
+            fontweight="bold",
+        )
     return to_png(figure, num_colors=96)
 
 
@@ -195,7 +222,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
     """Training and validation loss above the learning rate, from the rows of `log.csv`.
 
     Args:
-        rows: dicts with `epoch` or `step`, and any of `train_loss`, `val_loss`, `lr`; text is read as numbers, blanks are gaps.
+        rows: dicts with `epoch` or `step`, and any of `train_loss`, `val_loss`, `lr`; text is read as numbers, blanks
+            are gaps.
 
     Raises:
         ValueError: no row holds a loss.
@@ -213,7 +241,16 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
     for name, (color, style, label) in looks.items():
         x, y = curves[name]
         if x:
-            loss.plot(x, y, color=color, linestyle=style, linewidth=1.9, label=label, marker="o" if len(x) < 30 else None, markersize=3.5)
+            loss.plot(
+                x,
+                y,
+                color=color,
+                linestyle=style,
+                linewidth=1.9,
+                label=label,
+                marker="o" if len(x) < 30 else None,
+                markersize=3.5,
+            )
     if curves["val_loss"][0]:
         best_x, best_y = min(zip(*curves["val_loss"], strict=True), key=lambda point: point[1])
         loss.plot(
@@ -244,7 +281,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
 
 @lru_cache(maxsize=8)
 def _mel_filters(sample_rate: int, n_fft: int) -> NDArray[np.float64]:
-    """Triangles (NUM_MELS, n_fft // 2 + 1) of height 1 on the HTK mel scale; one narrower than a bin takes the nearest bin."""
+    """Triangles (NUM_MELS, n_fft // 2 + 1) of height 1 on the HTK mel scale; one narrower than a bin takes the nearest
+    bin."""
     edges_hz = _mel_to_hz(np.linspace(0, _hz_to_mel(sample_rate / 2), NUM_MELS + 2))
     low, centre, high = edges_hz[:-2, None], edges_hz[1:-1, None], edges_hz[2:, None]
     bins_hz = np.arange(n_fft // 2 + 1) * sample_rate / n_fft
@@ -268,7 +306,15 @@ def _draw_waveform(axes: Axes, clip: Clip, color: str, scale: Scale) -> None:
 def _draw_spectrogram(axes: Axes, clip: Clip, scale: Scale) -> None:
     top_db = max(scale.peak_db, QUIETEST_PEAK_DB)
     extent = (0, clip.duration_s, 0, _hz_to_mel(clip.sample_rate / 2))
-    axes.imshow(clip.level_db, origin="lower", aspect="auto", extent=extent, cmap=COLOR_MAP, vmin=top_db - DYNAMIC_RANGE_DB, vmax=top_db)
+    axes.imshow(
+        clip.level_db,
+        origin="lower",
+        aspect="auto",
+        extent=extent,
+        cmap=COLOR_MAP,
+        vmin=top_db - DYNAMIC_RANGE_DB,
+        vmax=top_db,
+    )
     ticks_hz = [tick for tick in TICKS_HZ if tick < clip.sample_rate / 2]
     axes.set_yticks([_hz_to_mel(tick) for tick in ticks_hz], [f"{tick / 1000:g}" for tick in ticks_hz])
 
@@ -296,7 +342,9 @@ def _loss_axis(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """The column to draw losses over: epochs, or steps where an epoch has several rows."""
     for axis in ("epoch", "step"):
         curves = [_curve(rows, axis, name)[0] for name in ("train_loss", "val_loss")]
-        if any(curves) and (axis == "step" or all(len(set(x)) == len(x) for x in curves) or not any("step" in row for row in rows)):
+        if any(curves) and (
+            axis == "step" or all(len(set(x)) == len(x) for x in curves) or not any("step" in row for row in rows)
+        ):
             return axis
     return None
 
@@ -328,7 +376,9 @@ def to_png(figure: Figure, num_colors: int = 128) -> bytes:
     figure.set(facecolor="none", dpi=DOTS_PER_INCH)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).quantize(num_colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).quantize(
+        num_colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
+    )
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()

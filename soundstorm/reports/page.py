@@ -1,4 +1,5 @@
-"""What pages are made of: numbers as people read them, files as addresses that hold them, pictures for light and dark."""
+"""What pages are made of: numbers as people read them, files as addresses that hold them, pictures for light and
+dark."""
 
 import base64
 import math
@@ -44,11 +45,16 @@ def thousands(count: int) -> str:
 
 def setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Settings as tables of names and texts; a value that is a mapping makes a table of its own."""
-    groups: dict[str, Mapping[str, Any]] = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    groups: dict[str, Mapping[str, Any]] = {
+        name: value for name, value in settings.items() if isinstance(value, Mapping)
+    }
     flat = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
     if flat:
         groups = {"run": flat, **groups}
-    return [{"name": name, "rows": [(key, _setting(value)) for key, value in values.items()]} for name, values in groups.items()]
+    return [
+        {"name": name, "rows": [(key, _setting(value)) for key, value in values.items()]}
+        for name, values in groups.items()
+    ]
 
 
 def _setting(value: Any) -> str:

@@ -17,7 +17,9 @@ STATE_STYLES = {"finished": "-", "stopped": (0, (3, 1.5)), "diverged": (0, (1, 1
 MISSING = "n/a"
 
 
-def trial_curves(curves: Sequence[tuple[Sequence[float], Sequence[float], str]], best: int | None, label: str, theme: Theme) -> bytes:
+def trial_curves(
+    curves: Sequence[tuple[Sequence[float], Sequence[float], str]], best: int | None, label: str, theme: Theme
+) -> bytes:
     """A line a trial: (epochs, values, state); that at position `best` stands out.
 
     Raises:
@@ -31,9 +33,13 @@ def trial_curves(curves: Sequence[tuple[Sequence[float], Sequence[float], str]],
         color = theme.sources[Source.GENERATED if number == best else Source.REAL]
         width, strength = (2.4, 1.0) if number == best else (1.1, 0.55)
         style: Any = STATE_STYLES.get(state, "-")
-        axes.plot(x, y, color=color, linewidth=width, alpha=strength, linestyle=style, zorder=3 if number == best else 2)
+        axes.plot(
+            x, y, color=color, linewidth=width, alpha=strength, linestyle=style, zorder=3 if number == best else 2
+        )
         if len(x):
-            axes.plot([x[-1]], [y[-1]], "o", color=color, alpha=strength, markersize=5 if number == best else 3, zorder=3)
+            axes.plot(
+                [x[-1]], [y[-1]], "o", color=color, alpha=strength, markersize=5 if number == best else 3, zorder=3
+            )
     ends = [y[-1] for _, y, _ in curves if len(y)]
     starts = [value for _, y, _ in curves for value in y]
     low, high = min(starts), max(np.percentile(starts, 97), max(ends))
@@ -49,15 +55,24 @@ def importance_bars(importances: Mapping[str, float], theme: Theme) -> bytes:
     height = 0.7 + 0.32 * len(ordered)
     figure = Figure(figsize=(5.6, height))
     axes = figure.add_axes((0.32, 0.5 / height, 0.64, 1 - 0.6 / height))
-    axes.barh(range(len(ordered)), [100 * share for _, share in ordered], color=theme.sources[Source.REAL], alpha=0.75, height=0.62)
+    axes.barh(
+        range(len(ordered)),
+        [100 * share for _, share in ordered],
+        color=theme.sources[Source.REAL],
+        alpha=0.75,
+        height=0.62,
+    )
     style_axes(axes, theme)
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered], parse_math=False)
     axes.set(xlabel="Share of the differences (%)", xlim=(0, None))
     return to_png(figure)
 
 
-def parallel_coordinates(rows: Sequence[Mapping[str, Any]], names: Sequence[str], value: str, best: str | None, theme: Theme) -> bytes:
-    """A line a trial over one axis a setting, the last that of `value`; the better, the stronger. Rows without a value are left out.
+def parallel_coordinates(
+    rows: Sequence[Mapping[str, Any]], names: Sequence[str], value: str, best: str | None, theme: Theme
+) -> bytes:
+    """A line a trial over one axis a setting, the last that of `value`; the better, the stronger. Rows without a value
+    are left out.
 
     Raises:
         ValueError: no row has a value.
@@ -85,7 +100,14 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         axes.axvline(position, color=theme.grid, linewidth=1.2, zorder=1)
         for text, height in heights[name][1]:
             axes.annotate(
-                text, (position, height), xytext=(3, 0), textcoords="offset points", fontsize=7, color=theme.text, va="center", parse_math=False
+                text,
+                (position, height),
+                xytext=(3, 0),
+                textcoords="offset points",
+                fontsize=7,
+                color=theme.text,
+                va="center",
+                parse_math=False,
             )
     style_axes(axes, theme, grid=False)
     axes.set_xticks(range(len(columns)), [name.replace("_", "\n") for name in columns], parse_math=False)
@@ -96,7 +118,8 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
 
 
 def _heights(values: Sequence[Any]) -> tuple[list[float], list[tuple[str, float]]]:
-    """Where on an axis from 0 to 1 each value lies, and what is written beside it: numbers by size, other values in equal steps."""
+    """Where on an axis from 0 to 1 each value lies, and what is written beside it: numbers by size, other values in
+    equal steps."""
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) == len([value for value in values if value is not None]) and numbers:
         is_log = min(numbers) > 0 and max(numbers) / min(numbers) > 20
@@ -109,28 +132,50 @@ def _heights(values: Sequence[Any]) -> tuple[list[float], list[tuple[str, float]
                 return 0.5
             return ((math.log(value) if is_log else float(value)) - low) / (high - low)
 
-        return [height(value) for value in values], [(high_text, 0.5)] if high == low else [(low_text, 0.0), (high_text, 1.0)]
+        return [height(value) for value in values], [(high_text, 0.5)] if high == low else [
+            (low_text, 0.0),
+            (high_text, 1.0),
+        ]
     texts = sorted({MISSING if value is None else str(value) for value in values})
     places = {text: 0.5 if len(texts) == 1 else number / (len(texts) - 1) for number, text in enumerate(texts)}
     return [places[MISSING if value is None else str(value)] for value in values], list(places.items())
 
 
 def iterations_picture(curves: Mapping[str, Sequence[CurvePoint]], enough: Mapping[str, int], theme: Theme) -> bytes:
-    """Quality (mean, and every seed) and cost over the passes at level 0, a line a checkpoint; a ring where more stops paying."""
+    """Quality (mean, and every seed) and cost over the passes at level 0, a line a checkpoint; a ring where more stops
+    paying."""
     figure = Figure(figsize=(8.4, 4.4))
     quality, cost = figure.add_axes((0.09, 0.42, 0.89, 0.55)), figure.add_axes((0.09, 0.12, 0.89, 0.24))
     for (name, curve), color in zip(curves.items(), _colors(len(curves), theme), strict=True):
         x = [point.iterations for point in curve]
         mean, spread = np.array([point.quality for point in curve]), np.array([point.spread for point in curve])
         quality.fill_between(x, mean - spread, mean + spread, color=color, alpha=0.16, linewidth=0)
-        quality.plot(x, mean, "o-", color=color, linewidth=1.8, markersize=4, label=name if len(curves) > 1 else "mean of the seeds")
+        quality.plot(
+            x,
+            mean,
+            "o-",
+            color=color,
+            linewidth=1.8,
+            markersize=4,
+            label=name if len(curves) > 1 else "mean of the seeds",
+        )
         for point in curve:
-            quality.plot([point.iterations] * len(point.values), point.values, "_", color=color, markersize=8, alpha=0.8)
+            quality.plot(
+                [point.iterations] * len(point.values), point.values, "_", color=color, markersize=8, alpha=0.8
+            )
         cost.plot(x, [point.cost for point in curve], "o-", color=color, linewidth=1.5, markersize=3.5)
         stop = next((point for point in curve if point.iterations == enough.get(name)), None)
         if stop is not None:
             label = f"more stops paying at {stop.iterations}" + (f" ({name})" if len(curves) > 1 else "")
-            quality.plot([stop.iterations], [stop.quality], "o", markersize=13, markerfacecolor="none", markeredgecolor=color, label=label)
+            quality.plot(
+                [stop.iterations],
+                [stop.quality],
+                "o",
+                markersize=13,
+                markerfacecolor="none",
+                markeredgecolor=color,
+                label=label,
+            )
     ticks = sorted({point.iterations for curve in curves.values() for point in curve})
     for axes in (quality, cost):
         style_axes(axes, theme)
@@ -144,12 +189,28 @@ def iterations_picture(curves: Mapping[str, Sequence[CurvePoint]], enough: Mappi
     return to_png(figure)
 
 
-def front_picture(points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], best: tuple[float, float], theme: Theme) -> bytes:
+def front_picture(
+    points: Sequence[tuple[float, float]], front: Sequence[tuple[float, float]], best: tuple[float, float], theme: Theme
+) -> bytes:
     """Quality over cost of every trial, those that no other beats joined by steps, the chosen one ringed."""
     figure = Figure(figsize=(5.6, 3.8))
     axes = figure.add_axes((0.13, 0.15, 0.84, 0.82))
-    axes.plot([cost for _, cost in points], [value for value, _ in points], "o", color=theme.sources[Source.REAL], alpha=0.5, markersize=4)
-    axes.step([cost for _, cost in front], [value for value, _ in front], "o-", where="post", color=theme.sources[Source.GENERATED], markersize=5)
+    axes.plot(
+        [cost for _, cost in points],
+        [value for value, _ in points],
+        "o",
+        color=theme.sources[Source.REAL],
+        alpha=0.5,
+        markersize=4,
+    )
+    axes.step(
+        [cost for _, cost in front],
+        [value for value, _ in front],
+        "o-",
+        where="post",
+        color=theme.sources[Source.GENERATED],
+        markersize=5,
+    )
     axes.plot([best[1]], [best[0]], "o", markersize=13, markerfacecolor="none", markeredgecolor=theme.text)
     _log_where_wide(axes, [cost for _, cost in points])
     style_axes(axes, theme)
@@ -166,5 +227,10 @@ def _log_where_wide(axes: Axes, values: Sequence[float]) -> None:
 
 
 def _colors(count: int, theme: Theme) -> list[str]:
-    palette = [theme.sources[Source.GENERATED], theme.sources[Source.REAL], theme.sources[Source.RESYNTHESIZED], theme.text]
+    palette = [
+        theme.sources[Source.GENERATED],
+        theme.sources[Source.REAL],
+        theme.sources[Source.RESYNTHESIZED],
+        theme.text,
+    ]
     return [palette[number % len(palette)] for number in range(count)]

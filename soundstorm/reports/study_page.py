@@ -1,6 +1,7 @@
 """The page of a study: one self-contained HTML file with its trials, which settings mattered, and what quality costs.
 
-The page asks nothing of any server, and its content security policy says so. Names and values are untrusted and always escaped.
+The page asks nothing of any server, and its content security policy says so. Names and values are untrusted and always
+escaped.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from soundstorm.evaluation.pareto import CurvePoint, where_more_stops_paying
 from soundstorm.reports.page import decimal, setting_groups, themed
-from soundstorm.reports.study_figures import front_picture, importance_bars, iterations_picture, parallel_coordinates, trial_curves
+from soundstorm.reports.study_figures import (
+    front_picture,
+    importance_bars,
+    iterations_picture,
+    parallel_coordinates,
+    trial_curves,
+)
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MAX_ROWS = 500
@@ -77,7 +84,11 @@ class StudyData:
 def render_study(data: StudyData) -> str:
     """The whole page as text."""
     environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("soundstorm.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     valued = [row for row in data.rows if row.get(data.value) is not None]
     lines = [(curve.epochs, curve.values, curve.state) for curve in data.curves]
@@ -90,8 +101,12 @@ def render_study(data: StudyData) -> str:
         hues=("generated", "real", "resynthesized"),
         curves=themed(lambda theme: trial_curves(lines, best, data.metric, theme)) if lines else None,
         importances=themed(lambda theme: importance_bars(data.importances, theme)) if data.importances else None,
-        shares=[(name, f"{100 * share:.0f}%") for name, share in sorted(data.importances.items(), key=lambda item: -item[1])],
-        parallel=themed(lambda theme: parallel_coordinates(valued, data.names, data.value, data.best, theme)) if valued and data.names else None,
+        shares=[
+            (name, f"{100 * share:.0f}%") for name, share in sorted(data.importances.items(), key=lambda item: -item[1])
+        ],
+        parallel=themed(lambda theme: parallel_coordinates(valued, data.names, data.value, data.best, theme))
+        if valued and data.names
+        else None,
         cost=None if data.cost is None else _cost(data.cost),
         rows=[_row(row, data) for row in data.rows[:MAX_ROWS]],
         left_out=max(0, len(data.rows) - MAX_ROWS),
@@ -166,6 +181,7 @@ def stop_text(name: str, curve: Sequence[CurvePoint], enough: CurvePoint) -> str
     if best.iterations == enough.iterations:
         return f"{where} passes stop paying after {enough.iterations}: {reached}, is the best of all."
     return (
-        f"{where} passes stop paying after {enough.iterations}: the best, {decimal(best.quality, 3)} after {best.iterations} passes and "
+        f"{where} passes stop paying after {enough.iterations}: the best, {decimal(best.quality, 3)} after "
+        f"{best.iterations} passes and "
         f"{decimal(best.cost, 2)} s a clip, is within chance of {reached}."
     )

@@ -1,4 +1,5 @@
-"""The weights that ship in the package, or beside it: a job that brings its own copy of the code need not bring them too."""
+"""The weights that ship in the package, or beside it: a job that brings its own copy of the code need not bring them
+too."""
 
 import os
 from importlib import resources
@@ -11,7 +12,8 @@ ELSEWHERE = "SOUNDSTORM_WEIGHTS"
 
 
 def packaged(name: str) -> Traversable:
-    """The file or folder `name` of `soundstorm/weights`; where this copy of the package came without it, that of the folder $SOUNDSTORM_WEIGHTS.
+    """The file or folder `name` of `soundstorm/weights`; where this copy of the package came without it, that of the
+    folder $SOUNDSTORM_WEIGHTS.
 
     Raises:
         SoundStormError: it is in neither.
@@ -23,6 +25,8 @@ def packaged(name: str) -> Traversable:
     if elsewhere and (Path(elsewhere) / name).exists():
         return Path(elsewhere) / name
     raise SoundStormError(
-        f"{name} is not among the weights of this copy of the package ({here.parent if isinstance(here, Path) else here}), "
-        f"and {ELSEWHERE} {f'names {elsewhere}, where it is not either' if elsewhere else 'names no other folder'}: install the package whole"
+        f"{name} is not among the weights of this copy of the package "
+        f"({here.parent if isinstance(here, Path) else here}), "
+        f"and {ELSEWHERE} {f'names {elsewhere}, where it is not either' if elsewhere else 'names no other folder'}: "
+        "install the package whole"
     )

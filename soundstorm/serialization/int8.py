@@ -1,4 +1,5 @@
-"""Weights in an eighth to a quarter of their size: 8-bit integers with one scale per output row, half precision for the rest.
+"""Weights in an eighth to a quarter of their size: 8-bit integers with one scale per output row, half precision for the
+rest.
 
 Shipped weights are packed. Rounding a row to 255 steps leaves an error some 40 dB below the weights.
 """
@@ -13,7 +14,8 @@ MIN_ELEMENTS = 4096
 
 
 def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = (), stacked: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of `keep`, float16.
+    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of
+    `keep`, float16.
 
     Args:
         tensors: by name.

@@ -22,9 +22,11 @@ class Test:
     dataset: str
     fold: int
     digest: Callable[[], str]
-    """`soundstorm.serialization.provenance.digest_of` the whole data set; asked for only where a name does not decide."""
+    """`soundstorm.serialization.provenance.digest_of` the whole data set; asked for only where a name does not
+    decide."""
     contents: Callable[[], Mapping[str, str]]
-    """A name for each `soundstorm.serialization.provenance.content_of` the clips of the fold; asked for only where a name does not decide."""
+    """A name for each `soundstorm.serialization.provenance.content_of` the clips of the fold; asked for only where a
+    name does not decide."""
 
     def __str__(self) -> str:
         """For people."""
@@ -67,7 +69,14 @@ def has_seen(provenance: Provenance, test: Test) -> bool:
     return bool(judge([Learned(name="it", provenance=provenance)], test).leaks)
 
 
-def _judge(name: str, provenance: Provenance, test: Test, accounts: dict[str, Provenance], leaks: dict[str, None], notes: dict[str, None]) -> None:
+def _judge(
+    name: str,
+    provenance: Provenance,
+    test: Test,
+    accounts: dict[str, Provenance],
+    leaks: dict[str, None],
+    notes: dict[str, None],
+) -> None:
     if isinstance(provenance, Unknown):
         leaks[f"what {name} was trained on is {provenance}"] = None
         return
@@ -76,16 +85,28 @@ def _judge(name: str, provenance: Provenance, test: Test, accounts: dict[str, Pr
         if problem is not None:
             leaks[f"{name} was trained on {recordings}, and {test} is the test{problem}"] = None
         elif {_family(recordings.dataset), _family(test.dataset)} == FREESOUND:
-            notes[f"{name} was trained on {recordings}; some clips of {test.dataset} are from the same recordings of freesound.org"] = None
+            notes[
+                f"{name} was trained on {recordings}; some clips of {test.dataset} are from the same recordings of "
+                "freesound.org"
+            ] = None
     for outside in provenance.outside:
         if outside != "synthetic sounds":
             notes[f"{name} was trained on outside data: {OUTSIDE[outside]}"] = None
     for parent in provenance.parents:
         if parent.sha256 not in accounts:
-            known = Unknown(reason="it was not when it was learned from") if parent.trained_on is None else parent.trained_on
+            known = (
+                Unknown(reason="it was not when it was learned from")
+                if parent.trained_on is None
+                else parent.trained_on
+            )
             _judge(f"the {parent.role} '{parent.name}' of {name}", known, test, accounts, leaks, notes)
-        elif parent.trained_on is not None and parent.trained_on != accounts[parent.sha256]:  # else it is judged by its own file
-            leaks[f"{name} and the file of its {parent.role} '{parent.name}' contradict each other on what that was trained on"] = None
+        elif (
+            parent.trained_on is not None and parent.trained_on != accounts[parent.sha256]
+        ):  # else it is judged by its own file
+            leaks[
+                f"{name} and the file of its {parent.role} '{parent.name}' contradict each other on what that was "
+                "trained on"
+            ] = None
 
 
 def _overlap(recordings: Recordings, test: Test) -> str | None:
@@ -96,7 +117,11 @@ def _overlap(recordings: Recordings, test: Test) -> str | None:
     if recordings.contents is not None and (same_family or "folder" in (recordings.dataset, test.dataset)):
         there = test.contents()
         common = sorted(there[content] for content in recordings.contents & there.keys())
-        return f" ({len(common)} of its files {'is' if len(common) == 1 else 'are'} the same, such as {common[0]})" if common else None
+        return (
+            f" ({len(common)} of its files {'is' if len(common) == 1 else 'are'} the same, such as {common[0]})"
+            if common
+            else None
+        )
     if not same_family:
         return None
     if recordings.digest != test.digest():

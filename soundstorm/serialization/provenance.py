@@ -1,7 +1,9 @@
-"""What weights were trained on, as data: which clips of which data set, and the same of every network that they learned from.
+"""What weights were trained on, as data: which clips of which data set, and the same of every network that they learned
+from.
 
-It is written as JSON into the header of each weights file and into `config.json` of each checkpoint, under `trained_on`. Reading is strict: what is
-missing, malformed or contradicts the rest of its file is `Unknown`, never "nothing". docs/provenance.md describes the format.
+It is written as JSON into the header of each weights file and into `config.json` of each checkpoint, under
+`trained_on`. Reading is strict: what is missing, malformed or contradicts the rest of its file is `Unknown`, never
+"nothing". docs/provenance.md describes the format.
 """
 
 import hashlib
@@ -69,7 +71,12 @@ class Recordings:
         if self.dataset not in NUM_FOLDS:
             raise ValueError(f"its data set '{self.dataset}' is none of {', '.join(NUM_FOLDS)}")
         most = NUM_FOLDS[self.dataset]
-        if not self.folds or list(self.folds) != sorted(set(self.folds)) or self.folds[0] < 1 or (most is not None and self.folds[-1] > most):
+        if (
+            not self.folds
+            or list(self.folds) != sorted(set(self.folds))
+            or self.folds[0] < 1
+            or (most is not None and self.folds[-1] > most)
+        ):
             raise ValueError(f"its folds {list(self.folds)} are not different folds of {self.dataset} in order")
         if self.num_clips < 1:
             raise ValueError(f"it has {self.num_clips} clips")
@@ -80,7 +87,13 @@ class Recordings:
 
     def to_dict(self) -> dict[str, Any]:
         contents = None if self.contents is None else "".join(sorted(self.contents))
-        return {"dataset": self.dataset, "folds": list(self.folds), "num_clips": self.num_clips, "digest": self.digest, "contents": contents}
+        return {
+            "dataset": self.dataset,
+            "folds": list(self.folds),
+            "num_clips": self.num_clips,
+            "digest": self.digest,
+            "contents": contents,
+        }
 
     @classmethod
     def from_dict(cls, values: object) -> Self:
@@ -151,13 +164,20 @@ class TrainedOn:
                 raise ValueError(f"its outside data '{name}' is none of {', '.join(OUTSIDE)}")
         known: dict[str, TrainedOn] = {}
         for parent in self.ancestors():
-            if parent.trained_on is not None and known.setdefault(parent.sha256, parent.trained_on) != parent.trained_on:
+            if (
+                parent.trained_on is not None
+                and known.setdefault(parent.sha256, parent.trained_on) != parent.trained_on
+            ):
                 raise ValueError(f"it has two accounts of its {parent.role} '{parent.name}'")
         for parent in self.parents:
             if self.of_role(parent.role) != parent:
                 raise ValueError(f"it has two parents in the role of {parent.role}")
         generator, codec = self.of_role(Role.GENERATOR), self.of_role(Role.CODEC)
-        heard = generator.trained_on.of_role(Role.CODEC) if generator is not None and generator.trained_on is not None else None
+        heard = (
+            generator.trained_on.of_role(Role.CODEC)
+            if generator is not None and generator.trained_on is not None
+            else None
+        )
         if heard is not None and (codec is None or heard.sha256 != codec.sha256):
             raise ValueError("its codec is not that of its generator")
 
@@ -167,10 +187,17 @@ class TrainedOn:
 
     def ancestors(self) -> list[Parent]:
         """Parents, and those of the parents."""
-        return [found for parent in self.parents for found in (parent, *(parent.trained_on.ancestors() if parent.trained_on else ()))]
+        return [
+            found
+            for parent in self.parents
+            for found in (parent, *(parent.trained_on.ancestors() if parent.trained_on else ()))
+        ]
 
     def to_dict(self) -> dict[str, Any]:
-        parts = {"recordings": [found.to_dict() for found in self.recordings], "parents": [parent.to_dict() for parent in self.parents]}
+        parts = {
+            "recordings": [found.to_dict() for found in self.recordings],
+            "parents": [parent.to_dict() for parent in self.parents],
+        }
         return {"format": FORMAT, "outside": list(self.outside), **parts}
 
     def to_json(self) -> str:
@@ -226,7 +253,8 @@ def parse_provenance(values: object) -> Provenance:
 
 
 def provenance_of_weights(data: bytes) -> Provenance:
-    """What a safetensors file with this content was trained on: its header says it, or for packaged files the manifest beside them."""
+    """What a safetensors file with this content was trained on: its header says it, or for packaged files the manifest
+    beside them."""
     try:
         text = read_metadata(data).get(KEY)
     except ValueError:
@@ -261,7 +289,9 @@ def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, 
         return provenance
     own = {recordings.dataset: recordings for recordings in provenance.recordings}
     if isinstance(dataset, str) and dataset not in own:
-        return Unknown(reason=f"its file contradicts itself: it names the data set '{dataset}', and was trained on {provenance}")
+        return Unknown(
+            reason=f"its file contradicts itself: it names the data set '{dataset}', and was trained on {provenance}"
+        )
     if isinstance(dataset, str) and held_out_fold in own[dataset].folds:
         return Unknown(reason=f"its file contradicts itself: fold {held_out_fold} was left out, and trained on")
     for role, sha256 in parents.items():
@@ -276,7 +306,9 @@ def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, 
 
 def as_parent(role: Role, name: str, sha256: str, provenance: Provenance) -> Parent:
     """A network that is learned from, with what is known of it."""
-    return Parent(role=role, name=name, sha256=sha256, trained_on=provenance if isinstance(provenance, TrainedOn) else None)
+    return Parent(
+        role=role, name=name, sha256=sha256, trained_on=provenance if isinstance(provenance, TrainedOn) else None
+    )
 
 
 def content_of(data: bytes) -> str:
@@ -289,7 +321,9 @@ def digest_of(folds: Mapping[str, int]) -> str:
     return hashlib.sha256(repr(sorted(folds.items())).encode()).hexdigest()
 
 
-def recordings_of(dataset: str, folds: Mapping[str, int], trained: Iterable[str], contents: Mapping[str, str | None] | None = None) -> Recordings:
+def recordings_of(
+    dataset: str, folds: Mapping[str, int], trained: Iterable[str], contents: Mapping[str, str | None] | None = None
+) -> Recordings:
     """The clips that were trained on.
 
     Args:

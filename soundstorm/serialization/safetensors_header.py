@@ -21,7 +21,8 @@ def read_metadata(data: bytes) -> dict[str, str]:
 def with_sorted_notes(data: bytes) -> bytes:
     """The content of a safetensors file with its notes in alphabetical order.
 
-    The library writes them in an order that differs from process to process, so that equal weights had different SHA-256 sums.
+    The library writes them in an order that differs from process to process, so that equal weights had different
+    SHA-256 sums.
     """
     end = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:end])

@@ -25,6 +25,8 @@ def require_fit(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], ma
         raise ValueError(f"parameters differ from its architecture: {', '.join((absent + unknown)[:3])}")
     for name, tensor in sorted(tensors.items()):  # a file gives its tensors in no fixed order
         if tensor.shape != expected[name].shape:
-            raise ValueError(f"'{name}' has shape {tuple(tensor.shape)}, its architecture {tuple(expected[name].shape)}")
+            raise ValueError(
+                f"'{name}' has shape {tuple(tensor.shape)}, its architecture {tuple(expected[name].shape)}"
+            )
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"'{name}' holds values that are not finite")

@@ -31,7 +31,9 @@ class Batch:
     """True at real frames."""
 
     def to(self, device: torch.device | str) -> "Batch":
-        return Batch(codes_BQT=self.codes_BQT.to(device), label_B=self.label_B.to(device), mask_BT=self.mask_BT.to(device))
+        return Batch(
+            codes_BQT=self.codes_BQT.to(device), label_B=self.label_B.to(device), mask_BT=self.mask_BT.to(device)
+        )
 
 
 def seeded_generator(*parts: int) -> torch.Generator:
@@ -41,7 +43,8 @@ def seeded_generator(*parts: int) -> torch.Generator:
 
 
 def crop(codes_QT: np.ndarray, crop_frames: int | None, seed: int, epoch: int, index: int) -> np.ndarray:
-    """A stretch of `crop_frames` frames, drawn from (seed, epoch, index of the clip); shorter clips and `None` are left whole."""
+    """A stretch of `crop_frames` frames, drawn from (seed, epoch, index of the clip); shorter clips and `None` are left
+    whole."""
     num_frames = codes_QT.shape[1]
     if crop_frames is None or num_frames <= crop_frames:
         return codes_QT
@@ -50,7 +53,8 @@ def crop(codes_QT: np.ndarray, crop_frames: int | None, seed: int, epoch: int, i
 
 
 def fill(codes_QT: np.ndarray, filled_frames: int | None) -> np.ndarray:
-    """Clips shorter than `filled_frames` with code 0, a sound like any other, at every level after their end; None leaves them as they are."""
+    """Clips shorter than `filled_frames` with code 0, a sound like any other, at every level after their end; None
+    leaves them as they are."""
     missing = 0 if filled_frames is None else max(0, filled_frames - codes_QT.shape[1])
     return np.pad(codes_QT, ((0, 0), (0, missing)))
 
@@ -58,7 +62,8 @@ def fill(codes_QT: np.ndarray, filled_frames: int | None) -> np.ndarray:
 def drawn_view(num_views: int, recorded_share: float, seed: int, epoch: int, index: int) -> int:
     """Which of its `num_views` views a clip is seen in, drawn from (seed, epoch, index of the clip).
 
-    It is 0, the clip as recorded, with probability `recorded_share`, and else any of them, 0 included, with equal chance.
+    It is 0, the clip as recorded, with probability `recorded_share`, and else any of them, 0 included, with equal
+    chance.
     """
     if num_views == 1:
         return 0
@@ -67,15 +72,20 @@ def drawn_view(num_views: int, recorded_share: float, seed: int, epoch: int, ind
 
 
 def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batch:
-    """Pads clips (Q, T) to a batch; raises SoundStormError for no clips, a clip of no frames, or clips of unequal levels."""
+    """Pads clips (Q, T) to a batch; raises SoundStormError for no clips, a clip of no frames, or clips of unequal
+    levels."""
     if not codes or len(codes) != len(labels):
-        raise SoundStormError(f"a batch of {len(codes)} clips and {len(labels)} labels: it needs one label per clip, and at least one clip")
+        raise SoundStormError(
+            f"a batch of {len(codes)} clips and {len(labels)} labels: it needs one label per clip, and at least one "
+            "clip"
+        )
     clips = [torch.as_tensor(np.asarray(clip).astype(np.int64)) for clip in codes]
     num_levels = clips[0].shape[0]
     for index, clip in enumerate(clips):
         if clip.ndim != 2 or clip.shape[0] != num_levels or clip.shape[1] == 0:
             raise SoundStormError(
-                f"clip {index} of a batch has codes of shape {tuple(clip.shape)}: expected {num_levels} levels and at least one frame"
+                f"clip {index} of a batch has codes of shape {tuple(clip.shape)}: expected {num_levels} levels and at "
+                "least one frame"
             )
     length_B = torch.tensor([clip.shape[1] for clip in clips])
     codes_BQT = torch.full((len(clips), num_levels, int(length_B.max())), PADDING, dtype=torch.int64)

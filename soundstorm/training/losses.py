@@ -29,7 +29,10 @@ class LevelLosses:
 
     def per_level(self) -> list[float | None]:
         """Mean loss of each level in nats; None where no frame was masked."""
-        return [nats / frames if frames else None for nats, frames in zip(self.nats_Q.tolist(), self.frames_Q.tolist(), strict=True)]
+        return [
+            nats / frames if frames else None
+            for nats, frames in zip(self.nats_Q.tolist(), self.frames_Q.tolist(), strict=True)
+        ]
 
     def mean(self) -> float:
         """Mean loss over all masked frames in nats."""

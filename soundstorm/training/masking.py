@@ -1,8 +1,8 @@
 """Which codes a training example shows, and which it hides (Borsos et al., arXiv 2305.09636, section 3.2).
 
-An example trains one level: lower levels are visible, higher ones are all MASK, and of the level itself a share of the frames is
-MASK; the share follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). A prompted example has, besides, a prefix in
-which every level is visible.
+An example trains one level: lower levels are visible, higher ones are all MASK, and of the level itself a share of the
+frames is MASK; the share follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). A prompted example
+has, besides, a prefix in which every level is visible.
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -31,7 +31,8 @@ class MaskedBatch:
 
 
 def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
-    """Share of the examples that train each level (Q); `first_level_share` goes to level 0, which all others are built on."""
+    """Share of the examples that train each level (Q); `first_level_share` goes to level 0, which all others are built
+    on."""
     if num_levels == 1:
         return torch.ones(1)
     share_Q = torch.full((num_levels,), (1.0 - config.first_level_share) / (num_levels - 1))
@@ -47,13 +48,17 @@ def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Ten
         rank_BT: any floating-point numbers; equal ones rank by time.
     """
     num_candidates_B = candidate_BT.sum(1)
-    return lowest_ranked(candidate_BT, (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B), rank_BT)
+    return lowest_ranked(
+        candidate_BT, (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B), rank_BT
+    )
 
 
 def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
     """True at so many of each clip's candidate frames, those of the lowest rank."""
     order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
-    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT))
+    place_BT = torch.empty_like(order_BT).scatter_(
+        1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT)
+    )
     return (place_BT < count_B[:, None]) & candidate_BT
 
 
@@ -79,7 +84,9 @@ def draw_frames(mask_BT: Tensor, generator: torch.Generator, config: TrainingCon
 
     share_B = cosine_share(uniform(B))
     num_frames_B = mask_BT.sum(1)
-    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()  # below the clip's length: there is always a frame to train
+    prefix_frames_B = (
+        (uniform(B) * num_frames_B).floor().long()
+    )  # below the clip's length: there is always a frame to train
     prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
     frame_T = torch.arange(T, device=device)
     in_spans_B = uniform(B) < config.span_share
@@ -90,9 +97,16 @@ def draw_frames(mask_BT: Tensor, generator: torch.Generator, config: TrainingCon
 
 
 def mask_level(
-    codes_BQT: Tensor, candidate_BT: Tensor, prefix_BT: Tensor, level_B: Tensor, share_B: Tensor, rank_BT: Tensor, mask_id: int
+    codes_BQT: Tensor,
+    candidate_BT: Tensor,
+    prefix_BT: Tensor,
+    level_B: Tensor,
+    share_B: Tensor,
+    rank_BT: Tensor,
+    mask_id: int,
 ) -> MaskedBatch:
-    """Hides, at each clip's level, the `share_B` (rounded down, at least one) of its candidate frames that have the lowest rank.
+    """Hides, at each clip's level, the `share_B` (rounded down, at least one) of its candidate frames that have the
+    lowest rank.
 
     Args:
         candidate_BT: True at frames that may be hidden: real, and after the prefix.
@@ -105,11 +119,16 @@ def mask_level(
     at_level_BQT = (level_index_Q == level_B[:, None, None]) & hidden_BT[:, None, :]
     target_BT = codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])).squeeze(1)
     return MaskedBatch(
-        input_codes_BQT=codes_BQT.masked_fill(above_BQT | at_level_BQT, mask_id), target_BT=target_BT, loss_mask_BT=hidden_BT, level_B=level_B
+        input_codes_BQT=codes_BQT.masked_fill(above_BQT | at_level_BQT, mask_id),
+        target_BT=target_BT,
+        loss_mask_BT=hidden_BT,
+        level_B=level_B,
     )
 
 
-def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int) -> MaskedBatch:
+def training_masks(
+    codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int
+) -> MaskedBatch:
     """Draws a level, a cosine share, a prefix and the hidden frames for every clip.
 
     The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
@@ -125,7 +144,9 @@ def training_masks(codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generato
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(device)
 
-    level_B = torch.multinomial(level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator).to(device)
+    level_B = torch.multinomial(
+        level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator
+    ).to(device)
     drawn = draw_frames(mask_BT, generator, config)
     candidate_BT, prefix_BT = mask_BT & ~drawn.prefix_BT, drawn.prefix_BT
     masked = mask_level(codes_BQT, candidate_BT, prefix_BT & mask_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)

@@ -1,7 +1,7 @@
 """What a network of order `places` is asked in training and validation: all levels of the masked places.
 
-As with SoundStorm the share of places that are masked follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200), in some examples in
-spans, in some after a visible prefix; a masked place is masked at all levels.
+As with SoundStorm the share of places that are masked follows the cosine schedule of MaskGIT (Chang et al., arXiv
+2202.04200), in some examples in spans, in some after a visible prefix; a masked place is masked at all levels.
 
 Legend: B batch, Q levels, T places, N places that are asked for, K codebook size.
 """
@@ -36,8 +36,8 @@ class MaskedPlaces:
 def training_places(batch: Batch, generator: torch.Generator, config: TrainingConfig) -> MaskedPlaces:
     """Draws the masked places of every clip, those of them that are asked for, and stray codes in visible ones.
 
-    A stray place has, from a level on that is drawn, the codes of a place of another clip: in decoding the upper levels err more often.
-    The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
+    A stray place has, from a level on that is drawn, the codes of a place of another clip: in decoding the upper levels
+    err more often. The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
     """
     codes_BQT, mask_BT = batch.codes_BQT, batch.mask_BT
     B, Q, T = codes_BQT.shape
@@ -60,42 +60,64 @@ def training_places(batch: Batch, generator: torch.Generator, config: TrainingCo
         is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & known_BT & ~drawn.prefix_BT
         first_level_BT = (uniform(B, T) * Q).long()
         level_Q1 = torch.arange(Q, device=device)[:, None]
-        codes_BQT = torch.where(is_stray_BT[:, None, :] & (level_Q1 >= first_level_BT[:, None, :]), stray_BQT, codes_BQT)
+        codes_BQT = torch.where(
+            is_stray_BT[:, None, :] & (level_Q1 >= first_level_BT[:, None, :]), stray_BQT, codes_BQT
+        )
     return MaskedPlaces(codes_BQT=codes_BQT, known_BT=known_BT, asked_BT=asked_BT)
 
 
 def fixed_places(batch: Batch, progress_B: Tensor, rank_BT: Tensor) -> MaskedPlaces:
-    """Masks for a validation: a cosine share of the places at `progress_B`, those of the lowest rank, all of them asked for."""
+    """Masks for a validation: a cosine share of the places at `progress_B`, those of the lowest rank, all of them asked
+    for."""
     hidden_BT = hidden_frames(batch.mask_BT, cosine_share(progress_B).to(rank_BT.device), rank_BT)
     return MaskedPlaces(codes_BQT=batch.codes_BQT, known_BT=batch.mask_BT & ~hidden_BT, asked_BT=hidden_BT)
 
 
 def place_nats(logits_QNK: Tensor, masked: MaskedPlaces, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (Q, N) in nats of the places that are asked for: with label smoothing, and without (no gradient)."""
+    """Cross-entropy (Q, N) in nats of the places that are asked for: with label smoothing, and without (no
+    gradient)."""
     log_probability_QNK = logits_QNK.float().log_softmax(-1)
     target_QN = masked.codes_BQT.transpose(1, 2)[masked.asked_BT].T
     nats_QN = -log_probability_QNK.gather(-1, target_QN[..., None]).squeeze(-1)
-    smoothed_QN = nats_QN if label_smoothing == 0 else (1 - label_smoothing) * nats_QN - label_smoothing * log_probability_QNK.mean(-1)
+    smoothed_QN = (
+        nats_QN
+        if label_smoothing == 0
+        else (1 - label_smoothing) * nats_QN - label_smoothing * log_probability_QNK.mean(-1)
+    )
     return smoothed_QN, nats_QN.detach()
 
 
-def training_timbre(network: PlaceNetwork, batch: Batch, generator: torch.Generator, config: TrainingConfig) -> Tensor | None:
-    """The clips' own timbres (B, S), blurred, some of them not told (NaN); None where the network has none. Draws from `generator`."""
+def training_timbre(
+    network: PlaceNetwork, batch: Batch, generator: torch.Generator, config: TrainingConfig
+) -> Tensor | None:
+    """The clips' own timbres (B, S), blurred, some of them not told (NaN); None where the network has none. Draws from
+    `generator`."""
     timbre_BS = network.timbre_of(batch.codes_BQT, batch.mask_BT)
     if network.timbre is None or timbre_BS is None:
         return None
     normal_BS = torch.randn(timbre_BS.shape, generator=generator, device=generator.device).to(timbre_BS.device)
-    is_told_B = torch.rand(len(timbre_BS), generator=generator, device=generator.device).to(timbre_BS.device) >= config.timbre_dropout
+    is_told_B = (
+        torch.rand(len(timbre_BS), generator=generator, device=generator.device).to(timbre_BS.device)
+        >= config.timbre_dropout
+    )
     return torch.where(is_told_B[:, None], network.timbre.blurred(timbre_BS, config.timbre_noise, normal_BS), math.nan)
 
 
 def place_losses(
-    model: nn.Module, batch: Batch, masked: MaskedPlaces, label_B: Tensor, config: TrainingConfig, timbre_BS: Tensor | None = None
+    model: nn.Module,
+    batch: Batch,
+    masked: MaskedPlaces,
+    label_B: Tensor,
+    config: TrainingConfig,
+    timbre_BS: Tensor | None = None,
 ) -> StepLoss:
-    """The loss of a batch under these masks: the mean over the places that are asked for, the levels weighted as `level_shares` says."""
+    """The loss of a batch under these masks: the mean over the places that are asked for, the levels weighted as
+    `level_shares` says."""
     with autocast(batch.codes_BQT.device, config.precision):
         logits_QNK = model(masked.codes_BQT, masked.known_BT, label_B, batch.mask_BT, masked.asked_BT, timbre_BS)
     smoothed_QN, nats_QN = place_nats(logits_QNK, masked, config.label_smoothing)
     weight_Q = level_shares(len(nats_QN), config).to(nats_QN.device)
-    levels = LevelLosses(nats_Q=nats_QN.double().sum(1), frames_Q=torch.full_like(nats_QN[:, 0], nats_QN.shape[1], dtype=torch.float64))
+    levels = LevelLosses(
+        nats_Q=nats_QN.double().sum(1), frames_Q=torch.full_like(nats_QN[:, 0], nats_QN.shape[1], dtype=torch.float64)
+    )
     return StepLoss(loss=weight_Q @ smoothed_QN.mean(1), levels=levels)

@@ -51,11 +51,16 @@ def bare(model: nn.Module) -> GeneratorNetwork:
 
 
 def masked_nats(logits_BTK: Tensor, masked: MaskedBatch, label_smoothing: float) -> tuple[Tensor, Tensor]:
-    """Cross-entropy (B, T) of the masked frames in nats, 0 elsewhere: with label smoothing, and without (no gradient)."""
+    """Cross-entropy (B, T) of the masked frames in nats, 0 elsewhere: with label smoothing, and without (no
+    gradient)."""
     log_probability_BTK = logits_BTK.float().log_softmax(-1)
     target_BT = masked.target_BT.masked_fill(~masked.loss_mask_BT, 0)
     nats_BT = -log_probability_BTK.gather(-1, target_BT[..., None]).squeeze(-1)
-    smoothed_BT = nats_BT if label_smoothing == 0 else (1 - label_smoothing) * nats_BT - label_smoothing * log_probability_BTK.mean(-1)
+    smoothed_BT = (
+        nats_BT
+        if label_smoothing == 0
+        else (1 - label_smoothing) * nats_BT - label_smoothing * log_probability_BTK.mean(-1)
+    )
     return smoothed_BT * masked.loss_mask_BT, nats_BT.detach() * masked.loss_mask_BT
 
 
@@ -86,17 +91,27 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
     with autocast(network.device, config.precision):
         logits_BTK = model(masked.input_codes_BQT, label_B, batch.mask_BT, masked.level_B)
     smoothed_BT, nats_BT = masked_nats(logits_BTK, masked, config.label_smoothing)
-    return StepLoss(loss=smoothed_BT.sum() / masked.loss_mask_BT.sum(), levels=_sum_by_level(nats_BT, masked, network.config.num_levels))
+    return StepLoss(
+        loss=smoothed_BT.sum() / masked.loss_mask_BT.sum(),
+        levels=_sum_by_level(nats_BT, masked, network.config.num_levels),
+    )
 
 
-def _some_dropped(label_B: Tensor, generator: torch.Generator, network: GeneratorNetwork, config: TrainingConfig) -> Tensor:
+def _some_dropped(
+    label_B: Tensor, generator: torch.Generator, network: GeneratorNetwork, config: TrainingConfig
+) -> Tensor:
     """Labels, some of them replaced by "no class"."""
     dropped_B = torch.rand(len(label_B), generator=generator, device=generator.device) < config.class_dropout
     return label_B.masked_fill(dropped_B.to(label_B.device), network.no_class)
 
 
 def apply_gradients(
-    model: nn.Module, loss: Tensor, optimizer: torch.optim.Optimizer, schedule: LambdaLR, config: TrainingConfig, ema: EMA | None = None
+    model: nn.Module,
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: LambdaLR,
+    config: TrainingConfig,
+    ema: EMA | None = None,
 ) -> float:
     """Backward pass, clipping, optimizer, schedule and average; returns the norm of the gradient before clipping.
 
@@ -107,7 +122,10 @@ def apply_gradients(
     loss.backward()
     norm = float(nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip))
     if not math.isfinite(norm):
-        raise SoundStormError(f"the gradient is {norm} at a loss of {loss.item():.3f} nats: lower --lr (it is {config.lr}) or compute in fp32")
+        raise SoundStormError(
+            f"the gradient is {norm} at a loss of {loss.item():.3f} nats: lower --lr (it is {config.lr}) or compute "
+            "in fp32"
+        )
     optimizer.step()
     schedule.step()
     if ema is not None:
@@ -129,9 +147,9 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
     """Share of the highest learning rate at `step` (from 0); past the last step it stays where it ended.
 
-    `onecycle` is the published schedule (Smith and Topin, arXiv 1708.07120) as PyTorch has it: a cosine from 1/25 up to 1, then a cosine
-    down to 1/250000, with the momentum left alone. `trapezoid` stays at 1 between its rise and its fall, so that one can decide late
-    how long to train (Hägele et al., arXiv 2405.18392).
+    `onecycle` is the published schedule (Smith and Topin, arXiv 1708.07120) as PyTorch has it: a cosine from 1/25 up to
+    1, then a cosine down to 1/250000, with the momentum left alone. `trapezoid` stays at 1 between its rise and its
+    fall, so that one can decide late how long to train (Hägele et al., arXiv 2405.18392).
     """
     warmup_steps = config.warmup_share * total_steps
     last_step = max(total_steps - 1, 1)
@@ -144,7 +162,11 @@ def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
         return (step + 1) / (math.floor(warmup_steps) + 1)
     if config.schedule == "trapezoid":
         cooldown_steps = config.cooldown_share * total_steps
-        return 1.0 if step <= total_steps - cooldown_steps or cooldown_steps == 0 else max(0.0, (total_steps - step) / cooldown_steps)
+        return (
+            1.0
+            if step <= total_steps - cooldown_steps or cooldown_steps == 0
+            else max(0.0, (total_steps - step) / cooldown_steps)
+        )
     return _cosine_between(1.0, 0.0, min(1.0, (step - warmup_steps) / max(total_steps - warmup_steps, 1e-9)))
 
 
@@ -158,12 +180,16 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, tot
 
 
 @torch.no_grad()
-def evaluate_loss(model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, first: int = 0, stride: int = 1) -> LevelLosses:
-    """Losses of whole clips under fixed masks, with their classes and without prompts: equal from run to run and from epoch to epoch.
+def evaluate_loss(
+    model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, first: int = 0, stride: int = 1
+) -> LevelLosses:
+    """Losses of whole clips under fixed masks, with their classes and without prompts: equal from run to run and from
+    epoch to epoch.
 
-    Each clip is asked twice: at level 0, and at one of the other levels in turn; a network of order `places` once, at all levels. The masked
-    share runs evenly over the cosine schedule.
-    The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched or dealt over workers.
+    Each clip is asked twice: at level 0, and at one of the other levels in turn; a network of order `places` once, at
+    all levels. The masked share runs evenly over the cosine schedule.
+    The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched or dealt over
+    workers.
 
     Args:
         model: the network, or a wrapper of it.
@@ -218,7 +244,8 @@ def _fixed_progress(places: range, turn: int) -> Tensor:
 
 
 def mixed_loss(losses: LevelLosses, config: TrainingConfig) -> float:
-    """One figure for a validation: per-level losses weighted as training draws the levels; levels without frames are left out."""
+    """One figure for a validation: per-level losses weighted as training draws the levels; levels without frames are
+    left out."""
     weights_Q = level_shares(len(losses.frames_Q), config).tolist()
     pairs = [(weight, loss) for weight, loss in zip(weights_Q, losses.per_level(), strict=True) if loss is not None]
     total = sum(weight for weight, _ in pairs)

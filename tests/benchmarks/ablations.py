@@ -1,11 +1,14 @@
-r"""What each departure from the reference work is worth: the same network, tokens and steps, with one fault of it at a time put back.
+r"""What each departure from the reference work is worth: the same network, tokens and steps, with one fault of it at a
+time put back.
 
-python tests/benchmarks/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc50 --output docs/ablations.csv --work-dir runs/ablations
+python tests/benchmarks/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc50 --output
+docs/ablations.csv --work-dir runs/ablations
 
-Faults of the decoding are put back into the checkpoint in the package, with one draw of each sample. Those of the training need networks of
-their own: three are trained alike and shortly but for the fault (as it should be; without class input; clips filled up with a real code to 1,013
-frames, 63% of them, as the reference work did). The test fold is held out of the training and of the real clips that are compared with. A
-network that is in the work folder already is not trained again.
+Faults of the decoding are put back into the checkpoint in the package, with one draw of each sample. Those of the
+training need networks of their own: three are trained alike and shortly but for the fault (as it should be; without
+class input; clips filled up with a real code to 1,013 frames, 63% of them, as the reference work did). The test fold is
+held out of the training and of the real clips that are compared with. A network that is in the work folder already is
+not trained again.
 """
 
 import csv
@@ -129,13 +132,17 @@ def main() -> None:
                 model_frames=line.model_frames,
             )
             found = figures(real, measure(pcms, labels, classifier))
-            row = {"line": line.name.strip(), "clips": len(pcms)} | {key: f"{value:.3f}" for key, value in found.items()}
+            row = {"line": line.name.strip(), "clips": len(pcms)} | {
+                key: f"{value:.3f}" for key, value in found.items()
+            }
             writer = writer or csv.DictWriter(file, list(row))
             if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
             file.flush()
-            console.print(f"{line.name:32}", in_words(found), f"| {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True)
+            console.print(
+                f"{line.name:32}", in_words(found), f"| {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""Memory of the driver of `classify` over 1,000 and over 10,000 short files, and its rate beside a plain loop over the same files.
+"""Memory of the driver of `classify` over 1,000 and over 10,000 short files, and its rate beside a plain loop over the
+same files.
 
-`python tests/benchmarks/bench_classify.py`: noise of 0.5 s, WAV at 44.1 kHz; the classifier in the package. --files, --duration and --checkpoint take
-others. One actor and the loop have one and the same core, Ray and the driver another, as where a cluster is larger than one actor; with --shared all
-have one core, and what Ray costs by being there counts too. Measured is the work itself: from the moment the actor has finished a first part to the
-end; starting Ray and loading weights are left out. The loop decodes and names as many files at a time as a part has; it runs before and after, and
-the mean of both counts. Where others use the machine too, the seconds of CPU that a file costs tell more than rates: those of the actor, the driver
-and all of Ray together. The memory is the most that a driver process had.
+`python tests/benchmarks/bench_classify.py`: noise of 0.5 s, WAV at 44.1 kHz; the classifier in the package. --files,
+--duration and --checkpoint take others. One actor and the loop have one and the same core, Ray and the driver another,
+as where a cluster is larger than one actor; with --shared all have one core, and what Ray costs by being there counts
+too. Measured is the work itself: from the moment the actor has finished a first part to the end; starting Ray and
+loading weights are left out. The loop decodes and names as many files at a time as a part has; it runs before and
+after, and the mean of both counts. Where others use the machine too, the seconds of CPU that a file costs tell more
+than rates: those of the actor, the driver and all of Ray together. The memory is the most that a driver process had.
 """
 
 import argparse
@@ -55,8 +57,8 @@ def write_files(folder: Path, count: int, duration_s: float) -> list[str]:
 
 
 class CpuWatch:
-    """Notes every half second how many seconds of CPU a process and all below it have used, and keeps the actor on the first of two cores and all
-    others on the second."""
+    """Notes every half second how many seconds of CPU a process and all below it have used, and keeps the actor on the
+    first of two cores and all others on the second."""
 
     def __init__(self, pid: int, cores: tuple[int, int]) -> None:
         self.pid, self.cores, self.seen = pid, cores, [(time.time(), 0.0)]
@@ -106,10 +108,22 @@ def tree_cpu_s(root: int) -> dict[int, float]:
     return {pid: seconds for pid, seconds in used.items() if is_below(pid)}
 
 
-def drive(output: Path, sources: list[str], table: str | None, checkpoint: str | None, cores: tuple[int, int]) -> tuple[float, float, float]:
-    """One run of the job: the most memory that the driver had, in MB; files per second, and seconds of CPU per file, at work."""
-    options = {"files": sources, "list": table, "output_dir": str(output), "checkpoint": checkpoint, "shard_size": SHARD_SIZE, "num_actors": 1}
-    process = subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(options)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+def drive(
+    output: Path, sources: list[str], table: str | None, checkpoint: str | None, cores: tuple[int, int]
+) -> tuple[float, float, float]:
+    """One run of the job: the most memory that the driver had, in MB; files per second, and seconds of CPU per file, at
+    work."""
+    options = {
+        "files": sources,
+        "list": table,
+        "output_dir": str(output),
+        "checkpoint": checkpoint,
+        "shard_size": SHARD_SIZE,
+        "num_actors": 1,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(options)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     watch = CpuWatch(process.pid, cores)
     printed, _ = process.communicate()
     finished_s = sorted(path.stat().st_mtime for path in (output / "parts" / "classified").rglob("part-*.parquet"))
@@ -129,7 +143,9 @@ def loop(paths: list[str], checkpoint: str | None) -> tuple[float, float]:
     for start in range(0, len(paths), SHARD_SIZE):
         if start == SHARD_SIZE:
             began = time.perf_counter(), time.process_time()
-        classifier.predict([to_pcm16(read_audio(Path(path).read_bytes()).waveform) for path in paths[start : start + SHARD_SIZE]])
+        classifier.predict(
+            [to_pcm16(read_audio(Path(path).read_bytes()).waveform) for path in paths[start : start + SHARD_SIZE]]
+        )
     files = len(paths) - SHARD_SIZE
     return files / (time.perf_counter() - began[0]), (time.process_time() - began[1]) / files
 

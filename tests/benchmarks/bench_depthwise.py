@@ -1,7 +1,8 @@
-"""Depthwise convolution over frames on one core: Conv1d, channels-last Conv2d, and the latter with the weight gradient of `DepthwiseConvolution`.
+"""Depthwise convolution over frames on one core: Conv1d, channels-last Conv2d, and the latter with the weight gradient
+of `DepthwiseConvolution`.
 
-`python tests/benchmarks/bench_depthwise.py`; the arguments are the numbers of clips, frames, channels, and the kernel. Ratios are
-to Conv1d in the same run.
+`python tests/benchmarks/bench_depthwise.py`; the arguments are the numbers of clips, frames, channels, and the kernel.
+Ratios are to Conv1d in the same run.
 """
 
 import sys
@@ -26,7 +27,9 @@ def best_time_s(step: Callable[[], object], repeats: int = 10) -> float:
 
 
 def depthwise_conv1d(x_BTC: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    return F.conv1d(x_BTC.transpose(1, 2), weight.squeeze(2), bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]).transpose(1, 2)
+    return F.conv1d(
+        x_BTC.transpose(1, 2), weight.squeeze(2), bias, padding=weight.shape[-1] // 2, groups=weight.shape[0]
+    ).transpose(1, 2)
 
 
 def main(clips: int = 8, frames: int = 300, channels: int = 256, kernel: int = 31) -> None:
@@ -35,7 +38,11 @@ def main(clips: int = 8, frames: int = 300, channels: int = 256, kernel: int = 3
     weight = torch.randn(channels, 1, 1, kernel, requires_grad=True)
     bias = torch.randn(channels, requires_grad=True)
     grad_BTC = torch.randn(clips, frames, channels)
-    ways: dict[str, Callable[..., Tensor]] = {"Conv1d": depthwise_conv1d, "Conv2d": depthwise_conv2d, "ours": DepthwiseConvolution.apply}
+    ways: dict[str, Callable[..., Tensor]] = {
+        "Conv1d": depthwise_conv1d,
+        "Conv2d": depthwise_conv2d,
+        "ours": DepthwiseConvolution.apply,
+    }
     sys.stdout.write(f"{clips} clips x {frames} frames x {channels} channels, kernel {kernel}\n")
     first: tuple[float, float] | None = None
     for name, convolve in ways.items():

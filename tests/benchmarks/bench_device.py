@@ -1,7 +1,8 @@
-"""What a GPU gains over all cores of its machine: tokenizing, a training step, generation and classification, each on both in the same run.
+"""What a GPU gains over all cores of its machine: tokenizing, a training step, generation and classification, each on
+both in the same run.
 
-`python tests/benchmarks/bench_device.py`; it needs a GPU, and neither Ray nor recordings. The argument is the number of clips of 5 s. Each
-is run once to warm up, and then as often as fits into two seconds, at least once.
+`python tests/benchmarks/bench_device.py`; it needs a GPU, and neither Ray nor recordings. The argument is the number of
+clips of 5 s. Each is run once to warm up, and then as often as fits into two seconds, at least once.
 """
 
 import sys
@@ -54,10 +55,19 @@ def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callabl
     recordings = [to_pcm16(sound_N) for sound_N in sounds]
 
     def train() -> None:
-        apply_gradients(model.train(), training_step(model, batch, drawn, found.training).loss, optimizer, schedule, found.training, ema)
+        apply_gradients(
+            model.train(),
+            training_step(model, batch, drawn, found.training).loss,
+            optimizer,
+            schedule,
+            found.training,
+            ema,
+        )
 
     def generate() -> None:
-        codec.decode_clips([made.numpy() for made in generate_codes(model.eval(), labels, lengths, found.sampler, seeds, bf16=bf16)])
+        codec.decode_clips(
+            [made.numpy() for made in generate_codes(model.eval(), labels, lengths, found.sampler, seeds, bf16=bf16)]
+        )
 
     return {
         "tokenize": (len(sounds), lambda: codec.encode_clips(sounds)),
@@ -70,12 +80,17 @@ def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callabl
 def main(clips: int = 32) -> None:
     if not torch.cuda.is_available():
         sys.exit("there is no GPU here to compare with")
-    sounds = [synthesize(CLASSES[index % len(CLASSES)], index, 5.0, 24_000).astype(np.float32) for index in range(clips)]
+    sounds = [
+        synthesize(CLASSES[index % len(CLASSES)], index, 5.0, 24_000).astype(np.float32) for index in range(clips)
+    ]
     sys.stdout.write(f"{torch.cuda.get_device_name()} and {torch.get_num_threads()} threads of a CPU\n")
     on_cpu, on_gpu = works("cpu", sounds), works("cuda", sounds)
     for name, (count, work) in on_cpu.items():
         cpu_s, gpu_s = seconds_each(work, "cpu"), seconds_each(on_gpu[name][1], "cuda")
-        sys.stdout.write(f"{name}: {count / gpu_s:.0f} clips/s on the GPU, {count / cpu_s:.1f} on the CPU: {cpu_s / gpu_s:.1f} times as fast\n")
+        sys.stdout.write(
+            f"{name}: {count / gpu_s:.0f} clips/s on the GPU, {count / cpu_s:.1f} on the CPU: {cpu_s / gpu_s:.1f} "
+            "times as fast\n"
+        )
         sys.stdout.flush()
 
 

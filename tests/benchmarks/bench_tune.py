@@ -1,9 +1,10 @@
-"""What early stopping saves, and what it costs: a training study, and then every trial of it that was stopped early run to its end.
+"""What early stopping saves, and what it costs: a training study, and then every trial of it that was stopped early run
+to its end.
 
     python tests/benchmarks/bench_tune.py --tokens runs/tokens --output-dir /tmp/bench-tune
 
-Prints the epochs that the study ran of those that all full runs have, and its lowest loss beside that of the full runs. Both can be called
-again and go on.
+Prints the epochs that the study ran of those that all full runs have, and its lowest loss beside that of the full runs.
+Both can be called again and go on.
 """
 
 import json
@@ -62,13 +63,18 @@ def file(folder: Path, point: Point) -> Path:
 def main() -> None:
     """Study, full runs, figures."""
     bench, console = tyro.cli(Bench), Console(soft_wrap=True)
-    settings: dict[str, Any] = {name: getattr(bench, name) for name in ("tokens", "preset", "num_trials", "epochs", "space")}
+    settings: dict[str, Any] = {
+        name: getattr(bench, name) for name in ("tokens", "preset", "num_trials", "epochs", "space")
+    }
     options = Options(output_dir=str(bench.output_dir), **settings)
     began = time.monotonic()
     found = run(options)
     begin = prepare(options)
     everything = begin.training.epochs * bench.num_trials
-    console.print(f"study: {time.monotonic() - began:.0f} s, {found['epochs']} of {everything} epochs ({found['epochs'] / everything:.0%})")
+    console.print(
+        f"study: {time.monotonic() - began:.0f} s, {found['epochs']} of {everything} epochs "
+        f"({found['epochs'] / everything:.0%})"
+    )
     if not bench.full:
         return
     folder = bench.output_dir.absolute() / "full"
@@ -77,16 +83,22 @@ def main() -> None:
     began = time.monotonic()
     with connect():
         shared = ray.put(begin)
-        missing = [ended.point for ended in trials if ended.state == "stopped" and not file(folder, ended.point).exists()]
+        missing = [
+            ended.point for ended in trials if ended.state == "stopped" and not file(folder, ended.point).exists()
+        ]
         ray.get([full_run.remote(point, shared, folder) for point in missing])
     console.print(f"full runs of the {len(missing)} that were stopped: {time.monotonic() - began:.0f} s")
     losses = []
     for ended in trials:
         rows = json.loads(file(folder, ended.point).read_text()) if ended.state == "stopped" else ended.rows
         losses.append(rows[-1]["val_loss"] if rows else float("inf"))
-        console.print(f"{ended.state:9} {ended.last.get('val_loss', float('nan')):.4f}  full {losses[-1]:.4f}  {ended.point}")
+        console.print(
+            f"{ended.state:9} {ended.last.get('val_loss', float('nan')):.4f}  full {losses[-1]:.4f}  {ended.point}"
+        )
     best = min(losses)
-    console.print(f"lowest loss: study {found['val_loss']:.4f}, full runs {best:.4f}: {found['val_loss'] / best - 1:+.2%}")
+    console.print(
+        f"lowest loss: study {found['val_loss']:.4f}, full runs {best:.4f}: {found['val_loss'] / best - 1:+.2%}"
+    )
 
 
 if __name__ == "__main__":

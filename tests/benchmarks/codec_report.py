@@ -1,10 +1,10 @@
-"""Figures of codecs on one fold of a dataset, side by side: distances of spectra, the six metrics real against resynthesized, how peaked sounds
-are, what a classifier names them, and what becomes of sines, clicks and silence.
+"""Figures of codecs on one fold of a dataset, side by side: distances of spectra, the six metrics real against
+resynthesized, how peaked sounds are, what a classifier names them, and what becomes of sines, clicks and silence.
 
 python tests/benchmarks/codec_report.py --data-dir PATH/esc50 --fold 4 --codecs block.safetensors packaged encodec
 
-`packaged` is the codec in the package, `encodec` the official EnCodec where its weights are in the cache. Nothing here is to be optimised against
-but on a fold for choosing: fold 4 of ESC-50.
+`packaged` is the codec in the package, `encodec` the official EnCodec where its weights are in the cache. Nothing here
+is to be optimised against but on a fold for choosing: fold 4 of ESC-50.
 """
 
 import time
@@ -65,7 +65,10 @@ def main() -> None:
             OUT.print(f"{name}: its weights are not at hand")
             continue
         fingerprint = codec.fingerprint
-        OUT.rule(f"{fingerprint.name} {fingerprint.sha256[:12]}, {fingerprint.num_levels} x {fingerprint.codebook_size} at {codec.frame_rate:g}/s")
+        OUT.rule(
+            f"{fingerprint.name} {fingerprint.sha256[:12]}, {fingerprint.num_levels} x {fingerprint.codebook_size} at "
+            f"{codec.frame_rate:g}/s"
+        )
         _probe(codec)
         _report(codec, clips, real, before, options.classifier)
 
@@ -82,13 +85,21 @@ def _probe(codec: Codec) -> None:
         sines = [probe_sine(codec, hz, seed) for seed in range(3)]
         worst_db = max((sine.level_db for sine in sines), key=abs)
         peak_hz, beside_db = max((sine.peak_hz for sine in sines), key=abs), max(sine.beside_db for sine in sines)
-        OUT.print(f"sine of {hz} Hz, worst of 3 seeds: level {worst_db:+.2f} dB, peak {peak_hz:+.0f} Hz, beside it {beside_db:.0f} dB")
+        OUT.print(
+            f"sine of {hz} Hz, worst of 3 seeds: level {worst_db:+.2f} dB, peak {peak_hz:+.0f} Hz, beside it "
+            f"{beside_db:.0f} dB"
+        )
     clicks = probe_clicks(codec)
     silence = "exact" if silence_is_exact(codec) else "NOT exact"
-    OUT.print(f"clicks: {clicks.found} of {clicks.clicks} found, furthest {clicks.furthest_samples} samples off; digital silence {silence}")
+    OUT.print(
+        f"clicks: {clicks.found} of {clicks.clicks} found, furthest {clicks.furthest_samples} samples off; digital "
+        f"silence {silence}"
+    )
 
 
-def _report(codec: Codec, clips: list[Clip], real: list[np.ndarray], before: dict[str, list[float]], classifier: str | None) -> None:
+def _report(
+    codec: Codec, clips: list[Clip], real: list[np.ndarray], before: dict[str, list[float]], classifier: str | None
+) -> None:
     began = time.process_time()
     codes = codec.encode_clips([from_pcm16(pcm) for pcm in real])
     encode_s, began = time.process_time() - began, time.process_time()
@@ -101,7 +112,8 @@ def _report(codec: Codec, clips: list[Clip], real: list[np.ndarray], before: dic
     OUT.print(
         f"log-mel distance {np.mean([log_mel_distance(*pair, SAMPLE_RATE) for pair in pairs]):.3f} nats, "
         f"multi-resolution STFT distance {np.mean([multi_resolution_distance(*pair) for pair in pairs]):.3f}; "
-        f"codes in use {min(used):.0%} to {max(used):.0%}; processor time for 5 s: encode {5000 * encode_s / seconds:.0f} ms, "
+        f"codes in use {min(used):.0%} to {max(used):.0%}; processor time for 5 s: encode "
+        f"{5000 * encode_s / seconds:.0f} ms, "
         f"decode {5000 * decode_s / seconds:.0f} ms"
     )
     for name, crest in (("tones", lambda wave_N: tonal_crest_db(wave_N, SAMPLE_RATE)), ("clicks", click_crest_db)):
@@ -114,13 +126,25 @@ def _report(codec: Codec, clips: list[Clip], real: list[np.ndarray], before: dic
     for name in METRIC_NAMES:
         result = compare(before[name], after[name])
         difference = f"{result.difference_percent:+.1f}%"
-        table.add_row(name, f"{result.mean_real:.4g}", f"{result.mean_other:.4g}", difference, f"{result.ks:.3f}", f"{result.p_value:.2f}")
+        table.add_row(
+            name,
+            f"{result.mean_real:.4g}",
+            f"{result.mean_other:.4g}",
+            difference,
+            f"{result.ks:.3f}",
+            f"{result.p_value:.2f}",
+        )
     OUT.print(table)
     named = None if classifier is None else _named(classifier, real, decoded)
-    by_class = Table("by class, difference of means", *METRIC_NAMES, *([] if named is None else ["named: recordings", "decoded"]))
+    by_class = Table(
+        "by class, difference of means", *METRIC_NAMES, *([] if named is None else ["named: recordings", "decoded"])
+    )
     for category in sorted({clip.category for clip in clips}):
         chosen = [index for index, clip in enumerate(clips) if clip.category == category]
-        means = [[float(np.mean([side[name][index] for index in chosen])) for side in (before, after)] for name in METRIC_NAMES]
+        means = [
+            [float(np.mean([side[name][index] for index in chosen])) for side in (before, after)]
+            for name in METRIC_NAMES
+        ]
         cells = [f"{100 * (made / true - 1):+.0f}%" if true else "" for true, made in means]
         if named is not None:
             cells += [f"{sum(side[index] == category for index in chosen)} of {len(chosen)}" for side in named]

@@ -1,7 +1,7 @@
 """Recordings in ever new views, as codes in memory, for trials that train a generator without any table.
 
-A view is the recording begun elsewhere, played faster or slower, louder or softer, through a smooth random equalizer. Encoding is cheap enough that
-training can replace a view by a new one in every step.
+A view is the recording begun elsewhere, played faster or slower, louder or softer, through a smooth random equalizer.
+Encoding is cheap enough that training can replace a view by a new one in every step.
 
 Legend: N samples, Q levels, T places.
 """
@@ -26,11 +26,14 @@ PEAK = 0.99
 
 
 def fresh_view(waveform_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A view of a recording, float32, as long as the recording; what was digital silence in it stays so unless the speed changes."""
+    """A view of a recording, float32, as long as the recording; what was digital silence in it stays so unless the
+    speed changes."""
     speed = int(rng.integers(SPEED_PERCENT[0], SPEED_PERCENT[1] + 1))
     played_N = torchaudio.functional.resample(torch.from_numpy(waveform_N), speed, 100).numpy()
     view_N = np.take(played_N, np.arange(len(waveform_N)) + int(rng.integers(len(played_N))), mode="wrap")
-    view_N = np.where(view_N == 0, 0.0, _equalized(view_N, rng)) * 10 ** (np.clip(rng.normal(0, GAIN_DB / 2), -2 * GAIN_DB, GAIN_DB) / 20)
+    view_N = np.where(view_N == 0, 0.0, _equalized(view_N, rng)) * 10 ** (
+        np.clip(rng.normal(0, GAIN_DB / 2), -2 * GAIN_DB, GAIN_DB) / 20
+    )
     return (view_N / max(1.0, float(np.abs(view_N).max()) / PEAK)).astype(np.float32)
 
 
@@ -83,5 +86,9 @@ class ViewPool:
         drawn = []
         for index in members:
             views = self.views[index]
-            drawn.append(views[0] if len(views) == 1 or rng.random() < recorded_share else views[int(rng.integers(1, len(views)))])
+            drawn.append(
+                views[0]
+                if len(views) == 1 or rng.random() < recorded_share
+                else views[int(rng.integers(1, len(views)))]
+            )
         return drawn

@@ -1,16 +1,18 @@
-r"""One codec and one order of generation, trained for a fixed time on one core: what can a generator make of these codes?
+r"""One codec and one order of generation, trained for a fixed time on one core: what can a generator make of these
+codes?
 
 python tests/benchmarks/geometry_trial.py --codec b4.safetensors --order places --minutes 60 --data-dir PATH/esc50 \
     --classifier fifty.safetensors --output runs/b4-places
 
-Trains on folds 1 to 3 of ESC-50, all its classes, in views that are ever new, and validates on fold 4. All that is needed to go on is saved every two
-minutes: the same command goes on where it was, and after the last minute does what comes at the end. No Ray cluster is used. Into the folder go
+Trains on folds 1 to 3 of ESC-50, all its classes, in views that are ever new, and validates on fold 4. All that is
+needed to go on is saved every two minutes: the same command goes on where it was, and after the last minute does what
+comes at the end. No Ray cluster is used. Into the folder go
 
-- `log.csv`: cross-entropy in nats of each level on fold 4 with 70% of the places masked (order `levels`: of the places of that level, all levels
-  below visible), beside what the counts of the codes alone give;
+- `log.csv`: cross-entropy in nats of each level on fold 4 with 70% of the places masked (order `levels`: of the places
+  of that level, all levels below visible), beside what the counts of the codes alone give;
 - `checkpoint/`, the averaged network, and `state.pt`, to go on with;
-- `samples/CLASS/*.wav`, and `figures.json`: the six metrics against fold 4 with KS, what the classifier takes the samples for, the kernel
-  distance in its penultimate layer, and the table of `substitution.py`.
+- `samples/CLASS/*.wav`, and `figures.json`: the six metrics against fold 4 with KS, what the classifier takes the
+  samples for, the kernel distance in its penultimate layer, and the table of `substitution.py`.
 """
 
 import csv
@@ -75,7 +77,8 @@ class Options(DatasetOptions):
     order: Literal["levels", "places"] = "places"
     """Order of generation."""
     minutes: float = 60.0
-    """Of training, validation and fresh views included; encoding all recordings at the start and what comes at the end are not."""
+    """Of training, validation and fresh views included; encoding all recordings at the start and what comes at the end
+    are not."""
     clock: Literal["wall", "processor"] = "wall"
     """Which clock the minutes are of: `processor` counts this process's time only, where other work shares the core."""
     output: Path
@@ -101,7 +104,8 @@ class Options(DatasetOptions):
     lr: float = 1e-3
     """Highest learning rate."""
     first_level_share: float | None = None
-    """Share of the examples (order levels) or weight in the loss (order places) of level 0; default: 0.4 and 1 / levels."""
+    """Share of the examples (order levels) or weight in the loss (order places) of level 0; default: 0.4 and 1 /
+    levels."""
     training_folds: tuple[int, ...] = (1, 2, 3)
     """Folds to learn from."""
     validation_fold: int = 4
@@ -166,31 +170,43 @@ def read_clips(options: Options, folds: set[int]) -> Clips:
 
 def spread(clips: Clips, count: int) -> list[int]:
     """Positions of `count` clips, as many of each class as can be, the same each time."""
-    by_class = sorted(range(len(clips.labels)), key=lambda index: (clips.labels[:index].count(clips.labels[index]), clips.labels[index]))
+    by_class = sorted(
+        range(len(clips.labels)),
+        key=lambda index: (clips.labels[:index].count(clips.labels[index]), clips.labels[index]),
+    )
     return sorted(by_class[:count])
 
 
-def losses_at(network: GeneratorNetwork, codes: list[np.ndarray], labels: list[int], config: TrainingConfig, share: float) -> LevelLosses:
+def losses_at(
+    network: GeneratorNetwork, codes: list[np.ndarray], labels: list[int], config: TrainingConfig, share: float
+) -> LevelLosses:
     """Losses of all levels with `share` of the places masked, the same places each time and for either order."""
     num_levels = network.config.num_levels
     total = LevelLosses.none(num_levels, network.device)
     with torch.no_grad():
         for first in range(0, len(codes), config.batch_size):
-            batch = collate([clip[:num_levels] for clip in codes[first : first + config.batch_size]], labels[first : first + config.batch_size])
+            batch = collate(
+                [clip[:num_levels] for clip in codes[first : first + config.batch_size]],
+                labels[first : first + config.batch_size],
+            )
             rank_BT = torch.zeros(batch.mask_BT.shape)
             for number, (row, length) in enumerate(zip(rank_BT, batch.mask_BT.sum(1).tolist(), strict=True)):
                 row[:length] = torch.rand(length, generator=seeded_generator(7, first + number))
             share_B = torch.full((len(batch.label_B),), share)
             if isinstance(network, PlaceNetwork):
                 hidden_BT = hidden_frames(batch.mask_BT, share_B, rank_BT)
-                masked = MaskedPlaces(codes_BQT=batch.codes_BQT, known_BT=batch.mask_BT & ~hidden_BT, asked_BT=hidden_BT)
+                masked = MaskedPlaces(
+                    codes_BQT=batch.codes_BQT, known_BT=batch.mask_BT & ~hidden_BT, asked_BT=hidden_BT
+                )
                 total = total + place_losses(network, batch, masked, batch.label_B, config).levels
             else:
                 total = total + _level_losses(network, batch, share_B, rank_BT, config)
     return total
 
 
-def _level_losses(network: SoundStorm, batch: Batch, share_B: torch.Tensor, rank_BT: torch.Tensor, config: TrainingConfig) -> LevelLosses:
+def _level_losses(
+    network: SoundStorm, batch: Batch, share_B: torch.Tensor, rank_BT: torch.Tensor, config: TrainingConfig
+) -> LevelLosses:
     num_levels = network.config.num_levels
     total = LevelLosses.none(num_levels, network.device)
     for level in range(num_levels):
@@ -226,7 +242,11 @@ class Trial:
             codebook_size=fingerprint.codebook_size,
             num_classes=len(validation.categories),
         )
-        first_share = options.first_level_share if options.first_level_share is not None else {"levels": 0.4, "places": 1 / num_levels}[options.order]
+        first_share = (
+            options.first_level_share
+            if options.first_level_share is not None
+            else {"levels": 0.4, "places": 1 / num_levels}[options.order]
+        )
         self.config: TrainingConfig = replace(
             base.training,
             batch_size=options.batch_size,
@@ -246,13 +266,17 @@ class Trial:
         )
         torch.manual_seed(options.seed)
         self.network = make_generator(self.architecture)
-        self.log_share_QK = log_counts((view for views in pool.views for view in views), num_levels, fingerprint.codebook_size)
+        self.log_share_QK = log_counts(
+            (view for views in pool.views for view in views), num_levels, fingerprint.codebook_size
+        )
         if with_centroids:
             self.network.load_state_dict(centroid_weights(self.architecture, codec, self.log_share_QK), strict=False)
         self.ema = EMA(self.network, self.config.ema_decay)
         self.optimizer = build_optimizer(self.network, self.config)
         self.clock = Clock(options.clock, 0.0)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda _: lr_factor(self.clock_step(), CLOCK_STEPS, self.config))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda _: lr_factor(self.clock_step(), CLOCK_STEPS, self.config)
+        )
         self.step = 0
         self.rows: list[dict[str, Any]] = []
         self.validation_codes = codec.encode_clips([from_pcm16(validation.pcms[index]) for index in self.measured])
@@ -282,7 +306,10 @@ class Trial:
         self.ema.load_state_dict(state["ema"])
         self.step, self.rows = state["step"], state["rows"]
         self.clock = Clock(self.options.clock, state["seconds"])
-        self.console.print(f"going on at step {self.step}, {state['seconds'] / 60:.1f} of {self.options.minutes:g} minutes", highlight=False)
+        self.console.print(
+            f"going on at step {self.step}, {state['seconds'] / 60:.1f} of {self.options.minutes:g} minutes",
+            highlight=False,
+        )
 
     def save(self) -> None:
         """Everything, such that a reader never sees half of a file."""
@@ -305,7 +332,11 @@ class Trial:
             fingerprint=self.codec.fingerprint,
             step=self.step,
             sampler=self.sampler,
-            extra={"minutes": self.clock.seconds() / 60, "dataset": self.options.dataset, "test_fold": self.options.validation_fold},
+            extra={
+                "minutes": self.clock.seconds() / 60,
+                "dataset": self.options.dataset,
+                "test_fold": self.options.validation_fold,
+            },
         )
 
     def batches(self) -> Iterator[list[int]]:
@@ -325,7 +356,9 @@ class Trial:
                 break
             rng = np.random.default_rng([self.options.seed, 1, self.step])
             views = self.pool.draw(members, self.config.recorded_share, rng)
-            batch = collate([view[: self.architecture.num_levels] for view in views], [self.pool.labels[index] for index in members])
+            batch = collate(
+                [view[: self.architecture.num_levels] for view in views], [self.pool.labels[index] for index in members]
+            )
             self.network.train()
             outcome = training_step(self.network, batch, seeded_generator(self.options.seed, 2, self.step), self.config)
             apply_gradients(self.network, outcome.loss, self.optimizer, self.schedule, self.config, self.ema)
@@ -346,7 +379,9 @@ class Trial:
     def validate(self, train_loss: float) -> None:
         """Add a row to the log."""
         labels = [self.validation.labels[index] for index in self.measured]
-        found = losses_at(self.ema.averaged(self.network), self.validation_codes, labels, self.config, MASKED_SHARE).per_level()
+        found = losses_at(
+            self.ema.averaged(self.network), self.validation_codes, labels, self.config, MASKED_SHARE
+        ).per_level()
         row = {
             "step": self.step,
             "seconds": round(self.clock.seconds(), 1),
@@ -363,7 +398,10 @@ class Trial:
             writer.writeheader()
             writer.writerows([counts_row, *self.rows])
         levels = " ".join(f"{value or math.nan:.2f}" for value in found)
-        self.console.print(f"{self.clock.seconds() / 60:6.1f} min  step {self.step:6}  train {train_loss:.3f}  fold 4: {levels}", highlight=False)
+        self.console.print(
+            f"{self.clock.seconds() / 60:6.1f} min  step {self.step:6}  train {train_loss:.3f}  fold 4: {levels}",
+            highlight=False,
+        )
 
 
 def generate(trial: Trial, model: GeneratorNetwork) -> tuple[list[np.ndarray], list[int]]:
@@ -394,7 +432,12 @@ def metrics_table(real: list[np.ndarray], made: list[np.ndarray]) -> dict[str, d
     rows = [[clip_metrics(pcm, SAMPLE_RATE) for pcm in pcms] for pcms in (real, made)]
     for name in METRIC_NAMES:
         result = compare(*([row[name] for row in side] for side in rows))
-        found[name] = {"real": result.mean_real, "generated": result.mean_other, "difference_percent": result.difference_percent, "ks": result.ks}
+        found[name] = {
+            "real": result.mean_real,
+            "generated": result.mean_other,
+            "difference_percent": result.difference_percent,
+            "ks": result.ks,
+        }
     return found
 
 
@@ -424,8 +467,13 @@ def finish(trial: Trial, classifier: TrainedClassifier | None) -> None:
         if set(names) <= set(classifier.categories):
             heard = [classifier.categories[index] for index in classifier.predict(pcms).argmax(1)]
             figures["named"] = float(np.mean([a == b for a, b in zip(heard, names, strict=True)]))
-        figures["kernel_distance_x1000"] = 1000 * kernel_distance(classifier.embed(validation.pcms), classifier.embed(pcms))
-        console.print(f"named rightly {figures.get('named')}, kernel distance x 1000 {figures['kernel_distance_x1000']:.1f}", highlight=False)
+        figures["kernel_distance_x1000"] = 1000 * kernel_distance(
+            classifier.embed(validation.pcms), classifier.embed(pcms)
+        )
+        console.print(
+            f"named rightly {figures.get('named')}, kernel distance x 1000 {figures['kernel_distance_x1000']:.1f}",
+            highlight=False,
+        )
         if options.substitution_clips:
             chosen = spread(validation, options.substitution_clips)
             chosen_labels = [validation.labels[index] for index in chosen]
@@ -452,7 +500,10 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     classifier = None if options.classifier is None else load_classifier(storage.read_bytes(options.classifier))
     codec = load_codec(options.codec)
-    training, validation = read_clips(options, set(options.training_folds)), read_clips(options, {options.validation_fold})
+    training, validation = (
+        read_clips(options, set(options.training_folds)),
+        read_clips(options, {options.validation_fold}),
+    )
     pool = ViewPool(training.pcms, training.labels, codec)
     began = time.monotonic()
     pool_path = options.output / "views.npz"
@@ -463,7 +514,8 @@ def main() -> None:
         pool.save(pool_path)
     trial = Trial(options, codec, pool, validation, console)
     console.print(
-        f"{codec.fingerprint.name}: {codec.fingerprint.num_levels} levels x {codec.fingerprint.frame_rate} places/s; {len(pool.pcms)} recordings in "
+        f"{codec.fingerprint.name}: {codec.fingerprint.num_levels} levels x {codec.fingerprint.frame_rate} places/s; "
+        f"{len(pool.pcms)} recordings in "
         f"{options.views + 1} views, encoded in {time.monotonic() - began:.0f} s; order {options.order}, "
         f"{trial.network.num_parameters() / 1e6:.1f} M parameters",
         highlight=False,

@@ -1,4 +1,5 @@
-"""A set of clips as the scripts beside this file compare it with another: the six metrics, how it changes in time, what it is taken for."""
+"""A set of clips as the scripts beside this file compare it with another: the six metrics, how it changes in time, what
+it is taken for."""
 
 import math
 import time
@@ -57,7 +58,9 @@ def real_clips(dataset: str, location: str, test_fold: int, per_class: int, clas
     """Clips of all folds but the test fold, drawn by seed 0."""
     clips_table = open_dataset(dataset, location).clips
     rows = rows_of_folds(clips_table, set(clips_table["fold"].to_pylist()) - {test_fold}).to_pylist()
-    clips = draw_per_category([Clip(row["clip_id"], row["uri"], row["category"], row["fold"]) for row in rows], per_class, 0)
+    clips = draw_per_category(
+        [Clip(row["clip_id"], row["uri"], row["category"], row["fold"]) for row in rows], per_class, 0
+    )
     return measure([load_clip(clip.uri) for clip in clips], [clip.category for clip in clips], classifier)
 
 
@@ -92,7 +95,9 @@ def generate(
         draws = []
         for draw in range(settings.candidates):
             draw_seeds = [draw_seed(seed, draw) for seed in seeds]
-            codes = generate_codes(model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, draw_seeds, bf16=bf16)
+            codes = generate_codes(
+                model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, draw_seeds, bf16=bf16
+            )
             draws.append(codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes]))
         pcms += [to_pcm16(wave) for wave in most_convincing(draws, [categories[label] for label, _ in batch], listener)]
     return pcms, [categories[label] for label, _ in work], time.monotonic() - began
@@ -107,7 +112,9 @@ def figures(real: Measured, made: Measured) -> dict[str, float]:
     distances = [row[f"ks_{name}"] for name in METRIC_NAMES]
     row |= {"ks_mean": float(np.mean(distances)), "ks_max": max(distances)}
     row["agreement"] = float(np.mean([a == b for a, b in zip(made.named, made.labels, strict=True)]))
-    row["diversity_ratio"] = (within_class_distance(made.embedding, made.labels) or 0.0) / (within_class_distance(real.embedding, real.labels) or 1.0)
+    row["diversity_ratio"] = (within_class_distance(made.embedding, made.labels) or 0.0) / (
+        within_class_distance(real.embedding, real.labels) or 1.0
+    )
     row["flux_ratio"] = float(made.flux.mean() / real.flux.mean())
     row["modulation_ratio"] = float(made.modulation.mean() / real.modulation.mean())
     return row
@@ -117,5 +124,7 @@ def in_words(row: dict[str, float]) -> str:
     """The row on one line."""
     distances = " ".join(f"{row[f'ks_{name}']:.2f}" for name in METRIC_NAMES)
     percent = " ".join(f"{row[f'difference_percent_{name}']:+.0f}" for name in METRIC_NAMES)
-    rest = " ".join(f"{key} {row[key]:.2f}" for key in ("ks_mean", "agreement", "diversity_ratio", "flux_ratio", "modulation_ratio"))
+    rest = " ".join(
+        f"{key} {row[key]:.2f}" for key in ("ks_mean", "agreement", "diversity_ratio", "flux_ratio", "modulation_ratio")
+    )
     return f"KS {distances} | % {percent} | {rest}"

@@ -1,10 +1,11 @@
-r"""How a checkpoint's sampler settings show in the measures: one row for each candidate, against real clips of the folds trained on.
+r"""How a checkpoint's sampler settings show in the measures: one row for each candidate, against real clips of the
+folds trained on.
 
 python tests/benchmarks/sampler_sweep.py --dataset esc10 --data-dir PATH/esc50 \
     --candidates docs/sampler_candidates.json --output docs/sampler_sweep.csv
 
-The test fold is left out, so that what is chosen here can be measured there. Rows are written as they are made, and a candidate that
-has its row already is not run again.
+The test fold is left out, so that what is chosen here can be measured there. Rows are written as they are made, and a
+candidate that has its row already is not run again.
 """
 
 import csv
@@ -65,7 +66,13 @@ def main() -> None:
         if name in done:
             continue
         pcms, labels, seconds = generate(
-            checkpoint.model, codec, checkpoint.categories, settings, per_class=options.per_class, duration_s=options.duration, seed=options.seed
+            checkpoint.model,
+            codec,
+            checkpoint.categories,
+            settings,
+            per_class=options.per_class,
+            duration_s=options.duration,
+            seed=options.seed,
         )
         found = figures(real, measure(pcms, labels, classifier))
         row = {"settings": name, "clips": len(pcms), "seconds_per_clip": f"{seconds / len(pcms):.2f}"}
@@ -75,7 +82,9 @@ def main() -> None:
             if not file.tell():
                 writer.writeheader()
             writer.writerow(row)
-        console.print(json.dumps(candidate), in_words(found), f"| {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            json.dumps(candidate), in_words(found), f"| {seconds:.0f} s", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-r"""Where a generator loses: true codes of the first N levels of recordings, the rest by the generator, or by noise, heard by a classifier.
+r"""Where a generator loses: true codes of the first N levels of recordings, the rest by the generator, or by noise,
+heard by a classifier.
 
 python tests/benchmarks/substitution.py --checkpoint runs/train --dataset esc50 --data-dir PATH/esc50 --fold 4 \
     --classifier runs/classifier/classifier.safetensors
 
-Works for any codec and checkpoint. "Noise" are codes drawn by how often each occurs at its level, in the true codes of the clips that are heard;
-"left out" is what the codec makes of the first N levels alone. N = all is the codec itself, N = 0 of the generator is all its own work.
-For each: the share of clips that the classifier names as the recording's class, and the log-mel distance from the recording.
+Works for any codec and checkpoint. "Noise" are codes drawn by how often each occurs at its level, in the true codes of
+the clips that are heard; "left out" is what the codec makes of the first N levels alone. N = all is the codec itself, N
+= 0 of the generator is all its own work. For each: the share of clips that the classifier names as the recording's
+class, and the log-mel distance from the recording.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,7 +84,12 @@ def playable_pcm(waveform_N: np.ndarray, num_samples: int) -> np.ndarray:
 
 
 def outcome(
-    kept: int, rest: str, pcms: Sequence[np.ndarray], made: Sequence[np.ndarray], categories: Sequence[str], classifier: TrainedClassifier
+    kept: int,
+    rest: str,
+    pcms: Sequence[np.ndarray],
+    made: Sequence[np.ndarray],
+    categories: Sequence[str],
+    classifier: TrainedClassifier,
 ) -> Outcome:
     """Compare what was made of clips (int16) with the clips themselves."""
     known = set(categories) <= set(classifier.categories)
@@ -95,7 +102,12 @@ def outcome(
 
 
 def by_generator(
-    model: GeneratorNetwork, codes: Sequence[np.ndarray], labels: Sequence[int], kept: int, settings: SamplerSettings, seed: int
+    model: GeneratorNetwork,
+    codes: Sequence[np.ndarray],
+    labels: Sequence[int],
+    kept: int,
+    settings: SamplerSettings,
+    seed: int,
 ) -> list[np.ndarray]:
     """Codes of the generator's levels, the first `kept` of them true and the rest drawn."""
     levels = model.config.num_levels
@@ -124,7 +136,8 @@ def by_generator(
 
 
 def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarray]:
-    """The first `kept` levels of codes (Q, T), and above them codes drawn by how often they occur at their level in all clips."""
+    """The first `kept` levels of codes (Q, T), and above them codes drawn by how often they occur at their level in all
+    clips."""
     rng = np.random.default_rng(seed)
     pool_QT = np.concatenate(list(codes), axis=1)
     made = []
@@ -153,7 +166,9 @@ def substitute(
     found: list[Outcome] = []
 
     def add(kept: int, rest: str, made: Sequence[np.ndarray]) -> None:
-        waveforms = codec.decode_clips([clip.astype(np.uint16) for clip in made], [seed + index for index in range(len(made))])
+        waveforms = codec.decode_clips(
+            [clip.astype(np.uint16) for clip in made], [seed + index for index in range(len(made))]
+        )
         made_pcms = [playable_pcm(wave, len(pcm)) for wave, pcm in zip(waveforms, pcms, strict=True)]
         found.append(outcome(kept, rest, pcms, made_pcms, categories, classifier))
         if on_outcome is not None:
@@ -178,7 +193,13 @@ def as_table(outcomes: Sequence[Outcome]) -> Table:
     """For the terminal."""
     table = Table("true levels", "the rest", "named rightly", "log-mel distance", "clips")
     for line in outcomes:
-        table.add_row(str(line.kept), line.rest, "-" if line.named is None else f"{line.named:.3f}", f"{line.log_mel:.3f}", str(line.clips))
+        table.add_row(
+            str(line.kept),
+            line.rest,
+            "-" if line.named is None else f"{line.named:.3f}",
+            f"{line.log_mel:.3f}",
+            str(line.clips),
+        )
     return table
 
 
@@ -187,16 +208,23 @@ def main() -> None:
     options, console = tyro.cli(Options), Console()
     torch.set_num_threads(options.threads)
     checkpoint = open_checkpoint(checkpoint_files(options.checkpoint), uri=options.checkpoint)
-    _, codec = choose_codec(options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package")
+    _, codec = choose_codec(
+        options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package"
+    )
     classifier = load_classifier(None if options.classifier is None else storage.read_bytes(options.classifier))
     rows = rows_of_folds(open_dataset(options.dataset, options.location).clips, {options.fold}).to_pylist()
-    clips = [Clip(row["clip_id"], row["uri"], row["category"], row["fold"]) for row in rows if row["category"] in checkpoint.categories]
+    clips = [
+        Clip(row["clip_id"], row["uri"], row["category"], row["fold"])
+        for row in rows
+        if row["category"] in checkpoint.categories
+    ]
     chosen = draw_per_category(clips, options.per_class, options.seed)
     pcms = [load_clip(clip.uri)[: round(LONGEST_S * SAMPLE_RATE)] for clip in chosen]
     names = [clip.category for clip in chosen]
     labels = [checkpoint.categories.index(name) for name in names]
     found = substitute(
-        checkpoint.model, codec, checkpoint.sampler, classifier, pcms, labels, names, levels=options.levels, seed=options.seed,
+        checkpoint.model, codec, checkpoint.sampler, classifier, pcms, labels, names, levels=options.levels,
+        seed=options.seed,
         on_outcome=lambda line: console.print(line, highlight=False),
     )  # fmt: skip
     console.print(as_table(found))

@@ -1,10 +1,11 @@
-"""A cluster grows from no worker to three under load and goes back to none when it is idle, and a job that began while it was empty had its GPUs.
+"""A cluster grows from no worker to three under load and goes back to none when it is idle, and a job that began while
+it was empty had its GPUs.
 
     python tests/chaos/autoscaling.py
 
-Ray's autoscaler with its provider of nodes on one machine, that of `ray.cluster_utils.AutoscalingCluster`, whose own start and end would run
-`ray stop` and so end every Ray of the machine. GPUs are numbers here: nothing touches a device. Every wait has a limit; ends with an error if a
-bar is missed.
+Ray's autoscaler with its provider of nodes on one machine, that of `ray.cluster_utils.AutoscalingCluster`, whose own
+start and end would run `ray stop` and so end every Ray of the machine. GPUs are numbers here: nothing touches a device.
+Every wait has a limit; ends with an error if a bar is missed.
 """
 
 import json
@@ -18,19 +19,29 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 os.environ["RAY_AUTH_MODE"] = "token"  # read when Ray is imported
 
-import ray  # noqa: E402
-from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID, FAKE_HEAD_NODE_TYPE, FakeMultiNodeProvider  # noqa: E402
+import ray
+from ray.autoscaler._private.fake_multi_node.node_provider import (
+    FAKE_HEAD_NODE_ID,
+    FAKE_HEAD_NODE_TYPE,
+    FakeMultiNodeProvider,
+)
 
-from cluster.runtime.connect import MAX_GPUS, connect  # noqa: E402
-from cluster.scheduling.actor_pool import Shard, run_shards  # noqa: E402
-from tests.support.ray_head import free_ports, ray_head  # noqa: E402
+from cluster.runtime.connect import MAX_GPUS, connect
+from cluster.scheduling.actor_pool import Shard, run_shards
+from tests.support.ray_head import free_ports, ray_head
 
 WORKERS = 3
 SHARDS = 60
 SHARD_S = 2.0
 IDLE_MINUTES = 0.2
 LIMIT_S = 600.0
-EMPTY = ["initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands", "cluster_synced_files"]
+EMPTY = [
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "cluster_synced_files",
+]
 
 
 class Worker:
@@ -46,11 +57,34 @@ def configuration(gcs_address: str) -> dict[str, object]:
         FAKE_HEAD_NODE_TYPE: {"resources": {"CPU": 1, MAX_GPUS: WORKERS}, "node_config": {}, "max_workers": 0},
         "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": WORKERS},
     }
-    one_machine = {"use_node_id_as_ip": True, "disable_node_updaters": True, "disable_launch_config_check": True, "launch_multiple": True}
-    module = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"  # Ray's packages lack the defaults of its name
-    provider = one_machine | {"type": "external", "module": module, "gcs_address": gcs_address, "head_node_id": FAKE_HEAD_NODE_ID}
-    fixed = {"cluster_name": "grows", "max_workers": WORKERS, "upscaling_speed": 1.0, "idle_timeout_minutes": IDLE_MINUTES, "file_mounts": {}}
-    types = {"available_node_types": node_types, "head_node_type": FAKE_HEAD_NODE_TYPE, "provider": provider, "auth": {}, "docker": {}}
+    one_machine = {
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+        "launch_multiple": True,
+    }
+    # Ray's packages lack the defaults of its name
+    module = f"{FakeMultiNodeProvider.__module__}.{FakeMultiNodeProvider.__name__}"
+    provider = one_machine | {
+        "type": "external",
+        "module": module,
+        "gcs_address": gcs_address,
+        "head_node_id": FAKE_HEAD_NODE_ID,
+    }
+    fixed = {
+        "cluster_name": "grows",
+        "max_workers": WORKERS,
+        "upscaling_speed": 1.0,
+        "idle_timeout_minutes": IDLE_MINUTES,
+        "file_mounts": {},
+    }
+    types = {
+        "available_node_types": node_types,
+        "head_node_type": FAKE_HEAD_NODE_TYPE,
+        "provider": provider,
+        "auth": {},
+        "docker": {},
+    }
     starts = {"head_start_ray_commands": [], "worker_start_ray_commands": [], "file_mounts_sync_continuously": False}
     return fixed | types | starts | {name: [] for name in EMPTY}
 
@@ -69,12 +103,13 @@ class Watch(threading.Thread):
                 count = sum(node["Alive"] and "GPU" in node["Resources"] for node in ray.nodes())
                 if [count] != self.counts[-1:]:
                     self.counts.append(count)
-                    print(f"{time.monotonic() - self.began:6.1f} s  {count} workers", flush=True)  # noqa: T201
+                    print(f"{time.monotonic() - self.began:6.1f} s  {count} workers", flush=True)
             time.sleep(0.5)
 
 
 def run_load(watch: Watch, address: str) -> tuple[int, set[str]]:
-    """Begin with no worker, finish all shards, and wait until the workers are gone; returns shards done and the nodes that did them."""
+    """Begin with no worker, finish all shards, and wait until the workers are gone; returns shards done and the nodes
+    that did them."""
     done: list[str] = []
     with connect(address, await_gpu=False) as empty:
         assert (empty.nodes, empty.num_gpus) == (1, WORKERS), empty
@@ -85,7 +120,13 @@ def run_load(watch: Watch, address: str) -> tuple[int, set[str]]:
             assert info.num_gpus == WORKERS and info.nodes > 1 and info.growth_s > 0, info
             shards = [Shard(f"shard-{number:03d}", SHARD_S) for number in range(SHARDS)]
             actor = ray.remote(Worker).options(num_cpus=1, num_gpus=1)
-            run_shards(shards, actor.remote, "work", num_actors=int(info.num_gpus), on_done=lambda shard, node: done.append(node))
+            run_shards(
+                shards,
+                actor.remote,
+                "work",
+                num_actors=int(info.num_gpus),
+                on_done=lambda shard, node: done.append(node),
+            )
         deadline = time.monotonic() + LIMIT_S
         while watch.counts[-1] != 0:
             if time.monotonic() > deadline:
@@ -115,7 +156,7 @@ def main() -> None:
         file.unlink()
     assert watch.counts[0] == 0 and max(watch.counts) == WORKERS and watch.counts[-1] == 0, watch.counts
     assert count == SHARDS and len(nodes) == WORKERS, (count, nodes)
-    print(f"workers over time: {watch.counts}; {count} of {SHARDS} shards done by {len(nodes)} nodes")  # noqa: T201
+    print(f"workers over time: {watch.counts}; {count} of {SHARDS} shards done by {len(nodes)} nodes")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the experiments on `tokenize` and `train` share: a command as a process of its own, and the processes that Ray gave to a cluster's work."""
+"""What the experiments on `tokenize` and `train` share: a command as a process of its own, and the processes that Ray
+gave to a cluster's work."""
 
 import contextlib
 import os

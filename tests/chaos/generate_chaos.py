@@ -1,12 +1,14 @@
-"""`generate` on three nodes while actors are killed, a node goes, another comes and the storage fails now and then: nothing is lost, nothing doubled.
+"""`generate` on three nodes while actors are killed, a node goes, another comes and the storage fails now and then:
+nothing is lost, nothing doubled.
 
     python tests/chaos/generate_chaos.py --seeds 5
     python tests/chaos/generate_chaos.py --seeds 1 --clips 120 --layout webdataset
     python tests/chaos/generate_chaos.py --seeds 1 --clips 120 --disk
 
-For each seed: 600 clips of one second in parts of 10; an actor's process is killed every 5 s, a node is removed when a quarter is done and another
-added when half is; of the calls to the S3 server (moto, a process of its own, behind a proxy) 10% fail. Compared with a run without any of this.
-Ends with an error unless the samples are the same ones, each there once, with no file beside them. A seed has 15 minutes.
+For each seed: 600 clips of one second in parts of 10; an actor's process is killed every 5 s, a node is removed when a
+quarter is done and another added when half is; of the calls to the S3 server (moto, a process of its own, behind a
+proxy) 10% fail. Compared with a run without any of this. Ends with an error unless the samples are the same ones, each
+there once, with no file beside them. A seed has 15 minutes.
 """
 
 import argparse
@@ -37,7 +39,13 @@ SHARD_SIZE = 10
 
 def options(model: tuple[str, str], output: str, given: argparse.Namespace) -> generate.Options:
     checkpoint, codec = model
-    settings = {"num_samples": given.clips, "duration": 1.0, "shard_size": SHARD_SIZE, "layout": given.layout, "num_actors": 3}
+    settings = {
+        "num_samples": given.clips,
+        "duration": 1.0,
+        "shard_size": SHARD_SIZE,
+        "layout": given.layout,
+        "num_actors": 3,
+    }
     return generate.Options(checkpoint=checkpoint, codec=codec, output_dir=output, **settings)
 
 
@@ -56,7 +64,9 @@ def places(folder: Path, given: argparse.Namespace) -> Iterator[tuple[str, Flaky
             yield server.make_bucket(), proxy
 
 
-def disturbed(model: tuple[str, str], output: str, seed: int, proxy: FlakyProxy | None, given: argparse.Namespace) -> dict[str, object]:
+def disturbed(
+    model: tuple[str, str], output: str, seed: int, proxy: FlakyProxy | None, given: argparse.Namespace
+) -> dict[str, object]:
     """One run with everything that can happen; returns what did."""
     alarm = threading.Timer(LIMIT_S, lambda: os._exit(3))
     alarm.daemon = True
@@ -86,7 +96,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many disturbed runs")
     parser.add_argument("--clips", type=int, default=600)
     parser.add_argument("--layout", choices=("files", "webdataset"), default="files")
-    parser.add_argument("--kill-every", type=float, default=5.0, help="seconds; on a machine that is busy more than an actor needs to start and work")
+    parser.add_argument(
+        "--kill-every",
+        type=float,
+        default=5.0,
+        help="seconds; on a machine that is busy more than an actor needs to start and work",
+    )
     parser.add_argument("--fault-rate", type=float, default=0.1, help="share of calls to the storage that fail")
     parser.add_argument("--disk", action="store_true", help="write to a local disk, without such failures")
     given = parser.parse_args()
@@ -103,7 +118,12 @@ def main() -> None:
             found = result_of(f"{place}/seed-{seed}", given.clips)
             same = found.sha256 == expected.sha256
             missed += bool(found.problems) or not same
-            sys.stdout.write(json.dumps({"seed": seed, **happened, "samples": len(found.sha256), "same": same, "problems": found.problems}) + "\n")
+            sys.stdout.write(
+                json.dumps(
+                    {"seed": seed, **happened, "samples": len(found.sha256), "same": same, "problems": found.problems}
+                )
+                + "\n"
+            )
             sys.stdout.flush()
     if missed:
         sys.exit(f"{missed} of {given.seeds} runs did not end as the undisturbed one")

@@ -1,10 +1,12 @@
-"""The driver of `generate` is killed at a random moment and the command given again: only what is missing is made, and the result is the same.
+"""The driver of `generate` is killed at a random moment and the command given again: only what is missing is made, and
+the result is the same.
 
     python tests/chaos/generate_driver_kills.py --times 10
 
-Each time 300 clips of one second in parts of 5, on a disk; SIGKILL comes up to a second after a number of parts is there, drawn by the seed from none
-to all. The actors of the dead driver are not waited for. Ends with an error unless the samples are those of the undisturbed run, each there
-once, with no file beside them, and every part that was there when the second run began is untouched after it.
+Each time 300 clips of one second in parts of 5, on a disk; SIGKILL comes up to a second after a number of parts is
+there, drawn by the seed from none to all. The actors of the dead driver are not waited for. Ends with an error unless
+the samples are those of the undisturbed run, each there once, with no file beside them, and every part that was there
+when the second run began is untouched after it.
 """
 
 import argparse
@@ -31,7 +33,14 @@ CLIPS, SHARD_SIZE = 300, 5
 def driver(address: str, model: tuple[str, str], output: str, log: Path) -> subprocess.Popen[bytes]:
     """The command, in a process of its own."""
     checkpoint, codec = model
-    settings = {"num-samples": CLIPS, "duration": 1, "shard-size": SHARD_SIZE, "num-actors": 2, "checkpoint": checkpoint, "codec": codec}
+    settings = {
+        "num-samples": CLIPS,
+        "duration": 1,
+        "shard-size": SHARD_SIZE,
+        "num-actors": 2,
+        "checkpoint": checkpoint,
+        "codec": codec,
+    }
     settings |= {"output-dir": output, "address": address}
     command = [sys.executable, "-m", "jobs.generate", *(f"--{name}={value}" for name, value in settings.items())]
     with log.open("wb") as file:
@@ -79,7 +88,12 @@ def main() -> None:
             untouched = all(after[part] == when for part, when in before.items())
             same = found.sha256 == expected.sha256
             missed += bool(found.problems) or not same or not untouched
-            said = {"parts_before": len(before), "parts_made_after": len(after) - len(before), "of": num_parts, "untouched": untouched}
+            said = {
+                "parts_before": len(before),
+                "parts_made_after": len(after) - len(before),
+                "of": num_parts,
+                "untouched": untouched,
+            }
             sys.stdout.write(json.dumps({"kill": number, **said, "same": same, "problems": found.problems}) + "\n")
             sys.stdout.flush()
     if missed:

@@ -1,4 +1,5 @@
-"""What the experiments on `generate` share: a network of almost no size, a cluster on this machine with its processes, and what a run left."""
+"""What the experiments on `generate` share: a network of almost no size, a cluster on this machine with its processes,
+and what a run left."""
 
 import contextlib
 import hashlib
@@ -34,7 +35,8 @@ NODE_S = 240.0
 
 
 def make_model(folder: Path) -> tuple[str, str]:
-    """A checkpoint with random weights and the codec that it belongs to; a clip of one second takes a few hundredths of one."""
+    """A checkpoint with random weights and the codec that it belongs to; a clip of one second takes a few hundredths of
+    one."""
     torch.manual_seed(0)
     codec_path = folder / "codec.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,9 +70,13 @@ def result_of(output: str, num_samples: int) -> Result:
     reader = Reader()
     wrong = [row["uri"] for row in rows if hashlib.sha256(reader.read(row["uri"])).hexdigest() != row["sha256"]]
     counts = Counter(int(row["sample_id"].rpartition("-")[2]) for row in rows)
-    problems = [f"sample {number} is {counts[number]} times there" for number in range(num_samples) if counts[number] != 1]
+    problems = [
+        f"sample {number} is {counts[number]} times there" for number in range(num_samples) if counts[number] != 1
+    ]
     problems += [f"{uri} has not the bytes of the manifest" for uri in wrong]
-    stray = {entry.uri for entry in storage.list_objects(storage.join(output, "audio"))} - {row["uri"].partition("#")[0] for row in rows}
+    stray = {entry.uri for entry in storage.list_objects(storage.join(output, "audio"))} - {
+        row["uri"].partition("#")[0] for row in rows
+    }
     problems += [f"{uri} is not in the manifest" for uri in sorted(stray)]
     return Result({row["sample_id"]: row["sha256"] for row in rows}, problems)
 
@@ -83,7 +89,9 @@ def part_times(output: str) -> dict[str, int]:
 @contextlib.contextmanager
 def nodes(*num_cpus: int) -> Iterator[Cluster]:
     """A cluster with a node for each number of CPUs, the first of which is the head."""
-    cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus[0], "include_dashboard": False}))
+    cluster = patiently(
+        lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": num_cpus[0], "include_dashboard": False})
+    )
     try:
         for cpus in num_cpus[1:]:
             add_node(cluster, cpus)
@@ -98,7 +106,8 @@ def add_node(cluster: Cluster, num_cpus: int) -> None:
 
 
 def patiently(start: Callable[[], T]) -> T:
-    """`start()`, tried again while Ray finds that a node took more than half a minute, as it may on a machine that is busy."""
+    """`start()`, tried again while Ray finds that a node took more than half a minute, as it may on a machine that is
+    busy."""
     for _ in range(NODE_ATTEMPTS - 1):
         try:
             return start()
@@ -116,13 +125,20 @@ def actors_of(cluster: Cluster) -> list[int]:
         with contextlib.suppress(OSError):
             title = (folder / "cmdline").read_bytes().replace(b"\0", b" ").strip()
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent in raylets and title.startswith((b"ray::Generator", b"ray::Measurer")) and b"__init__" not in title:
+            if (
+                parent in raylets
+                and title.startswith((b"ray::Generator", b"ray::Measurer"))
+                and b"__init__" not in title
+            ):
                 found.append(int(folder.name))
     return sorted(found)
 
 
-def disturb(cluster: Cluster, output: str, num_parts: int, seed: int, kill_every_s: float, ended: Callable[[], bool]) -> dict[str, int]:
-    """Until the run has ended: kill an actor now and then, take a node away after a quarter of the parts, bring another at half. Says how often.
+def disturb(
+    cluster: Cluster, output: str, num_parts: int, seed: int, kill_every_s: float, ended: Callable[[], bool]
+) -> dict[str, int]:
+    """Until the run has ended: kill an actor now and then, take a node away after a quarter of the parts, bring another
+    at half. Says how often.
 
     In the main thread, the only one from which Ray starts a node.
     """

@@ -1,10 +1,12 @@
-"""`generate` says within two minutes that it cannot go on, and keeps what is done: when all nodes are gone, and when the storage is.
+"""`generate` says within two minutes that it cannot go on, and keeps what is done: when all nodes are gone, and when
+the storage is.
 
     python tests/chaos/generate_without_hope.py
 
-Three cases, each with a driver of its own on nodes of this machine: the node with CPUs is removed; the S3 server (moto, behind a proxy) cuts every
-connection; it no longer answers. In each the driver must end by itself with exit code 1 and one sentence. Then what it needs comes back, the
-command is given again, and must end well with every part that was there untouched. Prints the seconds from the fault to the end.
+Three cases, each with a driver of its own on nodes of this machine: the node with CPUs is removed; the S3 server (moto,
+behind a proxy) cuts every connection; it no longer answers. In each the driver must end by itself with exit code 1 and
+one sentence. Then what it needs comes back, the command is given again, and must end well with every part that was
+there untouched. Prints the seconds from the fault to the end.
 """
 
 import argparse
@@ -34,7 +36,14 @@ CLIPS, SHARD_SIZE = 1000, 5
 def driver(address: str, model: tuple[str, str], output: str, clips: int, log: Path) -> subprocess.Popen[bytes]:
     """The command, in a process of its own."""
     checkpoint, codec = model
-    settings = {"num-samples": clips, "duration": 1, "shard-size": SHARD_SIZE, "num-actors": 2, "checkpoint": checkpoint, "codec": codec}
+    settings = {
+        "num-samples": clips,
+        "duration": 1,
+        "shard-size": SHARD_SIZE,
+        "num-actors": 2,
+        "checkpoint": checkpoint,
+        "codec": codec,
+    }
     settings |= {"output-dir": output, "address": address}
     command = [sys.executable, "-m", "jobs.generate", *(f"--{name}={value}" for name, value in settings.items())]
     with log.open("wb") as file:
@@ -42,7 +51,10 @@ def driver(address: str, model: tuple[str, str], output: str, clips: int, log: P
 
 
 def parts(output: str) -> dict[str, bytes]:
-    return {entry.uri: storage.read_bytes(entry.uri) for entry in storage.list_objects(storage.join(output, "parts"), ".parquet")}
+    return {
+        entry.uri: storage.read_bytes(entry.uri)
+        for entry in storage.list_objects(storage.join(output, "parts"), ".parquet")
+    }
 
 
 def wait_for_parts(output: str, count: int) -> None:
@@ -53,7 +65,15 @@ def wait_for_parts(output: str, count: int) -> None:
         time.sleep(0.2)
 
 
-def case(name: str, folder: Path, address: str, model: tuple[str, str], output: str, spoil: Callable[[], None], mend: Callable[[], None]) -> bool:
+def case(
+    name: str,
+    folder: Path,
+    address: str,
+    model: tuple[str, str],
+    output: str,
+    spoil: Callable[[], None],
+    mend: Callable[[], None],
+) -> bool:
     """One fault; whether the driver ended as it should, and the next one too."""
     log = folder / f"{name}.log"
     first = driver(address, model, output, CLIPS, log)
@@ -70,7 +90,15 @@ def case(name: str, folder: Path, address: str, model: tuple[str, str], output: 
     found = result_of(output, CLIPS)
     good = code == 1 and len(said) == 1 and took_s < BAR_S and code_again == 0 and not found.problems
     good = good and all(after[uri] == content for uri, content in kept.items())
-    report = {"case": name, "exit_code": code, "seconds": round(took_s, 1), "parts_kept": len(kept), "of": len(after), "said": said, "good": good}
+    report = {
+        "case": name,
+        "exit_code": code,
+        "seconds": round(took_s, 1),
+        "parts_kept": len(kept),
+        "of": len(after),
+        "said": said,
+        "good": good,
+    }
     sys.stdout.write(json.dumps(report, ensure_ascii=False) + "\n")
     sys.stdout.flush()
     return good
@@ -103,7 +131,17 @@ def main() -> None:
             [worker] = [node for node in cluster.list_all_nodes() if node != cluster.head_node]
             cluster.remove_node(worker, allow_graceful=False)
 
-        good.append(case("no nodes", folder, cluster.address, model, str(folder / "no-nodes"), remove, lambda: add_node(cluster, 2)))
+        good.append(
+            case(
+                "no nodes",
+                folder,
+                cluster.address,
+                model,
+                str(folder / "no-nodes"),
+                remove,
+                lambda: add_node(cluster, 2),
+            )
+        )
         for fault in (Fault.RESET, Fault.SILENT):
 
             def spoil(fault: Fault = fault) -> None:

@@ -1,10 +1,11 @@
-"""Many more broken files than the suite has time for: manifests, tables, checkpoints, settings, records, CSV files, weights and recordings.
+"""Many more broken files than the suite has time for: manifests, tables, checkpoints, settings, records, CSV files,
+weights and recordings.
 
     python tests/chaos/malformed.py --examples 45 --seed 1
 
-Every one of them must end in one message that names the file, or be usable; none may run code. Prints how many were refused and used. Each of the
-26 kinds of input has `--examples` broken versions, each of the 12 kinds of output that a job goes on from a quarter as many. Half an hour is
-the limit of one kind.
+Every one of them must end in one message that names the file, or be usable; none may run code. Prints how many were
+refused and used. Each of the 26 kinds of input has `--examples` broken versions, each of the 12 kinds of output that a
+job goes on from a quarter as many. Half an hour is the limit of one kind.
 """
 
 import argparse
@@ -25,7 +26,18 @@ def main() -> int:
     options = parser.parse_args()
     drawn = {"SOUNDSTORM_MALFORMED_EXAMPLES": str(options.examples), "SOUNDSTORM_MALFORMED_SEED": str(options.seed)}
     files = ["tests/jobs/inputs/test_malformed.py", "tests/jobs/inputs/test_malformed_results.py"]
-    command = [sys.executable, "-m", "pytest", "-q", "-s", "--timeout", "1800", *files, "-k", f"broken and ({options.kind or 'a'})"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-s",
+        "--timeout",
+        "1800",
+        *files,
+        "-k",
+        f"broken and ({options.kind or 'a'})",
+    ]
     return subprocess.run(command, cwd=ROOT, env=os.environ | drawn, timeout=LIMIT_S, check=False).returncode
 
 

@@ -1,12 +1,14 @@
-"""Planning and going on with a run of 1,000,000 clips from an S3 server (moto, a process of its own), and how the driver's memory grows with a run.
+"""Planning and going on with a run of 1,000,000 clips from an S3 server (moto, a process of its own), and how the
+driver's memory grows with a run.
 
     python tests/chaos/plan_a_million.py
     python tests/chaos/plan_a_million.py --memory
 
-Puts all but three of the 10,000 parts of such a run there, each a table of 100 samples as an actor would write it, and gives the command: it has to
-find out what is missing, make it, and put the manifest together. Ends with an error unless planning took under 60 s, the driver's peak memory was
-under 1 GB and the manifest has a million different samples. With --memory: runs of 1,000 and of 20,000 clips on a disk, all of them really
-made (0.05 s each); ends with an error if the driver's peak is 50 MB higher in the larger one.
+Puts all but three of the 10,000 parts of such a run there, each a table of 100 samples as an actor would write it, and
+gives the command: it has to find out what is missing, make it, and put the manifest together. Ends with an error unless
+planning took under 60 s, the driver's peak memory was under 1 GB and the manifest has a million different samples. With
+--memory: runs of 1,000 and of 20,000 clips on a disk, all of them really made (0.05 s each); ends with an error if the
+driver's peak is 50 MB higher in the larger one.
 """
 
 import argparse
@@ -50,7 +52,15 @@ def part(output: str, numbers: range) -> pa.Table:
         label = number % len(CATEGORIES)
         name = f"{CATEGORIES[label]}-{number:07d}"
         uri = f"{output}/audio/{number % 100:02d}/{CATEGORIES[label]}/{name}.flac"
-        row = {"sample_id": name, "label": label, "category": CATEGORIES[label], "seed": number, "num_frames": 4, "duration_s": 0.05, "uri": uri}
+        row = {
+            "sample_id": name,
+            "label": label,
+            "category": CATEGORIES[label],
+            "seed": number,
+            "num_frames": 4,
+            "duration_s": 0.05,
+            "uri": uri,
+        }
         rows.append(row | {"sha256": f"{number:064x}"})
     return pa.Table.from_pylist(rows, SAMPLES)
 
@@ -89,7 +99,8 @@ def drive(model: tuple[str, str], output: str, clips: int, shard_size: int) -> l
 
 
 def driver(arguments: list[Any]) -> None:
-    """Run the job in this process, and say how long planning and the manifest took, and the most memory that was used."""
+    """Run the job in this process, and say how long planning and the manifest took, and the most memory that was
+    used."""
     checkpoint, codec, output, clips, shard_size = arguments
     times: dict[str, float] = {}
 
@@ -136,7 +147,10 @@ def plan_a_million(folder: Path) -> bool:
         manifest, _ = tables.read_table(storage.join(output, "samples.parquet"), ["sample_id", "sha256"])
         distinct = {name: pc.count_distinct(manifest[name]).as_py() for name in manifest.column_names}
         finished = storage.exists(record_uri(output, "generate"))
-    sys.stdout.write(json.dumps({"clips": CLIPS, "parts": CLIPS // SHARD_SIZE, **found, "rows": len(manifest), "distinct": distinct}) + "\n")
+    sys.stdout.write(
+        json.dumps({"clips": CLIPS, "parts": CLIPS // SHARD_SIZE, **found, "rows": len(manifest), "distinct": distinct})
+        + "\n"
+    )
     right = len(manifest) == CLIPS and distinct == {"sample_id": CLIPS, "sha256": CLIPS} and finished
     return right and found["planning_s"] < 60 and found["peak_mb"] < 1000
 

@@ -1,8 +1,9 @@
-"""Storage at its real limits, for longer than a test suite can wait: `python tests/chaos/storage_faults.py [SEEDS]`, about five minutes for 5 seeds.
+"""Storage at its real limits, for longer than a test suite can wait: `python tests/chaos/storage_faults.py [SEEDS]`,
+about five minutes for 5 seeds.
 
-Prints: how long each operation takes to give up a server that is gone, in each way of being gone (at most 120 s); whether an upload over a slow
-line arrives; and for each seed how many calls with how many faults went through 30% faults, with every object as it was written. Exits with 1 if
-anything is not as it should be.
+Prints: how long each operation takes to give up a server that is gone, in each way of being gone (at most 120 s);
+whether an upload over a slow line arrives; and for each seed how many calls with how many faults went through 30%
+faults, with every object as it was written. Exits with 1 if anything is not as it should be.
 """
 
 import hashlib
@@ -35,7 +36,10 @@ THREADS = 8
 def gone(server: S3Server, patch: pytest.MonkeyPatch, fault: Fault) -> bool:
     """Whether every operation gives up in time, on a server that goes away, by `fault`, after it has answered."""
     root = f"{server.make_bucket()}/prefix"
-    with FlakyProxy(server.endpoint, rate=0.0, seed=0, faults=[fault]) as proxy, tempfile.TemporaryDirectory() as folder:
+    with (
+        FlakyProxy(server.endpoint, rate=0.0, seed=0, faults=[fault]) as proxy,
+        tempfile.TemporaryDirectory() as folder,
+    ):
         patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         tables.write_table(f"{root}/table.parquet", pa.table({"clip_id": ["a"]}), {})
         storage.write_bytes(f"{root}/file", bytes(100_000))
@@ -55,7 +59,10 @@ def gone(server: S3Server, patch: pytest.MonkeyPatch, fault: Fault) -> bool:
         with ThreadPoolExecutor(len(actions)) as pool:
             took = dict(zip(actions, pool.map(seconds_to_give_up, actions.values()), strict=True))
     again_s = seconds_to_give_up(lambda: storage.read_bytes(f"{root}/file"))
-    print(f"gone ({fault}): {', '.join(f'{name} {seconds:.0f} s' for name, seconds in took.items())}; one more read {again_s:.0f} s")  # noqa: T201
+    print(
+        f"gone ({fault}): {', '.join(f'{name} {seconds:.0f} s' for name, seconds in took.items())}; one more read "
+        f"{again_s:.0f} s"
+    )
     return max(*took.values(), again_s) <= LIMIT_S
 
 
@@ -80,7 +87,7 @@ def slow_line(server: S3Server, patch: pytest.MonkeyPatch) -> bool:
         requests, took = proxy.requests, time.monotonic() - began
         proxy.rate = 0.0
         fine = storage.read_bytes(uri) == content and requests == 1
-    print(f"slow line: 40 MiB in one request of {took:.0f} s; {requests} requests")  # noqa: T201
+    print(f"slow line: 40 MiB in one request of {took:.0f} s; {requests} requests")
     return fine
 
 
@@ -110,7 +117,10 @@ def faults(server: S3Server, patch: pytest.MonkeyPatch, seed: int) -> bool:
         requests, injected = proxy.requests, sum(proxy.injected.values())
     patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     fine &= all(hashlib.sha256(storage.read_bytes(uri)).digest() == digest for uri, digest in expected.items())
-    print(f"seed {seed}: {requests} requests, {injected} spoiled, {len(expected)} objects {'as written' if fine else 'WRONG'}")  # noqa: T201
+    print(
+        f"seed {seed}: {requests} requests, {injected} spoiled, {len(expected)} objects "
+        f"{'as written' if fine else 'WRONG'}"
+    )
     return fine
 
 
@@ -122,7 +132,11 @@ def main() -> int:
         use_server(patch, server)
         seeds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
         ways = (Fault.BUSY, Fault.RESET, Fault.SILENT)
-        checks = [*(gone(server, patch, way) for way in ways), slow_line(server, patch), *(faults(server, patch, seed) for seed in range(seeds))]
+        checks = [
+            *(gone(server, patch, way) for way in ways),
+            slow_line(server, patch),
+            *(faults(server, patch, seed) for seed in range(seeds)),
+        ]
     return 0 if all(checks) else 1
 
 

@@ -1,13 +1,15 @@
-"""`tokenize` while codec actors are killed, a node goes and another comes, and while its driver is killed again and again: the same rows, each once.
+"""`tokenize` while codec actors are killed, a node goes and another comes, and while its driver is killed again and
+again: the same rows, each once.
 
     python tests/chaos/tokenize_chaos.py --seeds 3 --driver-kills 5
     python tests/chaos/tokenize_chaos.py --seeds 0 --driver-kills 0 --hopeless
     python tests/chaos/tokenize_chaos.py --seeds 1 --driver-kills 1 --s3
 
-Recordings of one second in augmented views, some of them broken, in shards of 5, on a head without CPUs and two nodes. For each seed: a codec actor
-is killed every few seconds, a node is removed when a quarter is done and another added when half is. For each driver kill: SIGKILL after a share of
-the time that an undisturbed run takes, and the command again. With --hopeless: both nodes are removed; the command must say within two minutes that
-it cannot go on, keep what is done, and go on when there is a node again. With --s3 the tokens are written to an S3 server (moto) behind a proxy
+Recordings of one second in augmented views, some of them broken, in shards of 5, on a head without CPUs and two nodes.
+For each seed: a codec actor is killed every few seconds, a node is removed when a quarter is done and another added
+when half is. For each driver kill: SIGKILL after a share of the time that an undisturbed run takes, and the command
+again. With --hopeless: both nodes are removed; the command must say within two minutes that it cannot go on, keep what
+is done, and go on when there is a node again. With --s3 the tokens are written to an S3 server (moto) behind a proxy
 that spoils 10% of the calls. Ends with an error unless every part is byte for byte that of the undisturbed run.
 """
 
@@ -52,7 +54,9 @@ def parts_of(output: str) -> dict[str, str]:
     found = {}
     for folder in ("tokens", "rejected"):
         for entry in storage.list_objects(storage.join(output, folder), ".parquet"):
-            found[f"{folder}/{entry.uri.rpartition('/')[2]}"] = hashlib.sha256(storage.read_bytes(entry.uri)).hexdigest()
+            found[f"{folder}/{entry.uri.rpartition('/')[2]}"] = hashlib.sha256(
+                storage.read_bytes(entry.uri)
+            ).hexdigest()
     return found
 
 
@@ -63,7 +67,9 @@ def num_done(output: str) -> int:
 def problems_of(output: str, expected: dict[str, str]) -> list[str]:
     """What is not as in the undisturbed run."""
     found, rows = parts_of(output), tables.read_table(storage.join(output, "tokens"))[0]
-    problems = [f"{name} differs" for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)]
+    problems = [
+        f"{name} differs" for name in sorted(expected.keys() | found.keys()) if expected.get(name) != found.get(name)
+    ]
     keys = list(zip(rows["clip_id"].to_pylist(), rows["view"].to_pylist(), strict=True))
     if len(set(keys)) != len(keys):
         problems.append(f"{len(keys) - len(set(keys))} rows are doubled")
@@ -89,14 +95,25 @@ class Experiment:
         return self.folder / "log"
 
     def command(self, cluster: Cluster, output: str) -> Any:
-        settings = {"dataset": "synthetic", "data-dir": self.folder / "data", "output-dir": output, "codec": self.codec, "views": self.given.views}
+        settings = {
+            "dataset": "synthetic",
+            "data-dir": self.folder / "data",
+            "output-dir": output,
+            "codec": self.codec,
+            "views": self.given.views,
+        }
         settings |= {"shard-size": SHARD_SIZE, "max-rejected": 0.5, "num-actors": 2, "address": cluster.address}
         return drive("tokenize", settings, self.log)
 
     def tell(self, name: str, output: str, happened: dict[str, Any], good: bool = True) -> None:
         problems = problems_of(output, self.expected)
         self.missed += bool(problems) or not good
-        sys.stdout.write(json.dumps({"run": name, **happened, "parts": len(self.expected), "equal": not problems, "problems": problems[:5]}) + "\n")
+        sys.stdout.write(
+            json.dumps(
+                {"run": name, **happened, "parts": len(self.expected), "equal": not problems, "problems": problems[:5]}
+            )
+            + "\n"
+        )
         sys.stdout.flush()
 
     def actors_and_nodes(self, seed: int) -> None:
@@ -130,9 +147,13 @@ class Experiment:
             time.sleep(self.took_s * draw.random())
             killed.kill()
             killed.wait(60)
-            before = {entry.uri: entry.size for entry in storage.list_objects(storage.join(output, "tokens"), ".parquet")}
+            before = {
+                entry.uri: entry.size for entry in storage.list_objects(storage.join(output, "tokens"), ".parquet")
+            }
             finish(self.command(cluster, output), self.log)
-        self.tell(f"driver {number}", output, {"parts_before": len(before), "parts_made_after": self.num_shards - len(before)})
+        self.tell(
+            f"driver {number}", output, {"parts_before": len(before), "parts_made_after": self.num_shards - len(before)}
+        )
 
     def hopeless(self) -> None:
         """Remove all nodes with CPUs."""
@@ -148,7 +169,9 @@ class Experiment:
             cluster.add_node(num_cpus=1)
             finish(self.command(cluster, output), self.log)
         good = code == 1 and told_s < BAR_S
-        self.tell("hopeless", output, {"exit": code, "told_after_s": round(told_s), "said": said, "parts_kept": before}, good)
+        self.tell(
+            "hopeless", output, {"exit": code, "told_after_s": round(told_s), "said": said, "parts_kept": before}, good
+        )
 
 
 def main() -> None:
@@ -161,7 +184,10 @@ def main() -> None:
     parser.add_argument("--clips-per-class", type=int, default=40)
     parser.add_argument("--views", type=int, default=7)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soundstorm-") as name, place(Path(name), 0.1 if given.s3 else None) as root:
+    with (
+        tempfile.TemporaryDirectory(prefix="soundstorm-") as name,
+        place(Path(name), 0.1 if given.s3 else None) as root,
+    ):
         experiment = Experiment(Path(name), root, given)
         for seed in range(given.seeds):
             experiment.actors_and_nodes(seed)

@@ -1,13 +1,15 @@
-"""`train` while a worker, a node or the driver is killed: the weights at the end are those of the undisturbed run, bit for bit.
+"""`train` while a worker, a node or the driver is killed: the weights at the end are those of the undisturbed run, bit
+for bit.
 
     python tests/chaos/train_chaos.py --seeds 1 --driver-kills 3
     python tests/chaos/train_chaos.py --seeds 0 --driver-kills 0 --hopeless
     python tests/chaos/train_chaos.py --seeds 1 --driver-kills 1 --s3
 
-Two workers on a head without CPUs and two nodes with one each; a small network with dropout on 60 clips of random codes. For each seed: at random
-moments a worker is killed, then a node is removed and another added. For each driver kill: SIGKILL at three random moments, and the command again
-each time. With --hopeless: both nodes are removed; the command must say within two minutes that it cannot go on, and go on when there are nodes
-again. With --s3 the run is kept on an S3 server (moto) behind a proxy that spoils 5% of the calls. Ends with an error unless weights, averaged
+Two workers on a head without CPUs and two nodes with one each; a small network with dropout on 60 clips of random
+codes. For each seed: at random moments a worker is killed, then a node is removed and another added. For each driver
+kill: SIGKILL at three random moments, and the command again each time. With --hopeless: both nodes are removed; the
+command must say within two minutes that it cannot go on, and go on when there are nodes again. With --s3 the run is
+kept on an S3 server (moto) behind a proxy that spoils 5% of the calls. Ends with an error unless weights, averaged
 weights, optimizer and log (but for the seconds) are equal.
 """
 
@@ -43,7 +45,9 @@ WORKER = "RayTrainWorker"
 
 def make_tokens(uri: str) -> None:
     """What `tokenize` would leave."""
-    fingerprint = CodecFingerprint(name="none", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=4, codebook_size=64)
+    fingerprint = CodecFingerprint(
+        name="none", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=4, codebook_size=64
+    )
     categories, draw = ["rain", "wind", "dog"], np.random.default_rng(0)
     rows = []
     for number in range(CLIPS):
@@ -78,8 +82,17 @@ def difference(one: Any, other: Any, where: str = "") -> str:
             return f"{where}: other keys"
         return next((found for key in one if (found := difference(one[key], other[key], f"{where}/{key}"))), "")
     if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return next((found for number, pair in enumerate(zip(one, other, strict=True)) if (found := difference(*pair, f"{where}/{number}"))), "")
-    same = torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+        return next(
+            (
+                found
+                for number, pair in enumerate(zip(one, other, strict=True))
+                if (found := difference(*pair, f"{where}/{number}"))
+            ),
+            "",
+        )
+    same = (
+        torch.equal(one, other) if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor) else one == other
+    )
     return "" if same else where
 
 
@@ -96,13 +109,22 @@ class Experiment:
         self.missed = 0
 
     def command(self, cluster: Cluster, output: str) -> Any:
-        settings = {"tokens": self.tokens, "output-dir": output, "preset": "tiny", "epochs": EPOCHS, "batch-size": 4, "num-workers": 2}
+        settings = {
+            "tokens": self.tokens,
+            "output-dir": output,
+            "preset": "tiny",
+            "epochs": EPOCHS,
+            "batch-size": 4,
+            "num-workers": 2,
+        }
         return drive("train", settings | {"max-failures": 10, "address": cluster.address}, self.log)
 
     def tell(self, name: str, output: str, happened: dict[str, Any], good: bool = True) -> None:
         differs = difference(self.expected, result_of(output))
         self.missed += bool(differs) or not good
-        sys.stdout.write(json.dumps({"run": name, **happened, "epochs": EPOCHS, "equal": not differs, "differs": differs}) + "\n")
+        sys.stdout.write(
+            json.dumps({"run": name, **happened, "epochs": EPOCHS, "equal": not differs, "differs": differs}) + "\n"
+        )
         sys.stdout.flush()
 
     def worker_and_node(self, seed: int) -> None:
@@ -152,7 +174,9 @@ class Experiment:
                 cluster.add_node(num_cpus=1)
             finish(self.command(cluster, output), self.log)
         good = code == 1 and told_s < BAR_S
-        self.tell("hopeless", output, {"exit": code, "told_after_s": round(told_s), "said": said, "epochs_kept": before}, good)
+        self.tell(
+            "hopeless", output, {"exit": code, "told_after_s": round(told_s), "said": said, "epochs_kept": before}, good
+        )
 
 
 def num_saved(output: str) -> int:
@@ -168,7 +192,10 @@ def main() -> None:
     parser.add_argument("--hopeless", action="store_true", help="a run in which all nodes go")
     parser.add_argument("--s3", action="store_true", help="keep the run on an S3 server that fails now and then")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="soundstorm-") as name, place(Path(name), 0.05 if given.s3 else None) as root:
+    with (
+        tempfile.TemporaryDirectory(prefix="soundstorm-") as name,
+        place(Path(name), 0.05 if given.s3 else None) as root,
+    ):
         experiment = Experiment(Path(name), root)
         for seed in range(given.seeds):
             experiment.worker_and_node(seed)

@@ -1,8 +1,10 @@
-"""A training study whose driver is killed half-way goes on: no finished trial runs again, and the table is complete. A trial's process is killed too.
+"""A training study whose driver is killed half-way goes on: no finished trial runs again, and the table is complete. A
+trial's process is killed too.
 
     python tests/chaos/tune_driver.py --tokens runs/tokens --output-dir /tmp/chaos-tune
 
-Runs `python -m jobs.tune training` on its own Ray of this machine; every wait has a limit. Ends with an error if a bar is missed.
+Runs `python -m jobs.tune training` on its own Ray of this machine; every wait has a limit. Ends with an error if a bar
+is missed.
 """
 
 import contextlib
@@ -19,8 +21,8 @@ from rich.console import Console
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
-from cluster.tables import read_table  # noqa: E402
-from tests.chaos.drivers import finish, kill, last_line, wait_until  # noqa: E402
+from cluster.tables import read_table
+from tests.chaos.drivers import finish, kill, last_line, wait_until
 
 
 @dataclass(kw_only=True)
@@ -41,7 +43,18 @@ class Options:
 
 def study(options: Options, log: Path, *more: str) -> subprocess.Popen[bytes]:
     """Start the study; what it says goes to `log`."""
-    command = [sys.executable, "-m", "jobs.tune", "training", "--tokens", options.tokens, "--output-dir", str(options.output_dir), "--preset", "tiny"]
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.tune",
+        "training",
+        "--tokens",
+        options.tokens,
+        "--output-dir",
+        str(options.output_dir),
+        "--preset",
+        "tiny",
+    ]
     with log.open("ab") as file:
         settings = ("--num-trials", str(options.num_trials), "--epochs", str(options.epochs), *more)
         return subprocess.Popen([*command, *settings], cwd=ROOT, stdout=file, stderr=file)
@@ -49,7 +62,10 @@ def study(options: Options, log: Path, *more: str) -> subprocess.Popen[bytes]:
 
 def ended(options: Options) -> dict[str, int]:
     """When the record of each trial that ended was written."""
-    return {path.name: path.stat().st_mtime_ns for path in (options.output_dir / "trials" / "journal" / "ended").glob("*.json")}
+    return {
+        path.name: path.stat().st_mtime_ns
+        for path in (options.output_dir / "trials" / "journal" / "ended").glob("*.json")
+    }
 
 
 def trial_processes(driver: int) -> list[int]:
@@ -63,7 +79,11 @@ def trial_processes(driver: int) -> list[int]:
     def descends(pid: int) -> bool:
         return pid == driver or (pid in parents and parents[pid] > 1 and descends(parents[pid]))
 
-    return [pid for pid, title in titles.items() if "ray::ImplicitFunc" in title and "__init__" not in title and descends(pid)]
+    return [
+        pid
+        for pid, title in titles.items()
+        if "ray::ImplicitFunc" in title and "__init__" not in title and descends(pid)
+    ]
 
 
 def main() -> None:
@@ -83,14 +103,18 @@ def main() -> None:
     kill(first.pid)
     first.wait()
     before = ended(options)
-    console.print(f"driver killed with {len(before)} of {options.num_trials} trials ended, and before it {len(killed)} process of a trial")
+    console.print(
+        f"driver killed with {len(before)} of {options.num_trials} trials ended, and before it {len(killed)} process "
+        "of a trial"
+    )
     seconds = finish(study(options, log, "--resume"), log)
     after, rows = ended(options), read_table(str(options.output_dir / "trials.parquet"))[0].to_pylist()
     again = [name for name in before if after.get(name) != before[name]]
     best = json.loads((options.output_dir / "best.json").read_text())["val_loss"]
     states = sorted(row["state"] for row in rows)
     console.print(
-        f"went on for {seconds:.0f} s: {len(rows)} rows, {len(again)} trials that had ended ran again, {', '.join(states)}; best {best:.4f}"
+        f"went on for {seconds:.0f} s: {len(rows)} rows, {len(again)} trials that had ended ran again, "
+        f"{', '.join(states)}; best {best:.4f}"
     )
     if again or len({row["trial"] for row in rows}) != options.num_trials or not killed or "failed" in states:
         sys.exit("a bar is missed")

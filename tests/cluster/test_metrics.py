@@ -37,7 +37,11 @@ def test_panels_have_their_own_ids_and_places() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
         place = panel["gridPos"]
-        cells = {(x, y) for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])}
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
         assert max(x for x, _ in cells) < 24 and not cells & taken
         taken |= cells
         assert [target["refId"] for target in panel["targets"]] == ["A", "B"][: len(panel["targets"])]

@@ -1,4 +1,5 @@
-"""What the golden test compares: figures and digests of the synthetic clips, from their codes to the pages, one float32 thread, fixed seeds."""
+"""What the golden test compares: figures and digests of the synthetic clips, from their codes to the pages, one float32
+thread, fixed seeds."""
 
 import contextlib
 import hashlib
@@ -47,7 +48,11 @@ def machine() -> str:
     """What decides the last bits of a figure: the processor and the libraries that add up."""
     model = platform.processor()
     with contextlib.suppress(OSError):
-        model = next(line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+        model = next(
+            line.partition(":")[2].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        )
     return f"{model}, torch {torch.__version__}, numpy {np.__version__}"
 
 
@@ -83,9 +88,12 @@ def codes() -> list[np.ndarray]:
 
 @cache
 def trained() -> tuple[list[float], GeneratorNetwork]:
-    """Preset `tiny` trained for 20 steps on the clips: the losses, in training and validation, of each epoch of two steps; and the network."""
+    """Preset `tiny` trained for 20 steps on the clips: the losses, in training and validation, of each epoch of two
+    steps; and the network."""
     fingerprint, tiny = codec().fingerprint, preset("tiny")
-    architecture = replace(tiny.model, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=len(CLASSES))
+    architecture = replace(
+        tiny.model, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=len(CLASSES)
+    )
     config = replace(tiny.training, batch_size=CLIPS_A_STEP, epochs=EPOCHS, seed=0)
     tokens = TokenSet(views=[[codes_QT] for codes_QT in codes()], labels=list(range(len(CLASSES))))
     losses: list[float] = []
@@ -103,15 +111,25 @@ def generated() -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Codes (Q, T) and waveforms (N,) of four clips that this network makes with the sampler of the preset."""
     seeds = [sample_seed(0, label, label) for label in range(GENERATED)]
     with one_thread():
-        made = generate_codes(trained()[1].eval(), torch.arange(GENERATED), [len(codes()[0][0])] * GENERATED, preset("tiny").sampler, seeds)
+        made = generate_codes(
+            trained()[1].eval(),
+            torch.arange(GENERATED),
+            [len(codes()[0][0])] * GENERATED,
+            preset("tiny").sampler,
+            seeds,
+        )
         arrays = [codes_QT.numpy() for codes_QT in made]
         waveforms = codec().decode_clips(arrays, seeds)
-    return arrays, [playable(waveform, round(CLIP_S * codec().sample_rate), index) for index, waveform in enumerate(waveforms)]
+    return arrays, [
+        playable(waveform, round(CLIP_S * codec().sample_rate), index) for index, waveform in enumerate(waveforms)
+    ]
 
 
 def loudness(waveform: np.ndarray) -> list[float]:
     """RMS of each tenth of a second."""
-    return [float(np.sqrt(np.mean(part.astype(np.float64) ** 2))) for part in np.array_split(waveform, FRAMES_PER_SECOND)]
+    return [
+        float(np.sqrt(np.mean(part.astype(np.float64) ** 2))) for part in np.array_split(waveform, FRAMES_PER_SECOND)
+    ]
 
 
 def help_line(name: str) -> str:

@@ -1,4 +1,5 @@
-"""Store the figures of this version as those that later versions are compared with: `python -m tests.golden.make`, when they are meant to change."""
+"""Store the figures of this version as those that later versions are compared with: `python -m tests.golden.make`, when
+they are meant to change."""
 
 import os
 

@@ -1,7 +1,8 @@
 """The same input gives the same figures as when they were stored (`python -m tests.golden.make` stores them anew).
 
-The last bits of a sum follow the processor. On the machine kind of the stored figures codes and sound are compared to the bit; elsewhere codes may
-differ where two were as near, and what is made from them is compared from the stored ones on or as loudness.
+The last bits of a sum follow the processor. On the machine kind of the stored figures codes and sound are compared to
+the bit; elsewhere codes may differ where two were as near, and what is made from them is compared from the stored ones
+on or as loudness.
 """
 
 import json
@@ -51,9 +52,9 @@ def test_four_generated_clips_are_the_stored_ones(stored: dict[str, Any], is_sam
     assert [len(codes_QT[0]) for codes_QT in codes] == [len(expected[0]) for expected in stored["generated_codes"]]
     if is_same_machine:
         assert [codes_QT.tolist() for codes_QT in codes] == stored["generated_codes"]
-        assert [figures.digest(figures.encode_audio(waveform, figures.codec().sample_rate, "wav")) for waveform in waveforms] == stored[
-            "generated_audio"
-        ]
+        assert [
+            figures.digest(figures.encode_audio(waveform, figures.codec().sample_rate, "wav")) for waveform in waveforms
+        ] == stored["generated_audio"]
 
 
 def test_the_stored_codes_sound_as_they_did(stored: dict[str, Any]) -> None:
@@ -66,7 +67,9 @@ def test_the_stored_codes_sound_as_they_did(stored: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("name", figures.cli.COMMANDS)
-def test_the_help_of_a_command_begins_as_stored(name: str, stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_help_of_a_command_begins_as_stored(
+    name: str, stored: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert figures.help_line(name) == stored["help"][name]
 

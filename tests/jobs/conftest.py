@@ -38,7 +38,9 @@ SAMPLES_SHARD = 8
 def interrupt(output: str, name: str) -> None:
     """Put the folder of a finished job back to where the job was before its last write: begun, not finished."""
     settings = json.loads(storage.read_bytes(f"{output}/{name}.json"))["settings"]
-    storage.write_bytes(f"{output}/{name}.started.json", json.dumps({"settings": settings, "started": "earlier"}).encode())
+    storage.write_bytes(
+        f"{output}/{name}.started.json", json.dumps({"settings": settings, "started": "earlier"}).encode()
+    )
     storage.delete(f"{output}/{name}.json")
 
 
@@ -142,7 +144,9 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> MixedDataset:
 def tokenize_options(dataset: MixedDataset, codec: Path, output: str, **changes: Any) -> tokenize.Options:
     """Options for the mixed dataset, most of whose clips are bad."""
     settings: dict[str, Any] = {"codec": str(codec), "shard_size": SHARD_SIZE, "num_actors": 2, "max_rejected": 0.9}
-    return tokenize.Options(dataset="synthetic", data_dir=str(dataset.folder), output_dir=output, **(settings | changes))
+    return tokenize.Options(
+        dataset="synthetic", data_dir=str(dataset.folder), output_dir=output, **(settings | changes)
+    )
 
 
 @dataclass(frozen=True)
@@ -158,11 +162,15 @@ class Tokenized:
 
 def file_times(folder: str) -> dict[str, int]:
     """Every file below `folder` with its time of modification."""
-    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns for path in Path(folder).rglob("*") if path.is_file()
+    }
 
 
 @pytest.fixture(scope="session")
-def tokenized(mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> Tokenized:
+def tokenized(
+    mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> Tokenized:
     output = str(tmp_path_factory.mktemp("tokens") / "out")
     with pytest.raises(SoundStormError) as refused:
         tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, max_rejected=0.05))
@@ -197,7 +205,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def generate_options(checkpoint: str, output: str, **changes: Any) -> generate.Options:
     """Options for two samples of each class."""
-    settings: dict[str, Any] = {"num_samples": NUM_SAMPLES, "duration": SAMPLE_S, "shard_size": SAMPLES_SHARD, "num_actors": 2, "seed": 5}
+    settings: dict[str, Any] = {
+        "num_samples": NUM_SAMPLES,
+        "duration": SAMPLE_S,
+        "shard_size": SAMPLES_SHARD,
+        "num_actors": 2,
+        "seed": 5,
+    }
     return generate.Options(checkpoint=checkpoint, output_dir=output, **(settings | changes))
 
 
@@ -214,7 +228,12 @@ def generated(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ray_ses
 
 def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> evaluate.Options:
     """Options for two real clips of each class."""
-    return evaluate.Options(real_audio=real, generated_audio=generated, output_dir=output, **({"clips_per_class": 2, "num_actors": 2} | changes))
+    return evaluate.Options(
+        real_audio=real,
+        generated_audio=generated,
+        output_dir=output,
+        **({"clips_per_class": 2, "num_actors": 2} | changes),
+    )
 
 
 def trained_on_all_but(fold: int, folder: Path, *parents: Parent) -> TrainedOn:
@@ -227,7 +246,8 @@ def trained_on_all_but(fold: int, folder: Path, *parents: Parent) -> TrainedOn:
 
 @pytest.fixture(scope="session")
 def tiny_classifier(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small classifier with random weights that names the synthetic classes, and says that it was trained without fold 4."""
+    """A small classifier with random weights that names the synthetic classes, and says that it was trained without
+    fold 4."""
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -247,10 +267,18 @@ class Evaluated:
 
 
 @pytest.fixture(scope="session")
-def evaluated(synthetic_dataset: Path, generated: str, tiny_classifier: str, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+def evaluated(
+    synthetic_dataset: Path, generated: str, tiny_classifier: str, tmp_path_factory: pytest.TempPathFactory
+) -> Evaluated:
     root = tmp_path_factory.mktemp("evaluation")
     (root / "log.csv").write_text("epoch,step,train_loss,val_loss,lr\n1,10,6.5,6.6,0.001\n2,20,6.1,6.3,0.0005\n")
-    options = evaluate_options(str(synthetic_dataset), generated, str(root / "out"), training_log=str(root / "log.csv"), classifier=tiny_classifier)
+    options = evaluate_options(
+        str(synthetic_dataset),
+        generated,
+        str(root / "out"),
+        training_log=str(root / "log.csv"),
+        classifier=tiny_classifier,
+    )
     evaluate.run(options)
     return Evaluated(str(root / "out"), options)
 
@@ -276,7 +304,8 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def assert_one_message(result: tuple[int, str, str], *parts: str) -> None:
-    """The command failed with exit code 1, one error, no traceback, nothing on standard output, and `parts` are in the message."""
+    """The command failed with exit code 1, one error, no traceback, nothing on standard output, and `parts` are in the
+    message."""
     code, out, err = result
     assert code == 1
     assert out == ""

@@ -1,4 +1,5 @@
-"""`soundstorm classify`: every file named once as the classifier names it alone, or rejected; it goes on where it was, and outlives deadly files."""
+"""`soundstorm classify`: every file named once as the classifier names it alone, or rejected; it goes on where it was,
+and outlives deadly files."""
 
 import json
 import os
@@ -66,7 +67,9 @@ def heard(uri: str) -> np.ndarray:
     return to_pcm16(read_audio(Path(uri), max_duration_s=60.0).waveform)
 
 
-def test_every_file_has_the_likeliest_categories_as_the_classifier_alone_gives_them(folder: Path, classified: tuple[str, dict[str, Any]]) -> None:
+def test_every_file_has_the_likeliest_categories_as_the_classifier_alone_gives_them(
+    folder: Path, classified: tuple[str, dict[str, Any]]
+) -> None:
     output, summary = classified
     assert (summary["files"], summary["classified"], summary["rejected"]) == (55, 52, 3)
     table, metadata = tables.read_table(f"{output}/classified.parquet")
@@ -74,7 +77,9 @@ def test_every_file_has_the_likeliest_categories_as_the_classifier_alone_gives_t
     assert table.schema.equals(CLASSIFIED) and json.loads(metadata["categories"]) == classifier.categories
     assert (metadata["classifier_sha256"], metadata["model"]) == (classifier.sha256, "cnn")
     found = {row["uri"]: row for row in table.to_pylist()}
-    assert len(found) == table.num_rows and found.keys() == {str(path) for path in folder.rglob("*.wav") if path.name not in BAD}
+    assert len(found) == table.num_rows and found.keys() == {
+        str(path) for path in folder.rglob("*.wav") if path.name not in BAD
+    }
     for uri, row in found.items():
         clip = heard(uri)
         assert row["duration_s"] == pytest.approx(len(clip) / SAMPLE_RATE)
@@ -83,14 +88,18 @@ def test_every_file_has_the_likeliest_categories_as_the_classifier_alone_gives_t
             continue
         assert row["note"] is None
         third = -(-len(clip) // 3)
-        parts = [clip] if len(clip) <= 2.5 * SAMPLE_RATE else [clip[:third], clip[third : 2 * third], clip[-third:]]  # 7 s in windows of 2.5 s
+        parts = (
+            [clip] if len(clip) <= 2.5 * SAMPLE_RATE else [clip[:third], clip[third : 2 * third], clip[-third:]]
+        )  # 7 s in windows of 2.5 s
         probability_C = classifier.predict(parts).mean(0)
         best = np.argsort(-probability_C)[:3]
         assert row["categories"] == [classifier.categories[label] for label in best], uri
         np.testing.assert_allclose(row["probabilities"], probability_C[best], atol=1e-4)
 
 
-def test_files_that_cannot_be_heard_are_rejected_with_the_reason(folder: Path, classified: tuple[str, dict[str, Any]]) -> None:
+def test_files_that_cannot_be_heard_are_rejected_with_the_reason(
+    folder: Path, classified: tuple[str, dict[str, Any]]
+) -> None:
     output, summary = classified
     assert tables.read_table(f"{output}/rejected.parquet")[0].schema.equals(REJECTED)
     found = {row["uri"]: (row["stage"], row["reason"]) for row in rows(output, "rejected")}
@@ -99,11 +108,15 @@ def test_files_that_cannot_be_heard_are_rejected_with_the_reason(folder: Path, c
     assert summary["reasons"] == {"empty_file": 1, "not_audio": 1, "missing_file": 1}
 
 
-def test_a_finished_run_is_told_again_and_other_settings_are_refused(folder: Path, classified: tuple[str, dict[str, Any]]) -> None:
+def test_a_finished_run_is_told_again_and_other_settings_are_refused(
+    folder: Path, classified: tuple[str, dict[str, Any]]
+) -> None:
     output, summary = classified
     before = file_times(output)
     again = classify.run(options(str(folder), str(folder / "absent.wav"), output=output))
-    assert again["message"].startswith("already done: 51 of 55 files named, 1 without a class (1 too short), 3 rejected")
+    assert again["message"].startswith(
+        "already done: 51 of 55 files named, 1 without a class (1 too short), 3 rejected"
+    )
     assert again["reasons"] == summary["reasons"]
     for changes, message in (({"top": 2}, "top: then 3, now 2"), ({"window": 2.0}, "window_s: then 2.5, now 2.0")):
         with pytest.raises(ClusterError, match=message):
@@ -137,12 +150,27 @@ def test_files_in_object_storage_are_named_alike(
     folder: Path, classified: tuple[str, dict[str, Any]], s3_bucket: Any, ray_session: None, command: Command
 ) -> None:
     bucket = s3_bucket()
-    names = ["long.wav", "short.wav", "text.wav", "a/b/" + sorted(path.name for path in (folder / "a" / "b").iterdir())[0]]
+    names = [
+        "long.wav",
+        "short.wav",
+        "text.wav",
+        "a/b/" + sorted(path.name for path in (folder / "a" / "b").iterdir())[0],
+    ]
     for name in names:
         storage.write_bytes(f"{bucket}/in/{name}", (folder / name).read_bytes())
     listed = [f"{bucket}/in/{name}" for name in names[2:]]
     tables.write_table(f"{bucket}/list.parquet", pa.table({"uri": listed}), {})
-    arguments = (f"{bucket}/in/*.wav", "--list", f"{bucket}/list.parquet", "--output-dir", f"{bucket}/out", "--window", "2.5", "--num-actors", "1")
+    arguments = (
+        f"{bucket}/in/*.wav",
+        "--list",
+        f"{bucket}/list.parquet",
+        "--output-dir",
+        f"{bucket}/out",
+        "--window",
+        "2.5",
+        "--num-actors",
+        "1",
+    )
     code, out, err = command(classify, *arguments)
     assert code == 0 and "2 of 5 files named, 1 without a class (1 too short), 2 rejected (2 not_audio)" in out, err
     local = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(classified[0])}
@@ -187,7 +215,9 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
 ) -> None:
     uris = [str(tmp_path / f"{number}.wav") for number in range(30)]
     for number, uri in enumerate(uris):
-        Path(uri).write_bytes(encode_audio(noise(0.1 * (1 + number % 13), SAMPLE_RATE, seed=number)[:, 0], SAMPLE_RATE, "wav"))
+        Path(uri).write_bytes(
+            encode_audio(noise(0.1 * (1 + number % 13), SAMPLE_RATE, seed=number)[:, 0], SAMPLE_RATE, "wav")
+        )
     job = {
         "parts_folder": str(tmp_path / "parts"),
         "top": 10,
@@ -205,8 +235,12 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
         found.append(tables.read_table(f"{tmp_path}/parts/classified/part-{number}.parquet")[0].to_pylist())
     for named in found:
         assert [row["uri"] for row in named] == uris
-        np.testing.assert_allclose([row["duration_s"] for row in named], [min(1.0, 0.1 * (1 + number % 13)) for number in range(30)])
-        np.testing.assert_allclose([row["probabilities"] for row in named], [row["probabilities"] for row in found[0]], atol=1e-4)
+        np.testing.assert_allclose(
+            [row["duration_s"] for row in named], [min(1.0, 0.1 * (1 + number % 13)) for number in range(30)]
+        )
+        np.testing.assert_allclose(
+            [row["probabilities"] for row in named], [row["probabilities"] for row in found[0]], atol=1e-4
+        )
     row = found[0][12]
     assert len(row["categories"]) == 10 and sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
     assert row["probabilities"] == sorted(row["probabilities"], reverse=True)
@@ -220,7 +254,13 @@ def namer(tmp_path: Path, ray_session: None) -> Callable[..., list[dict[str, Any
         uris = [str(tmp_path / f"{number}.wav") for number in range(len(clips))]
         for uri, clip in zip(uris, clips, strict=True):
             Path(uri).write_bytes(wav(clip, SAMPLE_RATE))
-        job = {"parts_folder": str(tmp_path / "parts"), "top": 3, "window_s": 10.0, "max_duration_s": 60.0, "limit_s": 60.0}
+        job = {
+            "parts_folder": str(tmp_path / "parts"),
+            "top": 3,
+            "window_s": 10.0,
+            "max_duration_s": 60.0,
+            "limit_s": 60.0,
+        }
         job |= {"settings": "", "name_all": False} | changes
         ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu").name_part(("part-0.parquet", uris))
         found = tables.read_table(f"{tmp_path}/parts/classified/part-0.parquet")[0].to_pylist()
@@ -230,7 +270,9 @@ def namer(tmp_path: Path, ray_session: None) -> Callable[..., list[dict[str, Any
     return name
 
 
-def test_silence_and_a_single_sample_have_a_note_and_no_class_unless_all_are_named(namer: Callable[..., list[dict[str, Any]]]) -> None:
+def test_silence_and_a_single_sample_have_a_note_and_no_class_unless_all_are_named(
+    namer: Callable[..., list[dict[str, Any]]],
+) -> None:
     clips = [np.zeros(SAMPLE_RATE, np.int16), np.array([9000], np.int16), to_pcm16(noise(1.0, SAMPLE_RATE)[:, 0])]
     found = namer(*clips)
     assert [row["note"] for row in found] == ["silent", "too short", None]
@@ -248,7 +290,15 @@ def test_a_classifier_of_two_classes_gives_both_where_nothing_else_is_asked(
     with torch.random.fork_rng(devices=[]):
         model = AudioClassifier(2, two.model.config)
     save_classifier(tmp_path / "classifier.safetensors", model, categories=["dog", "rain"], dataset="mine")
-    arguments = [str(folder / "long.wav"), "--checkpoint", str(tmp_path), "--output-dir", str(tmp_path / "out"), "--num-actors", "1"]
+    arguments = [
+        str(folder / "long.wav"),
+        "--checkpoint",
+        str(tmp_path),
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--num-actors",
+        "1",
+    ]
     code, out, err = command(classify, *arguments)
     assert code == 0 and "1 of 1 files named, 0 rejected" in out, err
     assert [sorted(row["categories"]) for row in rows(str(tmp_path / "out"))] == [["dog", "rain"]]

@@ -35,7 +35,9 @@ DOCUMENTED = (
 """Names that people know from the reference work; each is an option of some command."""
 
 
-def soundstorm(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def soundstorm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str
+) -> tuple[int, str, str]:
     """What the console script does; returns exit code, standard output and standard error."""
     monkeypatch.setattr(sys, "argv", ["soundstorm", *arguments])
     monkeypatch.setenv("COLUMNS", "200")
@@ -52,8 +54,16 @@ def docstrings(options: type) -> dict[str, str]:
         [definition] = ast.parse(inspect.getsource(parent)).body
         assert isinstance(definition, ast.ClassDef)
         for field, text in zip(definition.body, definition.body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and "ClassVar" not in ast.unparse(field.annotation):
-                is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+            if (
+                isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and "ClassVar" not in ast.unparse(field.annotation)
+            ):
+                is_text = (
+                    isinstance(text, ast.Expr)
+                    and isinstance(text.value, ast.Constant)
+                    and isinstance(text.value.value, str)
+                )
                 found[field.target.id] = str(text.value.value) if is_text else ""  # type: ignore[attr-defined]
     return found
 
@@ -101,7 +111,11 @@ def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
 
 
 def test_underscores_are_as_good_as_hyphens_in_options_and_commands(
-    checkpoint: str, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    checkpoint: str,
+    tmp_path: Path,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for spelling in ("--num_samples", "--num-samples"):
         result = command(generate, "--checkpoint", checkpoint, "--output_dir", str(tmp_path / "out"), spelling, "0")
@@ -127,7 +141,9 @@ def test_wrong_usage_ends_with_exit_code_2_and_says_what_is_allowed(
     assert code == 2 and out == ""
     assert "Traceback" not in err
     text = " ".join(err.split())
-    assert {"compose": "there are download, tokenize", "[/red]": "command '[/red]'"}.get(arguments[0], arguments[-1]) in text
+    assert {"compose": "there are download, tokenize", "[/red]": "command '[/red]'"}.get(
+        arguments[0], arguments[-1]
+    ) in text
 
 
 @pytest.mark.parametrize("rest", [[], ["--help"], ["traning", "--tokens", "x"]])
@@ -138,7 +154,9 @@ def test_a_command_of_two_words_says_which_second_ones_there_are(
     assert code == 2 and "command 'tune': there are tune training, tune decoding, tune joint" in " ".join(err.split())
 
 
-def test_an_interruption_is_no_error_of_the_program(monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path) -> None:
+def test_an_interruption_is_no_error_of_the_program(
+    monkeypatch: pytest.MonkeyPatch, command: Command, tmp_path: Path
+) -> None:
     def interrupt(uri: str) -> None:
         raise KeyboardInterrupt
 
@@ -150,8 +168,17 @@ def test_an_interruption_is_no_error_of_the_program(monkeypatch: pytest.MonkeyPa
 
 def test_a_module_run_by_itself_tells_a_problem_as_one_sentence(tmp_path: Path) -> None:
     arguments = ["--checkpoint", str(tmp_path / "no[thing]"), "--output-dir", str(tmp_path / "out")]
-    ended = subprocess.run([sys.executable, "-m", "jobs.generate", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert_one_message((ended.returncode, ended.stdout, ended.stderr), f"--checkpoint {tmp_path}/no[thing]: no config.json there")
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.generate", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert_one_message(
+        (ended.returncode, ended.stdout, ended.stderr), f"--checkpoint {tmp_path}/no[thing]: no config.json there"
+    )
 
 
 # ---- what cannot work
@@ -161,8 +188,16 @@ def test_a_module_run_by_itself_tells_a_problem_as_one_sentence(tmp_path: Path) 
     ("module", "arguments", "parts"),
     [
         (tokenize, ["--dataset", "esc51"], ["--dataset is 'esc51': give one of esc50, esc10"]),
-        (pipeline, ["--preset", "huge"], ["--preset is 'huge': give one of reference, small, faults, hearing, places, draft, tiny"]),
-        (tokenize, ["--dataset", "synthetic", "--data-dir", "/nowhere"], ["--data-dir /nowhere: there is nothing there"]),
+        (
+            pipeline,
+            ["--preset", "huge"],
+            ["--preset is 'huge': give one of reference, small, faults, hearing, places, draft, tiny"],
+        ),
+        (
+            tokenize,
+            ["--dataset", "synthetic", "--data-dir", "/nowhere"],
+            ["--data-dir /nowhere: there is nothing there"],
+        ),
         (tokenize, ["--dataset", "esc50", "--data-dir", "/nowhere"], ["soundstorm download --dataset esc50"]),
         (evaluate, ["--real-audio", "ftp://host/x", "--generated-audio", "x"], ["'ftp:' is not supported"]),
     ],
@@ -189,7 +224,9 @@ def finished(output: Path) -> list[str]:
         ("filename,fold,target,category\n\x00\xff", ["meta/esc50.csv"]),
     ],
 )
-def test_a_dataset_without_table_column_or_clip_is_one_clear_message(table: str | None, parts: list[str], tmp_path: Path, command: Command) -> None:
+def test_a_dataset_without_table_column_or_clip_is_one_clear_message(
+    table: str | None, parts: list[str], tmp_path: Path, command: Command
+) -> None:
     data, output = tmp_path / "data", tmp_path / "out"
     (data / "audio").mkdir(parents=True)
     (data / "meta").mkdir()
@@ -208,7 +245,9 @@ def commands_with_output(dataset: Path, checkpoint: str, codec: Path) -> Iterato
     yield pipeline, ["--dataset", "synthetic", "--data-dir", str(dataset), "--codec", str(codec)]
 
 
-def test_a_missing_bucket_is_one_clear_message(synthetic_dataset: Path, checkpoint: str, tiny_codec: Path, s3: Any, command: Command) -> None:
+def test_a_missing_bucket_is_one_clear_message(
+    synthetic_dataset: Path, checkpoint: str, tiny_codec: Path, s3: Any, command: Command
+) -> None:
     for module, arguments in commands_with_output(synthetic_dataset, checkpoint, tiny_codec):
         result = command(module, *arguments, "--output-dir", "s3://no-such-bucket-here/prefix")
         assert_one_message(result, "there is no bucket 'no-such-bucket-here'", "create it first")
@@ -217,7 +256,12 @@ def test_a_missing_bucket_is_one_clear_message(synthetic_dataset: Path, checkpoi
 
 
 def test_wrong_credentials_are_one_clear_message_without_the_secret(
-    synthetic_dataset: Path, checkpoint: str, tiny_codec: Path, rclone_s3: S3Server, command: Command, monkeypatch: pytest.MonkeyPatch
+    synthetic_dataset: Path,
+    checkpoint: str,
+    tiny_codec: Path,
+    rclone_s3: S3Server,
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     use_server(monkeypatch, rclone_s3)
     bucket = rclone_s3.make_bucket()
@@ -237,7 +281,9 @@ def test_a_place_that_cannot_be_written_is_one_clear_message(
         assert_one_message(result, "a file stands where a folder is needed", str(tmp_path / "file" / "out"))
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the limit on the size of files acts like a full disk on Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="the limit on the size of files acts like a full disk on Linux"
+)
 def test_a_full_disk_is_one_clear_message_and_leaves_nothing(
     synthetic_dataset: Path, checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command
 ) -> None:

@@ -107,13 +107,19 @@ def test_the_same_command_does_the_unfinished_fold_only(cut_short: CutShort, val
     assert "fold-2/fold.json" in now and validated["done"] == [1, 2]
 
 
-def test_folds_have_a_codec_of_synthetic_sounds_and_its_tokens_in_common(cut_short: CutShort, validated: dict[str, Any]) -> None:
+def test_folds_have_a_codec_of_synthetic_sounds_and_its_tokens_in_common(
+    cut_short: CutShort, validated: dict[str, Any]
+) -> None:
     files = file_times(validated["output_dir"])
     assert [name for name in files if name.endswith("codec.safetensors") and name.startswith("codecs/")] == [
         "codecs/block-synthetic/codec.safetensors"
     ]
     assert [name for name in files if name.endswith("tokenize.json")] == ["tokens/block-synthetic/tokenize.json"]
-    made_before = {name: when for name, when in cut_short.files.items() if name.startswith(("codecs/", "tokens/")) and "recordings" not in name}
+    made_before = {
+        name: when
+        for name, when in cut_short.files.items()
+        if name.startswith(("codecs/", "tokens/")) and "recordings" not in name
+    }
     assert made_before and {name: files[name] for name in made_before} == made_before
     told = json.loads((Path(validated["output_dir"]) / "summary.json").read_text())
     assert [fold["codec"] for fold in told["folds"]] == ["block-synthetic (synthetic sounds)"] * 2
@@ -145,7 +151,9 @@ def test_the_summary_has_the_mean_and_spread_of_the_folds(validated: dict[str, A
         assert read_table(f"{validated['output_dir']}/fold-{fold}/classifier/predictions.parquet")[0].num_rows == 4
 
 
-def test_a_finished_run_is_not_done_again_and_can_be_compared_with_itself(validated: dict[str, Any], sounds: Path) -> None:
+def test_a_finished_run_is_not_done_again_and_can_be_compared_with_itself(
+    validated: dict[str, Any], sounds: Path
+) -> None:
     output = Path(validated["output_dir"])
     before = file_times(str(output))
     assert run(hearing(sounds, output))["message"].startswith("already done: ")
@@ -154,7 +162,9 @@ def test_a_finished_run_is_not_done_again_and_can_be_compared_with_itself(valida
     [compared] = json.loads((output / "summary.json").read_text())["compared"]
     assert (compared["difference"], compared["only_this"], compared["is_pretraining"]) == (0.0, 0, False)
     assert "Against SoundStorm, codec" in (output / "report.html").read_text()
-    assert {name for name in file_times(str(output)) if name.startswith("fold-")} == {name for name in before if name.startswith("fold-")}
+    assert {name for name in file_times(str(output)) if name.startswith("fold-")} == {
+        name for name in before if name.startswith("fold-")
+    }
 
 
 def test_a_run_of_another_dataset_is_not_compared_with(validated: dict[str, Any], sounds: Path, tmp_path: Path) -> None:
@@ -173,13 +183,20 @@ def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_diff
 ) -> None:
     this, other = Path(validated["output_dir"]), tmp_path / "codec"
     other.mkdir()
-    summary = json.loads((this / "summary.json").read_text()) | {"name": "SoundStorm, codec", "model": "soundstorm", "mode": "codec"}
+    summary = json.loads((this / "summary.json").read_text()) | {
+        "name": "SoundStorm, codec",
+        "model": "soundstorm",
+        "mode": "codec",
+    }
     (other / "summary.json").write_text(json.dumps(summary))
     told = {fold["fold"]: fold for fold in summary["folds"]}
     (other / "predictions.parquet").write_bytes((this / "predictions.parquet").read_bytes())
     control = identity(mode="codec", epochs=5)
     (other / "cross_validate.json").write_text(json.dumps({"settings": control, "counts": {}, "versions": {}}))
-    folds = {fold: counts | {"network": {**counts["network"], "depth": depth}, "start": None, "leaks": []} for fold, counts in told.items()}
+    folds = {
+        fold: counts | {"network": {**counts["network"], "depth": depth}, "start": None, "leaks": []}
+        for fold, counts in told.items()
+    }
     shutil.copytree(this, tmp_path / "this")
     made = write_results(
         str(tmp_path / "this"),
@@ -208,14 +225,24 @@ def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_diff
     ],
 )
 def test_folds_that_did_not_start_from_the_same_are_told_of(
-    first: tuple[str, bool], second: tuple[str, bool], warned: bool, validated: dict[str, Any], sounds: Path, tmp_path: Path
+    first: tuple[str, bool],
+    second: tuple[str, bool],
+    warned: bool,
+    validated: dict[str, Any],
+    sounds: Path,
+    tmp_path: Path,
 ) -> None:
     shutil.copytree(validated["output_dir"], tmp_path / "this")
     made = write_results(
         str(tmp_path / "this"),
         open_dataset("folder", str(sounds)),
         {
-            fold: {"codec": codec, "start": "trained without fold 1, says a sentence that nothing reads", "own_generator": own, "leaks": []}
+            fold: {
+                "codec": codec,
+                "start": "trained without fold 1, says a sentence that nothing reads",
+                "own_generator": own,
+                "leaks": [],
+            }
             for fold, (codec, own) in enumerate((first, second), start=1)
         },
         dataset="folder",
@@ -228,7 +255,9 @@ def test_folds_that_did_not_start_from_the_same_are_told_of(
     assert any("Not all folds started from the same" in warning for warning in made["warnings"]) is warned
 
 
-def test_folds_are_told_apart_when_their_clips_change(cut_short: CutShort, validated: dict[str, Any], sounds: Path, tmp_path: Path) -> None:
+def test_folds_are_told_apart_when_their_clips_change(
+    cut_short: CutShort, validated: dict[str, Any], sounds: Path, tmp_path: Path
+) -> None:
     moved = tmp_path / "sounds"
     shutil.copytree(sounds, moved)
     asked = hearing(moved, cut_short.output)
@@ -260,7 +289,9 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
     (folder / "meta" / "esc50.csv").write_text("\n".join(row for row in rows if row[:2] not in ("2-", "4-")) + "\n")
     asked = options(folder, tmp_path / "out", folds="all")
     with console.capture() as said:
-        assert cross_validate.folds_to_test(asked.fold, asked.folds, asked.location, open_dataset("synthetic", str(folder))) == ([1, 3, 5], [2, 4])
+        assert cross_validate.folds_to_test(
+            asked.fold, asked.folds, asked.location, open_dataset("synthetic", str(folder))
+        ) == ([1, 3, 5], [2, 4])
     assert "fold 2, 4: no clips there, skipped" in said.get()
 
 
@@ -273,7 +304,10 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"mode": "frozen"}, "--mode is frozen: the cnn is always trained from scratch"),
         ({"max_concurrent": 0}, "--max-concurrent is 0"),
         ({"pretrain_epochs": -1}, "--pretrain-epochs is -1"),
-        ({"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0}, "without a generator there is nothing to freeze"),
+        (
+            {"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0},
+            "without a generator there is nothing to freeze",
+        ),
         ({"model": "soundstorm", "generator_preset": "huge"}, "--generator-preset is 'huge'"),
         ({"fold": 2, "folds": "1,2"}, "--fold is 2 and --folds is 1,2: give one of the two"),
         ({"max_rejected": 1.5}, "--max-rejected is 1.5"),
@@ -285,12 +319,16 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],
 )
-def test_wrong_options_are_named(changes: dict[str, Any], message: str, synthetic_dataset: Path, tmp_path: Path, ray_session: None) -> None:
+def test_wrong_options_are_named(
+    changes: dict[str, Any], message: str, synthetic_dataset: Path, tmp_path: Path, ray_session: None
+) -> None:
     with pytest.raises(SoundStormError, match=message):
         run(options(synthetic_dataset, tmp_path / "out", **changes))
 
 
-@pytest.mark.parametrize(("changes", "message"), [({"lr": -1.0}, "--lr is -1.0"), ({"preset": "huge"}, "--preset is 'huge'")])
+@pytest.mark.parametrize(
+    ("changes", "message"), [({"lr": -1.0}, "--lr is -1.0"), ({"preset": "huge"}, "--preset is 'huge'")]
+)
 def test_a_setting_that_is_wrong_for_a_late_stage_is_told_before_ray_is_started(
     changes: dict[str, Any], message: str, synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,14 +34,23 @@ def test_a_machine_that_has_everything_is_ready(ray_session: None, tmp_path: Pat
     assert summary["findings"]["storage"] == f"{tmp_path / 'out'} can be written, listed, read and deleted"
     assert summary["findings"]["nodes"].startswith("1 with the libraries of this process, ")
     assert summary["findings"]["authentication"].startswith("on:")
-    assert requests.get(f"http://{summary['findings']['metrics'].removeprefix('for Prometheus at ')}/metrics", timeout=60).status_code == 200
+    assert (
+        requests.get(
+            f"http://{summary['findings']['metrics'].removeprefix('for Prometheus at ')}/metrics", timeout=60
+        ).status_code
+        == 200
+    )
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_node_that_is_not_as_this_process_is_named(ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+def test_a_node_that_is_not_as_this_process_is_named(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     monkeypatch.setattr(doctor.records, "LIBRARIES", ("numpy",))  # here, and not on the node
     code, _, err = command(doctor)
-    assert code == 1 and re.search(r"nodes \S+ has \S+ \S+, and here it is none: install the same", " ".join(err.split()))
+    assert code == 1 and re.search(
+        r"nodes \S+ has \S+ \S+, and here it is none: install the same", " ".join(err.split())
+    )
 
 
 def test_storage_that_cannot_be_written_is_named_with_the_reason(ray_session: None, s3: Any, command: Command) -> None:
@@ -52,7 +61,9 @@ def test_storage_that_cannot_be_written_is_named_with_the_reason(ray_session: No
     assert "not ready: see storage above" in text and "Traceback" not in err
 
 
-def test_everything_that_lacks_is_named_at_once(ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+def test_everything_that_lacks_is_named_at_once(
+    ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
     def refuse(address: str | None, **options: Any) -> Any:
         raise ClusterError(f"the cluster '{address}' does not answer")
 
@@ -63,4 +74,8 @@ def test_everything_that_lacks_is_named_at_once(ray_session: None, monkeypatch: 
     text = " ".join(err.split())
     assert code == 1
     assert "see libraries, disk, Ray above" in text
-    assert "missing: no-such-library" in text and "make room" in text and "the cluster 'somewhere:1' does not answer" in text
+    assert (
+        "missing: no-such-library" in text
+        and "make room" in text
+        and "the cluster 'somewhere:1' does not answer" in text
+    )

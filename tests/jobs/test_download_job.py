@@ -50,7 +50,8 @@ def esc50_zip(path: Path, clip: Callable[[int], bytes] = lambda number: CLIP, cl
     with zipfile.ZipFile(path, "w") as archive:
         for number in range(50 * clips_per_class):
             fold, target = number % 5 + 1, number // clips_per_class
-            rows.append(f"{fold}-{number}-A-{target}.wav,{fold},{target},{ESC50_CATEGORIES[target]},{target in ESC10_TARGETS},{number},A")
+            filename, category = f"{fold}-{number}-A-{target}.wav", ESC50_CATEGORIES[target]
+            rows.append(f"{filename},{fold},{target},{category},{target in ESC10_TARGETS},{number},A")
             archive.writestr(f"ESC-50-master/audio/{fold}-{number}-A-{target}.wav", clip(number))
         archive.writestr("ESC-50-master/meta/esc50.csv", "\n".join(rows) + "\n")
         for name in ("LICENSE", "README.md", "tests/test_dataset.py", "meta/esc50-human.xlsx", ".circleci/config.yml"):
@@ -59,7 +60,9 @@ def esc50_zip(path: Path, clip: Callable[[int], bytes] = lambda number: CLIP, cl
 
 
 def options(tmp_path: Path, url: str, **settings: Any) -> Options:
-    return Options(**{"output_dir": str(tmp_path / "data" / "here"), "cache_dir": str(tmp_path / "cache"), "url": url, **settings})
+    return Options(
+        **{"output_dir": str(tmp_path / "data" / "here"), "cache_dir": str(tmp_path / "cache"), "url": url, **settings}
+    )
 
 
 def names(folder: Path) -> list[str]:
@@ -94,7 +97,9 @@ def test_esc10_is_the_tenth_part_of_the_same_archive(website: tuple[Path, str], 
     assert (index.clips.num_rows, index.rejected.num_rows) == (400, 0)
 
 
-def test_esc10_may_be_downloaded_into_s3(website: tuple[Path, str], tmp_path: Path, s3_bucket: Callable[[], str]) -> None:
+def test_esc10_may_be_downloaded_into_s3(
+    website: tuple[Path, str], tmp_path: Path, s3_bucket: Callable[[], str]
+) -> None:
     folder, address = website
     esc50_zip(folder / "master.zip")
     uri = f"{s3_bucket()}/data/esc10"
@@ -124,7 +129,9 @@ def urbansound_tar(path: Path) -> Path:
     return path
 
 
-def test_urbansound8k_is_checked_against_its_published_checksum(website: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_urbansound8k_is_checked_against_its_published_checksum(
+    website: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, address = website
     archive = urbansound_tar(folder / "us8k.tar.gz")
     chosen = options(tmp_path, f"{address}/us8k.tar.gz", dataset="urbansound8k")
@@ -143,7 +150,10 @@ def test_urbansound8k_is_checked_against_its_published_checksum(website: tuple[P
     ("build", "message"),
     [
         (partial(esc50_zip, clips_per_class=39), "holds 1950 clips, but ESC-50 has 2000"),
-        (partial(esc50_zip, clip=lambda number: CLIP[:-10] if number == 77 else CLIP), r"3-77-A-1.wav is no whole recording \(truncated"),
+        (
+            partial(esc50_zip, clip=lambda number: CLIP[:-10] if number == 77 else CLIP),
+            r"3-77-A-1.wav is no whole recording \(truncated",
+        ),
         (lambda path: path.write_bytes(b"<html>try later</html>"), "damaged or no archive"),
         (lambda path: zipfile.ZipFile(path, "w").writestr("ESC-50-master/README.md", "text"), "esc50.csv is missing"),
     ],
@@ -179,10 +189,19 @@ def test_a_published_address_is_the_default() -> None:
     assert DATASETS["urbansound8k"].url == "https://zenodo.org/record/1203745/files/UrbanSound8K.tar.gz"
 
 
-def test_problems_on_the_command_line_are_a_sentence_and_exit_code_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_problems_on_the_command_line_are_a_sentence_and_exit_code_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert start(Options, run, ["--dataset", "synthetic"]) == 1
     assert "--dataset is 'synthetic': there are downloads for esc50, esc10, urbansound8k" in capsys.readouterr().err
-    arguments = ["--output-dir", str(tmp_path / "new"), "--cache-dir", str(tmp_path / "cache"), "--url", "http://127.0.0.1:9/master.zip"]
+    arguments = [
+        "--output-dir",
+        str(tmp_path / "new"),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--url",
+        "http://127.0.0.1:9/master.zip",
+    ]
     assert start(Options, run, arguments) == 1
     message = capsys.readouterr().err
     assert "http://127.0.0.1:9/master.zip cannot be downloaded: the host cannot be reached" in message

@@ -29,7 +29,16 @@ from soundstorm.evaluation.embeddings import CodecEmbedder
 from soundstorm.evaluation.metric_info import MEASURE_NAMES
 from soundstorm.evaluation.temporal import spectral_flux
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
-from tests.jobs.conftest import NUM_SAMPLES, Command, Evaluated, assert_one_message, evaluate_options, file_times, interrupt, synthetic_clip
+from tests.jobs.conftest import (
+    NUM_SAMPLES,
+    Command,
+    Evaluated,
+    assert_one_message,
+    evaluate_options,
+    file_times,
+    interrupt,
+    synthetic_clip,
+)
 
 NUM_REAL = 2 * len(CLASSES)
 
@@ -67,7 +76,9 @@ def test_every_clip_has_a_row_in_its_column_and_all_values_are_finite(evaluated:
     assert CodecFingerprint.from_metadata(metadata, evaluated.output) == load_codec().fingerprint
 
 
-def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(evaluated: Evaluated, synthetic_dataset: Path) -> None:
+def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(
+    evaluated: Evaluated, synthetic_dataset: Path
+) -> None:
     metrics, _ = tables.read_table(storage.join(evaluated.output, "metrics.parquet"))
     rows = {(row["source"], row["clip_id"]): row for row in metrics.to_pylist()}
     clip_id = next(clip_id for source, clip_id in rows if source == "real")
@@ -98,7 +109,9 @@ def test_the_summary_holds_three_columns_overall_and_per_class(evaluated: Evalua
     summary = json.loads(storage.read_bytes(storage.join(evaluated.output, "summary.json")))
     for group in (summary["overall"], *summary["categories"].values()):
         for name in METRIC_NAMES:
-            assert all(np.isfinite(group["metrics"][name][source]["mean"]) for source in ("real", "resynthesized", "generated"))
+            assert all(
+                np.isfinite(group["metrics"][name][source]["mean"]) for source in ("real", "resynthesized", "generated")
+            )
             assert 0 <= group["metrics"][name]["generated"]["ks"] <= 1
     assert summary["categories"].keys() == set(CLASSES)
     assert summary["overall"]["counts"] == {"real": NUM_REAL, "resynthesized": NUM_REAL, "generated": NUM_SAMPLES}
@@ -122,7 +135,9 @@ def test_every_clip_has_features_and_so_have_the_other_clips_of_the_dataset(eval
         assert (row["fold"] == 0) == (row["role"] == "generated")
 
 
-def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(evaluated: Evaluated, synthetic_dataset: Path) -> None:
+def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(
+    evaluated: Evaluated, synthetic_dataset: Path
+) -> None:
     features, _ = tables.read_table(storage.join(evaluated.output, "features.parquet"))
     row = next(row for row in features.to_pylist() if row["role"] == "reference")
     pcm = load_clip(str(synthetic_dataset / "audio" / f"{row['clip_id']}.wav"))
@@ -138,7 +153,12 @@ def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(
 def test_the_summary_says_how_close_the_sound_is_beside_real_sound(evaluated: Evaluated) -> None:
     summary = json.loads(storage.read_bytes(storage.join(evaluated.output, "summary.json")))["closeness"]
     assert [measure["name"] for measure in summary["measures"]] == list(MEASURE_NAMES)
-    assert summary["counts"] == {"real": NUM_REAL, "generated": NUM_SAMPLES, "training": 4 * len(CLASSES), "held_out": len(CLASSES)}
+    assert summary["counts"] == {
+        "real": NUM_REAL,
+        "generated": NUM_SAMPLES,
+        "training": 4 * len(CLASSES),
+        "held_out": len(CLASSES),
+    }
     assert summary["held_out_fold"] == 5
     for measure in summary["measures"]:
         assert measure["generated"] is not None and measure["floor"] is not None
@@ -148,9 +168,13 @@ def test_the_summary_says_how_close_the_sound_is_beside_real_sound(evaluated: Ev
     assert any(warning.startswith(seen) for warning in summary["warnings"])
 
 
-def test_acoustic_metrics_alone_look_at_no_other_clip(synthetic_dataset: Path, generated: str, tmp_path: Path, ray_session: None) -> None:
+def test_acoustic_metrics_alone_look_at_no_other_clip(
+    synthetic_dataset: Path, generated: str, tmp_path: Path, ray_session: None
+) -> None:
     output = tmp_path / "out"
-    evaluate.run(evaluate_options(str(synthetic_dataset), generated, str(output), metrics="acoustic", clips_per_class=1))
+    evaluate.run(
+        evaluate_options(str(synthetic_dataset), generated, str(output), metrics="acoustic", clips_per_class=1)
+    )
     assert json.loads((output / "summary.json").read_text())["closeness"] is None
     assert not (output / "features.parquet").exists()
     features = list((output / "parts" / "features").glob("*/part-*.parquet"))
@@ -173,7 +197,13 @@ def test_the_report_has_three_players_per_class_with_sound_in_them_and_loads_not
 def test_the_report_names_classes_fingerprints_and_settings(evaluated: Evaluated, generated: str) -> None:
     text = storage.read_bytes(storage.join(evaluated.output, "report.html")).decode()
     metadata = tables.table_info(storage.join(generated, "samples.parquet")).metadata
-    for part in (*CLASSES, load_codec().fingerprint.sha256, metadata["checkpoint_sha256"], generated, "choice_temperature"):
+    for part in (
+        *CLASSES,
+        load_codec().fingerprint.sha256,
+        metadata["checkpoint_sha256"],
+        generated,
+        "choice_temperature",
+    ):
         assert part in text
     for part in ('id="closeness"', "Spectral flux", "Class agreement", "trained on the held-out fold 5 too"):
         assert part in text
@@ -192,7 +222,9 @@ def test_a_report_that_was_deleted_is_written_again_from_what_was_measured(evalu
     assert before and {name: file_times(evaluated.output)[name] for name in before} == before
 
 
-def test_a_second_run_does_nothing_and_other_settings_are_refused(evaluated: Evaluated, tiny_classifier: str, tmp_path: Path) -> None:
+def test_a_second_run_does_nothing_and_other_settings_are_refused(
+    evaluated: Evaluated, tiny_classifier: str, tmp_path: Path
+) -> None:
     before = file_times(evaluated.output)
     summary = evaluate.run(evaluated.again)
     assert summary["message"].startswith("already done") and summary["generated"] == NUM_SAMPLES
@@ -231,14 +263,20 @@ def test_other_samples_at_the_same_place_are_noticed(evaluated: Evaluated, gener
     samples, metadata = tables.read_table(str(manifest))
     column = samples.column_names.index("sha256")
     try:
-        tables.write_table(str(manifest), samples.set_column(column, samples.schema.field(column), [["0" * 64] * len(samples)]), metadata)
+        tables.write_table(
+            str(manifest),
+            samples.set_column(column, samples.schema.field(column), [["0" * 64] * len(samples)]),
+            metadata,
+        )
         with pytest.raises(ClusterError, match="generated_clips: then"):
             evaluate.run(replace(evaluated.again, output_dir=output))
     finally:
         manifest.write_bytes(original)
 
 
-def test_an_interrupted_run_measures_only_the_part_that_is_missing(evaluated: Evaluated, tmp_path: Path, ray_session: None) -> None:
+def test_an_interrupted_run_measures_only_the_part_that_is_missing(
+    evaluated: Evaluated, tmp_path: Path, ray_session: None
+) -> None:
     output = tmp_path / "out"
     shutil.copytree(evaluated.output, output)
     lost = [output / "parts" / name / "02" / "part-0000002.parquet" for name in ("metrics", "features")]
@@ -270,7 +308,9 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     (tmp_path / "real" / "wind" / "4.wav").write_text("no sound at all")
     (tmp_path / "generated").mkdir()
     for number in range(3):
-        (tmp_path / "generated" / f"{number}.flac").write_bytes(encode_audio(synthetic_clip("wind", 0.3, seed=number), 24_000))
+        (tmp_path / "generated" / f"{number}.flac").write_bytes(
+            encode_audio(synthetic_clip("wind", 0.3, seed=number), 24_000)
+        )
     return tmp_path / "real", tmp_path / "generated"
 
 
@@ -280,7 +320,9 @@ def test_a_clip_that_cannot_be_measured_is_rejected_and_too_many_fail_the_job(
     real, generated = folders
     output = tmp_path / "out"
     settings = {"codec": str(tiny_codec), "clips_per_class": None, "num_actors": 1}
-    with pytest.raises(SoundStormError, match=r"1 of 9 clips cannot be measured \(1 not_audio; .*4\.wav.*--max-rejected 0\.05"):
+    with pytest.raises(
+        SoundStormError, match=r"1 of 9 clips cannot be measured \(1 not_audio; .*4\.wav.*--max-rejected 0\.05"
+    ):
         evaluate.run(evaluate_options(str(real), str(generated), str(output), **settings))
     assert not any((output / name).exists() for name in ("evaluate.json", "report.html", "metrics.parquet"))
     before = file_times(str(output / "parts"))
@@ -289,7 +331,9 @@ def test_a_clip_that_cannot_be_measured_is_rejected_and_too_many_fail_the_job(
     assert (summary["real"], summary["generated"], summary["rejected"]) == (5, 3, 1)
     rejected, _ = tables.read_table(str(output / "rejected.parquet"))
     check_schema(rejected.schema, REJECTED, str(output))
-    assert [(row["clip_id"], row["stage"], row["reason"]) for row in rejected.to_pylist()] == [("wind/4.wav", "measure", "not_audio")]
+    assert [(row["clip_id"], row["stage"], row["reason"]) for row in rejected.to_pylist()] == [
+        ("wind/4.wav", "measure", "not_audio")
+    ]
     metrics, _ = tables.read_table(str(output / "metrics.parquet"))
     assert len(metrics) == 5 + 5 + 3
     measures = {row["name"]: row for row in json.loads((output / "summary.json").read_text())["closeness"]["measures"]}
@@ -313,7 +357,9 @@ def test_copies_of_recordings_are_found_out_and_named(
 ) -> None:
     names = {str(path.relative_to(copies)) for path in copies.rglob("*.wav")}
     output = tmp_path / "out"
-    evaluate.run(evaluate_options(str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None))
+    evaluate.run(
+        evaluate_options(str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None)
+    )
     found = json.loads((output / "summary.json").read_text())["closeness"]
     copying = next(measure for measure in found["measures"] if measure["name"] == "copying")
     assert copying["generated"] > 0.95 and copying["floor"] < 0.5 and copying["met"] is False
@@ -325,7 +371,11 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
     synthetic_dataset: Path, copies: Path, tiny_classifier: str, tmp_path: Path, ray_session: None
 ) -> None:
     output = tmp_path / "out"
-    evaluate.run(evaluate_options(str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None, held_out_fold=1))
+    evaluate.run(
+        evaluate_options(
+            str(synthetic_dataset), str(copies), str(output), classifier=tiny_classifier, codec=None, held_out_fold=1
+        )
+    )
     found = json.loads((output / "summary.json").read_text())["closeness"]
     assert found["held_out_fold"] == 1 and found["copies"] == []
 
@@ -338,14 +388,32 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--fold", "7"], ["--fold is 7", "folds 0"]),
         (["--real-audio", "OVER", "--generated-audio", "GENERATED"], ["--output-dir", "lies within --real-audio"]),
         (["--real-audio", "REAL", "--generated-audio", "OVER"], ["--output-dir", "lies within --generated-audio"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"], ["/nowhere/log.csv does not exist"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--clips-per-class", "0"], ["--clips-per-class is 0: give at least 1"]),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"],
+            ["/nowhere/log.csv does not exist"],
+        ),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--clips-per-class", "0"],
+            ["--clips-per-class is 0: give at least 1"],
+        ),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--max-rejected", "2"], ["--max-rejected is 2.0"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--seed", "-1"], ["--seed is -1"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "3"], ["--held-out-fold is 3: ", "has fold 0"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "0"], ["--held-out-fold is 0: give at least 1"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "NOISE"], ["--classifier", "not a classifier"]),
-        (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "/nowhere"], ["/nowhere does not exist"]),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "3"],
+            ["--held-out-fold is 3: ", "has fold 0"],
+        ),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--held-out-fold", "0"],
+            ["--held-out-fold is 0: give at least 1"],
+        ),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "NOISE"],
+            ["--classifier", "not a classifier"],
+        ),
+        (
+            ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--classifier", "/nowhere"],
+            ["/nowhere does not exist"],
+        ),
         (
             ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--metrics", "acoustic", "--held-out-fold", "3"],
             ["--held-out-fold is 3: it is for --metrics all"],
@@ -353,7 +421,12 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
     ],
 )
 def test_wrong_options_are_one_clear_message(
-    arguments: list[str], parts: list[str], folders: tuple[Path, Path], tiny_codec: Path, tmp_path: Path, command: Command
+    arguments: list[str],
+    parts: list[str],
+    folders: tuple[Path, Path],
+    tiny_codec: Path,
+    tmp_path: Path,
+    command: Command,
 ) -> None:
     (tmp_path / "empty").mkdir()
     places = {

@@ -1,4 +1,5 @@
-"""`soundstorm generate`: what is in the files, that seeds alone decide it, and runs that are repeated, interrupted or wrongly asked for."""
+"""`soundstorm generate`: what is in the files, that seeds alone decide it, and runs that are repeated, interrupted or
+wrongly asked for."""
 
 import hashlib
 import io
@@ -53,7 +54,10 @@ def manifest(output: str) -> list[dict[str, Any]]:
 def audio_files(output: str) -> dict[str, bytes]:
     """Every audio file by its place below the output folder."""
     root = storage.absolute(output)
-    return {entry.uri[len(root) :]: storage.read_bytes(entry.uri) for entry in storage.list_objects(storage.join(output, "audio"))}
+    return {
+        entry.uri[len(root) :]: storage.read_bytes(entry.uri)
+        for entry in storage.list_objects(storage.join(output, "audio"))
+    }
 
 
 def decoded(audio: bytes) -> np.ndarray:
@@ -85,7 +89,10 @@ def test_every_clip_has_the_length_asked_for_and_is_neither_clipped_nor_silent(g
 def test_the_sha256_of_the_manifest_are_those_of_the_files(generated: str) -> None:
     for row in manifest(generated):
         assert hashlib.sha256(storage.read_bytes(row["uri"])).hexdigest() == row["sha256"]
-        assert row["uri"] == f"{generated}/audio/{row['sample_id'][-2:]}/{file_stem(row['category'])}/{row['sample_id']}.flac"
+        assert (
+            row["uri"]
+            == f"{generated}/audio/{row['sample_id'][-2:]}/{file_stem(row['category'])}/{row['sample_id']}.flac"
+        )
 
 
 def test_the_manifest_says_which_checkpoint_codec_and_sampler_made_it(generated: str, checkpoint: str) -> None:
@@ -97,7 +104,9 @@ def test_the_manifest_says_which_checkpoint_codec_and_sampler_made_it(generated:
     assert {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}.items() <= metadata.items()
 
 
-def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interruption(generated: str, checkpoint: str, s3_bucket: Any) -> None:
+def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interruption(
+    generated: str, checkpoint: str, s3_bucket: Any
+) -> None:
     output = f"{s3_bucket()}/some/prefix"
     options = generate_options(checkpoint, output, num_actors=1)
     generate.run(options)
@@ -112,7 +121,9 @@ def test_one_actor_writes_the_same_bytes_to_object_storage_also_after_an_interru
     assert lost
     generate.run(options)
     again = audio_files(output)
-    part_1 = [row for row in manifest(output) if SAMPLES_SHARD <= int(row["sample_id"].rpartition("-")[2]) < 2 * SAMPLES_SHARD]
+    part_1 = [
+        row for row in manifest(output) if SAMPLES_SHARD <= int(row["sample_id"].rpartition("-")[2]) < 2 * SAMPLES_SHARD
+    ]
     assert len(part_1) == SAMPLES_SHARD
     for row in part_1:
         place = row["uri"].removeprefix(output)
@@ -140,18 +151,28 @@ def test_a_folder_that_was_moved_half_way_names_the_new_place(generated: str, ch
 
 
 def test_other_settings_are_refused_with_the_names_of_their_keys(generated: str, checkpoint: str) -> None:
-    with pytest.raises(ClusterError, match=r"sampler\.temperature: then 1\.0, now 0\.5; seed: then 5, now 6.*--overwrite"):
+    with pytest.raises(
+        ClusterError, match=r"sampler\.temperature: then 1\.0, now 0\.5; seed: then 5, now 6.*--overwrite"
+    ):
         generate.run(generate_options(checkpoint, generated, seed=6, temperature=0.5))
 
 
-def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, tmp_path: Path, ray_session: None) -> None:
+def test_overwrite_one_class_in_wav_that_continues_a_recording(
+    checkpoint: str, tmp_path: Path, ray_session: None
+) -> None:
     prompt = tmp_path / "prompt.wav"
     waveform = synthetic_clip("siren", 2.0)
     prompt.write_bytes(encode_audio(waveform, 24_000, "wav"))
     output = str(tmp_path / "out")
     records.begin(output, "generate", {"seed": 1})
     storage.write_bytes(f"{output}/audio/00/wind/wind-0000000.flac", b"of an earlier run")
-    settings: dict[str, Any] = {"num_samples": 2, "class_name": "Siren", "format": "wav", "prompt": str(prompt), "prompt_duration": 1.5}
+    settings: dict[str, Any] = {
+        "num_samples": 2,
+        "class_name": "Siren",
+        "format": "wav",
+        "prompt": str(prompt),
+        "prompt_duration": 1.5,
+    }
     generate.run(generate_options(checkpoint, output, duration=2.0, num_actors=1, overwrite=True, **settings))
     rows = manifest(output)
     assert [row["category"] for row in rows] == ["siren", "siren"]
@@ -164,7 +185,9 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(checkpoint: str, 
         assert np.corrcoef(samples[:12_000], heard[:12_000])[0, 1] > 0.95  # the first half second is the prompt's
         assert abs(np.corrcoef(samples[-6_000:], waveform[-6_000:])[0, 1]) < 0.9
         step, seam = np.abs(np.diff(samples.astype(int))), 36_000
-        assert step[seam - 48 : seam + 48].max() <= np.delete(step, np.s_[seam - 48 : seam + 48]).max()  # no click where it goes on
+        assert (
+            step[seam - 48 : seam + 48].max() <= np.delete(step, np.s_[seam - 48 : seam + 48]).max()
+        )  # no click where it goes on
 
 
 def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors(
@@ -186,7 +209,14 @@ def model(checkpoint: str, ray_session: None) -> list[ray.ObjectRef]:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    yield {"output_dir": str(tmp_path / "out"), "layout": "files", "duration_s": 0.4, "format": "wav", "seed": 0, "settings": "0" * 64}
+    yield {
+        "output_dir": str(tmp_path / "out"),
+        "layout": "files",
+        "duration_s": 0.4,
+        "format": "wav",
+        "seed": 0,
+        "settings": "0" * 64,
+    }
 
 
 PART = "00/part-0000000.parquet"
@@ -247,7 +277,9 @@ def test_seeds_decide_what_a_sample_is(model: list[ray.ObjectRef], work: dict[st
 
 
 @pytest.mark.parametrize(("length", "frames"), [(21.0, 21), (21.75, 22), (3.75, 4)])
-def test_a_clip_has_the_frames_that_its_samples_need(model: list[ray.ObjectRef], work: dict[str, Any], length: float, frames: int) -> None:
+def test_a_clip_has_the_frames_that_its_samples_need(
+    model: list[ray.ObjectRef], work: dict[str, Any], length: float, frames: int
+) -> None:
     codec = load_codec()
     duration_s = length / codec.frame_rate
     generator = Generator(model, SamplerSettings(iterations=1), None, work | {"duration_s": duration_s}, "cpu")
@@ -256,7 +288,9 @@ def test_a_clip_has_the_frames_that_its_samples_need(model: list[ray.ObjectRef],
     assert row["duration_s"] == pytest.approx(duration_s) and row["num_frames"] == frames
 
 
-def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
+def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(
+    model: list[ray.ObjectRef], work: dict[str, Any]
+) -> None:
     generator = Generator(model, SamplerSettings(iterations=1), None, work, "cpu")
     loud = 3.0 * np.sin(np.arange(9_600) / 20).astype(np.float32)
     _, audio = generator._clip(0, 0, 0, 30, loud)
@@ -313,7 +347,9 @@ def nothing_finished(output: Path) -> bool:
         (["--codec", "/nowhere/codec.th"], ["/nowhere/codec.th does not exist"]),
     ],
 )
-def test_wrong_options_are_one_clear_message(arguments: list[str], parts: list[str], checkpoint: str, tmp_path: Path, command: Command) -> None:
+def test_wrong_options_are_one_clear_message(
+    arguments: list[str], parts: list[str], checkpoint: str, tmp_path: Path, command: Command
+) -> None:
     result = command(generate, "--checkpoint", checkpoint, "--output-dir", str(tmp_path / "out"), *arguments)
     assert_one_message(result, *parts)
     assert nothing_finished(tmp_path / "out")
@@ -322,40 +358,57 @@ def test_wrong_options_are_one_clear_message(arguments: list[str], parts: list[s
 def test_a_codec_that_the_checkpoint_was_not_trained_with_is_refused_and_both_are_named(
     checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command
 ) -> None:
-    result = command(generate, "--checkpoint", checkpoint, "--codec", str(tiny_codec), "--output-dir", str(tmp_path / "out"))
-    assert_one_message(result, load_codec().fingerprint.sha256[:12], load_codec(tiny_codec).fingerprint.sha256[:12], checkpoint)
+    result = command(
+        generate, "--checkpoint", checkpoint, "--codec", str(tiny_codec), "--output-dir", str(tmp_path / "out")
+    )
+    assert_one_message(
+        result, load_codec().fingerprint.sha256[:12], load_codec(tiny_codec).fingerprint.sha256[:12], checkpoint
+    )
     assert nothing_finished(tmp_path / "out")
 
 
-def test_a_damaged_codec_is_refused_by_its_name(checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command) -> None:
+def test_a_damaged_codec_is_refused_by_its_name(
+    checkpoint: str, tiny_codec: Path, tmp_path: Path, command: Command
+) -> None:
     damaged = tmp_path / "damaged.safetensors"
     damaged.write_bytes(tiny_codec.read_bytes()[:-1000])
-    result = command(generate, "--checkpoint", checkpoint, "--codec", str(damaged), "--output-dir", str(tmp_path / "out"))
+    result = command(
+        generate, "--checkpoint", checkpoint, "--codec", str(damaged), "--output-dir", str(tmp_path / "out")
+    )
     assert_one_message(result, f"--codec {damaged}", "not a codec of this project")
 
 
-def test_a_missing_or_damaged_checkpoint_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:
+def test_a_missing_or_damaged_checkpoint_is_refused_by_its_name(
+    checkpoint: str, tmp_path: Path, command: Command
+) -> None:
     output = tmp_path / "out"
     assert_one_message(
-        command(generate, "--checkpoint", str(tmp_path), "--output-dir", str(output)), f"--checkpoint {tmp_path}: no config.json there"
+        command(generate, "--checkpoint", str(tmp_path), "--output-dir", str(output)),
+        f"--checkpoint {tmp_path}: no config.json there",
     )
     copy = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     weights = copy / "checkpoint" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-5])
     assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), f"{weights} is not")
     weights.unlink()
-    assert_one_message(command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), str(weights), "does not exist")
+    assert_one_message(
+        command(generate, "--checkpoint", str(copy), "--output-dir", str(output)), str(weights), "does not exist"
+    )
     assert nothing_finished(output)
 
 
 @pytest.mark.parametrize("place", ["sounds/generated", "sounds/dog/generated"])
-def test_an_output_folder_among_recordings_is_refused(place: str, checkpoint: str, tmp_path: Path, command: Command) -> None:
+def test_an_output_folder_among_recordings_is_refused(
+    place: str, checkpoint: str, tmp_path: Path, command: Command
+) -> None:
     for name in ("dog", "rain"):
         (tmp_path / "sounds" / name).mkdir(parents=True)
         (tmp_path / "sounds" / name / "1.wav").write_bytes(wav(noise(0.1)))
     before = file_times(str(tmp_path))
     result = command(generate, "--checkpoint", checkpoint, "--output-dir", str(tmp_path / place))
-    assert_one_message(result, f"--output-dir {tmp_path / place} lies within {tmp_path / 'sounds'}, a folder of recordings (")
+    assert_one_message(
+        result, f"--output-dir {tmp_path / place} lies within {tmp_path / 'sounds'}, a folder of recordings ("
+    )
     assert file_times(str(tmp_path)) == before
     (tmp_path / "sounds" / "notes" / "more").mkdir(parents=True)
     (tmp_path / "sounds" / "notes" / "more" / "letter.txt").write_text("a folder of many things")
@@ -367,12 +420,16 @@ def test_an_output_folder_among_recordings_is_refused(place: str, checkpoint: st
 def test_a_prompt_that_is_no_audio_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:
     prompt = tmp_path / "text.wav"
     prompt.write_text("no sound at all")
-    result = command(generate, "--checkpoint", checkpoint, "--prompt", str(prompt), "--output-dir", str(tmp_path / "out"))
+    result = command(
+        generate, "--checkpoint", checkpoint, "--prompt", str(prompt), "--output-dir", str(tmp_path / "out")
+    )
     assert_one_message(result, f"--prompt {prompt}", "not_audio")
 
 
 def test_a_prompt_that_leaves_nothing_to_generate_is_refused(checkpoint: str, tmp_path: Path) -> None:
     (tmp_path / "prompt.wav").write_bytes(wav(noise(2.0)))
-    options = generate_options(checkpoint, str(tmp_path / "out"), duration=1.0, prompt=str(tmp_path / "prompt.wav"), prompt_duration=0.995)
+    options = generate_options(
+        checkpoint, str(tmp_path / "out"), duration=1.0, prompt=str(tmp_path / "prompt.wav"), prompt_duration=0.995
+    )
     with pytest.raises(SoundStormError, match=r"--prompt-duration 0\.995 leaves nothing of --duration 1\.0"):
         generate.run(options)

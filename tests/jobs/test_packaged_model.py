@@ -24,11 +24,15 @@ def test_it_fits_the_codec_and_knows_the_classes_of_the_classifier() -> None:
     assert checkpoint.extra["test_fold"] == load_classifier().held_out_fold == 5
 
 
-def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(tmp_path: Path, ray_session: None, command: Command) -> None:
+def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(
+    tmp_path: Path, ray_session: None, command: Command
+) -> None:
     classifier = load_classifier()
     for category in ("rain", "crying_baby"):
         output = tmp_path / category
-        code, _, err = command(generate, "--class", category, "--num-samples", "3", "--num-actors", "1", "--output-dir", str(output))
+        code, _, err = command(
+            generate, "--class", category, "--num-samples", "3", "--num-actors", "1", "--output-dir", str(output)
+        )
         assert code == 0, err
         rows = tables.read_table(str(output / "samples.parquet"))[0].to_pylist()
         clips = [soundfile.read(io.BytesIO(storage.read_bytes(row["uri"])), dtype="int16")[0] for row in rows]
@@ -38,7 +42,9 @@ def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(t
         assert named.count(category) >= 2
 
 
-def test_of_several_draws_of_a_sample_the_one_that_sounds_most_like_its_class_is_kept(tmp_path: Path, ray_session: None, command: Command) -> None:
+def test_of_several_draws_of_a_sample_the_one_that_sounds_most_like_its_class_is_kept(
+    tmp_path: Path, ray_session: None, command: Command
+) -> None:
     listener = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
     sure, digests = {}, {}
     for count in ("1", "4"):

@@ -1,4 +1,5 @@
-"""`soundstorm tokenize`: what becomes of good, odd and bad recordings, and runs that are repeated, interrupted or faulty."""
+"""`soundstorm tokenize`: what becomes of good, odd and bad recordings, and runs that are repeated, interrupted or
+faulty."""
 
 import json
 import shutil
@@ -48,7 +49,9 @@ def rejected_rows(output: str) -> list[dict[str, str]]:
 # ---- good, odd and bad recordings
 
 
-def test_every_bad_recording_is_a_row_of_rejected_with_its_stage_and_reason(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+def test_every_bad_recording_is_a_row_of_rejected_with_its_stage_and_reason(
+    tokenized: Tokenized, mixed_dataset: MixedDataset
+) -> None:
     rows = rejected_rows(tokenized.output)
     assert {row["clip_id"]: (row["stage"], row["reason"]) for row in rows} == mixed_dataset.bad
     assert len(rows) == len(mixed_dataset.bad)
@@ -56,7 +59,9 @@ def test_every_bad_recording_is_a_row_of_rejected_with_its_stage_and_reason(toke
     assert all(row["uri"].startswith(f"{mixed_dataset.folder}/") for row in rows)
 
 
-def test_the_run_goes_on_and_tokenizes_every_good_and_odd_recording(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+def test_the_run_goes_on_and_tokenizes_every_good_and_odd_recording(
+    tokenized: Tokenized, mixed_dataset: MixedDataset
+) -> None:
     assert token_rows(tokenized.output).keys() == mixed_dataset.good
     assert tokenized.summary["tokens"] + tokenized.summary["rejected"] == tokenized.summary["clips"]
     assert tokenized.summary["rejected"] == len(mixed_dataset.bad)
@@ -69,13 +74,17 @@ def test_clips_keep_their_own_length(tokenized: Tokenized) -> None:
     assert all(len(level) == row["num_frames"] for row in rows.values() for level in row["codes"])
 
 
-def test_digital_silence_is_flagged_also_when_another_run_tokenized_it(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+def test_digital_silence_is_flagged_also_when_another_run_tokenized_it(
+    tokenized: Tokenized, mixed_dataset: MixedDataset
+) -> None:
     record = records.read(tokenized.output, "tokenize")
     assert record is not None
     assert set(record.counts["silent"]) == mixed_dataset.silent
 
 
-def test_the_codes_are_those_of_each_recording_alone(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
+def test_the_codes_are_those_of_each_recording_alone(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path
+) -> None:
     codec = load_codec(tiny_codec)
     clips, _ = tables.read_table(storage.join(tokenized.output, "clips.parquet"))
     uris = dict(zip(clips["clip_id"].to_pylist(), clips["uri"].to_pylist(), strict=True))
@@ -91,7 +100,9 @@ def test_the_tokens_say_which_codec_classes_and_folds_they_are_of(tokenized: Tok
     table, metadata = tables.read_table(storage.join(tokenized.output, "tokens"))
     assert metadata["num_folds"] == "5"
     fingerprint = CodecFingerprint.from_metadata(metadata, tokenized.output)
-    for codes_QT in codes_from_column(table["codes"], fingerprint.num_levels, fingerprint.codebook_size, tokenized.output):
+    for codes_QT in codes_from_column(
+        table["codes"], fingerprint.num_levels, fingerprint.codebook_size, tokenized.output
+    ):
         assert codes_QT.shape[0] == fingerprint.num_levels
     check_schema(tables.table_info(storage.join(tokenized.output, "clips.parquet")).schema, CLIPS, tokenized.output)
 
@@ -99,7 +110,9 @@ def test_the_tokens_say_which_codec_classes_and_folds_they_are_of(tokenized: Tok
 # ---- too many rejected
 
 
-def test_too_many_rejected_clips_fail_the_job_at_its_end_with_the_reasons(tokenized: Tokenized, mixed_dataset: MixedDataset) -> None:
+def test_too_many_rejected_clips_fail_the_job_at_its_end_with_the_reasons(
+    tokenized: Tokenized, mixed_dataset: MixedDataset
+) -> None:
     total = len(mixed_dataset.good) + len(mixed_dataset.bad)
     assert f"{len(mixed_dataset.bad)} of {total} clips were rejected" in tokenized.first_error
     for reason in {reason for _, reason in mixed_dataset.bad.values()}:
@@ -141,7 +154,9 @@ def test_what_was_deleted_of_a_finished_run_is_made_again(
     assert tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))["message"].startswith("already done")
 
 
-def test_other_settings_are_refused_with_the_names_of_their_keys(tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path) -> None:
+def test_other_settings_are_refused_with_the_names_of_their_keys(
+    tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path
+) -> None:
     before = file_times(tokenized.output)
     with pytest.raises(ClusterError, match=r"max_duration_s: then 30\.0, now 2\.0.*--overwrite"):
         tokenize.run(tokenize_options(mixed_dataset, tiny_codec, tokenized.output, max_duration=2.0))
@@ -149,7 +164,11 @@ def test_other_settings_are_refused_with_the_names_of_their_keys(tokenized: Toke
 
 
 def test_a_relative_output_folder_is_that_of_the_command_not_of_the_actors_and_names_in_notes_are_whole(
-    tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tiny_codec: Path,
+    tmp_path: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)  # Ray's workers stay where Ray was started
     (tmp_path / "sounds" / "quiet").mkdir(parents=True)
@@ -183,10 +202,16 @@ def test_the_rows_in_object_storage_are_the_same_and_overwrite_replaces_them(
     output = f"{s3_bucket()}/some/prefix"
     summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, num_actors=1))
     assert token_rows(output) == token_rows(tokenized.output)
-    assert sorted(row["clip_id"] for row in rejected_rows(output)) == sorted(row["clip_id"] for row in rejected_rows(tokenized.output))
+    assert sorted(row["clip_id"] for row in rejected_rows(output)) == sorted(
+        row["clip_id"] for row in rejected_rows(tokenized.output)
+    )
     assert summary["silent"] == tokenized.summary["silent"]
 
-    shorter = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, num_actors=1, max_duration=0.2, shard_size=100, overwrite=True))
+    shorter = tokenize.run(
+        tokenize_options(
+            mixed_dataset, tiny_codec, output, num_actors=1, max_duration=0.2, shard_size=100, overwrite=True
+        )
+    )
     rows = token_rows(output)
     assert rows.keys() == mixed_dataset.good and shorter["tokens"] == len(rows)
     assert max(row["num_frames"] for row in rows.values()) == 15
@@ -194,15 +219,24 @@ def test_the_rows_in_object_storage_are_the_same_and_overwrite_replaces_them(
     assert record is not None and record.settings["max_duration_s"] == 0.2
 
 
-def test_real_urbansound8k_is_tokenized(urbansound8k: Path, tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+def test_real_urbansound8k_is_tokenized(
+    urbansound8k: Path, tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
     options = tokenize.Options(
-        dataset="urbansound8k", data_dir=str(urbansound8k), output_dir=str(tmp_path / "out"), codec=str(tiny_codec), num_actors=1, max_rejected=1.0
+        dataset="urbansound8k",
+        data_dir=str(urbansound8k),
+        output_dir=str(tmp_path / "out"),
+        codec=str(tiny_codec),
+        num_actors=1,
+        max_rejected=1.0,
     )
     tokenize.run(options)
     rows = token_rows(options.output_dir)
     present = {path.stem for path in urbansound8k.rglob("*.wav")}
     assert rows.keys() == present
-    assert all(row["reason"] == "missing_file" for row in rejected_rows(options.output_dir))  # the table may list more than lies there
+    assert all(
+        row["reason"] == "missing_file" for row in rejected_rows(options.output_dir)
+    )  # the table may list more than lies there
     assert all(1 <= row["fold"] <= 10 and row["clip_id"].split("-")[1] == str(row["label"]) for row in rows.values())
 
 
@@ -216,7 +250,10 @@ def test_real_urbansound8k_is_tokenized(urbansound8k: Path, tiny_codec: Path, tm
         ({"max_rejected": 1.5}, r"--max-rejected is 1\.5"),
         ({"max_duration": 0.0}, r"--max-duration is 0\.0"),
         ({"max_duration": float("nan")}, r"--max-duration is nan"),
-        ({"long": "split", "max_duration": 0.01}, r"--max-duration is 0\.01: with --long split, give at least 0\.1 seconds"),
+        (
+            {"long": "split", "max_duration": 0.01},
+            r"--max-duration is 0\.01: with --long split, give at least 0\.1 seconds",
+        ),
         ({"num_actors": 0}, r"--num-actors is 0"),
         ({"shard_size": 0}, r"--shard-size is 0"),
         ({"views": -1}, r"--views is -1: give 0 to 1000"),
@@ -231,21 +268,28 @@ def test_parts_are_as_many_as_the_clips_ask_for(tokenized: Tokenized) -> None:
     clips, _ = tables.read_table(storage.join(tokenized.output, "clips.parquet"))
     parts = sorted(path.name for path in Path(tokenized.output, "tokens").iterdir())
     assert parts == [f"part-{number:05d}.parquet" for number in range(-(-clips.num_rows // SHARD_SIZE))]
-    assert json.loads(Path(tokenized.output, "tokenize.json").read_text())["counts"]["clips"] == tokenized.summary["clips"]
+    assert (
+        json.loads(Path(tokenized.output, "tokenize.json").read_text())["counts"]["clips"] == tokenized.summary["clips"]
+    )
 
 
 # ---- one by one and together
 
 
 @pytest.mark.parametrize("recordings", ["synthetic", "esc50"])
-def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by_one(recordings: str, request: pytest.FixtureRequest) -> None:
+def test_the_codec_in_the_package_encodes_twenty_clips_alike_together_and_one_by_one(
+    recordings: str, request: pytest.FixtureRequest
+) -> None:
     if recordings == "esc50":
         folder: Path = request.getfixturevalue("esc50")
         clips = [read_audio(path).waveform for path in sorted((folder / "audio").iterdir())[::100][:20]]
     else:
         from soundstorm.audio.synthesis import CLASSES
 
-        clips = [synthetic_clip(CLASSES[number % 10], duration_s=0.5 + 0.25 * (number % 3), seed=number) for number in range(20)]
+        clips = [
+            synthetic_clip(CLASSES[number % 10], duration_s=0.5 + 0.25 * (number % 3), seed=number)
+            for number in range(20)
+        ]
     assert len(clips) == 20
     codec = load_codec()
     for clip, codes_QT in zip(clips, codec.encode_clips(clips), strict=True):
@@ -265,7 +309,9 @@ def test_a_recording_that_was_replaced_is_noticed(tmp_path: Path, tiny_codec: Pa
     (tmp_path / "data" / "rain").mkdir(parents=True)
     file = tmp_path / "data" / "rain" / "a.wav"
     file.write_bytes(wav(noise(0.2)))
-    options = tokenize.Options(dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    options = tokenize.Options(
+        dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
+    )
     tokenize.run(options)
     file.write_bytes(wav(noise(0.3)))
     with pytest.raises(ClusterError, match="other settings: clips"):
@@ -276,7 +322,9 @@ def test_the_tokens_tell_which_files_they_are_of_and_what_their_codec_was_traine
     tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path
 ) -> None:
     tokens = open_tokens(tokenized.output, None)
-    files = {row["clip_id"]: row["uri"] for row in tables.read_table(f"{tokenized.output}/clips.parquet")[0].to_pylist()}
+    files = {
+        row["clip_id"]: row["uri"] for row in tables.read_table(f"{tokenized.output}/clips.parquet")[0].to_pylist()
+    }
     assert tokens.contents is not None and len(tokens.contents) == len(token_rows(tokenized.output))
     assert tokens.contents == {clip_id: content_of(storage.read_bytes(files[clip_id])) for clip_id in tokens.contents}
     learned = tokens.trained_on()

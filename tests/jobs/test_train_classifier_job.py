@@ -34,7 +34,8 @@ from soundstorm.serialization.provenance import TrainedOn, content_of
 
 EPOCHS = 4
 CHECKPOINT_KNOWN_S = 5.0
-"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it along."""
+"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it
+along."""
 
 
 def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], None]:
@@ -57,7 +58,9 @@ def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], 
         AudioClassifierTrainer.step = step  # type: ignore[method-assign]
         train_on_worker(settings)
         weights = [value.detach().contiguous().numpy().tobytes() for value in trainers[0].model.parameters()]
-        (folder / f"worker-{ray.train.get_context().get_world_rank()}").write_text(sha256(b"".join(weights)).hexdigest())
+        (folder / f"worker-{ray.train.get_context().get_world_rank()}").write_text(
+            sha256(b"".join(weights)).hexdigest()
+        )
 
     return loop
 
@@ -73,13 +76,20 @@ def dataset(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def options(dataset: Path, output: Path, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 10, "checkpoint_every": 2, "num_workers": 2, "device": "cpu"}
+    settings: dict[str, Any] = {
+        "epochs": EPOCHS,
+        "batch_size": 10,
+        "checkpoint_every": 2,
+        "num_workers": 2,
+        "device": "cpu",
+    }
     return Options(dataset="synthetic", data_dir=str(dataset), output_dir=str(output), **(settings | changes))
 
 
 @pytest.fixture(scope="module")
 def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
-    """One run of two workers, of which one is killed after the only checkpoint before the end; the tests below look at it."""
+    """One run of two workers, of which one is killed after the only checkpoint before the end; the tests below look at
+    it."""
     seen = tmp_path_factory.mktemp("seen")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.train_classifier, "train_on_worker", observed(seen, dies_before_step=5))
@@ -87,7 +97,9 @@ def trained(dataset: Path, tmp_path_factory: pytest.TempPathFactory, ray_session
     return summary | {"seen": seen}
 
 
-def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
+def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(
+    trained: dict[str, Any],
+) -> None:
     assert (trained["seen"] / "died").exists()
     assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["4", "4"]
     rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
@@ -128,12 +140,18 @@ def test_classes_without_clips_are_counted_too() -> None:
     assert clips_of_classes([2, 0, 2], ["dog", "rain", "siren"]) == {"dog": 1, "rain": 0, "siren": 2}
 
 
-def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_the_test_fold(trained: dict[str, Any], dataset: Path) -> None:
+def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_the_test_fold(
+    trained: dict[str, Any], dataset: Path
+) -> None:
     classifier = load_classifier(Path(trained["classifier"]))
     table, _ = read_table(f"{trained['output_dir']}/predictions.parquet")
     assert table.schema.names == PREDICTIONS.names
     rows = table.to_pylist()
-    assert len(rows) == trained["test"]["clips"] and {row["fold"] for row in rows} == {5} and {row["model"] for row in rows} == {"cnn"}
+    assert (
+        len(rows) == trained["test"]["clips"]
+        and {row["fold"] for row in rows} == {5}
+        and {row["model"] for row in rows} == {"cnn"}
+    )
     assert all((dataset / "audio" / f"{row['clip_id']}.wav").exists() for row in rows)
     right = [row["label"] == row["predicted"] for row in rows]
     assert classifier.accuracy == sum(right) / len(rows) == trained["test"]["accuracy"]
@@ -141,7 +159,9 @@ def test_the_predictions_are_those_of_the_classifier_it_leaves_for_each_clip_of_
     assert all(1 / len(CLASSES) <= row["probability"] <= 1 for row in rows)
 
 
-def test_probabilities_of_several_views_of_a_recording_are_averaged(trained: dict[str, Any], dataset: Path, ray_session: None) -> None:
+def test_probabilities_of_several_views_of_a_recording_are_averaged(
+    trained: dict[str, Any], dataset: Path, ray_session: None
+) -> None:
     classifier = load_classifier(Path(trained["classifier"]))
     clips = rows_of_folds(open_dataset("synthetic", str(dataset)).clips, {5})
     table = name_clips(classifier, clips, 30.0, num_views=3)

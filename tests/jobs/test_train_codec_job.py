@@ -33,7 +33,13 @@ def dataset(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def options(dataset: Path, output: Path, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"fitting": FITTING, "codebook_size": 32, "num_levels": 3, "frames_per_block": "2", "device": "cpu"}
+    settings: dict[str, Any] = {
+        "fitting": FITTING,
+        "codebook_size": 32,
+        "num_levels": 3,
+        "frames_per_block": "2",
+        "device": "cpu",
+    }
     return Options(dataset="synthetic", data_dir=str(dataset), output_dir=str(output), **(settings | changes))
 
 
@@ -118,7 +124,9 @@ def test_a_list_that_names_no_clip_is_refused(dataset: Path, tmp_path: Path) -> 
         run(options(dataset, tmp_path / "out", clips=str(tmp_path / "list.txt")))
 
 
-@pytest.mark.parametrize("changes", [{"fitting": FittingConfig(copies=0)}, {"max_failures": -1}, {"max_duration": 0.0}, {"num_levels": 65}])
+@pytest.mark.parametrize(
+    "changes", [{"fitting": FittingConfig(copies=0)}, {"max_failures": -1}, {"max_duration": 0.0}, {"num_levels": 65}]
+)
 def test_an_option_out_of_range_is_refused(dataset: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(SoundStormError, match=r"give"):
         options(dataset, tmp_path, **changes)

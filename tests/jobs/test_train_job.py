@@ -34,7 +34,9 @@ from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_pare
 from tests.jobs.conftest import Command, assert_one_message
 
 CATEGORIES = ["rain", "wind", "siren"]
-FINGERPRINT = CodecFingerprint(name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8)
+FINGERPRINT = CodecFingerprint(
+    name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8
+)
 NUM_FOLDS = 3
 
 
@@ -44,7 +46,12 @@ def pattern(label: int, num_frames: int) -> np.ndarray:
     return np.stack([(frames + 2 * label) % 8, (3 * frames + label) % 8])
 
 
-def write_tokens(uri: str, fingerprint: CodecFingerprint = FINGERPRINT, folds: int = NUM_FOLDS, rows: list[dict[str, Any]] | None = None) -> str:
+def write_tokens(
+    uri: str,
+    fingerprint: CodecFingerprint = FINGERPRINT,
+    folds: int = NUM_FOLDS,
+    rows: list[dict[str, Any]] | None = None,
+) -> str:
     """What `tokenize` would leave: 27 clips of three classes and three folds, 17 to 20 frames long, in two files."""
     clips = rows or [
         {
@@ -61,13 +68,16 @@ def write_tokens(uri: str, fingerprint: CodecFingerprint = FINGERPRINT, folds: i
     ]
     metadata = fingerprint.to_metadata() | {"categories": json.dumps(CATEGORIES), "num_folds": str(folds)}
     for part, half in enumerate((clips[::2], clips[1::2])):
-        tables.write_table(tables.part_uri(storage.join(uri, "tokens"), part), pa.Table.from_pylist(half, TOKENS), metadata)
+        tables.write_table(
+            tables.part_uri(storage.join(uri, "tokens"), part), pa.Table.from_pylist(half, TOKENS), metadata
+        )
     records.finish(uri, "tokenize", {}, {})
     return uri
 
 
 def killing(epochs: dict[int, Path]) -> Callable[[dict[str, Any]], str | None]:
-    """The job's training loop, in which worker 1 is killed as it begins one of `epochs`, unless the marker file of that epoch is there."""
+    """The job's training loop, in which worker 1 is killed as it begins one of `epochs`, unless the marker file of that
+    epoch is there."""
 
     def loop(settings: dict[str, Any]) -> str | None:
         original = TrainingRun.run_epoch
@@ -103,8 +113,12 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of another architecture than the presets', trained a little on two of the classes."""
     architecture = ModelConfig(width=32, depth=1, heads=2, kernel=7, num_levels=2, codebook_size=8, num_classes=2)
-    clips = TokenSet(views=[[pattern(1 - number % 2, 18)] for number in range(16)], labels=[number % 2 for number in range(16)])
-    pretraining = TrainingRun(architecture, TrainingConfig(batch_size=4, epochs=4, lr=1e-2), clips, clips, device=torch.device("cpu"))
+    clips = TokenSet(
+        views=[[pattern(1 - number % 2, 18)] for number in range(16)], labels=[number % 2 for number in range(16)]
+    )
+    pretraining = TrainingRun(
+        architecture, TrainingConfig(batch_size=4, epochs=4, lr=1e-2), clips, clips, device=torch.device("cpu")
+    )
     while not pretraining.is_finished:
         pretraining.run_epoch()
     folder = tmp_path_factory.mktemp("origin") / "checkpoint"
@@ -142,7 +156,11 @@ def test_two_workers_learn_and_leave_every_file(trained: dict[str, Any], tokens:
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
     assert float(rows[-1]["val_loss"]) < 0.95 * float(rows[0]["val_loss"])
     assert {"train_level_0", "train_level_1", "val_level_0", "val_level_1", "lr", "seconds"} <= set(rows[0])
-    assert sorted(path.name for path in (output / "checkpoint").iterdir()) == ["config.json", "model.safetensors", "training_state.pt"]
+    assert sorted(path.name for path in (output / "checkpoint").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "training_state.pt",
+    ]
     assert len(list((output / "tensorboard").iterdir())) == 1
     record = records.read(str(output), "train")
     assert record is not None and record.counts["clips"] == 18 and record.counts["validation_clips"] == 9
@@ -160,7 +178,9 @@ def test_the_checkpoint_holds_the_averaged_weights_and_says_what_they_are(traine
     codec = Parent(role=Role.CODEC, name=FINGERPRINT.name, sha256=FINGERPRINT.sha256, trained_on=None)
     assert found.of_role(Role.CODEC) == codec  # the tokens are of an earlier version, which did not say it
     before = load_checkpoint(Path(origin))
-    assert isinstance(before.provenance, TrainedOn) and [part.dataset for part in before.provenance.recordings] == ["esc10"]
+    assert isinstance(before.provenance, TrainedOn) and [part.dataset for part in before.provenance.recordings] == [
+        "esc10"
+    ]
     assert found.of_role(Role.GENERATOR) == as_parent(Role.GENERATOR, "started from", before.sha256, before.provenance)
     state = torch.load(folder / "training_state.pt", weights_only=True)
     weights = checkpoint.model.state_dict()
@@ -172,7 +192,9 @@ def test_a_run_from_a_checkpoint_keeps_its_architecture_and_starts_where_it_was(
     checkpoint = load_checkpoint(Path(trained["checkpoint"]))
     assert (checkpoint.model.config.width, checkpoint.model.config.num_classes) == (32, 3)
     assert checkpoint.sampler == SamplerSettings(iterations=3)
-    assert float(log_rows(trained["output_dir"])[0]["train_loss"]) < math.log(8) - 0.2  # an untrained network has ln 8 or more
+    assert (
+        float(log_rows(trained["output_dir"])[0]["train_loss"]) < math.log(8) - 0.2
+    )  # an untrained network has ln 8 or more
 
 
 def test_a_finished_run_is_not_repeated(trained: dict[str, Any], tokens: str, origin: str) -> None:
@@ -195,10 +217,16 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other
 def test_a_training_under_way_is_no_checkpoint_yet(tmp_path: Path, command: Command) -> None:
     records.begin(str(tmp_path / "train"), "train", {})
     result = command(generate, "--checkpoint", str(tmp_path / "train"), "--output-dir", str(tmp_path / "out"))
-    assert_one_message(result, f"--checkpoint {tmp_path}/train: the training there is not finished", "run the same `soundstorm train` again")
+    assert_one_message(
+        result,
+        f"--checkpoint {tmp_path}/train: the training there is not finished",
+        "run the same `soundstorm train` again",
+    )
 
 
-def test_other_settings_in_the_same_folder_are_refused_by_name(trained: dict[str, Any], tokens: str, origin: str) -> None:
+def test_other_settings_in_the_same_folder_are_refused_by_name(
+    trained: dict[str, Any], tokens: str, origin: str
+) -> None:
     with pytest.raises(ClusterError, match=r"training\.lr: then 0.005, now 0.001.*--overwrite"):
         run(options(tokens, trained["output_dir"], checkpoint=origin, lr=1e-3))
 
@@ -207,7 +235,12 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(trained: dict[str
 
 
 def test_a_run_in_object_storage_survives_a_killed_worker_and_is_resumed_after_another_to_the_same_weights(
-    trained: dict[str, Any], tokens: str, origin: str, tmp_path: Path, s3_bucket: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+    trained: dict[str, Any],
+    tokens: str,
+    origin: str,
+    tmp_path: Path,
+    s3_bucket: Callable[[], str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     output = storage.join(s3_bucket(), "experiments", "one")
     settings = options(tokens, output, checkpoint=origin, max_failures=1)
@@ -219,7 +252,11 @@ def test_a_run_in_object_storage_survives_a_killed_worker_and_is_resumed_after_a
     assert all(marker.exists() for marker in deaths.values())
     assert not storage.exists(storage.join(output, "train.json"))
     before = log_rows(output)
-    assert len(before) in (1, 2, 3)  # epochs take a tenth of a second here: reports of the last half may have been on their way
+    assert len(before) in (
+        1,
+        2,
+        3,
+    )  # epochs take a tenth of a second here: reports of the last half may have been on their way
 
     resumed = run(settings)
     assert resumed["checkpoint_sha256"] == trained["checkpoint_sha256"]
@@ -238,9 +275,23 @@ def test_a_run_whose_loss_stays_far_above_guessing_is_stopped_and_its_last_good_
 ) -> None:
     (tmp_path / "slowly.json").write_text('{"training": {"warmup_share": 0.9}}')
     output = tmp_path / "out"
-    arguments = ["--tokens", tokens, "--preset", "tiny", "--config", str(tmp_path / "slowly.json"), "--output-dir", str(output)]
+    arguments = [
+        "--tokens",
+        tokens,
+        "--preset",
+        "tiny",
+        "--config",
+        str(tmp_path / "slowly.json"),
+        "--output-dir",
+        str(output),
+    ]
     result = command(jobs.train, *arguments, "--epochs", "12", "--batch-size", "4", "--lr", "1")
-    assert_one_message(result, "training stopped: the loss stays at", "where a guess gives 2.08: lower --lr (it is 1)", "The last good epoch was")
+    assert_one_message(
+        result,
+        "training stopped: the loss stays at",
+        "where a guess gives 2.08: lower --lr (it is 1)",
+        "The last good epoch was",
+    )
     losses = [float(row["train_loss"]) for row in log_rows(str(output))]
     good = [loss < 2 * math.log(8) for loss in losses]
     assert good[0] and good[-3:] == [False] * 3 and len(losses) < 12  # it was stopped
@@ -297,7 +348,8 @@ def test_codes_out_of_range_are_refused_before_any_worker_starts(tmp_path: Path)
 def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -> None:
     base = {"dataset": "folder", "label": 0, "category": "rain", "num_frames": 9}
     rows = [
-        base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view, "codes": codes_to_lists((pattern(0, 9) + view) % 8)}
+        base
+        | {"clip_id": f"clip-{fold}", "fold": fold, "view": view, "codes": codes_to_lists((pattern(0, 9) + view) % 8)}
         for view in (2, 0, 1)
         for fold in (3, 1, 2)
     ]
@@ -310,9 +362,17 @@ def test_augmented_views_are_trained_on_and_not_validated_with(tmp_path: Path) -
     np.testing.assert_array_equal(validation.recorded(0), pattern(0, 9))
 
 
-@pytest.mark.parametrize(("views", "problem"), [((0, 1, 1), "has view 1 2 times"), ((1, 2), "has view 1 and not view 0, the recording")])
+@pytest.mark.parametrize(
+    ("views", "problem"), [((0, 1, 1), "has view 1 2 times"), ((1, 2), "has view 1 and not view 0, the recording")]
+)
 def test_views_that_no_tokenizer_makes_are_refused(views: tuple[int, ...], problem: str, tmp_path: Path) -> None:
-    base = {"dataset": "folder", "label": 0, "category": "rain", "num_frames": 9, "codes": codes_to_lists(pattern(0, 9))}
+    base = {
+        "dataset": "folder",
+        "label": 0,
+        "category": "rain",
+        "num_frames": 9,
+        "codes": codes_to_lists(pattern(0, 9)),
+    }
     rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2) for view in views]
     with pytest.raises(SoundStormError, match=f"clip 'clip-.' {problem}: make the tokens again"):
         open_tokens(write_tokens(str(tmp_path), rows=rows), 2)
@@ -334,7 +394,10 @@ def test_a_checkpoint_of_another_codec_is_refused(tokens: str, tmp_path: Path) -
         run(options(tokens, str(tmp_path / "out"), checkpoint=str(tmp_path / "other")))
 
 
-@pytest.mark.parametrize("content", ["not json", "[]", '{"training": 3}', '{"training": {"lr": "high"}}', '{"training": {"learning_rate": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["not json", "[]", '{"training": 3}', '{"training": {"lr": "high"}}', '{"training": {"learning_rate": 1}}'],
+)
 def test_a_malformed_config_file_is_refused(content: str, tokens: str, tmp_path: Path) -> None:
     (tmp_path / "best.json").write_text(content)
     with pytest.raises(SoundStormError, match=r"--config .*best\.json"):

@@ -40,8 +40,13 @@ def feature_rows(categories: tuple[str, ...] = CLASSES) -> list[Row]:
     """Generated clips of the same distributions as the real ones, half of which are drawn for the comparison."""
     found = []
     for label, category in enumerate(categories):
-        found += [feature_row(Role.GENERATED, number, category, centre=3 * label) for number in range(GENERATED_PER_CLASS)]
+        found += [
+            feature_row(Role.GENERATED, number, category, centre=3 * label) for number in range(GENERATED_PER_CLASS)
+        ]
     for number in range(REAL_PER_CLASS):
         role = Role.REAL if number < REAL_PER_CLASS // 2 else Role.REFERENCE
-        found += [feature_row(role, number, category, 1 + number % FOLDS, 3 * label) for label, category in enumerate(categories)]
+        found += [
+            feature_row(role, number, category, 1 + number % FOLDS, 3 * label)
+            for label, category in enumerate(categories)
+        ]
     return found

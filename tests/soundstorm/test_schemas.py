@@ -10,13 +10,19 @@ import pytest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_schema, codes_from_column, codes_to_lists
 
-FINGERPRINT = CodecFingerprint(name="tiny", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024)
+FINGERPRINT = CodecFingerprint(
+    name="tiny", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024
+)
 
 
 def _tokens(*codes: np.ndarray) -> pa.Table:
     fixed = {"dataset": "d", "fold": 1, "label": 0, "category": "c", "view": 0}
     return pa.Table.from_pylist(
-        [fixed | {"clip_id": str(i), "num_frames": c.shape[1], "codes": codes_to_lists(c)} for i, c in enumerate(codes)], TOKENS
+        [
+            fixed | {"clip_id": str(i), "num_frames": c.shape[1], "codes": codes_to_lists(c)}
+            for i, c in enumerate(codes)
+        ],
+        TOKENS,
     )
 
 
@@ -60,7 +66,9 @@ def test_a_fingerprint_survives_table_metadata() -> None:
     assert CodecFingerprint.from_metadata(FINGERPRINT.to_metadata(), "t") == FINGERPRINT
 
 
-@pytest.mark.parametrize("damage", [{"codec_sample_rate": "fast"}, {"codec_num_levels": "-8"}, {"codec_num_levels": "٨"}])
+@pytest.mark.parametrize(
+    "damage", [{"codec_sample_rate": "fast"}, {"codec_num_levels": "-8"}, {"codec_num_levels": "٨"}]
+)
 def test_a_malformed_fingerprint_is_refused_with_the_table_named(damage: dict[str, str]) -> None:
     with pytest.raises(SoundStormError, match=r"t.parquet.*not a whole number"):
         CodecFingerprint.from_metadata(FINGERPRINT.to_metadata() | damage, "t.parquet")
@@ -69,13 +77,19 @@ def test_a_malformed_fingerprint_is_refused_with_the_table_named(damage: dict[st
 def test_a_missing_fingerprint_is_refused_with_the_remedy() -> None:
     with pytest.raises(SoundStormError, match=r"t.parquet: no codec fingerprint.*soundstorm tokenize"):
         CodecFingerprint.from_metadata({}, "t.parquet")
-    with pytest.raises(SoundStormError, match=r"config.json: no codec fingerprint.*make it again with `soundstorm train`$"):
+    with pytest.raises(
+        SoundStormError, match=r"config.json: no codec fingerprint.*make it again with `soundstorm train`$"
+    ):
         CodecFingerprint.from_metadata({}, "config.json", "train")
 
 
 def test_a_mismatch_names_both_codecs() -> None:
-    other = CodecFingerprint(name="big", sha256="cd" * 32, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024)
-    with pytest.raises(SoundStormError, match=r"runs/tokens was made with codec 'tiny' \(abab.*in use is 'big' \(cdcd.*--codec"):
+    other = CodecFingerprint(
+        name="big", sha256="cd" * 32, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024
+    )
+    with pytest.raises(
+        SoundStormError, match=r"runs/tokens was made with codec 'tiny' \(abab.*in use is 'big' \(cdcd.*--codec"
+    ):
         FINGERPRINT.require_equal(other, "runs/tokens")
 
 

@@ -1,4 +1,5 @@
-"""A proxy before an S3 server that spoils a share of the requests, as networks and busy servers do; which, follows from a seed.
+"""A proxy before an S3 server that spoils a share of the requests, as networks and busy servers do; which, follows from
+a seed.
 
 with FlakyProxy(server.endpoint, rate=0.1, seed=1) as proxy:
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
@@ -18,7 +19,9 @@ from enum import StrEnum
 from types import TracebackType
 from urllib.parse import urlsplit
 
-BUSY_ANSWER = b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+BUSY_ANSWER = (
+    b"<?xml version='1.0'?><Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
+)
 TRICKLE = (1024, 0.05)  # bytes at a time, and seconds between them
 
 
@@ -62,11 +65,15 @@ class FlakyProxy:
 
     def __enter__(self) -> "FlakyProxy":
         self._thread.start()
-        server = asyncio.run_coroutine_threadsafe(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20), self._loop).result(60)
+        server = asyncio.run_coroutine_threadsafe(
+            asyncio.start_server(self._serve, "127.0.0.1", 0, limit=2**20), self._loop
+        ).result(60)
         self.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(60)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(60)
@@ -95,7 +102,10 @@ class FlakyProxy:
             self.injected[fault] += 1
         if fault is Fault.BUSY:
             await reader.readexactly(0 if b"expect" in fields else int(fields.get(b"content-length", 0)))
-            writer.write(b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (len(BUSY_ANSWER), BUSY_ANSWER))
+            writer.write(
+                b"HTTP/1.1 503 Slow Down\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s"
+                % (len(BUSY_ANSWER), BUSY_ANSWER)
+            )
             await writer.drain()
             return False
         if fault is Fault.RESET:
@@ -124,7 +134,9 @@ class FlakyProxy:
             up_writer.close()
         return await self._reply(writer, answer_head, answer_body, fault, cut)
 
-    async def _reply(self, writer: asyncio.StreamWriter, head: bytes, body: bytes, fault: Fault | None, cut: float) -> bool:
+    async def _reply(
+        self, writer: asyncio.StreamWriter, head: bytes, body: bytes, fault: Fault | None, cut: float
+    ) -> bool:
         if fault is Fault.LOST:
             return _reset(writer)
         if fault is Fault.TRUNCATED:

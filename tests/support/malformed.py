@@ -39,7 +39,9 @@ def call(run: Callable[[], dict[str, Any]]) -> tuple[int, str, str]:
 
 
 def _started(options: Any, run: Callable[[Any], dict[str, Any]], arguments: list[str]) -> tuple[int, str, str]:
-    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors) for errors in ("strict", "backslashreplace"))
+    out, err = (
+        io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors) for errors in ("strict", "backslashreplace")
+    )
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = start(options, run, arguments, "soundstorm")
     for stream in (out, err):
@@ -53,14 +55,26 @@ counted: Counter[str] = Counter()
 
 def tell() -> None:
     """Print how many broken files there were, and begin anew."""
-    print(f"\nmalformed files: {sum(counted.values())}, of them {dict(counted)}")  # noqa: T201  # for tests/chaos/malformed.py
+    print(f"\nmalformed files: {sum(counted.values())}, of them {dict(counted)}")  # for tests/chaos/malformed.py
     counted.clear()
 
 
 def many(check: Callable[[], None], examples: int = EXAMPLES) -> Callable[[], None]:
     """`check` for that many broken versions."""
-    health = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
-    run = settings(max_examples=examples, derandomize=SEED is None, deadline=None, database=None, phases=PHASES, suppress_health_check=health)(check)
+    health = [
+        HealthCheck.function_scoped_fixture,
+        HealthCheck.too_slow,
+        HealthCheck.data_too_large,
+        HealthCheck.large_base_example,
+    ]
+    run = settings(
+        max_examples=examples,
+        derandomize=SEED is None,
+        deadline=None,
+        database=None,
+        phases=PHASES,
+        suppress_health_check=health,
+    )(check)
     return run if SEED is None else seed(int(SEED))(run)
 
 

@@ -1,4 +1,5 @@
-"""Broken versions of good files, drawn by hypothesis: cut off, damaged, of other types, or with content that runs code when unpickled."""
+"""Broken versions of good files, drawn by hypothesis: cut off, damaged, of other types, or with content that runs code
+when unpickled."""
 
 import copy
 import csv
@@ -25,7 +26,24 @@ ODD: list[Any] = [
     *([], [None], [1, "x"], [[[]]], {}, {"": None}),
 ]
 """Values that do not belong where they are put."""
-TEXTS = ["", "x", "0", "-1", "1e9", "nan", "9" * 400, "x" * 200_000, "\x00", "\x1b[2J", "../../etc/passwd", "é\u0301", '"', "=1+1", "a\nb", "true"]
+TEXTS = [
+    "",
+    "x",
+    "0",
+    "-1",
+    "1e9",
+    "nan",
+    "9" * 400,
+    "x" * 200_000,
+    "\x00",
+    "\x1b[2J",
+    "../../etc/passwd",
+    "é\u0301",
+    '"',
+    "=1+1",
+    "a\nb",
+    "true",
+]
 
 
 class Payload:
@@ -46,7 +64,11 @@ def payloads(marker: Path) -> list[bytes]:
         file = io.BytesIO()
         torch.save({"network": Payload(marker), "epochs_done": 1}, file, _use_new_zipfile_serialization=new_form)
         saved.append(file.getvalue())
-    unpickled = pa.field("clip_id", pa.binary(), metadata={"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": plain[1]})
+    unpickled = pa.field(
+        "clip_id",
+        pa.binary(),
+        metadata={"ARROW:extension:name": "arrow.py_extension_type", "ARROW:extension:metadata": plain[1]},
+    )
     table = io.BytesIO()
     pq.write_table(pa.table([pa.array([plain[2]])], schema=pa.schema([unpickled])), table)
     return [*plain, *saved, table.getvalue()]
@@ -62,7 +84,9 @@ def damaged(draw: Draw, good: bytes, marker: Path) -> bytes:
         return good[:place]
     if how == "flip":
         return (
-            good[:place] + bytes(byte ^ draw(st.integers(1, 255)) for byte in good[place : place + min(length, 4)]) + good[place + min(length, 4) :]
+            good[:place]
+            + bytes(byte ^ draw(st.integers(1, 255)) for byte in good[place : place + min(length, 4)])
+            + good[place + min(length, 4) :]
         )
     if how == "zeros":
         return good[:place] + bytes(len(good[place : place + length])) + good[place + length :]
@@ -157,16 +181,53 @@ def broken_csv(draw: Draw, good: bytes, marker: Path) -> bytes:
 ODD_OF_TYPE: dict[Callable[[pa.DataType], bool], list[Any]] = {
     pa.types.is_integer: [0, -1, 1, 7, 2**31 - 1],
     pa.types.is_floating: [float("nan"), float("inf"), -1.0, 0.0, 1e300],
-    pa.types.is_string: ["", "x", "\x00", "../../etc/passwd", "x" * 5000, "\x1b[2J", "s3://", "nosuch://x", "s3://no/\x00"],
+    pa.types.is_string: [
+        "",
+        "x",
+        "\x00",
+        "../../etc/passwd",
+        "x" * 5000,
+        "\x1b[2J",
+        "s3://",
+        "nosuch://x",
+        "s3://no/\x00",
+    ],
     pa.types.is_list: [[], [[]], [[1]], [[1], [1, 2]]],
 }
-OTHER_TYPES = [pa.string(), pa.int64(), pa.int8(), pa.float32(), pa.binary(), pa.bool_(), pa.list_(pa.int32()), pa.large_string(), pa.null()]
+OTHER_TYPES = [
+    pa.string(),
+    pa.int64(),
+    pa.int8(),
+    pa.float32(),
+    pa.binary(),
+    pa.bool_(),
+    pa.list_(pa.int32()),
+    pa.large_string(),
+    pa.null(),
+]
 
 
 @st.composite
 def broken_table(draw: Draw, good: bytes, marker: Path) -> bytes:
     """A Parquet file with wrong columns, cells, rows or metadata, or damaged."""
-    how = draw(st.sampled_from(["bytes", "drop", "rename", "type", "null", "cell", "cell", "rows", "extra", "twice", "metadata", "metadata"]))
+    how = draw(
+        st.sampled_from(
+            [
+                "bytes",
+                "drop",
+                "rename",
+                "type",
+                "null",
+                "cell",
+                "cell",
+                "rows",
+                "extra",
+                "twice",
+                "metadata",
+                "metadata",
+            ]
+        )
+    )
     if how == "bytes":
         return bytes(draw(damaged(good, marker)))
     table = pq.read_table(io.BytesIO(good))
@@ -197,11 +258,28 @@ def broken_table(draw: Draw, good: bytes, marker: Path) -> bytes:
     elif how == "metadata" and metadata:
         key = draw(st.sampled_from(sorted(metadata)))
         changed = draw(
-            st.sampled_from([None, b"", b"x", b"-1", b"0", b"[]", b"[1, 2]", b"null", b"9" * 400, b"\xff\xfe", b'["a", "a"]', "٣".encode()])
+            st.sampled_from(
+                [
+                    None,
+                    b"",
+                    b"x",
+                    b"-1",
+                    b"0",
+                    b"[]",
+                    b"[1, 2]",
+                    b"null",
+                    b"9" * 400,
+                    b"\xff\xfe",
+                    b'["a", "a"]',
+                    "٣".encode(),
+                ]
+            )
         )
         metadata = {} if draw(st.integers(0, 9)) == 0 else metadata | {key: changed}
     file = io.BytesIO()
-    pq.write_table(table.replace_schema_metadata({key: value for key, value in metadata.items() if value is not None}), file)
+    pq.write_table(
+        table.replace_schema_metadata({key: value for key, value in metadata.items() if value is not None}), file
+    )
     return file.getvalue()
 
 

@@ -1,4 +1,5 @@
-"""A Ray head for one test or experiment: own ports, folder and token, ended by its processes' ids. Other Rays of the machine are let be."""
+"""A Ray head for one test or experiment: own ports, folder and token, ended by its processes' ids. Other Rays of the
+machine are let be."""
 
 import contextlib
 import os
@@ -36,12 +37,20 @@ class Head:
 
     def environment(self) -> dict[str, str]:
         """The variables of somebody who may get in, and none of another Ray."""
-        return outsider() | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token_file), "RAY_API_SERVER_ADDRESS": self.dashboard}
+        return outsider() | {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(self.token_file),
+            "RAY_API_SERVER_ADDRESS": self.dashboard,
+        }
 
 
 def outsider() -> dict[str, str]:
     """This process's variables without what leads to a Ray or to a storage."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_API_SERVER", "AWS_"))}
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RAY_AUTH_", "RAY_ADDRESS", "RAY_API_SERVER", "AWS_"))
+    }
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,15 +65,20 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextlib.contextmanager
-def ray_head(*options: str, port: int | None = None, dashboard: bool = True, environment: dict[str, str] | None = None) -> Iterator[Head]:
-    """A head until the end of the block; `options` are further ones of `ray start --head`, `environment` further variables of its processes."""
+def ray_head(
+    *options: str, port: int | None = None, dashboard: bool = True, environment: dict[str, str] | None = None
+) -> Iterator[Head]:
+    """A head until the end of the block; `options` are further ones of `ray start --head`, `environment` further
+    variables of its processes."""
     folder = Path(tempfile.mkdtemp(prefix="ray-test-", dir="/tmp"))  # Ray's sockets need a short path
     token_file = folder / "token"
     with os.fdopen(os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
     free, client_port, dashboard_port, agent_port, metrics_port = free_ports(5)
     port = port or free
-    head = Head(f"127.0.0.1:{port}", f"ray://127.0.0.1:{client_port}", f"http://127.0.0.1:{dashboard_port}", folder, token_file)
+    head = Head(
+        f"127.0.0.1:{port}", f"ray://127.0.0.1:{client_port}", f"http://127.0.0.1:{dashboard_port}", folder, token_file
+    )
     flags = {
         "node-ip-address": "127.0.0.1",
         "port": port,
@@ -77,8 +91,18 @@ def ray_head(*options: str, port: int | None = None, dashboard: bool = True, env
         "object-store-memory": 200_000_000,
         "temp-dir": folder / "ray",
     }
-    command = [*RAY, "start", "--head", "--block", "--disable-usage-stats", *(f"--{name}={value}" for name, value in flags.items()), *options]
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # a job's `python` is the one of its head
+    command = [
+        *RAY,
+        "start",
+        "--head",
+        "--block",
+        "--disable-usage-stats",
+        *(f"--{name}={value}" for name, value in flags.items()),
+        *options,
+    ]
+    path = os.pathsep.join(
+        [str(Path(sys.executable).parent), os.environ["PATH"]]
+    )  # a job's `python` is the one of its head
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command,
@@ -89,7 +113,10 @@ def ray_head(*options: str, port: int | None = None, dashboard: bool = True, env
             start_new_session=True,
         )
     try:
-        job_server = [head.dashboard.removeprefix("http://"), f"127.0.0.1:{agent_port}"]  # without its agent it refuses jobs
+        job_server = [
+            head.dashboard.removeprefix("http://"),
+            f"127.0.0.1:{agent_port}",
+        ]  # without its agent it refuses jobs
         for address in [head.address, *(job_server if dashboard else [])]:
             _await(address, process, folder / "log")
         yield head
@@ -120,7 +147,9 @@ def end_processes_of(folder: Path) -> None:
     name = str(folder).encode()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
-            if int(entry.name) != os.getpid() and (name in (entry / "cmdline").read_bytes() or name in (entry / "environ").read_bytes()):
+            if int(entry.name) != os.getpid() and (
+                name in (entry / "cmdline").read_bytes() or name in (entry / "environ").read_bytes()
+            ):
                 os.kill(int(entry.name), signal.SIGKILL)
         except OSError:  # it has ended meanwhile, or is not ours to look into
             continue

@@ -11,7 +11,9 @@ from cluster import storage, tables
 from cluster.tables import stage_record as records
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
 
-FINGERPRINT = CodecFingerprint(name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8)
+FINGERPRINT = CodecFingerprint(
+    name="pattern", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=8
+)
 
 
 @pytest.fixture(scope="session")

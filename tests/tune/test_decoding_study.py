@@ -30,7 +30,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Path) -> st
         torch.manual_seed(0)
         fingerprint = codec.fingerprint
         network = SoundStorm(
-            ModelConfig(width=16, depth=1, heads=2, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=3)
+            ModelConfig(
+                width=16,
+                depth=1,
+                heads=2,
+                num_levels=fingerprint.num_levels,
+                codebook_size=fingerprint.codebook_size,
+                num_classes=3,
+            )
         )
     save_checkpoint(
         folder,
@@ -70,14 +77,18 @@ def study(checkpoint: str, synthetic_dataset: Path, tiny_codec: Path, s3: Any, r
 def test_the_curve_and_the_search_have_a_row_a_trial(study: dict[str, Any]) -> None:
     rows = tables.read_table(storage.join(study["output_dir"], "trials.parquet"))[0].to_pylist()
     curve = [row for row in rows if row["part"] == "curve"]
-    assert sorted((row["iterations_level_0"], row["seed"]) for row in curve) == sorted((count, seed) for count in PASSES for seed in range(SEEDS))
+    assert sorted((row["iterations_level_0"], row["seed"]) for row in curve) == sorted(
+        (count, seed) for count in PASSES for seed in range(SEEDS)
+    )
     assert len(rows) - len(curve) == TRIALS
     assert all(row["state"] == "finished" and row["seconds_per_clip"] > 0 for row in rows)
     for row in rows:
         assert row["quality"] == pytest.approx(row["ks_mean"] + row["embedding_distance"])
         assert 0 < row["ks_mean"] <= 1 and 0 <= row["embedding_distance"] <= math.sqrt(2)
     by_passes = {count: [row for row in curve if row["iterations_level_0"] == count] for count in PASSES}
-    assert all(len({row["quality"] for row in found}) == SEEDS for found in by_passes.values())  # another seed, other clips
+    assert all(
+        len({row["quality"] for row in found}) == SEEDS for found in by_passes.values()
+    )  # another seed, other clips
 
 
 def test_the_page_says_where_more_passes_stop_paying(study: dict[str, Any]) -> None:
@@ -95,14 +106,25 @@ def test_the_best_is_on_the_front_and_generate_takes_it(
     assert entries == sorted(entries, key=lambda entry: entry[1]) == sorted(entries, key=lambda entry: -entry[0])
     assert best["quality"] <= min(entries)[0] + best["spread"]
     out = str(tmp_path / "samples")
-    common: dict[str, Any] = {"checkpoint": checkpoint, "codec": str(tiny_codec), "num_samples": 2, "duration": 0.2, "num_actors": 1}
+    common: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "codec": str(tiny_codec),
+        "num_samples": 2,
+        "duration": 0.2,
+        "num_actors": 1,
+    }
     generate.run(generate.Options(config=study["best_config"], output_dir=out, top_p=0.5, **common))
     made = json.loads((tmp_path / "samples" / "generate.json").read_text())["settings"]["sampler"]
     assert made == best["sampler"] | {"top_p": 0.5}  # what the command line says goes first
 
 
-def test_a_finished_study_is_not_repeated(study: dict[str, Any], checkpoint: str, synthetic_dataset: Path, tiny_codec: Path) -> None:
-    assert "already done" in run(options(checkpoint, synthetic_dataset, tiny_codec, study["output_dir"], resume=True))["message"]
+def test_a_finished_study_is_not_repeated(
+    study: dict[str, Any], checkpoint: str, synthetic_dataset: Path, tiny_codec: Path
+) -> None:
+    assert (
+        "already done"
+        in run(options(checkpoint, synthetic_dataset, tiny_codec, study["output_dir"], resume=True))["message"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -121,6 +143,8 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
         options("c", Path("d"), Path("e"), "out", **changes)
 
 
-def test_a_fold_that_is_not_there_is_refused(checkpoint: str, synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path) -> None:
+def test_a_fold_that_is_not_there_is_refused(
+    checkpoint: str, synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path
+) -> None:
     with pytest.raises(SoundStormError, match="--fold is 9"):
         run(options(checkpoint, synthetic_dataset, tiny_codec, str(tmp_path), fold=9))

@@ -27,11 +27,20 @@ from tune.search.trial_journal import Ended
 def sounds(synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path) -> str:
     """Tokens of two classes of the synthetic dataset, made with the tiny codec."""
     codec = load_codec(tiny_codec)
-    clips = [row for row in open_dataset("synthetic", str(synthetic_dataset)).clips.to_pylist() if row["category"] in CLASSES[:2]]
+    clips = [
+        row
+        for row in open_dataset("synthetic", str(synthetic_dataset)).clips.to_pylist()
+        if row["category"] in CLASSES[:2]
+    ]
     codes = codec.encode_clips([from_pcm16(load_clip(row["uri"])) for row in clips])
     rows = [
         {name: row[name] for name in ("clip_id", "dataset", "fold", "category")}
-        | {"label": CLASSES.index(row["category"]), "view": 0, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)}
+        | {
+            "label": CLASSES.index(row["category"]),
+            "view": 0,
+            "num_frames": codes_QT.shape[1],
+            "codes": codes_to_lists(codes_QT),
+        }
         for row, codes_QT in zip(clips, codes, strict=True)
     ]
     metadata = codec.fingerprint.to_metadata() | {"categories": json.dumps(list(CLASSES[:2])), "num_folds": "5"}
@@ -47,7 +56,9 @@ def test_the_best_networks_of_the_training_go_through_the_decoding(
     (tmp_path / "space.py").write_text(
         "from tune.space import Choice, Range\nSPACE = {'lr': Range(1e-4, 1e-2, is_log=True), 'width': Choice(16, 32)}"
     )
-    (tmp_path / "decoding.py").write_text("from tune.space import Range\nSPACE = {'iterations_level_0': Range(1, 4, is_whole=True)}")
+    (tmp_path / "decoding.py").write_text(
+        "from tune.space import Range\nSPACE = {'iterations_level_0': Range(1, 4, is_whole=True)}"
+    )
     options = Options(
         tokens=sounds,
         output_dir=str(tmp_path / "out"),
@@ -67,7 +78,9 @@ def test_the_best_networks_of_the_training_go_through_the_decoding(
     )
     found = run(options)
     rows: list[dict[str, Any]] = tables.read_table(str(tmp_path / "out" / "trials.parquet"))[0].to_pylist()
-    networks = {row["trial"] for row in tables.read_table(str(tmp_path / "out" / "training" / "trials.parquet"))[0].to_pylist()}
+    networks = {
+        row["trial"] for row in tables.read_table(str(tmp_path / "out" / "training" / "trials.parquet"))[0].to_pylist()
+    }
     assert len(rows) == 3 and {row["checkpoint"] for row in rows} <= networks and len(networks) == 2
     best = json.loads((tmp_path / "out" / "best.json").read_text())
     assert best["quality"] == found["quality"] and best["trained"]["width"] == best["model"]["width"]
@@ -90,11 +103,22 @@ def test_the_best_networks_of_the_training_go_through_the_decoding(
     ],
 )
 def test_what_the_decoding_is_given_is_looked_at_before_the_training(
-    changes: dict[str, Any], message: str, sounds: str, synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    changes: dict[str, Any],
+    message: str,
+    sounds: str,
+    synthetic_dataset: Path,
+    tiny_codec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "candidates.py").write_text("from tune.space import Choice\nSPACE = {'candidates': Choice(1, 2)}")
-    given: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "codec": str(tiny_codec), "tokens": sounds}
+    given: dict[str, Any] = {
+        "dataset": "synthetic",
+        "data_dir": str(synthetic_dataset),
+        "codec": str(tiny_codec),
+        "tokens": sounds,
+    }
     with pytest.raises((SoundStormError, ClusterError), match=message):
         run(Options(output_dir=str(tmp_path / "out"), **(given | changes)))
     assert not (tmp_path / "out" / "training").exists()

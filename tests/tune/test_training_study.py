@@ -41,7 +41,13 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def options(tokens: str, output: str, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"num_trials": NUM_TRIALS, "max_concurrent": 2, "epochs": EPOCHS, "batch_size": 4, "seed": 3}
+    settings: dict[str, Any] = {
+        "num_trials": NUM_TRIALS,
+        "max_concurrent": 2,
+        "epochs": EPOCHS,
+        "batch_size": 4,
+        "seed": 3,
+    }
     return Options(tokens=tokens, output_dir=output, **(settings | changes))
 
 
@@ -64,7 +70,9 @@ def test_every_trial_has_a_row_and_the_first_is_the_best(study: dict[str, Any]) 
     assert all(row["epochs"] < EPOCHS for row in rows if row["state"] == "stopped")
     assert rows[0]["val_loss"] == min(row["val_loss"] for row in finished) == study["val_loss"]
     assert all(1e-4 <= row["lr"] <= 1e-1 and row["width"] in (16, 32) and row["depth"] in (1, 2) for row in rows)
-    listed = list(csv.DictReader(storage.read_bytes(storage.join(study["output_dir"], "trials.csv")).decode().splitlines()))
+    listed = list(
+        csv.DictReader(storage.read_bytes(storage.join(study["output_dir"], "trials.csv")).decode().splitlines())
+    )
     assert [row["trial"] for row in listed] == [row["trial"] for row in rows]
 
 
@@ -72,7 +80,10 @@ def test_the_page_and_the_curves_for_tensorboard_are_there(study: dict[str, Any]
     page = storage.read_bytes(storage.join(study["output_dir"], "report.html")).decode()
     assert all(row["trial"] in page for row in rows_of(study["output_dir"]))
     assert "soundstorm train --tokens" in page
-    assert any("events.out.tfevents" in entry.uri for entry in storage.list_objects(storage.join(study["output_dir"], "trials")))
+    assert any(
+        "events.out.tfevents" in entry.uri
+        for entry in storage.list_objects(storage.join(study["output_dir"], "trials"))
+    )
 
 
 def test_a_trial_that_finished_has_left_its_network_and_no_state(study: dict[str, Any]) -> None:
@@ -82,18 +93,25 @@ def test_a_trial_that_finished_has_left_its_network_and_no_state(study: dict[str
     assert storage.list_objects(storage.join(study["output_dir"], "states")) == []
 
 
-def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(study: dict[str, Any], tokens: str, tmp_path: Path) -> None:
+def test_training_with_the_best_settings_gives_the_loss_that_the_study_reported(
+    study: dict[str, Any], tokens: str, tmp_path: Path
+) -> None:
     (tmp_path / "best.toml").write_bytes(storage.read_bytes(storage.join(study["output_dir"], "best.toml")))
-    trained = train.run(train.Options(tokens=tokens, config=str(tmp_path / "best.toml"), output_dir=str(tmp_path / "out"), device="cpu"))
+    trained = train.run(
+        train.Options(tokens=tokens, config=str(tmp_path / "best.toml"), output_dir=str(tmp_path / "out"), device="cpu")
+    )
     assert trained["epochs"] == EPOCHS
     assert trained["val_loss"] == pytest.approx(study["val_loss"], abs=1e-6)
     best = json.loads(storage.read_bytes(study["best_config"]))
     ours, theirs = (
-        json.loads(storage.read_bytes(storage.join(uri, "config.json"))) for uri in (str(tmp_path / "out" / "checkpoint"), best["checkpoint"])
+        json.loads(storage.read_bytes(storage.join(uri, "config.json")))
+        for uri in (str(tmp_path / "out" / "checkpoint"), best["checkpoint"])
     )
     assert ours["sampler"] == theirs["sampler"]  # of the study's preset, not of the default
     (tmp_path / "best.json").write_text(json.dumps(best | {"sampler": {"iterations": 3}}))
-    other = train.Options(tokens=tokens, config=str(tmp_path / "best.json"), output_dir=str(tmp_path / "out"), device="cpu")
+    other = train.Options(
+        tokens=tokens, config=str(tmp_path / "best.json"), output_dir=str(tmp_path / "out"), device="cpu"
+    )
     with pytest.raises(ClusterError, match="made there with other settings: sampler"):
         train.run(other)
 
@@ -116,14 +134,21 @@ def test_a_study_goes_on_without_running_again_what_had_ended(study: dict[str, A
     journal = Journal(storage.join(output, "trials", "journal"))
     before = {ended.trial: ended for ended in journal.ended()}
     lost = sorted(before)[-1]
-    storage.delete(storage.join(journal.uri, "ended", f"{lost}.json"))  # as if the driver had been killed while this trial was at work
+    storage.delete(
+        storage.join(journal.uri, "ended", f"{lost}.json")
+    )  # as if the driver had been killed while this trial was at work
     record = json.loads(storage.read_bytes(storage.join(output, "tune.json")))
-    storage.write_bytes(storage.join(output, "tune.started.json"), json.dumps({"settings": record["settings"], "started": "earlier"}).encode())
+    storage.write_bytes(
+        storage.join(output, "tune.started.json"),
+        json.dumps({"settings": record["settings"], "started": "earlier"}).encode(),
+    )
     storage.delete(storage.join(output, "tune.json"))
     found = run(options(tokens, output, space=space, resume=True))
     after = {ended.trial: ended for ended in journal.ended()}
     assert found["trials"] == NUM_TRIALS == len(rows_of(output))
-    assert {name: after[name] for name in before if name != lost} == {name: ended for name, ended in before.items() if name != lost}
+    assert {name: after[name] for name in before if name != lost} == {
+        name: ended for name, ended in before.items() if name != lost
+    }
     [again] = [ended for name, ended in after.items() if name not in before]
     assert again.point == before[lost].point  # what was at work is what runs again
 
@@ -137,10 +162,13 @@ def test_a_finished_study_may_have_more_trials(study: dict[str, Any], tokens: st
     assert "already done" in run(options(tokens, study["output_dir"], space=space))["message"]
 
 
-def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(tokens: str, tmp_path: Path, ray_session: None) -> None:
+def test_trials_that_cannot_be_trained_are_marked_and_the_study_goes_on(
+    tokens: str, tmp_path: Path, ray_session: None
+) -> None:
     (tmp_path / "space.py").write_text(
         "from tune.space import Choice\n"
-        "SPACE = {'lr': Choice(1e-3, 1e30), 'width': Choice(16, 24), 'heads': Choice(2, 8), 'ema_decay': Choice(0.9, 0.99)}"
+        "SPACE = {'lr': Choice(1e-3, 1e30), 'width': Choice(16, 24), 'heads': Choice(2, 8), 'ema_decay': Choice(0.9, "
+        "0.99)}"
     )
     found = run(options(tokens, str(tmp_path / "out"), space=str(tmp_path / "space.py"), num_trials=8, epochs=2))
     rows = rows_of(str(tmp_path / "out"))
@@ -166,8 +194,19 @@ def test_a_trial_may_be_several_workers_at_once(tokens: str, space: str, tmp_pat
 
 def test_a_study_that_is_submitted_is_named_after_the_module(tmp_path: Path) -> None:
     arguments = ["training", "--tokens", str(tmp_path / "nothing"), "--output-dir", str(tmp_path / "out")]
-    ended = subprocess.run([sys.executable, "-m", "jobs.tune", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert ended.returncode == 1 and "no finished tokens there" in " ".join(ended.stderr.split()) and "Traceback" not in ended.stderr
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.tune", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert (
+        ended.returncode == 1
+        and "no finished tokens there" in " ".join(ended.stderr.split())
+        and "Traceback" not in ended.stderr
+    )
 
 
 @pytest.mark.parametrize(

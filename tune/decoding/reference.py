@@ -1,4 +1,5 @@
-"""What a decoding study measures against: real clips of the folds trained on, measured once, and the checkpoints, all in the object store."""
+"""What a decoding study measures against: real clips of the folds trained on, measured once, and the checkpoints, all
+in the object store."""
 
 import hashlib
 from collections.abc import Sequence
@@ -44,7 +45,8 @@ class BenchOptions(DatasetOptions):
     duration: float = 5.0
     """Seconds of each clip."""
     listener: str | None = None
-    """The classifier that chooses among draws where candidates are more than 1, path or URI; default: the one in the package."""
+    """The classifier that chooses among draws where candidates are more than 1, path or URI; default: the one in the
+    package."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with."""
 
@@ -92,7 +94,8 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
 
     Args:
         options: which recordings, and how many.
-        checkpoints: URI of each, by a name for it; None is the one in the package. They have the same classes and codec.
+        checkpoints: URI of each, by a name for it; None is the one in the package. They have the same classes and
+            codec.
         wants_listener: whether a trial may draw more than one candidate.
 
     Raises:
@@ -101,7 +104,9 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     files = {name: checkpoint_files(uri) for name, uri in checkpoints.items()}
     opened = {name: open_checkpoint(content, uri=checkpoints[name]) for name, content in files.items()}
     first = next(iter(opened.values()))
-    weights, _ = choose_codec(options.codec, first.fingerprint, next(iter(checkpoints.values())) or "the checkpoint in the package")
+    weights, _ = choose_codec(
+        options.codec, first.fingerprint, next(iter(checkpoints.values())) or "the checkpoint in the package"
+    )
     real = choose_real(options, first.categories)
     listener = None
     if wants_listener or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
@@ -138,7 +143,9 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     folds = sorted(set(index.clips["fold"].to_pylist()))
     fold = folds[-1] if options.fold is None else options.fold
     if fold not in folds or len(folds) < 2:
-        raise SoundStormError(f"--fold is {fold}: the dataset has folds {', '.join(map(str, folds))}, and one other than it is needed")
+        raise SoundStormError(
+            f"--fold is {fold}: the dataset has folds {', '.join(map(str, folds))}, and one other than it is needed"
+        )
     names = [normalized(category) for category in categories]
     pool = [
         Clip(row["clip_id"], row["uri"], row["category"], row["fold"], dataset=row["dataset"])
@@ -148,13 +155,18 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     present = {normalized(clip.category) for clip in pool}
     labels = [label for label, name in enumerate(names) if name in present]
     if not labels:
-        raise SoundStormError(f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(categories[:8])}: give its own dataset")
+        raise SoundStormError(
+            f"--dataset {options.dataset} has none of the checkpoint's classes {', '.join(categories[:8])}: give its "
+            "own dataset"
+        )
     return Real(labels=labels, clips=with_sizes(draw_per_category(pool, options.real_per_class, seed=0)), fold=fold)
 
 
 def open_listener(options: BenchOptions, categories: Sequence[str]) -> bytes:
     """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
-    listener = packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    listener = (
+        packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    )
     where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
     require_known(load_classifier(listener, where=where), list(categories), where)
     return listener
@@ -174,7 +186,8 @@ def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:
                 ray.cancel(task, force=True)
             raise ClusterError(
                 f"real clips: of {len(tasks)} tasks that measure them {len(waiting)} are left, and none has ended for "
-                f"{limits.shard_timeout_s + limits.growth_s:.0f} s; check with `ray status` that nodes are alive with a free CPU, then run again"
+                f"{limits.shard_timeout_s + limits.growth_s:.0f} s; check with `ray status` that nodes are alive with "
+                "a free CPU, then run again"
             )
 
 
@@ -189,10 +202,14 @@ def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
     rejected = [name for _, names in found for name in names]
     if rejected:
         console.print(
-            f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as {escape(rejected[0])}", highlight=False
+            f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as "
+            f"{escape(rejected[0])}",
+            highlight=False,
         )
     if not parts:
-        raise SoundStormError(f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir")
+        raise SoundStormError(
+            f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir"
+        )
     return Bench(
         models={name: ray.put((files, stand.weights, stand.listener)) for name, files in stand.files.items()},
         samplers={name: checkpoint.sampler for name, checkpoint in stand.checkpoints.items()},

@@ -1,4 +1,5 @@
-"""What a decoding study writes: the table, the best settings and the page; the joint study writes the same with several checkpoints."""
+"""What a decoding study writes: the table, the best settings and the page; the joint study writes the same with several
+checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -52,7 +53,11 @@ def write_decoding(
         }
         | dict(extra),
     )
-    said = [stop_text(name if len(found.curves) > 1 else "", curve, where_more_stops_paying(curve)) for name, curve in found.curves.items() if curve]
+    said = [
+        stop_text(name if len(found.curves) > 1 else "", curve, where_more_stops_paying(curve))
+        for name, curve in found.curves.items()
+        if curve
+    ]
     counts = {
         "trials": len(found.rows),
         "failed": sum(row["state"] != "finished" for row in found.rows),
@@ -78,14 +83,21 @@ def write_decoding(
                     f"from {len(stand.real)} real clips, none of fold {stand.fold}; ± {found.spread:.3f} over seeds",
                 ),
                 ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
-                ("Trials", str(counts["trials"]), f"{counts['failed']} without a result; {counts['front']} settings that nothing beats"),
+                (
+                    "Trials",
+                    str(counts["trials"]),
+                    f"{counts['failed']} without a result; {counts['front']} settings that nothing beats",
+                ),
             ],
             metric="Distance from real",
             names=list(searched),
             rows=found.rows,
             value="quality",
             best=found.best_row,
-            importances=importances(searched, [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"]),
+            importances=importances(
+                searched,
+                [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"],
+            ),
             importances_note="Of the distance, over the trials of the search.",
             cost=Cost(
                 iterations=found.curves,
@@ -107,6 +119,7 @@ def told(output_dir: str, counts: Mapping[str, Any], prefix: str) -> str:
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
     cost = f"{counts[COST]:.2f} s a clip"
     return (
-        f"{prefix}{storage.join(output_dir, 'best.json')}: distance {counts['quality']:.3f} at {cost}, of {counts['trials']} trials"
+        f"{prefix}{storage.join(output_dir, 'best.json')}: distance {counts['quality']:.3f} at {cost}, of "
+        f"{counts['trials']} trials"
         f"{failed} and {counts['front']} settings that nothing beats. {counts['said']}".rstrip()
     )

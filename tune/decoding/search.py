@@ -34,8 +34,14 @@ class DecodingOptions(BenchOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_least("curve_seeds", self.curve_seeds, 1)
-        if not self.curve_iterations or min(self.curve_iterations) < 1 or len(set(self.curve_iterations)) < len(self.curve_iterations):
-            raise SoundStormError(f"--curve-iterations is {self.curve_iterations}: give different whole numbers, each at least 1")
+        if (
+            not self.curve_iterations
+            or min(self.curve_iterations) < 1
+            or len(set(self.curve_iterations)) < len(self.curve_iterations)
+        ):
+            raise SoundStormError(
+                f"--curve-iterations is {self.curve_iterations}: give different whole numbers, each at least 1"
+            )
 
     @property
     def num_curve_trials(self) -> int:
@@ -54,7 +60,8 @@ class Found:
     spread: float
     """Standard deviation of the quality over seeds; 0 where there is no curve."""
     front: list[dict[str, Any]]
-    """Settings that no other beats in quality without costing more, the cheapest first: trial, checkpoint, quality, seconds_per_clip, point."""
+    """Settings that no other beats in quality without costing more, the cheapest first: trial, checkpoint, quality,
+    seconds_per_clip, point."""
     best: dict[str, Any]
     """Of the front, the cheapest whose quality is within the spread of the best."""
     best_row: str
@@ -78,7 +85,8 @@ def default_space(num_levels: int) -> Space:
 
 
 def check_decoding_space(space: Space, sampler: SamplerSettings, levels: int) -> None:
-    """Raise SoundStormError for what cannot be searched with a network of `levels` levels that has `sampler` by itself."""
+    """Raise SoundStormError for what cannot be searched with a network of `levels` levels that has `sampler` by
+    itself."""
     check_space(space, setting_names(levels), lambda point: sampler_of(point, sampler, levels))
 
 
@@ -87,7 +95,9 @@ def wants_listener(space: Space) -> bool:
     return "candidates" in space
 
 
-def run_decoding(options: StudyOptions, decoding: DecodingOptions, stand: Stand, space: Space, output_dir: str) -> Found:
+def run_decoding(
+    options: StudyOptions, decoding: DecodingOptions, stand: Stand, space: Space, output_dir: str
+) -> Found:
     """Run what is missing of the curve and the search."""
     names = list(stand.checkpoints)
     searched: dict[str, Range | Choice] = dict(space) | ({"checkpoint": Choice(*names)} if len(names) > 1 else {})
@@ -95,7 +105,8 @@ def run_decoding(options: StudyOptions, decoding: DecodingOptions, stand: Stand,
         plan = plan_trials(options, info, max(options.num_trials, decoding.num_curve_trials * len(names)))
         per_trial = decoding.clips_per_class * len(stand.labels)
         console.print(
-            f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the search, {per_trial} clips each, "
+            f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the "
+            f"search, {per_trial} clips each, "
             f"against {len(stand.real)} real clips; {plan.num_workers} at a time",
             highlight=False,
         )
@@ -105,10 +116,19 @@ def run_decoding(options: StudyOptions, decoding: DecodingOptions, stand: Stand,
         if decoding.num_curve_trials:
             points = curve_points(decoding, names, options.seed)
             curve_space = {name: Choice(*sorted({point[name] for point in points})) for name in points[0]}
-            search = Search(name=CURVE, space=curve_space, metrics=metrics, figures=TRIAL_FIGURES, num_trials=len(points), points=points)
+            search = Search(
+                name=CURVE,
+                space=curve_space,
+                metrics=metrics,
+                figures=TRIAL_FIGURES,
+                num_trials=len(points),
+                points=points,
+            )
             ended[CURVE] = run_search(search, trainable, plan, output_dir, options, describe=_describe)
         if options.num_trials:
-            search = Search(name=TRIALS, space=searched, metrics=metrics, figures=TRIAL_FIGURES, num_trials=options.num_trials)
+            search = Search(
+                name=TRIALS, space=searched, metrics=metrics, figures=TRIAL_FIGURES, num_trials=options.num_trials
+            )
             ended[TRIALS] = run_search(search, trainable, plan, output_dir, options, describe=_describe)
     return digest_trials(ended[CURVE], ended[TRIALS], list(searched), names)
 
@@ -126,7 +146,10 @@ def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: in
 
 def _describe(ended: Ended) -> str:
     last = ended.last
-    return f"quality {last['quality']:.3f} (KS {last['ks_mean']:.3f} + embedding {last['embedding_distance']:.3f})  {last[COST]:.2f} s a clip"
+    return (
+        f"quality {last['quality']:.3f} (KS {last['ks_mean']:.3f} + embedding {last['embedding_distance']:.3f})  "
+        f"{last[COST]:.2f} s a clip"
+    )
 
 
 def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], checkpoints: list[str]) -> Found:
@@ -135,19 +158,34 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
     curves = {name: _curve(curve, name, checkpoints) for name in checkpoints if curve}
     spread = pooled_spread([point for points in curves.values() for point in points])
     candidates = [
-        {"trial": ended.trial, "checkpoint": ended.point.get("checkpoint", checkpoints[0]), "point": _sampler_point(ended.point)}
+        {
+            "trial": ended.trial,
+            "checkpoint": ended.point.get("checkpoint", checkpoints[0]),
+            "point": _sampler_point(ended.point),
+        }
         | {name: ended.last[name] for name in ("quality", COST)}
         for ended in trials
         if ended.state == "finished"
     ]
     for name, points in curves.items():
         candidates += [
-            {"trial": CURVE, "checkpoint": name, "point": {LEVEL_0: point.iterations}, "quality": point.quality, COST: point.cost} for point in points
+            {
+                "trial": CURVE,
+                "checkpoint": name,
+                "point": {LEVEL_0: point.iterations},
+                "quality": point.quality,
+                COST: point.cost,
+            }
+            for point in points
         ]
     if not candidates:
         told = "; ".join(sorted({ended.problem for ended in [*curve, *trials] if ended.problem})[:3])
-        raise SoundStormError(f"no trial of {len(curve) + len(trials)} came to an end ({told}): search other values with --space")
-    front = [candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])]
+        raise SoundStormError(
+            f"no trial of {len(curve) + len(trials)} came to an end ({told}): search other values with --space"
+        )
+    front = [
+        candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])
+    ]
     best = next(found for found in front if found["quality"] <= front[-1]["quality"] + spread)
     of_entry: dict[str | tuple[str, int], list[Ended]] = {ended.trial: [ended] for ended in trials}
     for name, points in curves.items():
@@ -155,7 +193,9 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
     on_front = {ended.trial for found in front for ended in of_entry[_key(found)]}
     best_row = min(of_entry[_key(best)], key=lambda ended: abs(ended.last["quality"] - best["quality"])).trial
     rows = [
-        {"part": part} | trial_row(ended, [*names, "seed"], ("quality", COST, *TRIAL_FIGURES)) | {"on_front": ended.trial in on_front}
+        {"part": part}
+        | trial_row(ended, [*names, "seed"], ("quality", COST, *TRIAL_FIGURES))
+        | {"on_front": ended.trial in on_front}
         for part, found in (("curve", curve), ("search", trials))
         for ended in found
     ]
@@ -166,7 +206,9 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
 def _curve(curve: list[Ended], checkpoint: str, checkpoints: list[str]) -> list[CurvePoint]:
     passes = {int(ended.point[LEVEL_0]) for ended in curve}
     seeds = {count: _seeds(curve, checkpoint, checkpoints, count) for count in passes}
-    return iterations_curve({count: [(ended.last["quality"], ended.last[COST]) for ended in found] for count, found in seeds.items()})
+    return iterations_curve(
+        {count: [(ended.last["quality"], ended.last[COST]) for ended in found] for count, found in seeds.items()}
+    )
 
 
 def _seeds(curve: list[Ended], checkpoint: str, checkpoints: list[str], passes: int) -> list[Ended]:
@@ -174,7 +216,9 @@ def _seeds(curve: list[Ended], checkpoint: str, checkpoints: list[str], passes: 
     return [
         ended
         for ended in curve
-        if ended.state == "finished" and ended.point.get("checkpoint", checkpoints[0]) == checkpoint and int(ended.point[LEVEL_0]) == passes
+        if ended.state == "finished"
+        and ended.point.get("checkpoint", checkpoints[0]) == checkpoint
+        and int(ended.point[LEVEL_0]) == passes
     ]
 
 
@@ -189,4 +233,6 @@ def _sampler_point(point: Point) -> Point:
 
 def best_sampler(found: dict[str, Any], stand: Stand) -> SamplerSettings:
     """The sampler of an entry of the front."""
-    return sampler_of(found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.pass_levels)
+    return sampler_of(
+        found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.pass_levels
+    )

@@ -1,6 +1,8 @@
-"""A trial of a decoding study: clips drawn with the settings of a point, how unlike real clips they are, and what one costs.
+"""A trial of a decoding study: clips drawn with the settings of a point, how unlike real clips they are, and what one
+costs.
 
-The processes that Ray Tune keeps for trials are few; each opens a checkpoint and the codec once, from the object store, and holds them.
+The processes that Ray Tune keeps for trials are few; each opens a checkpoint and the codec once, from the object store,
+and holds them.
 """
 
 import math
@@ -39,7 +41,8 @@ class Bench:
     """What all trials share."""
 
     models: dict[str, ray.ObjectRef]
-    """By the name of the checkpoint: its files, the codec's weights and the classifier that chooses among draws, or None."""
+    """By the name of the checkpoint: its files, the codec's weights and the classifier that chooses among draws, or
+    None."""
     samplers: dict[str, SamplerSettings]
     """Of each checkpoint, which points change."""
     labels: list[int]
@@ -93,8 +96,8 @@ def run_trial(point: Point, bench: Bench, report: Callable[[dict[str, Any]], Non
 
 
 def draw(generator: Generator, sampler: SamplerSettings, bench: Bench, seed: int) -> tuple[list[Any], float]:
-    """Clips (int16), as many of each class, and the seconds it took: of processor time, which other work on the machine does not lengthen, or
-    with a GPU of the clock."""
+    """Clips (int16), as many of each class, and the seconds it took: of processor time, which other work on the machine
+    does not lengthen, or with a GPU of the clock."""
     work = [(label, index) for index in range(bench.clips_per_class) for label in bench.labels]
     num_samples = round(bench.duration_s * generator.codec.sample_rate)
     generator.sampler = sampler
@@ -103,7 +106,9 @@ def draw(generator: Generator, sampler: SamplerSettings, bench: Bench, seed: int
     clips = []
     for first in range(0, len(work), BATCH):
         batch = work[first : first + BATCH]
-        waves = generator.waveforms([label for label, _ in batch], [sample_seed(seed, label, index) for label, index in batch], num_samples)
+        waves = generator.waveforms(
+            [label for label, _ in batch], [sample_seed(seed, label, index) for label, index in batch], num_samples
+        )
         clips += [to_pcm16(playable(wave, num_samples, first + position)) for position, wave in enumerate(waves)]
     return clips, clock() - began
 

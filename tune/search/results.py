@@ -1,4 +1,5 @@
-"""What a study leaves: a row a trial as Parquet and CSV, the best settings as JSON and TOML, and the page that says why."""
+"""What a study leaves: a row a trial as Parquet and CSV, the best settings as JSON and TOML, and the page that says
+why."""
 
 import csv
 import io
@@ -28,7 +29,12 @@ OUTPUTS = ("trials", "curve", "states", "checkpoints", *RESULTS)
 
 def trial_row(ended: Ended, names: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
     """A row of the table: what the trial was, its settings (columns `names`), and the figures it reported last."""
-    row: dict[str, Any] = {"trial": ended.trial, "state": ended.state, "problem": ended.problem, "epochs": len(ended.rows)}
+    row: dict[str, Any] = {
+        "trial": ended.trial,
+        "state": ended.state,
+        "problem": ended.problem,
+        "epochs": len(ended.rows),
+    }
     row |= {name: ended.point.get(name) for name in names}
     row |= {name: ended.last.get(name) for name in figures}
     return row
@@ -81,9 +87,11 @@ def versions() -> dict[str, str]:
 
 
 def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]], seed: int = 0) -> dict[str, float]:
-    """Share of the variance of a figure that each setting accounts for by itself, by fANOVA (Hutter et al., 2014); they add up to 1.
+    """Share of the variance of a figure that each setting accounts for by itself, by fANOVA (Hutter et al., 2014); they
+    add up to 1.
 
-    Empty where there are too few trials to say: fewer than 4, or fewer than settings plus 2, or all with the same figure.
+    Empty where there are too few trials to say: fewer than 4, or fewer than settings plus 2, or all with the same
+    figure.
 
     Args:
         trials: point and figure of each.
@@ -94,7 +102,11 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
     distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in space.items()})
     study = optuna.create_study(direction="minimize")
     for point, value in known:
-        study.add_trial(optuna.trial.create_trial(value=value, params={name: point[name] for name in space}, distributions=distributions))
+        study.add_trial(
+            optuna.trial.create_trial(
+                value=value, params={name: point[name] for name in space}, distributions=distributions
+            )
+        )
     found = get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=seed))
     return {str(name): float(share) for name, share in found.items()}
 

@@ -1,6 +1,7 @@
 """Trials under Ray Tune: Optuna proposes points, ASHA may stop those that fall behind, the journal keeps what came out.
 
-A trial whose process dies is begun again a few times; one that fails for a reason of its own is marked, and the study goes on.
+A trial whose process dies is begun again a few times; one that fails for a reason of its own is marked, and the study
+goes on.
 """
 
 import importlib.util
@@ -59,9 +60,11 @@ class StudyOptions:
     seed: int = 0
     """Seed of the search; of every trial's training too, and the first of the seeds that clips are generated with."""
     space: str | None = None
-    """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the preset's."""
+    """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the
+    preset's."""
     log_to: Literal["mlflow", "wandb"] | None = None
-    """Send trials to MLflow or Weights & Biases too, as their own environment variables say; TensorBoard's files are always written."""
+    """Send trials to MLflow or Weights & Biases too, as their own environment variables say; TensorBoard's files are
+    always written."""
     resume: bool = False
     """Go on with a study, which must be there. The same command without this does so too, where there is one."""
     overwrite: bool = False
@@ -79,7 +82,9 @@ class StudyOptions:
         if self.resume and self.overwrite:
             raise SoundStormError("--resume goes on with a study and --overwrite deletes it: give one of the two")
         if self.log_to is not None and importlib.util.find_spec(TRACKERS[self.log_to]) is None:
-            raise SoundStormError(f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'")
+            raise SoundStormError(
+                f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'"
+            )
 
 
 def require_least(option: str, value: float | None, least: float) -> None:
@@ -95,7 +100,8 @@ def require_begun(output_dir: str, stage: str, resume: bool) -> None:
 
 
 def plan_trials(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerPlan:
-    """Trials at a time, and what each has of the cluster: as many as it has GPUs, or CPUs, unless fewer are asked for or needed."""
+    """Trials at a time, and what each has of the cluster: as many as it has GPUs, or CPUs, unless fewer are asked for
+    or needed."""
     slots = int(info.num_gpus) if info.num_gpus and device != "cpu" else int(info.num_cpus)
     return plan_workers(max(1, min(options.max_concurrent or slots, slots, num_trials)), device, info)
 
@@ -138,7 +144,8 @@ def run_search(
     """Run the trials that are missing; returns all, those of earlier calls too.
 
     Args:
-        trainable: reports to Ray Tune `epoch`, from 1, and the metrics; or `problem` and `state` (diverged or failed) and then returns.
+        trainable: reports to Ray Tune `epoch`, from 1, and the metrics; or `problem` and `state` (diverged or failed)
+            and then returns.
         plan: how many at a time, and what each has.
         describe: one line about a trial that ended, for people.
         resources: what a trial reserves, where that is not what the plan says.
@@ -152,7 +159,9 @@ def run_search(
     before = journal.ended()
     if 0 < len(before) < search.num_trials:
         console.print(
-            f"{search.name}: {len(before)} of {search.num_trials} trials are there, {search.num_trials - len(before)} to go", highlight=False
+            f"{search.name}: {len(before)} of {search.num_trials} trials are there, {search.num_trials - len(before)} "
+            "to go",
+            highlight=False,
         )
     while len(before) < search.num_trials:
         killed = sum(recorder.kills.values())
@@ -160,7 +169,8 @@ def run_search(
         ended = journal.ended()
         if len(ended) == len(before) and sum(recorder.kills.values()) == killed:
             raise SoundStormError(
-                f"{search.name}: Ray Tune ended with {len(ended)} of {search.num_trials} trials; run the same command again to go on"
+                f"{search.name}: Ray Tune ended with {len(ended)} of {search.num_trials} trials; run the same command "
+                "again to go on"
             )
         before = ended
     return before
@@ -178,7 +188,9 @@ def _run_missing(
 ) -> None:
     """As many trials as are missing; those whose process is killed are missing afterwards."""
     interrupted = recorder.journal.interrupted()
-    first = interrupted + [point for point in search.points if point not in interrupted and point not in [ended.point for ended in before]]
+    first = interrupted + [
+        point for point in search.points if point not in interrupted and point not in [ended.point for ended in before]
+    ]
     filesystem, path = storage.filesystem(storage.join(output_dir, search.name))
     tune.Tuner(
         tune.with_resources(trainable, resources or {name.lower(): amount for name, amount in plan.resources.items()}),
@@ -188,9 +200,16 @@ def _run_missing(
             search_alg=_optuna(search, before, first, options.seed),
             scheduler=_scheduler(search, before),
             trial_dirname_creator=_name,
-            reuse_actors=resources is None,  # importing PyTorch takes longer than a short trial; but workers of its own must end with a trial
+            reuse_actors=resources
+            is None,  # importing PyTorch takes longer than a short trial; but workers of its own must end with a trial
         ),
-        run_config=tune.RunConfig(name="ray", storage_path=path, storage_filesystem=filesystem, verbose=0, callbacks=[recorder, *_trackers(options)]),
+        run_config=tune.RunConfig(
+            name="ray",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            verbose=0,
+            callbacks=[recorder, *_trackers(options)],
+        ),
     ).fit()
 
 
@@ -204,9 +223,15 @@ def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) 
     several = len(search.metrics) > 1
     metric: Any = list(search.metrics) if several else search.metrics[0]
     # Another call proposes other points than those that it knows already.
-    sampler = optuna.samplers.TPESampler(seed=seed + len(before), n_startup_trials=min(10, max(4, search.num_trials // 3)))
+    sampler = optuna.samplers.TPESampler(
+        seed=seed + len(before), n_startup_trials=min(10, max(4, search.num_trials // 3))
+    )
     searcher = OptunaSearch(
-        distributions, metric=metric, mode=["min"] * len(search.metrics) if several else "min", sampler=sampler, points_to_evaluate=first or None
+        distributions,
+        metric=metric,
+        mode=["min"] * len(search.metrics) if several else "min",
+        sampler=sampler,
+        points_to_evaluate=first or None,
     )
     for ended in before:
         is_bad = ended.state in ("diverged", "failed")  # as the running study told it
@@ -270,7 +295,9 @@ class _Recorder(tune.Callback):
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         self.journal.begin(dict(trial.config))
 
-    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
+    ) -> None:
         if "problem" in result:
             self.problems[trial.trial_id] = result
         else:
@@ -286,7 +313,8 @@ class _Recorder(tune.Callback):
             self._end(trial, "finished" if epochs >= self.search.epochs else "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray Tune's own restarts are not used: where an actor dies with two calls under way, the second takes a trial's restart away."""
+        """Ray Tune's own restarts are not used: where an actor dies with two calls under way, the second takes a
+        trial's restart away."""
         text = _error_text(trial)
         point = point_name(trial.config)
         if not any(sign in text for sign in KILLED_SIGNS):
@@ -295,10 +323,16 @@ class _Recorder(tune.Callback):
             self.kills[point] += 1
             self.rows.pop(trial.trial_id, None)
             console.print(
-                f"{self.search.name}  {escape(point_text(trial.config))}  [yellow]its process was killed[/]: it runs again", highlight=False
+                f"{self.search.name}  {escape(point_text(trial.config))}  [yellow]its process was killed[/]: it runs "
+                "again",
+                highlight=False,
             )
         else:
-            self._end(trial, "failed", f"its process was killed {RESTARTS + 1} times, which is what happens where memory runs out")
+            self._end(
+                trial,
+                "failed",
+                f"its process was killed {RESTARTS + 1} times, which is what happens where memory runs out",
+            )
 
     def _end(self, trial: Trial, state: str, problem: str | None) -> None:
         rows = [row for _, row in sorted(self.rows.pop(trial.trial_id, {}).items())]
@@ -306,7 +340,10 @@ class _Recorder(tune.Callback):
         self.journal.end(ended)
         self.count += 1
         mark = f"[yellow]{state}[/]: {escape(problem)}" if problem else self.describe(ended)
-        console.print(f"{self.search.name} {self.count}/{self.search.num_trials}  {escape(point_text(ended.point))}  {mark}", highlight=False)
+        console.print(
+            f"{self.search.name} {self.count}/{self.search.num_trials}  {escape(point_text(ended.point))}  {mark}",
+            highlight=False,
+        )
 
 
 def _error_text(trial: Trial) -> str:
@@ -317,4 +354,6 @@ def _error_text(trial: Trial) -> str:
 
 def point_text(point: Point) -> str:
     """A point in words: `lr 0.002  depth 3`."""
-    return "  ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items())
+    return "  ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items()
+    )

@@ -41,7 +41,10 @@ class Range:
     def problem(self) -> str | None:
         """What is wrong with it, if something is."""
         ends = (self.low, self.high)
-        if not all(isinstance(end, int | float) and not isinstance(end, bool) and abs(end) <= sys.float_info.max for end in ends):
+        if not all(
+            isinstance(end, int | float) and not isinstance(end, bool) and abs(end) <= sys.float_info.max
+            for end in ends
+        ):
             return f"runs from {self.low!r} to {self.high!r}: give two finite numbers"
         if not self.low < self.high or (self.is_log and self.low <= 0):
             return f"runs from {self.low} to {self.high}: give two numbers, the lower first, above 0 if logarithmic"
@@ -104,14 +107,21 @@ def load_space(path: str | None, default: Space, option: str = "--space") -> Spa
         return default
     where = f"{option} {path}"
     if not Path(path).is_file():
-        raise SoundStormError(f"{where}: there is no such file; give a Python file of this machine that defines SPACE = {{'lr': Range(1e-4, 1e-2)}}")
+        raise SoundStormError(
+            f"{where}: there is no such file; give a Python file of this machine that defines SPACE = {{'lr': "
+            "Range(1e-4, 1e-2)}"
+        )
     try:
         found = runpy.run_path(path).get("SPACE")
     except (Exception, SystemExit) as error:  # whatever a file of the user raises
-        line = traceback.extract_tb(error.__traceback__)[-1].lineno if not isinstance(error, SyntaxError) else error.lineno
+        line = (
+            traceback.extract_tb(error.__traceback__)[-1].lineno if not isinstance(error, SyntaxError) else error.lineno
+        )
         raise SoundStormError(f"{where} fails in line {line} with {type(error).__name__}: {error}") from error
     if not isinstance(found, dict) or not found:
-        raise SoundStormError(f"{where}: it must define SPACE, a dictionary of names with Range(low, high) or Choice(value, value)")
+        raise SoundStormError(
+            f"{where}: it must define SPACE, a dictionary of names with Range(low, high) or Choice(value, value)"
+        )
     return found
 
 
@@ -121,7 +131,8 @@ def spans_of(space: Space) -> dict[str, str]:
 
 
 def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str, Any]], object]) -> None:
-    """Raise SoundStormError for a name that is no setting, an empty range, or a value that is not allowed whatever the others are.
+    """Raise SoundStormError for a name that is no setting, an empty range, or a value that is not allowed whatever the
+    others are.
 
     What only some combinations get wrong cannot be told beforehand: such a trial fails, and the study goes on.
 
@@ -133,7 +144,9 @@ def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str,
         if name not in allowed:
             near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'? " if near else ""
-            raise SoundStormError(f"search space: '{name}' is no setting that can be searched; {hint}There are {', '.join(allowed)}")
+            raise SoundStormError(
+                f"search space: '{name}' is no setting that can be searched; {hint}There are {', '.join(allowed)}"
+            )
         if not isinstance(span, Range | Choice):
             raise SoundStormError(f"search space: {name} is {span!r}: give Range(low, high) or Choice(value, value)")
         problem = span.problem()
@@ -147,7 +160,8 @@ def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str,
 
 
 def _problem_of(name: str, value: Any, space: Space, apply: Callable[[dict[str, Any]], object]) -> str | None:
-    """Why a value is not allowed, be the settings that it goes with those of the preset or any that the space has; None if it is."""
+    """Why a value is not allowed, be the settings that it goes with those of the preset or any that the space has; None
+    if it is."""
     first: str | None = None
     company = [other for group in GROUPS if name in group for other in group if other != name and other in space]
     for values in [(), *itertools.product(*(space[other].samples() for other in company))]:

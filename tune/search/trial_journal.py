@@ -1,7 +1,9 @@
-"""What a study keeps of its trials, so that the same command goes on after the driver was killed: JSON, written as it happens.
+"""What a study keeps of its trials, so that the same command goes on after the driver was killed: JSON, written as it
+happens.
 
-`begun/POINT.json` says that a trial of a point was started, `ended/TRIAL.json` how a trial ended. A trial that ended is never run again;
-one that was at work is, from the state that it saved last. Nothing of Ray's own state is read back: that would be unpickled.
+`begun/POINT.json` says that a trial of a point was started, `ended/TRIAL.json` how a trial ended. A trial that ended is
+never run again; one that was at work is, from the state that it saved last. Nothing of Ray's own state is read back:
+that would be unpickled.
 """
 
 import hashlib
@@ -61,7 +63,11 @@ class Journal:
         names = [field.name for field in fields(Ended)]
         found = []
         for uri, content in self._read("ended"):
-            if sorted(content) != sorted(names) or not isinstance(content["rows"], list) or not isinstance(content["point"], dict):
+            if (
+                sorted(content) != sorted(names)
+                or not isinstance(content["rows"], list)
+                or not isinstance(content["point"], dict)
+            ):
                 raise SoundStormError(f"{uri}: not the record of a trial; delete it, and its trial runs again")
             found.append(Ended(**content))
         return found
@@ -77,7 +83,9 @@ class Journal:
             try:
                 content = json.loads(storage.read_bytes(entry.uri))
             except (ValueError, RecursionError) as error:
-                raise SoundStormError(f"{entry.uri}: not the record of a trial (no valid JSON); delete it, and its trial runs again") from error
+                raise SoundStormError(
+                    f"{entry.uri}: not the record of a trial (no valid JSON); delete it, and its trial runs again"
+                ) from error
             if not isinstance(content, dict):
                 raise SoundStormError(f"{entry.uri}: not the record of a trial; delete it, and its trial runs again")
             found.append((entry.uri, content))

@@ -1,4 +1,5 @@
-"""A trial of the training study as a run of Ray Train on several workers, for networks that want more than one process."""
+"""A trial of the training study as a run of Ray Train on several workers, for networks that want more than one
+process."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +25,8 @@ STATE_TIMEOUT_S = 10
 
 
 def workers_end_with_their_run() -> bool:
-    """Whether Ray Train frees what the workers of a killed run had: it asks Ray's dashboard whether the run is still there."""
+    """Whether Ray Train frees what the workers of a killed run had: it asks Ray's dashboard whether the run is still
+    there."""
     try:
         list_actors(ray.get_runtime_context().gcs_address, limit=1, timeout=STATE_TIMEOUT_S)
     except (RayStateApiException, ConnectionError):
@@ -32,8 +34,11 @@ def workers_end_with_their_run() -> bool:
     return True
 
 
-def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan) -> None:
-    """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes on from them."""
+def trial_on_workers(
+    point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan
+) -> None:
+    """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes
+    on from them."""
     point, told = dict(point), 0
     last: list[dict[str, Any]] = []
     home = storage.join(base.folder, STATES, point_name(point))
@@ -42,7 +47,9 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
         nonlocal told
         for row in metrics["rows"][told:]:
             require_finite(row)
-            reported = {"threads": plan.cpus_per_worker} | {name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"}
+            reported = {"threads": plan.cpus_per_worker} | {
+                name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"
+            }
             if row["epoch"] < base.training.epochs:
                 tune.report(reported)
             else:
@@ -66,7 +73,15 @@ def trial_on_workers(point: Point, tokens: "ray.data.Dataset", base: Base, weigh
             "cpus": plan.cpus_per_worker,
             "threads": plan.cpus_per_worker,
         }
-        result = run_trainer(train_on_worker, settings, {"tokens": tokens}, plan=plan, output_uri=home, max_failures=RESTARTS, on_report=report)
+        result = run_trainer(
+            train_on_worker,
+            settings,
+            {"tokens": tokens},
+            plan=plan,
+            output_uri=home,
+            max_failures=RESTARTS,
+            on_report=report,
+        )
         if result.return_value:
             raise SoundStormError(str(result.return_value))
         assert result.checkpoint is not None  # the last epoch always has one

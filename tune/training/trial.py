@@ -1,6 +1,8 @@
-"""A trial of the training study: the epochs that `soundstorm train` would run with the settings of the point, and the network that comes out.
+"""A trial of the training study: the epochs that `soundstorm train` would run with the settings of the point, and the
+network that comes out.
 
-What it needs to go on is saved now and then, so a trial whose process was killed, or whose study was, loses half a minute and not its epochs.
+What it needs to go on is saved now and then, so a trial whose process was killed, or whose study was, loses half a
+minute and not its epochs.
 """
 
 import io
@@ -36,7 +38,8 @@ STATES = "states"
 FOLLOWS = ("num_levels", "codebook_size", "num_classes", "centroid_dim")
 """What follows from the tokens and their codec."""
 FIXED = (*FOLLOWS, "order", "centroids", "generated_levels", "epochs", "seed", "betas", "first_level_share")
-"""What follows from the tokens or the study, or is a pair; the last weighs the levels in the loss, so that losses would not compare."""
+"""What follows from the tokens or the study, or is a pair; the last weighs the levels in the loss, so that losses would
+not compare."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
 FIGURES = ("train_loss", "lr", "seconds", "threads")
@@ -89,8 +92,13 @@ class Base:
 def applied(point: Point, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
     """The settings of a point; raises SoundStormError for values that are not allowed."""
     return (
-        ModelConfig.from_dict(model.to_dict() | {name: value for name, value in point.items() if name in MODEL_NAMES}, "the network"),
-        TrainingConfig.from_dict(training.to_dict() | {name: value for name, value in point.items() if name in TRAINING_NAMES}, "the training"),
+        ModelConfig.from_dict(
+            model.to_dict() | {name: value for name, value in point.items() if name in MODEL_NAMES}, "the network"
+        ),
+        TrainingConfig.from_dict(
+            training.to_dict() | {name: value for name, value in point.items() if name in TRAINING_NAMES},
+            "the training",
+        ),
     )
 
 
@@ -99,7 +107,9 @@ def checkpoint_uri(folder: str, point: Point) -> str:
     return storage.join(folder, "checkpoints", point_name(point))
 
 
-def trial(point: Point, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None) -> None:
+def trial(
+    point: Point, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None
+) -> None:
     """The trial as Ray Tune runs it."""
     use_threads(base.cpus)
     run_trial(dict(point), training, validation, base, tune.report, weights)
@@ -124,7 +134,9 @@ def run_trial(
         problem = problem_of(error)
         if problem is None:
             raise
-        began = trainer is not None and isinstance(error, SoundStormError)  # then it is the loss or its gradient that is not finite
+        began = trainer is not None and isinstance(
+            error, SoundStormError
+        )  # then it is the loss or its gradient that is not finite
         report({"val_loss": WORST, "problem": problem, "state": "diverged" if began else "failed"})
 
 
@@ -154,7 +166,9 @@ def require_finite(row: dict[str, Any]) -> None:
 
 
 def _reported(row: dict[str, Any]) -> dict[str, Any]:
-    return {"threads": torch.get_num_threads()} | {name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"}
+    return {"threads": torch.get_num_threads()} | {
+        name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"
+    }
 
 
 def _save(trainer: TrainingRun, uri: str) -> None:
@@ -168,7 +182,9 @@ def _restore(trainer: TrainingRun, uri: str) -> None:
     if not storage.exists(uri):
         return
     try:
-        trainer.load_state_dict(torch.load(io.BytesIO(storage.read_bytes(uri)), map_location=trainer.device, weights_only=True))
+        trainer.load_state_dict(
+            torch.load(io.BytesIO(storage.read_bytes(uri)), map_location=trainer.device, weights_only=True)
+        )
     except (SoundStormError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):  # then the trial begins anew
         storage.delete(uri)
 

@@ -25,7 +25,8 @@ ACTIONS = {
     "list_objects_v2": "ListBucket",
     "delete_objects": "DeleteObject",
 }
-"""The action that each call of the S3 client needs, after Amazon's table. `ListBucket` also makes a missing object a 404 instead of a 403."""
+"""The action that each call of the S3 client needs, after Amazon's table. `ListBucket` also makes a missing object a
+404 instead of a 403."""
 
 
 def policy(name: str) -> list[dict[str, Any]]:
@@ -41,7 +42,12 @@ def actions(statements: list[dict[str, Any]]) -> set[str]:
 def client_calls() -> Iterator[str]:
     """Names of the calls in the files that know the S3 client that are its operations, or make a signed link to one."""
     model = botocore.session.get_session().get_service_model("s3")
-    operations = {xform_name(name) for name in model.operation_names} | {"generate_presigned_url", "upload_file", "upload_fileobj", "download_file"}
+    operations = {xform_name(name) for name in model.operation_names} | {
+        "generate_presigned_url",
+        "upload_file",
+        "upload_fileobj",
+        "download_file",
+    }
     for path in (ROOT / "cluster" / "storage").glob("s3*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in operations:
@@ -68,7 +74,8 @@ NODE, DISK, IMAGE = (f"arn:aws:ec2:us-east-1:123456789012:{name}/x" for name in 
 
 
 def allows(statements: list[dict[str, Any]], action: str, resource: str, context: dict[str, str]) -> bool:
-    """Whether AWS would allow the action: a statement names it and the resource, and the request has all values that the statement asks for."""
+    """Whether AWS would allow the action: a statement names it and the resource, and the request has all values that
+    the statement asks for."""
 
     def names(statement: dict[str, Any]) -> bool:
         if "NotResource" in statement:
@@ -86,7 +93,8 @@ def allows(statements: list[dict[str, Any]], action: str, resource: str, context
 def test_the_head_has_the_actions_that_ray_calls_and_none_beyond() -> None:
     statements = policy("head_policy.json")
     assert actions(statements) == {
-        "ec2:DescribeInstances", "ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances", "ssm:GetParameters", "iam:PassRole",
+        "ec2:DescribeInstances", "ec2:RunInstances", "ec2:CreateTags", "ec2:TerminateInstances", "ssm:GetParameters",
+        "iam:PassRole",
     }  # fmt: skip
     passing = next(statement for statement in statements if "iam:PassRole" in statement["Action"])
     assert passing["Resource"] == "arn:aws:iam::*:role/soundstorm-worker"
@@ -104,7 +112,9 @@ def test_the_head_has_the_actions_that_ray_calls_and_none_beyond() -> None:
         ("ec2:TerminateInstances", NODE, MINE),
     ],
 )
-def test_the_head_may_rent_mark_and_end_nodes_of_its_cluster(action: str, resource: str, context: dict[str, str]) -> None:
+def test_the_head_may_rent_mark_and_end_nodes_of_its_cluster(
+    action: str, resource: str, context: dict[str, str]
+) -> None:
     assert allows(policy("head_policy.json"), action, resource, context)
 
 

@@ -1,4 +1,5 @@
-"""The files for `ray up` are valid for this Ray, say what the README promises, and agree with the packages and with each other."""
+"""The files for `ray up` are valid for this Ray, say what the README promises, and agree with the packages and with
+each other."""
 
 import re
 import tomllib
@@ -75,16 +76,23 @@ def test_a_gpu_node_is_of_the_spot_market_and_on_demand_where_that_has_none(aws:
 
 
 def test_the_bucket_is_reached_by_role_and_no_file_holds_a_key(aws: Config) -> None:
-    profiles = {name: node["node_config"]["IamInstanceProfile"]["Name"] for name, node in aws["available_node_types"].items()}
+    profiles = {
+        name: node["node_config"]["IamInstanceProfile"]["Name"] for name, node in aws["available_node_types"].items()
+    }
     assert profiles == {"head": "soundstorm-head", "gpu": "soundstorm-worker"}
-    assert all(node["node_config"]["MetadataOptions"]["HttpTokens"] == "required" for node in aws["available_node_types"].values())
+    assert all(
+        node["node_config"]["MetadataOptions"]["HttpTokens"] == "required"
+        for node in aws["available_node_types"].values()
+    )
     for path in [
         ROOT / "cluster.yaml",
         *(ROOT / "cluster").rglob("*.yaml"),
         *(ROOT / "cluster").rglob("*.json"),
         ROOT / "cluster" / "deploy" / "docker" / "Dockerfile",
     ]:
-        assert not re.search(r"AKIA|ASIA|(SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN)=(?!\.\.\.)", path.read_text()), path
+        assert not re.search(r"AKIA|ASIA|(SECRET_ACCESS_KEY|SESSION_TOKEN|AUTH_TOKEN)=(?!\.\.\.)", path.read_text()), (
+            path
+        )
 
 
 def test_the_dashboard_is_not_public_and_all_nodes_ask_for_the_same_token(config: Config) -> None:
@@ -92,7 +100,9 @@ def test_the_dashboard_is_not_public_and_all_nodes_ask_for_the_same_token(config
     assert f"--dashboard-host=127.0.0.1 --dashboard-port={DASHBOARD_PORT}" in head
     assert f"--port={CLUSTER_PORT}" in head and f"--address=$RAY_HEAD_IP:{CLUSTER_PORT}" in worker
     assert "RAY_AUTH_MODE=token" in head and "RAY_AUTH_MODE=token" in worker
-    [(target, source)] = [(target, source) for target, source in config["file_mounts"].items() if target.endswith("/.ray/auth_token")]
+    [(target, source)] = [
+        (target, source) for target, source in config["file_mounts"].items() if target.endswith("/.ray/auth_token")
+    ]
     assert source == "~/.ray/auth_token"
     assert any(command.startswith("chmod 600") and target in command for command in config["setup_commands"])
 
@@ -101,16 +111,30 @@ def test_the_nodes_have_the_weights_that_a_jobs_own_copy_of_the_code_leaves_out(
     [(code, _)] = [(target, source) for target, source in config["file_mounts"].items() if source == "."]
     everything = yaml.safe_dump(config, width=1000)
     assert f"{ELSEWHERE}={code}/soundstorm/weights" in everything
-    assert f"pip install --quiet --constraint {code}/constraints.txt --editable {code}" in commands(config, "setup_commands")
+    assert f"pip install --quiet --constraint {code}/constraints.txt --editable {code}" in commands(
+        config, "setup_commands"
+    )
     dockerfile = (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
-    assert f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile and "WORKDIR /home/ray/soundstorm" in dockerfile
+    assert (
+        f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile
+        and "WORKDIR /home/ray/soundstorm" in dockerfile
+    )
 
 
 def test_the_image_is_made_with_the_install_commands_of_the_makefile() -> None:
-    makefile, dockerfile = (ROOT / "Makefile").read_text(), (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
+    makefile, dockerfile = (
+        (ROOT / "Makefile").read_text(),
+        (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text(),
+    )
     wanted = re.findall(r"^\t\$\(BIN\)/(python -m pip .*)$", makefile, re.MULTILINE)
     assert wanted and re.findall(r"^RUN (.*)$", dockerfile, re.MULTILINE) == wanted
     copied = " ".join(re.findall(r"^COPY --chown=ray:users (.*) \S+$", dockerfile, re.MULTILINE)).split()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]
-    assert set(copied) == {"pyproject.toml", "constraints.txt", PROJECT["readme"], "LICENSE", *(name.rstrip("*") for name in packages)}
+    assert set(copied) == {
+        "pyproject.toml",
+        "constraints.txt",
+        PROJECT["readme"],
+        "LICENSE",
+        *(name.rstrip("*") for name in packages),
+    }
     assert f"soundstorm:{PROJECT['version']}" in dockerfile

@@ -1,6 +1,8 @@
-"""The manifests for KubeRay have the fields that its version 1 defines, of the right kinds, and agree with the image and with cluster.yaml.
+"""The manifests for KubeRay have the fields that its version 1 defines, of the right kinds, and agree with the image
+and with cluster.yaml.
 
-Fields as in the reference of the API `ray.io/v1` (KubeRay 1.5) and of Kubernetes' `v1` pods; another name would be dropped or refused.
+Fields as in the reference of the API `ray.io/v1` (KubeRay 1.5) and of Kubernetes' `v1` pods; another name would be
+dropped or refused.
 """
 
 import json
@@ -22,12 +24,15 @@ VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["versi
 Fields = dict[str, Any]
 
 RAY_CLUSTER = {
-    "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs", "suspend", "managedBy",
+    "rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec", "workerGroupSpecs",
+    "suspend", "managedBy",
     "headServiceAnnotations", "gcsFaultToleranceOptions",
 }  # fmt: skip
 RAY_JOB = {
-    "entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished", "rayClusterSpec", "activeDeadlineSeconds",
-    "clusterSelector", "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "metadata", "runtimeEnvYAML", "submitterConfig",
+    "entrypoint", "submissionMode", "backoffLimit", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished",
+    "rayClusterSpec", "activeDeadlineSeconds",
+    "clusterSelector", "entrypointNumCpus", "entrypointNumGpus", "entrypointResources", "jobId", "metadata",
+    "runtimeEnvYAML", "submitterConfig",
     "submitterPodTemplate", "suspend", "managedBy", "deletionStrategy",
 }  # fmt: skip
 AUTOSCALER = {
@@ -92,7 +97,10 @@ def spec() -> Fields:
 
 
 def pods(spec: Fields) -> list[Fields]:
-    return [spec["headGroupSpec"]["template"]["spec"], *(group["template"]["spec"] for group in spec["workerGroupSpecs"])]
+    return [
+        spec["headGroupSpec"]["template"]["spec"],
+        *(group["template"]["spec"] for group in spec["workerGroupSpecs"]),
+    ]
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ray_cluster.yaml", "RayCluster"), ("ray_job.yaml", "RayJob")])
@@ -101,13 +109,17 @@ def test_a_manifest_says_what_it_is(name: str, kind: str) -> None:
     assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", kind)
     given = manifest["metadata"].get("name") or manifest["metadata"]["generateName"].removesuffix("-")
-    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", given)  # KubeRay adds to it, and a name of Kubernetes ends at 63
+    assert re.fullmatch(
+        r"[a-z]([-a-z0-9]{0,45}[a-z0-9])?", given
+    )  # KubeRay adds to it, and a name of Kubernetes ends at 63
 
 
 def test_all_fields_are_known(spec: Fields) -> None:
     assert set(spec) <= RAY_CLUSTER and set(load("ray_job.yaml")["spec"]) <= RAY_JOB
     assert set(spec["autoscalerOptions"]) <= AUTOSCALER and spec["authOptions"] == {"mode": "token"}
-    assert set(spec["headGroupSpec"]) <= HEAD_GROUP and all(set(group) <= WORKER_GROUP for group in spec["workerGroupSpecs"])
+    assert set(spec["headGroupSpec"]) <= HEAD_GROUP and all(
+        set(group) <= WORKER_GROUP for group in spec["workerGroupSpecs"]
+    )
     for pod in pods(spec):
         assert set(pod) <= POD and all(set(container) <= CONTAINER for container in pod["containers"])
 
@@ -161,6 +173,13 @@ def test_the_job_runs_one_of_our_commands_on_the_same_cluster(spec: Fields) -> N
     job = load("ray_job.yaml")["spec"]
     assert job["rayClusterSpec"] == spec
     program, flag, module, *options = shlex.split(job["entrypoint"])
-    assert (program, flag) == ("python", "-m") and module.removeprefix("jobs.") in {name.replace("-", "_") for name in COMMANDS}
-    assert {option for option in options if option.startswith("--")} == {"--dataset", "--data-dir", "--preset", "--output-dir"}
+    assert (program, flag) == ("python", "-m") and module.removeprefix("jobs.") in {
+        name.replace("-", "_") for name in COMMANDS
+    }
+    assert {option for option in options if option.startswith("--")} == {
+        "--dataset",
+        "--data-dir",
+        "--preset",
+        "--output-dir",
+    }
     assert job["shutdownAfterJobFinishes"] is True and job["submissionMode"] == "K8sJobMode"

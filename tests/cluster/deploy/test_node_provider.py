@@ -1,4 +1,5 @@
-"""A node that the spot market does not have is rented on demand, as a server of EC2 sees it (moto, behind a door that turns spot requests away)."""
+"""A node that the spot market does not have is rented on demand, as a server of EC2 sees it (moto, behind a door that
+turns spot requests away)."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -83,7 +84,9 @@ def test_a_node_is_marked_with_its_cluster_as_it_is_rented(door: Door) -> None:
     rent({})
     ec2 = boto3.session.Session().client("ec2", region_name=REGION)
     instances = [instance for found in ec2.describe_instances()["Reservations"] for instance in found["Instances"]]
-    assert instances and all({"Key": "ray-cluster-name", "Value": "soundstorm"} in instance["Tags"] for instance in instances)
+    assert instances and all(
+        {"Key": "ray-cluster-name", "Value": "soundstorm"} in instance["Tags"] for instance in instances
+    )
 
 
 def test_what_would_fail_on_demand_too_is_told(door: Door) -> None:

@@ -1,4 +1,5 @@
-"""Connecting starts and ends a Ray of its own, or joins one and leaves it running; an address that leads nowhere is told soon.
+"""Connecting starts and ends a Ray of its own, or joins one and leaves it running; an address that leads nowhere is
+told soon.
 
 Each case runs in a process of its own, so that the Ray of the other tests is not touched.
 """
@@ -30,14 +31,17 @@ class Probe:
     def look(self):
         import cluster
         print("what a worker prints")
-        return cluster.__file__, os.environ["OMP_NUM_THREADS"], os.environ["AWS_ENDPOINT_URL"], os.environ["OMP_WAIT_POLICY"], os.nice(0)
+        names = ("OMP_NUM_THREADS", "AWS_ENDPOINT_URL", "OMP_WAIT_POLICY")
+        return cluster.__file__, *(os.environ[name] for name in names), os.nice(0)
 
 with connect(num_cpus=2) as cluster_info:
     assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
-    file, threads, endpoint, waiting, niceness = ray.get(ray.remote(Probe).options(num_cpus=2).remote().look.remote(), timeout=60)
+    probe = ray.remote(Probe).options(num_cpus=2).remote()
+    file, threads, endpoint, waiting, niceness = ray.get(probe.look.remote(), timeout=60)
     assert file == os.environ["EXPECTED_FILE"], file
     assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
-    assert (waiting, niceness) == (os.environ["EXPECTED_WAITING"], int(os.environ["EXPECTED_NICENESS"])), (waiting, niceness)
+    assert waiting == os.environ["EXPECTED_WAITING"], waiting
+    assert niceness == int(os.environ["EXPECTED_NICENESS"]), niceness
     with connect() as again:  # used as it is, and left running
         assert again.started_here
     assert ray.is_initialized()
@@ -74,7 +78,8 @@ try:
 except ClusterError as error:
     assert "--num-cpus 2 is for a new local Ray" in str(error), error
 
-os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = '{"runtime_env": {"env_vars": {"AWS_ENDPOINT_URL": "set by the job"}}, "metadata": {}}'
+environment = '{"env_vars": {"AWS_ENDPOINT_URL": "set by the job"}}'
+os.environ["RAY_JOB_CONFIG_JSON_ENV_VAR"] = '{"runtime_env": ' + environment + ', "metadata": {}}'
 with connect() as joined:  # as `ray job submit` starts it
     assert (joined.num_cpus, joined.started_here) == (3, False), joined
     assert start_and_look()[1] == "set by the job"
@@ -142,7 +147,12 @@ except KeyboardInterrupt:
 
 
 def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    variables = {"PYTHONPATH": str(ROOT), "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_SECRET_ACCESS_KEY": "hunter2", **environment}
+    variables = {
+        "PYTHONPATH": str(ROOT),
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_SECRET_ACCESS_KEY": "hunter2",
+        **environment,
+    }
     inherited = {
         name: value
         for name, value in os.environ.items()
@@ -163,13 +173,35 @@ def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> 
 
 @pytest.fixture
 def head() -> Iterator[tuple[str, dict[str, str]]]:
-    """A Ray head in processes of its own, with its own folder, ports and token: its address and the variables a client needs."""
+    """A Ray head in processes of its own, with its own folder, ports and token: its address and the variables a client
+    needs."""
     folder = tempfile.mkdtemp(prefix="ray-test-", dir="/tmp")  # Ray's sockets need a short path
     port, client_port = free_ports(2)
     login = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    options = ["--head", "--block", f"--port={port}", f"--ray-client-server-port={client_port}", "--num-cpus=3", "--include-dashboard=false"]
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options, f"--temp-dir={folder}", "--disable-usage-stats"]
-    process = subprocess.Popen(command, env={**os.environ, **login}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    options = [
+        "--head",
+        "--block",
+        f"--port={port}",
+        f"--ray-client-server-port={client_port}",
+        "--num-cpus=3",
+        "--include-dashboard=false",
+    ]
+    command = [
+        sys.executable,
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        *options,
+        f"--temp-dir={folder}",
+        "--disable-usage-stats",
+    ]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, **login},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
     try:
         yield f"127.0.0.1:{port}", login
     finally:
@@ -206,13 +238,20 @@ def end_processes_of(folder: str) -> None:
 @pytest.mark.timeout(TIMEOUT_S)
 @pytest.mark.parametrize(
     ("given", "waiting", "niceness"),
-    [({}, "passive", str(os.nice(0))), ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active", str(os.nice(0) + 5))],
+    [
+        ({}, "passive", str(os.nice(0))),
+        ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active", str(os.nice(0) + 5)),
+    ],
     ids=["", "with what the user set"],
 )
 def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_and_ends_with_its_block(
     given: dict[str, str], waiting: str, niceness: str, tmp_path: Path
 ) -> None:
-    expected = {"EXPECTED_FILE": str(ROOT / "cluster" / "__init__.py"), "EXPECTED_WAITING": waiting, "EXPECTED_NICENESS": niceness}
+    expected = {
+        "EXPECTED_FILE": str(ROOT / "cluster" / "__init__.py"),
+        "EXPECTED_WAITING": waiting,
+        "EXPECTED_NICENESS": niceness,
+    }
     done = run_python(LOCAL, tmp_path, HOME=str(tmp_path), **expected, **given)
     assert "what a worker prints" not in done.stdout + done.stderr
     assert "oken" not in done.stdout + done.stderr
@@ -220,7 +259,9 @@ def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_
     assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
 
 
-def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path, seen = tmp_path / ".ray" / "auth_token", []
 
     def make(num_bytes: int) -> str:
@@ -250,7 +291,9 @@ def test_an_interrupt_that_is_lost_while_ray_starts_ends_the_start_all_the_same(
 
 
 @pytest.mark.timeout(2 * TIMEOUT_S)
-def test_a_running_cluster_is_joined_with_our_packages_and_left_running(head: tuple[str, dict[str, str]], tmp_path: Path) -> None:
+def test_a_running_cluster_is_joined_with_our_packages_and_left_running(
+    head: tuple[str, dict[str, str]], tmp_path: Path
+) -> None:
     address, login = head
     host, _, port = address.partition(":")
     deadline = time.monotonic() + 60
@@ -287,7 +330,9 @@ def test_an_address_where_nothing_answers_is_told_soon(tmp_path: Path) -> None:
     addresses = ["127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379"]
     began = time.monotonic()
     told = run_python(TELL, tmp_path, "60", *addresses).stdout.splitlines()
-    assert [line.partition(" at ")[0] for line in told] == [f"--address '{address}': nothing answers" for address in addresses]
+    assert [line.partition(" at ")[0] for line in told] == [
+        f"--address '{address}': nothing answers" for address in addresses
+    ]
     assert time.monotonic() - began < 60
 
 
@@ -303,11 +348,16 @@ def test_a_server_that_is_no_ray_is_told_in_time(tmp_path: Path) -> None:
 def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
     addresses = ["http://host:6379", "host:port", "host:99999", "a b"]
     told = run_python(TELL, tmp_path, "4", *addresses).stdout.splitlines()
-    assert told == [f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT" for address in addresses]
+    assert told == [
+        f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT" for address in addresses
+    ]
 
 
 def test_a_stale_address_of_the_environment_is_told_with_its_variable_and_the_way_out(tmp_path: Path) -> None:
-    for address, problem in (("127.0.0.1:9", "nothing answers at 127.0.0.1:9"), ("http://127.0.0.1:8265", "is not a Ray address")):
+    for address, problem in (
+        ("127.0.0.1:9", "nothing answers at 127.0.0.1:9"),
+        ("http://127.0.0.1:8265", "is not a Ray address"),
+    ):
         told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=address).stdout
         assert told.startswith(f"RAY_ADDRESS '{address}'") and problem in told
         assert "`unset RAY_ADDRESS`, or give --address local" in told and "--address '" not in told
@@ -315,7 +365,9 @@ def test_a_stale_address_of_the_environment_is_told_with_its_variable_and_the_wa
 
 def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(tmp_path: Path) -> None:
     with server_process(
-        [sys.executable, "-m", "http.server", (port := str(free_port())), "--bind", "127.0.0.1"], int(port), (tmp_path / "log").open("wb")
+        [sys.executable, "-m", "http.server", (port := str(free_port())), "--bind", "127.0.0.1"],
+        int(port),
+        (tmp_path / "log").open("wb"),
     ):
         told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=f"127.0.0.1:{port}").stdout
     assert told.startswith(f"RAY_ADDRESS '127.0.0.1:{port}'") and "unset RAY_ADDRESS" in told
@@ -324,7 +376,10 @@ def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(tmp_path: Pa
 
 def test_a_ray_client_is_refused_with_another_way(tmp_path: Path) -> None:
     told = run_python(TELL, tmp_path, "4", "ray://127.0.0.1:10001").stdout
-    assert told.startswith("--address 'ray://127.0.0.1:10001': Ray Data and Ray Train do not run through a Ray client") and "`ray job submit`" in told
+    assert (
+        told.startswith("--address 'ray://127.0.0.1:10001': Ray Data and Ray Train do not run through a Ray client")
+        and "`ray job submit`" in told
+    )
 
 
 def test_a_local_ray_without_cpus_is_refused() -> None:

@@ -1,4 +1,5 @@
-"""Jobs given to a cluster with `ray job submit`, as the README says: what the code weighs, how they end, and who may give them."""
+"""Jobs given to a cluster with `ray job submit`, as the README says: what the code weighs, how they end, and who may
+give them."""
 
 import json
 import logging
@@ -23,7 +24,8 @@ WORKING_DIR_BYTES = 20 * 10**6
 
 @pytest.fixture(scope="module")
 def head(rclone_s3: S3Server) -> Iterator[Head]:
-    """A head whose machine has the weights and the storage's keys, as those of `cluster/deploy/on_premise.yaml` have."""
+    """A head whose machine has the weights and the storage's keys, as those of `cluster/deploy/on_premise.yaml`
+    have."""
     keys = {name: value for name, value in rclone_s3.environment().items() if name in KEYS}
     here = {"SOUNDSTORM_WEIGHTS": str(ROOT / "soundstorm" / "weights"), "OMP_NUM_THREADS": "1"}
     with ray_head("--num-cpus=4", environment=here | keys) as running:
@@ -31,18 +33,25 @@ def head(rclone_s3: S3Server) -> Iterator[Head]:
 
 
 def ray_cli(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RAY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=JOB_S, check=False)
+    return subprocess.run(
+        [*RAY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=JOB_S, check=False
+    )
 
 
-def submit(head: Head, name: str, *command: str, storage: dict[str, str] | None = None, wait: bool = False) -> subprocess.CompletedProcess[str]:
-    """`ray job submit` of one of our jobs, with this checkout as the working directory and the storage's variables in the job's settings."""
+def submit(
+    head: Head, name: str, *command: str, storage: dict[str, str] | None = None, wait: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """`ray job submit` of one of our jobs, with this checkout as the working directory and the storage's variables in
+    the job's settings."""
     settings = ["--runtime-env-json", json.dumps({"env_vars": storage or {}})]
     options = ["--submission-id", name, "--working-dir", ".", *settings, *([] if wait else ["--no-wait"])]
     return ray_cli("job", "submit", *options, "--", "python", "-m", *command, environment=head.environment())
 
 
 def ask(head: Head, path: str) -> Any:
-    answer = requests.get(f"{head.dashboard}/api/{path}", headers={"Authorization": f"Bearer {head.token_file.read_text()}"}, timeout=60)
+    answer = requests.get(
+        f"{head.dashboard}/api/{path}", headers={"Authorization": f"Bearer {head.token_file.read_text()}"}, timeout=60
+    )
     answer.raise_for_status()
     return answer.json()
 
@@ -64,7 +73,11 @@ def test_the_code_that_a_job_brings_is_small_and_complete(tmp_path: Path) -> Non
     create_package(str(ROOT), package, include_gitignore=True, logger=logging.getLogger())
     assert package.stat().st_size < WORKING_DIR_BYTES
     names = set(zipfile.ZipFile(package).namelist())
-    modules = {str(path.relative_to(ROOT)) for folder in ("soundstorm", "cluster", "jobs", "tune") for path in (ROOT / folder).rglob("*.py")}
+    modules = {
+        str(path.relative_to(ROOT))
+        for folder in ("soundstorm", "cluster", "jobs", "tune")
+        for path in (ROOT / folder).rglob("*.py")
+    }
     assert modules <= names
     assert {name.split("/")[0] for name in names} <= {
         "soundstorm",
@@ -86,12 +99,24 @@ def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclon
     generate = ["jobs.generate", "--num-samples", "100000", "--num-actors", "1", "--output-dir", f"{bucket}/many"]
     assert submit(head, "many", *generate, storage=storage).returncode == 0
     assert (
-        submit(head, "wrong", "jobs.generate", "--checkpoint", f"{bucket}/nothing", "--output-dir", f"{bucket}/none", storage=storage).returncode == 0
+        submit(
+            head,
+            "wrong",
+            "jobs.generate",
+            "--checkpoint",
+            f"{bucket}/nothing",
+            "--output-dir",
+            f"{bucket}/none",
+            storage=storage,
+        ).returncode
+        == 0
     )
 
     followed = submit(head, "doctor", "jobs.doctor", "--output-dir", f"{bucket}/run", storage=storage, wait=True)
     assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert "1 nodes, 4 CPUs" in followed.stdout and "joined in" in followed.stdout  # the cluster of the head, not another Ray
+    assert (
+        "1 nodes, 4 CPUs" in followed.stdout and "joined in" in followed.stdout
+    )  # the cluster of the head, not another Ray
     assert f"{bucket}/run can be written" in followed.stdout
     assert "this machine is ready" in followed.stdout
 
@@ -101,13 +126,19 @@ def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclon
 
     deadline = time.monotonic() + JOB_S
     while "generate: 0/" not in log_of(head, "many"):  # its progress, which survives in the job's log
-        assert time.monotonic() < deadline and ask(head, "jobs/many")["status"] in {"PENDING", "RUNNING"}, log_of(head, "many")
+        assert time.monotonic() < deadline and ask(head, "jobs/many")["status"] in {"PENDING", "RUNNING"}, log_of(
+            head, "many"
+        )
         time.sleep(0.5)
     assert ray_cli("job", "stop", "many", environment=head.environment()).returncode == 0
     wait_for(head, "many", "STOPPED")
 
     logs = [path for path in head.folder.rglob("*") if path.is_file() and path != head.token_file]
-    assert any("Running entrypoint for job doctor" in path.read_text(errors="replace") for path in logs if path.name.startswith("job-driver"))
+    assert any(
+        "Running entrypoint for job doctor" in path.read_text(errors="replace")
+        for path in logs
+        if path.name.startswith("job-driver")
+    )
     for secret in (rclone_s3.secret_key.encode(), head.token_file.read_bytes()):
         assert [path for path in logs if secret in path.read_bytes()] == []
 
@@ -126,4 +157,6 @@ def test_nobody_gets_in_without_the_token(head: Head) -> None:
 def test_the_token_is_for_its_owner_alone(head: Head) -> None:
     assert head.token_file.stat().st_mode & 0o077 == 0
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
-    assert not [command for command in commands if head.token_file.read_bytes() in command]  # what every user of the machine can see
+    assert not [
+        command for command in commands if head.token_file.read_bytes() in command
+    ]  # what every user of the machine can see

@@ -1,4 +1,5 @@
-"""Every shard is done exactly once or set aside, whatever happens to the actors, and the driver never waits for ever."""
+"""Every shard is done exactly once or set aside, whatever happens to the actors, and the driver never waits for
+ever."""
 
 import errno
 import os
@@ -36,7 +37,10 @@ def make_workers(work: Work, setup: Callable[[], None] = lambda: None) -> Callab
 
 
 def run(
-    shards: Iterator[Shard] | list[Shard], make_actor: Callable[[], Any], num_actors: int = 2, limits: Limits | None = None
+    shards: Iterator[Shard] | list[Shard],
+    make_actor: Callable[[], Any],
+    num_actors: int = 2,
+    limits: Limits | None = None,
 ) -> tuple[ShardsResult, list[tuple[str, Any]], list[Progress]]:
     results: list[tuple[str, Any]] = []
     progress: list[Progress] = []
@@ -94,7 +98,9 @@ def test_shards_are_taken_only_as_actors_become_free() -> None:
             ahead.append(len(taken) - len(done))
             yield shard
 
-    run_shards(source(), make_workers(lambda n: n), "work", num_actors=2, on_done=lambda shard, _: done.append(shard.key))
+    run_shards(
+        source(), make_workers(lambda n: n), "work", num_actors=2, on_done=lambda shard, _: done.append(shard.key)
+    )
     assert len(done) == 60 and max(ahead) <= 4
 
 
@@ -132,7 +138,9 @@ def test_an_actor_killed_from_outside_is_replaced() -> None:
 
 
 def test_a_shard_that_always_kills_its_actor_is_set_aside_and_all_others_are_done() -> None:
-    result, results, _ = run(numbered(12), make_workers(lambda n: os._exit(1) if n == 4 else n), limits=Limits(max_retries=2))
+    result, results, _ = run(
+        numbered(12), make_workers(lambda n: os._exit(1) if n == 4 else n), limits=Limits(max_retries=2)
+    )
     assert sorted(value for _, value in results) == [n for n in range(12) if n != 4]
     assert list(result.failed) == ["0004"] and "Died" in result.failed["0004"]
     assert (result.retries, result.replaced) == (2, 3)
@@ -168,7 +176,9 @@ def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path) -> None:
             file.write(f"{n} ")
         raise file_error("/data/part-0", OSError(errno.ENOSPC, "No space left on device"))
 
-    with pytest.raises(ClusterError, match=r"/data/part-0: the disk is full .*0 finished shards are kept: mend the cause and run again"):
+    with pytest.raises(
+        ClusterError, match=r"/data/part-0: the disk is full .*0 finished shards are kept: mend the cause and run again"
+    ):
         run(numbered(12), make_workers(work), num_actors=1)
     assert (tmp_path / "attempts").read_text() == "0 "
     wait_until_idle()
@@ -209,7 +219,9 @@ def test_actors_that_cannot_start_end_the_run_with_their_error() -> None:
     def fail() -> None:
         raise RuntimeError("model.safetensors is not a checkpoint")
 
-    with pytest.raises(ClusterError, match=r"no actor could be started: .*RuntimeError: model\.safetensors is not a checkpoint") as error:
+    with pytest.raises(
+        ClusterError, match=r"no actor could be started: .*RuntimeError: model\.safetensors is not a checkpoint"
+    ) as error:
         run(numbered(8), make_workers(lambda n: n, setup=fail))
     assert "\n" not in str(error.value)
 
@@ -301,5 +313,7 @@ nodes.shutdown()
 def test_a_lost_node_costs_no_shard_and_without_any_node_the_run_ends(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
     command = [sys.executable, "-c", NODES]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]

@@ -26,12 +26,16 @@ with sole_process(sys.argv[1], "train"):
 
 def holder(folder: str) -> subprocess.Popen[str]:
     """A process that is at work in `folder`."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, folder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline() == "at work\n"
     return process
 
 
-def test_the_second_process_is_told_who_is_at_work_and_may_begin_when_the_first_has_ended_or_was_killed(storage_root: str) -> None:
+def test_the_second_process_is_told_who_is_at_work_and_may_begin_when_the_first_has_ended_or_was_killed(
+    storage_root: str,
+) -> None:
     for end in ("close", "kill"):
         process = holder(storage_root)
         try:
@@ -50,14 +54,18 @@ def test_the_second_process_is_told_who_is_at_work_and_may_begin_when_the_first_
     assert storage.list_objects(storage_root) == []
 
 
-def test_a_process_of_another_machine_is_heard_or_taken_for_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_of_another_machine_is_heard_or_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sole, "HEARD_S", 1.0)
     monkeypatch.setattr(sole, "POLL_S", 0.05)
     file, heard = tmp_path / "train.at-work.json", threading.Event()
 
     def beat() -> None:
         for number in range(10_000):
-            storage.write_bytes(file, json.dumps({"machine": "another", "host": "far", "pid": 7, "beat": number}).encode())
+            storage.write_bytes(
+                file, json.dumps({"machine": "another", "host": "far", "pid": 7, "beat": number}).encode()
+            )
             if heard.wait(0.1):
                 return
 

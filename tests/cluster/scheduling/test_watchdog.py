@@ -1,4 +1,5 @@
-"""A vigil over work that Ray does by itself: slow work is left alone, work that cannot go on is given up, with a sentence."""
+"""A vigil over work that Ray does by itself: slow work is left alone, work that cannot go on is given up, with a
+sentence."""
 
 import threading
 import time
@@ -45,7 +46,9 @@ def test_the_result_and_the_error_of_the_work_come_through(tmp_path: Path, ray_s
 def test_work_without_nodes_that_could_hold_its_workers_is_given_up(tmp_path: Path, ray_session: None) -> None:
     began = time.monotonic()
     guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0, "GPU": 1.0}, stall_timeout_s=0.5)
-    with pytest.raises(ClusterError, match=r"the nodes that are left cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"):
+    with pytest.raises(
+        ClusterError, match=r"the nodes that are left cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"
+    ):
         watch(stuck, guard)
     assert time.monotonic() - began < 60
 
@@ -56,7 +59,9 @@ def test_work_that_never_begins_though_there_is_room_is_given_up_later(tmp_path:
         watch(stuck, guard)
 
 
-def test_a_ledger_that_never_answers_again_ends_the_work(tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ledger_that_never_answers_again_ends_the_work(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Deaf:
         def silence_s(self) -> None:
             stuck()

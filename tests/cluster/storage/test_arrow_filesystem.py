@@ -1,4 +1,5 @@
-"""Object storage as a pyarrow file system: what Ray Train and Parquet do with it works, also through faults; and long listings."""
+"""Object storage as a pyarrow file system: what Ray Train and Parquet do with it works, also through faults; and long
+listings."""
 
 import functools
 import os
@@ -30,7 +31,9 @@ def root(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     return f"{server.make_bucket()}/run"
 
 
-def test_folders_are_copied_there_and_back_through_faults(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_are_copied_there_and_back_through_faults(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     contents = {"a": b"", "folder/b": b"small", "folder/deep/c": os.urandom(3 * 2**20)}
     for name, content in contents.items():
         storage.write_bytes(tmp_path / "here" / name, content)
@@ -48,13 +51,18 @@ def test_files_and_folders_are_told_apart(root: str) -> None:
         storage.write_bytes(f"{root}/{name}", b"12345")
     filesystem, path = storage.filesystem(root)
     filesystem.create_dir(f"{path}/empty")
-    infos = filesystem.get_file_info([path, f"{path}/a", f"{path}/folder/", f"{path}/fold", f"{path}/empty", path.partition("/")[0]])
+    infos = filesystem.get_file_info(
+        [path, f"{path}/a", f"{path}/folder/", f"{path}/fold", f"{path}/empty", path.partition("/")[0]]
+    )
     folder, file, nothing = fs.FileType.Directory, fs.FileType.File, fs.FileType.NotFound
     assert [info.type for info in infos] == [folder, file, folder, nothing, nothing, folder]
     assert infos[1].size == 5
 
     def listed(recursive: bool) -> dict[str, fs.FileType]:
-        return {info.path.removeprefix(f"{path}/"): info.type for info in filesystem.get_file_info(fs.FileSelector(path, recursive=recursive))}
+        return {
+            info.path.removeprefix(f"{path}/"): info.type
+            for info in filesystem.get_file_info(fs.FileSelector(path, recursive=recursive))
+        }
 
     assert listed(False) == {"a": file, "folder": folder}
     assert listed(True) == {"a": file, "folder": folder, "folder/b": file, "folder/deep": folder, "folder/deep/c": file}
@@ -180,7 +188,16 @@ def test_many_objects_are_listed_page_by_page(tmp_path: Path, monkeypatch: pytes
         (folder / f"part-{number:05d}.parquet").touch()
     port = free_port()
     server = S3Server(f"http://127.0.0.1:{port}", "test-key", "test-secret")
-    command = [str(program), "serve", "s3", "--config", os.devnull, "--addr", f"127.0.0.1:{port}", str(tmp_path / "data")]
+    command = [
+        str(program),
+        "serve",
+        "s3",
+        "--config",
+        os.devnull,
+        "--addr",
+        f"127.0.0.1:{port}",
+        str(tmp_path / "data"),
+    ]
     with (
         (tmp_path / "log").open("wb") as log,
         server_process(command, port, log, {"RCLONE_AUTH_KEY": '"test-key,test-secret"'}),

@@ -43,7 +43,9 @@ def test_a_name_cannot_lead_out_of_its_folder(root: str, part: str) -> None:
         storage.join(root, "fine", part)
 
 
-def test_join_keeps_a_prefix_whole_and_makes_local_paths_absolute(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_join_keeps_a_prefix_whole_and_makes_local_paths_absolute(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert storage.join("s3://bucket", "a", "b/c") == "s3://bucket/a/b/c"
     assert storage.join("s3://bucket/p/", "a") == "s3://bucket/p/a"
@@ -91,8 +93,12 @@ def test_a_listing_has_every_file_below_sorted_with_its_size(storage_root: str) 
     assert storage.list_objects(storage_root) == []
     fill(storage_root)
     found = storage.list_objects(storage_root)
-    assert [(entry.uri, entry.size) for entry in found] == sorted((storage.join(storage_root, name), n + 1) for n, name in enumerate(NAMES))
-    assert [entry.uri for entry in storage.list_objects(storage.join(storage_root, "fold"))] == [storage.join(storage_root, NAMES[3])]
+    assert [(entry.uri, entry.size) for entry in found] == sorted(
+        (storage.join(storage_root, name), n + 1) for n, name in enumerate(NAMES)
+    )
+    assert [entry.uri for entry in storage.list_objects(storage.join(storage_root, "fold"))] == [
+        storage.join(storage_root, NAMES[3])
+    ]
     assert [entry.uri for entry in storage.list_objects(storage_root, ".bin")] == [storage.join(storage_root, NAMES[1])]
 
 
@@ -116,7 +122,9 @@ def test_delete_removes_a_folder_and_nothing_beside_it(storage_root: str) -> Non
     fill(storage_root)
     storage.delete(storage.join(storage_root, "folder"))
     storage.delete(storage.join(storage_root, "never", "was"))
-    assert [entry.uri for entry in storage.list_objects(storage_root)] == sorted(storage.join(storage_root, NAMES[n]) for n in (0, 3))
+    assert [entry.uri for entry in storage.list_objects(storage_root)] == sorted(
+        storage.join(storage_root, NAMES[n]) for n in (0, 3)
+    )
 
 
 def test_create_leaves_alone_what_is_there(storage_root: str) -> None:
@@ -133,7 +141,9 @@ def test_of_many_creators_at_once_one_wins(storage_root: str) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
-def test_on_a_disk_without_hard_links_one_of_many_creators_wins_too(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_disk_without_hard_links_one_of_many_creators_wins_too(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -177,7 +187,9 @@ def test_a_local_copy_follows_its_original(storage_root: str, tmp_path: Path) ->
         storage.local_path(storage.join(storage_root, "nothing"), cache)
 
 
-def test_large_content_goes_up_in_parts_and_arrives_whole(storage_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_content_goes_up_in_parts_and_arrives_whole(
+    storage_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cluster.storage.s3_objects.PART_BYTES", 5 * 2**20)
     content = os.urandom(11 * 2**20)
     (tmp_path / "file").write_bytes(content)
@@ -218,15 +230,24 @@ def test_reading_nothing_names_it(storage_root: str) -> None:
 
 @pytest.mark.parametrize("storage_root", ["moto", "rclone"], indirect=True)
 def test_a_missing_bucket_is_named(storage_root: str) -> None:
-    for action in (storage.check_writable, storage.list_objects, storage.exists, lambda uri: storage.read_bytes(uri + "/x")):
+    for action in (
+        storage.check_writable,
+        storage.list_objects,
+        storage.exists,
+        lambda uri: storage.read_bytes(uri + "/x"),
+    ):
         with pytest.raises(ClusterError) as error:
             action("s3://no-such-bucket/prefix")
         assert "there is no bucket 'no-such-bucket'" in one_sentence(error)
 
 
-@pytest.mark.parametrize(("variable", "wrong"), [("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"), ("AWS_ACCESS_KEY_ID", "nobody-knows-me")])
+@pytest.mark.parametrize(
+    ("variable", "wrong"), [("AWS_SECRET_ACCESS_KEY", "hunter2-hunter2"), ("AWS_ACCESS_KEY_ID", "nobody-knows-me")]
+)
 @pytest.mark.parametrize("storage_root", ["rclone"], indirect=True)
-def test_wrong_credentials_are_told_without_showing_them(storage_root: str, variable: str, wrong: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_credentials_are_told_without_showing_them(
+    storage_root: str, variable: str, wrong: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(variable, wrong)
     secret = os.environ["AWS_SECRET_ACCESS_KEY"]
     for action in (storage.check_writable, storage.list_objects, storage.read_bytes, storage.exists):
@@ -246,7 +267,9 @@ def test_missing_credentials_are_told(storage_root: str, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("storage_root", ["moto"], indirect=True)
-def test_a_server_that_is_not_there_is_told_soon_and_without_the_password_in_its_address(storage_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_not_there_is_told_soon_and_without_the_password_in_its_address(
+    storage_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2@127.0.0.1:9")
     began = time.monotonic()
     with pytest.raises(ClusterError) as error:
@@ -304,7 +327,12 @@ def test_a_folder_that_cannot_be_written_is_named_and_not_the_file_that_was_trie
 def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(disk)], capture_output=True, check=False
+        ).returncode
+        != 0
+    ):
         pytest.skip("mounting a small disk needs root")
     try:
         storage.check_writable(disk)
@@ -324,7 +352,12 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
         with pytest.raises(ClusterError, match="permission denied"):
             storage.check_writable(folder)
         return
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, check=False).returncode != 0:
+    if (
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(folder)], capture_output=True, check=False
+        ).returncode
+        != 0
+    ):
         pytest.skip("root may write everywhere, and a read-only disk could not be mounted")
     try:
         with pytest.raises(ClusterError, match="the disk is read-only"):
@@ -367,5 +400,12 @@ assert s3_client.client() is not mine
 
 
 def test_a_forked_process_and_changed_variables_get_a_client_of_their_own(s3_bucket: Callable[[], str]) -> None:
-    done = subprocess.run([sys.executable, "-c", FORK, f"{s3_bucket()}/a"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, f"{s3_bucket()}/a"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,5 @@
-"""Storage through a network that resets, delays and truncates, and a server that is busy: nothing is lost, and nothing is seen in part."""
+"""Storage through a network that resets, delays and truncates, and a server that is busy: nothing is lost, and nothing
+is seen in part."""
 
 import hashlib
 import os
@@ -55,7 +56,12 @@ def content_of(name: str, version: int) -> bytes:
 
 
 def table_of(number: int) -> pa.Table:
-    return pa.table({"clip_id": [f"clip-{number}-{row}" for row in range(50)], "codes": [list(range(number, number + row)) for row in range(50)]})
+    return pa.table(
+        {
+            "clip_id": [f"clip-{number}-{row}" for row in range(50)],
+            "codes": [list(range(number, number + row)) for row in range(50)],
+        }
+    )
 
 
 def use(root: str, number: int) -> None:
@@ -101,13 +107,18 @@ def test_hundreds_of_calls_lose_nothing_and_nothing_is_seen_half_written(proxied
         assert watching.result() == []
     listed = {entry.uri: entry.size for entry in storage.list_objects(root)}
     proxy.rate = 0.0
-    kept = {storage.join(root, "kept", f"{number:03d}.bin"): content_of(f"{number:03d}", VERSIONS - 1) for number in range(NAMES)}
+    kept = {
+        storage.join(root, "kept", f"{number:03d}.bin"): content_of(f"{number:03d}", VERSIONS - 1)
+        for number in range(NAMES)
+    }
     for uri, content in kept.items():
         assert storage.read_bytes(uri) == content
     table, metadata = tables.read_table(storage.join(root, "tables"))
     assert table.equals(pa.concat_tables(table_of(number) for number in range(NAMES))) and metadata == METADATA
     assert listed == {entry.uri: entry.size for entry in storage.list_objects(root)}
-    assert len(listed) == 2 * NAMES and {uri: listed[uri] for uri in kept} == {uri: len(content) for uri, content in kept.items()}
+    assert len(listed) == 2 * NAMES and {uri: listed[uri] for uri in kept} == {
+        uri: len(content) for uri, content in kept.items()
+    }
     assert proxy.requests > 10 * NAMES and min(proxy.injected[fault] for fault in PASSING) > 0
 
 
@@ -235,7 +246,9 @@ def test_all_limits_together_stay_under_two_minutes() -> None:
 
 
 @pytest.mark.parametrize("proxied", ["moto"], indirect=True)
-def test_of_many_copies_that_fail_none_is_begun_after_the_first_failure(proxied: Proxied, tmp_path: Path, hurried: None) -> None:
+def test_of_many_copies_that_fail_none_is_begun_after_the_first_failure(
+    proxied: Proxied, tmp_path: Path, hurried: None
+) -> None:
     root, proxy = proxied
     for number in range(100):
         storage.write_bytes(tmp_path / f"{number}", b"x")

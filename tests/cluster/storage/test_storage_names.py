@@ -107,12 +107,30 @@ def test_an_object_is_written_inside_its_prefix_or_not_at_all(storage_root: str)
 
 
 @pytest.mark.parametrize(
-    "uri", ["s3://bucket/a/../b", "s3://bucket/..", "s3://bucket/a//b", "s3://bucket/./a", "s3://bucket/a\x00b", f"s3://bucket/{'x' * 1025}"]
+    "uri",
+    [
+        "s3://bucket/a/../b",
+        "s3://bucket/..",
+        "s3://bucket/a//b",
+        "s3://bucket/./a",
+        "s3://bucket/a\x00b",
+        f"s3://bucket/{'x' * 1025}",
+    ],
 )
 @pytest.mark.parametrize(
-    "action", [storage.read_bytes, storage.exists, storage.delete, storage.list_objects, storage.filesystem, storage.check_writable]
+    "action",
+    [
+        storage.read_bytes,
+        storage.exists,
+        storage.delete,
+        storage.list_objects,
+        storage.filesystem,
+        storage.check_writable,
+    ],
 )
-def test_an_address_that_could_lead_elsewhere_is_refused_before_anything_is_asked(uri: str, action: Callable[[str], object]) -> None:
+def test_an_address_that_could_lead_elsewhere_is_refused_before_anything_is_asked(
+    uri: str, action: Callable[[str], object]
+) -> None:
     with pytest.raises(ClusterError, match=r"(correct it|without control characters|choose a shorter one)$"):
         action(uri)
 

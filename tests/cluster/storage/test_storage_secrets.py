@@ -50,7 +50,9 @@ def everything_said(root: str) -> str:
         except ClusterError as error:
             said += [str(error), repr(error), repr(pickle.dumps(error)), "".join(traceback.format_exception(error))]
     assert said
-    return "\n".join([*said, repr(s3_client.client()), repr(storage.filesystem(root)), str(vars(s3_client.client().meta))])
+    return "\n".join(
+        [*said, repr(s3_client.client()), repr(storage.filesystem(root)), str(vars(s3_client.client().meta))]
+    )
 
 
 def assert_nothing_secret(text: str, *more: str) -> None:
@@ -83,7 +85,12 @@ def test_failing_operations_show_no_secret_even_at_debug(
     caplog.set_level(logging.DEBUG)
     root = f"{s3_bucket()}/prefix"
     with FlakyProxy(s3.endpoint, rate=0.9, seed=3, faults=PASSING) as proxy:
-        endpoint = {"refused credentials": rclone_s3.endpoint, "no server": "http://127.0.0.1:9", "faults": proxy.endpoint, "no bucket": s3.endpoint}
+        endpoint = {
+            "refused credentials": rclone_s3.endpoint,
+            "no server": "http://127.0.0.1:9",
+            "faults": proxy.endpoint,
+            "no bucket": s3.endpoint,
+        }
         monkeypatch.setenv("AWS_ENDPOINT_URL", login_in(endpoint[trouble]))
         said = everything_said("s3://no-such-bucket/prefix" if trouble == "no bucket" else root)
     printed = capfd.readouterr()
@@ -119,7 +126,9 @@ def test_a_run_that_warns_only_says_nothing_of_where_keys_and_server_come_from(s
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
-def test_a_link_holds_no_password_of_the_endpoint(s3_bucket: Callable[[], str], s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_holds_no_password_of_the_endpoint(
+    s3_bucket: Callable[[], str], s3: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", login_in(s3.endpoint))
     link = storage.presign(f"{s3_bucket()}/file", expires_s=60)
     assert PASSWORD not in link and link.startswith(s3.endpoint)

@@ -78,7 +78,9 @@ def test_parts_of_different_tables_are_not_mixed(tmp_path: Path) -> None:
     write_parts(str(tmp_path))
     tables.write_table(tables.part_uri(str(tmp_path), 1), rows(5, 5), {**METADATA, "codec_name": "other"})
     for read in (tables.read_table, tables.table_info):
-        with pytest.raises(ClusterError, match=r"part-00001\.parquet has 'codec_name' = 'other', but .*part-00000\.parquet has 'tiny'"):
+        with pytest.raises(
+            ClusterError, match=r"part-00001\.parquet has 'codec_name' = 'other', but .*part-00000\.parquet has 'tiny'"
+        ):
             read(str(tmp_path))
     tables.write_table(tables.part_uri(str(tmp_path), 1), rows(5, 5).select(["clip_id"]), METADATA)
     with pytest.raises(ClusterError, match=r"part-00001\.parquet has other columns"):
@@ -92,7 +94,9 @@ def test_a_missing_table_is_named(storage_root: str) -> None:
         tables.read_table(storage.join(storage_root, "tokens"))
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"clip_id,fold\n1,2\n", b"PAR1" + bytes(100) + b"PAR1", pickle.dumps({"a": 1})])
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"clip_id,fold\n1,2\n", b"PAR1" + bytes(100) + b"PAR1", pickle.dumps({"a": 1})]
+)
 def test_a_file_that_is_no_table_is_named(storage_root: str, content: bytes) -> None:
     uri = storage.join(storage_root, "bad.parquet")
     storage.write_bytes(uri, content)
@@ -106,7 +110,11 @@ def test_a_broken_table_is_named(tmp_path: Path) -> None:
     uri = tmp_path / "bad.parquet"
     tables.write_table(str(uri), rows(0, 200), METADATA)
     whole = uri.read_bytes()
-    for damaged in (whole[: len(whole) // 2], whole[:-4], whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :]):
+    for damaged in (
+        whole[: len(whole) // 2],
+        whole[:-4],
+        whole[:4] + bytes(len(whole) // 2) + whole[4 + len(whole) // 2 :],
+    ):
         uri.write_bytes(damaged)
         with pytest.raises(ClusterError, match=r"bad\.parquet: not a readable Parquet table"):
             tables.read_table(str(uri))
@@ -114,7 +122,11 @@ def test_a_broken_table_is_named(tmp_path: Path) -> None:
 
 def test_column_types_that_run_code_are_refused(tmp_path: Path) -> None:
     uri = str(tmp_path / "pickled.parquet")
-    field = pa.field("codes", pa.binary(), metadata={"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""})
+    field = pa.field(
+        "codes",
+        pa.binary(),
+        metadata={"ARROW:extension:name": "ray.data.arrow_pickled_object", "ARROW:extension:metadata": ""},
+    )
     pq.write_table(pa.table([pa.array([pickle.dumps(print)])], schema=pa.schema([field])), uri)
     with pytest.raises(ClusterError, match="column 'codes' has the extension type"):
         tables.read_table(uri)

@@ -10,14 +10,21 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 
-SETTINGS = {"dataset": "esc10", "iterations": (12, 4), "sampler": {"temperature": 0.9, "top_p": None}, "data_dir": Path("/data")}
+SETTINGS = {
+    "dataset": "esc10",
+    "iterations": (12, 4),
+    "sampler": {"temperature": 0.9, "top_p": None},
+    "data_dir": Path("/data"),
+}
 
 
 def test_a_finished_stage_is_found_again_with_what_it_made(storage_root: str) -> None:
     assert records.begin(storage_root, "tokenize", SETTINGS) is None
     assert records.finished(storage_root, "tokenize", SETTINGS) is None  # begun is not finished
     written = records.finish(storage_root, "tokenize", SETTINGS, {"clips": 400, "rejected": 0})
-    assert records.begin(storage_root, "tokenize", dict(reversed(SETTINGS.items()))) == written  # the order of keys does not matter
+    assert (
+        records.begin(storage_root, "tokenize", dict(reversed(SETTINGS.items()))) == written
+    )  # the order of keys does not matter
     assert records.finished(storage_root, "tokenize", SETTINGS) == written
     assert written.counts == {"clips": 400, "rejected": 0}
     assert written.settings["iterations"] == [12, 4] and written.settings["data_dir"] == "/data"
@@ -33,7 +40,9 @@ def test_a_stage_that_was_cut_short_goes_on_with_the_same_settings(tmp_path: Pat
     assert storage.exists(storage.join(root, "audio", "a.flac"))
 
 
-def test_a_stage_whose_driver_was_killed_just_after_its_record_was_written_is_finished_and_not_begun_as_well(storage_root: str) -> None:
+def test_a_stage_whose_driver_was_killed_just_after_its_record_was_written_is_finished_and_not_begun_as_well(
+    storage_root: str,
+) -> None:
     records.begin(storage_root, "generate", SETTINGS)
     begun = storage.join(storage_root, "generate.started.json")
     content = storage.read_bytes(begun)
@@ -49,11 +58,19 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path, finish: boo
     records.begin(root, "generate", SETTINGS)
     if finish:
         records.finish(root, "generate", SETTINGS, {})
-    other = {"dataset": "esc50", "iterations": [12, 4], "sampler": {"temperature": 1.0, "top_p": None}, "seed": 1, "data_dir": "/data"}
+    other = {
+        "dataset": "esc50",
+        "iterations": [12, 4],
+        "sampler": {"temperature": 1.0, "top_p": None},
+        "seed": 1,
+        "data_dir": "/data",
+    }
     with pytest.raises(ClusterError) as error:
         records.begin(root, "generate", other)
     text = str(error.value)
-    assert 'dataset: then "esc10", now "esc50"; sampler.temperature: then 0.9, now 1.0; seed: then not set, now 1.' in text
+    assert (
+        'dataset: then "esc10", now "esc50"; sampler.temperature: then 0.9, now 1.0; seed: then not set, now 1.' in text
+    )
     assert "--overwrite" in text and "--output-dir" in text and root in text
     assert "iterations" not in text and "data_dir" not in text
 
@@ -72,13 +89,17 @@ def test_overwrite_starts_afresh_and_deletes_only_the_stage_s_own_output(storage
 
 
 @pytest.mark.parametrize("remote", [False, True])
-def test_of_many_runs_with_other_settings_begun_at_once_all_but_one_are_refused(remote: bool, tmp_path: Path, s3_bucket: Callable[[], str]) -> None:
+def test_of_many_runs_with_other_settings_begun_at_once_all_but_one_are_refused(
+    remote: bool, tmp_path: Path, s3_bucket: Callable[[], str]
+) -> None:
     root = f"{s3_bucket()}/out" if remote else str(tmp_path)
     with ThreadPoolExecutor(8) as pool:
         runs = [pool.submit(records.begin, root, "generate", {"seed": seed}) for seed in range(8)]
     errors = [run.exception() for run in runs]
     assert errors.count(None) == 1
-    assert all("'generate' was begun there with other settings: seed" in str(error) for error in errors if error is not None)
+    assert all(
+        "'generate' was begun there with other settings: seed" in str(error) for error in errors if error is not None
+    )
     records.finish(root, "generate", {"seed": errors.index(None)}, {})  # nor is its place taken by another of them
 
 

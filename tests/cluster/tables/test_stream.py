@@ -15,7 +15,9 @@ SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", 
 
 
 def rows(start: int, count: int) -> pa.Table:
-    return pa.table({"n": range(start, start + count), "name": [f"clip {n}" for n in range(start, start + count)]}, SCHEMA)
+    return pa.table(
+        {"n": range(start, start + count), "name": [f"clip {n}" for n in range(start, start + count)]}, SCHEMA
+    )
 
 
 def write_parts(root: str, count: int) -> list[str]:
@@ -61,7 +63,10 @@ def test_a_missing_or_damaged_part_is_named(storage_root: str) -> None:
 def test_a_stream_of_parts_becomes_one_table(storage_root: str) -> None:
     uri = storage.join(storage_root, "all.parquet")
     count = 2 * ROWS_PER_GROUP // 1000 + 1
-    assert write_stream(uri, SCHEMA, (rows(1000 * number, 1000) for number in range(count)), {"codec": "x"}) == 1000 * count
+    assert (
+        write_stream(uri, SCHEMA, (rows(1000 * number, 1000) for number in range(count)), {"codec": "x"})
+        == 1000 * count
+    )
     table, metadata = tables.read_table(uri)
     assert table.equals(rows(0, 1000 * count)) and metadata == {"codec": "x"}
     assert pq.read_metadata(pa.BufferReader(storage.read_bytes(uri))).num_row_groups == 2

@@ -10,7 +10,12 @@ from cluster import storage
 from cluster.errors import ClusterError, NotFoundError
 from cluster.tables import tar_shards as tars
 
-FILES = [("rain-1.flac", b"sound" * 300), ("rain-1.json", b"{}"), ("Möwe_鳥-2.flac", b""), (f"{'long' * 40}-3.flac", b"x")]
+FILES = [
+    ("rain-1.flac", b"sound" * 300),
+    ("rain-1.json", b"{}"),
+    ("Möwe_鳥-2.flac", b""),
+    (f"{'long' * 40}-3.flac", b"x"),
+]
 
 
 def test_the_bytes_follow_from_names_and_contents_alone() -> None:
@@ -19,7 +24,9 @@ def test_the_bytes_follow_from_names_and_contents_alone() -> None:
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         members = tar.getmembers()
         assert [member.name for member in members] == [name for name, _ in FILES]
-        assert {(member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode) for member in members} == {(0, 0, 0, "", "", 0o644)}
+        assert {
+            (member.mtime, member.uid, member.gid, member.uname, member.gname, member.mode) for member in members
+        } == {(0, 0, 0, "", "", 0o644)}
 
 
 def test_a_file_is_read_out_of_its_archive_or_by_itself(storage_root: str) -> None:

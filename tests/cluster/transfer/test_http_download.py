@@ -133,7 +133,14 @@ def destination(tmp_path: Path) -> Path:
 
 def test_a_file_arrives_whole_and_verified_with_nothing_beside_it(server: FileServer, destination: Path) -> None:
     steps: list[tuple[int, int | None]] = []
-    path = get(server, destination, sha256=SHA256, md5=MD5.upper(), size=len(CONTENT), on_progress=lambda *step: steps.append(step))
+    path = get(
+        server,
+        destination,
+        sha256=SHA256,
+        md5=MD5.upper(),
+        size=len(CONTENT),
+        on_progress=lambda *step: steps.append(step),
+    )
     assert path == destination
     assert path.read_bytes() == CONTENT
     assert names(destination.parent) == ["data.bin"]
@@ -148,7 +155,9 @@ def test_a_file_that_is_there_and_verifies_is_not_asked_for_again(server: FileSe
 
 
 @pytest.mark.parametrize("expected", [{"sha256": "0" * 64}, {"md5": "0" * 32}, {"size": 5}])
-def test_another_file_at_the_destination_is_named_and_left_alone(server: FileServer, destination: Path, expected: dict[str, Any]) -> None:
+def test_another_file_at_the_destination_is_named_and_left_alone(
+    server: FileServer, destination: Path, expected: dict[str, Any]
+) -> None:
     destination.parent.mkdir()
     destination.write_bytes(b"mine")
     with pytest.raises(ClusterError, match=r"data\.bin is not the file of http://127.*; delete it"):
@@ -177,7 +186,9 @@ def test_a_later_call_goes_on_where_an_earlier_one_gave_up(server: FileServer, d
 
 
 @pytest.mark.parametrize("etag", ['"two"', 'W/"two"', None])
-def test_a_file_that_changed_at_its_source_is_begun_anew(server: FileServer, destination: Path, etag: str | None) -> None:
+def test_a_file_that_changed_at_its_source_is_begun_anew(
+    server: FileServer, destination: Path, etag: str | None
+) -> None:
     server.break_after = [655_360]
     with pytest.raises(ClusterError):
         get(server, destination, retries=0)
@@ -276,7 +287,9 @@ def test_a_passing_refusal_is_waited_out(server: FileServer, destination: Path, 
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-def test_a_final_refusal_is_told_at_once_with_address_and_remedy(server: FileServer, destination: Path, status: int) -> None:
+def test_a_final_refusal_is_told_at_once_with_address_and_remedy(
+    server: FileServer, destination: Path, status: int
+) -> None:
     server.statuses = [status]
     with pytest.raises(ClusterError) as caught:
         get(server, destination)
@@ -317,8 +330,19 @@ def test_a_secure_address_that_leads_to_an_insecure_one_is_refused_unless_the_co
     for step, url in zip((*history, response), steps, strict=True):
         step.url = url
     response.history = history
-    transfer = _Transfer(url=steps[0], destination=destination, size=None, trusted=bool(sha256), timeout_s=1.0, on_progress=lambda done, total: None)
-    with pytest.raises(ClusterError, match=r"^https://a/x leads to http://b/x, which is not secure") if is_refused else contextlib.nullcontext():
+    transfer = _Transfer(
+        url=steps[0],
+        destination=destination,
+        size=None,
+        trusted=bool(sha256),
+        timeout_s=1.0,
+        on_progress=lambda done, total: None,
+    )
+    with (
+        pytest.raises(ClusterError, match=r"^https://a/x leads to http://b/x, which is not secure")
+        if is_refused
+        else contextlib.nullcontext()
+    ):
         _require_kept_secure(transfer, response)
 
 
@@ -353,7 +377,9 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(server: FileServer, tmp_pa
         get(server, tmp_path / "file" / "data.bin")
 
 
-def test_the_bar_shows_the_amount_on_standard_error(server: FileServer, destination: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_shows_the_amount_on_standard_error(
+    server: FileServer, destination: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     with progress_bar("fetching it") as on_progress:
         get(server, destination, on_progress=on_progress)
     output = capfd.readouterr()

@@ -47,7 +47,13 @@ Maker = Callable[[Path, dict[str, bytes]], Path]
 @makers
 def test_wanted_files_are_unpacked_under_their_new_names(tmp_path: Path, make: Maker) -> None:
     archive = make(tmp_path / "a", {"top/audio/ü.wav": b"sound", "top/audio/empty": b"", "top/tests/x.py": b"code"})
-    count = unpack(archive, tmp_path / "out", choose=lambda path: path.removeprefix("top/") if "audio" in path else None, max_bytes=MIB, max_files=9)
+    count = unpack(
+        archive,
+        tmp_path / "out",
+        choose=lambda path: path.removeprefix("top/") if "audio" in path else None,
+        max_bytes=MIB,
+        max_files=9,
+    )
     assert count == 2
     assert files_of(tmp_path / "out") == {"audio/ü.wav": b"sound", "audio/empty": b""}
     assert not (tmp_path / "out" / "audio" / "ü.wav").stat().st_mode & stat.S_IXUSR

@@ -1,4 +1,5 @@
-"""`soundstorm generate` when things go wrong or happen twice: nothing is lost or mixed up, and what is missing is said and made by the next run."""
+"""`soundstorm generate` when things go wrong or happen twice: nothing is lost or mixed up, and what is missing is said
+and made by the next run."""
 
 import hashlib
 import json
@@ -20,7 +21,15 @@ from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import SamplerSettings
 from soundstorm.schemas import FAILED
-from tests.jobs.conftest import NUM_SAMPLES, SAMPLES_SHARD, Command, assert_one_message, file_times, generate_options, interrupt
+from tests.jobs.conftest import (
+    NUM_SAMPLES,
+    SAMPLES_SHARD,
+    Command,
+    assert_one_message,
+    file_times,
+    generate_options,
+    interrupt,
+)
 
 pytestmark = pytest.mark.usefixtures("ray_session")
 
@@ -29,8 +38,13 @@ def sha256_of(output: str) -> dict[str, str]:
     """Every sample of the manifest; its audio must be there with these bytes, and nothing beside it."""
     rows = tables.read_table(storage.join(output, "samples.parquet"))[0].to_pylist()
     found = {row["sample_id"]: row["sha256"] for row in rows}
-    files = {Path(entry.uri).stem: storage.read_bytes(entry.uri) for entry in storage.list_objects(storage.join(output, "audio"))}
-    assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == found and len(rows) == len(found)
+    files = {
+        Path(entry.uri).stem: storage.read_bytes(entry.uri)
+        for entry in storage.list_objects(storage.join(output, "audio"))
+    }
+    assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == found and len(rows) == len(
+        found
+    )
     return found
 
 
@@ -51,14 +65,34 @@ def test_a_part_that_cannot_be_made_is_set_aside_with_its_error_and_tried_again_
 ) -> None:
     block = unfinished / "audio" / "11"
     block.write_text("a file where a folder is needed")
-    arguments = ["--checkpoint", checkpoint, "--output-dir", str(unfinished), "--num-samples", str(NUM_SAMPLES), "--duration", "1", "--seed", "5"]
+    arguments = [
+        "--checkpoint",
+        checkpoint,
+        "--output-dir",
+        str(unfinished),
+        "--num-samples",
+        str(NUM_SAMPLES),
+        "--duration",
+        "1",
+        "--seed",
+        "5",
+    ]
     arguments += ["--shard-size", str(SAMPLES_SHARD), "--num-actors", "1"]
     before = file_times(str(unfinished))
     assert_one_message(
-        command(generate, *arguments), "1 of 3 parts failed", f"8 of {NUM_SAMPLES} clips are missing", "audio/11", "failed.parquet", "run again"
+        command(generate, *arguments),
+        "1 of 3 parts failed",
+        f"8 of {NUM_SAMPLES} clips are missing",
+        "audio/11",
+        "failed.parquet",
+        "run again",
     )
     [row] = tables.read_table(str(unfinished / "failed.parquet"))[0].cast(FAILED).to_pylist()
-    assert (row["part"], row["first_item"], row["num_items"]) == (1, SAMPLES_SHARD, SAMPLES_SHARD) and "audio/11" in row["error"]
+    assert (row["part"], row["first_item"], row["num_items"]) == (
+        1,
+        SAMPLES_SHARD,
+        SAMPLES_SHARD,
+    ) and "audio/11" in row["error"]
     assert not (unfinished / "samples.parquet").exists() and not (unfinished / "generate.json").exists()
     after = file_times(str(unfinished))
     assert {name: after[name] for name in before} == before
@@ -69,7 +103,9 @@ def test_a_part_that_cannot_be_made_is_set_aside_with_its_error_and_tried_again_
     assert not (unfinished / "failed.parquet").exists()
 
 
-def test_two_runs_at_once_in_one_folder_end_with_the_result_of_one(generated: str, checkpoint: str, tmp_path: Path) -> None:
+def test_two_runs_at_once_in_one_folder_end_with_the_result_of_one(
+    generated: str, checkpoint: str, tmp_path: Path
+) -> None:
     options = generate_options(checkpoint, str(tmp_path / "out"), num_actors=1)
     with ThreadPoolExecutor(2) as pool:
         both = [pool.submit(generate.run, options) for _ in range(2)]
@@ -78,9 +114,18 @@ def test_two_runs_at_once_in_one_folder_end_with_the_result_of_one(generated: st
     assert not storage.exists(f"{options.output_dir}/generate.started.json")
 
 
-def test_an_actor_that_was_given_up_changes_nothing_once_another_has_made_its_part(generated: str, checkpoint: str, unfinished: Path) -> None:
+def test_an_actor_that_was_given_up_changes_nothing_once_another_has_made_its_part(
+    generated: str, checkpoint: str, unfinished: Path
+) -> None:
     settings = settings_digest(json.loads((unfinished / "generate.started.json").read_text())["settings"])
-    job = {"output_dir": str(unfinished), "layout": "files", "format": "flac", "duration_s": 1.0, "seed": 6, "settings": settings}
+    job = {
+        "output_dir": str(unfinished),
+        "layout": "files",
+        "format": "flac",
+        "duration_s": 1.0,
+        "seed": 6,
+        "settings": settings,
+    }
     model = [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes(), None))]
     late = Generator(model, SamplerSettings(iterations=1), None, job, "cpu")
     work = ("01/part-0000001.parquet", [(number, number % 10) for number in range(SAMPLES_SHARD, 2 * SAMPLES_SHARD)])
@@ -115,7 +160,9 @@ def test_a_manifest_that_cannot_be_written_costs_no_part(generated: str, checkpo
     assert file_times(str(unfinished / "parts")) == before and (unfinished / "generate.json").exists()
 
 
-def test_a_manifest_that_was_lost_or_damaged_after_the_run_is_made_again_also_without_parts(generated: str, checkpoint: str, tmp_path: Path) -> None:
+def test_a_manifest_that_was_lost_or_damaged_after_the_run_is_made_again_also_without_parts(
+    generated: str, checkpoint: str, tmp_path: Path
+) -> None:
     output = Path(shutil.copytree(generated, tmp_path / "out"))
     manifest = output / "samples.parquet"
     manifest.unlink()
@@ -132,7 +179,9 @@ def test_a_manifest_that_was_lost_or_damaged_after_the_run_is_made_again_also_wi
     assert sha256_of(str(output)) == sha256_of(generated)
 
 
-def test_a_part_of_other_settings_is_not_taken_for_one_of_this_run(generated: str, checkpoint: str, unfinished: Path) -> None:
+def test_a_part_of_other_settings_is_not_taken_for_one_of_this_run(
+    generated: str, checkpoint: str, unfinished: Path
+) -> None:
     part = unfinished / "parts" / "01" / "part-0000001.parquet"
     table, metadata = tables.read_table(f"{generated}/parts/01/part-0000001.parquet")
     tables.write_table(str(part), table, metadata | {"settings_sha256": "0" * 64})

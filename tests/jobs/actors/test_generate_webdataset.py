@@ -1,4 +1,5 @@
-"""`soundstorm generate --layout webdataset`: the same sounds in tar archives, which the webdataset library and `evaluate` read."""
+"""`soundstorm generate --layout webdataset`: the same sounds in tar archives, which the webdataset library and
+`evaluate` read."""
 
 import hashlib
 import io
@@ -28,18 +29,25 @@ def archives(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ray_sess
 
 def contents(output: str) -> dict[str, bytes]:
     root = storage.absolute(output)
-    return {entry.uri[len(root) + 1 :]: storage.read_bytes(entry.uri) for entry in storage.list_objects(storage.join(output, "audio"))}
+    return {
+        entry.uri[len(root) + 1 :]: storage.read_bytes(entry.uri)
+        for entry in storage.list_objects(storage.join(output, "audio"))
+    }
 
 
 def test_the_sounds_are_those_of_single_files_in_one_archive_a_part(archives: str, generated: str) -> None:
     rows, expected = (tables.read_table(f"{output}/samples.parquet")[0].to_pylist() for output in (archives, generated))
-    assert [(row["sample_id"], row["sha256"]) for row in rows] == [(row["sample_id"], row["sha256"]) for row in expected]
+    assert [(row["sample_id"], row["sha256"]) for row in rows] == [
+        (row["sample_id"], row["sha256"]) for row in expected
+    ]
     assert contents(archives).keys() == {f"audio/{part:02d}/part-{part:07d}.tar" for part in range(3)}
     reader = Reader()
     assert all(hashlib.sha256(reader.read(row["uri"])).hexdigest() == row["sha256"] for row in rows)
 
 
-def test_the_bytes_do_not_depend_on_the_worker_or_the_storage(archives: str, checkpoint: str, s3_bucket: Callable[[], str]) -> None:
+def test_the_bytes_do_not_depend_on_the_worker_or_the_storage(
+    archives: str, checkpoint: str, s3_bucket: Callable[[], str]
+) -> None:
     output = f"{s3_bucket()}/out"
     generate.run(generate_options(checkpoint, output, layout="webdataset", num_actors=1))
     assert contents(output) == contents(archives)

@@ -27,7 +27,9 @@ def test_the_time_told_is_of_one_thread_and_grows_faster_than_the_clip() -> None
         (10, 8, 2, "10 on 2 actors about 12:00 min;"),  # one of the two makes eight
     ],
 )
-def test_a_run_takes_as_long_as_the_actor_that_makes_most(num_clips: int, shard_size: int, num_actors: int, told: str) -> None:
+def test_a_run_takes_as_long_as_the_actor_that_makes_most(
+    num_clips: int, shard_size: int, num_actors: int, told: str
+) -> None:
     sentence = expected_time(90.0, 60.0, num_clips, shard_size, num_actors)
     assert sentence.startswith("a clip of 60 s takes about 1:30 min of a core") and told in sentence
 

@@ -17,7 +17,8 @@ RATE = 24_000
 SHARD_SIZE = 32
 WINDOW_S = 30
 MOST_GROWTH_MB = 70.0
-"""All windows of a shard at once are 46 MB of 16-bit samples and 92 MB of floating-point ones; two windows are 9 in all."""
+"""All windows of a shard at once are 46 MB of 16-bit samples and 92 MB of floating-point ones; two windows are 9 in
+all."""
 
 
 def measured_encoder(log: Path) -> type:
@@ -52,7 +53,9 @@ def test_a_worker_that_splits_a_long_recording_holds_little_more_than_one_that_r
     write_noise(tmp_path / "data" / "b" / "long.wav", SHARD_SIZE * WINDOW_S)
     log = tmp_path / "peaks"
     monkeypatch.setattr(jobs.tokenize, "ShardEncoder", measured_encoder(log))
-    options = tokenize.Options(dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    options = tokenize.Options(
+        dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
+    )
     options.long, options.max_duration, options.shard_size, options.num_actors = "split", WINDOW_S, SHARD_SIZE, 1
     assert tokenize.run(options)["tokens"] == 2 * SHARD_SIZE
     (first, short_mb), (second, long_mb) = (map(float, line.split()) for line in log.read_text().splitlines())

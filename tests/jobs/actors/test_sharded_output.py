@@ -1,4 +1,5 @@
-"""Parts: their names, which are missing, that those of other settings are noticed, and that planning needs no memory to speak of."""
+"""Parts: their names, which are missing, that those of other settings are noticed, and that planning needs no memory to
+speak of."""
 
 import json
 import os
@@ -36,7 +37,15 @@ def plan(output: str, num_items: int = 1_000, shard_size: int = 3) -> Plan:
 
 def samples(numbers: range) -> pa.Table:
     rows = [
-        {"sample_id": f"rain-{n:07d}", "label": 0, "category": "rain", "seed": n, "num_frames": 4, "duration_s": 0.05, "uri": f"/audio/{n}.flac"}
+        {
+            "sample_id": f"rain-{n:07d}",
+            "label": 0,
+            "category": "rain",
+            "seed": n,
+            "num_frames": 4,
+            "duration_s": 0.05,
+            "uri": f"/audio/{n}.flac",
+        }
         for n in numbers
     ]
     return pa.Table.from_pylist([row | {"sha256": f"{row['seed']:064x}"} for row in rows], SAMPLES)
@@ -48,7 +57,10 @@ def write(plan: Plan, part: int, settings: str = SETTINGS_NOW) -> None:
 
 def test_neighbouring_parts_lie_in_different_folders_and_every_item_is_in_one_part() -> None:
     work = plan("/out")
-    assert work.part_uri(7) == "/out/parts/07/part-0000007.parquet" and work.part_uri(1234567) == "/out/parts/67/part-1234567.parquet"
+    assert (
+        work.part_uri(7) == "/out/parts/07/part-0000007.parquet"
+        and work.part_uri(1234567) == "/out/parts/67/part-1234567.parquet"
+    )
     assert work.num_parts == 334 and [n for part in range(334) for n in work.items(part)] == list(range(1_000))
 
 
@@ -75,7 +87,9 @@ def test_parts_are_put_together_in_order_and_others_are_refused(tmp_path: Path) 
         write(work, part)
     assert pa.concat_tables(work.tables(SAMPLES)).equals(samples(range(60)))
     write(work, 4, settings_digest({"seed": 2}))
-    with pytest.raises(SoundStormError, match=r"part-0000004\.parquet was made with other settings.*delete it and run again"):
+    with pytest.raises(
+        SoundStormError, match=r"part-0000004\.parquet was made with other settings.*delete it and run again"
+    ):
         list(work.tables(SAMPLES))
     storage.delete(work.part_uri(4))
     with pytest.raises(NotFoundError, match=r"part-0000004\.parquet"):
@@ -83,7 +97,11 @@ def test_parts_are_put_together_in_order_and_others_are_refused(tmp_path: Path) 
 
 
 def test_a_digest_of_settings_does_not_depend_on_their_order() -> None:
-    assert settings_digest({"iterations": [12, 4], "seed": 1}) == SETTINGS_NOW != settings_digest({"iterations": [12, 4], "seed": 2})
+    assert (
+        settings_digest({"iterations": [12, 4], "seed": 1})
+        == SETTINGS_NOW
+        != settings_digest({"iterations": [12, 4], "seed": 2})
+    )
 
 
 DRIVER = """
@@ -101,16 +119,21 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 def drive(*options: dict[str, Any]) -> float:
     """Runs the job in a process of its own, without a Ray; returns the most memory that it had, in MB."""
-    arguments = json.dumps([{**one, "address": "not an address", "shard_size": 20, "duration": 0.05} for one in options])
+    arguments = json.dumps(
+        [{**one, "address": "not an address", "shard_size": 20, "duration": 0.05} for one in options]
+    )
     command = [sys.executable, "-c", DRIVER, arguments]
     ended = subprocess.run(command, cwd=ROOT, env=os.environ, capture_output=True, text=True, timeout=250, check=False)
     assert ended.returncode == 0, ended.stderr[-2000:]
     return float(ended.stdout.splitlines()[-1])
 
 
-def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small_one(checkpoint: str, tmp_path: Path) -> None:
+def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small_one(
+    checkpoint: str, tmp_path: Path
+) -> None:
     runs: dict[int, dict[str, Any]] = {
-        clips: {"checkpoint": checkpoint, "output_dir": str(tmp_path / str(clips)), "num_samples": clips} for clips in (1_000, 20_000)
+        clips: {"checkpoint": checkpoint, "output_dir": str(tmp_path / str(clips)), "num_samples": clips}
+        for clips in (1_000, 20_000)
     }
     drive(*runs.values())  # begins them
     for clips, options in runs.items():

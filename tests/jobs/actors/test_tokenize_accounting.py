@@ -38,7 +38,17 @@ def test_of_twenty_kinds_of_file_each_is_used_or_named_with_its_reason(
 ) -> None:
     folder = tmp_path / "sounds" / "rain"
     folder.mkdir(parents=True)
-    kinds = {"wav": "WAV", "flac": "FLAC", "ogg": "OGG", "mp3": "MP3", "aiff": "AIFF", "caf": "CAF", "au": "AU", "w64": "W64", "rf64": "RF64"}
+    kinds = {
+        "wav": "WAV",
+        "flac": "FLAC",
+        "ogg": "OGG",
+        "mp3": "MP3",
+        "aiff": "AIFF",
+        "caf": "CAF",
+        "au": "AU",
+        "w64": "W64",
+        "rf64": "RF64",
+    }
     for number, (ending, kind) in enumerate(kinds.items()):
         soundfile.write(folder / f"a.{ending}", tone(200 + 50 * number), RATE, format=kind)
     soundfile.write(folder / "a.opus", tone(900)[: RATE // 4], 24_000, format="OGG", subtype="OPUS")
@@ -54,7 +64,12 @@ def test_of_twenty_kinds_of_file_each_is_used_or_named_with_its_reason(
     output = tmp_path / "out"
     found = tokenize.run(
         tokenize.Options(
-            dataset="folder", data_dir=str(tmp_path / "sounds"), output_dir=str(output), codec=str(tiny_codec), max_rejected=0.5, verbose=True
+            dataset="folder",
+            data_dir=str(tmp_path / "sounds"),
+            output_dir=str(output),
+            codec=str(tiny_codec),
+            max_rejected=0.5,
+            verbose=True,
         )
     )
     assert set(tables.read_table(f"{output}/tokens")[0]["clip_id"].to_pylist()) == used
@@ -62,9 +77,16 @@ def test_of_twenty_kinds_of_file_each_is_used_or_named_with_its_reason(
     assert counts["files"] == {"found": 20, "tokenized": 11, "rejected": 4, "ignored": 5, "rows_without_file": 0}
     assert "(20 files found: 11 tokenized, 4 rejected, 5 ignored)" in found["message"]
     rejected = tables.read_table(f"{output}/rejected")[0].to_pylist()
-    assert {row["clip_id"] for row in rejected} == {"rain/broken.wav", "rain/empty.mp3", "rain/text.m4a", "rain/gone.wav"}
+    assert {row["clip_id"] for row in rejected} == {
+        "rain/broken.wav",
+        "rain/empty.mp3",
+        "rain/text.m4a",
+        "rain/gone.wav",
+    }
     assert all(row["reason"] and row["detail"] for row in rejected)
-    ignored = {Path(row["uri"]).name: row["reason"] for row in tables.read_table(f"{output}/ignored.parquet")[0].to_pylist()}
+    ignored = {
+        Path(row["uri"]).name: row["reason"] for row in tables.read_table(f"{output}/ignored.parquet")[0].to_pylist()
+    }
     assert ignored == {name: "hidden" if name.startswith(".") else "no_recording" for name in others}
     assert counts["ignored_reasons"] == {"hidden": 2, "no_recording": 3}
     said = capsys.readouterr().err
@@ -93,7 +115,10 @@ def test_slices_of_one_recording_in_two_folds_of_urbansound8k_are_tokenized_and_
         "100": {"1": ["100-0-0-0", "100-0-0-1", "100-0-0-2"], "10": ["100-0-0-3"]},
         "101": {"2": ["101-1-0-0", "101-1-0-1", "101-1-0-2"], "10": ["101-1-0-3"]},
     }
-    assert "2 recordings have clips in two folds, as UrbanSound8K is published: 100 (folds 1 and 10), 101 (folds 2 and 10)" in capsys.readouterr().err
+    assert (
+        "2 recordings have clips in two folds, as UrbanSound8K is published: 100 (folds 1 and 10), 101 (folds 2 and 10)"
+        in capsys.readouterr().err
+    )
     tokenize.run(tokenize.Options(output_dir=str(tmp_path / "strict"), strict_folds=True, **shared))
     strict = counts_of(tmp_path / "strict")
     assert (strict["tokens"], strict["files"]["ignored"], strict["strict_folds"]) == (38, 2, True)

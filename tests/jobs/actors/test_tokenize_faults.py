@@ -1,4 +1,5 @@
-"""`soundstorm tokenize` when something dies, hangs or is damaged on the way: actors, clips that kill them, the storage, half-done shards."""
+"""`soundstorm tokenize` when something dies, hangs or is damaged on the way: actors, clips that kill them, the storage,
+half-done shards."""
 
 import gc
 import os
@@ -54,7 +55,9 @@ def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed"))
-    options = tokenize.Options(dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    options = tokenize.Options(
+        dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
+    )
     options.num_actors = 1
     assert tokenize.run(options)["tokens"] == 50
     assert (tmp_path / "killed").exists()
@@ -76,13 +79,31 @@ def ended_from_outside(marker: Path) -> type:
 
 
 def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
-    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+    synthetic_dataset: Path,
+    tiny_codec: Path,
+    tmp_path: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
 ) -> None:
     monkeypatch.setattr(jobs.tokenize, "ShardEncoder", ended_from_outside(tmp_path / "ended"))
     output = tmp_path / "out"
-    arguments = ["--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1"]
+    arguments = [
+        "--dataset",
+        "synthetic",
+        "--data-dir",
+        str(synthetic_dataset),
+        "--codec",
+        str(tiny_codec),
+        "--num-actors",
+        "1",
+    ]
     code, _, err = command(tokenize, *arguments, "--shard-size", "16", "--output-dir", str(output))
-    assert code == 0 and "a codec actor was ended from outside, with ray.kill; another one does what is left" in " ".join(err.split())
+    assert (
+        code == 0
+        and "a codec actor was ended from outside, with ray.kill; another one does what is left"
+        in " ".join(err.split())
+    )
     assert (tmp_path / "ended").exists() and len(token_rows(str(output))) == 50
     with connect():
         assert_cpus_come_back()
@@ -94,7 +115,9 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
     monkeypatch.setattr(jobs.tokenize, "ShardEncoder", dying_encoder(deadly))
     monkeypatch.setattr(jobs.tokenize, "open_ledger", lambda: open_ledger(max_deaths=1))
-    options = tokenize.Options(dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec))
+    options = tokenize.Options(
+        dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
+    )
     options.num_actors = 1
     summary = tokenize.run(options)
     assert (summary["tokens"], summary["reasons"]) == (49, {"killed_worker": 1})
@@ -104,13 +127,27 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
 
 
 def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names_the_clip(
-    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, command: Command
+    synthetic_dataset: Path,
+    tiny_codec: Path,
+    tmp_path: Path,
+    ray_session: None,
+    monkeypatch: pytest.MonkeyPatch,
+    command: Command,
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
     monkeypatch.setattr(jobs.tokenize, "ShardEncoder", dying_encoder(deadly))
     monkeypatch.setattr(jobs.tokenize, "MAX_SHARD_RETRIES", 1)
     output = tmp_path / "out"
-    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
+    arguments = (
+        "--dataset",
+        "synthetic",
+        "--data-dir",
+        str(synthetic_dataset),
+        "--codec",
+        str(tiny_codec),
+        "--num-actors",
+        "1",
+    )
     gc.disable()  # a collection by chance would hide what the next job finds
     try:
         code, _, err = command(tokenize, *arguments, "--output-dir", str(output))
@@ -118,7 +155,9 @@ def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names
             assert_cpus_come_back()
     finally:
         gc.enable()
-    assert_one_message((code, "", err), "tokenizing broke off", "died 2 times at the same shard", deadly, "run again")  # Ray tells of it on stdout
+    assert_one_message(
+        (code, "", err), "tokenizing broke off", "died 2 times at the same shard", deadly, "run again"
+    )  # Ray tells of it on stdout
     assert not (output / "tokenize.json").exists()
 
 
@@ -134,7 +173,16 @@ def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, command: Command
 ) -> None:
     output = tmp_path / "out"
-    arguments = ("--dataset", "synthetic", "--data-dir", str(synthetic_dataset), "--codec", str(tiny_codec), "--num-actors", "1")
+    arguments = (
+        "--dataset",
+        "synthetic",
+        "--data-dir",
+        str(synthetic_dataset),
+        "--codec",
+        str(tiny_codec),
+        "--num-actors",
+        "1",
+    )
     assert command(tokenize, *arguments, "--output-dir", str(output))[0] == 0
     interrupt(str(output), "tokenize")
     shutil.rmtree(output / "tokens")
@@ -144,14 +192,26 @@ def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
     assert not (output / "tokenize.json").exists()
 
 
-def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(
+    tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
     """An attempt that died between its two tables leaves rejected rows behind, which need not be true any more."""
 
     folder = tmp_path / "out"
     weights = tiny_codec.read_bytes()
-    clip = {"clip_id": "a", "dataset": "folder", "uri": str(tmp_path / "a.wav"), "fold": 1, "label": 0, "category": "x", "partners": []}
+    clip = {
+        "clip_id": "a",
+        "dataset": "folder",
+        "uri": str(tmp_path / "a.wav"),
+        "fold": 1,
+        "label": 0,
+        "category": "x",
+        "partners": [],
+    }
     row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], PLANNED_CLIPS))}
-    encoder = ShardEncoder(ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, False, open_ledger(), 600.0)
+    encoder = ShardEncoder(
+        ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, False, open_ledger(), 600.0
+    )
 
     encoder(row)
     assert [(found["reason"], found["stage"]) for found in rejected_rows(str(folder))] == [("missing_file", "decode")]
@@ -172,13 +232,25 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
     reading = {"max_duration_s": 30.0, "ledger": ledger, "limit_s": 600.0}
     [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
     for name, given in (("by itself", row), ("by a task", decoded)):
-        ShardEncoder(ray.put(weights), str(tmp_path / name), load_codec(weights).fingerprint.to_metadata(), 30.0, False, ledger, 600.0)(given)
+        ShardEncoder(
+            ray.put(weights),
+            str(tmp_path / name),
+            load_codec(weights).fingerprint.to_metadata(),
+            30.0,
+            False,
+            ledger,
+            600.0,
+        )(given)
     assert token_rows(str(tmp_path / "by a task")) == token_rows(str(tmp_path / "by itself"))
     assert rejected_rows(str(tmp_path / "by a task")) == rejected_rows(str(tmp_path / "by itself"))
-    assert (tmp_path / "by a task/notes/part-00000.json").read_bytes() == (tmp_path / "by itself/notes/part-00000.json").read_bytes()
+    assert (tmp_path / "by a task/notes/part-00000.json").read_bytes() == (
+        tmp_path / "by itself/notes/part-00000.json"
+    ).read_bytes()
 
 
-def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(
+    tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
 
     encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, False, open_ledger(), 600.0)
     encode = encoder.codec.encode_clips

@@ -1,4 +1,5 @@
-"""`soundstorm tokenize --views`: rows of each view of each clip, the same however the run is cut into shards or interrupted."""
+"""`soundstorm tokenize --views`: rows of each view of each clip, the same however the run is cut into shards or
+interrupted."""
 
 import shutil
 from dataclasses import replace
@@ -38,7 +39,9 @@ def rejected_rows(output: str) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def with_views(mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tokenize.Options:
+def with_views(
+    mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> tokenize.Options:
     """Options of a finished run with views, whose shards are of another size than those of `tokenized`."""
     output = str(tmp_path_factory.mktemp("views") / "out")
     options = tokenize_options(mixed_dataset, tiny_codec, output, views=NUM_VIEWS, shard_size=5)
@@ -52,17 +55,23 @@ def test_each_clip_has_its_views_beside_the_recording_or_is_rejected(
     rows = view_rows(with_views.output_dir)
     assert rows.keys() == {(clip_id, view) for clip_id in mixed_dataset.good for view in range(NUM_VIEWS + 1)}
     assert {key: row for key, row in rows.items() if key[1] == 0} == view_rows(tokenized.output)
-    by_id = [sorted(row["clip_id"] for row in rejected_rows(output)) for output in (with_views.output_dir, tokenized.output)]
+    by_id = [
+        sorted(row["clip_id"] for row in rejected_rows(output)) for output in (with_views.output_dir, tokenized.output)
+    ]
     assert by_id[0] == by_id[1]
     record = records.read(with_views.output_dir, "tokenize")
     assert record is not None
     assert (record.counts["tokens"], record.counts["views"]) == ((NUM_VIEWS + 1) * len(mixed_dataset.good), NUM_VIEWS)
     num_clips = len(mixed_dataset.good) + len(mixed_dataset.bad)
     again = tokenize.run(with_views)["message"]
-    assert f"already done: {len(mixed_dataset.good)} of {num_clips} clips tokenized in {NUM_VIEWS + 1} views each" in again
+    assert (
+        f"already done: {len(mixed_dataset.good)} of {num_clips} clips tokenized in {NUM_VIEWS + 1} views each" in again
+    )
 
 
-def test_a_view_is_what_its_clip_and_its_partner_make_however_the_clips_are_dealt(with_views: tokenize.Options, tiny_codec: Path) -> None:
+def test_a_view_is_what_its_clip_and_its_partner_make_however_the_clips_are_dealt(
+    with_views: tokenize.Options, tiny_codec: Path
+) -> None:
     codec = load_codec(tiny_codec)
     clips, _ = tables.read_table(storage.join(with_views.output_dir, "clips.parquet"))
     planned = tokenize.with_partners(clips.take(list(range(clips.num_rows))[::-1]), NUM_VIEWS)
@@ -85,7 +94,10 @@ def test_a_view_is_what_its_clip_and_its_partner_make_however_the_clips_are_deal
 
 
 def test_partners_are_of_the_same_class_and_fold_in_any_order_of_the_clips() -> None:
-    rows = [{"clip_id": f"clip-{n}", "dataset": "d", "uri": f"/{n}.wav", "fold": n % 3 + 1, "label": n % 2, "category": "x"} for n in range(40)]
+    rows = [
+        {"clip_id": f"clip-{n}", "dataset": "d", "uri": f"/{n}.wav", "fold": n % 3 + 1, "label": n % 2, "category": "x"}
+        for n in range(40)
+    ]
     group = {row["uri"]: (row["fold"], row["label"]) for row in rows}
     planned = {row["clip_id"]: row for row in tokenize.with_partners(pa.Table.from_pylist(rows, CLIPS), 8).to_pylist()}
     found = [(row, partner) for row in planned.values() for partner in row["partners"] if partner is not None]
@@ -96,7 +108,9 @@ def test_partners_are_of_the_same_class_and_fold_in_any_order_of_the_clips() -> 
         assert all(row["partners"] == planned[row["clip_id"]]["partners"][:views] for row in table.to_pylist())
 
 
-def test_an_interrupted_run_with_views_does_only_the_part_that_is_missing(with_views: tokenize.Options, tmp_path: Path) -> None:
+def test_an_interrupted_run_with_views_does_only_the_part_that_is_missing(
+    with_views: tokenize.Options, tmp_path: Path
+) -> None:
     output = str(shutil.copytree(with_views.output_dir, tmp_path / "interrupted"))
     missing = tables.part_uri(f"{output}/tokens", 2)
     lost = Path(missing).read_bytes()
@@ -116,14 +130,32 @@ def test_another_number_of_views_is_refused(with_views: tokenize.Options) -> Non
 
 def planned_clip(path: Path, partners: list[str | None]) -> pa.Table:
     """A shard of the one clip `a`."""
-    clip = {"clip_id": "a", "dataset": "folder", "uri": str(path), "fold": 1, "label": 0, "category": "x", "partners": partners}
+    clip = {
+        "clip_id": "a",
+        "dataset": "folder",
+        "uri": str(path),
+        "fold": 1,
+        "label": 0,
+        "category": "x",
+        "partners": partners,
+    }
     return pa.Table.from_pylist([clip], PLANNED_CLIPS)
 
 
-def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(tiny_codec: Path, tmp_path: Path, ray_session: None) -> None:
+def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(
+    tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
     (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
     weights = tiny_codec.read_bytes()
-    encoder = ShardEncoder(ray.put(weights), str(tmp_path / "out"), load_codec(weights).fingerprint.to_metadata(), 30.0, False, open_ledger(), 600.0)
+    encoder = ShardEncoder(
+        ray.put(weights),
+        str(tmp_path / "out"),
+        load_codec(weights).fingerprint.to_metadata(),
+        30.0,
+        False,
+        open_ledger(),
+        600.0,
+    )
     row = {"shard": 0, "clips": to_ipc(planned_clip(tmp_path / "a.wav", [None, None]))}
     encoder(row)
     assert view_rows(str(tmp_path / "out")).keys() == {("a", 0), ("a", 1), ("a", 2)}
@@ -139,4 +171,6 @@ def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(tiny_codec
     encoder.codec.encode_clips = encode_all_but_one  # type: ignore[method-assign]
     encoder(row)
     assert view_rows(str(tmp_path / "out")) == {}
-    assert [(found["clip_id"], found["reason"]) for found in rejected_rows(str(tmp_path / "out"))] == [("a", "codec_failed")]
+    assert [(found["clip_id"], found["reason"]) for found in rejected_rows(str(tmp_path / "out"))] == [
+        ("a", "codec_failed")
+    ]

@@ -1,4 +1,5 @@
-"""`soundstorm train-classifier --model ast` on a small network: from a folder of weights to a classifier that is like any other."""
+"""`soundstorm train-classifier --model ast` on a small network: from a folder of weights to a classifier that is like
+any other."""
 
 import json
 import shutil
@@ -26,7 +27,8 @@ pytest.importorskip("transformers", reason="the extra 'ast' is not installed")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a small AST with random weights, as `transformers` saves it, whose config.json says that it was trained on nothing."""
+    """The folder of a small AST with random weights, as `transformers` saves it, whose config.json says that it was
+    trained on nothing."""
     folder = tmp_path_factory.mktemp("ast-weights")
     AstClassifier(2, SMALL).network.save_pretrained(folder)
     say(folder, TrainedOn().to_dict())
@@ -40,7 +42,14 @@ def say(folder: Path, trained_on: Any) -> None:
 
 
 def options(dataset: Path, output: Path, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"model": "ast", "epochs": 2, "batch_size": 20, "device": "cpu", "dataset": "synthetic", "data_dir": str(dataset)}
+    settings: dict[str, Any] = {
+        "model": "ast",
+        "epochs": 2,
+        "batch_size": 20,
+        "device": "cpu",
+        "dataset": "synthetic",
+        "data_dir": str(dataset),
+    }
     return Options(output_dir=str(output), **(settings | changes))
 
 
@@ -51,7 +60,12 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
     classifier = open_classifier_files(classifier_files(str(tmp_path / "out")))
     assert (classifier.kind, classifier.categories, classifier.held_out_fold) == ("ast", list(CLASSES), 5)
     assert classifier.accuracy == summary["test"]["accuracy"]
-    start = as_parent(Role.START, f"--weights {weights}", sha256((weights / "model.safetensors").read_bytes()).hexdigest(), TrainedOn())
+    start = as_parent(
+        Role.START,
+        f"--weights {weights}",
+        sha256((weights / "model.safetensors").read_bytes()).hexdigest(),
+        TrainedOn(),
+    )
     assert classifier.provenance == trained_on_all_but(5, synthetic_dataset, start)
     rows = read_table(f"{summary['output_dir']}/predictions.parquet")[0].to_pylist()
     assert len(rows) == len(CLASSES) and {row["model"] for row in rows} == {"ast"}
@@ -59,13 +73,20 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
     kept = classifier.model.weights()  # type: ignore[attr-defined]
     same = [name for name in given if "layernorm" in name and not name.startswith("classifier.")]
     assert same and all(torch.allclose(kept[name], given[name], atol=1e-3) for name in same)
-    assert "already trained" in run(options(synthetic_dataset, tmp_path / "out", weights=str(weights), mode="frozen"))["message"]
+    assert (
+        "already trained"
+        in run(options(synthetic_dataset, tmp_path / "out", weights=str(weights), mode="frozen"))["message"]
+    )
 
 
 @pytest.mark.parametrize(
     ("trained_on", "message"),
     [
-        (None, r"what --weights .* was trained on is not known: its file does not say it: say in its config\.json under 'trained_on'"),
+        (
+            None,
+            r"what --weights .* was trained on is not known: its file does not say it: say in its config\.json under "
+            r"'trained_on'",
+        ),
         ({"dataset": "audioset"}, "what its file says of it cannot be read"),
         ("seen", "was trained on synthetic without fold 4, and fold 5 of synthetic is the test"),
     ],
@@ -74,7 +95,9 @@ def test_weights_that_have_seen_the_test_fold_or_do_not_say_it_are_refused(
     trained_on: Any, message: str, synthetic_dataset: Path, weights: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(weights, tmp_path / "weights")
-    say(tmp_path / "weights", trained_on_all_but(4, synthetic_dataset).to_dict() if trained_on == "seen" else trained_on)
+    say(
+        tmp_path / "weights", trained_on_all_but(4, synthetic_dataset).to_dict() if trained_on == "seen" else trained_on
+    )
     with pytest.raises(SoundStormError, match=message):
         run(options(synthetic_dataset, tmp_path / "out", weights=str(tmp_path / "weights")))
     assert not (tmp_path / "out").exists()
@@ -89,7 +112,10 @@ def test_only_safetensors_are_opened_and_what_is_missing_is_named(
         run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
     (pickled / "config.json").write_bytes((weights / "config.json").read_bytes())
     (pickled / "pytorch_model.bin").write_bytes(b"never opened")
-    with pytest.raises(SoundStormError, match=r"there is no model\.safetensors, only pytorch_model\.bin, which would have to be unpickled"):
+    with pytest.raises(
+        SoundStormError,
+        match=r"there is no model\.safetensors, only pytorch_model\.bin, which would have to be unpickled",
+    ):
         run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
     with pytest.raises(SoundStormError, match=r"give a folder with config\.json and model\.safetensors"):
         run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled / "pytorch_model.bin")))

@@ -1,4 +1,5 @@
-"""`soundstorm train-classifier --model soundstorm` and `evaluate-classifier`: real Ray on short synthetic recordings and their codes."""
+"""`soundstorm train-classifier --model soundstorm` and `evaluate-classifier`: real Ray on short synthetic recordings
+and their codes."""
 
 import csv
 import json
@@ -41,7 +42,8 @@ from tests.jobs.conftest import trained_on_all_but
 
 EPOCHS, FOLD = 4, 5
 CHECKPOINT_KNOWN_S = 5.0
-"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it along."""
+"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it
+along."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +57,10 @@ def tokens(synthetic_dataset: Path, tiny_codec: Path, tmp_path_factory: pytest.T
     for view, shift in enumerate((0, 7_000)):
         for clip, codes_QT in zip(clips, codec.encode_clips([np.roll(wave, shift) for wave in waves]), strict=True):
             rows.append(clip | {"view": view, "num_frames": codes_QT.shape[1], "codes": codes_to_lists(codes_QT)})
-    metadata = codec.fingerprint.to_metadata() | {"categories": json.dumps(index.categories), "num_folds": str(index.num_folds)}
+    metadata = codec.fingerprint.to_metadata() | {
+        "categories": json.dumps(index.categories),
+        "num_folds": str(index.num_folds),
+    }
     tables.write_table(tables.part_uri(f"{uri}/tokens", 0), pa.Table.from_pylist(rows, TOKENS), metadata)
     tables.write_table(f"{uri}/clips.parquet", index.clips, {})
     records.finish(uri, "tokenize", {}, {CODEC_TRAINED_ON: TrainedOn().to_dict()})
@@ -72,13 +77,26 @@ def generator(tiny_codec: Path, synthetic_dataset: Path, tmp_path_factory: pytes
     extra = {"dataset": "synthetic", "test_fold": 4}
     codec = load_codec(tiny_codec).fingerprint
     learned = trained_on_all_but(4, synthetic_dataset, as_parent(Role.CODEC, codec.name, codec.sha256, TrainedOn()))
-    about: dict[str, Any] = {"fingerprint": codec, "step": 1, "sampler": config.sampler, "extra": extra, "trained_on": learned}
+    about: dict[str, Any] = {
+        "fingerprint": codec,
+        "step": 1,
+        "sampler": config.sampler,
+        "extra": extra,
+        "trained_on": learned,
+    }
     save_checkpoint(folder, model, training=config.training, categories=CLASSES[:2], **about)
     return str(folder)
 
 
 def options(tokens: str, generator: str, codec: Path, output: Path, **changes: Any) -> Options:
-    settings: dict[str, Any] = {"epochs": EPOCHS, "batch_size": 10, "checkpoint_every": 2, "num_workers": 2, "device": "cpu", "fold": FOLD}
+    settings: dict[str, Any] = {
+        "epochs": EPOCHS,
+        "batch_size": 10,
+        "checkpoint_every": 2,
+        "num_workers": 2,
+        "device": "cpu",
+        "fold": FOLD,
+    }
     settings |= {"model": "soundstorm", "checkpoint": generator, "codec": str(codec), "output_dir": str(output)}
     return Options(tokens=tokens, **(settings | changes))
 
@@ -106,8 +124,11 @@ def dying(folder: Path, before_step: int) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.fixture(scope="module")
-def trained(tokens: str, generator: str, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> dict[str, Any]:
-    """One run of two workers, of which one is killed, from a generator that has seen the test fold; the tests below look at it."""
+def trained(
+    tokens: str, generator: str, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
+) -> dict[str, Any]:
+    """One run of two workers, of which one is killed, from a generator that has seen the test fold; the tests below
+    look at it."""
     seen = tmp_path_factory.mktemp("seen")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs.train_classifier, "train_on_worker", dying(seen, before_step=5))
@@ -129,14 +150,18 @@ def test_a_generator_starts_from_the_vectors_of_the_codec_of_its_tokens(tokens: 
     assert all(torch.equal(value, again[name]) for name, value in weights.items())
     assert not torch.equal(weights["code_embedding.weight"], other["code_embedding.weight"])
     rows = network.codebook_size + 1
-    apart, embedded = (torch.pdist(table[: rows - 1]) for table in (code_vectors(codec), weights["code_embedding.weight"]))
+    apart, embedded = (
+        torch.pdist(table[: rows - 1]) for table in (code_vectors(codec), weights["code_embedding.weight"])
+    )
     assert torch.corrcoef(torch.stack([apart, embedded]))[0, 1] > 0.6
 
 
 # ---- train-classifier
 
 
-def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
+def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(
+    trained: dict[str, Any],
+) -> None:
     assert (trained["seen"] / "died").exists()
     assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["4", "4"]
     rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
@@ -162,12 +187,18 @@ def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(
     assert classifier.model.network.depth == 1 and classifier.model.readout.latent_dim == 16
 
 
-def test_the_predictions_are_those_of_the_classifier_for_the_recordings_of_the_test_fold(trained: dict[str, Any], synthetic_dataset: Path) -> None:
+def test_the_predictions_are_those_of_the_classifier_for_the_recordings_of_the_test_fold(
+    trained: dict[str, Any], synthetic_dataset: Path
+) -> None:
     table, metadata = tables.read_table(f"{trained['output_dir']}/predictions.parquet")
     assert table.schema.names == PREDICTIONS.names
     assert (metadata["dataset"], json.loads(metadata["categories"])) == ("synthetic", list(CLASSES))
     rows = table.to_pylist()
-    assert len(rows) == len(CLASSES) and {row["fold"] for row in rows} == {FOLD} and {row["model"] for row in rows} == {"soundstorm"}
+    assert (
+        len(rows) == len(CLASSES)
+        and {row["fold"] for row in rows} == {FOLD}
+        and {row["model"] for row in rows} == {"soundstorm"}
+    )
     assert trained["test"]["right"] == sum(row["label"] == row["predicted"] for row in rows)
     assert all((synthetic_dataset / "audio" / f"{row['clip_id']}.wav").exists() for row in rows)
 
@@ -180,13 +211,19 @@ def test_a_leak_that_was_allowed_is_told_wherever_the_accuracy_is(trained: dict[
     assert record is not None and record.counts["leaks"] == [leak]
 
 
-def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], tokens: str, generator: str, tiny_codec: Path) -> None:
+def test_a_finished_classifier_is_not_trained_again(
+    trained: dict[str, Any], tokens: str, generator: str, tiny_codec: Path
+) -> None:
     again = options(tokens, generator, tiny_codec, Path(trained["output_dir"]), allow_leak=True)
     assert "already trained" in run(again)["message"]
 
 
-def test_a_generator_that_has_seen_the_test_fold_is_refused(tokens: str, generator: str, tiny_codec: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"the generator .* was trained on synthetic without fold 4, and fold 5 .* --allow-leak"):
+def test_a_generator_that_has_seen_the_test_fold_is_refused(
+    tokens: str, generator: str, tiny_codec: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        SoundStormError, match=r"the generator .* was trained on synthetic without fold 4, and fold 5 .* --allow-leak"
+    ):
         run(options(tokens, generator, tiny_codec, tmp_path))
 
 
@@ -197,17 +234,35 @@ def test_a_generator_and_a_teacher_that_do_not_say_what_they_were_trained_on_are
     config = json.loads((tmp_path / "old" / "config.json").read_text())
     del config["trained_on"]
     (tmp_path / "old" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(SoundStormError, match=r"what the generator .*old was trained on is not known: its file does not say it: .* --allow-leak"):
+    with pytest.raises(
+        SoundStormError,
+        match=r"what the generator .*old was trained on is not known: its file does not say it: .* --allow-leak",
+    ):
         run(options(tokens, str(tmp_path / "old"), tiny_codec, tmp_path / "out", fold=4))
-    save_classifier(tmp_path / "teacher.safetensors", AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", held_out_fold=4)
+    save_classifier(
+        tmp_path / "teacher.safetensors",
+        AudioClassifier(len(CLASSES)),
+        categories=CLASSES,
+        dataset="synthetic",
+        held_out_fold=4,
+    )
     with pytest.raises(SoundStormError, match=r"what the teacher .* was trained on is not known") as error:
-        run(options(tokens, generator, tiny_codec, tmp_path / "out", fold=4, teacher=str(tmp_path / "teacher.safetensors")))
+        run(
+            options(
+                tokens, generator, tiny_codec, tmp_path / "out", fold=4, teacher=str(tmp_path / "teacher.safetensors")
+            )
+        )
     assert "the generator" not in str(error.value).split(": train")[0]
     assert load_checkpoint(tmp_path / "old").provenance == MISSING
 
 
-def test_a_generator_of_another_codec_is_refused(tokens: str, checkpoint: str, tiny_codec: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=rf"tokens was made with codec 'tiny' .* but the codec in use is '{load_codec().fingerprint.name}'"):
+def test_a_generator_of_another_codec_is_refused(
+    tokens: str, checkpoint: str, tiny_codec: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(
+        SoundStormError,
+        match=rf"tokens was made with codec 'tiny' .* but the codec in use is '{load_codec().fingerprint.name}'",
+    ):
         run(options(tokens, checkpoint, tiny_codec, tmp_path))
 
 
@@ -216,7 +271,10 @@ def test_a_generator_of_another_codec_is_refused(tokens: str, checkpoint: str, t
     [
         ({"tokens": None}, "--tokens is None for --model soundstorm: give the --output-dir of `soundstorm tokenize`"),
         ({"model": "cnn"}, "only soundstorm hears tokens, leave it out"),
-        ({"model": "cnn", "tokens": None, "mode": "frozen"}, "--mode is frozen: the cnn is always trained from scratch"),
+        (
+            {"model": "cnn", "tokens": None, "mode": "frozen"},
+            "--mode is frozen: the cnn is always trained from scratch",
+        ),
         ({"preset": "theirs"}, "--preset is 'theirs': give ours or published for soundstorm"),
         ({"model": "cnn", "tokens": None, "preset": "published"}, "--preset is 'published': give ours for cnn"),
         ({"model": "ast", "tokens": None, "mode": "codec"}, "--mode is codec: ast hears no codes"),
@@ -235,7 +293,9 @@ def test_any_files_are_named_by_the_codes_of_the_codec_that_lies_beside_the_clas
     trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
 ) -> None:
     files = sorted(map(str, (synthetic_dataset / "audio").glob("*.wav")))[:6]
-    options = classify.Options(files=tuple(files), checkpoint=trained["output_dir"], output_dir=str(tmp_path / "out"), num_actors=1)
+    options = classify.Options(
+        files=tuple(files), checkpoint=trained["output_dir"], output_dir=str(tmp_path / "out"), num_actors=1
+    )
     assert classify.run(options)["classified"] == len(files)
     classifier = open_classifier_files(classifier_files(trained["output_dir"]))
     expected = classifier.predict([to_pcm16(read_audio(Path(file)).waveform) for file in files])
@@ -250,34 +310,61 @@ def test_any_files_are_named_by_the_codes_of_the_codec_that_lies_beside_the_clas
 # ---- evaluate-classifier
 
 
-def test_another_test_of_the_same_fold_comes_to_the_same(trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path) -> None:
-    data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": trained["output_dir"]}
-    with pytest.raises(SoundStormError, match=r"the generator 'started from' of the classifier was trained on synthetic without fold 4, and fold 5"):
+def test_another_test_of_the_same_fold_comes_to_the_same(
+    trained: dict[str, Any], synthetic_dataset: Path, tmp_path: Path
+) -> None:
+    data: dict[str, Any] = {
+        "dataset": "synthetic",
+        "data_dir": str(synthetic_dataset),
+        "checkpoint": trained["output_dir"],
+    }
+    with pytest.raises(
+        SoundStormError,
+        match=r"the generator 'started from' of the classifier was trained on synthetic without fold 4, and fold 5",
+    ):
         evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
     told = evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))
     assert "NOT TO BE TRUSTED" in told["message"] and told["folds"] == [FOLD]
-    mine, others = (tables.read_table(f"{folder}/predictions.parquet")[0] for folder in (tmp_path, trained["output_dir"]))
+    mine, others = (
+        tables.read_table(f"{folder}/predictions.parquet")[0] for folder in (tmp_path, trained["output_dir"])
+    )
     np.testing.assert_allclose(mine["probability"].to_numpy(), others["probability"].to_numpy(), atol=1e-5)
     assert mine.drop(["probability"]).equals(others.drop(["probability"]))
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert (summary["clips"], summary["right"], summary["unusable"]) == (len(CLASSES), trained["test"]["right"], 0)
     assert summary["classifier"]["kind"] == "soundstorm" and summary["leaks"] == told["leaks"]
-    assert [sum(row) for row in summary["confusion"]] == [1] * len(CLASSES) == [found["clips"] for found in summary["classes"].values()]
-    assert "already tested" in evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))["message"]
+    assert (
+        [sum(row) for row in summary["confusion"]]
+        == [1] * len(CLASSES)
+        == [found["clips"] for found in summary["classes"].values()]
+    )
+    assert (
+        "already tested"
+        in evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), allow_leak=True, **data))[
+            "message"
+        ]
+    )
 
 
-def test_without_a_fold_the_one_that_was_held_out_is_tested(tiny_classifier: str, synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+def test_without_a_fold_the_one_that_was_held_out_is_tested(
+    tiny_classifier: str, synthetic_dataset: Path, ray_session: None, tmp_path: Path
+) -> None:
     data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": tiny_classifier}
     told = evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
     assert told["folds"] == [4] and not told["leaks"]
     assert {row["fold"] for row in tables.read_table(f"{tmp_path}/predictions.parquet")[0].to_pylist()} == {4}
-    with pytest.raises(SoundStormError, match=r"the classifier was trained on synthetic without fold 4, and fold 2 of synthetic is the test"):
+    with pytest.raises(
+        SoundStormError,
+        match=r"the classifier was trained on synthetic without fold 4, and fold 2 of synthetic is the test",
+    ):
         evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), fold=2, **data))
     with pytest.raises(SoundStormError, match=r"--fold is 9: .* has clips in fold 1, 2, 3, 4, 5"):
         evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), fold=9, **data))
 
 
-def test_a_classifier_of_other_categories_is_refused(synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+def test_a_classifier_of_other_categories_is_refused(
+    synthetic_dataset: Path, ray_session: None, tmp_path: Path
+) -> None:
     with pytest.raises(SoundStormError, match=r"the classifier does not know .* only dog, rooster"):
         data: dict[str, Any] = {"dataset": "synthetic", "data_dir": str(synthetic_dataset)}
         evaluate_classifier.run(evaluate_classifier.Options(output_dir=str(tmp_path), **data))
@@ -286,6 +373,8 @@ def test_a_classifier_of_other_categories_is_refused(synthetic_dataset: Path, ra
 @pytest.mark.parametrize("name", ["", "none.safetensors", "codec.safetensors"])
 def test_a_place_without_a_classifier_is_one_clear_message(name: str, tmp_path: Path, tiny_codec: Path) -> None:
     (tmp_path / "codec.safetensors").write_bytes(tiny_codec.read_bytes())
-    with pytest.raises(SoundStormError, match="not a classifier" if name.startswith("codec") else "no classifier there"):
+    with pytest.raises(
+        SoundStormError, match="not a classifier" if name.startswith("codec") else "no classifier there"
+    ):
         open_classifier_files(classifier_files(str(tmp_path / name)))
     assert set(classifier_files(None)) == {CLASSIFIER_FILE}

@@ -46,7 +46,9 @@ leave(start(Options, run, []))
 
 @pytest.mark.timeout(300)
 def test_a_run_that_is_given_up_ends_with_its_sentence_though_its_thread_still_waits(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", GIVEN_UP], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", GIVEN_UP], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 1, done.stderr[-2000:]
     assert "cannot hold 1 with 1 GPU each" in done.stderr and "Fatal" not in done.stderr
     assert "tidied up" not in done.stdout
@@ -54,7 +56,9 @@ def test_a_run_that_is_given_up_ends_with_its_sentence_though_its_thread_still_w
 
 def test_a_run_that_leaves_no_thread_behind_ends_in_the_usual_way() -> None:
     code = "import atexit, jobs.console.command\natexit.register(print, 'tidied up')\njobs.console.command.leave(3)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 3 and done.stdout == "tidied up\n"
 
 
@@ -76,20 +80,35 @@ leave(start(Options, run, []))
 
 def test_a_character_that_a_stream_cannot_show_is_written_as_an_escape() -> None:
     ascii_only = os.environ | {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run([sys.executable, "-c", WORDS], cwd=ROOT, env=ascii_only, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WORDS],
+        cwd=ROOT,
+        env=ascii_only,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert (done.returncode, done.stdout) == (0, "10 clips in o13\\xfc, \\xdce4\n"), done.stderr
     assert done.stderr == "o13\\xfc \\u2501 \\u9ce5\n"
 
 
-def test_a_log_level_that_is_none_is_one_clear_message(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_level_that_is_none_is_one_clear_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("SOUNDSTORM_LOG", "chatty")
     assert start(NoOptions, lambda _: {"message": "done"}, []) == 1
-    assert capsys.readouterr().err == "error: SOUNDSTORM_LOG is 'chatty': give one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or unset it\n"
+    assert (
+        capsys.readouterr().err
+        == "error: SOUNDSTORM_LOG is 'chatty': give one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or unset it\n"
+    )
     monkeypatch.setenv("SOUNDSTORM_LOG", "info")
     assert start(NoOptions, lambda _: {"message": "done"}, []) == 0 and capsys.readouterr().out == "done\n"
 
 
-def test_the_usage_of_a_module_names_the_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_usage_of_a_module_names_the_module(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("jobs.train", None))
     with pytest.raises(SystemExit) as ended:
         start(NoOptions, lambda _: {"message": "done"}, ["--help"])
@@ -98,18 +117,32 @@ def test_the_usage_of_a_module_names_the_module(monkeypatch: pytest.MonkeyPatch,
 
 def test_help_is_shown_where_output_is_ascii() -> None:
     command = [sys.executable, "-m", "jobs.doctor", "--help"]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
     assert done.returncode == 0 and "--output-dir" in done.stdout, done.stderr
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="what a process has loaded is told by /proc")
-@pytest.mark.parametrize(("number", "library"), [(signal.SIGINT, "_raylet"), (signal.SIGTERM, "_raylet"), (signal.SIGINT, "libtorch_cpu")])
-def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sentence(number: signal.Signals, library: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "library"), [(signal.SIGINT, "_raylet"), (signal.SIGTERM, "_raylet"), (signal.SIGINT, "libtorch_cpu")]
+)
+def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sentence(
+    number: signal.Signals, library: str
+) -> None:
     def usual_signals() -> None:
         signal.signal(number, signal.SIG_DFL)
 
     command = [sys.executable, "-m", "jobs.train", "--tokens", "nowhere"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual_signals)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=usual_signals
+    )
     deadline = time.monotonic() + 120
     while library not in Path(f"/proc/{process.pid}/maps").read_text():
         assert process.poll() is None and time.monotonic() < deadline
@@ -122,5 +155,7 @@ def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sente
 def test_a_process_that_only_imports_the_jobs_answers_signals_as_before() -> None:
     loads = "import signal, sys\nimport jobs.console.starting\n"
     code = loads + "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, sys.excepthook is sys.__excepthook__)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout == "True True\n"

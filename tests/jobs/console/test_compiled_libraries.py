@@ -1,4 +1,5 @@
-"""Compiled libraries that do not load beside each other are named, with the command that mends it, whatever else cannot be imported for them."""
+"""Compiled libraries that do not load beside each other are named, with the command that mends it, whatever else cannot
+be imported for them."""
 
 import os
 import subprocess
@@ -15,7 +16,8 @@ BROKEN = "import ctypes, pathlib\nctypes.CDLL(str(pathlib.Path(__file__).with_na
 
 @pytest.fixture
 def broken(tmp_path: Path) -> Path:
-    """Stands before the installed libraries: a torchaudio that the loader refuses, and a soundfile that ends its process."""
+    """Stands before the installed libraries: a torchaudio that the loader refuses, and a soundfile that ends its
+    process."""
     for name, code in (("torchaudio", BROKEN), ("soundfile", "import os\nos.abort()\n")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text(code)
@@ -26,7 +28,15 @@ def broken(tmp_path: Path) -> Path:
 def python(*arguments: str, before: Path | None = None) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([*([str(before)] if before else []), str(ROOT)])
     environment = os.environ | {"PYTHONPATH": path}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
 
 
 def test_libraries_that_load_are_told_with_their_versions() -> None:
@@ -39,13 +49,19 @@ def test_which_two_do_not_fit_and_what_mends_it_is_one_sentence(broken: Path) ->
     done = python("-m", "jobs.console.compiled_libraries", before=broken)
     assert (done.returncode, done.stdout) == (1, "")
     audio, sound = done.stderr.splitlines()
-    assert audio.startswith("error: torchaudio 2.") and " does not load beside torch 2." in audio and "library.so" in audio
+    assert (
+        audio.startswith("error: torchaudio 2.") and " does not load beside torch 2." in audio and "library.so" in audio
+    )
     assert "pip install --force-reinstall" in audio and audio.endswith(" torch torchaudio`")
     assert sound.startswith("error: soundfile 0.") and "its process ended with -6" in sound
 
 
 @pytest.mark.parametrize(
-    "command", [("-m", "jobs.doctor"), ("-c", "import sys; sys.argv = ['soundstorm', 'train']; from jobs.cli import main; main()")]
+    "command",
+    [
+        ("-m", "jobs.doctor"),
+        ("-c", "import sys; sys.argv = ['soundstorm', 'train']; from jobs.cli import main; main()"),
+    ],
 )
 def test_every_command_says_it_in_place_of_a_traceback(command: tuple[str, str], tmp_path: Path) -> None:
     (tmp_path / "torch").mkdir()

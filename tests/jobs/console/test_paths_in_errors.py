@@ -39,9 +39,13 @@ def test_the_checkpoint_in_the_package_is_named_by_its_file() -> None:
 def test_a_damaged_codec_beside_a_classifier_is_named_by_its_file(tmp_path: Path) -> None:
     codec = load_codec().fingerprint
     with torch.random.fork_rng(devices=[]):
-        model = TokenClassifier(2, ModelConfig(width=16, depth=1, heads=2, num_classes=2, **shape_of(codec)), ReadoutConfig(latent_dim=128))
+        model = TokenClassifier(
+            2, ModelConfig(width=16, depth=1, heads=2, num_classes=2, **shape_of(codec)), ReadoutConfig(latent_dim=128)
+        )
     origin = Origin(codec=codec, mode="scratch", generator_sha256=None, teacher_sha256=None)
-    save_token_classifier(tmp_path / "classifier.safetensors", model, categories=["a", "b"], dataset="esc10", origin=origin)
+    save_token_classifier(
+        tmp_path / "classifier.safetensors", model, categories=["a", "b"], dataset="esc10", origin=origin
+    )
     (tmp_path / "codec.safetensors").write_bytes(packaged_codec_bytes()[:-9])
     for given in (tmp_path, tmp_path / "classifier.safetensors"):
         with pytest.raises(SoundStormError, match=rf"^{tmp_path}/codec\.safetensors: .*not a codec"):

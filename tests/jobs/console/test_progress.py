@@ -33,7 +33,9 @@ def test_a_run_says_at_once_that_it_began_and_at_its_end_what_was_done(capsys: p
     assert re.fullmatch(r"generate: 600/600 clips in \d+ s \(\d+\.\d\d/s\)", last)
 
 
-def test_a_line_comes_from_time_to_time_also_while_nothing_gets_done(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_comes_from_time_to_time_also_while_nothing_gets_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(progress_module, "FIRST_LOG_S", 0.05)
     monkeypatch.setattr(progress_module, "LOG_INTERVAL_S", 0.1)
     found: list[str] = []
@@ -44,7 +46,10 @@ def test_a_line_comes_from_time_to_time_also_while_nothing_gets_done(monkeypatch
             time.sleep(0.05)
             found += lines_of(capsys)
     assert found[0] == "tokenize: 0/100 clips (0%)"
-    assert all(re.fullmatch(r"tokenize: 10/100 clips \(10%\), \d+\.\d\d/s, ETA [\d:]+ \w+; 3 rejected", line) for line in found[1:4])
+    assert all(
+        re.fullmatch(r"tokenize: 10/100 clips \(10%\), \d+\.\d\d/s, ETA [\d:]+ \w+; 3 rejected", line)
+        for line in found[1:4]
+    )
 
 
 def test_a_run_that_breaks_off_says_how_far_it_came(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +78,9 @@ def test_the_time_left_follows_from_the_recent_rate(monkeypatch: pytest.MonkeyPa
     assert line == "generate: 1200/10000 clips (12%), 1.00/s, ETA 2:26:40 h"
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (185, "3:05 min"), (3723, "1:02:03 h")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.4, "59 s"), (59.6, "1:00 min"), (185, "3:05 min"), (3723, "1:02:03 h")]
+)
 def test_a_duration_is_for_people(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
@@ -108,7 +115,20 @@ def told_once(names: set[tuple[str, str]], known: set[str], ours: bool) -> dict[
 def test_a_job_tells_prometheus_what_it_did(ray_session: None, checkpoint: str, tmp_path: Path) -> None:
     known = {worker for _, _, worker in offered()} - {ray.get_runtime_context().get_worker_id()}
     address = ray.get_runtime_context().gcs_address
-    command = ["--address", address, "--checkpoint", checkpoint, "--num-samples", "6", "--duration", "0.2", "--shard-size", "2", "--num-actors", "1"]
+    command = [
+        "--address",
+        address,
+        "--checkpoint",
+        checkpoint,
+        "--num-samples",
+        "6",
+        "--duration",
+        "0.2",
+        "--shard-size",
+        "2",
+        "--num-actors",
+        "1",
+    ]
     done = subprocess.run(
         [sys.executable, "-m", "jobs.generate", *command, "--output-dir", str(tmp_path / "out")],
         cwd=ROOT,
@@ -125,8 +145,14 @@ def test_a_job_tells_prometheus_what_it_did(ray_session: None, checkpoint: str, 
     with TrainingLog(str(tmp_path / "train"), "epoch", "train", clips=50) as log, progress("tally", 40) as counter:
         log.update([row])
         counter.watch(Progress(done=1, retries=3, ready=2), 20)
-        told = told_once({("training", "train_loss"), ("actors_ready", "tally"), ("retries_total", "tally")}, known, ours=True)
-    assert (told["actors_ready", "tally"], told["shards_waiting", "tally"], told["retries_total", "tally"]) == (2, 17, 3)
+        told = told_once(
+            {("training", "train_loss"), ("actors_ready", "tally"), ("retries_total", "tally")}, known, ours=True
+        )
+    assert (told["actors_ready", "tally"], told["shards_waiting", "tally"], told["retries_total", "tally"]) == (
+        2,
+        17,
+        3,
+    )
     training = {column: value for (name, column), value in told.items() if name == "training"}
     assert training == {"epoch": 91, "step": 77, "train_loss": 6.5, "lr": 0.25, "seconds": 2.0, "clips_per_s": 25.0}
     told = told_once({("clips_done_total", "generate")}, known, ours=False)

@@ -1,4 +1,5 @@
-"""Trials side by side: each with its share of the cluster, begun again when their process dies, ended when the user interrupts."""
+"""Trials side by side: each with its share of the cluster, begun again when their process dies, ended when the user
+interrupts."""
 
 import os
 import signal
@@ -23,7 +24,9 @@ def test_the_cluster_is_shared_out_among_trials(ray_session: None) -> None:
     assert plan_trials(10, 4, None, True, cluster) == (4, Share(num_cpus=4, num_gpus=1))
     assert plan_trials(10, 3, None, False, cluster) == (3, Share(num_cpus=5, num_gpus=0))
     assert plan_trials(2, None, None, True, cluster)[1] == Share(num_cpus=8, num_gpus=2)
-    with pytest.raises(SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is room for 2 at a time"):
+    with pytest.raises(
+        SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is room for 2 at a time"
+    ):
         plan_trials(10, 3, 2, True, cluster)
 
 
@@ -36,7 +39,12 @@ def _look(folder: str, name: str) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
     console.print("warning: half a thing")
     with connect() as info:
-        return {"cpus": info.num_cpus, "share": own_share() == Share(num_cpus=2, num_gpus=0), "threads": torch.get_num_threads(), "pid": os.getpid()}
+        return {
+            "cpus": info.num_cpus,
+            "share": own_share() == Share(num_cpus=2, num_gpus=0),
+            "threads": torch.get_num_threads(),
+            "pid": os.getpid(),
+        }
 
 
 def _fail() -> dict[str, Any]:

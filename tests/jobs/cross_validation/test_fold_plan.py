@@ -1,4 +1,5 @@
-"""What each fold of a cross-validation starts from: nothing that has seen it, and the same as the others where that can be."""
+"""What each fold of a cross-validation starts from: nothing that has seen it, and the same as the others where that can
+be."""
 
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,9 @@ from soundstorm.serialization.provenance import MISSING, NUM_FOLDS, Provenance, 
 
 def esc10_without(fold: int) -> TrainedOn:
     clips = {f"{number}-1-A-0": number for number in range(1, 6)}
-    return TrainedOn(recordings=(recordings_of("esc10", clips, [clip for clip, its_fold in clips.items() if its_fold != fold]),))
+    return TrainedOn(
+        recordings=(recordings_of("esc10", clips, [clip for clip, its_fold in clips.items() if its_fold != fold]),)
+    )
 
 
 ENCODEC = TrainedOn(outside=("encodec",))
@@ -52,19 +55,27 @@ def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generat
     asked = settings(dataset=dataset)
     found = plans(asked, range(1, 6), PACKAGE)
     synthetic = synthetic_start(asked, "out")
-    assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(range(1, 5), (synthetic, False)) | {
-        5: (PACKAGE, True)
-    }
+    assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(
+        range(1, 5), (synthetic, False)
+    ) | {5: (PACKAGE, True)}
     assert not any(plan.leaks for plan in found.values())
-    made = [storage.absolute(f"out/{name}") for name in ("codecs/block-synthetic/codec.safetensors", "tokens/block-synthetic")]
+    made = [
+        storage.absolute(f"out/{name}")
+        for name in ("codecs/block-synthetic/codec.safetensors", "tokens/block-synthetic")
+    ]
     assert [synthetic.codec, synthetic.tokens] == made
     said = [describe(asked, found[fold]) for fold in (1, 5)]
     assert said[0] == {"codec": "block-synthetic (synthetic sounds)", "start": "a generator trained without fold 1"}
-    assert said[1] == {"codec": "block-24khz (esc10 without fold 5)", "start": "the generator in the package (esc10 without fold 5)"}
+    assert said[1] == {
+        "codec": "block-24khz (esc10 without fold 5)",
+        "start": "the generator in the package (esc10 without fold 5)",
+    }
 
 
 def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
-    with pytest.raises(SoundStormError, match=r"fold 1 of esc10: every codec .*'block-24khz' \(esc10 without fold 5\); give --codec"):
+    with pytest.raises(
+        SoundStormError, match=r"fold 1 of esc10: every codec .*'block-24khz' \(esc10 without fold 5\); give --codec"
+    ):
         plan_fold(settings(), on_fold(settings(), 1), [PACKAGE])
 
 
@@ -77,7 +88,10 @@ def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
     outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=ENCODEC, generator_trained_on=None)
     plan = plan_fold(settings(), on_fold(settings(), 1), [outside])
     assert plan.start == outside and not plan.generator
-    assert describe(settings(), plan) == {"codec": "encodec-24khz (encodec)", "start": "a generator trained without fold 1"}
+    assert describe(settings(), plan) == {
+        "codec": "encodec-24khz (encodec)",
+        "start": "a generator trained without fold 1",
+    }
 
 
 def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
@@ -135,7 +149,12 @@ def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode:
 def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None:
     folders = []
     elsewhere: dict[str, Any] = {"stages_dir": "s3://lab/stages"}
-    for asked in (settings(), settings(**elsewhere), settings(**elsewhere, epochs=3), settings(**elsewhere, pretrain_epochs=3)):
+    for asked in (
+        settings(),
+        settings(**elsewhere),
+        settings(**elsewhere, epochs=3),
+        settings(**elsewhere, pretrain_epochs=3),
+    ):
         plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
         assert plan.start is not None
         stages = stages_of(asked, plan, "s3://lab/out/fold-1")
@@ -145,12 +164,26 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
         assert (trained.teacher, trained.checkpoint) == (stages["teacher"].args[0].output_dir, heard.output_dir)
         folders.append([plan.start.codec, plan.start.tokens, trained.teacher, trained.checkpoint, trained.output_dir])
     own, common, of_other_classifiers, of_other_generators = folders
-    names = ["codecs/block-synthetic/codec.safetensors", "tokens/block-synthetic", "fold-1/teacher", "fold-1/generator", "fold-1/classifier"]
+    names = [
+        "codecs/block-synthetic/codec.safetensors",
+        "tokens/block-synthetic",
+        "fold-1/teacher",
+        "fold-1/generator",
+        "fold-1/classifier",
+    ]
     assert own == [f"s3://lab/out/{name}" for name in names]
     assert common[0] == f"s3://lab/stages/{names[0]}" and common[4] == own[4]
-    assert all(folder.startswith(f"s3://lab/stages/{name}-") for folder, name in zip(common[1:4], names[1:4], strict=True))
+    assert all(
+        folder.startswith(f"s3://lab/stages/{name}-") for folder, name in zip(common[1:4], names[1:4], strict=True)
+    )
     assert of_other_classifiers == common
-    assert [one == other for one, other in zip(of_other_generators, common, strict=True)] == [True, True, True, False, True]
+    assert [one == other for one, other in zip(of_other_generators, common, strict=True)] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+    ]
 
 
 def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> None:
@@ -159,7 +192,12 @@ def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> N
         plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
         assert plan.start is not None
         made = stages_of(asked, plan, "s3://lab/out/fold-1")
-        return [plan.start.codec, plan.start.tokens, made["teacher"].args[0].output_dir, made["generator"].args[0].output_dir]
+        return [
+            plan.start.codec,
+            plan.start.tokens,
+            made["teacher"].args[0].output_dir,
+            made["generator"].args[0].output_dir,
+        ]
 
     def kept(**changes: Any) -> list[bool]:
         return [one == other for one, other in zip(stages(**changes), stages(), strict=True)]
@@ -185,7 +223,13 @@ def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
 
 def test_the_seed_and_the_paths_reach_every_stage() -> None:
     asked = settings(seed=7, codec="mine", checkpoint="runs/train")
-    assert (asked.codec, asked.checkpoint) == (storage.absolute("mine"), storage.absolute("runs/train"))  # trials run in folders of their own
+    assert (asked.codec, asked.checkpoint) == (
+        storage.absolute("mine"),
+        storage.absolute("runs/train"),
+    )  # trials run in folders of their own
     start = synthetic_start(asked, "out")
     assert start.codec == storage.absolute("out/codecs/block-synthetic-7/codec.safetensors")
-    assert {stage.args[0].seed for stage in stages_of(asked, plan_fold(asked, on_fold(asked, 1), [start]), "out/fold-1").values()} == {7}
+    assert {
+        stage.args[0].seed
+        for stage in stages_of(asked, plan_fold(asked, on_fold(asked, 1), [start]), "out/fold-1").values()
+    } == {7}

@@ -13,7 +13,9 @@ from cluster.tables import stage_record as records
 from jobs.diagnostics.nodes import NodeReport, ask_nodes, check_storage, problems_of
 
 VERSIONS = {"python": "3.11.9", "torch": "2.11.0"}
-FINE = NodeReport(name="10.0.0.1", versions=VERSIONS, skew_s=0.2, free_gb=50.0, gpus=(), token_required=True, storage_problem="")
+FINE = NodeReport(
+    name="10.0.0.1", versions=VERSIONS, skew_s=0.2, free_gb=50.0, gpus=(), token_required=True, storage_problem=""
+)
 
 
 def test_nodes_that_are_alike_have_no_problem() -> None:
@@ -36,7 +38,9 @@ def test_a_node_with_a_problem_is_named_with_it(changes: dict[str, object], word
 
 
 def test_a_node_that_does_not_answer_is_named() -> None:
-    assert problems_of([FINE], ["10.0.0.7"], VERSIONS) == ["10.0.0.7 does not answer: see `ray status` and the logs there"]
+    assert problems_of([FINE], ["10.0.0.7"], VERSIONS) == [
+        "10.0.0.7 does not answer: see `ray status` and the logs there"
+    ]
 
 
 def test_a_real_node_tells_its_versions_and_tries_the_storage(ray_session: None, s3_bucket: Callable[[], str]) -> None:

@@ -23,7 +23,13 @@ def write(folder: Path, **sizes: int) -> None:
 def folder(tmp_path: Path) -> Path:
     """Code, a folder of recordings that nobody ignores, and folders that are ignored in each of the ways."""
     write(
-        tmp_path, code=1000, my_sounds__dog__bark=300 * 10**6, my_sounds__rain=600 * 10**6, runs__model=10**6, data__esc50=10**6, sub__deep__big=10**6
+        tmp_path,
+        code=1000,
+        my_sounds__dog__bark=300 * 10**6,
+        my_sounds__rain=600 * 10**6,
+        runs__model=10**6,
+        data__esc50=10**6,
+        sub__deep__big=10**6,
     )
     write(tmp_path, takes=45 * 10**6, table=10**6)
     (tmp_path / ".gitignore").write_text("/runs/\n__pycache__\n")
@@ -37,7 +43,10 @@ def test_the_largest_folders_and_files_are_named_with_what_to_do(folder: Path) -
     assert sent.largest[:3] == [("my_sounds/", 900 * 10**6), ("takes", 45 * 10**6), ("table", 10**6)]
     assert sent.is_much and sent.is_whole
     told = str(sent)
-    assert "would take along 946 MB, and Ray refuses more than" in told and "my_sounds/ (900 MB), takes (45 MB), table (1 MB)" in told
+    assert (
+        "would take along 946 MB, and Ray refuses more than" in told
+        and "my_sounds/ (900 MB), takes (45 MB), table (1 MB)" in told
+    )
     assert "in .rayignore, a line each as in .gitignore (`/my_sounds/`)" in told
     with (folder / ".rayignore").open("a") as file:
         file.write("/my_sounds/\n/takes\n")

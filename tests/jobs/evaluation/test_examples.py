@@ -43,8 +43,12 @@ def test_a_page_on_a_disk_finds_its_players_beside_it(tmp_path: Path) -> None:
     inside = examples()
     linked, notes = link_examples(inside, str(tmp_path), 7, NOW)
     assert notes == []
-    assert [example.audio_src for example in linked] == [f"players/{n:04d}-{example.source.value}.flac" for n, example in enumerate(inside, 1)]
-    assert [(tmp_path / str(example.audio_src)).read_bytes() for example in linked] == [example.audio_bytes for example in inside]
+    assert [example.audio_src for example in linked] == [
+        f"players/{n:04d}-{example.source.value}.flac" for n, example in enumerate(inside, 1)
+    ]
+    assert [(tmp_path / str(example.audio_src)).read_bytes() for example in linked] == [
+        example.audio_bytes for example in inside
+    ]
 
 
 @pytest.mark.parametrize("storage_root", ["moto", "rclone"], indirect=True)

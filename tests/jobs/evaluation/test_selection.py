@@ -20,12 +20,24 @@ def clip(category: str, number: int, fold: int, dataset: str = "esc50") -> Clip:
     return Clip(f"{fold}-{number}-A-0", f"/data/{category}/{number}", category, fold, dataset=dataset)
 
 
-DATASET = [clip(category, number, 1 + number % FOLDS) for category in ("dog", "rain", "sea_waves") for number in range(10)]
-GENERATED = [Clip(f"{category}-{number}", f"/samples/{category}/{number}", category, 0) for category in ("Dog", "rain") for number in range(4)]
+DATASET = [
+    clip(category, number, 1 + number % FOLDS) for category in ("dog", "rain", "sea_waves") for number in range(10)
+]
+GENERATED = [
+    Clip(f"{category}-{number}", f"/samples/{category}/{number}", category, 0)
+    for category in ("Dog", "rain")
+    for number in range(4)
+]
 
 
 def scope(real: list[Clip], dataset: list[Clip] | None = None, **changes: Any) -> Scope:
-    settings: dict[str, Any] = {"real_audio": "/data", "classifier": None, "held_out_fold": None, "fold": None, "seed": 0}
+    settings: dict[str, Any] = {
+        "real_audio": "/data",
+        "classifier": None,
+        "held_out_fold": None,
+        "fold": None,
+        "seed": 0,
+    }
     return choose_scope(DATASET if dataset is None else dataset, real, GENERATED, **(settings | changes))
 
 
@@ -47,8 +59,12 @@ def test_the_other_clips_of_the_generated_classes_are_the_reference() -> None:
     assert roles[Role.REFERENCE] == [clip for clip in DATASET if clip.fold != 5 and clip.category != "sea_waves"]
 
 
-@pytest.mark.parametrize(("changes", "fold"), [({}, 5), ({"fold": 2}, 2), ({"held_out_fold": 3}, 3), ({"fold": 2, "held_out_fold": 3}, 3)])
-def test_the_held_out_fold_is_the_given_one_else_that_of_the_real_clips_else_the_last(changes: dict[str, int], fold: int) -> None:
+@pytest.mark.parametrize(
+    ("changes", "fold"), [({}, 5), ({"fold": 2}, 2), ({"held_out_fold": 3}, 3), ({"fold": 2, "held_out_fold": 3}, 3)]
+)
+def test_the_held_out_fold_is_the_given_one_else_that_of_the_real_clips_else_the_last(
+    changes: dict[str, int], fold: int
+) -> None:
     assert scope(DATASET[:5], **changes).held_out_fold == fold
 
 
@@ -67,11 +83,17 @@ def test_a_fold_that_does_not_exist_is_refused_with_those_that_do() -> None:
         scope(DATASET, held_out_fold=7)
 
 
-def test_of_a_large_dataset_some_clips_of_each_class_are_drawn_and_the_reader_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_large_dataset_some_clips_of_each_class_are_drawn_and_the_reader_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(features, "CLIPS_PER_CLASS", 3)
     real = [clip for clip in DATASET if clip.fold == 5]
     found = scope(real, seed=4)
-    assert {role: len(clips) for role, clips in found.roles.items()} == {Role.REAL: 4, Role.GENERATED: 6, Role.REFERENCE: 6}
+    assert {role: len(clips) for role, clips in found.roles.items()} == {
+        Role.REAL: 4,
+        Role.GENERATED: 6,
+        Role.REFERENCE: 6,
+    }
     assert found.roles == scope(real, seed=4).roles != scope(real, seed=5).roles
     assert [warning.split(" clips, ")[0] for warning in found.warnings] == [
         "Only real or only generated clips are there of sea_waves: the six metrics compare all",
@@ -92,7 +114,9 @@ def test_of_a_large_dataset_some_clips_of_each_class_are_drawn_and_the_reader_is
         ({"held_out_fold": 5, "trained_on": None}, "esc50", True),
     ],
 )
-def test_a_classifier_that_knows_the_held_out_fold_is_told_of(about: dict[str, Any], dataset: str, told: bool, tmp_path: Path) -> None:
+def test_a_classifier_that_knows_the_held_out_fold_is_told_of(
+    about: dict[str, Any], dataset: str, told: bool, tmp_path: Path
+) -> None:
     clips = [clip("dog", number, 1 + number % FOLDS, dataset) for number in range(10)]
     found = scope(clips, clips, classifier=classifier(tmp_path, **about))
     assert any("was trained on the held-out fold 5 too" in warning for warning in found.warnings) == told
@@ -116,7 +140,10 @@ def test_what_the_codec_made_goes_through_it_no_second_time() -> None:
     real = [clip for clip in DATASET if clip.fold == 5]
     for made_by_codec in (True, False):
         items = choose_items(real, GENERATED, scope(real), made_by_codec=made_by_codec)
-        through = {source: {item.through_codec for item in items if item.source == source} for source in (Source.REAL, Source.GENERATED, None)}
+        through = {
+            source: {item.through_codec for item in items if item.source == source}
+            for source in (Source.REAL, Source.GENERATED, None)
+        }
         assert through == {Source.REAL: {True}, Source.GENERATED: {not made_by_codec}, None: {True}}
 
 

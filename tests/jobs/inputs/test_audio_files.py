@@ -21,7 +21,11 @@ from soundstorm.serialization.provenance import content_of
 
 def of_training(uri: str) -> str:
     """The reason that `train-codec` and `train-classifier` give, none where the recording is read."""
-    return str(jobs.inputs.recordings._decoded_row({"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0, pcm16)["reason"])
+    return str(
+        jobs.inputs.recordings._decoded_row(
+            {"clip_id": "it", "label": 0, "uri": uri, "dataset": "folder"}, 24_000, 5.0, pcm16
+        )["reason"]
+    )
 
 
 def of_tokenize(uri: str) -> str:
@@ -82,7 +86,9 @@ def test_a_missing_file_is_called_missing_by_every_job_and_one_that_is_there_unr
 
 
 def test_an_archive_that_is_damaged_is_there(tmp_path: Path, s3_bucket: Any) -> None:
-    assert of_evaluate(place(tmp_path, s3_bucket(), "in a damaged archive")) == "unreadable_file"  # the others take no archives
+    assert (
+        of_evaluate(place(tmp_path, s3_bucket(), "in a damaged archive")) == "unreadable_file"
+    )  # the others take no archives
 
 
 def test_what_is_there_is_read_and_known_again(tmp_path: Path, s3_bucket: Any) -> None:

@@ -1,4 +1,5 @@
-"""`tokenize` on recordings that become something else: each kind is counted and told in a line, and noted in `clips`; long ones are cut or split."""
+"""`tokenize` on recordings that become something else: each kind is counted and told in a line, and noted in `clips`;
+long ones are cut or split."""
 
 import io
 from collections import Counter
@@ -59,8 +60,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, codec: Path, output: str, capture: pytest.CaptureFixture[str], **changes: Any) -> Run:
     capture.readouterr()
-    summary = tokenize.run(tokenize.Options(dataset="folder", data_dir=str(folder), output_dir=output, codec=str(codec), num_actors=1, **changes))
-    told = "".join(line if line.startswith(("note:", "warning:")) else f" {line}" for line in capture.readouterr().err.split("\n") if line)
+    summary = tokenize.run(
+        tokenize.Options(
+            dataset="folder", data_dir=str(folder), output_dir=output, codec=str(codec), num_actors=1, **changes
+        )
+    )
+    told = "".join(
+        line if line.startswith(("note:", "warning:")) else f" {line}"
+        for line in capture.readouterr().err.split("\n")
+        if line
+    )
     clips = tables.read_table(f"{output}/clips.parquet")[0]
     check_schema(clips.schema, CLIPS, output)
     rows = tables.read_table(f"{output}/tokens")[0]
@@ -79,7 +88,9 @@ def test_each_kind_is_one_line_and_a_note_of_its_clip(
         assert note.startswith(f"{kind}: ")
         [line] = [line for line in found.told if f"street/{kind}.wav" in line]
         assert "1 of 8 clips" in line
-    assert found.summary["notes"] == dict.fromkeys(("anti_phase", "offset", "near_silent", "clipped", "cut", "low_rate"), 1)
+    assert found.summary["notes"] == dict.fromkeys(
+        ("anti_phase", "offset", "near_silent", "clipped", "cut", "low_rate"), 1
+    )
     record = records.read(found.output, "tokenize")
     assert record is not None and record.counts["notes"] == found.summary["notes"]
     assert record.counts["unused_s"] == 60.0
@@ -116,7 +127,9 @@ def test_folds_of_windows_are_those_that_their_recordings_have_without_them(
     assert all(row["fold"] == folds[row["clip_id"].partition("#")[0]] for row in split.clips)
 
 
-def test_of_a_long_recording_in_storage_only_what_is_wanted_is_fetched(s3_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_long_recording_in_storage_only_what_is_wanted_is_fetched(
+    s3_bucket: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     uri = f"{s3_bucket()}/long.wav"
     file = io.BytesIO()
     soundfile.write(file, np.tile(noise(60.0), 15), RATE, format="WAV")

@@ -25,7 +25,10 @@ def clip(name: str, category: str = "rain", fold: int = 1) -> Clip:
 
 
 def clips_table(names: list[str]) -> pa.Table:
-    rows = [{"clip_id": name, "dataset": "folder", "uri": f"/a/{name}.wav", "fold": 2, "label": 0, "category": "rain"} for name in names]
+    rows = [
+        {"clip_id": name, "dataset": "folder", "uri": f"/a/{name}.wav", "fold": 2, "label": 0, "category": "rain"}
+        for name in names
+    ]
     return pa.Table.from_pylist(rows, CLIPS)
 
 
@@ -65,7 +68,16 @@ def test_a_folder_in_object_storage_is_found_alike(s3_bucket: Any) -> None:
 
 
 def test_the_output_of_generate_is_read_from_its_manifest(tmp_path: Path) -> None:
-    row = {"sample_id": "rain-0", "label": 0, "category": "rain", "seed": 1, "num_frames": 2, "duration_s": 0.02, "uri": "/x.flac", "sha256": "ab"}
+    row = {
+        "sample_id": "rain-0",
+        "label": 0,
+        "category": "rain",
+        "seed": 1,
+        "num_frames": 2,
+        "duration_s": 0.02,
+        "uri": "/x.flac",
+        "sha256": "ab",
+    }
     tables.write_table(str(tmp_path / "samples.parquet"), pa.Table.from_pylist([row], SAMPLES), {})
     expected = [Clip("rain-0", "/x.flac", "rain", 0, "ab")]
     assert find_clips("--generated-audio", str(tmp_path)) == expected
@@ -86,7 +98,9 @@ def test_the_folder_of_a_dataset_is_read_through_its_table(synthetic_dataset: Pa
     assert {one.fold for one in found} == {1, 2, 3, 4, 5}
 
 
-def test_a_recording_that_was_changed_changes_the_digest_of_its_dataset(synthetic_dataset: Path, tmp_path: Path) -> None:
+def test_a_recording_that_was_changed_changes_the_digest_of_its_dataset(
+    synthetic_dataset: Path, tmp_path: Path
+) -> None:
     shutil.copytree(synthetic_dataset, tmp_path / "data")
     before = find_clips("--real-audio", str(tmp_path / "data"))
     assert all(int(one.version) > 0 for one in before)
@@ -116,7 +130,10 @@ def test_rows_of_a_dataset_that_give_no_clip_are_told(tmp_path: Path, capsys: py
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("filename,fold,target,category\n1-7-A-0.wav,1,0,dog\n1-8-A-0.wav,1,0,dog\n")
     assert [one.clip_id for one in find_clips("--real-audio", str(tmp_path))] == ["1-7-A-0"]
-    assert f"{tmp_path}: 1 of its rows give no clip, for example row 3 of meta/esc50.csv: audio/1-8-A-0.wav does not exist" in capsys.readouterr().err
+    assert (
+        f"{tmp_path}: 1 of its rows give no clip, for example row 3 of meta/esc50.csv: audio/1-8-A-0.wav does not exist"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_folders_of_the_real_datasets_are_recognised(esc50: Path, urbansound8k: Path) -> None:
@@ -160,7 +177,12 @@ def test_a_draw_takes_so_many_of_each_class_by_its_seed_and_keeps_their_order() 
 def test_pairs_are_of_one_class_however_it_is_spelled_and_real_clips_take_turns() -> None:
     real = [clip("r1", "crying_baby"), clip("w", "wind"), clip("r2", "crying_baby")]
     generated = [clip(f"g{number}", "Crying Baby") for number in range(3)] + [clip("x", "dragon")]
-    assert [one.clip_id for one in pair_up(generated, real)] == ["r1", "r2", "r1", "r1"]  # no dragon is real: any clip will do
+    assert [one.clip_id for one in pair_up(generated, real)] == [
+        "r1",
+        "r2",
+        "r1",
+        "r1",
+    ]  # no dragon is real: any clip will do
 
 
 @pytest.mark.parametrize("name", ["Crying Baby", "crying-baby", "crying_baby", "crying__baby"])

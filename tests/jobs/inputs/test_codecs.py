@@ -79,7 +79,8 @@ def website() -> Iterator[Website]:
 
 @pytest.fixture(autouse=True)
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of torch.hub is an empty folder, whatever the developer has; returns where the official weights would be."""
+    """The cache of torch.hub is an empty folder, whatever the developer has; returns where the official weights would
+    be."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     assert official_cache() == tmp_path / "torch" / "hub" / "checkpoints" / OFFICIAL_FILE
     return official_cache()
@@ -101,7 +102,9 @@ def put_into_cache(content: bytes) -> None:
 # ---- the order
 
 
-def test_the_codec_that_is_named_comes_first(tiny_codec: Path, official: Official, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_codec_that_is_named_comes_first(
+    tiny_codec: Path, official: Official, monkeypatch: pytest.MonkeyPatch
+) -> None:
     as_official(monkeypatch, official)
     put_into_cache(official.content)
     weights, codec = choose_codec(str(tiny_codec))
@@ -115,13 +118,20 @@ def test_the_codec_that_is_named_may_lie_in_object_storage(tiny_codec: Path, s3_
     assert choose_codec(uri)[0] == tiny_codec.read_bytes()
 
 
-def test_without_a_name_the_official_weights_in_the_cache_are_taken(official: Official, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_without_a_name_the_official_weights_in_the_cache_are_taken(
+    official: Official, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
     as_official(monkeypatch, official)
     put_into_cache(official.content)
     weights, codec = choose_codec(None)
     assert weights == official.content
     assert codec.fingerprint == CodecFingerprint(
-        name="encodec-24khz", sha256=official.sha256, sample_rate=24_000, frame_rate=75, num_levels=8, codebook_size=1024
+        name="encodec-24khz",
+        sha256=official.sha256,
+        sample_rate=24_000,
+        frame_rate=75,
+        num_levels=8,
+        codebook_size=1024,
     )
     assert capsys.readouterr().err == ""
 
@@ -147,14 +157,19 @@ def test_a_table_made_with_the_codec_in_the_package_gets_it_without_a_warning(
 
 def test_a_codec_that_is_not_at_hand_is_asked_for_by_its_name(tiny_codec: Path) -> None:
     fingerprint = load_codec(tiny_codec).fingerprint
-    with pytest.raises(SoundStormError, match=rf"runs/x was made with codec 'tiny' \({fingerprint.sha256[:12]}\).*--codec"):
+    with pytest.raises(
+        SoundStormError, match=rf"runs/x was made with codec 'tiny' \({fingerprint.sha256[:12]}\).*--codec"
+    ):
         choose_codec(None, fingerprint, "runs/x")
     assert choose_codec(str(tiny_codec), fingerprint, "runs/x")[1].fingerprint == fingerprint
 
 
 def test_a_named_codec_that_does_not_fit_is_refused_with_both_fingerprints(tiny_codec: Path) -> None:
     packaged, tiny = load_codec().fingerprint, load_codec(tiny_codec).fingerprint
-    with pytest.raises(SoundStormError, match=rf"runs/x was made with .*{packaged.sha256[:12]}.*but the codec in use is .*{tiny.sha256[:12]}"):
+    with pytest.raises(
+        SoundStormError,
+        match=rf"runs/x was made with .*{packaged.sha256[:12]}.*but the codec in use is .*{tiny.sha256[:12]}",
+    ):
         choose_codec(str(tiny_codec), packaged, "runs/x")
 
 
@@ -163,7 +178,9 @@ def test_tables_and_checkpoints_of_the_learned_codec_of_earlier_versions_are_ref
     with pytest.raises(SoundStormError) as caught:
         CodecFingerprint.from_metadata(earlier, "runs/tokens")
     said = str(caught.value)
-    assert said.startswith("runs/tokens: its codec 'compact-24khz' (ea8ef8f844fc) is the learned one of an earlier version")
+    assert said.startswith(
+        "runs/tokens: its codec 'compact-24khz' (ea8ef8f844fc) is the learned one of an earlier version"
+    )
     assert "run `soundstorm tokenize` and `soundstorm train` again" in said
 
 
@@ -187,7 +204,9 @@ def test_another_file_than_the_official_one_is_never_opened(official: Official, 
         choose_codec(str(path))
 
 
-def test_the_official_weights_are_downloaded_once_and_cached(official: Official, website: Website, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_official_weights_are_downloaded_once_and_cached(
+    official: Official, website: Website, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(OFFLINE)
     website.content = official.content
     as_official(monkeypatch, official, website.url)
@@ -208,14 +227,18 @@ def test_a_download_of_other_content_is_thrown_away_and_the_package_used(
     assert website.requests and not official_cache().exists()
 
 
-def test_nothing_is_downloaded_where_downloads_are_switched_off(official: Official, website: Website, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_downloaded_where_downloads_are_switched_off(
+    official: Official, website: Website, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(OFFLINE, "1")
     as_official(monkeypatch, official, website.url)
     assert choose_codec(None)[0] == packaged_codec_bytes()
     assert website.requests == []
 
 
-def test_a_damaged_file_in_the_cache_is_named_and_not_replaced_by_another_codec(official: Official, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_file_in_the_cache_is_named_and_not_replaced_by_another_codec(
+    official: Official, monkeypatch: pytest.MonkeyPatch
+) -> None:
     as_official(monkeypatch, official)
     put_into_cache(official.content[:-1])
     with pytest.raises(SoundStormError, match=rf"{official_cache()}: not the official EnCodec weights.*delete"):

@@ -46,7 +46,11 @@ def test_folders_files_and_patterns_name_audio_files(root: str) -> None:
 def test_tables_name_files_too(root: str) -> None:
     uris = [f"{root}/{number}.wav" for number in range(10)]
     for number in (0, 1):
-        tables.write_table(tables.part_uri(f"{root}/list", number), pa.table({"uri": uris[5 * number : 5 * number + 5], "x": [1] * 5}), {})
+        tables.write_table(
+            tables.part_uri(f"{root}/list", number),
+            pa.table({"uri": uris[5 * number : 5 * number + 5], "x": [1] * 5}),
+            {},
+        )
     assert listed(table=f"{root}/list") == uris
     assert listed(f"{root}/a.wav", table=f"{root}/list/part-00001.parquet") == [f"{root}/a.wav", *uris[5:]]
     tables.write_table(f"{root}/large.parquet", pa.table({"uri": pa.array(uris, pa.large_string())}), {})
@@ -99,14 +103,18 @@ def test_ranges_are_read_in_order_whatever_lies_between_them(tmp_path: Path, mon
             assert read(numbers) == [f"{tmp_path}/{number:03d}.wav" for number in numbers]
 
 
-def test_a_name_that_is_not_utf_8_is_listed_written_out_and_a_link_to_itself_like_any_that_leads_nowhere(tmp_path: Path) -> None:
+def test_a_name_that_is_not_utf_8_is_listed_written_out_and_a_link_to_itself_like_any_that_leads_nowhere(
+    tmp_path: Path,
+) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.wav")).write_bytes(b"RIFF")
     (tmp_path / "self.wav").symlink_to("self.wav")
     assert listed(str(tmp_path)) == [f"{tmp_path}/a.wav", f"{tmp_path}/\\xff.wav", f"{tmp_path}/self.wav"]
 
 
-def test_links_that_lead_nowhere_are_listed_and_links_to_folders_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_links_that_lead_nowhere_are_listed_and_links_to_folders_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for name in ("here/rain/a.wav", "there/b.wav"):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).write_bytes(b"RIFF")

@@ -1,4 +1,5 @@
-"""Whatever is wrong with a file: the command ends with one message that names it, or works; nothing in a file is ever run."""
+"""Whatever is wrong with a file: the command ends with one message that names it, or works; nothing in a file is ever
+run."""
 
 import contextlib
 import json
@@ -87,12 +88,17 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Path, tiny_classi
     (home / "own").mkdir()
     (home / "own" / "clips.csv").write_text("filename,category,fold\na.wav,rain,1\nb.wav,dog,2\nc.wav,dog,3\n")
     sounds = {"a.wav": wav(noise(0.2)), "b.wav": wav(noise(0.2), subtype="FLOAT"), "c.wav": wav(noise(0.3, channels=2))}
-    sounds |= {"d.flac": encode_audio(noise(0.2)[:, 0], 24_000), "e.ogg": wav(noise(0.2), format="OGG", subtype="VORBIS")}
+    sounds |= {
+        "d.flac": encode_audio(noise(0.2)[:, 0], 24_000),
+        "e.ogg": wav(noise(0.2), format="OGG", subtype="VORBIS"),
+    }
     sounds["f.mp3"] = wav(noise(0.2), format="MP3", subtype="MPEG_LAYER_III")
     for name, content in sounds.items():
         (home / "own" / name).write_bytes(content)
     (home / "log.csv").write_text("epoch,step,train_loss,val_loss,lr\n1,10,6.5,6.6,0.001\n2,20,6.1,,0.0005\n")
-    (home / "best.json").write_text(json.dumps({"training": {"lr": 0.001, "batch_size": 4, "betas": [0.9, 0.98]}, "loss": 3.0}))
+    (home / "best.json").write_text(
+        json.dumps({"training": {"lr": 0.001, "batch_size": 4, "betas": [0.9, 0.98]}, "loss": 3.0})
+    )
     _write_tables(home, fingerprint.to_metadata())
     return home
 
@@ -100,7 +106,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Path, tiny_classi
 def _write_tables(home: Path, codec: dict[str, str]) -> None:
     rng = np.random.default_rng(0)
     clips = [
-        {"clip_id": f"c{index}", "dataset": "folder", "uri": str(home / "own" / name), "fold": 1 + index % 2, "label": 0, "category": "rain"}
+        {
+            "clip_id": f"c{index}",
+            "dataset": "folder",
+            "uri": str(home / "own" / name),
+            "fold": 1 + index % 2,
+            "label": 0,
+            "category": "rain",
+        }
         for index, name in enumerate(("a.wav", "b.wav", "c.wav"))
     ]
     tokens = [
@@ -109,16 +122,28 @@ def _write_tables(home: Path, codec: dict[str, str]) -> None:
         for clip in clips
     ]
     samples = [
-        {"sample_id": f"rain-{index}", "label": 0, "category": "rain", "seed": 1, "num_frames": 4, "duration_s": 0.2, "sha256": "ab"}
+        {
+            "sample_id": f"rain-{index}",
+            "label": 0,
+            "category": "rain",
+            "seed": 1,
+            "num_frames": 4,
+            "duration_s": 0.2,
+            "sha256": "ab",
+        }
         | {"uri": str(home / "own" / name)}
         for index, name in enumerate(("d.flac", "e.ogg"))
     ]
-    rejected = [{"clip_id": "c9", "uri": "c9.wav", "stage": "decode", "reason": Reason.TRUNCATED.value, "detail": "cut"}]
+    rejected = [
+        {"clip_id": "c9", "uri": "c9.wav", "stage": "decode", "reason": Reason.TRUNCATED.value, "detail": "cut"}
+    ]
     about = {"categories": json.dumps(CATEGORIES), "num_folds": "2"}
     real, tokenized, generated = (home / name for name in ("real", "tokenized", "generated"))
     tables.write_table(str(real / "clips.parquet"), pa.Table.from_pylist(clips, CLIPS), about)
     tables.write_table(str(real / "rejected" / "part-00000.parquet"), pa.Table.from_pylist(rejected, REJECTED), {})
-    tables.write_table(str(tokenized / "tokens" / "part-00000.parquet"), pa.Table.from_pylist(tokens, TOKENS), codec | about)
+    tables.write_table(
+        str(tokenized / "tokens" / "part-00000.parquet"), pa.Table.from_pylist(tokens, TOKENS), codec | about
+    )
     records.finish(str(tokenized), "tokenize", {"dataset": "folder"}, {"clips": 3})
     sampler = {"checkpoint_sha256": "ab", "sampler_iterations": "1"}
     tables.write_table(str(generated / "samples.parquet"), pa.Table.from_pylist(samples, SAMPLES), codec | sampler)
@@ -130,18 +155,44 @@ def _write_tables(home: Path, codec: dict[str, str]) -> None:
 @pytest.fixture(scope="module")
 def cases(home: Path) -> dict[str, Case]:
     """By name."""
-    stop = {name: begun_otherwise(home / "begun" / name, name) for name in ("generate", "evaluate", "train", "tokenize")}
+    stop = {
+        name: begun_otherwise(home / "begun" / name, name) for name in ("generate", "evaluate", "train", "tokenize")
+    }
     codec = ("--codec", str(home / "codec.safetensors"))
 
     def run_generate(*arguments: str) -> Callable[[], tuple[int, str, str]]:
-        return lambda: command(generate, "--checkpoint", str(home / "checkpoint"), *codec, "--output-dir", stop["generate"], *arguments)
+        return lambda: command(
+            generate, "--checkpoint", str(home / "checkpoint"), *codec, "--output-dir", stop["generate"], *arguments
+        )
 
     def run_evaluate() -> tuple[int, str, str]:
-        inputs = ("--real-audio", str(home / "real"), "--generated-audio", str(home / "generated"), "--training-log", str(home / "log.csv"))
-        return command(evaluate, *inputs, *codec, "--classifier", str(home / "classifier.safetensors"), "--output-dir", stop["evaluate"])
+        inputs = (
+            "--real-audio",
+            str(home / "real"),
+            "--generated-audio",
+            str(home / "generated"),
+            "--training-log",
+            str(home / "log.csv"),
+        )
+        return command(
+            evaluate,
+            *inputs,
+            *codec,
+            "--classifier",
+            str(home / "classifier.safetensors"),
+            "--output-dir",
+            stop["evaluate"],
+        )
 
     def run_train() -> tuple[int, str, str]:
-        inputs = ("--tokens", str(home / "tokenized"), "--config", str(home / "best.json"), "--checkpoint", str(home / "checkpoint"))
+        inputs = (
+            "--tokens",
+            str(home / "tokenized"),
+            "--config",
+            str(home / "best.json"),
+            "--checkpoint",
+            str(home / "checkpoint"),
+        )
         return command(train, *inputs, "--output-dir", stop["train"])
 
     def run_tokenize(dataset: str, folder: str) -> Callable[[], tuple[int, str, str]]:
@@ -155,7 +206,9 @@ def cases(home: Path) -> dict[str, Case]:
 
     def split() -> None:
         for part in open_tokens(str(home / "tokenized"), None).split():
-            assert all(codes_QT.dtype == np.uint16 and codes_QT.shape[0] == 8 for views in part.views for codes_QT in views)
+            assert all(
+                codes_QT.dtype == np.uint16 and codes_QT.shape[0] == 8 for views in part.views for codes_QT in views
+            )
 
     def measure(option: str, folder: str) -> Callable[[], None]:
         def load_all() -> None:
@@ -185,13 +238,30 @@ def cases(home: Path) -> dict[str, Case]:
         "tokens": Case(tokenized / "tokens" / "part-00000.parquet", broken_table, run_train, split, str(tokenized)),
         "record of tokens": Case(tokenized / "tokenize.json", broken_json, run_train, split),
         "clips": Case(home / "real" / "clips.parquet", broken_table, run_evaluate, measure("--real-audio", "real")),
-        "rejected clips": Case(home / "real" / "rejected" / "part-00000.parquet", broken_table, run_evaluate, names=str(home / "real" / "rejected")),
-        "manifest": Case(home / "generated" / "samples.parquet", broken_table, run_evaluate, measure("--generated-audio", "generated")),
-        "published table": Case(
-            home / "dataset" / "meta" / "esc50.csv", broken_csv, run_tokenize("synthetic", "dataset"), names=str(home / "dataset")
+        "rejected clips": Case(
+            home / "real" / "rejected" / "part-00000.parquet",
+            broken_table,
+            run_evaluate,
+            names=str(home / "real" / "rejected"),
         ),
-        "table of one's own": Case(home / "own" / "clips.csv", broken_csv, run_tokenize("folder", "own"), names=str(home / "own")),
-        "record of a beginning": Case(home / "begun" / "generate" / "generate.started.json", broken_json, run_generate(), names=stop["generate"]),
+        "manifest": Case(
+            home / "generated" / "samples.parquet",
+            broken_table,
+            run_evaluate,
+            measure("--generated-audio", "generated"),
+        ),
+        "published table": Case(
+            home / "dataset" / "meta" / "esc50.csv",
+            broken_csv,
+            run_tokenize("synthetic", "dataset"),
+            names=str(home / "dataset"),
+        ),
+        "table of one's own": Case(
+            home / "own" / "clips.csv", broken_csv, run_tokenize("folder", "own"), names=str(home / "own")
+        ),
+        "record of a beginning": Case(
+            home / "begun" / "generate" / "generate.started.json", broken_json, run_generate(), names=stop["generate"]
+        ),
     }
     for name in ("a.wav", "b.wav", "d.flac", "e.ogg", "f.mp3"):
         prompt = run_generate("--prompt", str(home / "own" / name), "--prompt-duration", "0.1")
@@ -202,8 +272,25 @@ def cases(home: Path) -> dict[str, Case]:
 # ---- what must hold
 
 NAMES = [
-    *("checkpoint's settings", "checkpoint's weights", "checkpoint to start from", "training state", "codec", "classifier", "training log"),
-    *("settings of a study", "tokens", "record of tokens", "clips", "rejected clips", "manifest", "published table", "table of one's own"),
+    *(
+        "checkpoint's settings",
+        "checkpoint's weights",
+        "checkpoint to start from",
+        "training state",
+        "codec",
+        "classifier",
+        "training log",
+    ),
+    *(
+        "settings of a study",
+        "tokens",
+        "record of tokens",
+        "clips",
+        "rejected clips",
+        "manifest",
+        "published table",
+        "table of one's own",
+    ),
     *("record of a beginning", "prompt a.wav", "prompt b.wav", "prompt d.flac", "prompt e.ogg", "prompt f.mp3"),
 ]
 
@@ -216,7 +303,9 @@ def _told() -> Iterator[None]:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_broken_file_is_named_in_one_message_or_can_be_used(name: str, cases: dict[str, Case], tmp_path: Path) -> None:
+def test_a_broken_file_is_named_in_one_message_or_can_be_used(
+    name: str, cases: dict[str, Case], tmp_path: Path
+) -> None:
     case, marker = cases[name], tmp_path / "marker"
     good = case.file.read_bytes()
     assert REFUSED_AT_LAST in message_of(case.run())

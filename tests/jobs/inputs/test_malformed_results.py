@@ -15,7 +15,15 @@ from cluster import tables
 from cluster.errors import ClusterError
 from jobs import evaluate, generate, tokenize
 from jobs.inputs.tokens import open_tokens
-from tests.jobs.conftest import NUM_SAMPLES, Evaluated, MixedDataset, Tokenized, generate_options, interrupt, tokenize_options
+from tests.jobs.conftest import (
+    NUM_SAMPLES,
+    Evaluated,
+    MixedDataset,
+    Tokenized,
+    generate_options,
+    interrupt,
+    tokenize_options,
+)
 from tests.support.malformed import call, counted, few, message_of, tell
 from tests.support.mutations import broken_json, broken_table
 
@@ -32,7 +40,12 @@ class Finished:
 
 @pytest.fixture(scope="module")
 def finished(
-    generated: str, checkpoint: str, tokenized: Tokenized, mixed_dataset: MixedDataset, tiny_codec: Path, evaluated: Evaluated
+    generated: str,
+    checkpoint: str,
+    tokenized: Tokenized,
+    mixed_dataset: MixedDataset,
+    tiny_codec: Path,
+    evaluated: Evaluated,
 ) -> dict[str, Finished]:
     """By name of the job."""
 
@@ -51,11 +64,19 @@ def finished(
         assert json.loads(Path(output, "summary.json").read_text(), parse_constant=pytest.fail)["overall"]
 
     return {
-        "generate": Finished(Path(generated), lambda output: generate.run(generate_options(checkpoint, output)), samples_are_whole),
-        "tokenize": Finished(
-            Path(tokenized.output), lambda output: tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output)), tokens_are_whole
+        "generate": Finished(
+            Path(generated), lambda output: generate.run(generate_options(checkpoint, output)), samples_are_whole
         ),
-        "evaluate": Finished(Path(evaluated.output), lambda output: evaluate.run(replace(evaluated.again, output_dir=output)), summary_is_whole),
+        "tokenize": Finished(
+            Path(tokenized.output),
+            lambda output: tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output)),
+            tokens_are_whole,
+        ),
+        "evaluate": Finished(
+            Path(evaluated.output),
+            lambda output: evaluate.run(replace(evaluated.again, output_dir=output)),
+            summary_is_whole,
+        ),
     }
 
 
@@ -83,7 +104,9 @@ def _told() -> Iterator[None]:
         ("evaluate", "parts/rejected/**/*.parquet"),
     ],
 )
-def test_a_broken_result_is_named_in_one_message_or_made_good(job: str, pattern: str, finished: dict[str, Finished], tmp_path: Path) -> None:
+def test_a_broken_result_is_named_in_one_message_or_made_good(
+    job: str, pattern: str, finished: dict[str, Finished], tmp_path: Path
+) -> None:
     known, output, marker = finished[job], tmp_path / "out", tmp_path / "marker"
     path = sorted(known.output.glob(pattern))[0].relative_to(known.output)
     good = (known.output / path).read_bytes()

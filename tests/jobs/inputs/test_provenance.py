@@ -1,4 +1,5 @@
-"""What jobs train on and test on, found in real folders: the same clips under other names are known again, and nothing is read that is not needed."""
+"""What jobs train on and test on, found in real folders: the same clips under other names are known again, and nothing
+is read that is not needed."""
 
 import json
 import shutil
@@ -43,7 +44,9 @@ def learned(folder: Path, fold: int) -> TrainedOn:
 
 
 def leaks(trained_on: TrainedOn, folder: Path, fold: int) -> tuple[str, ...]:
-    return judge([Learned(name="it", provenance=trained_on)], test_of(open_dataset("folder", str(folder)).clips, fold)).leaks
+    return judge(
+        [Learned(name="it", provenance=trained_on)], test_of(open_dataset("folder", str(folder)).clips, fold)
+    ).leaks
 
 
 def test_a_folder_is_told_by_the_files_in_it(sounds: Path, tmp_path: Path) -> None:
@@ -68,8 +71,11 @@ def test_a_file_that_is_gone_is_not_tested_on(sounds: Path, tmp_path: Path) -> N
 
 
 def test_parents_that_contradict_each_other_are_not_known_any_more() -> None:
-    one, other = (Parent(role=role, name="it", sha256="a" * 64, trained_on=TrainedOn(outside=outside)) for role, outside in
-                  ((Role.CODEC, ()), (Role.TEACHER, ("encodec",))))  # fmt: skip
+    outsides = {Role.CODEC: (), Role.TEACHER: ("encodec",)}
+    one, other = (
+        Parent(role=role, name="it", sha256="a" * 64, trained_on=TrainedOn(outside=outside))
+        for role, outside in outsides.items()
+    )
     recordings = recordings_of("esc50", {"a": 1}, ["a"])
     assert combined(recordings, one, None).parents == (one,)
     assert [parent.trained_on for parent in combined(recordings, one, other).parents] == [None, None]
@@ -85,7 +91,12 @@ def test_evaluate_classifier_refuses_what_was_trained_on_or_is_not_known_unless_
     trained_on = combined(recordings_of("synthetic", folds, folds, contents)) if is_known else None
     path = tmp_path / "classifier.safetensors"
     save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=trained_on)
-    data = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
+    data = {
+        "dataset": "synthetic",
+        "data_dir": str(synthetic_dataset),
+        "checkpoint": str(path),
+        "output_dir": str(tmp_path / "out"),
+    }
     said = "was trained on synthetic, folds 1, 2, 3, 4, 5" if is_known else f"was trained on is {MISSING}"
     with pytest.raises(SoundStormError, match=said):
         evaluate_classifier.run(evaluate_classifier.Options(fold=2, **data))
@@ -104,16 +115,30 @@ def test_a_test_waits_for_no_gpu_that_the_cluster_may_add(
         pass
     path = tmp_path / "classifier.safetensors"
     save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=None)
-    data = {"dataset": "synthetic", "data_dir": str(synthetic_dataset), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
+    data = {
+        "dataset": "synthetic",
+        "data_dir": str(synthetic_dataset),
+        "checkpoint": str(path),
+        "output_dir": str(tmp_path / "out"),
+    }
     assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["clips"]
 
 
-def test_a_test_whose_recordings_were_changed_is_not_taken_for_done(synthetic_dataset: Path, ray_session: None, tmp_path: Path) -> None:
+def test_a_test_whose_recordings_were_changed_is_not_taken_for_done(
+    synthetic_dataset: Path, ray_session: None, tmp_path: Path
+) -> None:
     sounds, path = shutil.copytree(synthetic_dataset, tmp_path / "sounds"), tmp_path / "classifier.safetensors"
     save_classifier(path, AudioClassifier(len(CLASSES)), categories=CLASSES, dataset="synthetic", trained_on=None)
-    data = {"dataset": "synthetic", "data_dir": str(sounds), "checkpoint": str(path), "output_dir": str(tmp_path / "out")}
+    data = {
+        "dataset": "synthetic",
+        "data_dir": str(sounds),
+        "checkpoint": str(path),
+        "output_dir": str(tmp_path / "out"),
+    }
     evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))
-    assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"].startswith("already tested")
+    assert evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"].startswith(
+        "already tested"
+    )
     (tmp_path / "out" / "summary.json").unlink()
     again = evaluate_classifier.run(evaluate_classifier.Options(fold=2, allow_leak=True, **data))["message"]
     assert not again.startswith("already tested") and (tmp_path / "out" / "summary.json").exists()

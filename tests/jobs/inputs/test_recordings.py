@@ -1,4 +1,5 @@
-"""Decoding recordings into the object store: one that kills whoever decodes it is left out, and the others are there."""
+"""Decoding recordings into the object store: one that kills whoever decodes it is left out, and the others are
+there."""
 
 import os
 import signal
@@ -39,7 +40,9 @@ def test_a_recording_that_kills_whoever_decodes_it_is_named_and_left_out(
     assert len(list(usable_recordings(decoded))) == 1
 
 
-def test_where_tasks_die_again_and_again_the_recording_is_named(synthetic_dataset: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_tasks_die_again_and_again_the_recording_is_named(
+    synthetic_dataset: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 1)
     fatal = clips["clip_id"][0].as_py()
     monkeypatch.setattr(jobs.inputs.recordings, "_decoded_row", deadly(fatal))

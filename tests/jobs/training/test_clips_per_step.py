@@ -8,12 +8,17 @@ from jobs.training.batches import dealt_batches
 from jobs.training.clips_per_step import batch_of_worker
 
 
-def test_the_clips_of_a_step_stay_as_many_whatever_the_number_of_workers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_clips_of_a_step_stay_as_many_whatever_the_number_of_workers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert batch_of_worker(str(tmp_path), 8, 2) == 8
     assert batch_of_worker(str(tmp_path), 8, 2) == 8 and capsys.readouterr().err == ""
     assert batch_of_worker(str(tmp_path), 8, 1) == 16
     told = " ".join(capsys.readouterr().err.split())
-    assert "begun with 2 workers and goes on with 1: 16 clips a step each in place of 8, so that a step has 16 as before" in told
+    assert (
+        "begun with 2 workers and goes on with 1: 16 clips a step each in place of 8, so that a step has 16 as before"
+        in told
+    )
     assert batch_of_worker(str(tmp_path), 8, 4) == 4  # of what it was begun with, not of what it was last
 
 

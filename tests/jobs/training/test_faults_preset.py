@@ -1,4 +1,5 @@
-"""The faults of the reference work, put back for comparison: a network trained with them is asked the way it was trained."""
+"""The faults of the reference work, put back for comparison: a network trained with them is asked the way it was
+trained."""
 
 import io
 import math
@@ -23,7 +24,9 @@ from tests.conftest import shape_of
 from tests.jobs.conftest import generate_options
 
 
-def test_a_network_trained_on_filled_up_clips_without_classes_draws_the_filling_too_and_is_told_no_class(tmp_path: Path, ray_session: None) -> None:
+def test_a_network_trained_on_filled_up_clips_without_classes_draws_the_filling_too_and_is_told_no_class(
+    tmp_path: Path, ray_session: None
+) -> None:
     faults, tiny = preset("faults"), preset("tiny")
     torch.manual_seed(0)
     codec = load_codec()

@@ -1,4 +1,5 @@
-"""One worker's side of a training run: which clips it sees when, and that a state saved between epochs continues exactly."""
+"""One worker's side of a training run: which clips it sees when, and that a state saved between epochs continues
+exactly."""
 
 import copy
 from typing import Any
@@ -20,9 +21,14 @@ from tests.jobs.test_train_job import pattern
 # ---- which clip goes where
 
 
-@pytest.mark.parametrize(("num_clips", "batch_size", "world_size"), [(18, 4, 2), (19, 4, 2), (7, 8, 3), (1, 8, 4), (33, 1, 4), (320, 16, 1)])
+@pytest.mark.parametrize(
+    ("num_clips", "batch_size", "world_size"), [(18, 4, 2), (19, 4, 2), (7, 8, 3), (1, 8, 4), (33, 1, 4), (320, 16, 1)]
+)
 def test_workers_get_equal_batches_and_no_clip_is_left_out(num_clips: int, batch_size: int, world_size: int) -> None:
-    hands = [list(dealt_batches(num_clips, batch_size, seed=3, epoch=5, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    hands = [
+        list(dealt_batches(num_clips, batch_size, seed=3, epoch=5, rank=rank, world_size=world_size))
+        for rank in range(world_size)
+    ]
     sizes = [[len(batch) for batch in hand] for hand in hands]
     assert all(hand == sizes[0] for hand in sizes)
     assert len(sizes[0]) == steps_per_epoch(num_clips, batch_size, world_size)
@@ -42,12 +48,16 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 def token_set(size: int, num_views: int = 1) -> TokenSet:
     """Clips of three classes whose views begin at different codes."""
-    views = [[(pattern(number % 3, 12) + view).astype(np.uint16) % 8 for view in range(num_views)] for number in range(size)]
+    views = [
+        [(pattern(number % 3, 12) + view).astype(np.uint16) % 8 for view in range(num_views)] for number in range(size)
+    ]
     return TokenSet(views=views, labels=[number % 3 for number in range(size)])
 
 
 def small_run(epochs: int = 3, num_views: int = 1, **changes: Any) -> TrainingRun:
-    architecture = ModelConfig(width=16, depth=1, heads=2, kernel=3, dropout=0.1, num_levels=2, codebook_size=8, num_classes=3)
+    architecture = ModelConfig(
+        width=16, depth=1, heads=2, kernel=3, dropout=0.1, num_levels=2, codebook_size=8, num_classes=3
+    )
     config = TrainingConfig(batch_size=4, epochs=epochs, lr=1e-2, crop_frames=8, **changes)
     return TrainingRun(architecture, config, token_set(9, num_views), token_set(3), device=torch.device("cpu"))
 
@@ -73,7 +83,10 @@ def test_a_state_saved_between_epochs_continues_exactly(settings: dict[str, Any]
             training.run_epoch()
     for key in ("train_loss", "val_loss", "lr", "step"):
         assert [row[key] for row in resumed.rows] == [row[key] for row in whole.rows]
-    assert all(torch.equal(value, whole.averaged().state_dict()[name]) for name, value in resumed.averaged().state_dict().items())
+    assert all(
+        torch.equal(value, whole.averaged().state_dict()[name])
+        for name, value in resumed.averaged().state_dict().items()
+    )
 
 
 def test_an_epoch_passes_over_the_clips_once_however_many_views_there_are() -> None:
@@ -118,12 +131,16 @@ def place_run(epochs: int = 3, weights: dict[str, torch.Tensor] | None = None, *
         centroids = Centroids(architecture.num_levels, 8, 8)
         centroids.take(torch.randn(2, 8, 8, generator=torch.Generator().manual_seed(1)))
         shares_QK = log_counts((view for views in clips.views for view in views), architecture.num_levels, 8)
-        weights = {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {"head.head_bias": shares_QK}
+        weights = {f"centroids.{name}": value for name, value in centroids.state_dict().items()} | {
+            "head.head_bias": shares_QK
+        }
     config = TrainingConfig(batch_size=4, epochs=epochs, lr=1e-2, crop_frames=8, head_share=0.7, noise_share=0.05)
     return TrainingRun(architecture, config, clips, token_set(3), device=torch.device("cpu"), weights=weights)
 
 
-@pytest.mark.parametrize("levels", [{}, {"num_levels": 2, "generated_levels": None}], ids=["the first level", "all levels"])
+@pytest.mark.parametrize(
+    "levels", [{}, {"num_levels": 2, "generated_levels": None}], ids=["the first level", "all levels"]
+)
 def test_a_run_of_order_places_continues_exactly_from_a_saved_state(levels: dict[str, Any]) -> None:
     whole = place_run(**levels)
     whole.run_epoch()
@@ -133,7 +150,10 @@ def test_a_run_of_order_places_continues_exactly_from_a_saved_state(levels: dict
         while not training.is_finished:
             training.run_epoch()
     assert [row["val_loss"] for row in resumed.rows] == [row["val_loss"] for row in whole.rows]
-    assert all(torch.equal(value, whole.averaged().state_dict()[name]) for name, value in resumed.averaged().state_dict().items())
+    assert all(
+        torch.equal(value, whole.averaged().state_dict()[name])
+        for name, value in resumed.averaged().state_dict().items()
+    )
     assert ("val_level_1" in whole.rows[-1]) == (levels != {})
 
 

@@ -32,7 +32,10 @@ def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "the disk is full or read-only .*No space left on device.*make room in out"),
+        (
+            OSError(errno.ENOSPC, "No space left on device"),
+            "the disk is full or read-only .*No space left on device.*make room in out",
+        ),
         (SoundStormError("the state is not of this network"), "not of this network"),
         (StorageUnavailableError("s3://bucket: gone"), "s3://bucket: gone"),
     ],
@@ -49,7 +52,10 @@ def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception) -> None:
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full is had on Linux")
 def test_a_full_disk_ends_the_run_whoever_finds_it() -> None:
-    for write in (lambda: torch.save({"weights": torch.zeros(10_000)}, "/dev/full"), lambda: pyarrow_write("/dev/full")):
+    for write in (
+        lambda: torch.save({"weights": torch.zeros(10_000)}, "/dev/full"),
+        lambda: pyarrow_write("/dev/full"),
+    ):
         with pytest.raises((OSError, RuntimeError)) as full:
             write()
         with pytest.raises(SoundStormError, match="the disk is full or read-only"):
@@ -58,10 +64,14 @@ def test_a_full_disk_ends_the_run_whoever_finds_it() -> None:
 
 def test_a_machine_without_memory_is_told_in_our_words() -> None:
     said = (
-        "2 worker(s) were killed due to the node running low on memory.\\nRefer to the documentation on how to address the out of memory issue: ..."
+        "2 worker(s) were killed due to the node running low on memory.\\nRefer to the documentation on how to "
+        "address the out of memory issue: ..."
     )
     told = str(_as_sentence(ray.exceptions.OutOfMemoryError(said), 3))
-    assert told.startswith("training stopped: the machine ran out of memory") and "fewer --num-workers or a smaller --batch-size" in told
+    assert (
+        told.startswith("training stopped: the machine ran out of memory")
+        and "fewer --num-workers or a smaller --batch-size" in told
+    )
 
 
 def pyarrow_write(path: str) -> None:

@@ -10,7 +10,9 @@ PLAIN = Variation(speed_octaves=0, gain_db=0, equalizer_db=0)
 
 
 def tone(frequency: float, seconds: float = 1.0, amplitude: float = 0.5) -> np.ndarray:
-    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.float32)
+    return (amplitude * np.sin(2 * np.pi * frequency * np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE)).astype(
+        np.float32
+    )
 
 
 def level_db(waveform: np.ndarray) -> float:
@@ -46,14 +48,20 @@ def test_a_tone_between_samples_keeps_its_level() -> None:
 
 def test_gain_stays_within_its_limits() -> None:
     variation = Variation(speed_octaves=0, gain_db=6, equalizer_db=0)
-    gains = [level_db(vary(tone(500), SAMPLE_RATE, variation, np.random.default_rng(seed))) - level_db(tone(500)) for seed in range(60)]
+    gains = [
+        level_db(vary(tone(500), SAMPLE_RATE, variation, np.random.default_rng(seed))) - level_db(tone(500))
+        for seed in range(60)
+    ]
     assert -6.01 <= min(gains) < -4 and 4 < max(gains) <= 6.01
 
 
 def test_the_equalizer_has_the_spread_that_it_says() -> None:
     variation = Variation(speed_octaves=0, gain_db=0, equalizer_db=4)
     lowest = tone(1, 1.0)  # at a knot
-    gains = [level_db(vary(lowest, SAMPLE_RATE, variation, np.random.default_rng(seed))) - level_db(lowest) for seed in range(300)]
+    gains = [
+        level_db(vary(lowest, SAMPLE_RATE, variation, np.random.default_rng(seed))) - level_db(lowest)
+        for seed in range(300)
+    ]
     assert 3.4 < float(np.std(gains)) < 4.6
 
 

@@ -48,7 +48,10 @@ def sides(real_hz: float | None, generated_hz: float | None) -> Bands:
 def test_unequal_sides_are_told_with_their_bands_and_rates() -> None:
     unequal = sides(11_400, 7_560)
     assert unequal.note is not None and unequal.verdict is not None
-    for part in ("The generated clips have next to nothing above 7.6 kHz (files at 16,000 Hz)", "real ones reach to 11.4 kHz (files at 44,100 Hz)"):
+    for part in (
+        "The generated clips have next to nothing above 7.6 kHz (files at 16,000 Hz)",
+        "real ones reach to 11.4 kHz (files at 44,100 Hz)",
+    ):
         assert part in unequal.note
     assert "--common-band" in unequal.note and unequal.lowest_hz == 7_560
     assert "The real clips have next to nothing above 3.0 kHz" in (sides(3_000, 7_560).note or "")

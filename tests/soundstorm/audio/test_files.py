@@ -63,7 +63,9 @@ def rejection(data: bytes | Path) -> RejectedAudio:
         ("MP3", None, 44_100, 0.05),
     ],
 )
-def test_every_format_gives_the_same_tone_at_24_khz(format: str, subtype: str | None, rate: int, tolerance: float) -> None:
+def test_every_format_gives_the_same_tone_at_24_khz(
+    format: str, subtype: str | None, rate: int, tolerance: float
+) -> None:
     recording = read_audio(file_of(tone(rate=rate), format, subtype, rate))
     assert (recording.original_rate, recording.channels, recording.is_silent) == (rate, 1, False)
     assert recording.original_duration_s == pytest.approx(0.5)
@@ -82,7 +84,9 @@ def test_eight_channels_are_averaged() -> None:
     channels = np.stack([tone(500.0 + 200 * index) for index in range(8)], axis=1)
     recording = read_audio(file_of(channels, subtype="FLOAT"))
     assert recording.channels == 8
-    np.testing.assert_allclose(recording.waveform, read_audio(file_of(channels.mean(axis=1), subtype="FLOAT")).waveform, atol=1e-6)
+    np.testing.assert_allclose(
+        recording.waveform, read_audio(file_of(channels.mean(axis=1), subtype="FLOAT")).waveform, atol=1e-6
+    )
 
 
 def test_a_clip_of_a_twentieth_of_a_second_is_accepted() -> None:

@@ -1,4 +1,5 @@
-"""Recordings that libsndfile alone does not read, or not whole: M4A, WebM and video through PyAV, bare MP3 frames, headers of 0 bytes."""
+"""Recordings that libsndfile alone does not read, or not whole: M4A, WebM and video through PyAV, bare MP3 frames,
+headers of 0 bytes."""
 
 import builtins
 import io
@@ -28,7 +29,12 @@ def sound(rate: int = RATE, duration_s: float = DURATION_S) -> np.ndarray:
 
 
 def made_by_ffmpeg(
-    path: Path, codec: str, format: str | None = None, rate: int = RATE, options: dict[str, str] | None = None, **changes: Any
+    path: Path,
+    codec: str,
+    format: str | None = None,
+    rate: int = RATE,
+    options: dict[str, str] | None = None,
+    **changes: Any,
 ) -> Path:
     """A file with `sound` in it; `options` are the container's, `changes` attributes of the encoder."""
     with av.open(str(path), "w", format=format, options=options or {}) as container:
@@ -38,7 +44,9 @@ def made_by_ffmpeg(
             setattr(stream.codec_context, name, value)
         frame = av.AudioFrame.from_ndarray(sound(rate)[None], format="fltp", layout="mono")
         frame.sample_rate, frame.pts = rate, 0
-        resampler = av.AudioResampler(stream.codec_context.format, "mono", rate, frame_size=stream.codec_context.frame_size or 1024)
+        resampler = av.AudioResampler(
+            stream.codec_context.format, "mono", rate, frame_size=stream.codec_context.frame_size or 1024
+        )
         for part in [*resampler.resample(frame), *resampler.resample(None)]:
             container.mux(stream.encode(part))
         container.mux(stream.encode(None))
@@ -60,7 +68,9 @@ def level_db(found: np.ndarray, expected: np.ndarray) -> float:
     spectrum = np.fft.rfft(found, 2**18) * np.conj(np.fft.rfft(expected, 2**18))
     delay = int(np.argmax(np.fft.irfft(spectrum)[:4000]))
     length = min(len(found) - delay, len(expected))
-    return float(10 * np.log10(np.mean((found[delay:][:length] - expected[:length]) ** 2) / np.mean(expected[:length] ** 2)))
+    return float(
+        10 * np.log10(np.mean((found[delay:][:length] - expected[:length]) ** 2) / np.mean(expected[:length] ** 2))
+    )
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +91,13 @@ def without_pyav() -> Callable[[pytest.MonkeyPatch], None]:
 
 @pytest.mark.parametrize(
     ("name", "codec", "rate"),
-    [("a.m4a", "aac", RATE), ("a.mp4", "aac", RATE), ("a.aac", "aac", RATE), ("a.mka", "aac", RATE), ("a.webm", "libopus", 48_000)],
+    [
+        ("a.m4a", "aac", RATE),
+        ("a.mp4", "aac", RATE),
+        ("a.aac", "aac", RATE),
+        ("a.mka", "aac", RATE),
+        ("a.webm", "libopus", 48_000),
+    ],
 )
 def test_compressed_sound_comes_back_whole_and_alike(name: str, codec: str, rate: int, tmp_path: Path) -> None:
     path = made_by_ffmpeg(tmp_path / name, codec, rate=rate)
@@ -106,10 +122,14 @@ def test_wma_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "codec", "rate"), [("a.webm", "libopus", 48_000), ("a.aac", "aac", RATE)])
-def test_a_window_of_compressed_sound_is_that_part_of_the_whole(name: str, codec: str, rate: int, tmp_path: Path) -> None:
+def test_a_window_of_compressed_sound_is_that_part_of_the_whole(
+    name: str, codec: str, rate: int, tmp_path: Path
+) -> None:
     path = made_by_ffmpeg(tmp_path / name, codec, rate=rate)
     whole = read_audio(path).waveform
-    np.testing.assert_allclose(read_audio(path, max_duration_s=1.0, start_s=3.0).waveform, whole[72_000:96_000], atol=1e-4)
+    np.testing.assert_allclose(
+        read_audio(path, max_duration_s=1.0, start_s=3.0).waveform, whole[72_000:96_000], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("start_s", [2.0, 3.7])
@@ -143,13 +163,20 @@ def test_where_pyav_is_missing_the_reason_names_the_extra_and_the_command(
 ) -> None:
     path = made_by_ffmpeg(tmp_path / "a.m4a", "aac")
     without_pyav(monkeypatch)
-    with pytest.raises(RejectedAudio, match=r"MP4 or M4A: install PyAV, which reads it: pip install 'soundstorm-env\[av\]'") as caught:
+    with pytest.raises(
+        RejectedAudio, match=r"MP4 or M4A: install PyAV, which reads it: pip install 'soundstorm-env\[av\]'"
+    ) as caught:
         read_audio(path)
     assert caught.value.reason is Reason.NEEDS_PYAV
 
 
 def test_pictures_and_texts_are_not_given_to_ffmpeg() -> None:
-    for content in (b"\x89PNG\r\n\x1a\n" + bytes(500), b"GIF89a" + bytes(500), b"1\n00:00:00,000 --> 00:00:01,000\nrain\n", b"%PDF-1.7\n" * 50):
+    for content in (
+        b"\x89PNG\r\n\x1a\n" + bytes(500),
+        b"GIF89a" + bytes(500),
+        b"1\n00:00:00,000 --> 00:00:01,000\nrain\n",
+        b"%PDF-1.7\n" * 50,
+    ):
         with pytest.raises(RejectedAudio) as caught:
             read_audio(content)
         assert caught.value.reason is Reason.NOT_AUDIO
@@ -183,26 +210,38 @@ def test_mp3_files_of_bare_frames_are_read_to_their_end(
     monkeypatch: pytest.MonkeyPatch,
     without_pyav: Callable[[pytest.MonkeyPatch], None],
 ) -> None:
-    path = made_by_ffmpeg(tmp_path / "a.mp3", "libmp3lame", "mp3", options={"write_xing": "0", "id3v2_version": tag}, **dict(encoder))
+    path = made_by_ffmpeg(
+        tmp_path / "a.mp3", "libmp3lame", "mp3", options={"write_xing": "0", "id3v2_version": tag}, **dict(encoder)
+    )
     with av.open(str(path)) as container:
         expected = np.concatenate([frame.to_ndarray()[0] for frame in container.decode(audio=0)])
     if not is_here:
         without_pyav(monkeypatch)
     recording = read_audio(path, RATE)
-    assert recording.original_duration_s == pytest.approx(193 * 1152 / RATE)  # 5.04 s: the sound and the encoder's delay, in whole frames
-    np.testing.assert_allclose(recording.waveform[:-1], np.clip(expected, -1, 1)[: len(recording.waveform) - 1], atol=1e-5)
+    assert recording.original_duration_s == pytest.approx(
+        193 * 1152 / RATE
+    )  # 5.04 s: the sound and the encoder's delay, in whole frames
+    np.testing.assert_allclose(
+        recording.waveform[:-1], np.clip(expected, -1, 1)[: len(recording.waveform) - 1], atol=1e-5
+    )
 
 
 def test_a_part_of_a_bare_mp3_file_is_at_its_place(tmp_path: Path) -> None:
     path = made_by_ffmpeg(
-        tmp_path / "a.mp3", "libmp3lame", "mp3", options={"write_xing": "0"}, codec_options={"flags": "+qscale", "global_quality": "472"}
+        tmp_path / "a.mp3",
+        "libmp3lame",
+        "mp3",
+        options={"write_xing": "0"},
+        codec_options={"flags": "+qscale", "global_quality": "472"},
     )
     whole = read_audio(path, RATE).waveform
     np.testing.assert_allclose(read_audio(path, RATE, 1.0, start_s=2.0).waveform, whole[2 * RATE : 3 * RATE], atol=1e-4)
 
 
 def test_an_mp3_file_with_its_header_has_the_length_of_the_sound(tmp_path: Path) -> None:
-    assert read_audio(made_by_ffmpeg(tmp_path / "a.mp3", "libmp3lame", "mp3"), RATE).waveform.shape == (round(DURATION_S * RATE),)
+    assert read_audio(made_by_ffmpeg(tmp_path / "a.mp3", "libmp3lame", "mp3"), RATE).waveform.shape == (
+        round(DURATION_S * RATE),
+    )
 
 
 def wav_of(samples: np.ndarray, told_bytes: int) -> bytes:
@@ -260,9 +299,13 @@ def test_of_a_long_wav_file_only_what_is_wanted_is_read(tmp_path: Path) -> None:
     np.testing.assert_allclose(middle.waveform[100:], recording.waveform[100:], atol=1e-3)  # every 10 s are alike
 
 
-def test_what_is_longer_than_is_held_at_once_is_decoded_twice_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_longer_than_is_held_at_once_is_decoded_twice_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "long.wav"
-    soundfile.write(path, np.stack([sound(duration_s=30.0), -sound(duration_s=30.0) + 0.1], axis=1), RATE, subtype="PCM_16")
+    soundfile.write(
+        path, np.stack([sound(duration_s=30.0), -sound(duration_s=30.0) + 0.1], axis=1), RATE, subtype="PCM_16"
+    )
     held = read_audio(path)
     monkeypatch.setattr("soundstorm.audio.files._HELD_VALUES", 1000)
     again = read_audio(path)
@@ -278,7 +321,9 @@ def test_windows_of_a_recording_are_parts_of_it_without_a_seam(tmp_path: Path) -
     np.testing.assert_allclose(np.concatenate(parts)[50:-50], whole[50:-50], atol=1e-4)
 
 
-@pytest.mark.parametrize(("format", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")])
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III")]
+)
 def test_the_length_of_a_recording_is_that_of_its_header(format: str, subtype: str, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a", sound(), RATE, format=format, subtype=subtype)
     assert duration_of(tmp_path / "a") == pytest.approx(DURATION_S)

@@ -8,11 +8,14 @@ from soundstorm.audio.spectra import mel_bands
 
 
 @pytest.mark.parametrize(
-    ("n_fft", "num_bands", "sample_rate"), [(1024, 80, 24_000), (1024, 64, 24_000), (512, 64, 24_000), (2048, 128, 44_100), (256, 10, 1_000)]
+    ("n_fft", "num_bands", "sample_rate"),
+    [(1024, 80, 24_000), (1024, 64, 24_000), (512, 64, 24_000), (2048, 128, 44_100), (256, 10, 1_000)],
 )
 def test_it_is_torchaudios_to_the_bit(n_fft: int, num_bands: int, sample_rate: int) -> None:
     functional = pytest.importorskip("torchaudio.functional")  # which encodec brings
-    expected = functional.melscale_fbanks(n_fft // 2 + 1, 0.0, sample_rate / 2, num_bands, sample_rate, norm=None, mel_scale="slaney")
+    expected = functional.melscale_fbanks(
+        n_fft // 2 + 1, 0.0, sample_rate / 2, num_bands, sample_rate, norm=None, mel_scale="slaney"
+    )
     assert torch.equal(mel_bands(n_fft, num_bands, sample_rate), expected)
 
 

@@ -25,7 +25,9 @@ def features(clip: np.ndarray) -> np.ndarray:
     bands = [power[(frequency_hz >= low) & (frequency_hz < high)].sum() for low, high in pairwise(edges_hz)]
     envelope = np.sqrt(np.mean(clip[: len(clip) // 441 * 441].reshape(-1, 441) ** 2, axis=1))
     spread, change = envelope.std() / envelope.mean(), np.abs(np.diff(envelope)).mean() / envelope.mean()
-    return np.array([*(np.log10(np.array(bands) / power.sum() + 1e-6)), 2 * np.log10(spread), 2 * np.log10(change + 1e-3)])
+    return np.array(
+        [*(np.log10(np.array(bands) / power.sum() + 1e-6)), 2 * np.log10(spread), 2 * np.log10(change + 1e-3)]
+    )
 
 
 def test_there_are_ten_classes_in_alphabetical_order() -> None:
@@ -54,7 +56,9 @@ def test_a_clip_depends_on_class_and_seed_only(category: str) -> None:
 
 
 def test_classes_can_be_told_apart_and_clips_of_one_class_vary() -> None:
-    clips = {category: np.stack([features(synthesize(category, seed, 1.5)) for seed in range(7)]) for category in CLASSES}
+    clips = {
+        category: np.stack([features(synthesize(category, seed, 1.5)) for seed in range(7)]) for category in CLASSES
+    }
     centres = np.stack([clips[category][:4].mean(axis=0) for category in CLASSES])
     right = 0
     for label, category in enumerate(CLASSES):

@@ -1,4 +1,5 @@
-"""Figures of a classification against numbers worked out by hand: accuracy by fold and class, confusions, calibration, and two runs compared."""
+"""Figures of a classification against numbers worked out by hand: accuracy by fold and class, confusions, calibration,
+and two runs compared."""
 
 import math
 from typing import Any
@@ -58,7 +59,10 @@ def test_each_class_has_its_own_accuracy_and_one_without_clips_has_none() -> Non
 def test_confusions_are_counted_and_the_most_frequent_come_first() -> None:
     result = classify_predictions(table(ROWS), CATEGORIES)
     assert result.confusion == [[2, 0, 0], [2, 2, 0], [0, 2, 0]]
-    assert [(pair.category, pair.predicted, pair.clips, pair.share) for pair in result.pairs] == [("rain", "dog", 2, 0.5), ("siren", "rain", 2, 1.0)]
+    assert [(pair.category, pair.predicted, pair.clips, pair.share) for pair in result.pairs] == [
+        ("rain", "dog", 2, 0.5),
+        ("siren", "rain", 2, 1.0),
+    ]
 
 
 def test_calibration_compares_confidence_and_accuracy_in_ranges_that_hold_their_upper_edge() -> None:
@@ -90,7 +94,9 @@ def test_a_classifier_that_is_right_as_often_as_it_is_sure_has_no_calibration_er
         ([(1, 0, 0, float("nan"))], {}, "not from 0 to 1"),
     ],
 )
-def test_a_table_that_cannot_be_measured_is_refused(rows: list[tuple[int, int, int, float]], changes: dict[str, Any], message: str) -> None:
+def test_a_table_that_cannot_be_measured_is_refused(
+    rows: list[tuple[int, int, int, float]], changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(SoundStormError, match=f"here: .*{message}"):
         classify_predictions(table(rows, **changes), CATEGORIES, "here")
 
@@ -105,7 +111,8 @@ def test_an_empty_table_is_refused() -> None:
 
 def test_two_runs_are_compared_fold_by_fold_on_the_same_clips() -> None:
     better = [
-        (fold, label, label, 0.9) if number in (2, 4, 5, 6) else (fold, label, guess, 0.9) for number, (fold, label, guess, _) in enumerate(ROWS)
+        (fold, label, label, 0.9) if number in (2, 4, 5, 6) else (fold, label, guess, 0.9)
+        for number, (fold, label, guess, _) in enumerate(ROWS)
     ]
     found = compare(table(better), table(ROWS), "other")
     assert found.folds == {1: (1.0, 0.75), 2: (0.75, 0.25)} and found.better_folds == 2

@@ -24,14 +24,18 @@ def test_classes_without_clips_are_named_for_training_and_test() -> None:
         "2 of 3 classes ('rain', 'siren') had no clip to test with",
     ]
     many = [f"c{number}" for number in range(50)]
-    assert accuracy_caveats(many, 40, {"c0": 40}) == ["49 of 50 classes ('c1', 'c2', 'c3' and 46 others) had no clip to test with"]
+    assert accuracy_caveats(many, 40, {"c0": 40}) == [
+        "49 of 50 classes ('c1', 'c2', 'c3' and 46 others) had no clip to test with"
+    ]
 
 
 def test_few_clips_come_with_the_interval_of_the_share() -> None:
     [told] = accuracy_caveats(["dog", "rain"], 6, {"dog": 3, "rain": 3})
     assert told == "6 clips leave it anywhere from 61% to 100% (95% confidence)"
     assert with_caveats("6 of 6 (100.0%)", [told]) == f"6 of 6 (100.0%), which says little: {told}"
-    assert accuracy_caveats(["dog", "rain"], 0, {"dog": 1}, None)[1].startswith("1 clip leaves it anywhere from 0% to 79%")
+    assert accuracy_caveats(["dog", "rain"], 0, {"dog": 1}, None)[1].startswith(
+        "1 clip leaves it anywhere from 0% to 79%"
+    )
 
 
 @pytest.mark.parametrize(("right", "clips"), [(0, 1), (1, 1), (6, 6), (3, 20), (75, 80)])

@@ -1,4 +1,5 @@
-"""The audio classifier: spectra with known answers, rows that do not depend on their company, files that come back, training that learns."""
+"""The audio classifier: spectra with known answers, rows that do not depend on their company, files that come back,
+training that learns."""
 
 import hashlib
 import io
@@ -13,14 +14,22 @@ from safetensors.torch import load, save
 
 from soundstorm.audio.files import read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
-from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
+from soundstorm.classification.cnn import (
+    AudioClassifier,
+    AudioClassifierConfig,
+    TrainedClassifier,
+    load_classifier,
+    save_classifier,
+)
 from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 
 SMALL = AudioClassifierConfig(widths=(8, 16, 32), mel_bands=32, embedding=16)
 SHORT = AudioClassifierTrainingConfig(epochs=60, batch_size=8, window_s=1.0, lr=3e-3, precision="fp32")
-PLAIN = replace(SHORT, speed_octaves=0, pitch_bands=0, gain_db=0, equalizer_db=0, mix_share=0, band_masks=0, frame_masks=0)
+PLAIN = replace(
+    SHORT, speed_octaves=0, pitch_bands=0, gain_db=0, equalizer_db=0, mix_share=0, band_masks=0, frame_masks=0
+)
 """No variation but where the window begins."""
 
 
@@ -37,7 +46,9 @@ def network(config: AudioClassifierConfig = SMALL) -> AudioClassifier:
 
 
 def trained(model: AudioClassifier) -> TrainedClassifier:
-    return TrainedClassifier(model=model.eval(), categories=["a", "b"], dataset="synthetic", held_out_fold=5, accuracy=None, sha256="")
+    return TrainedClassifier(
+        model=model.eval(), categories=["a", "b"], dataset="synthetic", held_out_fold=5, accuracy=None, sha256=""
+    )
 
 
 @pytest.fixture(scope="module")
@@ -149,10 +160,21 @@ def with_about(content: bytes, **changes: object) -> bytes:
         (lambda content: content[:-100], "not a classifier"),
         (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-block-codec-2'"),
         (lambda content: with_about(content, categories="two"), "its categories are not a list of names"),
-        (lambda content: with_about(content, categories=["a", "b", "c"]), r"'head.bias' has shape \(2,\), its architecture \(3,\)"),
+        (
+            lambda content: with_about(content, categories=["a", "b", "c"]),
+            r"'head.bias' has shape \(2,\), its architecture \(3,\)",
+        ),
         (lambda content: with_about(content, architecture={"depth": 3}), "architecture: unknown setting 'depth'"),
-        (lambda content: with_about(content, architecture=replace(SMALL, widths=(8, 16)).to_dict()), "parameters differ"),
-        (lambda content: bytes(save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))), "not finite"),
+        (
+            lambda content: with_about(content, architecture=replace(SMALL, widths=(8, 16)).to_dict()),
+            "parameters differ",
+        ),
+        (
+            lambda content: bytes(
+                save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))
+            ),
+            "not finite",
+        ),
     ],
 )
 def test_a_file_that_is_no_classifier_is_one_clear_message(damage: object, message: str, saved: Path) -> None:
@@ -199,9 +221,13 @@ def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(clips: l
     assert trainer.learning_rate() == pytest.approx(0, abs=1e-9)
 
 
-def test_a_run_that_diverges_ends_with_the_option_to_blame_and_weights_that_are_numbers(clips: list[np.ndarray]) -> None:
+def test_a_run_that_diverges_ends_with_the_option_to_blame_and_weights_that_are_numbers(
+    clips: list[np.ndarray],
+) -> None:
     trainer = AudioClassifierTrainer(network(), replace(SHORT, lr=1e30), clips, [0, 1] * 4)
-    with pytest.raises(SoundStormError, match=r"training diverged: the gradient is (nan|inf) in step \d+; lower --lr \(it is 1e\+30\)"):
+    with pytest.raises(
+        SoundStormError, match=r"training diverged: the gradient is (nan|inf) in step \d+; lower --lr \(it is 1e\+30\)"
+    ):
         for _ in range(trainer.total_steps):
             trainer.step()
     assert all(bool(value.isfinite().all()) for value in trainer.model.parameters())
@@ -218,10 +244,14 @@ def test_a_resumed_run_makes_the_same_next_step(clips: list[np.ndarray]) -> None
     resumed.load_state_dict(torch.load(file, weights_only=True))
     torch.rand(7)  # what else draws from the global generator does not matter
     assert resumed.step() == trainer.step()
-    assert all(torch.equal(value, trainer.model.state_dict()[name]) for name, value in resumed.model.state_dict().items())
+    assert all(
+        torch.equal(value, trainer.model.state_dict()[name]) for name, value in resumed.model.state_dict().items()
+    )
 
 
-def test_an_example_is_a_window_of_its_clip_from_anywhere_that_goes_on_at_the_beginning(clips: list[np.ndarray]) -> None:
+def test_an_example_is_a_window_of_its_clip_from_anywhere_that_goes_on_at_the_beginning(
+    clips: list[np.ndarray],
+) -> None:
     trainer = AudioClassifierTrainer(network(), replace(PLAIN, window_s=2.0), clips, [0, 1] * 4)
     log_MT = trainer.log_powers[0].float()
     window_MT = trainer._varied(trainer.log_powers[0], np.random.default_rng(0))
@@ -234,7 +264,10 @@ def test_gain_and_pitch_move_the_spectrum_as_far_as_they_say() -> None:
     clips = [clip(CLASSES[0])]
     trainer = AudioClassifierTrainer(network(), replace(PLAIN, gain_db=6.0, pitch_bands=0.0), clips, [0])
     log_MT = trainer.log_powers[0].float()
-    moved_db = [float((trainer._varied(log_MT, np.random.default_rng(seed)).mean() - log_MT[:, :75].mean()) * 10 / np.log(10)) for seed in range(50)]
+    moved_db = [
+        float((trainer._varied(log_MT, np.random.default_rng(seed)).mean() - log_MT[:, :75].mean()) * 10 / np.log(10))
+        for seed in range(50)
+    ]
     assert -8 < min(moved_db) < -4 and 4 < max(moved_db) < 8
     trainer.config = replace(PLAIN, pitch_bands=4.0)
     ramp_MT = torch.arange(32.0)[:, None].expand(32, 76)
@@ -265,7 +298,9 @@ def test_masks_are_silent_stretches_no_longer_than_allowed(clips: list[np.ndarra
 
 def test_workers_share_an_epoch_in_which_every_clip_occurs(clips: list[np.ndarray]) -> None:
     config = replace(PLAIN, batch_size=3)
-    workers = [AudioClassifierTrainer(network(), config, clips, [0, 1] * 4, rank=rank, num_workers=2) for rank in (0, 1)]
+    workers = [
+        AudioClassifierTrainer(network(), config, clips, [0, 1] * 4, rank=rank, num_workers=2) for rank in (0, 1)
+    ]
     assert workers[0].steps_per_epoch == 2
     seen = []
     for step in range(2):
@@ -280,7 +315,12 @@ def test_workers_share_an_epoch_in_which_every_clip_occurs(clips: list[np.ndarra
 
 @pytest.mark.parametrize(
     ("labels", "lengths", "message"),
-    [([], [], "0 clips and 0 labels"), ([0], [100, 100], "2 clips and 1 labels"), ([0], [0], "none of them empty"), ([2], [100], "labels 2 to 2")],
+    [
+        ([], [], "0 clips and 0 labels"),
+        ([0], [100, 100], "2 clips and 1 labels"),
+        ([0], [0], "none of them empty"),
+        ([2], [100], "labels 2 to 2"),
+    ],
 )
 def test_clips_that_cannot_be_trained_on_are_refused(labels: list[int], lengths: list[int], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
@@ -301,7 +341,11 @@ def test_the_packaged_classifier_names_real_recordings_that_it_has_not_seen(esc5
     classifier = load_classifier()
     numbers = {"dog": 0, "rooster": 1, "rain": 10, "sea_waves": 11, "crackling_fire": 12}
     numbers |= {"crying_baby": 20, "sneezing": 21, "clock_tick": 38, "helicopter": 40, "chainsaw": 41}
-    files = [(path, name) for name, number in numbers.items() for path in sorted((esc50 / "audio").glob(f"5-*-{number}.*"))[:2]]
+    files = [
+        (path, name)
+        for name, number in numbers.items()
+        for path in sorted((esc50 / "audio").glob(f"5-*-{number}.*"))[:2]
+    ]
     probabilities = classifier.predict([to_pcm16(read_audio(path).waveform) for path, _ in files])
     right = [classifier.categories[row.argmax()] == name for row, (_, name) in zip(probabilities, files, strict=True)]
     assert len(files) == 20 and sum(right) >= 17

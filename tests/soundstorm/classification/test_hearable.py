@@ -10,7 +10,9 @@ from soundstorm.classification.hearable import SILENCE_DB, Unheard, unheard
 def sine(level_db: float, duration_s: float = 1.0) -> np.ndarray:
     """A tone of this RMS, in dB of full scale, as a 16-bit clip at 24 kHz."""
     peak = 32768 * np.sqrt(2) * 10 ** (level_db / 20)
-    return np.rint(peak * np.sin(2 * np.pi * 440 * np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE)).astype(np.int16)
+    return np.rint(peak * np.sin(2 * np.pi * 440 * np.arange(round(duration_s * SAMPLE_RATE)) / SAMPLE_RATE)).astype(
+        np.int16
+    )
 
 
 @pytest.mark.parametrize(
@@ -26,7 +28,9 @@ def sine(level_db: float, duration_s: float = 1.0) -> np.ndarray:
         (np.full(SAMPLE_RATE, -32768, np.int16), None),
     ],
 )
-def test_silence_and_what_is_too_short_are_told_from_what_can_be_named(clip: np.ndarray, expected: Unheard | None) -> None:
+def test_silence_and_what_is_too_short_are_told_from_what_can_be_named(
+    clip: np.ndarray, expected: Unheard | None
+) -> None:
     assert unheard(clip) is expected
 
 

@@ -1,4 +1,5 @@
-"""The token classifier: padding that is inert, the generator's own stages, the codec's own vectors, files that come back."""
+"""The token classifier: padding that is inert, the generator's own stages, the codec's own vectors, files that come
+back."""
 
 import hashlib
 import json
@@ -12,7 +13,13 @@ from safetensors.torch import load, save
 
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
-from soundstorm.classification.token_classifier import FORMAT, Origin, TrainedTokenClassifier, load_token_classifier, save_token_classifier
+from soundstorm.classification.token_classifier import (
+    FORMAT,
+    Origin,
+    TrainedTokenClassifier,
+    load_token_classifier,
+    save_token_classifier,
+)
 from soundstorm.classification.token_network import AttentiveStatistics, ReadoutConfig, TokenClassifier
 from soundstorm.codec.block_codec import BlockCodec
 from soundstorm.codec.codec import Codec
@@ -34,7 +41,8 @@ def codec(tiny_codec: Path) -> Codec:
 
 
 def network(codec: Codec, readout: ReadoutConfig = READOUT) -> TokenClassifier:
-    """A small network for two categories; its weights are random and always the same, and its running statistics those of some training."""
+    """A small network for two categories; its weights are random and always the same, and its running statistics those
+    of some training."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TokenClassifier(2, SMALL, readout)
@@ -99,7 +107,9 @@ def test_a_clip_hears_what_the_generator_makes_of_it_without_a_class(codec: Code
     model.start_from(generator.state_dict())
     torch.nn.init.constant_(model.stage_weight[:-1], -100.0)  # the last stage alone
     frames_BTD = model.frames(model.embed(codes_1QT, mask_BT))
-    torch.testing.assert_close(frames_BTD, generator.hidden(codes_1QT, torch.tensor([generator.no_class]), mask_BT), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        frames_BTD, generator.hidden(codes_1QT, torch.tensor([generator.no_class]), mask_BT), atol=1e-5, rtol=1e-4
+    )
 
 
 def test_the_vectors_of_a_frames_codes_add_up_to_what_the_codec_decodes_from(codec: Codec) -> None:
@@ -137,7 +147,12 @@ def test_attention_takes_the_mean_and_the_deviation_of_the_frames_that_it_weight
 
 def test_a_prediction_does_not_depend_on_the_clips_beside_it(codec: Codec) -> None:
     classifier = trained(codec)
-    clips = [*(clip(category) for category in CLASSES[:3]), clip(CLASSES[3], 1.5), clip(CLASSES[4], 0.2), clip(CLASSES[4], 12.0)]
+    clips = [
+        *(clip(category) for category in CLASSES[:3]),
+        clip(CLASSES[3], 1.5),
+        clip(CLASSES[4], 0.2),
+        clip(CLASSES[4], 12.0),
+    ]
     together = classifier.predict(clips)
     assert together.shape == (6, 2) and together.dtype == np.float32
     np.testing.assert_allclose(together.sum(1), 1, atol=1e-5)
@@ -152,7 +167,9 @@ def test_a_prediction_is_that_of_the_clips_codes(codec: Codec) -> None:
     classifier, samples = trained(codec), clip(CLASSES[0])
     [row] = classifier.predict_codes(codec.encode_clips([from_pcm16(samples)]))
     np.testing.assert_array_equal(classifier.predict([samples])[0], row)
-    np.testing.assert_array_equal(classifier.predict([samples[:9_000]]), classifier.predict([np.tile(samples[:9_000], 3)]))
+    np.testing.assert_array_equal(
+        classifier.predict([samples[:9_000]]), classifier.predict([np.tile(samples[:9_000], 3)])
+    )
 
 
 # ---- files
@@ -178,11 +195,16 @@ def test_a_saved_classifier_comes_back_with_what_is_known_of_it(saved: bytes, co
 
 def test_categories_that_do_not_fit_the_outputs_are_refused(codec: Codec, tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match="1 categories, but the classifier has 2 outputs"):
-        save_token_classifier(tmp_path / "c", network(codec), categories=["a"], dataset="synthetic", origin=origin(codec))
+        save_token_classifier(
+            tmp_path / "c", network(codec), categories=["a"], dataset="synthetic", origin=origin(codec)
+        )
 
 
 def test_another_codec_is_refused(saved: bytes) -> None:
-    with pytest.raises(SoundStormError, match=rf"it was made with codec 'tiny' .* but the codec in use is '{load_codec().fingerprint.name}'"):
+    with pytest.raises(
+        SoundStormError,
+        match=rf"it was made with codec 'tiny' .* but the codec in use is '{load_codec().fingerprint.name}'",
+    ):
         load_token_classifier(saved, "it", lambda _: load_codec())
 
 
@@ -209,22 +231,43 @@ def architecture(network: ModelConfig = SMALL, readout: ReadoutConfig = READOUT)
         (lambda content: content[:-100], "not a classifier"),
         (lambda content: packaged_codec_bytes(), "its format is 'soundstorm-block-codec-2'"),
         (lambda content: with_about(content, categories="two"), "its categories are not a list of names"),
-        (lambda content: with_about(content, categories=["a", "b", "c"]), r"'head.bias' has shape \(2,\), its architecture \(3,\)"),
+        (
+            lambda content: with_about(content, categories=["a", "b", "c"]),
+            r"'head.bias' has shape \(2,\), its architecture \(3,\)",
+        ),
         (lambda content: with_about(content, architecture=architecture(replace(SMALL, depth=3))), "parameters differ"),
-        (lambda content: with_about(content, architecture=architecture(replace(SMALL, num_levels=4))), "its network hears 4x1024 codes"),
-        (lambda content: with_about(content, architecture=architecture(readout=replace(READOUT, heads=3))), "heads is 3: give a divisor of width 16"),
-        (lambda content: with_about(content, architecture={"network": 3, "readout": 4}), "network is not a table of settings"),
+        (
+            lambda content: with_about(content, architecture=architecture(replace(SMALL, num_levels=4))),
+            "its network hears 4x1024 codes",
+        ),
+        (
+            lambda content: with_about(content, architecture=architecture(readout=replace(READOUT, heads=3))),
+            "heads is 3: give a divisor of width 16",
+        ),
+        (
+            lambda content: with_about(content, architecture={"network": 3, "readout": 4}),
+            "network is not a table of settings",
+        ),
         (lambda content: with_about(content, codec={"name": "x"}), "no codec fingerprint"),
         (lambda content: with_about(content, codec=3), "not a classifier"),
         (lambda content: with_about(content, mode="asleep"), "its mode is 'asleep'"),
         (lambda content: with_about(content, generator_sha256=[]), "generator_sha256 or teacher_sha256 no text"),
-        (lambda content: bytes(save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))), "not finite"),
+        (
+            lambda content: bytes(
+                save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))
+            ),
+            "not finite",
+        ),
     ],
 )
-def test_a_file_that_is_no_classifier_is_one_clear_message(damage: object, message: str, saved: bytes, codec: Codec) -> None:
+def test_a_file_that_is_no_classifier_is_one_clear_message(
+    damage: object, message: str, saved: bytes, codec: Codec
+) -> None:
     with pytest.raises(SoundStormError, match=message) as raised:
         load_token_classifier(damage(saved), "its file", lambda _: codec)  # type: ignore[operator]
-    assert str(raised.value).startswith("its file: not a classifier") and "soundstorm train-classifier" in str(raised.value)
+    assert str(raised.value).startswith("its file: not a classifier") and "soundstorm train-classifier" in str(
+        raised.value
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +283,9 @@ def test_embeddings_start_from_the_vectors_of_the_codec() -> None:
     codec = load_codec(packaged_codec_bytes())
     torch.manual_seed(3)
     levels, size = codec.fingerprint.num_levels, codec.fingerprint.codebook_size
-    model = SoundStorm(ModelConfig(width=64, depth=1, heads=2, kernel=5, ff_mult=2, num_classes=3, **shape_of(codec.fingerprint)))
+    model = SoundStorm(
+        ModelConfig(width=64, depth=1, heads=2, kernel=5, ff_mult=2, num_classes=3, **shape_of(codec.fingerprint))
+    )
     before_QKD = model.code_embedding.weight.detach().clone().view(levels, size + 1, 64)
     start_embeddings(model, codec)
     after_QKD = model.code_embedding.weight.detach().view(levels, size + 1, 64)

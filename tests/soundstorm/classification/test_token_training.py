@@ -51,22 +51,31 @@ def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
     return model
 
 
-def trainer(codec: Codec, recordings: list[np.ndarray], mode: Mode = "scratch", config: Any = SHORT, **place: Any) -> TokenClassifierTrainer:
-    return TokenClassifierTrainer(network(codec, 0 if mode == "frozen" else 16), codec, mode, config, recordings, LABELS, **place)
+def trainer(
+    codec: Codec, recordings: list[np.ndarray], mode: Mode = "scratch", config: Any = SHORT, **place: Any
+) -> TokenClassifierTrainer:
+    return TokenClassifierTrainer(
+        network(codec, 0 if mode == "frozen" else 16), codec, mode, config, recordings, LABELS, **place
+    )
 
 
 def weights(run: TokenClassifierTrainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.model.state_dict().items()}
 
 
-def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings)
     losses = [run.step()["loss"] for _ in range(run.total_steps)]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
     assert run.learning_rate() == pytest.approx(0, abs=1e-9)
     new = codec.encode_clips([from_pcm16(sound) for sound in sounds(range(100, 110))])
     model = run.averaged()
-    scores = [model(torch.from_numpy(clip.astype(np.int64))[None], torch.ones(1, clip.shape[1], dtype=torch.bool)) for clip in new]
+    scores = [
+        model(torch.from_numpy(clip.astype(np.int64))[None], torch.ones(1, clip.shape[1], dtype=torch.bool))
+        for clip in new
+    ]
     right = [int(score.argmax()) == number % 2 for number, score in enumerate(scores)]
     assert len(right) == 20 and sum(right) >= 17
 
@@ -87,7 +96,9 @@ def test_a_resumed_run_makes_the_same_next_step(mode: Mode, codec: Codec, record
     assert all(torch.equal(value, run.ema.average[name]) for name, value in resumed.ema.average.items())
 
 
-def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings, "frozen")
     before = weights(run)
     for _ in range(2):
@@ -107,11 +118,17 @@ def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec
     names = {id(value): name for name, value in run.model.named_parameters()}
     trained = {names[id(value)] for group in run.optimizer.param_groups for value in group["params"]}
     assert trained == {name for name, _ in run.model.named_parameters()}
-    decayed = {names[id(value)] for group in run.optimizer.param_groups if group["weight_decay"] for value in group["params"]}
-    assert "head.weight" in decayed and not any("embedding" in name or "bias" in name or "depthwise" in name for name in decayed)
+    decayed = {
+        names[id(value)] for group in run.optimizer.param_groups if group["weight_decay"] for value in group["params"]
+    }
+    assert "head.weight" in decayed and not any(
+        "embedding" in name or "bias" in name or "depthwise" in name for name in decayed
+    )
 
 
-def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_the_published_preset_has_no_variation_and_one_learning_rate(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     published = PRESETS["published"]
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
     run = trainer(codec, recordings, "fine-tuned", replace(published, batch_size=4, precision="fp32"))
@@ -127,10 +144,15 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(codec: Code
         [expected_QT] = codec.encode_clips([clip_N])
         np.testing.assert_array_equal(codes_QT[:, : expected_QT.shape[1]], expected_QT)
     run.step()
-    assert all(torch.equal(value, dict(run.model.named_parameters())[name]) for name, value in run.averaged().named_parameters())
+    assert all(
+        torch.equal(value, dict(run.model.named_parameters())[name])
+        for name, value in run.averaged().named_parameters()
+    )
 
 
-def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings, config=replace(PLAIN, window_s=4 / 3))
     rng = np.random.default_rng(0)
     (first,), _ = run._heard(np.array([0]), rng)
@@ -139,7 +161,9 @@ def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(codec: Co
     assert run._encoded([first, second], np.array([0, 0]), rng).codes_BQT.shape == (2, 8, 100)
 
 
-def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings, config=replace(PLAIN, frame_masks=1, mask_share=0.2, level_drop_share=0.5))
     rng = np.random.default_rng(0)
     masked = np.stack([run._masked(np.zeros((8, 60), np.uint16), rng) for _ in range(400)]) == 1024
@@ -170,7 +194,9 @@ def test_silence_is_not_mixed_with_anything(codec: Codec, recordings: list[np.nd
 
 def test_a_teacher_is_agreed_with_where_its_opinion_counts_alone(codec: Codec, recordings: list[np.ndarray]) -> None:
     """The teacher takes every sound for the second, whatever its label."""
-    teacher = AudioClassifier(2, AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=8)).eval().requires_grad_(False)
+    teacher = (
+        AudioClassifier(2, AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=8)).eval().requires_grad_(False)
+    )
     torch.nn.init.zeros_(teacher.head.weight)
     teacher.head.bias.copy_(torch.tensor([0.0, 4.0]))
     run = trainer(codec, recordings, config=replace(SHORT, teacher_share=1.0, lr=5e-2), teacher=teacher)
@@ -178,10 +204,19 @@ def test_a_teacher_is_agreed_with_where_its_opinion_counts_alone(codec: Codec, r
     assert np.mean(losses[-3:]) < 0.2 * np.mean(losses[:3])
     model = run.averaged()
     for codes in codec.encode_clips([from_pcm16(recording) for recording in recordings[:4]]):
-        assert int(model(torch.from_numpy(codes.astype(np.int64))[None], torch.ones(1, codes.shape[1], dtype=torch.bool)).argmax()) == 1
+        assert (
+            int(
+                model(
+                    torch.from_numpy(codes.astype(np.int64))[None], torch.ones(1, codes.shape[1], dtype=torch.bool)
+                ).argmax()
+            )
+            == 1
+        )
 
 
-def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings, config=replace(SHORT, teacher_temperature=2.0))
     own_BC, taught_BC = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     p, q = (taught_BC / 2).softmax(1), (own_BC / 2).softmax(1)
@@ -190,7 +225,9 @@ def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(
 
 
 def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, recordings: list[np.ndarray]) -> None:
-    workers = [trainer(codec, recordings, config=replace(PLAIN, batch_size=3), rank=rank, num_workers=2) for rank in (0, 1)]
+    workers = [
+        trainer(codec, recordings, config=replace(PLAIN, batch_size=3), rank=rank, num_workers=2) for rank in (0, 1)
+    ]
     assert workers[0].steps_per_epoch == 2
     seen = []
     for step in range(2):
@@ -201,7 +238,9 @@ def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, recordi
     assert set(np.concatenate(seen)) == set(range(8))
 
 
-def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
     run = trainer(codec, recordings)
     torch.nn.init.constant_(run.model.head.bias, torch.inf)
     before = weights(run)
@@ -219,9 +258,13 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(
         ([2], [9], "labels 2 to 2"),
     ],
 )
-def test_recordings_that_cannot_be_trained_on_are_refused(codec: Codec, labels: list[int], lengths: list[int], message: str) -> None:
+def test_recordings_that_cannot_be_trained_on_are_refused(
+    codec: Codec, labels: list[int], lengths: list[int], message: str
+) -> None:
     with pytest.raises(SoundStormError, match=message):
-        TokenClassifierTrainer(network(codec), codec, "scratch", SHORT, [np.zeros(length, np.int16) for length in lengths], labels)
+        TokenClassifierTrainer(
+            network(codec), codec, "scratch", SHORT, [np.zeros(length, np.int16) for length in lengths], labels
+        )
 
 
 def test_a_step_of_one_clip_is_refused(codec: Codec, recordings: list[np.ndarray]) -> None:

@@ -1,4 +1,5 @@
-"""Windows of long clips: all of one length, none too long, nothing left out; a clip's probabilities are the means of theirs."""
+"""Windows of long clips: all of one length, none too long, nothing left out; a clip's probabilities are the means of
+theirs."""
 
 import numpy as np
 from hypothesis import given

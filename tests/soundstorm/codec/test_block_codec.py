@@ -37,7 +37,16 @@ def test_every_block_length_spends_80_bits_a_frame(frames_per_block: int, levels
 
 
 @pytest.mark.parametrize(
-    "setting", [{"frames_per_block": 3}, {"dims": 81}, {"hop": 322}, {"highest_hz": 13_000}, {"num_levels": 0}, {"texture": "much"}, {"beam": True}]
+    "setting",
+    [
+        {"frames_per_block": 3},
+        {"dims": 81},
+        {"hop": 322},
+        {"highest_hz": 13_000},
+        {"num_levels": 0},
+        {"texture": "much"},
+        {"beam": True},
+    ],
 )
 def test_a_setting_that_cannot_work_is_refused_by_name(setting: dict[str, object]) -> None:
     with pytest.raises(SoundStormError, match=f"codec setting {next(iter(setting))}"):
@@ -88,7 +97,12 @@ def test_a_codec_comes_back_from_its_file(small_codec: BlockCodec, sounds: list[
     path.write_bytes(files.to_bytes(small_codec, "small", "fitted to synthetic sounds"))
     codec = load_codec(path)
     fingerprint = codec.fingerprint
-    assert (fingerprint.name, fingerprint.frame_rate, fingerprint.num_levels, fingerprint.codebook_size) == ("small", 37.5, 3, 64)
+    assert (fingerprint.name, fingerprint.frame_rate, fingerprint.num_levels, fingerprint.codebook_size) == (
+        "small",
+        37.5,
+        3,
+        64,
+    )
     assert fingerprint.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     codes_QC = codec.encode_clips([sounds[0]])[0]
     np.testing.assert_array_equal(codes_QC, small_codec.encode(sounds[0]))
@@ -100,7 +114,9 @@ def test_a_codec_comes_back_from_its_file(small_codec: BlockCodec, sounds: list[
 
 def test_a_file_says_what_the_codec_was_fitted_to(small_codec: BlockCodec) -> None:
     learned = TrainedOn(outside=("synthetic sounds",))
-    said, unsaid = (files.to_bytes(small_codec, "small", "fitted to esc10", trained_on) for trained_on in (learned, None))
+    said, unsaid = (
+        files.to_bytes(small_codec, "small", "fitted to esc10", trained_on) for trained_on in (learned, None)
+    )
     assert (provenance_of_codec(said), provenance_of_codec(unsaid)) == (learned, MISSING)
     assert load_codec(said).fingerprint.name == "small"
 
@@ -167,9 +183,12 @@ def test_samples_are_the_same_alone_in_batches_and_in_windows(small_codec: Block
     codes = [rng.integers(64, size=(3, columns)).astype(np.uint16) for columns in (1, 40, 40, 40, 130, 40, 211)]
     seeds = [0, 1, 2, 1 << 62, 4, 1, 6]
     together = [_sha256(wave_N) for wave_N in codec.decode_clips(codes, seeds)]
-    assert together == [_sha256(small_codec.decode(codes_QC, seed)) for codes_QC, seed in zip(codes, seeds, strict=True)]
+    assert together == [
+        _sha256(small_codec.decode(codes_QC, seed)) for codes_QC, seed in zip(codes, seeds, strict=True)
+    ]
     windows = [
-        np.concatenate(list(small_codec.decode_stream(np.array_split(codes_QC, 5, 1), seed))) for codes_QC, seed in zip(codes, seeds, strict=True)
+        np.concatenate(list(small_codec.decode_stream(np.array_split(codes_QC, 5, 1), seed)))
+        for codes_QC, seed in zip(codes, seeds, strict=True)
     ]
     assert together == [_sha256(wave_N) for wave_N in windows]
 
@@ -187,7 +206,9 @@ print(hashlib.sha256(codes.tobytes() + pcm.tobytes()).hexdigest())
 """
 
 
-def test_codes_and_samples_are_the_same_in_processes_with_other_thread_counts(small_codec: BlockCodec, tmp_path: Path) -> None:
+def test_codes_and_samples_are_the_same_in_processes_with_other_thread_counts(
+    small_codec: BlockCodec, tmp_path: Path
+) -> None:
     path = tmp_path / "block.safetensors"
     path.write_bytes(files.to_bytes(small_codec, "small", ""))
     commands = [[sys.executable, "-c", PROCESS, str(path), threads] for threads in ("1", "3")]
@@ -214,7 +235,9 @@ def test_an_hour_of_codes_is_decoded_in_the_memory_of_a_window(small_codec: Bloc
 def test_a_clip_of_digital_silence_comes_back_as_digital_silence() -> None:
     config = replace(small_config(4), num_levels=4)
     rng = np.random.default_rng(0)
-    clips = [np.concatenate([0.1 * rng.standard_normal(12_000), np.zeros(24_000)]).astype(np.float32) for _ in range(12)]
+    clips = [
+        np.concatenate([0.1 * rng.standard_normal(12_000), np.zeros(24_000)]).astype(np.float32) for _ in range(12)
+    ]
     state = fitting.fit_codebooks(fitting.pool_of(clips, config, SMALL_FITTING), config, SMALL_FITTING)
     codec = fitting.finish(state, clips[:2], config)
     pcm_N = to_pcm16(codec.decode(codec.encode(np.zeros(24_000, np.float32))))

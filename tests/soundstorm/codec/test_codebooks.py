@@ -48,7 +48,9 @@ def test_a_beam_of_one_takes_the_nearest_code_at_each_level() -> None:
 def test_a_wide_beam_finds_the_best_of_all_sequences() -> None:
     books, points_BD = _books(3, 6, 4), _points(40, 4)
     every = np.array(list(itertools.product(range(6), repeat=3)))
-    all_distances = np.stack([_distance(books, np.repeat(point_D[None], len(every), 0), every) for point_D in points_BD])
+    all_distances = np.stack(
+        [_distance(books, np.repeat(point_D[None], len(every), 0), every) for point_D in points_BD]
+    )
     found = _distance(books, points_BD, _search(books, 64, points_BD))
     np.testing.assert_array_equal(found, all_distances.min(1))
 
@@ -62,7 +64,9 @@ def test_a_wider_beam_comes_nearer() -> None:
 def test_codes_do_not_depend_on_the_points_beside_them() -> None:
     books, points_BD = _books(5, 32, 16), _points(300, 16)
     together = _search(books, 4, points_BD)
-    np.testing.assert_array_equal(np.concatenate([_search(books, 4, part) for part in np.array_split(points_BD, 17)]), together)
+    np.testing.assert_array_equal(
+        np.concatenate([_search(books, 4, part) for part in np.array_split(points_BD, 17)]), together
+    )
 
 
 def test_k_means_finds_clusters_that_lie_apart() -> None:
@@ -75,7 +79,9 @@ def test_k_means_finds_clusters_that_lie_apart() -> None:
 
 
 def test_clusters_without_points_are_moved_to_where_points_are() -> None:
-    points_SD = torch.cat([torch.zeros(5_000, 2), torch.randn(5_000, 2, generator=torch.Generator().manual_seed(0)) + 20])
+    points_SD = torch.cat(
+        [torch.zeros(5_000, 2), torch.randn(5_000, 2, generator=torch.Generator().manual_seed(0)) + 20]
+    )
     centroids_KD = kmeans.fit(points_SD, 64, torch.Generator().manual_seed(1))
     cluster_S = kmeans.nearest(points_SD, centroids_KD)
     assert len(cluster_S.unique()) > 32

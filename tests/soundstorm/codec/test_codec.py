@@ -25,7 +25,10 @@ def codec() -> Codec:
 
 @pytest.fixture(scope="module")
 def clips() -> list[np.ndarray]:
-    return [synthesize(category, seed=1, duration_s=1.0 + 0.5 * (number % 2), sample_rate=24_000) for number, category in enumerate(CLASSES)]
+    return [
+        synthesize(category, seed=1, duration_s=1.0 + 0.5 * (number % 2), sample_rate=24_000)
+        for number, category in enumerate(CLASSES)
+    ]
 
 
 def test_a_clip_of_five_seconds_has_the_levels_and_the_rate_of_the_fingerprint(codec: Codec) -> None:
@@ -93,7 +96,9 @@ def test_codes_out_of_range_are_refused(codec: Codec) -> None:
 def test_the_first_levels_alone_are_a_coarser_sound_of_the_same_length(codec: Codec, clips: list[np.ndarray]) -> None:
     real = clips[0]
     [codes_QT] = codec.encode_clips([real])
-    whole, coarse, coarsest = (codec.decode_clips([codes_QT[:levels]])[0] for levels in (len(codes_QT), len(codes_QT) // 2, 1))
+    whole, coarse, coarsest = (
+        codec.decode_clips([codes_QT[:levels]])[0] for levels in (len(codes_QT), len(codes_QT) // 2, 1)
+    )
     assert whole.shape == coarse.shape == coarsest.shape
     distances = [log_mel_distance(real, wave[: len(real)], codec.sample_rate) for wave in (whole, coarse, coarsest)]
     assert distances == sorted(distances)
@@ -108,7 +113,9 @@ def test_the_fingerprint_is_that_of_the_file(codec: Codec, tmp_path: Path) -> No
     assert codec.network.codebooks.shape[:2] == (codec.fingerprint.num_levels, codec.fingerprint.codebook_size)
 
 
-def test_weights_load_from_a_path_and_from_their_content_with_the_same_codes(tiny_codec: Path, clips: list[np.ndarray]) -> None:
+def test_weights_load_from_a_path_and_from_their_content_with_the_same_codes(
+    tiny_codec: Path, clips: list[np.ndarray]
+) -> None:
     first, second = load_codec(tiny_codec), load_codec(tiny_codec.read_bytes())
     assert first.fingerprint == second.fingerprint
     np.testing.assert_array_equal(first.encode_clips(clips[:1])[0], second.encode_clips(clips[:1])[0])
@@ -140,15 +147,20 @@ def test_damaged_weights_are_refused_with_the_file_and_the_remedy(tiny_codec: Pa
 
 
 @pytest.mark.parametrize("format", ["soundstorm-compact-codec-1", "soundstorm-block-codec-1"])
-def test_a_codec_of_an_earlier_version_is_refused_with_what_it_is_and_what_to_do(format: str, tiny_codec: Path, tmp_path: Path) -> None:
+def test_a_codec_of_an_earlier_version_is_refused_with_what_it_is_and_what_to_do(
+    format: str, tiny_codec: Path, tmp_path: Path
+) -> None:
     (tmp_path / "old.safetensors").write_bytes(_changed(tiny_codec.read_bytes(), format=format, name="compact-24khz"))
     with pytest.raises(SoundStormError) as caught:
         load_codec(tmp_path / "old.safetensors")
     said = str(caught.value)
     assert said.startswith(
-        f"{tmp_path / 'old.safetensors'}: the codec 'compact-24khz' of an earlier version ({format}), which this version cannot read"
+        f"{tmp_path / 'old.safetensors'}: the codec 'compact-24khz' of an earlier version ({format}), which this "
+        "version cannot read"
     )
-    assert all(command in said for command in ("soundstorm train-codec", "soundstorm tokenize", "soundstorm train` again"))
+    assert all(
+        command in said for command in ("soundstorm train-codec", "soundstorm tokenize", "soundstorm train` again")
+    )
 
 
 def test_weights_that_are_not_finite_are_refused(tiny_codec: Path, tmp_path: Path) -> None:
@@ -156,7 +168,9 @@ def test_weights_that_are_not_finite_are_refused(tiny_codec: Path, tmp_path: Pat
     tensors = load_safetensors(data)
     tensors["texture"][0] = float("nan")
     size = int.from_bytes(data[:8], "little")
-    (tmp_path / "nan.safetensors").write_bytes(save_safetensors(tensors, metadata=json.loads(data[8 : 8 + size])["__metadata__"]))
+    (tmp_path / "nan.safetensors").write_bytes(
+        save_safetensors(tensors, metadata=json.loads(data[8 : 8 + size])["__metadata__"])
+    )
     with pytest.raises(SoundStormError, match="not finite"):
         load_codec(tmp_path / "nan.safetensors")
 
@@ -199,10 +213,14 @@ def test_a_pickle_in_place_of_the_official_weights_is_not_executed(tmp_path: Pat
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_long_run_of_equal_clips_is_encoded_in_bounded_batches(tiny_codec: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_run_of_equal_clips_is_encoded_in_bounded_batches(
+    tiny_codec: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     codec, sizes = load_codec(tiny_codec), []
     encode = codec.network.encode_batch
-    monkeypatch.setattr(codec.network, "encode_batch", lambda waveform: (sizes.append(waveform.shape[0]), encode(waveform))[1])
+    monkeypatch.setattr(
+        codec.network, "encode_batch", lambda waveform: (sizes.append(waveform.shape[0]), encode(waveform))[1]
+    )
     clips = [np.full(24_000, 0.01 * number, dtype=np.float32) for number in range(70)]
     codes = codec.encode_clips(clips)
     assert max(sizes) <= 30

@@ -45,7 +45,8 @@ def test_values_are_whole_multiples_of_the_grid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("frames_per_block", "samples", "frames"), [(1, 120_000, 375), (2, 120_000, 376), (4, 120_000, 376), (4, 1, 4), (4, 1_281, 8)]
+    ("frames_per_block", "samples", "frames"),
+    [(1, 120_000, 375), (2, 120_000, 376), (4, 120_000, 376), (4, 1, 4), (4, 1_281, 8)],
 )
 def test_a_clip_has_whole_blocks_of_frames(frames_per_block: int, samples: int, frames: int) -> None:
     config = for_block(frames_per_block)

@@ -28,7 +28,8 @@ def test_noise_is_distributed_as_its_name_says() -> None:
 
 
 def test_the_bits_are_those_of_philox_as_published() -> None:
-    """A change would change every sound that was ever decoded: the first words of Philox 4x64 with this key and counter, from its reference."""
+    """A change would change every sound that was ever decoded: the first words of Philox 4x64 with this key and
+    counter, from its reference."""
     bits = np.random.Philox(counter=0, key=0).random_raw(4)
     again = np.random.Philox(counter=0, key=0).random_raw(8)
     np.testing.assert_array_equal(bits, again[:4])

@@ -25,12 +25,16 @@ def _codec(change: Callable[[np.ndarray], np.ndarray]) -> Codec:
             return torch.zeros(len(waveform_B1N), 1, waveform_B1N.shape[2] // 8, dtype=torch.int64)
 
         def decode_batch(self, codes_BQT: Tensor, seeds: object) -> Tensor:
-            return torch.from_numpy(np.stack([change(wave_N.astype(np.float64)) for wave_N in self.sound_BN])).float()[:, None]
+            return torch.from_numpy(np.stack([change(wave_N.astype(np.float64)) for wave_N in self.sound_BN])).float()[
+                :, None
+            ]
 
         def latents(self, waveform_BN: Tensor) -> Tensor:
             return waveform_BN[:, None]
 
-    fingerprint = CodecFingerprint(name="same", sha256="0" * 64, sample_rate=RATE, frame_rate=RATE // 8, num_levels=1, codebook_size=2)
+    fingerprint = CodecFingerprint(
+        name="same", sha256="0" * 64, sample_rate=RATE, frame_rate=RATE // 8, num_levels=1, codebook_size=2
+    )
     return Codec(Kept(), fingerprint)
 
 

@@ -37,7 +37,9 @@ def accounted(found: Index, rejected_later: list[dict[str, str]] | None = None) 
 
 
 def test_what_is_no_recording_is_ignored_by_name_and_everything_adds_up(tmp_path: Path) -> None:
-    recordings = [f"rain/{number}{ending}" for number, ending in enumerate((".wav", ".AIFF", ".m4a", ".caf", ".mp4", ".opus"))]
+    recordings = [
+        f"rain/{number}{ending}" for number, ending in enumerate((".wav", ".AIFF", ".m4a", ".caf", ".mp4", ".opus"))
+    ]
     others = {
         "rain/notes.txt": "no_recording",
         "rain/cover.JPG": "no_recording",
@@ -59,7 +61,10 @@ def test_what_is_no_recording_is_ignored_by_name_and_everything_adds_up(tmp_path
 
 def test_the_reasons_name_the_ending_of_a_file(tmp_path: Path) -> None:
     write(tmp_path, {"rain/a.wav": "x", "rain/notes.txt": "x", "rain/README": "x"})
-    assert index("folder", tmp_path).ignored["detail"].to_pylist() == ["its name has no ending", "its ending '.txt' is none of a recording"]
+    assert index("folder", tmp_path).ignored["detail"].to_pylist() == [
+        "its name has no ending",
+        "its ending '.txt' is none of a recording",
+    ]
 
 
 def test_files_that_a_table_does_not_name_and_rows_that_name_no_file_are_both_told(tmp_path: Path) -> None:
@@ -79,14 +84,24 @@ def test_two_rows_that_spell_one_file_differently_are_one_clip(tmp_path: Path) -
         {"clip_id": "a.wav", "fold": 1, "category": "dog"},
         {"clip_id": "b.wav", "fold": 2, "category": "cat"},
     ]
-    assert [(row["clip_id"], row["reason"]) for row in found.rejected.to_pylist()] == [("audio/a.wav", "duplicate_id"), ("A.WAV", "duplicate_id")]
-    assert found.rejected["detail"][0].as_py() == "audio/a.wav: it is the file of the earlier clip 'a.wav' already, which is kept"
+    assert [(row["clip_id"], row["reason"]) for row in found.rejected.to_pylist()] == [
+        ("audio/a.wav", "duplicate_id"),
+        ("A.WAV", "duplicate_id"),
+    ]
+    assert (
+        found.rejected["detail"][0].as_py()
+        == "audio/a.wav: it is the file of the earlier clip 'a.wav' already, which is kept"
+    )
     assert accounted(found) == Account(found=3, tokenized=2, rejected=0, ignored=1, rows_without_file=2)
 
 
 def test_a_second_row_of_a_file_that_strict_folds_leave_out_adds_up_too(tmp_path: Path) -> None:
     table = "filename,category,fold,source\na.wav,dog,1,s\nb.wav,dog,2,s\nc.wav,dog,2,s\na.wav,dog,1,s\n"
-    found = index("folder", write(tmp_path, {"clips.csv": table, **dict.fromkeys(("a.wav", "b.wav", "c.wav"), "x")}), strict_folds=True)
+    found = index(
+        "folder",
+        write(tmp_path, {"clips.csv": table, **dict.fromkeys(("a.wav", "b.wav", "c.wav"), "x")}),
+        strict_folds=True,
+    )
     assert ignored(found) == {"clips.csv": "labels", "a.wav": "source_in_two_folds"}
     assert accounted(found) == Account(found=4, tokenized=2, rejected=0, ignored=2, rows_without_file=1)
 
@@ -95,27 +110,42 @@ def test_the_files_of_esc10_leave_those_of_the_other_forty_classes_ignored(esc50
     found = index("esc10", esc50)
     assert accounted(found) == Account(found=2000, tokenized=400, rejected=0, ignored=1600, rows_without_file=0)
     assert set(found.ignored["reason"].to_pylist()) == {"other_dataset"}
-    assert accounted(index("esc50", esc50)) == Account(found=2000, tokenized=2000, rejected=0, ignored=0, rows_without_file=0)
+    assert accounted(index("esc50", esc50)) == Account(
+        found=2000, tokenized=2000, rejected=0, ignored=0, rows_without_file=0
+    )
 
 
 def test_what_strict_folds_leave_out_is_ignored(esc50: Path) -> None:
     found = index("esc50", esc50, strict_folds=True)
-    assert set(ignored(found)) == {f"audio/{name}.ogg" for name in ("3-131943-A-37", "3-134049-A-1", "5-209698-A-38", "4-234879-A-6")}
+    assert set(ignored(found)) == {
+        f"audio/{name}.ogg" for name in ("3-131943-A-37", "3-134049-A-1", "5-209698-A-38", "4-234879-A-6")
+    }
     assert accounted(found) == Account(found=2000, tokenized=1996, rejected=0, ignored=4, rows_without_file=0)
 
 
 def test_windows_of_a_recording_are_one_file(tmp_path: Path) -> None:
     found = index("folder", write(tmp_path, {"rain/a.wav": "x", "rain/b.wav": "x"}))
-    rows = [row | {name: f"{row[name]}#t={start},{start + 2}" for name in ("clip_id", "uri")} for row in found.clips.to_pylist() for start in (0, 2)]
+    rows = [
+        row | {name: f"{row[name]}#t={start},{start + 2}" for name in ("clip_id", "uri")}
+        for row in found.clips.to_pylist()
+        for start in (0, 2)
+    ]
     windows = pa.Table.from_pylist(rows, found.clips.schema)
-    bad = [{"clip_id": row["clip_id"], "uri": row["uri"], "stage": "decode", "reason": "not_audio", "detail": "no"} for row in rows[1:]]
+    bad = [
+        {"clip_id": row["clip_id"], "uri": row["uri"], "stage": "decode", "reason": "not_audio", "detail": "no"}
+        for row in rows[1:]
+    ]
     rejected = pa.Table.from_pylist(bad, REJECTED)
-    assert account(2, windows, rejected, found.ignored, frozenset()) == Account(found=2, tokenized=1, rejected=1, ignored=0, rows_without_file=0)
+    assert account(2, windows, rejected, found.ignored, frozenset()) == Account(
+        found=2, tokenized=1, rejected=1, ignored=0, rows_without_file=0
+    )
 
 
 def test_a_file_in_no_table_is_an_error(tmp_path: Path) -> None:
     found = index("folder", write(tmp_path, {"rain/a.wav": "x", "rain/b.wav": "x"}))
-    with pytest.raises(SoundStormError, match=r"3 files found: 2 tokenized, 0 rejected, 0 ignored: these do not add up"):
+    with pytest.raises(
+        SoundStormError, match=r"3 files found: 2 tokenized, 0 rejected, 0 ignored: these do not add up"
+    ):
         account(3, found.clips, found.rejected, found.ignored, frozenset())
 
 
@@ -134,9 +164,15 @@ def test_links_that_lead_nowhere_are_rejected_by_name_and_good_ones_are_used(tmp
     found = index("folder", tmp_path)
     assert found.clips["clip_id"].to_pylist() == ["rain/a.wav", "rain/link.wav", "wind/a.wav", "wind/link.wav"]
     reasons = {row["clip_id"]: (row["reason"], row["detail"]) for row in found.rejected.to_pylist()}
-    assert reasons["rain/gone.wav"] == ("missing_file", "rain/gone.wav: it is a link to nowhere.wav, where there is nothing")
+    assert reasons["rain/gone.wav"] == (
+        "missing_file",
+        "rain/gone.wav: it is a link to nowhere.wav, where there is nothing",
+    )
     assert reasons["rain/self.wav"][0] == "missing_file"
-    assert reasons["rain/pipe.wav"] == ("unreadable_file", "rain/pipe.wav: it is a pipe, a socket or a device, and no file")
+    assert reasons["rain/pipe.wav"] == (
+        "unreadable_file",
+        "rain/pipe.wav: it is a pipe, a socket or a device, and no file",
+    )
     details = {row["uri"]: row["detail"] for row in found.ignored.to_pylist()}
     assert "link back to a folder that it lies in" in details["data/rain/up"]
     assert "where there is nothing" in details["data/rain/gone.txt"]
@@ -165,7 +201,16 @@ def test_a_name_that_is_not_utf_8_is_rejected_by_name_and_the_rest_goes_on(tmp_p
 
 def test_a_published_data_set_counts_the_files_of_its_audio_folder(tmp_path: Path) -> None:
     rows = f"a.wav,1,0,{ESC50_CATEGORIES[0]},True,1,A\ngone.wav,2,0,dog,True,2,A\nb.wav,9,0,dog,True,3,A\n"
-    write(tmp_path, {"meta/esc50.csv": ESC_HEADER + rows, "audio/a.wav": "x", "audio/b.wav": "x", "audio/new.wav": "x", "README.md": "x"})
+    write(
+        tmp_path,
+        {
+            "meta/esc50.csv": ESC_HEADER + rows,
+            "audio/a.wav": "x",
+            "audio/b.wav": "x",
+            "audio/new.wav": "x",
+            "README.md": "x",
+        },
+    )
     found = index("esc50", tmp_path)
     assert ignored(found) == {"audio/new.wav": "unlisted"}
     assert accounted(found) == Account(found=3, tokenized=1, rejected=1, ignored=1, rows_without_file=1)

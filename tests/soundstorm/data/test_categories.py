@@ -61,5 +61,7 @@ def test_an_exact_name_wins_and_two_that_fit_alike_are_asked_about() -> None:
 def test_spellings_of_one_name_are_the_same_and_names_of_symbols_are_not() -> None:
     assert normalized("Crying Baby") == normalized("crying-baby") == normalized("crying_baby") == "crying_baby"
     assert normalized("Mo\u0308we") == normalized("M\u00f6we") == normalized("M\u00d6WE")
-    assert normalized("\U0001f415") != normalized("\U0001f408") and normalized("\U0001f415 dog") != normalized("\U0001f408 dog")
+    assert normalized("\U0001f415") != normalized("\U0001f408") and normalized("\U0001f415 dog") != normalized(
+        "\U0001f408 dog"
+    )
     assert normalized("???") != normalized("!!!") and normalized("???")

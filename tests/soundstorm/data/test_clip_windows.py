@@ -16,7 +16,11 @@ def test_a_recording_that_is_not_longer_than_a_window_has_none() -> None:
 
 
 def test_90_seconds_are_three_windows_and_31_seconds_two_of_one_length() -> None:
-    assert [window.of("a.wav") for window in plan_windows(90.0, 30.0)] == ["a.wav#t=0,30", "a.wav#t=30,60", "a.wav#t=60,90"]
+    assert [window.of("a.wav") for window in plan_windows(90.0, 30.0)] == [
+        "a.wav#t=0,30",
+        "a.wav#t=30,60",
+        "a.wav#t=60,90",
+    ]
     assert [window.of("a.wav") for window in plan_windows(31.0, 30.0)] == ["a.wav#t=0,15.5", "a.wav#t=15.5,31"]
 
 

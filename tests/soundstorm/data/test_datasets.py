@@ -90,7 +90,11 @@ othername.wav,1,0,cat,True,1,A
 short.wav
 sub/../fine.wav,5,1,rooster,True,2,A
 """
-    esc(tmp_path, rows, "good.wav good.ogg fold0.wav fold6.wav foldx.wav label50.wav negative.wav othername.wav short.wav fine.wav")
+    esc(
+        tmp_path,
+        rows,
+        "good.wav good.ogg fold0.wav fold6.wav foldx.wav label50.wav negative.wav othername.wav short.wav fine.wav",
+    )
     found = index("esc50", tmp_path)
     assert found.clips["clip_id"].to_pylist() == ["good", "fine"]
     assert rejections(found) == [
@@ -167,7 +171,15 @@ def test_a_name_is_found_however_its_accents_are_encoded(tmp_path: Path) -> None
 
 
 def test_sub_folders_are_classes_and_hidden_or_other_files_are_left_out(tmp_path: Path) -> None:
-    names = ("rain/a.wav", "rain/deep/er/b.FLAC", "dogs and 猫/c.mp3", "rain/notes.txt", "rain/.hidden.wav", ".git/d.wav", "__MACOSX/rain/._a.wav")
+    names = (
+        "rain/a.wav",
+        "rain/deep/er/b.FLAC",
+        "dogs and 猫/c.mp3",
+        "rain/notes.txt",
+        "rain/.hidden.wav",
+        ".git/d.wav",
+        "__MACOSX/rain/._a.wav",
+    )
     write(tmp_path, dict.fromkeys(names, "x"))
     found = index("folder", tmp_path)
     assert found.categories == ["dogs and 猫", "rain"]
@@ -211,13 +223,16 @@ def test_a_csv_of_ones_own_names_files_classes_and_folds(tmp_path: Path) -> None
 
 def test_clips_of_one_source_share_a_fold(tmp_path: Path) -> None:
     rows = "".join(f"{number}.wav,rain,tape {number // 10}\n" for number in range(50))
-    write(tmp_path, {"clips.csv": "filename,category,source\n" + rows, **{f"{number}.wav": "x" for number in range(50)}})
+    write(
+        tmp_path, {"clips.csv": "filename,category,source\n" + rows, **{f"{number}.wav": "x" for number in range(50)}}
+    )
     clips = index("folder", tmp_path).clips.to_pylist()
     assert len({(int(row["clip_id"][:-4]) // 10, row["fold"]) for row in clips}) == 5
 
 
 def test_bad_rows_of_a_csv_of_ones_own_are_rejected(tmp_path: Path) -> None:
-    rows = "a.wav,rain,1\na.wav,rain,1\n./a.wav,rain,1\nb.wav,,1\nc.wav,../x,1\nd.wav,rain,0\ne.wav,rain,\n../f.wav,rain,1\ng.wav,rain,2\n"
+    rows = "a.wav,rain,1\na.wav,rain,1\n./a.wav,rain,1\nb.wav,,1\nc.wav,../x,1\nd.wav,rain,0\ne.wav,rain,\n"
+    rows += "../f.wav,rain,1\ng.wav,rain,2\n"
     write(tmp_path, {"clips.csv": "filename,category,fold\n" + rows, **{f"{name}.wav": "x" for name in "abcde"}})
     assert rejections(index("folder", tmp_path)) == [
         ("a.wav", "duplicate_id"),
@@ -232,7 +247,15 @@ def test_bad_rows_of_a_csv_of_ones_own_are_rejected(tmp_path: Path) -> None:
 
 
 def test_a_csv_may_be_given_itself_and_several_in_one_folder_must_be(tmp_path: Path) -> None:
-    write(tmp_path, {"one.csv": "filename,category\na.wav,rain\n", "two.csv": "filename,category\nb.wav,dog\n", "a.wav": "x", "b.wav": "x"})
+    write(
+        tmp_path,
+        {
+            "one.csv": "filename,category\na.wav,rain\n",
+            "two.csv": "filename,category\nb.wav,dog\n",
+            "a.wav": "x",
+            "b.wav": "x",
+        },
+    )
     with pytest.raises(SoundStormError, match=r"several CSV files \(one.csv, two.csv\)"):
         index("folder", tmp_path)
     found = index_dataset("folder", LocalFileSystem(), str(tmp_path / "two.csv"), "s3://bucket/data/two.csv")
@@ -240,7 +263,9 @@ def test_a_csv_may_be_given_itself_and_several_in_one_folder_must_be(tmp_path: P
 
 
 def test_an_unknown_data_set_is_named_with_the_known_ones(tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match="'esc51' is unknown: choose one of esc50, esc10, urbansound8k, folder, synthetic"):
+    with pytest.raises(
+        SoundStormError, match="'esc51' is unknown: choose one of esc50, esc10, urbansound8k, folder, synthetic"
+    ):
         index("esc51", tmp_path)
 
 

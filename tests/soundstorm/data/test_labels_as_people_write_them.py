@@ -61,7 +61,8 @@ def test_a_table_of_labels_is_read_however_it_is_spelt(table: str, tmp_path: Pat
     [
         (
             "File,Class\na.wav,dog\n",
-            r"clips.csv: column 'filename' is missing; it has File, Class: name its columns filename, category .*or move it out",
+            r"clips.csv: column 'filename' is missing; it has File, Class: name its columns filename, category .*or "
+            r"move it out",
         ),
         ("filename:category\na.wav:dog\n", r"it has filename:category \(no commas, semicolons, tabs, bars part it\)"),
         ("filename,category\n\ufffe", "there is no clip|no clip that can be used"),
@@ -73,14 +74,21 @@ def test_a_table_that_cannot_be_read_is_told_with_the_remedy(table: str, message
 
 
 def test_a_name_with_a_comma_that_is_not_quoted_is_told_with_the_remedy(tmp_path: Path) -> None:
-    found = index(write(empty(tmp_path, "a, b.wav", "c.wav"), {"clips.csv": "filename,category\na, b.wav,dog\nc.wav,dog\n"}))
+    found = index(
+        write(empty(tmp_path, "a, b.wav", "c.wav"), {"clips.csv": "filename,category\na, b.wav,dog\nc.wav,dog\n"})
+    )
     assert "row 2 of clips.csv: a does not exist; it was looked for in data" in found.rejected["detail"][0].as_py()
-    assert "the row has 1 more cells than the header: put names that hold what parts the cells into quotes" in found.rejected["detail"][0].as_py()
+    assert (
+        "the row has 1 more cells than the header: put names that hold what parts the cells into quotes"
+        in found.rejected["detail"][0].as_py()
+    )
 
 
 def test_columns_and_numbers_of_published_tables_may_be_spelt_otherwise_too(tmp_path: Path) -> None:
     table = "Slice File Name;fsID;Fold;classid;CLASS\n7-3-0-0.wav;7;1.0;3.0;Dog Bark\n"
-    found = index(write(empty(tmp_path, "audio/fold1/7-3-0-0.wav"), {"metadata/UrbanSound8K.csv": table}), "urbansound8k")
+    found = index(
+        write(empty(tmp_path, "audio/fold1/7-3-0-0.wav"), {"metadata/UrbanSound8K.csv": table}), "urbansound8k"
+    )
     assert placed(found) == {"7-3-0-0": ("dog_bark", 1)}
 
 
@@ -88,18 +96,30 @@ def test_files_with_another_ending_than_the_published_table_says_are_used_and_to
     table = "filename,fold,target,category\n1-7-A-0.wav,1,0,dog\n1-8-A-0.wav,1,0,dog\n"
     found = index(write(empty(tmp_path, "audio/1-7-A-0.ogg", "audio/1-8-A-0.flac"), {"meta/esc50.csv": table}), "esc50")
     assert found.clips["uri"].to_pylist() == ["data/audio/1-7-A-0.ogg", "data/audio/1-8-A-0.flac"]
-    assert "2 files have another ending than meta/esc50.csv says, for example audio/1-7-A-0.ogg for 1-7-A-0.wav" in found.notes[0]
+    assert (
+        "2 files have another ending than meta/esc50.csv says, for example audio/1-7-A-0.ogg for 1-7-A-0.wav"
+        in found.notes[0]
+    )
 
 
 def test_names_are_looked_for_in_the_audio_folder_beside_the_table_too(tmp_path: Path) -> None:
-    found = index(write(empty(tmp_path, "audio/a.wav", "audio/b.wav"), {"labels.csv": "filename,category\na.wav,dog\nb.wav,rain\ngone.wav,rain\n"}))
+    found = index(
+        write(
+            empty(tmp_path, "audio/a.wav", "audio/b.wav"),
+            {"labels.csv": "filename,category\na.wav,dog\nb.wav,rain\ngone.wav,rain\n"},
+        )
+    )
     assert found.clips["uri"].to_pylist() == ["data/audio/a.wav", "data/audio/b.wav"]
     assert found.clips["clip_id"].to_pylist() == ["a.wav", "b.wav"]
-    assert found.rejected["detail"].to_pylist() == ["row 4 of labels.csv: gone.wav does not exist; it was looked for in data, data/audio"]
+    assert found.rejected["detail"].to_pylist() == [
+        "row 4 of labels.csv: gone.wav does not exist; it was looked for in data, data/audio"
+    ]
 
 
 def test_a_table_in_meta_decides_for_the_audio_folder_beside_it(tmp_path: Path) -> None:
-    root = write(empty(tmp_path, "audio/a.wav", "audio/b.wav"), {"meta/labels.csv": "filename,category\na.wav,dog\nb.wav,rain\n"})
+    root = write(
+        empty(tmp_path, "audio/a.wav", "audio/b.wav"), {"meta/labels.csv": "filename,category\na.wav,dog\nb.wav,rain\n"}
+    )
     found = index(root)
     assert {category for category, _ in placed(found).values()} == {"dog", "rain"}
     assert "audio/ is taken for the recordings that meta/labels.csv names, and not for a class" in found.notes
@@ -108,16 +128,21 @@ def test_a_table_in_meta_decides_for_the_audio_folder_beside_it(tmp_path: Path) 
 
 
 def test_the_layout_of_a_published_data_set_is_named(esc50: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"has the layout of a published data set \(meta/esc50.csv\): give --dataset esc50"):
+    with pytest.raises(
+        SoundStormError, match=r"has the layout of a published data set \(meta/esc50.csv\): give --dataset esc50"
+    ):
         index(esc50)
 
 
 def test_a_table_that_overrides_class_folders_is_told(tmp_path: Path) -> None:
-    root = write(empty(tmp_path, "dog/a.wav", "dog/b.wav", "rain/c.wav"), {"clips.csv": "filename,category\ndog/a.wav,barking\n"})
+    root = write(
+        empty(tmp_path, "dog/a.wav", "dog/b.wav", "rain/c.wav"), {"clips.csv": "filename,category\ndog/a.wav,barking\n"}
+    )
     found = index(root)
     assert found.categories == ["barking"]
     assert found.notes == (
-        "clips.csv decides what is used, and not the 2 folders beside it (dog, rain): 2 recordings that it does not name are ignored, "
+        "clips.csv decides what is used, and not the 2 folders beside it (dog, rain): 2 recordings that it does not "
+        "name are ignored, "
         "for example dog/b.wav; move it away to have the folders as classes",
     )
 
@@ -126,7 +151,9 @@ def test_a_table_that_overrides_class_folders_is_told(tmp_path: Path) -> None:
 
 
 def test_both_unicode_forms_of_a_category_are_one_class_in_tables_and_folders(tmp_path: Path) -> None:
-    table = index(write(empty(tmp_path / "t", "a.wav", "b.wav"), {"clips.csv": f"filename,category\na.wav,{NFC}\nb.wav,{NFD}\n"}))
+    table = index(
+        write(empty(tmp_path / "t", "a.wav", "b.wav"), {"clips.csv": f"filename,category\na.wav,{NFC}\nb.wav,{NFD}\n"})
+    )
     folders = index(empty(tmp_path / "f", f"{NFC}/a.wav", f"{NFD}/b.wav"))
     assert table.categories == folders.categories == [NFC]
     assert table.notes == folders.notes == ()
@@ -165,7 +192,16 @@ def test_emoji_and_accents_tell_classes_apart_and_punctuation_does_not(tmp_path:
 
 
 def test_train_and_test_are_folds_and_the_folders_in_them_classes(tmp_path: Path) -> None:
-    found = index(empty(tmp_path, "test/dog/a.wav", "train/dog/b.wav", "train/rain/deep/c.wav", "Validation/rain/d.wav", "train/stray.wav"))
+    found = index(
+        empty(
+            tmp_path,
+            "test/dog/a.wav",
+            "train/dog/b.wav",
+            "train/rain/deep/c.wav",
+            "Validation/rain/d.wav",
+            "train/stray.wav",
+        )
+    )
     assert (found.categories, found.num_folds) == (["dog", "rain"], 3)
     assert placed(found) == {
         "train/dog/b.wav": ("dog", 1),
@@ -174,11 +210,15 @@ def test_train_and_test_are_folds_and_the_folders_in_them_classes(tmp_path: Path
         "test/dog/a.wav": ("dog", 3),
     }
     assert found.rejected["clip_id"].to_pylist() == ["train/stray.wav"]
-    assert "train/ (fold 1), Validation/ (fold 2), test/ (fold 3) are taken for the parts of a data set" in found.notes[0]
+    assert (
+        "train/ (fold 1), Validation/ (fold 2), test/ (fold 3) are taken for the parts of a data set" in found.notes[0]
+    )
 
 
 def test_numbered_folders_keep_their_numbers_as_folds(tmp_path: Path) -> None:
-    found = index(empty(tmp_path, *(f"audio/fold{number}/{name}/a.wav" for number in (1, 2, 10) for name in ("dog", "rain"))))
+    found = index(
+        empty(tmp_path, *(f"audio/fold{number}/{name}/a.wav" for number in (1, 2, 10) for name in ("dog", "rain")))
+    )
     assert {fold for _, fold in placed(found).values()} == {1, 2, 10}
     assert found.num_folds == 10 and found.categories == ["dog", "rain"]
     assert found.notes[0] == "audio/ is no class: the folders in it are"
@@ -193,11 +233,17 @@ def test_a_recording_beside_the_folder_of_classes_is_not_taken_for_that_folder(t
 def test_a_folder_of_recordings_that_is_the_only_class_is_told(tmp_path: Path) -> None:
     found = index(write(empty(tmp_path, "audio/a.wav"), {"meta/labels.csv": "file,label\na.wav,dog\n"}))
     assert found.categories == ["audio"]
-    assert "audio/ is taken for a class, the only one" in found.notes[0] and "no CSV filename,category lies beside it" in found.notes[0]
+    assert (
+        "audio/ is taken for a class, the only one" in found.notes[0]
+        and "no CSV filename,category lies beside it" in found.notes[0]
+    )
 
 
 def test_parts_without_class_folders_are_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"train/ \(fold 1\), test/ \(fold 2\) look like the parts of a data set, and hold no class folders"):
+    with pytest.raises(
+        SoundStormError,
+        match=r"train/ \(fold 1\), test/ \(fold 2\) look like the parts of a data set, and hold no class folders",
+    ):
         index(empty(tmp_path, "train/a.wav", "test/b.wav"))
 
 

@@ -7,10 +7,22 @@ import pytest
 
 import soundstorm.data.views
 from soundstorm.audio.files import from_pcm16, to_pcm16
-from soundstorm.data.views import GAIN_DB, MIX_DB, MIX_SHARE, PEAK, SPEED_PERCENT, ViewSettings, choose_partner, make_view, view_settings
+from soundstorm.data.views import (
+    GAIN_DB,
+    MIX_DB,
+    MIX_SHARE,
+    PEAK,
+    SPEED_PERCENT,
+    ViewSettings,
+    choose_partner,
+    make_view,
+    view_settings,
+)
 
 RATE = 24_000
-PLAIN = ViewSettings(speed_percent=100, start=0.0, gain_db=0.0, is_mixed=False, partner=0.0, partner_start=0.0, partner_db=0.0)
+PLAIN = ViewSettings(
+    speed_percent=100, start=0.0, gain_db=0.0, is_mixed=False, partner=0.0, partner_start=0.0, partner_db=0.0
+)
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
@@ -26,7 +38,9 @@ def rms(waveform: np.ndarray) -> float:
     return float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
 
 
-def view_with(waveform: np.ndarray, patch: pytest.MonkeyPatch, partner: np.ndarray | None = None, **settings: float) -> np.ndarray:
+def view_with(
+    waveform: np.ndarray, patch: pytest.MonkeyPatch, partner: np.ndarray | None = None, **settings: float
+) -> np.ndarray:
     """The view that differs from the recording in these settings alone."""
     patch.setattr(soundstorm.data.views, "view_settings", lambda clip_id, view: replace(PLAIN, **settings))
     return make_view(waveform, "a", 1, partner)
@@ -81,11 +95,15 @@ def test_a_shifted_view_is_the_recording_in_another_place(monkeypatch: pytest.Mo
 
 def test_gain_is_in_decibels(monkeypatch: pytest.MonkeyPatch) -> None:
     waveform = noise(1000)
-    assert rms(view_with(waveform, monkeypatch, gain_db=-4.0)) == pytest.approx(rms(waveform) * 10 ** (-4 / 20), rel=1e-3)
+    assert rms(view_with(waveform, monkeypatch, gain_db=-4.0)) == pytest.approx(
+        rms(waveform) * 10 ** (-4 / 20), rel=1e-3
+    )
 
 
 @pytest.mark.parametrize("partner_db", [-5.0, 0.0, 5.0])
-def test_a_partner_is_heard_at_its_level_and_the_whole_at_that_of_the_recording(partner_db: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partner_is_heard_at_its_level_and_the_whole_at_that_of_the_recording(
+    partner_db: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     view = view_with(tone(500), monkeypatch, tone(3000, amplitude=0.8), is_mixed=True, partner_db=partner_db)
     spectrum = np.abs(np.fft.rfft(view))
     assert 20 * np.log10(spectrum[3000] / spectrum[500]) == pytest.approx(partner_db, abs=0.05)

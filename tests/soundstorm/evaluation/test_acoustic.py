@@ -44,7 +44,8 @@ def plain_metrics(x: list[float], rate: int) -> dict[str, float]:
         "zero_crossing_rate": sum(abs(sign[i] - sign[i - 1]) for i in range(1, n)) / (2 * n),
         "rms": math.sqrt(power),
         "spectral_entropy": -math.fsum(share * math.log(share) for share in p if share > 0),
-        "spectral_centroid_hz": math.fsum(frequency * magnitude for frequency, magnitude in zip(f, X, strict=True)) / total,
+        "spectral_centroid_hz": math.fsum(frequency * magnitude for frequency, magnitude in zip(f, X, strict=True))
+        / total,
         "spectral_rolloff_hz": rolloff,
     }
 
@@ -55,7 +56,9 @@ def plain_stft(x: np.ndarray) -> np.ndarray:
     basis = np.exp(-2j * np.pi * (np.outer(np.arange(1025), n) % 2048) / 2048)
     window = np.array([math.sin(math.pi * i / 2048) ** 2 for i in range(2048)])
     padded = np.concatenate([np.zeros(1024), x, np.zeros(1024)])
-    return np.stack([np.abs(basis @ (padded[start : start + 2048] * window)) for start in range(0, len(x) + 1, 512)], axis=1)
+    return np.stack(
+        [np.abs(basis @ (padded[start : start + 2048] * window)) for start in range(0, len(x) + 1, 512)], axis=1
+    )
 
 
 def noise(length: int = 601, seed: int = 0) -> np.ndarray:
@@ -65,7 +68,9 @@ def noise(length: int = 601, seed: int = 0) -> np.ndarray:
 def bell(length: int = 700, seed: int = 1) -> np.ndarray:
     """A decaying chord over a noise floor, with digital silence before and after, in 16-bit steps."""
     t = np.arange(length) / RATE
-    x = sum(np.sin(2 * np.pi * f * t) for f in (430, 1170, 3210)) * 0.25 * np.exp(-60 * t) + RNG(seed).normal(0, 1e-3, length)
+    x = sum(np.sin(2 * np.pi * f * t) for f in (430, 1170, 3210)) * 0.25 * np.exp(-60 * t) + RNG(seed).normal(
+        0, 1e-3, length
+    )
     x[:60] = x[-90:] = 0
     return np.round(x * 32768) / 32768
 
@@ -115,7 +120,9 @@ def test_int16_means_the_stored_values_over_32768() -> None:
     stored = RNG(3).integers(-32768, 32768, 4000).astype(np.int16)
     as_float = stored.astype(np.float64) / 32768
     assert metrics.clip_metrics(stored, RATE) == metrics.clip_metrics(as_float, RATE)
-    assert metrics.log_spectral_distance(stored, stored[::-1]) == metrics.log_spectral_distance(as_float, as_float[::-1])
+    assert metrics.log_spectral_distance(stored, stored[::-1]) == metrics.log_spectral_distance(
+        as_float, as_float[::-1]
+    )
 
 
 def test_silence_has_zero_in_every_metric() -> None:
@@ -156,11 +163,15 @@ def test_a_click_has_a_flat_spectrum() -> None:
 
 def test_white_noise_has_the_values_of_theory() -> None:
     values = metrics.clip_metrics(RNG(0).normal(0, 0.1, 400_000), RATE)
-    assert values["snr_db"] == pytest.approx(10 * math.log10(0.5), abs=0.03)  # differences of independent samples have twice the power
+    assert values["snr_db"] == pytest.approx(
+        10 * math.log10(0.5), abs=0.03
+    )  # differences of independent samples have twice the power
     assert values["zero_crossing_rate"] == pytest.approx(0.5, abs=0.005)
     assert values["rms"] == pytest.approx(0.1, rel=0.01)
     # magnitudes R are Rayleigh distributed: E[R ln R] / E[R] - ln E[R] = 1 - gamma / 2 - ln(pi) / 2 = 0.139
-    assert values["spectral_entropy"] == pytest.approx(math.log(200_001) - (1 - np.euler_gamma / 2 - math.log(math.pi) / 2), abs=0.002)
+    assert values["spectral_entropy"] == pytest.approx(
+        math.log(200_001) - (1 - np.euler_gamma / 2 - math.log(math.pi) / 2), abs=0.002
+    )
     assert values["spectral_centroid_hz"] == pytest.approx(6000, rel=0.01)
     assert values["spectral_rolloff_hz"] == pytest.approx(0.85 * 12000, rel=0.01)
 
@@ -169,7 +180,9 @@ def test_a_sine_on_a_bin_is_one_line() -> None:
     frequency_hz, amplitude = 1000, 0.5
     values = metrics.clip_metrics(amplitude * np.sin(2 * np.pi * frequency_hz * np.arange(RATE) / RATE + 0.1), RATE)
     assert values["rms"] == pytest.approx(amplitude / math.sqrt(2))
-    assert values["snr_db"] == pytest.approx(-10 * math.log10(4 * math.sin(math.pi * frequency_hz / RATE) ** 2), abs=1e-3)
+    assert values["snr_db"] == pytest.approx(
+        -10 * math.log10(4 * math.sin(math.pi * frequency_hz / RATE) ** 2), abs=1e-3
+    )
     assert values["zero_crossing_rate"] == pytest.approx(2 * frequency_hz / RATE, abs=2 / RATE)
     assert values["spectral_centroid_hz"] == pytest.approx(frequency_hz, abs=1e-3)
     assert values["spectral_rolloff_hz"] == frequency_hz
@@ -209,11 +222,21 @@ def test_silent_clips_in_pairs_have_defined_values() -> None:
     assert metrics.spectral_convergence(silence, sound) == metrics.SPECTRAL_CONVERGENCE_CAP
     assert metrics.spectral_convergence(sound, silence) == pytest.approx(1)
     log_above_floor = np.log(plain_stft(sound) / metrics.STFT_FLOOR)
-    assert metrics.log_spectral_distance(silence, sound) == pytest.approx(math.sqrt(np.mean(log_above_floor**2)), rel=1e-9)
+    assert metrics.log_spectral_distance(silence, sound) == pytest.approx(
+        math.sqrt(np.mean(log_above_floor**2)), rel=1e-9
+    )
 
 
 @pytest.mark.parametrize(
-    "x", [np.zeros(1), np.ones(2), np.array([5e-324]), np.array([0.0, 5e-324, 0.0]), np.full(9, 1e-300), np.array([1.0, -1.0] * 50)]
+    "x",
+    [
+        np.zeros(1),
+        np.ones(2),
+        np.array([5e-324]),
+        np.array([0.0, 5e-324, 0.0]),
+        np.full(9, 1e-300),
+        np.array([1.0, -1.0] * 50),
+    ],
 )
 def test_odd_clips_give_finite_values_everywhere(x: np.ndarray) -> None:
     assert all(math.isfinite(value) for value in metrics.clip_metrics(x, RATE).values())

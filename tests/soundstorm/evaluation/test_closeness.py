@@ -84,7 +84,10 @@ def test_clips_that_lie_elsewhere_are_far_in_that_embedding_alone(rows: list[Row
 def moved(rows: list[Row], embedding: str, shift: float) -> list[Row]:
     """The clips, the generated ones of them moved in an embedding."""
     name = f"{embedding}_embedding"
-    return [clip | ({name: (np.array(clip[name]) + shift).tolist()} if clip["role"] == Role.GENERATED else {}) for clip in rows]
+    return [
+        clip | ({name: (np.array(clip[name]) + shift).tolist()} if clip["role"] == Role.GENERATED else {})
+        for clip in rows
+    ]
 
 
 @pytest.mark.parametrize("embedding", ["codec", "classifier"])
@@ -103,7 +106,9 @@ def test_a_set_beside_itself_has_no_distance_below_0_and_is_not_extrapolated(row
     for measure in found.measures:
         if measure.name.startswith("frechet"):
             assert measure.basis is not None and measure.basis.extrapolated is False
-            assert "the line ends below 0" in (measure.basis.note or "") or "too far off a line" in (measure.basis.note or "")
+            assert "the line ends below 0" in (measure.basis.note or "") or "too far off a line" in (
+                measure.basis.note or ""
+            )
             assert 0 <= (measure.generated or 0) <= (measure.floor or 0)
     assert "which is rough with 60 generated and 60 real clips" in found.verdict
 
@@ -114,8 +119,17 @@ def test_every_distance_says_what_it_rests_on(rows: list[Row]) -> None:
     for name in ("frechet_classifier", "kernel_classifier"):
         basis = found[name].basis
         assert basis is not None
-        assert (basis.embedding, basis.embedding_sha256, basis.sample_rate_hz) == ("a classifier of esc50", "ab" * 32, 24_000)
-        assert (basis.generated_rows, basis.real_rows, basis.splits, basis.reference) == (30, 30, 10, "data/esc50, all folds")
+        assert (basis.embedding, basis.embedding_sha256, basis.sample_rate_hz) == (
+            "a classifier of esc50",
+            "ab" * 32,
+            24_000,
+        )
+        assert (basis.generated_rows, basis.real_rows, basis.splits, basis.reference) == (
+            30,
+            30,
+            10,
+            "data/esc50, all folds",
+        )
         assert (basis.extrapolated is None) == (basis.note is None) == name.startswith("kernel")
     codec = found["frechet_codec"].basis
     assert codec is not None and (codec.embedding, codec.generated_rows, codec.real_rows) == ("codec", 60, 60)
@@ -146,7 +160,11 @@ def test_the_same_clip_again_and_again_has_no_diversity(rows: list[Row]) -> None
 def test_static_sound_has_less_flux_and_modulation_than_real_sound(rows: list[Row]) -> None:
     time_s = np.arange(24_000) / 24_000
     for number, clip in enumerate(rows):
-        sound = synthesize("clock", number % 4, 1.0, 24_000) if clip["role"] != Role.GENERATED else 0.3 * np.sin(2 * np.pi * (400 + number) * time_s)
+        sound = (
+            synthesize("clock", number % 4, 1.0, 24_000)
+            if clip["role"] != Role.GENERATED
+            else 0.3 * np.sin(2 * np.pi * (400 + number) * time_s)
+        )
         clip["flux"], clip["modulation"] = spectral_flux(sound, 24_000), modulation_energy(sound, 24_000)
     found = measures(rows)
     for name in ("flux", "modulation"):
@@ -154,7 +172,11 @@ def test_static_sound_has_less_flux_and_modulation_than_real_sound(rows: list[Ro
 
 
 def test_classes_count_alike_whatever_their_number_of_clips(rows: list[Row]) -> None:
-    kept = [clip for clip in rows if clip["role"] != Role.GENERATED or clip["category"] != "dog" or clip["clip_id"].endswith("-0")]
+    kept = [
+        clip
+        for clip in rows
+        if clip["role"] != Role.GENERATED or clip["category"] != "dog" or clip["clip_id"].endswith("-0")
+    ]
     for clip in of(kept, Role.GENERATED):
         clip["flux"] = 10.0 if clip["category"] == "dog" else 1.0
         clip["predicted"] = "rain" if clip["category"] == "dog" else clip["category"]
@@ -167,7 +189,9 @@ def test_classes_count_alike_whatever_their_number_of_clips(rows: list[Row]) -> 
 
 
 def training_codes(rows: list[Row], category: str) -> list[int]:
-    return next(clip["codes"] for clip in of(rows, Role.REFERENCE) if clip["category"] == category and clip["fold"] != HELD_OUT)
+    return next(
+        clip["codes"] for clip in of(rows, Role.REFERENCE) if clip["category"] == category and clip["fold"] != HELD_OUT
+    )
 
 
 def test_copies_of_training_clips_are_found_and_named(rows: list[Row]) -> None:
@@ -247,14 +271,32 @@ def test_a_classifier_of_other_classes_says_nothing_about_agreement(rows: list[R
 @pytest.mark.parametrize(
     ("keep", "names", "reason"),
     [
-        (lambda clip: clip["role"] != Role.GENERATED or clip["clip_id"].endswith("-0"), ["diversity_codec"], "no class has two generated clips"),
+        (
+            lambda clip: clip["role"] != Role.GENERATED or clip["clip_id"].endswith("-0"),
+            ["diversity_codec"],
+            "no class has two generated clips",
+        ),
         (lambda clip: clip["role"] != Role.GENERATED or clip["clip_id"].endswith("-0"), ["frechet_classifier"], "rows"),
-        (lambda clip: clip["role"] != Role.REAL or clip["clip_id"].endswith("-1"), ["diversity_codec"], "no class has two real clips"),
-        (lambda clip: clip["role"] == Role.GENERATED or clip["fold"] != HELD_OUT, ["copying", "class_agreement"], "held-out fold has no clip"),
-        (lambda clip: clip["role"] == Role.GENERATED or clip["fold"] == HELD_OUT, ["copying"], "other folds have no clip"),
+        (
+            lambda clip: clip["role"] != Role.REAL or clip["clip_id"].endswith("-1"),
+            ["diversity_codec"],
+            "no class has two real clips",
+        ),
+        (
+            lambda clip: clip["role"] == Role.GENERATED or clip["fold"] != HELD_OUT,
+            ["copying", "class_agreement"],
+            "held-out fold has no clip",
+        ),
+        (
+            lambda clip: clip["role"] == Role.GENERATED or clip["fold"] == HELD_OUT,
+            ["copying"],
+            "other folds have no clip",
+        ),
     ],
 )
-def test_too_few_clips_for_a_measure_are_a_reason_and_no_number(rows: list[Row], keep: Callable[[Row], bool], names: list[str], reason: str) -> None:
+def test_too_few_clips_for_a_measure_are_a_reason_and_no_number(
+    rows: list[Row], keep: Callable[[Row], bool], names: list[str], reason: str
+) -> None:
     found = find([clip for clip in rows if keep(clip)])
     json.dumps(found.to_dict(), allow_nan=False)
     for measure in found.measures:
@@ -288,7 +330,12 @@ def test_only_clips_of_the_generated_classes_count(rows: list[Row]) -> None:
 
 
 def test_classes_are_the_same_however_they_are_spelt(rows: list[Row]) -> None:
-    respelt = [clip | {"category": "Clock-Tick"} if clip["role"] == Role.GENERATED and clip["category"] == "clock tick" else clip for clip in rows]
+    respelt = [
+        clip | {"category": "Clock-Tick"}
+        if clip["role"] == Role.GENERATED and clip["category"] == "clock tick"
+        else clip
+        for clip in rows
+    ]
     assert find(respelt, classifier_categories=["CLOCK_TICK", "Dog", "rain"]) == find(rows)
 
 
@@ -299,7 +346,9 @@ def test_without_a_class_in_common_all_clips_are_compared_and_the_reader_is_told
     assert ratio(by_name["frechet_codec"]) < 2
     assert by_name["copying"].ratio is not None
     assert by_name["class_agreement"].reason == "the generated and the real clips have no class in common"
-    assert any(warning.startswith("The generated and the real clips have no class in common") for warning in found.warnings)
+    assert any(
+        warning.startswith("The generated and the real clips have no class in common") for warning in found.warnings
+    )
     assert not any("in common" in warning for warning in find(rows).warnings)
 
 
@@ -308,7 +357,10 @@ def test_the_confusion_counts_names_by_class(rows: list[Row]) -> None:
         clip["predicted"] = "siren"
     confusion = find(rows, classifier_categories=[*CLASSES, "siren", "wind"]).confusion
     assert confusion is not None
-    assert (confusion.categories, confusion.predicted) == (["clock_tick", "dog", "rain"], ["clock_tick", "dog", "rain", "siren"])
+    assert (confusion.categories, confusion.predicted) == (
+        ["clock_tick", "dog", "rain"],
+        ["clock_tick", "dog", "rain", "siren"],
+    )
     assert confusion.generated == [[15, 0, 0, 5], [0, 20, 0, 0], [0, 0, 20, 0]]
     assert confusion.held_out == [[8, 0, 0, 0], [0, 8, 0, 0], [0, 0, 8, 0]]
 
@@ -317,7 +369,9 @@ def test_the_confusion_counts_names_by_class(rows: list[Row]) -> None:
 
 
 def test_halves_are_disjoint_equal_in_each_class_and_keep_recordings_together(rows: list[Row]) -> None:
-    real = [clip | {"recording": f"{clip['category']}-{number // 6}"} for number, clip in enumerate(of(rows, Role.REAL))]
+    real = [
+        clip | {"recording": f"{clip['category']}-{number // 6}"} for number, clip in enumerate(of(rows, Role.REAL))
+    ]
     clips = ClipSet.of_table(pa.Table.from_pylist(real, schema=FEATURES))
     first, second = clips.halves(0)
     assert sorted([*first, *second]) == list(range(len(real)))

@@ -41,12 +41,16 @@ def test_frechet_of_any_gaussians_equals_the_formula_with_a_matrix_root() -> Non
 def test_frechet_of_fewer_rows_than_dimensions_is_that_in_the_space_they_span() -> None:
     real_ND, other_ND = RNG(0).normal(size=(9, 4)), RNG(1).normal(0.5, 1, size=(7, 4))
     wide, _ = np.linalg.qr(RNG(2).normal(size=(300, 4)))
-    assert frechet_distance(real_ND @ wide.T, other_ND @ wide.T) == pytest.approx(frechet_distance(real_ND, other_ND), rel=1e-9)
+    assert frechet_distance(real_ND @ wide.T, other_ND @ wide.T) == pytest.approx(
+        frechet_distance(real_ND, other_ND), rel=1e-9
+    )
 
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**20), rows=st.integers(2, 30), width=st.integers(1, 12), scale=st.floats(0.01, 100))
-def test_frechet_is_symmetric_zero_to_itself_and_in_squared_units(seed: int, rows: int, width: int, scale: float) -> None:
+def test_frechet_is_symmetric_zero_to_itself_and_in_squared_units(
+    seed: int, rows: int, width: int, scale: float
+) -> None:
     real_ND, other_ND = RNG(seed).normal(size=(rows, width)), RNG(seed + 1).normal(size=(rows + 3, width))
     distance = frechet_distance(real_ND, other_ND)
     assert distance > 0
@@ -102,8 +106,16 @@ def test_the_standard_error_of_a_line_is_that_of_a_regression() -> None:
 
 
 @settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 2**20), rows=st.integers(8, 60), width=st.integers(1, 60), shared=st.floats(0, 1), shift=st.floats(0, 2))
-def test_no_frechet_distance_is_below_0_or_without_a_value(seed: int, rows: int, width: int, shared: float, shift: float) -> None:
+@given(
+    seed=st.integers(0, 2**20),
+    rows=st.integers(8, 60),
+    width=st.integers(1, 60),
+    shared=st.floats(0, 1),
+    shift=st.floats(0, 2),
+)
+def test_no_frechet_distance_is_below_0_or_without_a_value(
+    seed: int, rows: int, width: int, shared: float, shift: float
+) -> None:
     real_ND, other_ND = RNG(seed).normal(size=(rows, width)), RNG(seed + 1).normal(shift, 1, size=(rows, width))
     same = round(shared * rows)
     other_ND[:same] = real_ND[:same]
@@ -113,7 +125,11 @@ def test_no_frechet_distance_is_below_0_or_without_a_value(seed: int, rows: int,
 
 def test_the_subsets_are_those_of_the_seed() -> None:
     real_ND, other_ND = RNG(0).normal(size=(60, 5)), RNG(1).normal(1, 1, size=(60, 5))
-    assert frechet_infinity(real_ND, other_ND, seed=1) == frechet_infinity(real_ND, other_ND, seed=1) != frechet_infinity(real_ND, other_ND, seed=2)
+    assert (
+        frechet_infinity(real_ND, other_ND, seed=1)
+        == frechet_infinity(real_ND, other_ND, seed=1)
+        != frechet_infinity(real_ND, other_ND, seed=2)
+    )
 
 
 def plain_kernel_distance(real_ND: np.ndarray, other_ND: np.ndarray) -> float:
@@ -137,7 +153,9 @@ def test_kernel_distance_equals_a_plain_transcription() -> None:
 def test_kernel_distance_is_zero_on_average_for_equal_distributions_however_few_the_rows() -> None:
     generator = RNG(0)
     for rows in (5, 40):
-        values = np.array([kernel_distance(generator.normal(size=(rows, 8)), generator.normal(size=(rows, 8))) for _ in range(400)])
+        values = np.array(
+            [kernel_distance(generator.normal(size=(rows, 8)), generator.normal(size=(rows, 8))) for _ in range(400)]
+        )
         assert abs(values.mean()) < 3 * values.std() / math.sqrt(len(values))
         assert (values < 0).mean() > 0.3
 
@@ -149,12 +167,16 @@ def test_kernel_distance_grows_with_the_shift_and_sees_more_than_mean_and_covari
     assert values[-1] < 2
     signs = np.where(RNG(2).random((400, 1)) < 0.5, -1.0, 1.0)
     assert frechet_distance(real_ND[:, :1], signs) < 0.02
-    assert kernel_distance(real_ND[:, :1], signs) > 10 * abs(kernel_distance(real_ND[:, :1], RNG(3).normal(size=(400, 1))))
+    assert kernel_distance(real_ND[:, :1], signs) > 10 * abs(
+        kernel_distance(real_ND[:, :1], RNG(3).normal(size=(400, 1)))
+    )
 
 
 def test_kernel_distance_has_no_unit() -> None:
     real_ND, other_ND = RNG(0).normal(size=(50, 3)), RNG(1).normal(1, 1, size=(60, 3))
-    assert kernel_distance(1e4 * real_ND + 1e5, 1e4 * other_ND + 1e5) == pytest.approx(kernel_distance(real_ND, other_ND), rel=1e-9)
+    assert kernel_distance(1e4 * real_ND + 1e5, 1e4 * other_ND + 1e5) == pytest.approx(
+        kernel_distance(real_ND, other_ND), rel=1e-9
+    )
 
 
 def test_many_rows_are_the_sum_of_their_blocks() -> None:
@@ -162,7 +184,9 @@ def test_many_rows_are_the_sum_of_their_blocks() -> None:
     sigma = np.median(pdist(real_ND))
     kernel = lambda a, b: np.exp(-np.square(a[:, None] - b).sum(-1) / (2 * sigma**2))  # noqa: E731
     within = [(kernel(x, x).sum() - len(x)) / (len(x) * (len(x) - 1)) for x in (real_ND, other_ND)]
-    assert kernel_distance(real_ND, other_ND) == pytest.approx(sum(within) - 2 * kernel(real_ND, other_ND).mean(), rel=1e-9)
+    assert kernel_distance(real_ND, other_ND) == pytest.approx(
+        sum(within) - 2 * kernel(real_ND, other_ND).mean(), rel=1e-9
+    )
 
 
 def test_sets_without_spread_have_the_values_of_the_table() -> None:

@@ -18,7 +18,13 @@ from soundstorm.codec.encodec import EncodecNetwork
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.distances import frechet_infinity, kernel_distance
-from soundstorm.evaluation.embeddings import ClassifierEmbedder, CodecEmbedder, Embedder, OnnxEmbedder, window_statistics
+from soundstorm.evaluation.embeddings import (
+    ClassifierEmbedder,
+    CodecEmbedder,
+    Embedder,
+    OnnxEmbedder,
+    window_statistics,
+)
 from soundstorm.schemas import CodecFingerprint
 from tests.conftest import write_small_codec
 
@@ -32,7 +38,9 @@ MEAN_ONLY = base64.b64decode(
     "CAgSADpeCjAKAXgSAXkiClJlZHVjZU1lYW4qCwoEYXhlc0ABoAEHKg8KCGtlZXBkaW1zGACgAQISAWdaFQoBeBIQCg4IARIKCgMSAUIKAxIBTmIQCgF5EgsKCQgBEgUKAxIBQkIECgAQDQ=="
 )
 """One from (B, N) to (B,)."""
-THREE_AXES = base64.b64decode("CAgSADpICgsKAXgSAXkiA05lZxIBZ1oaCgF4EhUKEwgBEg8KAxIBQgoDEgFDCgMSAU5iGgoBeRIVChMIARIPCgMSAUIKAxIBQwoDEgFOQgQKABAN")
+THREE_AXES = base64.b64decode(
+    "CAgSADpICgsKAXgSAXkiA05lZxIBZ1oaCgF4EhUKEwgBEg8KAxIBQgoDEgFDCgMSAU5iGgoBeRIVChMIARIPCgMSAUIKAxIBQwoDEgFOQgQKABAN"
+)
 """One whose input is (B, C, N)."""
 
 
@@ -46,7 +54,9 @@ def clip(category: str = "rain", seed: int = 0, duration_s: float = 1.0) -> np.n
     return to_pcm16(synthesize(category, seed=seed, duration_s=duration_s, sample_rate=RATE))
 
 
-@pytest.mark.parametrize(("frames", "windows"), [(1, 1), (30, 1), (75, 1), (112, 1), (113, 2), (150, 2), (187, 2), (188, 3), (375, 5)])
+@pytest.mark.parametrize(
+    ("frames", "windows"), [(1, 1), (30, 1), (75, 1), (112, 1), (113, 2), (150, 2), (187, 2), (188, 3), (375, 5)]
+)
 def test_a_rest_of_half_a_window_is_a_window_and_a_shorter_one_joins_the_one_before(frames: int, windows: int) -> None:
     latent_DT = np.random.default_rng(0).normal(size=(4, frames)).astype(np.float32)
     starts = [75 * window for window in range(windows)]
@@ -76,7 +86,9 @@ def test_rows_come_in_order_and_do_not_depend_on_the_clips_beside(codec: Codec) 
 def test_rows_of_encodec_are_those_of_its_encoder_before_quantization() -> None:
     torch.manual_seed(0)
     network = EncodecModel.encodec_model_24khz(pretrained=False).eval()
-    fingerprint = CodecFingerprint(name="encodec-24khz", sha256="0" * 64, sample_rate=RATE, frame_rate=75, num_levels=8, codebook_size=1024)
+    fingerprint = CodecFingerprint(
+        name="encodec-24khz", sha256="0" * 64, sample_rate=RATE, frame_rate=75, num_levels=8, codebook_size=1024
+    )
     encodec = Codec(EncodecNetwork(network), fingerprint)
     sound = clip(duration_s=0.5)
     [rows_WD] = CodecEmbedder(encodec).embed([sound])
@@ -97,7 +109,9 @@ def test_halves_of_one_class_are_close_and_two_classes_far_apart(codec: Codec) -
 
 
 def test_a_codec_of_another_sample_rate_is_refused(tmp_path: Path) -> None:
-    write_small_codec(tmp_path / "slow.safetensors", "slow", sample_rate=16_000, highest_hz=8_000, num_levels=1, codebook_size=4)
+    write_small_codec(
+        tmp_path / "slow.safetensors", "slow", sample_rate=16_000, highest_hz=8_000, num_levels=1, codebook_size=4
+    )
     with pytest.raises(SoundStormError, match="codec 'slow' works at 16000 Hz"):
         CodecEmbedder(load_codec(tmp_path / "slow.safetensors"))
 
@@ -105,7 +119,9 @@ def test_a_codec_of_another_sample_rate_is_refused(tmp_path: Path) -> None:
 def test_a_classifier_gives_its_layer_before_the_last_one_row_a_clip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=6)
-    save_classifier(tmp_path / "classifier.safetensors", AudioClassifier(2, config), categories=["dog", "rain"], dataset="none")
+    save_classifier(
+        tmp_path / "classifier.safetensors", AudioClassifier(2, config), categories=["dog", "rain"], dataset="none"
+    )
     classifier = load_classifier(tmp_path / "classifier.safetensors")
     embedder: Embedder = ClassifierEmbedder(classifier)
     clips = [clip(), clip(duration_s=2.5), clip("siren")]

@@ -8,7 +8,13 @@ import torch
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import synthesize
-from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, TrainedClassifier, load_classifier, save_classifier
+from soundstorm.classification.cnn import (
+    AudioClassifier,
+    AudioClassifierConfig,
+    TrainedClassifier,
+    load_classifier,
+    save_classifier,
+)
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.features import MAX_SAMPLES, FeatureExtractor
@@ -21,7 +27,12 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> TrainedClassifier:
     path = tmp_path_factory.mktemp("classifier") / "classifier.safetensors"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        save_classifier(path, AudioClassifier(2, AudioClassifierConfig(widths=(4, 8), embedding=6)), categories=["rain", "wind"], dataset="synthetic")
+        save_classifier(
+            path,
+            AudioClassifier(2, AudioClassifierConfig(widths=(4, 8), embedding=6)),
+            categories=["rain", "wind"],
+            dataset="synthetic",
+        )
     return load_classifier(path)
 
 

@@ -20,7 +20,10 @@ def random_codes(frames: int = 375, seed: int = 0, codebook_size: int = 1024) ->
 def plain_equal_share(codes_T: np.ndarray, other_T: np.ndarray) -> float:
     """By its definition, one lag and one frame after the other."""
     lags = range(-len(codes_T) + 1, len(other_T))
-    return max(sum(1 for t, code in enumerate(codes_T) if 0 <= t + lag < len(other_T) and other_T[t + lag] == code) for lag in lags) / len(codes_T)
+    return max(
+        sum(1 for t, code in enumerate(codes_T) if 0 <= t + lag < len(other_T) and other_T[t + lag] == code)
+        for lag in lags
+    ) / len(codes_T)
 
 
 @settings(deadline=None, max_examples=100)
@@ -31,7 +34,9 @@ def test_the_share_equals_its_definition(codes_T: np.ndarray, other_T: np.ndarra
 
 @settings(deadline=None, max_examples=50)
 @given(CLIPS, CLIPS, CLIPS)
-def test_a_clip_that_lies_anywhere_in_a_training_clip_is_a_whole_copy(codes_T: np.ndarray, before_T: np.ndarray, after_T: np.ndarray) -> None:
+def test_a_clip_that_lies_anywhere_in_a_training_clip_is_a_whole_copy(
+    codes_T: np.ndarray, before_T: np.ndarray, after_T: np.ndarray
+) -> None:
     assert equal_share(codes_T, np.concatenate([before_T, codes_T, after_T])) == 1.0
 
 
@@ -44,7 +49,10 @@ def test_a_copy_shifted_by_a_lag_loses_only_the_frames_beyond_the_end() -> None:
 
 @pytest.mark.parametrize(("frames", "other_frames"), [(254, 10), (255, 255), (256, 600), (511, 3), (700, 700)])
 def test_clips_longer_than_a_block_are_compared_as_a_whole(frames: int, other_frames: int) -> None:
-    codes_T, other_T = random_codes(frames, seed=1, codebook_size=3), random_codes(other_frames, seed=2, codebook_size=3)
+    codes_T, other_T = (
+        random_codes(frames, seed=1, codebook_size=3),
+        random_codes(other_frames, seed=2, codebook_size=3),
+    )
     assert equal_share(codes_T, other_T) == plain_equal_share(codes_T, other_T)
     assert equal_share(np.full(frames, 7), np.full(frames, 7)) == 1.0
 
@@ -66,7 +74,9 @@ def test_two_clips_of_one_and_the_same_code_are_equal_as_far_as_they_overlap() -
 
 def test_the_nearest_training_clip_is_sought_within_the_class() -> None:
     dog, rain = random_codes(seed=1), random_codes(seed=2)
-    shares = nearest_share([dog, dog, rain[:200]], ["dog", "rain", "rain"], [random_codes(seed=3), dog, rain], ["dog", "dog", "rain"])
+    shares = nearest_share(
+        [dog, dog, rain[:200]], ["dog", "rain", "rain"], [random_codes(seed=3), dog, rain], ["dog", "dog", "rain"]
+    )
     assert shares.dtype == np.float64
     assert (shares[0], shares[2]) == (1.0, 1.0)
     assert shares[1] < 0.03

@@ -75,7 +75,9 @@ def test_a_real_mean_of_zero_leaves_the_difference_unsaid() -> None:
     assert compare([5e-324], [1e300]).difference_percent is None
 
 
-@pytest.mark.parametrize(("real", "message"), [([], "real: no values"), ([1.0, math.nan, math.inf], "2 of 3 values are NaN or infinite")])
+@pytest.mark.parametrize(
+    ("real", "message"), [([], "real: no values"), ([1.0, math.nan, math.inf], "2 of 3 values are NaN or infinite")]
+)
 def test_sets_that_cannot_be_compared_are_refused(real: list[float], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
         compare(real, [1.0])
@@ -99,7 +101,15 @@ def test_a_summary_has_three_columns_overall_and_per_category() -> None:
     assert summary["overall"]["counts"] == {"real": 2, "resynthesized": 2, "generated": 3}
     rms = summary["overall"]["metrics"]["rms"]
     assert list(rms) == ["real", "resynthesized", "generated"]
-    assert rms["real"] == {"n": 2, "mean": 2, "std": 1, "median": 2, "difference_percent": None, "ks": None, "p_value": None}
+    assert rms["real"] == {
+        "n": 2,
+        "mean": 2,
+        "std": 1,
+        "median": 2,
+        "difference_percent": None,
+        "ks": None,
+        "p_value": None,
+    }
     assert rms["resynthesized"]["difference_percent"] == 0
     assert rms["generated"]["difference_percent"] == 100
     assert rms["generated"]["ks"] == compare([1, 3], [3, 5, 4]).ks
@@ -107,13 +117,20 @@ def test_a_summary_has_three_columns_overall_and_per_category() -> None:
     assert rain["counts"] == {"real": 1, "resynthesized": 1, "generated": 2}
     assert rain["metrics"]["snr_db"]["generated"]["mean"] == 4
     assert rain["metrics"]["snr_db"]["generated"]["difference_percent"] == 300
-    assert summary["pairs"]["spectral_convergence"] == {"n": 3, "mean": 1, "std": pytest.approx(math.sqrt(1 / 6)), "median": 1}
+    assert summary["pairs"]["spectral_convergence"] == {
+        "n": 3,
+        "mean": 1,
+        "std": pytest.approx(math.sqrt(1 / 6)),
+        "median": 1,
+    }
     assert summary["pairs"]["log_spectral_distance"]["median"] == 4
     assert list(summary["pairs"]) == list(PAIR_METRIC_NAMES)
 
 
 def test_a_source_or_category_without_clips_is_null_and_the_json_has_no_nan() -> None:
-    summary = summarize(metrics_table([("real", "rain", 0.0), ("generated", "rain", 1.0), ("generated", "unheard", 2.0)]))
+    summary = summarize(
+        metrics_table([("real", "rain", 0.0), ("generated", "rain", 1.0), ("generated", "unheard", 2.0)])
+    )
     read_back = json.loads(json.dumps(summary.to_dict(), allow_nan=False))
     assert read_back["overall"]["metrics"]["rms"]["resynthesized"] is None
     assert read_back["overall"]["metrics"]["rms"]["generated"]["difference_percent"] is None

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.temporal import FLOOR_DB, MEL_BANDS, log_mel, modulation_energy, modulation_spectrum, spectral_flux
+from soundstorm.evaluation.temporal import (
+    FLOOR_DB,
+    MEL_BANDS,
+    log_mel,
+    modulation_energy,
+    modulation_spectrum,
+    spectral_flux,
+)
 
 RATE = 24_000
 RNG = np.random.default_rng
@@ -52,10 +59,13 @@ def test_more_clicks_a_second_are_more_flux() -> None:
 
 
 def test_a_sound_switched_on_changes_once_by_its_height_above_the_floor() -> None:
-    """Two changes of frames see the edge of a 25 ms frame; together they climb from the floor to the level, whatever the path."""
+    """Two changes of frames see the edge of a 25 ms frame; together they climb from the floor to the level, whatever
+    the path."""
     x = np.concatenate([np.zeros(2 * RATE), noise(2)])
     level_db = log_mel(noise(2), RATE).mean(axis=0) - FLOOR_DB
-    edge_sum = spectral_flux(x, RATE) * (len(log_mel(x, RATE)) - 1) - spectral_flux(noise(2), RATE) * (len(log_mel(noise(2), RATE)) - 1)
+    edge_sum = spectral_flux(x, RATE) * (len(log_mel(x, RATE)) - 1) - spectral_flux(noise(2), RATE) * (
+        len(log_mel(noise(2), RATE)) - 1
+    )
     assert edge_sum == pytest.approx(math.sqrt(np.mean(level_db**2)), rel=0.15)
 
 
@@ -109,7 +119,9 @@ def test_other_sample_rates_give_like_values() -> None:
     assert modulation_energy(tone(1000, 2, 8000) * (np.arange(16_000) % 2000 < 1000), 8000) > 50
 
 
-@pytest.mark.parametrize("x", [np.zeros(1), np.ones(1), np.zeros(RATE), np.full(700, 1e-6), np.full(RATE, 0.5), np.array([5e-324] * 3)])
+@pytest.mark.parametrize(
+    "x", [np.zeros(1), np.ones(1), np.zeros(RATE), np.full(700, 1e-6), np.full(RATE, 0.5), np.array([5e-324] * 3)]
+)
 def test_clips_without_change_have_zero(x: np.ndarray) -> None:
     assert spectral_flux(x, RATE) == 0
     assert modulation_energy(x, RATE) == pytest.approx(0, abs=1e-12)

@@ -26,7 +26,8 @@ def _one_thread() -> None:
 
 
 class KnownLogits(nn.Module):
-    """A network that gives logits (classes + 1, Q, T, K) by label and level, whatever it is shown, and notes each call."""
+    """A network that gives logits (classes + 1, Q, T, K) by label and level, whatever it is shown, and notes each
+    call."""
 
     def __init__(self, logits_CQTK: Tensor) -> None:
         super().__init__()
@@ -53,10 +54,14 @@ def trained_like() -> SoundStorm:
     return model
 
 
-def watched(model: nn.Module, settings: SamplerSettings, num_frames_B: list[int], **known: Tensor) -> tuple[list[Tensor], list[DecodingStep]]:
+def watched(
+    model: nn.Module, settings: SamplerSettings, num_frames_B: list[int], **known: Tensor
+) -> tuple[list[Tensor], list[DecodingStep]]:
     steps: list[DecodingStep] = []
     labels = torch.arange(len(num_frames_B)) % CONFIG.num_classes
-    codes = generate_codes(model, labels, num_frames_B, settings, list(range(len(num_frames_B))), on_step=steps.append, **known)
+    codes = generate_codes(
+        model, labels, num_frames_B, settings, list(range(len(num_frames_B))), on_step=steps.append, **known
+    )
     return codes, steps
 
 
@@ -81,7 +86,9 @@ def test_the_codes_of_an_oracle_come_back_exactly(settings: SamplerSettings) -> 
 
 def test_levels_above_the_current_one_are_mask_and_levels_below_are_done() -> None:
     codes, steps = watched(trained_like(), SamplerSettings(iterations=PASSES), [30, 12])
-    assert [(step.level, step.iteration) for step in steps] == [(level, number) for level, passes in enumerate(PASSES) for number in range(passes)]
+    assert [(step.level, step.iteration) for step in steps] == [
+        (level, number) for level, passes in enumerate(PASSES) for number in range(passes)
+    ]
     for step in steps:
         for row, num_frames in enumerate((30, 12)):
             seen_QT = step.before_BQT[row, :, :num_frames]
@@ -116,7 +123,8 @@ def test_kept_codes_never_change_and_the_masked_ones_follow_the_cosine_schedule(
 
 
 def test_frames_are_kept_in_the_order_of_their_confidence_and_never_ranked_again() -> None:
-    # Confidence falls from the last frame to the first in odd calls and rises in even ones: only the masked frames may be compared.
+    # Confidence falls from the last frame to the first in odd calls and rises in even ones: only the masked frames may
+    # be compared.
     class Turning(KnownLogits):
         def forward(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int) -> Tensor:
             logits = super().forward(codes_BQT, label_B, mask_BT, level)
@@ -124,7 +132,9 @@ def test_frames_are_kept_in_the_order_of_their_confidence_and_never_ranked_again
 
     logits = torch.zeros(4, 4, 40, 20)
     logits[..., 5] = torch.arange(1.0, 41.0) / 4
-    _, steps = watched(Turning(logits), SamplerSettings(iterations=(6, 1, 1, 1), temperature=0.0, choice_temperature=0.0), [40])
+    _, steps = watched(
+        Turning(logits), SamplerSettings(iterations=(6, 1, 1, 1), temperature=0.0, choice_temperature=0.0), [40]
+    )
     masked = list(range(40))
     for iteration, step in enumerate(steps[:6]):
         num_kept = len(masked) - num_still_masked(40, iteration, 6)
@@ -171,7 +181,9 @@ def test_a_final_temperature_is_that_of_the_last_pass_and_of_an_only_one(monkeyp
 
 
 def test_in_even_order_a_pass_keeps_the_frames_of_the_lowest_rank_whatever_was_drawn() -> None:
-    _, steps = watched(KnownLogits(torch.randn(4, 4, 40, 20)), SamplerSettings(iterations=(6, 1, 1, 1), order="even"), [40, 25])
+    _, steps = watched(
+        KnownLogits(torch.randn(4, 4, 40, 20)), SamplerSettings(iterations=(6, 1, 1, 1), order="even"), [40, 25]
+    )
     kept = [(step.masked_before_BT & ~step.masked_after_BT) for step in steps[:6]]
     for clip, num_frames in enumerate([40, 25]):
         order = torch.stack(kept)[:, clip, :num_frames].float().argmax(0)  # the pass in which a frame was kept
@@ -179,12 +191,16 @@ def test_in_even_order_a_pass_keeps_the_frames_of_the_lowest_rank_whatever_was_d
         first = [frame for frame in range(num_frames) if order[frame] <= 2]
         assert max(b - a for a, b in itertools.pairwise(first)) <= 6
     _, others = watched(
-        KnownLogits(10 * torch.randn(4, 4, 40, 20)), SamplerSettings(iterations=(6, 1, 1, 1), order="even", temperature=3.0), [40, 25]
+        KnownLogits(10 * torch.randn(4, 4, 40, 20)),
+        SamplerSettings(iterations=(6, 1, 1, 1), order="even", temperature=3.0),
+        [40, 25],
     )
     assert torch.equal(others[0].masked_after_BT, steps[0].masked_after_BT)
 
 
-def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     noise_B = []
     model = KnownLogits(torch.zeros(4, 4, 2000, 20))
     log_probability = -math.log(20)
@@ -216,7 +232,9 @@ def test_the_last_pass_takes_the_likeliest_codes_however_hot_the_others_are() ->
 
 def test_first_pass_codes_have_the_distribution_of_the_network() -> None:
     model = KnownLogits(torch.tensor([0.5, 0.3, 0.2] + [0.0] * 17).log().expand(4, 4, 3000, 20))
-    settings = SamplerSettings(iterations=(2, 1, 1, 1), choice_temperature=1e9)  # with such noise the choice of frames is blind
+    settings = SamplerSettings(
+        iterations=(2, 1, 1, 1), choice_temperature=1e9
+    )  # with such noise the choice of frames is blind
     _, steps = watched(model, settings, [3000])
     newly = steps[0].masked_before_BT[0] & ~steps[0].masked_after_BT[0]
     drawn = steps[0].after_BQT[0, 0][newly]
@@ -239,7 +257,9 @@ def test_guidance_runs_both_halves_in_one_call_and_falls_with_the_masked_share()
 
 def test_guided_logits_are_uncond_plus_w_times_the_difference() -> None:
     logits = torch.randn(4, 4, 40, 20)
-    codes = generate_codes(KnownLogits(logits), torch.tensor([1]), [40], SamplerSettings(iterations=1, guidance=2.5), [0])[0]
+    codes = generate_codes(
+        KnownLogits(logits), torch.tensor([1]), [40], SamplerSettings(iterations=1, guidance=2.5), [0]
+    )[0]
     expected = logits[3] + 2.5 * (logits[1] - logits[3])
     assert torch.equal(codes, expected.argmax(-1))
     assert not torch.equal(codes, logits[1].argmax(-1))
@@ -260,8 +280,12 @@ def test_a_sample_with_a_known_level_does_not_depend_on_a_mate_without_one() -> 
     model, settings = trained_like(), SamplerSettings(iterations=(4, 4, 1, 1))
     known_BQT, known_mask_BQT = torch.randint(20, (2, 4, 25)), torch.zeros(2, 4, 25, dtype=torch.bool)
     known_mask_BQT[0, 0] = True
-    together = generate_codes(model, torch.tensor([0, 1]), [25, 25], settings, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)[0]
-    alone = generate_codes(model, torch.tensor([0]), [25], settings, [1], known_BQT=known_BQT[:1], known_mask_BQT=known_mask_BQT[:1])[0]
+    together = generate_codes(
+        model, torch.tensor([0, 1]), [25, 25], settings, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+    )[0]
+    alone = generate_codes(
+        model, torch.tensor([0]), [25], settings, [1], known_BQT=known_BQT[:1], known_mask_BQT=known_mask_BQT[:1]
+    )[0]
     assert torch.equal(together, alone)
     assert torch.equal(together[0], known_BQT[0, 0])
 
@@ -278,7 +302,9 @@ def test_a_prompt_stays_and_is_seen_at_every_level_from_the_first_pass() -> None
     model = trained_like()
     prompts = [torch.randint(20, (4, 15)), torch.randint(20, (4, 4))]
     known_BQT, known_mask_BQT = continuation(prompts, [30, 12])
-    codes, steps = watched(model, SamplerSettings(iterations=PASSES), [30, 12], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+    codes, steps = watched(
+        model, SamplerSettings(iterations=PASSES), [30, 12], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+    )
     for row, (prompt_QT, num_frames) in enumerate(zip(prompts, (30, 12), strict=True)):
         length = prompt_QT.shape[1]
         assert torch.equal(codes[row][:, :length], prompt_QT)
@@ -293,14 +319,18 @@ def test_a_gap_is_filled_by_an_oracle_and_the_rest_is_left_alone() -> None:
     known_mask_BQT = torch.ones(1, 4, 50, dtype=torch.bool)
     known_mask_BQT[0, :, 20:35] = False
     known_mask_BQT[0, 2:, 5] = False
-    (codes,) = generate_codes(model, torch.tensor([1]), [50], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+    (codes,) = generate_codes(
+        model, torch.tensor([1]), [50], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+    )
     assert torch.equal(codes, torch.where(known_mask_BQT[0], known_BQT[0], answer_CQT[1]))
 
 
 def test_a_clip_known_in_full_needs_no_network() -> None:
     model, _ = oracle()
     known_BQT = torch.randint(20, (1, 4, 9))
-    codes = generate_codes(model, torch.tensor([0]), [9], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_BQT >= 0)
+    codes = generate_codes(
+        model, torch.tensor([0]), [9], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_BQT >= 0
+    )
     assert torch.equal(codes[0], known_BQT[0])
     assert model.calls == []
 
@@ -308,7 +338,12 @@ def test_a_clip_known_in_full_needs_no_network() -> None:
 def test_decoding_leaves_the_network_in_the_mode_it_was_in() -> None:
     model = trained_like().train()
     generate_codes(
-        model, torch.tensor([0]), [5], SamplerSettings(), [0], on_step=lambda _: (_ for _ in ()).throw(AssertionError) if model.training else None
+        model,
+        torch.tensor([0]),
+        [5],
+        SamplerSettings(),
+        [0],
+        on_step=lambda _: (_ for _ in ()).throw(AssertionError) if model.training else None,
     )
     assert model.training
 
@@ -330,12 +365,26 @@ def test_bfloat16_recovers_the_same_greedy_codes_of_a_decided_network() -> None:
         ({"seeds": [1, 2]}, ["2 seeds"]),
         ({"settings": SamplerSettings(iterations=(2, 2))}, ["iterations", "(2, 2)", "4"]),
         ({"known_BQT": torch.zeros(1, 4, 5, dtype=torch.int64)}, ["both"]),
-        ({"known_BQT": torch.zeros(1, 4, 4, dtype=torch.int64), "known_mask_BQT": torch.ones(1, 4, 4, dtype=torch.bool)}, ["(1, 4, 4)", "(1, 4, 5)"]),
-        ({"known_BQT": torch.full((1, 4, 5), 20), "known_mask_BQT": torch.ones(1, 4, 5, dtype=torch.bool)}, ["20", "0 to 19"]),
+        (
+            {
+                "known_BQT": torch.zeros(1, 4, 4, dtype=torch.int64),
+                "known_mask_BQT": torch.ones(1, 4, 4, dtype=torch.bool),
+            },
+            ["(1, 4, 4)", "(1, 4, 5)"],
+        ),
+        (
+            {"known_BQT": torch.full((1, 4, 5), 20), "known_mask_BQT": torch.ones(1, 4, 5, dtype=torch.bool)},
+            ["20", "0 to 19"],
+        ),
     ],
 )
 def test_what_does_not_fit_the_network_is_refused_by_name(arguments: dict[str, object], words: list[str]) -> None:
-    good: dict[str, object] = {"label_B": torch.tensor([0]), "num_frames_B": [5], "settings": SamplerSettings(), "seeds": [0]}
+    good: dict[str, object] = {
+        "label_B": torch.tensor([0]),
+        "num_frames_B": [5],
+        "settings": SamplerSettings(),
+        "seeds": [0],
+    }
     with pytest.raises(SoundStormError) as error:
         generate_codes(trained_like(), **(good | arguments))  # type: ignore[arg-type]
     for word in words:

@@ -33,20 +33,28 @@ def model() -> PlaceNetwork:
     return model
 
 
-def watched(model: PlaceNetwork, settings: SamplerSettings, num_frames_B: list[int], **known: Tensor) -> tuple[list[Tensor], list[DecodingStep]]:
+def watched(
+    model: PlaceNetwork, settings: SamplerSettings, num_frames_B: list[int], **known: Tensor
+) -> tuple[list[Tensor], list[DecodingStep]]:
     steps: list[DecodingStep] = []
     labels = torch.arange(len(num_frames_B)) % CONFIG.num_classes
-    codes = generate_codes(model, labels, num_frames_B, settings, list(range(len(num_frames_B))), on_step=steps.append, **known)
+    codes = generate_codes(
+        model, labels, num_frames_B, settings, list(range(len(num_frames_B))), on_step=steps.append, **known
+    )
     return codes, steps
 
 
 @pytest.mark.parametrize("order", ["even", "confidence"])
-def test_places_are_kept_as_a_whole_as_many_as_the_schedule_says_and_never_change(model: PlaceNetwork, order: str) -> None:
+def test_places_are_kept_as_a_whole_as_many_as_the_schedule_says_and_never_change(
+    model: PlaceNetwork, order: str
+) -> None:
     codes, steps = watched(model, SamplerSettings(iterations=5, order=order, choice_temperature=3.0), [30, 12])  # type: ignore[arg-type]
     assert len(steps) == 5
     for step in steps:
         assert step.level is None
-        assert step.masked_after_BT.sum(1).tolist() == [num_still_masked(length, step.iteration, 5) for length in (30, 12)]
+        assert step.masked_after_BT.sum(1).tolist() == [
+            num_still_masked(length, step.iteration, 5) for length in (30, 12)
+        ]
         masked_BQT = step.after_BQT == CONFIG.codebook_size
         assert torch.equal(masked_BQT.any(1), masked_BQT.all(1))
         was_known = step.before_BQT != CONFIG.codebook_size
@@ -71,7 +79,9 @@ def test_codes_are_drawn_as_often_as_the_network_says(model: PlaceNetwork) -> No
         share_QK = torch.rand(3, 20).add(0.1)
         share_QK /= share_QK.sum(1, keepdim=True)
         model.head.head_bias.copy_(share_QK.log())
-    (codes,) = generate_codes(model, torch.tensor([0]), [6000], SamplerSettings(iterations=1, order="even", final_temperature=1.0), [0])
+    (codes,) = generate_codes(
+        model, torch.tensor([0]), [6000], SamplerSettings(iterations=1, order="even", final_temperature=1.0), [0]
+    )
     for level in range(3):
         found_K = torch.bincount(codes[level], minlength=20) / 6000
         torch.testing.assert_close(found_K, share_QK[level], atol=0.02, rtol=0)
@@ -88,7 +98,9 @@ def test_a_level_follows_from_the_codes_drawn_below_it(model: PlaceNetwork) -> N
         model.head.project_QHL.copy_(direction_QHL)
         vectors_QKL = torch.nn.functional.normalize(torch.randn(1, 20, 6), dim=2).repeat(3, 1, 1)
         model.centroids.take(vectors_QKL)
-    (codes,) = generate_codes(model, torch.tensor([0]), [200], SamplerSettings(iterations=3, order="even", final_temperature=1.0), [0])
+    (codes,) = generate_codes(
+        model, torch.tensor([0]), [200], SamplerSettings(iterations=3, order="even", final_temperature=1.0), [0]
+    )
     assert float((codes[1] == codes[0]).float().mean()) > 0.9
     assert float((codes[2] == codes[0]).float().mean()) < 0.2
 
@@ -109,7 +121,9 @@ def test_a_sample_does_not_depend_on_its_batch_mates(model: PlaceNetwork) -> Non
 def test_a_sample_known_in_full_does_not_change_its_batch_mate(model: PlaceNetwork) -> None:
     known_BQT, known_mask_BQT = torch.randint(20, (2, 3, 25)), torch.zeros(2, 3, 25, dtype=torch.bool)
     known_mask_BQT[0] = True
-    together = generate_codes(model, torch.tensor([0, 1]), [25, 25], SETTINGS, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+    together = generate_codes(
+        model, torch.tensor([0, 1]), [25, 25], SETTINGS, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+    )
     alone = generate_codes(model, torch.tensor([1]), [25], SETTINGS, [2])
     assert torch.equal(together[0], known_BQT[0])
     assert torch.equal(together[1], alone[0])
@@ -141,7 +155,9 @@ def test_a_gap_is_filled_and_single_codes_that_are_known_are_kept(model: PlaceNe
     known_mask_BQT[0, 0, 25] = True
     for order in ("even", "confidence"):
         settings = SamplerSettings(iterations=4, order=order)  # type: ignore[arg-type]
-        (codes,) = generate_codes(model, torch.tensor([1]), [50], settings, [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+        (codes,) = generate_codes(
+            model, torch.tensor([1]), [50], settings, [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        )
         assert torch.equal(codes[known_mask_BQT[0]], known_BQT[0][known_mask_BQT[0]])
         assert int(codes.max()) < 20
 
@@ -151,7 +167,13 @@ def test_guidance_moves_away_from_what_no_class_would_be(model: PlaceNetwork) ->
         model.head.project_QHL.zero_()
         model.head.take_in.weight.zero_()
     plain = generate_codes(model, torch.tensor([1]), [40], SETTINGS, [0])[0]
-    alike = generate_codes(model, torch.tensor([1]), [40], SamplerSettings(iterations=5, order="even", final_temperature=1.0, guidance=7.0), [0])[0]
+    alike = generate_codes(
+        model,
+        torch.tensor([1]),
+        [40],
+        SamplerSettings(iterations=5, order="even", final_temperature=1.0, guidance=7.0),
+        [0],
+    )[0]
     assert torch.equal(plain, alike)  # nothing tells the classes apart, so there is nothing to move away from
     torch.manual_seed(1)
     opinionated = PlaceNetwork(CONFIG).eval()
@@ -167,19 +189,30 @@ def test_guidance_moves_away_from_what_no_class_would_be(model: PlaceNetwork) ->
 
 
 def test_upper_levels_have_their_own_temperature(model: PlaceNetwork) -> None:
-    settings = SamplerSettings(iterations=3, order="even", temperature=1.0, final_temperature=1.0, upper_temperature=0.0)
+    settings = SamplerSettings(
+        iterations=3, order="even", temperature=1.0, final_temperature=1.0, upper_temperature=0.0
+    )
     known_BQT = torch.randint(20, (1, 3, 30))
     known_mask_BQT = torch.zeros(1, 3, 30, dtype=torch.bool)
     known_mask_BQT[0, 0] = True
     first, second = (
-        generate_codes(model, torch.tensor([1]), [30], settings, [seed], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)[0] for seed in (1, 1)
+        generate_codes(
+            model, torch.tensor([1]), [30], settings, [seed], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        )[0]
+        for seed in (1, 1)
     )
     assert torch.equal(first, second)
     varied = {
         tuple(
-            generate_codes(model, torch.tensor([1]), [1], settings, [seed], known_BQT=known_BQT[..., :1], known_mask_BQT=known_mask_BQT[..., :1])[0][
-                1:, 0
-            ].tolist()
+            generate_codes(
+                model,
+                torch.tensor([1]),
+                [1],
+                settings,
+                [seed],
+                known_BQT=known_BQT[..., :1],
+                known_mask_BQT=known_mask_BQT[..., :1],
+            )[0][1:, 0].tolist()
         )
         for seed in range(8)
     }

@@ -22,7 +22,11 @@ def test_of_two_draws_the_one_that_sounds_like_its_class_is_kept() -> None:
 def test_a_single_draw_is_kept_whatever_it_is_and_of_equals_the_first() -> None:
     first, second = np.zeros(24_000), np.zeros(24_000)
     assert most_convincing([[first]], ["no such class"], LISTENER)[0] is first
-    assert most_convincing([[first], [second]], ["dog"], LISTENER)[0] is most_convincing([[first], [second]], ["Dog"], LISTENER)[0] is first
+    assert (
+        most_convincing([[first], [second]], ["dog"], LISTENER)[0]
+        is most_convincing([[first], [second]], ["Dog"], LISTENER)[0]
+        is first
+    )
 
 
 def test_each_draw_has_a_seed_of_its_own_and_the_first_that_of_the_sample() -> None:
@@ -33,7 +37,9 @@ def test_each_draw_has_a_seed_of_its_own_and_the_first_that_of_the_sample() -> N
 
 def test_a_classifier_that_does_not_know_a_class_is_refused() -> None:
     require_known(LISTENER, ["dog", "rain", "Sea-Waves"], "it")
-    with pytest.raises(SoundStormError, match=r"it cannot choose among --candidates: it does not know jackhammer, siren, only .*dog"):
+    with pytest.raises(
+        SoundStormError, match=r"it cannot choose among --candidates: it does not know jackhammer, siren, only .*dog"
+    ):
         require_known(LISTENER, ["dog", "jackhammer", "siren"], "it")
 
 

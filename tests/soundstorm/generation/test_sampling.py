@@ -5,7 +5,15 @@ import math
 import pytest
 import torch
 
-from soundstorm.generation.sampling import draw, even_order, filtered_probability, gumbel, keep_top_p, keep_typical, most_confident
+from soundstorm.generation.sampling import (
+    draw,
+    even_order,
+    filtered_probability,
+    gumbel,
+    keep_top_p,
+    keep_typical,
+    most_confident,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +30,8 @@ def test_top_p_keeps_the_smallest_set_that_holds_p() -> None:
 
 
 def test_typical_filtering_keeps_codes_near_the_entropy_not_the_likeliest() -> None:
-    # Entropy 1.50 nats; information of the codes: 0.69, 2.08, 2.08, 2.08, 2.08. Nearest first: the four of 1/8 (0.58 away), then 1/2 (0.81).
+    # Entropy 1.50 nats; information of the codes: 0.69, 2.08, 2.08, 2.08, 2.08. Nearest first: the four of 1/8 (0.58
+    # away), then 1/2 (0.81).
     probability = torch.tensor([0.5, 0.125, 0.125, 0.125, 0.125], dtype=torch.float64)
     assert keep_typical(probability, 0.3).tolist() == [0.0, 0.125, 0.125, 0.125, 0.0]
     assert keep_typical(probability, 0.6).tolist() == probability.tolist()

@@ -18,9 +18,12 @@ from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfi
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CodecFingerprint
 
-VECTORS_QKL = torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+VECTORS_QKL = (
+    torch.randn(3, 20, 6, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 0.5, 0.25])[:, None, None]
+)
 LEVELS = ModelConfig(
-    width=32, depth=2, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=3, centroids=True, centroid_dim=6
+    width=32, depth=2, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=3, centroids=True,
+    centroid_dim=6
 )  # fmt: skip
 PLACES = replace(LEVELS, order="places", head_width=32)
 
@@ -55,7 +58,9 @@ def test_sums_are_those_of_the_centroids_with_a_mean_square_of_one(centroids: Ce
         torch.testing.assert_close(centroids.below(codes_NQ)[:, level], vectors_NQL[:, :level].sum(1) * scale)
     visible_NQ = torch.rand(4000, 3) < 0.5
     hidden_codes_NQ = codes_NQ.where(visible_NQ, 20)  # MASK
-    torch.testing.assert_close(centroids.visible_sums(hidden_codes_NQ, visible_NQ), (vectors_NQL * visible_NQ[..., None]).sum(1) * scale)
+    torch.testing.assert_close(
+        centroids.visible_sums(hidden_codes_NQ, visible_NQ), (vectors_NQL * visible_NQ[..., None]).sum(1) * scale
+    )
 
 
 def test_logits_are_products_with_the_centroids_of_the_level_and_biases(centroids: Centroids) -> None:
@@ -75,7 +80,9 @@ def test_a_level_whose_centroids_are_all_the_same_breaks_nothing() -> None:
 
 
 def test_centroids_of_another_codec_are_refused(centroids: Centroids) -> None:
-    with pytest.raises(SoundStormError, match=r"centroids of shape \(2, 20, 6\): this network needs those of 3 levels, \(20, 6\) each"):
+    with pytest.raises(
+        SoundStormError, match=r"centroids of shape \(2, 20, 6\): this network needs those of 3 levels, \(20, 6\) each"
+    ):
         centroids.take(VECTORS_QKL[:2])
     with pytest.raises(SoundStormError, match=r"\(3, 20, 5\)"):
         centroids.take(VECTORS_QKL[..., :5])
@@ -109,18 +116,26 @@ def test_by_levels_a_masked_code_is_unseen_and_a_visible_one_is_seen() -> None:
 def test_by_levels_logits_of_mixed_levels_equal_those_of_each_level_alone() -> None:
     model = network(LEVELS)
     assert isinstance(model, SoundStorm)
-    codes_BQT, label_B, mask_BT = torch.randint(20, (2, 3, 12)), torch.tensor([0, 2]), torch.ones(2, 12, dtype=torch.bool)
+    codes_BQT, label_B, mask_BT = (
+        torch.randint(20, (2, 3, 12)),
+        torch.tensor([0, 2]),
+        torch.ones(2, 12, dtype=torch.bool),
+    )
     with torch.no_grad():
         mixed_BTK = model(codes_BQT, label_B, mask_BT, torch.tensor([2, 1]))
         for row, level in enumerate((2, 1)):
-            torch.testing.assert_close(mixed_BTK[row], model(codes_BQT, label_B, mask_BT, level)[row], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                mixed_BTK[row], model(codes_BQT, label_B, mask_BT, level)[row], atol=1e-5, rtol=1e-5
+            )
 
 
 # ---- checkpoints
 
 
 def fingerprint(num_levels: int = 3) -> CodecFingerprint:
-    return CodecFingerprint(name="test", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=num_levels, codebook_size=20)
+    return CodecFingerprint(
+        name="test", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=num_levels, codebook_size=20
+    )
 
 
 def saved(folder: Path, model: GeneratorNetwork, num_levels: int = 3) -> None:
@@ -181,7 +196,13 @@ def test_packed_centroids_keep_their_small_dimensions(tmp_path: Path) -> None:
     training = TrainingConfig(batch_size=2, epochs=1, lr=1e-3)
     print300 = replace(fingerprint(), codebook_size=300)
     save_checkpoint(
-        tmp_path / "whole", model, training=training, categories=["a", "b", "c"], fingerprint=print300, step=1, sampler=SamplerSettings(iterations=3)
+        tmp_path / "whole",
+        model,
+        training=training,
+        categories=["a", "b", "c"],
+        fingerprint=print300,
+        step=1,
+        sampler=SamplerSettings(iterations=3),
     )
     pack_checkpoint(tmp_path / "whole", tmp_path / "packed")
     packed = load_checkpoint(tmp_path / "packed").model.centroids

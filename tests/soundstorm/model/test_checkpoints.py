@@ -24,7 +24,9 @@ from soundstorm.training.batches import collate, seeded_generator
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
 
 CONFIG = ModelConfig(width=16, depth=1, heads=2, ff_mult=2, num_levels=2, codebook_size=30, num_classes=3)
-FINGERPRINT = CodecFingerprint(name="test codec", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=30)
+FINGERPRINT = CodecFingerprint(
+    name="test codec", sha256="ab" * 32, sample_rate=24_000, frame_rate=75, num_levels=2, codebook_size=30
+)
 TRAINING = replace(preset("tiny").training, precision="fp32")
 SAMPLER = SamplerSettings(iterations=(5, 2), top_p=0.9)
 
@@ -56,7 +58,12 @@ def test_a_packed_checkpoint_is_a_third_as_large_and_predicts_nearly_the_same(tm
     assert sizes[1] < 0.36 * sizes[0]
     whole, packed = (load_checkpoint(tmp_path / name) for name in ("checkpoint", "packed"))
     assert packed.sha256 == sha256 != whole.sha256 == packed.extra["packed_from_sha256"]
-    assert (packed.sampler, packed.categories, packed.step, packed.training) == (whole.sampler, whole.categories, whole.step, whole.training)
+    assert (packed.sampler, packed.categories, packed.step, packed.training) == (
+        whole.sampler,
+        whole.categories,
+        whole.step,
+        whole.training,
+    )
     arguments = (torch.randint(30, (1, 2, 9)), torch.tensor([1]), torch.ones(1, 9, dtype=torch.bool), 1)
     expected = model(*arguments)
     assert ((packed.model(*arguments) - expected).norm() / expected.norm()).item() < 0.03
@@ -67,8 +74,18 @@ def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
     sha256 = save(tmp_path / "checkpoint", model)
     loaded = load_checkpoint(tmp_path / "checkpoint")
     assert loaded.categories == ["rain", "dog bark", "grillons ❄"]
-    assert (loaded.fingerprint, loaded.step, loaded.sampler, loaded.training, loaded.extra) == (FINGERPRINT, 40, SAMPLER, TRAINING, {"fold": 5})
-    assert loaded.sha256 == sha256 == hashlib.sha256((tmp_path / "checkpoint" / "model.safetensors").read_bytes()).hexdigest()
+    assert (loaded.fingerprint, loaded.step, loaded.sampler, loaded.training, loaded.extra) == (
+        FINGERPRINT,
+        40,
+        SAMPLER,
+        TRAINING,
+        {"fold": 5},
+    )
+    assert (
+        loaded.sha256
+        == sha256
+        == hashlib.sha256((tmp_path / "checkpoint" / "model.safetensors").read_bytes()).hexdigest()
+    )
     assert loaded.model.config == CONFIG
     assert not loaded.model.training
     arguments = (torch.randint(30, (1, 2, 9)), torch.tensor([1]), torch.ones(1, 9, dtype=torch.bool), 1)
@@ -83,7 +100,11 @@ def test_everything_comes_back_as_it_was(tmp_path: Path) -> None:
 def test_the_folder_holds_three_files_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     save(tmp_path / "checkpoint")
     save(tmp_path / "checkpoint", step=41)
-    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["config.json", "model.safetensors", "training_state.pt"]
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "training_state.pt",
+    ]
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
     assert load_checkpoint(tmp_path / "checkpoint").step == 41
     save(tmp_path / "checkpoint", step=42, training_state=None)
@@ -91,7 +112,9 @@ def test_the_folder_holds_three_files_and_nothing_is_left_beside_it(tmp_path: Pa
 
 
 @pytest.mark.parametrize("failing", ["save", "rename"])
-def test_a_failed_write_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+def test_a_failed_write_leaves_the_earlier_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
     folder = tmp_path / "checkpoint"
     first = save(folder)
 
@@ -102,7 +125,11 @@ def test_a_failed_write_leaves_the_earlier_checkpoint_whole(tmp_path: Path, monk
         monkeypatch.setattr(checkpoints.torch, "save", full_disk)
     else:
         rename = Path.replace
-        monkeypatch.setattr(Path, "replace", lambda self, target: full_disk() if self.name.endswith(".partial") else rename(self, target))
+        monkeypatch.setattr(
+            Path,
+            "replace",
+            lambda self, target: full_disk() if self.name.endswith(".partial") else rename(self, target),
+        )
     with pytest.raises(SoundStormError, match="No space left on device"):
         save(folder, step=41)
     monkeypatch.undo()
@@ -119,11 +146,15 @@ def test_training_resumed_from_a_checkpoint_equals_training_without_a_stop(tmp_p
         return model, optimizer, build_schedule(optimizer, TRAINING, 6), EMA(model, TRAINING.ema_decay)
 
     def run(
-        parts: tuple[SoundStorm, torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR, EMA], generator: torch.Generator, steps: int
+        parts: tuple[SoundStorm, torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR, EMA],
+        generator: torch.Generator,
+        steps: int,
     ) -> dict[str, torch.Tensor]:
         model, optimizer, schedule, ema = parts
         for _ in range(steps):
-            apply_gradients(model, training_step(model, batch, generator, TRAINING).loss, optimizer, schedule, TRAINING, ema)
+            apply_gradients(
+                model, training_step(model, batch, generator, TRAINING).loss, optimizer, schedule, TRAINING, ema
+            )
         return {**{f"average.{name}": value for name, value in ema.average.items()}, **model.state_dict()}
 
     torch.manual_seed(1)
@@ -170,29 +201,62 @@ def cut(path: Path, size: int) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json", "soundstorm train"]),
     "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors", "whole checkpoint"]),
-    "garbage json": (lambda folder: (folder / "config.json").write_bytes(b"\xff{nonsense"), ["config.json", "not JSON"]),
+    "garbage json": (
+        lambda folder: (folder / "config.json").write_bytes(b"\xff{nonsense"),
+        ["config.json", "not JSON"],
+    ),
     "deep json": (lambda folder: (folder / "config.json").write_text("[" * 100_000), ["config.json", "not JSON"]),
     "json of another kind": (lambda folder: (folder / "config.json").write_text("[1, 2]"), ["config.json"]),
-    "another format": (lambda folder: edit(folder, lambda config: config.update(format=99)), ["config.json", "format 99"]),
-    "no sampler": (lambda folder: edit(folder, lambda config: config.pop("sampler")), ["config.json", "'sampler' is missing"]),
-    "no width": (lambda folder: edit(folder, lambda config: config["architecture"].pop("width")), ["config.json", "'width' is missing"]),
-    "absurd depth": (lambda folder: edit(folder, lambda config: config["architecture"].update(depth=10**9)), ["config.json", "depth", "1000000000"]),
-    "depth as text": (lambda folder: edit(folder, lambda config: config["architecture"].update(depth="1")), ["config.json", "depth", "'1'"]),
+    "another format": (
+        lambda folder: edit(folder, lambda config: config.update(format=99)),
+        ["config.json", "format 99"],
+    ),
+    "no sampler": (
+        lambda folder: edit(folder, lambda config: config.pop("sampler")),
+        ["config.json", "'sampler' is missing"],
+    ),
+    "no width": (
+        lambda folder: edit(folder, lambda config: config["architecture"].pop("width")),
+        ["config.json", "'width' is missing"],
+    ),
+    "absurd depth": (
+        lambda folder: edit(folder, lambda config: config["architecture"].update(depth=10**9)),
+        ["config.json", "depth", "1000000000"],
+    ),
+    "depth as text": (
+        lambda folder: edit(folder, lambda config: config["architecture"].update(depth="1")),
+        ["config.json", "depth", "'1'"],
+    ),
     "no fingerprint": (
         lambda folder: edit(folder, lambda config: config["codec"].pop("sha256")),
         ["config.json", "sha256", "make it again with `soundstorm train`"],
     ),
-    "another codec geometry": (lambda folder: edit(folder, lambda config: config["codec"].update(num_levels=8)), ["config.json", "8x30", "2x30"]),
-    "too few categories": (lambda folder: edit(folder, lambda config: config["categories"].pop()), ["config.json", "2 categories", "3 classes"]),
-    "equal categories": (lambda folder: edit(folder, lambda config: config.update(categories=["a", "a", "b"])), ["config.json", "categories"]),
-    "negative step": (lambda folder: edit(folder, lambda config: config.update(step=-1)), ["config.json", "step is -1"]),
+    "another codec geometry": (
+        lambda folder: edit(folder, lambda config: config["codec"].update(num_levels=8)),
+        ["config.json", "8x30", "2x30"],
+    ),
+    "too few categories": (
+        lambda folder: edit(folder, lambda config: config["categories"].pop()),
+        ["config.json", "2 categories", "3 classes"],
+    ),
+    "equal categories": (
+        lambda folder: edit(folder, lambda config: config.update(categories=["a", "a", "b"])),
+        ["config.json", "categories"],
+    ),
+    "negative step": (
+        lambda folder: edit(folder, lambda config: config.update(step=-1)),
+        ["config.json", "step is -1"],
+    ),
     "truncated weights": (lambda folder: cut(folder / "model.safetensors", 2000), ["model.safetensors", "cut off"]),
     "empty weights": (lambda folder: cut(folder / "model.safetensors", 0), ["model.safetensors"]),
     "wrong shape": (
         lambda folder: change_weights(folder, lambda tensors: tensors.update(head_bias=torch.zeros(2, 31))),
         ["model.safetensors", "head_bias", "(2, 31)", "(2, 30)"],
     ),
-    "wider than its weights": (lambda folder: edit(folder, lambda config: config["architecture"].update(width=4096)), ["model.safetensors", "4096"]),
+    "wider than its weights": (
+        lambda folder: edit(folder, lambda config: config["architecture"].update(width=4096)),
+        ["model.safetensors", "4096"],
+    ),
     "missing tensor": (
         lambda folder: change_weights(folder, lambda tensors: tensors.pop("head_bias")),
         ["model.safetensors", "head_bias", "missing"],
@@ -209,7 +273,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
         lambda folder: change_weights(folder, lambda tensors: tensors.update(head_bias=tensors["head_bias"].double())),
         ["model.safetensors", "float32"],
     ),
-    "weights of another run": (lambda folder: change_weights(folder, lambda tensors: tensors["head_bias"].add_(1)), ["model.safetensors", "SHA-256"]),
+    "weights of another run": (
+        lambda folder: change_weights(folder, lambda tensors: tensors["head_bias"].add_(1)),
+        ["model.safetensors", "SHA-256"],
+    ),
 }
 
 
@@ -250,7 +317,9 @@ def test_a_training_state_with_a_payload_is_refused_and_not_run(tmp_path: Path, 
     assert load_checkpoint(folder).step == 40
 
 
-@pytest.mark.parametrize("content", [None, b"", b"PK\x03\x04 cut", "half", [1, 2]], ids=["missing", "empty", "no archive", "half", "a list"])
+@pytest.mark.parametrize(
+    "content", [None, b"", b"PK\x03\x04 cut", "half", [1, 2]], ids=["missing", "empty", "no archive", "half", "a list"]
+)
 def test_a_training_state_that_is_none_is_refused(tmp_path: Path, content: object) -> None:
     folder = tmp_path / "checkpoint"
     save(folder)

@@ -31,7 +31,11 @@ def test_rotary_scores_depend_on_the_distance_between_frames_only() -> None:
 
 
 def test_depthwise_convolution_equals_conv1d_and_so_do_its_gradients() -> None:
-    inputs = [torch.randn(3, 20, 6, requires_grad=True), torch.randn(6, 1, 1, 31, requires_grad=True), torch.randn(6, requires_grad=True)]
+    inputs = [
+        torch.randn(3, 20, 6, requires_grad=True),
+        torch.randn(6, 1, 1, 31, requires_grad=True),
+        torch.randn(6, requires_grad=True),
+    ]
     grad_BTC = torch.randn(3, 20, 6)
     ours = DepthwiseConvolution.apply(*inputs)
     ours_grads = torch.autograd.grad(ours, inputs, grad_BTC)

@@ -1,4 +1,5 @@
-"""The network of order `places`: what it sees, what its head may know, what padding does, and that it learns what it is shown."""
+"""The network of order `places`: what it sees, what its head may know, what padding does, and that it learns what it is
+shown."""
 
 from dataclasses import replace
 
@@ -20,7 +21,15 @@ CONFIG = ModelConfig(
     order="places", centroids=True, centroid_dim=6, head_width=32, head_depth=2,
 )  # fmt: skip
 TRAINING = TrainingConfig(
-    batch_size=4, epochs=1, lr=6e-3, betas=(0.9, 0.98), schedule="cosine", warmup_share=0.1, class_dropout=0.0, prompt_share=0.25, precision="fp32"
+    batch_size=4,
+    epochs=1,
+    lr=6e-3,
+    betas=(0.9, 0.98),
+    schedule="cosine",
+    warmup_share=0.1,
+    class_dropout=0.0,
+    prompt_share=0.25,
+    precision="fp32",
 )
 
 
@@ -62,7 +71,9 @@ def test_a_masked_place_is_one_vector_whatever_its_codes_and_a_known_one_shows_a
         assert torch.equal(model.hidden(hidden_changed, known_BT, label_B, mask_BT), before_BTD)
         for level in range(CONFIG.num_levels):
             seen_changed = codes_BQT.clone()
-            seen_changed[:, level] = torch.where(known_BT, (codes_BQT[:, level] + 1) % CONFIG.codebook_size, codes_BQT[:, level])
+            seen_changed[:, level] = torch.where(
+                known_BT, (codes_BQT[:, level] + 1) % CONFIG.codebook_size, codes_BQT[:, level]
+            )
             assert not torch.allclose(model.hidden(seen_changed, known_BT, label_B, mask_BT), before_BTD, atol=1e-3)
 
 
@@ -141,7 +152,9 @@ def test_a_network_that_has_learned_four_clips_by_heart_makes_them_again_from_th
     for order in ("even", "confidence"):
         known_BQT, known_mask_BQT = continuation([clip[:, :2] for clip in clips], lengths)
         settings = SamplerSettings(iterations=8, order=order, temperature=0.0)  # type: ignore[arg-type]
-        made = generate_codes(model, batch.label_B, lengths, settings, [1, 2, 3, 4], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+        made = generate_codes(
+            model, batch.label_B, lengths, settings, [1, 2, 3, 4], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        )
         for clip, codes_QT in zip(clips, made, strict=True):
             assert torch.equal(codes_QT, clip)
 

@@ -35,7 +35,9 @@ def test_both_formats_give_back_the_settings_of_every_preset(name: str) -> None:
         assert (found.fold, found.threads) == (5, 2)
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.text(), st.booleans(), st.lists(st.integers(-(2**62), 2**62)))
+@given(
+    st.floats(allow_nan=False, allow_infinity=False), st.text(), st.booleans(), st.lists(st.integers(-(2**62), 2**62))
+)
 def test_every_value_comes_back_exactly(number: float, text: str, truth: bool, numbers: list[int]) -> None:
     content = {"sampler": {"number": number, "text": text, "truth": truth, "numbers": numbers}}
     for data, where in ((to_json(content), "a.json"), (to_toml(content), "a.TOML")):
@@ -84,7 +86,13 @@ def test_what_a_hand_may_write_wrong_is_named(content: dict[str, Any], message: 
 
 
 def test_what_studies_write_for_people_is_let_through() -> None:
-    content = {"study": "training", "preset": "tiny", "searched": {"lr": 1}, "trained": {"lr": 1}, "training": {"lr": 1e-3}}
+    content = {
+        "study": "training",
+        "preset": "tiny",
+        "searched": {"lr": 1},
+        "trained": {"lr": 1},
+        "training": {"lr": 1e-3},
+    }
     assert parse_settings(json.dumps(content).encode(), "best.json").preset == "tiny"
 
 

@@ -30,18 +30,29 @@ def example(config: ModelConfig = CONFIG, num_frames: int = 20) -> tuple[torch.T
 
 def test_parameter_counts_of_the_presets_are_the_documented_ones() -> None:
     with torch.device("meta"):
-        networks = {name: make_generator(replace(entry.model, centroid_dim=240 if entry.model.centroids else 0)) for name, entry in PRESETS.items()}
+        networks = {
+            name: make_generator(replace(entry.model, centroid_dim=240 if entry.model.centroids else 0))
+            for name, entry in PRESETS.items()
+        }
     assert 22.0e6 < networks["reference"].num_parameters() < 24.0e6
-    conformer = {name: sum(parameter.numel() for parameter in network.conformer.parameters()) for name, network in networks.items()}
+    conformer = {
+        name: sum(parameter.numel() for parameter in network.conformer.parameters())
+        for name, network in networks.items()
+    }
     assert 5.5e6 < conformer["small"] < 6.5e6
-    assert conformer["places"] == conformer["small"]
+    assert 10e6 < networks["places"].num_parameters() < 12e6
     assert conformer["tiny"] < 0.6e6
 
 
 def test_reference_is_the_published_setup() -> None:
     entry = preset("reference")
     assert (entry.model.depth, entry.model.width, entry.model.heads, entry.model.kernel) == (2, 512, 8, 31)
-    assert (entry.training.batch_size, entry.training.epochs, entry.training.lr, entry.training.betas) == (8, 100, 1e-4, (0.9, 0.999))
+    assert (entry.training.batch_size, entry.training.epochs, entry.training.lr, entry.training.betas) == (
+        8,
+        100,
+        1e-4,
+        (0.9, 0.999),
+    )
     assert (entry.training.schedule, entry.training.warmup_share, entry.training.grad_clip) == ("onecycle", 0.3, 1.0)
     assert entry.training.weight_decay == 0
     assert entry.sampler.passes_per_level(8) == (12, 1, 1, 1, 1, 1, 1, 1)
@@ -130,7 +141,10 @@ def test_a_new_network_is_undecided() -> None:
         (lambda: replace(CONFIG, kernel=30), ["kernel", "30", "odd"]),
         (lambda: replace(CONFIG, dropout=1.0), ["dropout", "1.0"]),
         (lambda: replace(preset("tiny").training, lr=0.0), ["lr", "0.0"]),
-        (lambda: replace(preset("tiny").training, schedule="linear"), ["schedule", "linear", "onecycle", "cosine", "trapezoid"]),
+        (
+            lambda: replace(preset("tiny").training, schedule="linear"),
+            ["schedule", "linear", "onecycle", "cosine", "trapezoid"],
+        ),
         (lambda: replace(preset("tiny").training, recorded_share=1.5), ["recorded_share", "1.5", "0 to 1"]),
         (
             lambda: replace(preset("tiny").training, schedule="trapezoid", warmup_share=0.4, cooldown_share=0.7),
@@ -151,8 +165,12 @@ def test_a_wrong_setting_is_named_with_its_value_and_what_is_allowed(make, words
         assert word in str(error.value)
 
 
-@pytest.mark.parametrize("settings", [CONFIG, preset("small").training, preset("small").sampler, SamplerSettings(iterations=(3, 2, 1))])
-def test_settings_come_back_equal_from_a_dictionary_of_json_values(settings: ModelConfig | TrainingConfig | SamplerSettings) -> None:
+@pytest.mark.parametrize(
+    "settings", [CONFIG, preset("small").training, preset("small").sampler, SamplerSettings(iterations=(3, 2, 1))]
+)
+def test_settings_come_back_equal_from_a_dictionary_of_json_values(
+    settings: ModelConfig | TrainingConfig | SamplerSettings,
+) -> None:
     import json
 
     assert type(settings).from_dict(json.loads(json.dumps(settings.to_dict())), "file") == settings

@@ -11,7 +11,11 @@ GUESS = math.log(1024)
 
 def test_twice_the_loss_of_a_guess_is_far_above_it_and_so_is_what_is_no_number() -> None:
     assert not far_above_guessing(GUESS, 1024) and not far_above_guessing(1.99 * GUESS, 1024)
-    assert far_above_guessing(2.01 * GUESS, 1024) and far_above_guessing(math.nan, 1024) and far_above_guessing(math.inf, 1024)
+    assert (
+        far_above_guessing(2.01 * GUESS, 1024)
+        and far_above_guessing(math.nan, 1024)
+        and far_above_guessing(math.inf, 1024)
+    )
 
 
 def test_among_few_choices_two_nats_above_a_guess_are_allowed() -> None:

@@ -55,7 +55,9 @@ def classification_data(**changes: Any) -> ClassificationData:
         "dataset": "esc50",
         "generated_at": datetime(2025, 3, 4, 15, 6, tzinfo=UTC),
         "result": classify_predictions(this, CATEGORIES),
-        "notes": [FoldNote(fold=fold, codec="block-24khz", start="a generator trained without fold 1") for fold in (1, 2, 3)],
+        "notes": [
+            FoldNote(fold=fold, codec="block-24khz", start="a generator trained without fold 1") for fold in (1, 2, 3)
+        ],
         "compared": [compared],
         "warnings": ["Fold 4 was not tested."],
         "settings": {"run": {"model": "soundstorm", "views": 7}},
@@ -114,7 +116,10 @@ def test_calibration_is_on_the_page(data: ClassificationData, page: str) -> None
     assert f"expected calibration error is {100 * data.result.calibration_error:.1f}%" in text
     for found in data.result.bins:
         if found.confidence is not None and found.accuracy is not None:
-            assert f"{found.low:.1f} to {found.high:.1f} {found.clips} {100 * found.confidence:.1f}% {100 * found.accuracy:.1f}%" in text
+            assert (
+                f"{found.low:.1f} to {found.high:.1f} {found.clips} {100 * found.confidence:.1f}% "
+                f"{100 * found.accuracy:.1f}%" in text
+            )
 
 
 def test_what_pretraining_is_worth_is_said_with_its_interval(data: ClassificationData, page: str) -> None:
@@ -126,7 +131,9 @@ def test_what_pretraining_is_worth_is_said_with_its_interval(data: Classificatio
     assert f"better in {found.better_folds} of 3 folds" in text
 
 
-@pytest.mark.parametrize(("dataset", "is_shown"), [("esc50", True), ("urbansound8k", True), ("esc10", False), ("folder", False)])
+@pytest.mark.parametrize(
+    ("dataset", "is_shown"), [("esc50", True), ("urbansound8k", True), ("esc10", False), ("folder", False)]
+)
 def test_the_earlier_study_is_shown_beside_its_own_datasets_only(dataset: str, is_shown: bool) -> None:
     text = Elements(render_classification(classification_data(dataset=dataset, compared=()))).text
     for row in ("frozen 72.3% 69.8%", "fine-tuned 79.6% 75.4%", "Transformer 88.5% 84.2%"):
@@ -134,7 +141,9 @@ def test_the_earlier_study_is_shown_beside_its_own_datasets_only(dataset: str, i
 
 
 def test_a_leak_is_said_before_all_else_and_only_where_there_is_one(page: str) -> None:
-    leaking = Elements(render_classification(classification_data(leaks=["fold 1: the codec <x> was trained on esc10 without fold 5"]))).text
+    leaking = Elements(
+        render_classification(classification_data(leaks=["fold 1: the codec <x> was trained on esc10 without fold 5"]))
+    ).text
     main = leaking[leaking.index("Settings") :]
     assert "not to be trusted" in main and main.index("not to be trusted") < main.index("Please note")
     assert "the codec <x> was trained on esc10 without fold 5" in leaking
@@ -146,7 +155,9 @@ def test_the_page_refers_to_nothing_outside_itself_and_names_stay_text(page: str
     names = ("src", "srcset", "href", "action", "data")
     references = [value or "" for _, attributes in elements.tags for name, value in attributes.items() if name in names]
     assert references and all(value.startswith(("data:", "#")) for value in references)
-    assert not any(tag == "script" or any(name.startswith("on") for name in attributes) for tag, attributes in elements.tags)
+    assert not any(
+        tag == "script" or any(name.startswith("on") for name in attributes) for tag, attributes in elements.tags
+    )
     assert XSS in elements.text
     assert re.search("default-src (&#39;|')none", page)
 
@@ -165,8 +176,15 @@ def test_headings_are_in_order_and_links_lead_somewhere(page: str) -> None:
 def test_pictures_of_any_number_of_categories_are_drawn(num_categories: int) -> None:
     names = [f"category {number} $\\frac$ é" for number in range(num_categories)]
     label = list(range(num_categories)) * 2
-    columns = {"clip_id": [str(i) for i in range(len(label))], "fold": [1] * len(label), "label": label, "predicted": [0] * len(label)}
-    table = pa.Table.from_pydict(columns | {"probability": [0.5] * len(label), "model": ["cnn"] * len(label)}, PREDICTIONS)
+    columns = {
+        "clip_id": [str(i) for i in range(len(label))],
+        "fold": [1] * len(label),
+        "label": label,
+        "predicted": [0] * len(label),
+    }
+    table = pa.Table.from_pydict(
+        columns | {"probability": [0.5] * len(label), "model": ["cnn"] * len(label)}, PREDICTIONS
+    )
     result = classify_predictions(table, names)
     for theme in (LIGHT, DARK):
         for picture in (confusion_picture(result.confusion, names, theme), reliability_picture(result.bins, theme)):
@@ -174,7 +192,14 @@ def test_pictures_of_any_number_of_categories_are_drawn(num_categories: int) -> 
     assert len(render_classification(classification_data(result=result, compared=(), notes=()))) < 2e6
 
 
-CHROMIUM_FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update"]
+CHROMIUM_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 DECODED = "async (images) => { for (const i of images) await i.decode(); return images.map((i) => i.naturalWidth); }"
 
@@ -192,7 +217,9 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
-def test_a_browser_shows_every_picture_and_asks_for_nothing(browser: Any, page: str, tmp_path: Path, scheme: str, width: int) -> None:
+def test_a_browser_shows_every_picture_and_asks_for_nothing(
+    browser: Any, page: str, tmp_path: Path, scheme: str, width: int
+) -> None:
     path = tmp_path / "report.html"
     path.write_text(page, encoding="utf-8")
     tab = browser.new_page(color_scheme=scheme, viewport={"width": width, "height": 900})

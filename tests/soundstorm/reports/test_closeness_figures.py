@@ -1,4 +1,5 @@
-"""Pictures of closeness: the shares of a confusion as colours, the curves of two sources apart, and names of any kind."""
+"""Pictures of closeness: the shares of a confusion as colours, the curves of two sources apart, and names of any
+kind."""
 
 import io
 
@@ -19,7 +20,9 @@ def pixels(png: bytes) -> np.ndarray:
 def confusion(num_classes: int, held_out: bool = True, extra: tuple[str, ...] = ()) -> Confusion:
     names = [f"class number {number}" for number in range(num_classes)]
     counts = [[8 * (row == column) for column in range(num_classes + len(extra))] for row in range(num_classes)]
-    return Confusion(categories=names, predicted=[*names, *extra], generated=counts, held_out=counts if held_out else None)
+    return Confusion(
+        categories=names, predicted=[*names, *extra], generated=counts, held_out=counts if held_out else None
+    )
 
 
 def solid(image: np.ndarray, color: str) -> int:
@@ -34,7 +37,9 @@ def test_right_names_have_one_colour_and_wrong_ones_another(theme: Theme) -> Non
     good = pixels(confusion_matrix(confusion(4), theme))
     counts = [[8 * (column == (row + 1) % 4) for column in range(4)] for row in range(4)]
     names = confusion(4).categories
-    bad = pixels(confusion_matrix(Confusion(categories=names, predicted=names, generated=counts, held_out=counts), theme))
+    bad = pixels(
+        confusion_matrix(Confusion(categories=names, predicted=names, generated=counts, held_out=counts), theme)
+    )
     assert solid(good, right) > 2 * solid(bad, right)
     assert solid(bad, wrong) > 2 * solid(good, wrong)
 

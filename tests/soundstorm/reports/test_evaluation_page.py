@@ -42,7 +42,11 @@ def sound(category: str, source: Source, seed: int) -> np.ndarray:
     elif category == "clock_tick":
         x = rng.normal(0, 1, len(t)) * np.exp(-((t + 0.01 * (seed % 7)) % 0.5) / 0.004) * ((t % 0.5) < 0.1)
     elif category == "siren":
-        x = np.sin(2 * np.pi * (900 * t + 60 * np.sin(2 * np.pi * 0.9 * t + seed))) + 0.3 * np.sin(6 * np.pi * 900 * t) + rng.normal(0, 0.01, len(t))
+        x = (
+            np.sin(2 * np.pi * (900 * t + 60 * np.sin(2 * np.pi * 0.9 * t + seed)))
+            + 0.3 * np.sin(6 * np.pi * 900 * t)
+            + rng.normal(0, 0.01, len(t))
+        )
     else:
         x = np.zeros(len(t))
     return np.clip(np.round(LEVEL[source] * (1 + 0.2 * np.sin(seed)) * x * 32768), -32768, 32767).astype(np.int16)
@@ -53,17 +57,22 @@ def example(category: str, source: Source, seed: int = 0, **changes: Any) -> Exa
     buffer = io.BytesIO()
     soundfile.write(buffer, x, RATE, format="FLAC", subtype="PCM_16")
     values: dict[str, Any] = {"audio_bytes": buffer.getvalue(), "waveform": x / 32768} | changes
-    return Example(category=category, source=source, clip_id=f"{source}-{seed}-{category}", duration_s=len(x) / RATE, **values)
+    return Example(
+        category=category, source=source, clip_id=f"{source}-{seed}-{category}", duration_s=len(x) / RATE, **values
+    )
 
 
-def report_data(categories: tuple[str, ...] = ("rain", "clock_tick", "siren", XSS), clips: int = 8, **changes: Any) -> ReportData:
+def report_data(
+    categories: tuple[str, ...] = ("rain", "clock_tick", "siren", XSS), clips: int = 8, **changes: Any
+) -> ReportData:
     rows, pairs = [], []
     for category in categories:
         for source in Source:
             for seed in range(clips):
                 x = sound(category, source, seed + 100 * list(Source).index(source))
                 rows.append(
-                    {"clip_id": f"{source}-{seed}", "source": source, "category": category, "duration_s": len(x) / RATE} | clip_metrics(x, RATE)
+                    {"clip_id": f"{source}-{seed}", "source": source, "category": category, "duration_s": len(x) / RATE}
+                    | clip_metrics(x, RATE)
                 )
         real, generated = sound(category, Source.REAL, 0), sound(category, Source.GENERATED, 200)
         distances = spectral_convergence(real, generated), log_spectral_distance(real, generated)
@@ -92,7 +101,12 @@ def report_data(categories: tuple[str, ...] = ("rain", "clock_tick", "siren", XS
             "dataset": "synthetic",
             "fold": 5,
             "model": {"preset": "small", "width": 256, "depth": 6, "heads": 8},
-            "sampler": {"iterations": (12, 4, 2, 1, 1, 1, 1, 1), "temperature": 1.0, "typical_mass": None, "guided": True},
+            "sampler": {
+                "iterations": (12, 4, 2, 1, 1, 1, 1, 1),
+                "temperature": 1.0,
+                "typical_mass": None,
+                "guided": True,
+            },
         },
         "fingerprints": {"codec weights": "9f" * 32, "checkpoint": "3c" * 32},
         "rejected": {"not_audio": 2, "truncated": 1},
@@ -188,15 +202,28 @@ def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(dat
         assert measure.title in text
     flux = next(measure for measure in data.closeness.measures if measure.name == "flux")
     assert flux.generated is not None and flux.floor is not None and flux.ratio is not None
-    for words in (f"generated{flux.generated:.2f}", f"real{flux.floor:.2f}", f"✓{flux.ratio:.2f}×,withinthebar", "bar:0.8×to1.2×"):
+    for words in (
+        f"generated{flux.generated:.2f}",
+        f"real{flux.floor:.2f}",
+        f"✓{flux.ratio:.2f}×,withinthebar",
+        "bar:0.8×to1.2×",
+    ):
         assert words in text.replace(" ", "")
 
 
 def test_a_distance_on_the_page_says_what_it_rests_on() -> None:
     known = {"classifier": Embedding(name="a classifier of <esc50>", sha256="ab" * 32, sample_rate_hz=24_000)}
     features = pa.Table.from_pylist(feature_rows(("rain",)), schema=FEATURES)
-    found = closeness(features, held_out_fold=HELD_OUT, classifier_categories=("rain",), embeddings=known, reference="data/esc50, fold 5")
-    text = " ".join(Elements(render_report(report_data(("rain",), clips=1, closeness=found, features=None))).text.split())
+    found = closeness(
+        features,
+        held_out_fold=HELD_OUT,
+        classifier_categories=("rain",),
+        embeddings=known,
+        reference="data/esc50, fold 5",
+    )
+    text = " ".join(
+        Elements(render_report(report_data(("rain",), clips=1, closeness=found, features=None))).text.split()
+    )
     rows = "10 generated and 10 real rows, mean of 10 halvings of data/esc50, fold 5"
     assert f"In a classifier of <esc50> at 24 000 Hz; {rows}; " in text
     assert "; not extrapolated: " in text or "; extrapolated to endless clips." in text
@@ -204,11 +231,16 @@ def test_a_distance_on_the_page_says_what_it_rests_on() -> None:
 
 
 def test_the_page_says_which_side_lacks_which_frequencies() -> None:
-    sides = [Band(clips=9, sample_rates_hz={rate: 9}, band_hz=band_hz) for rate, band_hz in ((44_100, 11_400.0), (16_000, 7_560.0))]
+    sides = [
+        Band(clips=9, sample_rates_hz={rate: 9}, band_hz=band_hz)
+        for rate, band_hz in ((44_100, 11_400.0), (16_000, 7_560.0))
+    ]
     told = {}
     for name, common_hz in (("unequal", None), ("cut", 7_560.0)):
         bands = Bands(real=sides[0], generated=sides[1], common_band_hz=common_hz)
-        told[name] = " ".join(Elements(render_report(report_data(("rain",), clips=1, bands=bands, warnings=[bands.note]))).text.split())
+        told[name] = " ".join(
+            Elements(render_report(report_data(("rain",), clips=1, bands=bands, warnings=[bands.note]))).text.split()
+        )
         assert told[name].count(str(bands.note)) == (2 if name == "unequal" else 1)
     assert "The generated clips have next to nothing above 7.6 kHz (files at 16,000 Hz)" in told["unequal"]
     assert "no difference comes from resampling" not in told["unequal"] + told["cut"]
@@ -221,7 +253,9 @@ def test_a_measure_that_cannot_be_said_has_its_reason_on_the_page() -> None:
     features = pa.Table.from_pylist(feature_rows(("rain",)), schema=FEATURES)
     unsaid = closeness(features, held_out_fold=None, no_fold="a folder has <no> folds")
     elements = Elements(render_report(report_data(("rain",), clips=1, closeness=unsaid, features=None)))
-    assert "Not said: a folder has <no> folds." in elements.text and "Not said: there is no classifier." in elements.text
+    assert (
+        "Not said: a folder has <no> folds." in elements.text and "Not said: there is no classifier." in elements.text
+    )
     assert "n/a" in elements.text
     assert not any("held-out" in (image["alt"] or "") for image in elements.named("img"))
 
@@ -256,7 +290,9 @@ def test_headings_are_in_order_and_every_picture_and_player_has_words(page: str)
 
 def test_a_linked_clip_plays_from_its_address_and_the_policy_allows_it() -> None:
     link = "https://bucket.example/clip.flac?X-Amz-Signature=a&b=c"
-    page = render_report(report_data(("rain",), clips=1, examples=[example("rain", Source.GENERATED, audio_bytes=None, audio_src=link)]))
+    page = render_report(
+        report_data(("rain",), clips=1, examples=[example("rain", Source.GENERATED, audio_bytes=None, audio_src=link)])
+    )
     elements = Elements(page)
     assert [player["src"] for player in elements.named("audio")] == [link]
     policies = [meta["content"] or "" for meta in elements.named("meta") if meta.get("http-equiv")]
@@ -286,7 +322,9 @@ def test_a_source_that_was_not_measured_has_no_column() -> None:
     assert data.metrics is not None
     without = data.metrics.filter(pc.not_equal(data.metrics["source"], "resynthesized"))
     examples = [example("rain", Source.REAL), example("rain", Source.GENERATED), example("siren", Source.GENERATED)]
-    page = render_report(report_data(("rain",), clips=2, summary=summarize(without), metrics=without, examples=examples))
+    page = render_report(
+        report_data(("rain",), clips=2, summary=summarize(without), metrics=without, examples=examples)
+    )
     assert "resynthesized" not in Elements(page).text
     assert "No clip of this kind." in page
 
@@ -296,7 +334,11 @@ def test_ten_classes_of_five_seconds_stay_under_12_megabytes() -> None:
     noise = rng.integers(-20000, 20000, 5 * RATE).astype(np.int16)  # the worst case: FLAC saves almost nothing
     buffer = io.BytesIO()
     soundfile.write(buffer, noise, RATE, format="FLAC", subtype="PCM_16")
-    data = report_data(("rain",), clips=1, examples=[example("rain", Source.REAL, audio_bytes=buffer.getvalue(), waveform=noise / 32768)])
+    data = report_data(
+        ("rain",),
+        clips=1,
+        examples=[example("rain", Source.REAL, audio_bytes=buffer.getvalue(), waveform=noise / 32768)],
+    )
     without = len(render_report(report_data(("rain",), clips=1, examples=[])))
     assert 30 * (len(render_report(data)) - without) + without < 12e6
 
@@ -330,7 +372,8 @@ LOAD_AUDIO = """async (player) => {
   await new Promise((resolve) => { player.oncanplaythrough = player.onerror = resolve; });
   const bytes = Uint8Array.from(atob(player.src.split(",")[1]), (letter) => letter.charCodeAt(0));
   const decoded = await new OfflineAudioContext(1, 1, 24000).decodeAudioData(bytes.buffer);
-  return {error: player.error && player.error.message, ready: player.readyState, duration: player.duration, decoded: decoded.duration};
+  const error = player.error && player.error.message;
+  return {error, ready: player.readyState, duration: player.duration, decoded: decoded.duration};
 }"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -370,11 +413,14 @@ def test_a_browser_plays_every_clip_shows_every_picture_and_asks_for_nothing(
         assert state["duration"] == pytest.approx(DURATION_S[source], abs=0.01)
         assert state["decoded"] == pytest.approx(DURATION_S[source], abs=0.01)
     widths = tab.eval_on_selector_all(
-        "img", "async (images) => { for (const i of images) await i.decode(); return images.map((i) => i.naturalWidth); }"
+        "img",
+        "async (images) => { for (const i of images) await i.decode(); return images.map((i) => i.naturalWidth); }",
     )
     assert len(widths) == 12 + 1 + 4 + 6 + 1 and min(widths) > 0
     tab.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
-    themed = tab.eval_on_selector_all("picture", "(all) => all.map((p) => p.lastElementChild.currentSrc === p.firstElementChild.srcset)")
+    themed = tab.eval_on_selector_all(
+        "picture", "(all) => all.map((p) => p.lastElementChild.currentSrc === p.firstElementChild.srcset)"
+    )
     assert set(themed) == {scheme == "dark"}
     assert tab.evaluate(OVERFLOW) == 0
     assert tab.evaluate("() => window.hacked") is None

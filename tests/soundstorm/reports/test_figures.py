@@ -46,7 +46,11 @@ def contrast(one: str, other: str) -> float:
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ np.clip(rgb, 0, 1) / [0.9505, 1, 1.089]
+    xyz = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        @ np.clip(rgb, 0, 1)
+        / [0.9505, 1, 1.089]
+    )
     x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
 
@@ -72,7 +76,13 @@ def test_a_panel_shows_a_low_tone_below_a_high_one() -> None:
     rows = []
     for frequency_hz in (300, 5000):
         image = pixels(figures.clip_panel(Clip(tone(frequency_hz, amplitude=0.5), RATE), LIGHT)).astype(int)
-        bright = (image[..., 0] > 240) & (image[..., 1] > 200) & (image[..., 2] > 140) & (image[..., 2] < 215) & (image[..., 3] > 200)
+        bright = (
+            (image[..., 0] > 240)
+            & (image[..., 1] > 200)
+            & (image[..., 2] > 140)
+            & (image[..., 2] < 215)
+            & (image[..., 3] > 200)
+        )
         rows.append(np.flatnonzero(bright.sum(axis=1) > image.shape[1] / 2).mean())
     assert rows[0] > rows[1] + 80
 
@@ -110,7 +120,10 @@ def test_panels_are_small_files() -> None:
 
 
 def test_a_grid_has_a_row_a_class_and_a_column_a_source() -> None:
-    rows = {"low": {source: Clip(tone(300), RATE) for source in Source}, "high $\\frac$ <b>": {Source.GENERATED: Clip(tone(5000), RATE)}}
+    rows = {
+        "low": {source: Clip(tone(300), RATE) for source in Source},
+        "high $\\frac$ <b>": {Source.GENERATED: Clip(tone(5000), RATE)},
+    }
     one = pixels(figures.spectrogram_grid({"low": rows["low"]}, LIGHT))
     two = pixels(figures.spectrogram_grid(rows, LIGHT))
     assert two.shape[1] == one.shape[1]
@@ -130,13 +143,18 @@ def test_a_distribution_shows_the_sources_that_are_there() -> None:
     assert share_near(png, LIGHT.sources[Source.GENERATED]) > 0.001
     assert share_near(png, LIGHT.sources[Source.RESYNTHESIZED]) == 0
     image = pixels(png).astype(int)
-    columns = [np.median(np.flatnonzero((np.abs(image[..., :3] - color).max(axis=-1) < 24).any(axis=0))) for color in ((15, 95, 166), (0, 133, 106))]
+    columns = [
+        np.median(np.flatnonzero((np.abs(image[..., :3] - color).max(axis=-1) < 24).any(axis=0)))
+        for color in ((15, 95, 166), (0, 133, 106))
+    ]
     assert columns[0] < columns[1]
 
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [200.0] * 5, [-1e9, 1e9], [5e-324, 0.0]])
 def test_distributions_of_odd_values_can_be_drawn(values: list[float]) -> None:
-    png = figures.metric_distribution({Source.REAL: np.array(values), Source.GENERATED: np.array([])}, CLIP_METRICS[0], DARK)
+    png = figures.metric_distribution(
+        {Source.REAL: np.array(values), Source.GENERATED: np.array([])}, CLIP_METRICS[0], DARK
+    )
     assert share_near(png, DARK.sources[Source.REAL]) > 0
 
 
@@ -146,7 +164,10 @@ def test_a_distribution_of_nothing_is_refused() -> None:
 
 
 def test_training_curves_read_the_text_of_a_csv_and_leave_gaps() -> None:
-    rows = [{"epoch": str(i), "train_loss": f"{6 / i:.3f}", "val_loss": "" if i % 2 else f"{7 / i:.3f}", "lr": "nan"} for i in range(1, 9)]
+    rows = [
+        {"epoch": str(i), "train_loss": f"{6 / i:.3f}", "val_loss": "" if i % 2 else f"{7 / i:.3f}", "lr": "nan"}
+        for i in range(1, 9)
+    ]
     png = figures.training_curves(rows, LIGHT)
     assert share_near(png, LIGHT.sources[Source.REAL]) > 0.001
     assert share_near(png, LIGHT.sources[Source.RESYNTHESIZED]) > 0.0005
@@ -154,7 +175,9 @@ def test_training_curves_read_the_text_of_a_csv_and_leave_gaps() -> None:
     assert share_near(only_training, LIGHT.sources[Source.RESYNTHESIZED]) == 0
 
 
-@pytest.mark.parametrize("rows", [[], [{"epoch": 1}], [{"train_loss": 2.0}], [{"epoch": 1, "train_loss": "", "val_loss": None}]])
+@pytest.mark.parametrize(
+    "rows", [[], [{"epoch": 1}], [{"train_loss": 2.0}], [{"epoch": 1, "train_loss": "", "val_loss": None}]]
+)
 def test_a_log_without_losses_is_refused(rows: list[dict[str, object]]) -> None:
     with pytest.raises(ValueError, match="'train_loss' or 'val_loss'"):
         figures.training_curves(rows, LIGHT)

@@ -10,14 +10,27 @@ import pytest
 
 from soundstorm.evaluation.pareto import iterations_curve, where_more_stops_paying
 from soundstorm.reports.figures import DARK, LIGHT
-from soundstorm.reports.study_figures import front_picture, importance_bars, iterations_picture, parallel_coordinates, trial_curves
+from soundstorm.reports.study_figures import (
+    front_picture,
+    importance_bars,
+    iterations_picture,
+    parallel_coordinates,
+    trial_curves,
+)
 from soundstorm.reports.study_page import Cost, Curve, StudyData, render_study, stop_text
 
 PNG = b"\x89PNG"
 ROWS: list[dict[str, Any]] = [
     {"trial": "a", "state": "finished", "problem": None, "lr": 1e-3, "schedule": "cosine", "val_loss": 3.9},
     {"trial": "b", "state": "stopped", "problem": None, "lr": 1e-2, "schedule": "onecycle", "val_loss": 4.2},
-    {"trial": "<b>c</b>", "state": "failed", "problem": "out of memory <script>", "lr": 5e-2, "schedule": None, "val_loss": None},
+    {
+        "trial": "<b>c</b>",
+        "state": "failed",
+        "problem": "out of memory <script>",
+        "lr": 5e-2,
+        "schedule": None,
+        "val_loss": None,
+    },
 ]
 CURVE = iterations_curve({1: [(0.9, 0.4), (0.8, 0.5)], 4: [(0.4, 0.9), (0.41, 0.9)], 32: [(0.405, 4.0), (0.4, 4.1)]})
 
@@ -86,7 +99,9 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 def test_where_more_passes_stop_paying_is_said_in_words() -> None:
-    assert stop_text("", CURVE, where_more_stops_paying(CURVE)).startswith("More passes stop paying after 4: the best, 0.403 after 32 passes")
+    assert stop_text("", CURVE, where_more_stops_paying(CURVE)).startswith(
+        "More passes stop paying after 4: the best, 0.403 after 32 passes"
+    )
     rising = iterations_curve({1: [(0.9, 1.0)], 8: [(0.5, 2.0)]})
     assert stop_text("net", rising, rising[1]) == "net: more passes pay up to the most that were tried, 8."
     falling = iterations_curve({1: [(0.5, 1.0)], 8: [(0.9, 2.0)]})
@@ -102,7 +117,9 @@ def test_every_picture_is_drawn(theme: Any) -> None:
         trial_curves([([1], [4.0], "failed")], None, "Loss", theme),
         importance_bars({"lr": 1.0}, theme),
         parallel_coordinates(known, ["lr", "schedule"], "val_loss", "a", theme),
-        parallel_coordinates([{"trial": "a", "lr": 1.0, "flag": True, "quality": 2}], ["lr", "flag", "absent"], "quality", None, theme),
+        parallel_coordinates(
+            [{"trial": "a", "lr": 1.0, "flag": True, "quality": 2}], ["lr", "flag", "absent"], "quality", None, theme
+        ),
         iterations_picture({"net": CURVE}, {"net": 4}, theme),
         iterations_picture({"a": CURVE, "b": CURVE[:1]}, {"a": 4, "b": 1}, theme),
         front_picture([(0.4, 1.0), (0.5, 0.0)], [(0.5, 0.0), (0.4, 1.0)], (0.4, 1.0), theme),

@@ -1,4 +1,5 @@
-"""Weights are found in the package, else in the folder that SOUNDSTORM_WEIGHTS names, else it is said where they were sought."""
+"""Weights are found in the package, else in the folder that SOUNDSTORM_WEIGHTS names, else it is said where they were
+sought."""
 
 from pathlib import Path
 
@@ -15,16 +16,22 @@ def test_the_packages_own_weights_come_first(tmp_path: Path, monkeypatch: pytest
     assert packaged(PACKAGED_WEIGHTS).read_bytes() != b"others"
 
 
-def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "left_out.safetensors").write_bytes(b"weights")
     monkeypatch.setenv(ELSEWHERE, str(tmp_path))
     assert packaged("left_out.safetensors").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("folder", [None, "/no/such/folder"])
-def test_weights_that_are_nowhere_are_named_with_the_places(folder: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_that_are_nowhere_are_named_with_the_places(
+    folder: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv(ELSEWHERE, raising=False)
     if folder:
         monkeypatch.setenv(ELSEWHERE, folder)
-    with pytest.raises(SoundStormError, match=rf"left_out.safetensors is not among.*{ELSEWHERE} names {folder or 'no other folder'}"):
+    with pytest.raises(
+        SoundStormError, match=rf"left_out.safetensors is not among.*{ELSEWHERE} names {folder or 'no other folder'}"
+    ):
         packaged("left_out.safetensors")

@@ -6,7 +6,14 @@ from pathlib import Path
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.data.datasets import ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, Index, index_dataset, source_of
+from soundstorm.data.datasets import (
+    ESC10_TARGETS,
+    ESC50_CATEGORIES,
+    URBANSOUND8K_CATEGORIES,
+    Index,
+    index_dataset,
+    source_of,
+)
 from soundstorm.data.source_recordings import smaller_sides, split_sources
 from soundstorm.data.views import choose_partner
 from soundstorm.errors import SoundStormError
@@ -28,8 +35,11 @@ def write(folder: Path, table: str, header: str, rows: list[str], audio: list[st
     return folder
 
 
-def make_esc(folder: Path, targets: tuple[int, ...], fold_of_take: dict[str, int] | None = None, with_column: bool = True) -> Path:
-    """ESC's layout: of every class and fold two recordings, cut into takes A and B; `fold_of_take` puts a take elsewhere, under its old name."""
+def make_esc(
+    folder: Path, targets: tuple[int, ...], fold_of_take: dict[str, int] | None = None, with_column: bool = True
+) -> Path:
+    """ESC's layout: of every class and fold two recordings, cut into takes A and B; `fold_of_take` puts a take
+    elsewhere, under its old name."""
     rows, audio = [], []
     for number, target in enumerate(targets):
         for fold in range(1, 6):
@@ -45,7 +55,8 @@ def make_esc(folder: Path, targets: tuple[int, ...], fold_of_take: dict[str, int
 
 
 def make_urbansound8k(folder: Path, stray_fold: int | None = None) -> Path:
-    """UrbanSound8K's layout: in every fold a recording of each class, cut into three; the last slice of all may be in a fold of its own."""
+    """UrbanSound8K's layout: in every fold a recording of each class, cut into three; the last slice of all may be in a
+    fold of its own."""
     rows, audio = [], []
     for fold in range(1, 11):
         for label, category in enumerate(URBANSOUND8K_CATEGORIES):
@@ -55,7 +66,9 @@ def make_urbansound8k(folder: Path, stray_fold: int | None = None) -> Path:
                 put = stray_fold if stray_fold and (fold, label, part) == (10, 9, 2) else fold
                 rows.append(f"{name},{source},0,4,1,{put},{label},{category}")
                 audio.append(f"audio/fold{put}/{name}")
-    return write(folder, "metadata/UrbanSound8K.csv", "slice_file_name,fsID,start,end,salience,fold,classID,class", rows, audio)
+    return write(
+        folder, "metadata/UrbanSound8K.csv", "slice_file_name,fsID,start,end,salience,fold,classID,class", rows, audio
+    )
 
 
 def make_folder(folder: Path, fold_column: bool = False, stray: bool = False) -> Path:
@@ -73,7 +86,9 @@ def splits(index: Index, sources: dict[str, str]) -> Iterator[tuple[set[str], se
     """Sources to train on and to test with, a pair a fold."""
     rows = index.clips.select(["clip_id", "fold"]).to_pylist()
     for fold in range(1, index.num_folds + 1):
-        yield tuple({sources[row["clip_id"]] for row in rows if (row["fold"] == fold) is tested} for tested in (False, True))  # type: ignore[misc]
+        yield tuple(
+            {sources[row["clip_id"]] for row in rows if (row["fold"] == fold) is tested} for tested in (False, True)
+        )  # type: ignore[misc]
 
 
 def assert_apart(index: Index, sources: dict[str, str]) -> None:
@@ -134,7 +149,8 @@ def test_the_four_recordings_of_the_real_esc50_that_lie_in_two_folds_are_named_a
         "234879": {4: ["4-234879-A-6"], 5: ["5-234879-A-1", "5-234879-B-1"]},
     }
     assert index.notes == (
-        "4 recordings have clips in two folds, as ESC-50 is published: 131943 (folds 2 and 3), 134049 (folds 2 and 3), 209698 (folds 4 and 5), "
+        "4 recordings have clips in two folds, as ESC-50 is published: 131943 (folds 2 and 3), 134049 (folds 2 and "
+        "3), 209698 (folds 4 and 5), "
         "234879 (folds 4 and 5); a test on one would know it from the other (--strict-folds leaves out one side)",
     )
 
@@ -171,7 +187,10 @@ def test_published_folds_of_urbansound8k_are_used_as_they_are(tmp_path: Path) ->
 
 def test_ones_own_csv_with_a_source_in_two_folds_is_refused_and_strict_folds_are_the_way_out(tmp_path: Path) -> None:
     folder = make_folder(tmp_path, fold_column=True, stray=True)
-    refusal = r"recording 'tape-11' lie in fold 3 \(11_0.wav\) and in fold 2 \(11_2.wav\).*into one fold, or leave out .* --strict-folds"
+    refusal = (
+        r"recording 'tape-11' lie in fold 3 \(11_0.wav\) and in fold 2 \(11_2.wav\).*into one fold, or leave "
+        r"out .* --strict-folds"
+    )
     with pytest.raises(SoundStormError, match=refusal):
         indexed("folder", folder)
     strict = indexed("folder", folder, strict_folds=True)
@@ -194,7 +213,9 @@ def test_a_clip_that_cannot_be_used_leaks_nothing(tmp_path: Path) -> None:
 
 def test_names_that_only_look_like_a_source_are_no_reason_to_refuse(tmp_path: Path) -> None:
     rows = ["rain-1.wav,1,10,rain", "dog-1.wav,2,0,dog"]
-    folder = write(tmp_path, "meta/esc50.csv", "filename,fold,target,category", rows, ["audio/rain-1.wav", "audio/dog-1.wav"])
+    folder = write(
+        tmp_path, "meta/esc50.csv", "filename,fold,target,category", rows, ["audio/rain-1.wav", "audio/dog-1.wav"]
+    )
     assert indexed("esc50", folder).clips.num_rows == 2
 
 
@@ -208,7 +229,11 @@ def test_views_are_mixed_with_clips_of_their_own_fold_only(tmp_path: Path) -> No
     groups: dict[tuple[int, int], list[str]] = {}
     for row in sorted(rows, key=lambda row: row["clip_id"]):
         groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
-    partners = [(row, choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]])) for row in rows for view in range(1, NUM_VIEWS + 1)]
+    partners = [
+        (row, choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]]))
+        for row in rows
+        for view in range(1, NUM_VIEWS + 1)
+    ]
     mixed = [(row, partner) for row, partner in partners if partner is not None]
     assert len(mixed) > 100
     assert all(fold_of[partner] == row["fold"] and partner != row["clip_id"] for row, partner in mixed)

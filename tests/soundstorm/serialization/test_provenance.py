@@ -1,5 +1,5 @@
-"""What files say that weights were trained on, and which tests are honest by it: nothing that is missing, malformed or contradicts itself lets a
-test through, and no honest test is refused."""
+"""What files say that weights were trained on, and which tests are honest by it: nothing that is missing, malformed or
+contradicts itself lets a test through, and no honest test is refused."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,14 @@ from soundstorm.classification.token_classifier import Origin, load_token_classi
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
 from soundstorm.codec.files import load_codec, packaged_codec_bytes, provenance_of_codec
 from soundstorm.data.datasets import DATASETS
-from soundstorm.model.checkpoints import CONFIG_FILE, load_checkpoint, pack_checkpoint, packaged_checkpoint_files, parse_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import (
+    CONFIG_FILE,
+    load_checkpoint,
+    pack_checkpoint,
+    packaged_checkpoint_files,
+    parse_checkpoint,
+    save_checkpoint,
+)
 from soundstorm.model.code_vectors import latent_dim
 from soundstorm.model.presets import ModelConfig, preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -63,7 +70,9 @@ def seen(dataset: str, *folds: int, owner: str = "", is_listed: bool = True) -> 
     return recordings_of(dataset, clips, trained, contents_of(trained) if is_listed else None).to_dict()
 
 
-def header(*recordings: dict[str, Any], outside: tuple[str, ...] = (), parents: tuple[dict[str, Any], ...] = ()) -> dict[str, Any]:
+def header(
+    *recordings: dict[str, Any], outside: tuple[str, ...] = (), parents: tuple[dict[str, Any], ...] = ()
+) -> dict[str, Any]:
     return {"format": 1, "recordings": list(recordings), "outside": list(outside), "parents": list(parents)}
 
 
@@ -72,7 +81,9 @@ def of(role: str, trained_on: dict[str, Any] | None, sha256: str = A) -> dict[st
     return {"role": role, "name": "one", "sha256": sha256, "trained_on": trained_on}
 
 
-def fold_of(dataset: str, fold: int, owner: str = "", copied: tuple[str, ...] = (), clips: dict[str, int] | None = None) -> Test:
+def fold_of(
+    dataset: str, fold: int, owner: str = "", copied: tuple[str, ...] = (), clips: dict[str, int] | None = None
+) -> Test:
     """The test on a fold, in which the files of the clips `copied` lie too."""
     clips = clips or clips_of(owner or dataset, NUM_FOLDS[dataset] or 5)
     there = [clip for clip, its_fold in clips.items() if its_fold == fold]
@@ -123,13 +134,25 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("UrbanSound8K trained on", header(US8K), {}, fold_of("urbansound8k", 9), REFUSED),
     ("UrbanSound8K is not ESC-50", header(US8K), {}, fold_of("esc50", 1), HONEST),
     ("ESC-50 is not UrbanSound8K", header(ESC50), {}, fold_of("urbansound8k", 1), HONEST),
-    ("ESC-50 without a list of its clips", header(seen("esc50", 1, 2, 3, 4, is_listed=False)), {}, fold_of("esc50", 5), HONEST),
+    (
+        "ESC-50 without a list of its clips",
+        header(seen("esc50", 1, 2, 3, 4, is_listed=False)),
+        {},
+        fold_of("esc50", 5),
+        HONEST,
+    ),
     # ---- outside data, synthetic sounds, nothing
     ("synthetic before ESC-50", ALL_SYNTHETIC, {}, fold_of("esc50", 1), HONEST),
     ("synthetic before UrbanSound8K", ALL_SYNTHETIC, {}, fold_of("urbansound8k", 3), HONEST),
     ("synthetic before one's own recordings", ALL_SYNTHETIC, {}, fold_of("folder", 1), HONEST),
     ("synthetic before the same synthetic", ALL_SYNTHETIC, {}, fold_of("synthetic", 1), REFUSED),
-    ("synthetic before synthetic of another seed", ALL_SYNTHETIC, {}, fold_of("synthetic", 1, owner="other seed"), HONEST),
+    (
+        "synthetic before synthetic of another seed",
+        ALL_SYNTHETIC,
+        {},
+        fold_of("synthetic", 1, owner="other seed"),
+        HONEST,
+    ),
     ("sounds made for the training alone", header(outside=("synthetic sounds",)), {}, fold_of("synthetic", 1), HONEST),
     ("EnCodec", ENCODEC, {}, fold_of("esc50", 1), HONEST),
     ("AudioSet", header(outside=("audioset",)), {}, fold_of("esc10", 5), HONEST),
@@ -141,27 +164,75 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("mine, held out", header(MINE), {}, fold_of("folder", 3, owner="mine"), HONEST),
     ("mine, trained on", header(MINE), {}, fold_of("folder", 2, owner="mine"), REFUSED),
     ("someone else's", header(MINE), {}, fold_of("folder", 2, owner="yours"), HONEST),
-    ("someone else's, one copied", header(MINE), {}, fold_of("folder", 3, owner="yours", copied=("mine/1-0",)), REFUSED),
+    (
+        "someone else's, one copied",
+        header(MINE),
+        {},
+        fold_of("folder", 3, owner="yours", copied=("mine/1-0",)),
+        REFUSED,
+    ),
     ("mine, folds dealt anew", header(MINE), {}, fold_of("folder", 3, clips=REDEALT), REFUSED),
     ("mine under new names", header(MINE), {}, fold_of("folder", 3, owner="mine", copied=("mine/5-3",)), REFUSED),
     ("mine without a list, held out", changed(MINE, contents=None), {}, fold_of("folder", 3, owner="mine"), HONEST),
     ("mine without a list, trained on", changed(MINE, contents=None), {}, fold_of("folder", 1, owner="mine"), REFUSED),
-    ("without a list of clips, who knows", changed(MINE, contents=None), {}, fold_of("folder", 3, owner="yours"), REFUSED),
+    (
+        "without a list of clips, who knows",
+        changed(MINE, contents=None),
+        {},
+        fold_of("folder", 3, owner="yours"),
+        REFUSED,
+    ),
     ("mine before ESC-50", header(MINE), {}, fold_of("esc50", 5), HONEST),
     ("mine has a copy of the ESC-50 clip", header(MINE), {}, fold_of("esc50", 5, copied=("mine/2-1",)), REFUSED),
-    ("ESC-50 before copies of it", header(ESC50), {}, fold_of("folder", 1, owner="mine", copied=("esc50/3-2",)), REFUSED),
+    (
+        "ESC-50 before copies of it",
+        header(ESC50),
+        {},
+        fold_of("folder", 1, owner="mine", copied=("esc50/3-2",)),
+        REFUSED,
+    ),
     ("ESC-50 before mine", header(ESC50), {}, fold_of("folder", 1, owner="mine"), HONEST),
     # ---- through parents
     ("codec held out too", header(ESC50, parents=(of("codec", CODEC),)), {"codec": A}, fold_of("esc50", 5), HONEST),
-    ("codec has seen it", header(seen("esc50", 1, 2, 3, 5), parents=(of("codec", CODEC),)), {"codec": A}, fold_of("esc50", 4), REFUSED),
-    ("teacher has seen it", header(ESC50, parents=(of("teacher", header(seen("esc10", 5))),)), {}, fold_of("esc50", 5), REFUSED),
-    ("AST from AudioSet", header(ESC50, parents=(of("start", header(outside=("audioset",))),)), {}, fold_of("esc50", 5), HONEST),
-    ("AST from one that has seen it", header(ESC50, parents=(of("start", header(seen("esc50", 5))),)), {}, fold_of("esc50", 5), REFUSED),
+    (
+        "codec has seen it",
+        header(seen("esc50", 1, 2, 3, 5), parents=(of("codec", CODEC),)),
+        {"codec": A},
+        fold_of("esc50", 4),
+        REFUSED,
+    ),
+    (
+        "teacher has seen it",
+        header(ESC50, parents=(of("teacher", header(seen("esc10", 5))),)),
+        {},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
+    (
+        "AST from AudioSet",
+        header(ESC50, parents=(of("start", header(outside=("audioset",))),)),
+        {},
+        fold_of("esc50", 5),
+        HONEST,
+    ),
+    (
+        "AST from one that has seen it",
+        header(ESC50, parents=(of("start", header(seen("esc50", 5))),)),
+        {},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
     ("through two parents, held out", chain(header(seen("esc10", 1, 2, 3, 5))), {}, fold_of("esc50", 4), HONEST),
     ("through two parents, seen", chain(header(ESC10)), {}, fold_of("esc50", 4), REFUSED),
     ("through two parents, not known", chain(None), {}, fold_of("esc50", 4), REFUSED),
     ("a parent that is not known", header(ESC50, parents=(of("codec", None),)), {}, fold_of("esc50", 5), REFUSED),
-    ("synthetic codec, held out by the rest", header(ESC50, parents=(of("codec", ALL_SYNTHETIC),)), {}, fold_of("esc50", 5), HONEST),
+    (
+        "synthetic codec, held out by the rest",
+        header(ESC50, parents=(of("codec", ALL_SYNTHETIC),)),
+        {},
+        fold_of("esc50", 5),
+        HONEST,
+    ),
     # ---- missing and old
     ("nothing said", None, {}, fold_of("esc50", 5), REFUSED),
     ("an old classifier", None, {"dataset": "esc10", "held_out_fold": 5}, fold_of("esc10", 5), REFUSED),
@@ -169,7 +240,13 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("empty", "", {}, fold_of("esc50", 5), REFUSED),
     ("prose", "trained on esc10 without fold 5", {}, fold_of("esc10", 5), REFUSED),
     ("old notes", {"dataset": "esc10", "test_fold": 5}, {}, fold_of("esc10", 5), REFUSED),
-    ("old notes of a parent", header(ESC50, parents=(of("codec", {"dataset": "esc10", "held_out_fold": 5}),)), {}, fold_of("esc50", 5), REFUSED),
+    (
+        "old notes of a parent",
+        header(ESC50, parents=(of("codec", {"dataset": "esc10", "held_out_fold": 5}),)),
+        {},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
     # ---- unreadable
     ("cut off", json.dumps(header(ESC50))[:-1], {}, fold_of("esc50", 5), REFUSED),
     ("nested without end", '{"parents":' * 100_000, {}, fold_of("esc50", 5), REFUSED),
@@ -193,21 +270,57 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("a data set that nobody knows", changed(ESC50, dataset="esc51"), {}, fold_of("esc50", 5), REFUSED),
     ("a data set in capitals", changed(ESC50, dataset="ESC50"), {}, fold_of("esc50", 5), REFUSED),
     ("a digest that is none", changed(ESC50, digest="1234"), {}, fold_of("esc50", 5), REFUSED),
-    ("contents that are none", changed(MINE, contents="not hexadecimal"), {}, fold_of("folder", 3, owner="mine"), REFUSED),
+    (
+        "contents that are none",
+        changed(MINE, contents="not hexadecimal"),
+        {},
+        fold_of("folder", 3, owner="mine"),
+        REFUSED,
+    ),
     ("no contents in the list", changed(MINE, contents=""), {}, fold_of("folder", 3, owner="mine"), REFUSED),
     ("outside data that nobody knows", header(outside=("the internet",)), {}, fold_of("esc50", 1), REFUSED),
     ("ESC-50 as outside data", header(outside=("esc50",)), {}, fold_of("esc50", 1), REFUSED),
     ("a role that nobody knows", header(ESC50, parents=(of("friend", ENCODEC),)), {}, fold_of("esc50", 5), REFUSED),
-    ("a parent without a file", header(ESC50, parents=(of("codec", ENCODEC, "none"),)), {}, fold_of("esc50", 5), REFUSED),
+    (
+        "a parent without a file",
+        header(ESC50, parents=(of("codec", ENCODEC, "none"),)),
+        {},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
     # ---- contradicting
-    ("another data set beside it", header(ESC50), {"dataset": "esc10", "held_out_fold": 5}, fold_of("esc10", 5), REFUSED),
+    (
+        "another data set beside it",
+        header(ESC50),
+        {"dataset": "esc10", "held_out_fold": 5},
+        fold_of("esc10", 5),
+        REFUSED,
+    ),
     ("the fold beside it", header(ESC50), {"dataset": "esc50", "held_out_fold": 4}, fold_of("esc50", 5), REFUSED),
     ("the same beside it", header(ESC50), {"dataset": "esc50", "held_out_fold": 5}, fold_of("esc50", 5), HONEST),
     ("one data set twice", header(ESC50, seen("esc50", 5)), {}, fold_of("esc50", 5), REFUSED),
-    ("another codec beside it", header(ESC50, parents=(of("codec", ENCODEC, A),)), {"codec": B}, fold_of("esc50", 5), REFUSED),
+    (
+        "another codec beside it",
+        header(ESC50, parents=(of("codec", ENCODEC, A),)),
+        {"codec": B},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
     ("a codec of which it says nothing", header(ESC50), {"codec": A}, fold_of("esc50", 5), REFUSED),
-    ("a generator that the file denies", header(ESC50, parents=(of("generator", header()),)), {"generator": None}, fold_of("esc50", 5), REFUSED),
-    ("two codecs", header(ESC50, parents=(of("codec", ENCODEC, A), of("codec", header(), B))), {}, fold_of("esc50", 5), REFUSED),
+    (
+        "a generator that the file denies",
+        header(ESC50, parents=(of("generator", header()),)),
+        {"generator": None},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
+    (
+        "two codecs",
+        header(ESC50, parents=(of("codec", ENCODEC, A), of("codec", header(), B))),
+        {},
+        fold_of("esc50", 5),
+        REFUSED,
+    ),
     (
         "two accounts of one codec",
         header(ESC50, parents=(of("codec", ENCODEC, A), of("teacher", header(parents=(of("codec", CODEC, A),)), B))),
@@ -217,7 +330,10 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ),
     (
         "another codec than its generator's",
-        header(ESC50, parents=(of("generator", header(ESC50, parents=(of("codec", CODEC, C),)), B), of("codec", ENCODEC, A))),
+        header(
+            ESC50,
+            parents=(of("generator", header(ESC50, parents=(of("codec", CODEC, C),)), B), of("codec", ENCODEC, A)),
+        ),
         {},
         fold_of("esc50", 5),
         REFUSED,
@@ -228,15 +344,23 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
 def weights_file(trained_on: Any, description: str = "trained on esc10 (whole)") -> bytes:
     """A safetensors file with this in its header, and with prose that says otherwise."""
     text = trained_on if isinstance(trained_on, str) else json.dumps(trained_on)
-    return save({"a": torch.zeros(1)}, {"description": description} | ({} if trained_on is None else {"trained_on": text}))
+    return save(
+        {"a": torch.zeros(1)}, {"description": description} | ({} if trained_on is None else {"trained_on": text})
+    )
 
 
 def read(trained_on: Any, beside: dict[str, Any]) -> Provenance:
-    return agreeing(provenance_of_weights(weights_file(trained_on)), **({"dataset": None, "held_out_fold": None} | beside))
+    return agreeing(
+        provenance_of_weights(weights_file(trained_on)), **({"dataset": None, "held_out_fold": None} | beside)
+    )
 
 
-@pytest.mark.parametrize(("trained_on", "beside", "test", "is_honest"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS])
-def test_every_leak_is_found_and_no_honest_test_is_refused(trained_on: Any, beside: dict[str, Any], test: Test, is_honest: bool) -> None:
+@pytest.mark.parametrize(
+    ("trained_on", "beside", "test", "is_honest"), [row[1:] for row in HEADERS], ids=[row[0] for row in HEADERS]
+)
+def test_every_leak_is_found_and_no_honest_test_is_refused(
+    trained_on: Any, beside: dict[str, Any], test: Test, is_honest: bool
+) -> None:
     verdict = judge([Learned(name="it", provenance=read(trained_on, beside))], test)
     assert (not verdict.leaks) is is_honest, verdict.leaks
 
@@ -252,7 +376,11 @@ def test_the_table_has_sixty_headers_and_more_and_each_of_them_once() -> None:
 @pytest.mark.parametrize(
     ("trained_on", "test", "sentences"),
     [
-        (header(ESC50), fold_of("esc10", 2), ["it was trained on esc50 without fold 5, and fold 2 of esc10 is the test"]),
+        (
+            header(ESC50),
+            fold_of("esc10", 2),
+            ["it was trained on esc50 without fold 5, and fold 2 of esc10 is the test"],
+        ),
         (None, fold_of("esc10", 2), ["what it was trained on is not known: its file does not say it"]),
         (
             header(ESC50, parents=(of("codec", header(seen("esc10", 1, 5))),)),
@@ -262,7 +390,10 @@ def test_the_table_has_sixty_headers_and_more_and_each_of_them_once() -> None:
         (
             header(MINE),
             fold_of("folder", 3, owner="yours", copied=("mine/1-0", "mine/2-0")),
-            ["it was trained on folder without fold 3, and fold 3 of folder is the test (2 of its files are the same, such as mine/1-0)"],
+            [
+                "it was trained on folder without fold 3, and fold 3 of folder is the test (2 of its files are the "
+                "same, such as mine/1-0)"
+            ],
         ),
         (
             header(ESC50) | {"more": 1},
@@ -276,7 +407,10 @@ def test_a_refusal_says_which_clips_of_which_network(trained_on: Any, test: Test
 
 
 def test_outside_data_and_freesound_are_allowed_and_said() -> None:
-    for trained_on, said in ((ENCODEC, "outside data: the recordings of the official EnCodec"), (header(US8K), "freesound.org")):
+    for trained_on, said in (
+        (ENCODEC, "outside data: the recordings of the official EnCodec"),
+        (header(US8K), "freesound.org"),
+    ):
         verdict = judge([Learned(name="it", provenance=read(trained_on, {}))], fold_of("esc50", 1))
         assert not verdict.leaks and len(verdict.notes) == 1 and said in verdict.notes[0]
 
@@ -287,28 +421,42 @@ def test_a_parent_whose_own_file_says_otherwise_is_a_contradiction() -> None:
         learned = [Learned(name="it", provenance=child), Learned(name="its codec", provenance=read(own, {}), sha256=A)]
         leaks = judge(learned, fold_of("esc50", 5)).leaks
         assert (not leaks) is is_honest
-        assert is_honest or "it and the file of its codec 'one' contradict each other on what that was trained on" in leaks
+        assert (
+            is_honest or "it and the file of its codec 'one' contradict each other on what that was trained on" in leaks
+        )
 
 
 def test_a_parent_at_hand_is_judged_once_by_its_own_file() -> None:
     child = read(header(seen("esc50", 1), parents=(of("codec", CODEC, A),)), {})
     learned = [Learned(name="it", provenance=child), Learned(name="its codec", provenance=read(CODEC, {}), sha256=A)]
-    assert judge(learned, fold_of("esc50", 4)).leaks == ("its codec was trained on esc10 without fold 5, and fold 4 of esc50 is the test",)
+    assert judge(learned, fold_of("esc50", 4)).leaks == (
+        "its codec was trained on esc10 without fold 5, and fold 4 of esc50 is the test",
+    )
 
 
 def test_files_are_asked_for_only_where_the_names_do_not_decide() -> None:
     def unread() -> Any:
         raise AssertionError("no file needs to be read")
 
-    for trained_on, dataset in ((ESC50, "esc10"), (US8K, "esc50"), (seen("synthetic", 1), "esc50"), (ESC50, "urbansound8k")):
-        judge([Learned(name="it", provenance=read(header(trained_on), {}))], Test(dataset=dataset, fold=5, digest=unread, contents=unread))
+    for trained_on, dataset in (
+        (ESC50, "esc10"),
+        (US8K, "esc50"),
+        (seen("synthetic", 1), "esc50"),
+        (ESC50, "urbansound8k"),
+    ):
+        judge(
+            [Learned(name="it", provenance=read(header(trained_on), {}))],
+            Test(dataset=dataset, fold=5, digest=unread, contents=unread),
+        )
 
 
 # ---- values
 
 
 def test_the_data_sets_and_their_folds_are_those_that_can_be_opened() -> None:
-    assert {name: dataset.num_folds for name, dataset in DATASETS.items() if name != "folder"} == without(NUM_FOLDS, "folder")
+    assert {name: dataset.num_folds for name, dataset in DATASETS.items() if name != "folder"} == without(
+        NUM_FOLDS, "folder"
+    )
     assert NUM_FOLDS.keys() == DATASETS.keys()
 
 
@@ -338,9 +486,14 @@ def test_clips_whose_files_are_not_all_known_or_too_many_are_not_listed() -> Non
 
 
 LEARNED = TrainedOn(
-    recordings=(recordings_of("folder", clips_of("mine", 5), ["mine/1-0", "mine/2-0"], contents_of(["mine/1-0", "mine/2-0"])),),
+    recordings=(
+        recordings_of("folder", clips_of("mine", 5), ["mine/1-0", "mine/2-0"], contents_of(["mine/1-0", "mine/2-0"])),
+    ),
     outside=("synthetic sounds",),
-    parents=(as_parent(Role.START, "started from", B, TrainedOn(outside=("audioset",))), as_parent(Role.TEACHER, "taught by", C, MISSING)),
+    parents=(
+        as_parent(Role.START, "started from", B, TrainedOn(outside=("audioset",))),
+        as_parent(Role.TEACHER, "taught by", C, MISSING),
+    ),
 )
 ABOUT: dict[str, Any] = {"categories": ["a", "b"], "dataset": "folder", "held_out_fold": 3, "trained_on": LEARNED}
 
@@ -363,7 +516,9 @@ def of_cnn(folder: Path) -> tuple[Provenance, TrainedOn]:
 
 
 def of_ast(folder: Path) -> tuple[Provenance, TrainedOn]:
-    config = AstConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_length=32, num_mel_bins=16)
+    config = AstConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, max_length=32, num_mel_bins=16
+    )
     save_ast_classifier(folder / "ast", AstClassifier(2, config), **ABOUT)
     return load_ast_classifier((folder / "ast").read_bytes(), "it").provenance, LEARNED
 
@@ -381,7 +536,13 @@ def of_token_classifier(folder: Path) -> tuple[Provenance, TrainedOn]:
 def checkpoint(folder: Path, trained_on: TrainedOn | None, **extra: Any) -> Path:
     config, codec = preset("tiny"), load_codec().fingerprint
     model = SoundStorm(ModelConfig(width=16, depth=1, heads=2, kernel=5, num_classes=2, **shape_of(codec)))
-    about: dict[str, Any] = {"training": config.training, "sampler": config.sampler, "step": 1, "categories": ["a", "b"], "fingerprint": codec}
+    about: dict[str, Any] = {
+        "training": config.training,
+        "sampler": config.sampler,
+        "step": 1,
+        "categories": ["a", "b"],
+        "fingerprint": codec,
+    }
     save_checkpoint(folder / "checkpoint", model, trained_on=trained_on, extra=extra, **about)
     return folder / "checkpoint"
 
@@ -401,7 +562,9 @@ WRITERS = [of_codec, of_cnn, of_ast, of_token_classifier, of_checkpoint, of_pack
 
 
 @pytest.mark.parametrize("written", WRITERS, ids=[written.__name__ for written in WRITERS])
-def test_every_kind_of_file_tells_what_it_was_written_with(written: Callable[[Path], tuple[Provenance, TrainedOn]], tmp_path: Path) -> None:
+def test_every_kind_of_file_tells_what_it_was_written_with(
+    written: Callable[[Path], tuple[Provenance, TrainedOn]], tmp_path: Path
+) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         found, expected = written(tmp_path)
@@ -411,7 +574,11 @@ def test_every_kind_of_file_tells_what_it_was_written_with(written: Callable[[Pa
 def test_a_file_that_was_written_without_is_not_known(tmp_path: Path) -> None:
     save_classifier(tmp_path / "cnn", AudioClassifier(2), categories=["a", "b"], dataset="esc10", held_out_fold=5)
     write_small_codec(tmp_path / "codec", "tiny", num_levels=1, codebook_size=4)
-    assert load_classifier(tmp_path / "cnn").provenance == provenance_of_codec((tmp_path / "codec").read_bytes()) == MISSING
+    assert (
+        load_classifier(tmp_path / "cnn").provenance
+        == provenance_of_codec((tmp_path / "codec").read_bytes())
+        == MISSING
+    )
     assert load_checkpoint(checkpoint(tmp_path, None, dataset="esc10", test_fold=5)).provenance == MISSING
 
 
@@ -420,7 +587,9 @@ def test_a_file_that_was_written_without_is_not_known(tmp_path: Path) -> None:
     [({"dataset": "esc50", "test_fold": 3}, None), ({"dataset": "folder", "test_fold": 1}, None), ({}, A)],
     ids=["its notes name another data set", "its notes name a fold that it was trained on", "it is of another codec"],
 )
-def test_a_checkpoint_that_contradicts_itself_still_generates_and_is_not_known(extra: dict[str, Any], codec: str | None, tmp_path: Path) -> None:
+def test_a_checkpoint_that_contradicts_itself_still_generates_and_is_not_known(
+    extra: dict[str, Any], codec: str | None, tmp_path: Path
+) -> None:
     learned = with_parents(codec=codec or load_codec().fingerprint.sha256)
     found = load_checkpoint(checkpoint(tmp_path, learned, **extra))
     assert found.step == 1 and isinstance(found.provenance, Unknown) and "contradicts itself" in found.provenance.reason
@@ -438,19 +607,26 @@ def test_a_checkpoint_whose_account_is_damaged_still_generates_and_is_not_known(
 def test_the_files_in_the_package_have_not_seen_fold_5() -> None:
     generator = parse_checkpoint(packaged_checkpoint_files(), "package").provenance
     codec = provenance_of_codec(packaged_codec_bytes())
-    listener, classifier = (load_classifier(packaged(f"{name}.safetensors").read_bytes()).provenance for name in ("listener", "audio_classifier"))
+    listener, classifier = (
+        load_classifier(packaged(f"{name}.safetensors").read_bytes()).provenance
+        for name in ("listener", "audio_classifier")
+    )
     for found, data in ((codec, "esc50"), (generator, "esc10"), (listener, "esc10"), (classifier, "esc10")):
         assert isinstance(found, TrainedOn)
         [recordings] = found.recordings
         assert recordings.dataset == data and 5 not in recordings.folds
         for dataset in ("esc10", "esc50"):
-            verdicts = [judge([Learned(name="it", provenance=found)], fold_of(dataset, fold)).leaks for fold in range(1, 6)]
+            verdicts = [
+                judge([Learned(name="it", provenance=found)], fold_of(dataset, fold)).leaks for fold in range(1, 6)
+            ]
             assert [bool(leaks) for leaks in verdicts] == [fold in recordings.folds for fold in range(1, 6)]
     assert isinstance(codec, TrainedOn) and isinstance(generator, TrainedOn) and codec.parents == ()
     [parent] = generator.parents
     assert (parent.role, parent.sha256, parent.trained_on) == ("codec", load_codec().fingerprint.sha256, codec)
 
 
-@pytest.mark.parametrize("data", [b"", b"PK\x03\x04 something else", b"\x08\0\0\0\0\0\0\0not json", b"\xff" * 40, b"[" * 100_000])
+@pytest.mark.parametrize(
+    "data", [b"", b"PK\x03\x04 something else", b"\x08\0\0\0\0\0\0\0not json", b"\xff" * 40, b"[" * 100_000]
+)
 def test_a_file_of_another_kind_is_not_known(data: bytes) -> None:
     assert provenance_of_codec(data) == MISSING

@@ -15,7 +15,11 @@ def test_collate_pads_with_no_code_and_says_where() -> None:
     assert batch.label_B.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize("codes", [[], [np.zeros((2, 0))], [np.zeros((2, 3)), np.zeros((3, 3))]], ids=["no clips", "no frames", "unequal levels"])
+@pytest.mark.parametrize(
+    "codes",
+    [[], [np.zeros((2, 0))], [np.zeros((2, 3)), np.zeros((3, 3))]],
+    ids=["no clips", "no frames", "unequal levels"],
+)
 def test_collate_refuses_what_is_no_batch(codes: list[np.ndarray]) -> None:
     with pytest.raises(SoundStormError):
         collate(codes, [0] * len(codes))
@@ -50,6 +54,9 @@ def test_filling_up_adds_a_real_code_up_to_the_length_asked_for() -> None:
 
 
 def test_seeded_generators_differ_in_every_part() -> None:
-    draws = {parts: float(torch.rand(1, generator=seeded_generator(*parts))) for parts in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]}
+    draws = {
+        parts: float(torch.rand(1, generator=seeded_generator(*parts)))
+        for parts in [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0)]
+    }
     assert len(set(draws.values())) == 4
     assert float(torch.rand(1, generator=seeded_generator(0, 0, 1))) == draws[(0, 0, 1)]

@@ -1,4 +1,5 @@
-"""On a GPU, where there is one: the same losses, codes and sound as on the CPU, and trainings that learn and go on there."""
+"""On a GPU, where there is one: the same losses, codes and sound as on the CPU, and trainings that learn and go on
+there."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,9 @@ def sounds() -> list[np.ndarray]:
 
 def test_the_codec_hears_and_sounds_as_on_the_cpu(codecs: tuple[Codec, Codec], sounds: list[np.ndarray]) -> None:
     on_cpu, on_gpu = (codec.encode_clips(sounds) for codec in codecs)
-    assert np.mean([np.mean(a == b) for a, b in zip(on_cpu, on_gpu, strict=True)]) > 0.98  # nearly equal distances fall either way
+    assert (
+        np.mean([np.mean(a == b) for a, b in zip(on_cpu, on_gpu, strict=True)]) > 0.98
+    )  # nearly equal distances fall either way
     for a_N, b_N in zip(*(codec.decode_clips(on_cpu) for codec in codecs), strict=True):
         np.testing.assert_allclose(a_N, b_N, atol=2e-3)
 
@@ -59,7 +62,9 @@ def test_the_generator_has_the_loss_that_it_has_on_the_cpu(generator: Checkpoint
     clips = [rng.integers(shape.codebook_size, size=(shape.num_levels, frames)) for frames in (150, 75)]
     config = replace(generator.training, precision="fp32")
     on_cpu = evaluate_loss(generator.model, [collate(clips, [0, 1])], config).mean()
-    assert evaluate_loss(generator.model.to(GPU), [collate(clips, [0, 1])], config).mean() == pytest.approx(on_cpu, rel=1e-4)
+    assert evaluate_loss(generator.model.to(GPU), [collate(clips, [0, 1])], config).mean() == pytest.approx(
+        on_cpu, rel=1e-4
+    )
 
 
 def test_generation_repeats_itself_and_fills_every_frame(generator: Checkpoint) -> None:
@@ -78,7 +83,11 @@ def test_a_generator_learns_one_batch() -> None:
     rng = np.random.default_rng(0)
     batch = collate([rng.integers(64, size=(4, 60)) for _ in range(4)], [0, 1, 2, 3]).to(GPU)
     torch.manual_seed(0)
-    model = SoundStorm(ModelConfig(width=64, depth=2, heads=2, ff_mult=2, num_levels=4, codebook_size=64, num_classes=4)).to(GPU).train()
+    model = (
+        SoundStorm(ModelConfig(width=64, depth=2, heads=2, ff_mult=2, num_levels=4, codebook_size=64, num_classes=4))
+        .to(GPU)
+        .train()
+    )
     config = preset("tiny").training
     optimizer, ema, drawn = build_optimizer(model, config), EMA(model, config.ema_decay), seeded_generator(0)
     schedule = build_schedule(optimizer, config, 150)
@@ -89,7 +98,9 @@ def test_a_generator_learns_one_batch() -> None:
     assert evaluate_loss(ema.averaged(model), [batch], config).mean() < 0.7 * before
 
 
-def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(codecs: tuple[Codec, Codec], sounds: list[np.ndarray]) -> None:
+def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(
+    codecs: tuple[Codec, Codec], sounds: list[np.ndarray]
+) -> None:
     labels, recordings = [0, 1] * 4, [to_pcm16(sound_N) for sound_N in sounds]
     torch.manual_seed(0)
     teacher = AudioClassifier(2, AudioClassifierConfig(widths=(8, 16, 32), mel_bands=32, embedding=16)).to(GPU)
@@ -101,7 +112,9 @@ def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(codecs: tup
     model = TokenClassifier(2, network, ReadoutConfig(latent_dim=latent_dim(codecs[1]), heads=2, dropout=0.1))
     model.take_vectors(codecs[1])
     learning = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3)
-    run = TokenClassifierTrainer(model.to(GPU), codecs[1], "codec", learning, recordings, labels, teacher=teacher.eval())
+    run = TokenClassifierTrainer(
+        model.to(GPU), codecs[1], "codec", learning, recordings, labels, teacher=teacher.eval()
+    )
     steps = [run.step() for _ in range(run.total_steps)]
     assert np.mean([step["accuracy"] for step in steps[-20:]]) > 0.85
     codes = codecs[1].encode_clips([from_pcm16(recording) for recording in recordings])

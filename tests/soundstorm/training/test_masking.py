@@ -16,7 +16,9 @@ MASK_ID = 100
 B, Q, T = 400, 4, 60
 NUM_FRAMES_B = torch.arange(B) % T + 1
 MASK_BT = torch.arange(T) < NUM_FRAMES_B[:, None]
-CODES_BQT = torch.randint(MASK_ID, (B, Q, T), generator=torch.Generator().manual_seed(0)).masked_fill(~MASK_BT[:, None, :], PADDING)
+CODES_BQT = torch.randint(MASK_ID, (B, Q, T), generator=torch.Generator().manual_seed(0)).masked_fill(
+    ~MASK_BT[:, None, :], PADDING
+)
 CONFIG = replace(preset("tiny").training, prompt_share=0.0, first_level_share=0.25)
 
 
@@ -56,7 +58,9 @@ def test_levels_are_drawn_in_the_configured_shares() -> None:
     counts = torch.bincount(masks(replace(CONFIG, first_level_share=0.7)).level_B, minlength=Q) / B
     assert abs(float(counts[0]) - 0.7) < 0.08
     assert float(counts[1:].min()) > 0.05
-    torch.testing.assert_close(level_shares(Q, replace(CONFIG, first_level_share=0.7)), torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    torch.testing.assert_close(
+        level_shares(Q, replace(CONFIG, first_level_share=0.7)), torch.tensor([0.7, 0.1, 0.1, 0.1])
+    )
 
 
 def test_a_prefix_is_visible_at_every_level_and_outside_the_loss() -> None:
@@ -100,13 +104,18 @@ def test_masks_are_the_same_for_the_same_seed_only() -> None:
 
 def test_one_level_and_one_frame_work() -> None:
     codes_BQT = torch.tensor([[[7]]])
-    masked = training_masks(codes_BQT, torch.ones(1, 1, dtype=torch.bool), torch.Generator(), replace(CONFIG, prompt_share=1.0), MASK_ID)
+    masked = training_masks(
+        codes_BQT, torch.ones(1, 1, dtype=torch.bool), torch.Generator(), replace(CONFIG, prompt_share=1.0), MASK_ID
+    )
     assert masked.input_codes_BQT.item() == MASK_ID
     assert masked.target_BT.item() == 7
 
 
 def test_cosine_share_has_its_known_values() -> None:
-    torch.testing.assert_close(cosine_share(torch.tensor([0.0, 0.5, 2 / 3, 1.0])), torch.tensor([1.0, math.sqrt(0.5), 0.5, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(
+        cosine_share(torch.tensor([0.0, 0.5, 2 / 3, 1.0])),
+        torch.tensor([1.0, math.sqrt(0.5), 0.5, 0.0], dtype=torch.float64),
+    )
 
 
 @pytest.mark.parametrize("num_unknown", [1, 2, 11, 375])
@@ -127,7 +136,9 @@ def test_noise_replaces_a_share_of_the_visible_codes_of_the_trained_level_by_rea
     changed_BQT = noisy.input_codes_BQT != clean.input_codes_BQT
     at_level_BQT = torch.arange(Q)[None, :, None] == noisy.level_B[:, None, None]
     assert not bool((changed_BQT & ~at_level_BQT).any())
-    assert bool((noisy.input_codes_BQT[changed_BQT] < MASK_ID).all()) and bool((noisy.input_codes_BQT[changed_BQT] >= 0).all())
+    assert bool((noisy.input_codes_BQT[changed_BQT] < MASK_ID).all()) and bool(
+        (noisy.input_codes_BQT[changed_BQT] >= 0).all()
+    )
     changed_BT = changed_BQT.any(1)
     assert not bool((changed_BT & (noisy.loss_mask_BT | ~MASK_BT)).any())
     prefix_BT = (clean.input_codes_BQT[:, -1] != MASK_ID) & (noisy.level_B < Q - 1)[:, None] & MASK_BT
@@ -140,7 +151,9 @@ def test_noise_is_of_the_trained_level_and_of_the_clip_before() -> None:
     clips, levels = 8, 4
     codes_BQT = (10 * torch.arange(levels)[None, :, None] + torch.arange(clips)[:, None, None]).expand(clips, levels, T)
     config = replace(CONFIG, noise_share=0.4, prompt_share=0.0)
-    masked = training_masks(codes_BQT, torch.ones(clips, T, dtype=torch.bool), torch.Generator().manual_seed(1), config, MASK_ID)
+    masked = training_masks(
+        codes_BQT, torch.ones(clips, T, dtype=torch.bool), torch.Generator().manual_seed(1), config, MASK_ID
+    )
     level_B1T = masked.level_B[:, None, None].expand(-1, 1, T)
     input_BT, own_BT = (codes.gather(1, level_B1T).squeeze(1) for codes in (masked.input_codes_BQT, codes_BQT))
     stray_BT = (input_BT != own_BT) & (input_BT != MASK_ID)

@@ -1,4 +1,5 @@
-"""What a network of order `places` is asked: which places are hidden, how many are asked for, what is stray, and how levels are weighted."""
+"""What a network of order `places` is asked: which places are hidden, how many are asked for, what is stray, and how
+levels are weighted."""
 
 from dataclasses import replace
 
@@ -18,7 +19,10 @@ CLIPS, LEVELS, PLACES, CODES = 200, 4, 40, 30
 def batch() -> Batch:
     drawn = torch.Generator().manual_seed(0)
     lengths = [PLACES if index % 2 else PLACES // 2 for index in range(CLIPS)]
-    return collate([torch.randint(CODES, (LEVELS, length), generator=drawn) for length in lengths], [index % 3 for index in range(CLIPS)])
+    return collate(
+        [torch.randint(CODES, (LEVELS, length), generator=drawn) for length in lengths],
+        [index % 3 for index in range(CLIPS)],
+    )
 
 
 def masks(batch: Batch, **changes: object) -> MaskedPlaces:
@@ -45,7 +49,9 @@ def test_a_prompted_clip_shows_its_beginning(batch: Batch) -> None:
 def test_hidden_places_may_lie_in_spans(batch: Batch) -> None:
     hidden_BT = masks(batch, span_share=1.0, span_frames=8).asked_BT
     single_BT = masks(batch).asked_BT
-    changes, single_changes = ((mask_BT[1::2, 1:] != mask_BT[1::2, :-1]).float().sum(1).mean() for mask_BT in (hidden_BT, single_BT))
+    changes, single_changes = (
+        (mask_BT[1::2, 1:] != mask_BT[1::2, :-1]).float().sum(1).mean() for mask_BT in (hidden_BT, single_BT)
+    )
     assert float(changes) < 0.45 * float(single_changes)
 
 
@@ -64,7 +70,9 @@ def test_stray_codes_are_visible_ones_of_another_clip_from_a_level_on(batch: Bat
     stray_BQT = masked.codes_BQT != batch.codes_BQT
     assert not bool(stray_BQT.transpose(1, 2)[~masked.known_BT].any())
     is_stray_BT = stray_BQT.any(1)
-    assert 0.1 < float(is_stray_BT.sum() / masked.known_BT.sum()) < 0.22  # 0.2 of those after a prompt; some codes are the same by chance
+    assert (
+        0.1 < float(is_stray_BT.sum() / masked.known_BT.sum()) < 0.22
+    )  # 0.2 of those after a prompt; some codes are the same by chance
     by_level = stray_BQT.sum((0, 2))
     assert bool((by_level[1:] > 1.2 * by_level[:-1]).all())
 
@@ -72,7 +80,15 @@ def test_stray_codes_are_visible_ones_of_another_clip_from_a_level_on(batch: Bat
 class Sure(nn.Module):
     """Gives each level logits that make every right code cost the level's number in nats."""
 
-    def forward(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, asked_BT: Tensor) -> Tensor:
+    def forward(
+        self,
+        codes_BQT: Tensor,
+        known_BT: Tensor,
+        label_B: Tensor,
+        mask_BT: Tensor,
+        asked_BT: Tensor,
+        timbre_BS: Tensor | None,
+    ) -> Tensor:
         target_QN = codes_BQT.transpose(1, 2)[asked_BT].T
         cost_Q = torch.arange(1.0, LEVELS + 1)
         right_Q = -cost_Q

@@ -40,7 +40,8 @@ TRAINING = replace(preset("tiny").training, precision="fp32")
 
 
 def patterned_clips(num_levels: int, num_frames: int = 48) -> tuple[list[np.ndarray], list[int]]:
-    """Eight clips of four classes: a class is a repeated pattern of codes, a clip has a tenth of them replaced at random."""
+    """Eight clips of four classes: a class is a repeated pattern of codes, a clip has a tenth of them replaced at
+    random."""
     rng = np.random.default_rng(0)
     clips, labels = [], []
     for index in range(8):
@@ -56,7 +57,9 @@ def patterned_clips(num_levels: int, num_frames: int = 48) -> tuple[list[np.ndar
 
 def random_batch(num_frames_B: tuple[int, ...] = (30, 12, 1)) -> Batch:
     rng = np.random.default_rng(0)
-    return collate([rng.integers(64, size=(4, num_frames)) for num_frames in num_frames_B], list(range(len(num_frames_B))))
+    return collate(
+        [rng.integers(64, size=(4, num_frames)) for num_frames in num_frames_B], list(range(len(num_frames_B)))
+    )
 
 
 def test_tiny_overfits_eight_clips_and_prompted_decoding_gives_them_back() -> None:
@@ -76,29 +79,45 @@ def test_tiny_overfits_eight_clips_and_prompted_decoding_gives_them_back() -> No
     assert level_0_nats < 0.5
     known_BQT, known_mask_BQT = continuation([torch.from_numpy(clip[:, :24]) for clip in clips], [48] * 8)
     settings = SamplerSettings(iterations=12, guidance=1.5)
-    codes = generate_codes(averaged, torch.tensor(labels), [48] * 8, settings, list(range(8)), known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+    codes = generate_codes(
+        averaged,
+        torch.tensor(labels),
+        [48] * 8,
+        settings,
+        list(range(8)),
+        known_BQT=known_BQT,
+        known_mask_BQT=known_mask_BQT,
+    )
     right = [float((found[0, 24:].numpy() == clip[0, 24:]).mean()) for found, clip in zip(codes, clips, strict=True)]
     assert float(np.mean(right)) > 0.95
 
 
 def test_the_loss_of_a_clip_in_a_padded_batch_equals_that_alone() -> None:
     model = SoundStorm(MODEL).eval()
-    clips = [np.random.default_rng(index).integers(64, size=(4, num_frames)) for index, num_frames in enumerate((30, 12, 1))]
+    clips = [
+        np.random.default_rng(index).integers(64, size=(4, num_frames)) for index, num_frames in enumerate((30, 12, 1))
+    ]
     together = evaluate_loss(model, [collate(clips, [0, 1, 2])], TRAINING)
     alone = evaluate_loss(model, [collate([clip], [label]) for label, clip in enumerate(clips)], TRAINING)
     assert torch.equal(together.frames_Q, alone.frames_Q)
-    torch.testing.assert_close(together.nats_Q / together.frames_Q.clamp(min=1), alone.nats_Q / alone.frames_Q.clamp(min=1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        together.nats_Q / together.frames_Q.clamp(min=1), alone.nats_Q / alone.frames_Q.clamp(min=1), atol=1e-4, rtol=0
+    )
 
 
 def test_the_gradient_of_a_padded_batch_equals_the_sum_over_its_clips() -> None:
     model = SoundStorm(MODEL)
-    clips = [np.random.default_rng(index).integers(64, size=(4, num_frames)) for index, num_frames in enumerate((30, 12))]
+    clips = [
+        np.random.default_rng(index).integers(64, size=(4, num_frames)) for index, num_frames in enumerate((30, 12))
+    ]
 
     def gradient(group: list[np.ndarray], levels: list[int]) -> torch.Tensor:
         batch = collate(group, [0] * len(group))
         level_B = torch.tensor(levels)
         target_BT = batch.codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, batch.codes_BQT.shape[2])).squeeze(1)
-        masked = MaskedBatch(input_codes_BQT=batch.codes_BQT, target_BT=target_BT, loss_mask_BT=batch.mask_BT, level_B=level_B)
+        masked = MaskedBatch(
+            input_codes_BQT=batch.codes_BQT, target_BT=target_BT, loss_mask_BT=batch.mask_BT, level_B=level_B
+        )
         logits_BTK = model(masked.input_codes_BQT, batch.label_B, batch.mask_BT, level_B)
         loss = masked_nats(logits_BTK, masked, 0.1)[0].sum()
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
@@ -171,7 +190,10 @@ def test_validation_is_repeatable_independent_of_batching_and_covers_every_level
 
 def test_bfloat16_loss_is_near_that_of_float32() -> None:
     model, batch = SoundStorm(MODEL), random_batch()
-    exact, rounded = (training_step(model, batch, seeded_generator(1), replace(TRAINING, precision=name)).loss.item() for name in ("fp32", "bf16"))
+    exact, rounded = (
+        training_step(model, batch, seeded_generator(1), replace(TRAINING, precision=name)).loss.item()
+        for name in ("fp32", "bf16")
+    )
     assert exact != rounded
     assert rounded == pytest.approx(exact, rel=0.02)
     assert not uses_bf16(torch.device("cpu"), "fp32")
@@ -181,7 +203,9 @@ def test_bfloat16_loss_is_near_that_of_float32() -> None:
 
 def test_onecycle_is_that_of_pytorch() -> None:
     optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], lr=1e-4)
-    published = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1e-4, total_steps=200, pct_start=0.3, cycle_momentum=False)
+    published = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr=1e-4, total_steps=200, pct_start=0.3, cycle_momentum=False
+    )
     config = preset("reference").training
     for step in range(200):
         assert optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * lr_factor(step, 200, config), rel=1e-6)
@@ -214,7 +238,9 @@ def test_a_trapezoid_rises_stays_and_falls_in_straight_lines() -> None:
     assert factors[61:101] == pytest.approx([1 - step / 40 for step in range(1, 41)])
     assert factors[99] == pytest.approx(1 / 40) and factors[100:] == [0.0, 0.0]
     assert {lr_factor(step, 100, replace(config, warmup_share=0.0, cooldown_share=0.0)) for step in range(110)} == {1.0}
-    assert [lr_factor(step, 3, replace(config, warmup_share=0.3, cooldown_share=0.7)) for step in range(3)] == pytest.approx([1.0, 2 / 2.1, 1 / 2.1])
+    assert [
+        lr_factor(step, 3, replace(config, warmup_share=0.3, cooldown_share=0.7)) for step in range(3)
+    ] == pytest.approx([1.0, 2 / 2.1, 1 / 2.1])
 
 
 def test_weight_decay_acts_on_matrices_only_and_none_makes_it_adam() -> None:
@@ -225,7 +251,9 @@ def test_weight_decay_acts_on_matrices_only_and_none_makes_it_adam() -> None:
     decayed_names = {names[id(parameter)] for parameter in decayed["params"]}
     assert "head_weight" in decayed_names
     assert "conformer.blocks.0.attention.project.weight" in decayed_names
-    assert not any("norm" in name or "bias" in name or "embedding" in name or "depthwise" in name for name in decayed_names)
+    assert not any(
+        "norm" in name or "bias" in name or "embedding" in name or "depthwise" in name for name in decayed_names
+    )
     assert len(decayed["params"]) + len(other["params"]) == len(names)
 
     twin = SoundStorm(MODEL)
@@ -245,10 +273,14 @@ def test_gradients_are_clipped_to_the_norm_and_none_is_applied_when_not_finite()
     model, config = SoundStorm(MODEL), replace(TRAINING, grad_clip=0.01)
     optimizer = build_optimizer(model, config)
     schedule = build_schedule(optimizer, config, 10)
-    norm = apply_gradients(model, training_step(model, random_batch(), seeded_generator(0), config).loss, optimizer, schedule, config)
+    norm = apply_gradients(
+        model, training_step(model, random_batch(), seeded_generator(0), config).loss, optimizer, schedule, config
+    )
     assert norm > 0.01
     assert schedule.get_last_lr()[0] == pytest.approx(config.lr * lr_factor(1, 10, config))
-    clipped = torch.cat([parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]).norm()
+    clipped = torch.cat(
+        [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+    ).norm()
     assert float(clipped) == pytest.approx(0.01, rel=1e-3)
     before = [parameter.detach().clone() for parameter in model.parameters()]
     loss = training_step(model, random_batch(), seeded_generator(0), config).loss * float("nan")
@@ -313,8 +345,13 @@ def test_the_schedule_resumes_where_it_was() -> None:
 
 def test_validation_losses_add_up_however_the_clips_are_dealt_over_workers() -> None:
     model, batch = SoundStorm(MODEL).eval(), random_batch([20, 20, 20, 20])
-    parts = [collate([batch.codes_BQT[i].numpy() for i in members], [int(batch.label_B[i]) for i in members]) for members in ((0, 2), (1, 3))]
+    parts = [
+        collate([batch.codes_BQT[i].numpy() for i in members], [int(batch.label_B[i]) for i in members])
+        for members in ((0, 2), (1, 3))
+    ]
     alone = evaluate_loss(model, [batch], TRAINING)
-    dealt = evaluate_loss(model, [parts[0]], TRAINING, first=0, stride=2) + evaluate_loss(model, [parts[1]], TRAINING, first=1, stride=2)
+    dealt = evaluate_loss(model, [parts[0]], TRAINING, first=0, stride=2) + evaluate_loss(
+        model, [parts[1]], TRAINING, first=1, stride=2
+    )
     torch.testing.assert_close(dealt.nats_Q, alone.nats_Q, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(dealt.frames_Q, alone.frames_Q)

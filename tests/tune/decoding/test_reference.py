@@ -1,4 +1,5 @@
-"""What a decoding study measures against: changed recordings are others, a damaged classifier is named, no wait is for ever."""
+"""What a decoding study measures against: changed recordings are others, a damaged classifier is named, no wait is for
+ever."""
 
 import shutil
 import time

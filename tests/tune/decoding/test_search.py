@@ -1,4 +1,5 @@
-"""What the trials of a decoding study come to: the front, of the curve and the search together, and the rows that lie on it."""
+"""What the trials of a decoding study come to: the front, of the curve and the search together, and the rows that lie
+on it."""
 
 from typing import Any
 
@@ -22,18 +23,28 @@ def test_the_seeds_of_a_point_of_the_curve_that_nothing_beats_are_on_the_front_a
     ]
     search = [ended("s1", 0.30, 2.0, **{LEVEL_0: 4}), ended("s2", 0.40, 4.0, **{LEVEL_0: 5})]
     found = digest_trials(curve, search, [LEVEL_0], ["its name"])
-    assert [(entry["trial"], entry["point"][LEVEL_0]) for entry in found.front] == [("curve", 2), ("s1", 4), ("curve", 8)]
+    assert [(entry["trial"], entry["point"][LEVEL_0]) for entry in found.front] == [
+        ("curve", 2),
+        ("s1", 4),
+        ("curve", 8),
+    ]
     assert {row["trial"] for row in found.rows if row["on_front"]} == {"c1", "c2", "s1", "c3", "c4"}
     assert found.best["point"] == {LEVEL_0: 8} and found.best_row in ("c3", "c4")
 
 
 def test_the_best_of_a_search_is_its_own_row() -> None:
-    search = [ended("s1", 0.30, 2.0, **{LEVEL_0: 4, "checkpoint": "b"}), ended("s2", 0.40, 4.0, **{LEVEL_0: 5, "checkpoint": "a"})]
+    search = [
+        ended("s1", 0.30, 2.0, **{LEVEL_0: 4, "checkpoint": "b"}),
+        ended("s2", 0.40, 4.0, **{LEVEL_0: 5, "checkpoint": "a"}),
+    ]
     found = digest_trials([], search, [LEVEL_0, "checkpoint"], ["a", "b"])
     assert found.best_row == "s1" and [row["on_front"] for row in found.rows] == [True, False]
 
 
 def test_points_of_the_curve_are_told_apart_by_checkpoint() -> None:
-    curve = [ended("a2", 0.5, 1.0, **{LEVEL_0: 2, "seed": 0, "checkpoint": "a"}), ended("b2", 0.6, 1.5, **{LEVEL_0: 2, "seed": 0, "checkpoint": "b"})]
+    curve = [
+        ended("a2", 0.5, 1.0, **{LEVEL_0: 2, "seed": 0, "checkpoint": "a"}),
+        ended("b2", 0.6, 1.5, **{LEVEL_0: 2, "seed": 0, "checkpoint": "b"}),
+    ]
     found = digest_trials(curve, [], [], ["a", "b"])
     assert found.best_row == "a2" and {row["trial"]: row["on_front"] for row in found.rows} == {"a2": True, "b2": False}

@@ -9,11 +9,18 @@ from soundstorm.errors import SoundStormError
 from tune.search.results import importances, write_trials
 from tune.search.space import Choice, Range
 
-SPACE = {"lr": Range(1e-4, 1e-2, is_log=True), "schedule": Choice("cosine", "onecycle"), "depth": Range(1, 4, is_whole=True)}
+SPACE = {
+    "lr": Range(1e-4, 1e-2, is_log=True),
+    "schedule": Choice("cosine", "onecycle"),
+    "depth": Range(1, 4, is_whole=True),
+}
 
 
 def test_the_setting_that_a_figure_follows_is_the_important_one() -> None:
-    points = [{"lr": 10 ** (-4 + 2 * number / 19), "schedule": ("cosine", "onecycle")[number % 2], "depth": 1 + number % 4} for number in range(20)]
+    points = [
+        {"lr": 10 ** (-4 + 2 * number / 19), "schedule": ("cosine", "onecycle")[number % 2], "depth": 1 + number % 4}
+        for number in range(20)
+    ]
     found = importances(SPACE, [(point, float(point["depth"])) for point in points])  # type: ignore[arg-type]
     assert max(found, key=lambda name: found[name]) == "depth" and found["depth"] > 0.8
     assert found.keys() == SPACE.keys() and sum(found.values()) == pytest.approx(1)

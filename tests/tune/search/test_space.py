@@ -34,7 +34,10 @@ def test_the_default_space_of_every_preset_may_be_searched(name: str) -> None:
         ({"learning_rate": Range(0, 1)}, "'learning_rate' is no setting that can be searched"),
         ({"drop_out": Range(0, 0.5)}, "did you mean 'dropout'"),
         ({"epochs": Choice(1, 2)}, "'epochs' is no setting"),
-        ({"first_level_share": Range(0.1, 0.5)}, "'first_level_share' is no setting"),  # by which the loss itself is weighted
+        (
+            {"first_level_share": Range(0.1, 0.5)},
+            "'first_level_share' is no setting",
+        ),  # by which the loss itself is weighted
         ({"lr": Range(0.0, 1.0, is_log=True)}, r"lr runs from 0\.0 to 1\.0"),
         ({"lr": Range(1.0, 0.1)}, r"lr runs from 1\.0 to 0\.1"),
         ({"lr": Range(0.1, float("nan"))}, "lr runs from 0.1 to nan"),
@@ -82,7 +85,8 @@ def test_a_file_without_a_space_is_refused(text: str, message: str, tmp_path: Pa
 
 def test_a_space_is_plain_python(tmp_path: Path) -> None:
     (tmp_path / "space.py").write_text(
-        "from tune.space import Choice, Range\nSPACE = {f'iterations_level_{q}': Range(1, 4, is_whole=True) for q in range(3)}"
+        "from tune.space import Choice, Range\nSPACE = {f'iterations_level_{q}': Range(1, 4, is_whole=True) for q in "
+        "range(3)}"
     )
     space = load_space(str(tmp_path / "space.py"), {})
     check_space(space, setting_names(8), lambda point: sampler_of(point, SamplerSettings(), 8))
@@ -90,7 +94,9 @@ def test_a_space_is_plain_python(tmp_path: Path) -> None:
 
 
 def test_passes_of_a_point_replace_those_of_their_levels() -> None:
-    sampler = sampler_of({"iterations_level_1": 3, "top_p": 0.9, "seed": 5, "checkpoint": "a"}, SamplerSettings(iterations=12), 4)
+    sampler = sampler_of(
+        {"iterations_level_1": 3, "top_p": 0.9, "seed": 5, "checkpoint": "a"}, SamplerSettings(iterations=12), 4
+    )
     assert sampler.iterations == (12, 3, 1, 1) and sampler.top_p == 0.9
     with pytest.raises(SoundStormError, match="iterations"):
         sampler_of({"iterations_level_0": 0}, SamplerSettings(), 4)

@@ -30,7 +30,9 @@ class KilledError(Exception):
 def trial(tokens: str, folder: Path, point: dict[str, Any], die_after: int | None = None) -> list[dict[str, Any]]:
     """What a trial of `point` reports."""
     chosen = open_tokens(tokens, None)
-    base = Base.of(chosen, model=network_for(MODEL, chosen), training=TRAINING, sampler=preset("tiny").sampler, folder=str(folder))
+    base = Base.of(
+        chosen, model=network_for(MODEL, chosen), training=TRAINING, sampler=preset("tiny").sampler, folder=str(folder)
+    )
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:
@@ -50,7 +52,9 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_a_trial_that_was_killed_goes_on_to_the_same_numbers(tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trial_that_was_killed_goes_on_to_the_same_numbers(
+    tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_trial, "SAVE_EVERY_S", 0.0)
     whole = trial(tokens, tmp_path / "whole", POINT)
     cut = trial(tokens, tmp_path / "cut", POINT, die_after=3)
@@ -60,10 +64,14 @@ def test_a_trial_that_was_killed_goes_on_to_the_same_numbers(tokens: str, tmp_pa
     assert again[:3] == cut  # to the time that they took: these were not trained again
     assert not storage.exists(state.uri)
     found = load_checkpoint(Path(checkpoint_uri(str(tmp_path / "cut"), POINT)))
-    assert found.extra["val_loss"] == whole[-1]["val_loss"] and found.provenance == open_tokens(tokens, None).trained_on()
+    assert (
+        found.extra["val_loss"] == whole[-1]["val_loss"] and found.provenance == open_tokens(tokens, None).trained_on()
+    )
 
 
-def test_a_state_that_is_damaged_is_not_gone_on_with(tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_state_that_is_damaged_is_not_gone_on_with(
+    tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(training_trial, "SAVE_EVERY_S", 0.0)
     trial(tokens, tmp_path, POINT, die_after=2)
     [state] = storage.list_objects(str(tmp_path / "states"))
@@ -79,7 +87,9 @@ def test_a_state_that_is_damaged_is_not_gone_on_with(tokens: str, tmp_path: Path
         ({"lr": -1.0}, "failed", "lr is -1.0"),
     ],
 )
-def test_a_trial_that_cannot_go_on_says_why(point: dict[str, Any], state: str, problem: str, tokens: str, tmp_path: Path) -> None:
+def test_a_trial_that_cannot_go_on_says_why(
+    point: dict[str, Any], state: str, problem: str, tokens: str, tmp_path: Path
+) -> None:
     last = trial(tokens, tmp_path, point)[-1]
     assert last["val_loss"] == WORST and last["state"] == state and problem in last["problem"]
 
@@ -87,7 +97,9 @@ def test_a_trial_that_cannot_go_on_says_why(point: dict[str, Any], state: str, p
 def test_running_out_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
-    assert "out of memory" in str(problem_of(caught.value)) and "fewer trials at a time" in str(problem_of(caught.value))
+    assert "out of memory" in str(problem_of(caught.value)) and "fewer trials at a time" in str(
+        problem_of(caught.value)
+    )
     assert "out of memory" in str(problem_of(MemoryError()))
     assert problem_of(SoundStormError("lr is 0")) == "lr is 0"
     assert problem_of(RuntimeError("a bug")) is None
@@ -95,13 +107,23 @@ def test_running_out_of_memory_is_told_from_other_errors() -> None:
 
 def test_a_point_changes_network_and_training() -> None:
     model, training = applied({"dropout": 0.2, "depth": 3, "lr": 0.5, "span_share": 0.4}, MODEL, TRAINING)
-    assert (model.dropout, model.depth, model.width) == (0.2, 3, 16) and (training.lr, training.span_share, training.epochs) == (0.5, 0.4, 4)
+    assert (model.dropout, model.depth, model.width) == (0.2, 3, 16) and (
+        training.lr,
+        training.span_share,
+        training.epochs,
+    ) == (0.5, 0.4, 4)
 
 
 def test_the_journal_knows_what_ended_and_what_did_not(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     assert journal.ended() == [] and journal.interrupted() == []
-    done = Ended(trial="a_1", point={"lr": 0.1, "schedule": "cosine"}, state="failed", rows=[{"epoch": 1, "val_loss": 4.25}], problem="why")
+    done = Ended(
+        trial="a_1",
+        point={"lr": 0.1, "schedule": "cosine"},
+        state="failed",
+        rows=[{"epoch": 1, "val_loss": 4.25}],
+        problem="why",
+    )
     for point in (done.point, {"lr": 0.2}):
         journal.begin(point)
     journal.end(done)
