@@ -142,6 +142,8 @@ FEATURES = pa.schema(
         pa.field("flux", pa.float64(), nullable=False),
         pa.field("modulation", pa.float64(), nullable=False),
         pa.field("modulation_bands", pa.list_(pa.float64()), nullable=False),
+        pa.field("onset_rate", pa.float64(), nullable=False),
+        pa.field("onset_rise", pa.float64(), nullable=False),
         pa.field("codec_embedding", pa.list_(pa.list_(pa.float32())), nullable=False),
         pa.field("classifier_embedding", pa.list_(pa.float32())),
         pa.field("model_embedding", pa.list_(pa.float32())),

@@ -31,6 +31,8 @@ from soundstorm.evaluation.split_distances import (
 )
 from soundstorm.schemas import Role
 
+MOTION = ("flux", "modulation", "onset_rate", "onset_rise")
+"""Columns of FEATURES that say how a clip changes in time; each is a measure of that name."""
 NOTHING_IN_COMMON = "the generated and the real clips have no class in common"
 COPY_SHARE = 0.3
 """A generated clip is named as a copy if it has this share of its frames in common with a training clip, not counting
@@ -197,7 +199,7 @@ class _Comparison:
             ways[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_over_splits)
             ways[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_over_splits)
             ways[f"diversity_{embedding}"] = partial(self.diversity, embedding)
-        return ways | {column: partial(self.motion, column) for column in ("flux", "modulation")}
+        return ways | {column: partial(self.motion, column) for column in MOTION}
 
     def distance(
         self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]

@@ -17,6 +17,7 @@ from soundstorm.audio.files import MAX_DURATION_S, SAMPLE_RATE, from_pcm16
 from soundstorm.codec.codec import Codec
 from soundstorm.evaluation.embeddings import CodecEmbedder, Embedder
 from soundstorm.evaluation.temporal import modulation_spectrum, spectral_flux
+from soundstorm.evaluation.transients import transients
 
 MAX_SAMPLES = round(MAX_DURATION_S * SAMPLE_RATE)
 """Of a clip that is longer, the beginning is looked at, as `tokenize` does: comparing two clips takes memory by the
@@ -74,11 +75,14 @@ class FeatureExtractor:
             clips, codes, self.embedder.embed(clips), names, in_model, strict=True
         ):
             bands_K = modulation_spectrum(clip, SAMPLE_RATE)[1]
+            onsets = transients(clip, SAMPLE_RATE)
             rows.append(
                 {
                     "flux": spectral_flux(clip, SAMPLE_RATE),
                     "modulation": float(bands_K.sum()),
                     "modulation_bands": bands_K,
+                    "onset_rate": onsets.per_second,
+                    "onset_rise": onsets.rise_db,
                     "codec_embedding": list(embedding_WD),
                     "model_embedding": model_D,
                     "codes": codes_T,

@@ -133,6 +133,27 @@ MEASURES = (
         highest=_LIVELINESS_BAR[1],
     ),
     MeasureInfo(
+        name="onset_rate",
+        title="Onsets",
+        unit="per s",
+        meaning="How often a sound sets in: barks, ticks, clicks. Low where transients are missing.",
+        floor="the mean of the real clips",
+        decimals=2,
+        lowest=_LIVELINESS_BAR[0],
+        highest=_LIVELINESS_BAR[1],
+    ),
+    MeasureInfo(
+        name="onset_rise",
+        title="Sharpness of onsets",
+        unit="dB per 10 ms",
+        meaning="By how much an onset makes the frequency bands rise, mean over a clip's onsets: low where they are "
+        "smoothed.",
+        floor="the mean of the real clips",
+        decimals=1,
+        lowest=_LIVELINESS_BAR[0],
+        highest=_LIVELINESS_BAR[1],
+    ),
+    MeasureInfo(
         name="copying",
         title="Copying",
         unit="share of frames",

@@ -27,6 +27,8 @@ def feature_row(role: Role, number: int, category: str, fold: int = 0, centre: f
         "flux": rng.uniform(3.9, 4.1),
         "modulation": rng.uniform(29, 31),
         "modulation_bands": [30.0 / 16] * 16,
+        "onset_rate": rng.uniform(1.9, 2.1),
+        "onset_rise": rng.uniform(9.5, 10.5),
         "codec_embedding": rng.normal(centre, 1, (2, WIDTH)).tolist(),
         "classifier_embedding": rng.normal(centre, 1, WIDTH).tolist(),
         "model_embedding": rng.normal(centre, 1, WIDTH).tolist(),

@@ -11,10 +11,11 @@ import pytest
 from soundstorm.audio.synthesis import synthesize
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.clip_sets import ClipSet
-from soundstorm.evaluation.closeness import closeness
+from soundstorm.evaluation.closeness import MOTION, closeness
 from soundstorm.evaluation.closeness_result import Closeness, Embedding, Measure
 from soundstorm.evaluation.metric_info import MEASURE_NAMES
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
+from soundstorm.evaluation.transients import transients
 from soundstorm.schemas import FEATURES, Role
 from tests.soundstorm.conftest import CLASSES, FRAMES, HELD_OUT, WIDTH, Row, feature_row, feature_rows
 
@@ -52,7 +53,7 @@ def test_clips_of_the_same_distribution_are_as_close_as_real_ones(rows: list[Row
     found = measures(rows)
     assert tuple(found) == MEASURE_NAMES
     assert found["class_agreement"].generated == found["class_agreement"].floor == 1
-    for name in ("diversity_codec", "diversity_classifier", "flux", "modulation"):
+    for name in ("diversity_codec", "diversity_classifier", *MOTION):
         assert ratio(found[name]) == pytest.approx(1, abs=0.25) and found[name].met
     for name in ("frechet_codec", "frechet_classifier", "kernel_codec", "kernel_classifier"):
         assert ratio(found[name]) < 2 and found[name].met
@@ -166,8 +167,10 @@ def test_static_sound_has_less_flux_and_modulation_than_real_sound(rows: list[Ro
             else 0.3 * np.sin(2 * np.pi * (400 + number) * time_s)
         )
         clip["flux"], clip["modulation"] = spectral_flux(sound, 24_000), modulation_energy(sound, 24_000)
+        onsets = transients(sound, 24_000)
+        clip["onset_rate"], clip["onset_rise"] = onsets.per_second, onsets.rise_db
     found = measures(rows)
-    for name in ("flux", "modulation"):
+    for name in MOTION:
         assert ratio(found[name]) < 0.2 and found[name].met is False
 
 
