@@ -7,8 +7,6 @@ made them; a run that was stopped goes on where it was.
 """
 
 import hashlib
-import json
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -19,7 +17,7 @@ import pyarrow.compute as pc
 import ray
 from rich.markup import escape
 
-from cluster import storage, tables
+from cluster import storage
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
 from jobs.actors.evaluator import Measurer, resynthesize
@@ -28,27 +26,25 @@ from jobs.console.command import console, leave, start
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
+from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.selection import Item, Model, Scope, choose_items, choose_model, choose_scope
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
 from jobs.inputs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed
 from jobs.inputs.codecs import choose_codec, codec_of_samples
 from jobs.inputs.outputs_apart import require_outside
-from soundstorm.audio.bands import Bands
+from jobs.inputs.rejections import require_few
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
-from soundstorm.data.datasets import DATASETS
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
-from soundstorm.evaluation.summary import Summary, most_distant_metric, summarize
+from soundstorm.evaluation.summary import summarize
 from soundstorm.evaluation.tables import require_measured
-from soundstorm.reports.evaluation_page import ReportData, render_report
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
 """What each part has a table of."""
 MAX_LINK_DAYS = 7
-ALL_FOLDS = "The real clips come from all folds, also from those that the model was trained on; --fold takes one."
 
 
 @dataclass(kw_only=True)
@@ -197,43 +193,36 @@ def run(options: Options) -> dict[str, Any]:
         settings_digest(settings),
         bands.common_band_hz,
     )
-    reasons = _check_rejected(options, rejected, len(items))
-    unusable = set(rejected["uri"].to_pylist())
-    real, generated = ([clip for clip in clips if clip.uri not in unusable] for clips in (real, generated))
-    summary = summarize(metrics, pairs)
-    found = _closeness(options, scope, codec, features) if scope else None
-    tables.write_table(storage.join(options.output_dir, "metrics.parquet"), metrics, codec.fingerprint.to_metadata())
-    tables.write_table(storage.join(options.output_dir, "pairs.parquet"), pairs, {})
-    tables.write_table(storage.join(options.output_dir, "rejected.parquet"), rejected, {})
-    if scope:
-        about = {
-            "held_out_fold": str(scope.held_out_fold),
-            "classifier_sha256": str(scope.settings["classifier_sha256"]),
-        }
-        tables.write_table(
-            storage.join(options.output_dir, "features.parquet"), features, codec.fingerprint.to_metadata() | about
-        )
-    told = summary.to_dict() | {"bands": bands.to_dict(), "closeness": found and found.to_dict()}
-    content = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
-    storage.write_bytes(storage.join(options.output_dir, "summary.json"), content.encode())
-    page = _report(
-        options, real, generated, codec, metrics, summary, training_log, reasons, scope, found, features, bands
+    reasons = require_few(
+        rejected,
+        len(items),
+        options.max_rejected,
+        problem="cannot be measured",
+        named_by="uri",
+        remedy="mend them and run again with --overwrite",
     )
+    unusable = set(rejected["uri"].to_pylist())
+    evaluation = Evaluation(
+        real=[clip for clip in real if clip.uri not in unusable],
+        generated=[clip for clip in generated if clip.uri not in unusable],
+        codec=codec,
+        scope=scope,
+        metrics=metrics,
+        pairs=pairs,
+        features=features,
+        rejected=rejected,
+        reasons=reasons,
+        bands=bands,
+        summary=summarize(metrics, pairs),
+        closeness=_closeness(options, scope, codec, features) if scope else None,
+    )
+    evaluation.write(options.output_dir)
+    page = _report(options, evaluation, training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
-    counts = {
-        "real": len(real),
-        "generated": len(generated),
-        "rejected": rejected.num_rows,
-        "worst": most_distant_metric(summary),
-    }
-    if found and found.verdict:
-        counts["close"] = found.verdict
-    if bands.verdict:
-        counts["bands"] = bands.verdict
     if bands.note:
         console.print(f"[yellow]note:[/] {escape(bands.note)}", highlight=False)
-    records.finish(options.output_dir, "evaluate", settings, counts)
-    return _summary(options, counts, "")
+    records.finish(options.output_dir, "evaluate", settings, evaluation.counts)
+    return _summary(options, evaluation.counts, "")
 
 
 def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
@@ -310,103 +299,41 @@ def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table)
     )
 
 
-def _check_rejected(options: Options, rejected: pa.Table, total: int) -> dict[str, int]:
-    """How many clips were rejected for each reason; raises when they are too many."""
-    reasons = Counter(rejected["reason"].to_pylist())
-    if rejected.num_rows > options.max_rejected * total:
-        first = rejected.slice(0, 1).to_pylist()[0]
-        raise SoundStormError(
-            f"{rejected.num_rows} of {total} clips cannot be measured "
-            f"({', '.join(f'{count} {reason}' for reason, count in reasons.most_common())}; "
-            f"for example {first['uri']}: {first['detail']}), more than --max-rejected {options.max_rejected:g} "
-            "allows; "
-            "mend them and run again with --overwrite"
-        )
-    return dict(reasons)
-
-
-def _report(
-    options: Options,
-    real: list[Clip],
-    generated: list[Clip],
-    codec: Codec,
-    metrics: pa.Table,
-    summary: Summary,
-    training_log: list[dict[str, Any]],
-    reasons: dict[str, int],
-    scope: Scope | None,
-    found: Closeness | None,
-    features: pa.Table,
-    bands: Bands,
-) -> str:
+def _report(options: Options, made: Evaluation, training_log: list[dict[str, Any]]) -> str:
     examples = choose_examples(
-        real,
-        generated,
+        made.real,
+        made.generated,
         options.examples_per_class,
         lambda clip: load_clip(clip.uri, dataset=clip.dataset),
-        lambda pcm: resynthesize(codec, [pcm])[0],
+        lambda pcm: resynthesize(made.codec, [pcm])[0],
     )
     now = datetime.now(UTC)
-    examples, notes = (
-        link_examples(examples, options.output_dir, options.link_days, now)
-        if options.players == "linked"
-        else (examples, [])
-    )
-    fingerprints = {"codec": f"{codec.fingerprint.name} {codec.fingerprint.sha256}"}
-    if scope is not None and scope.classifier is not None:
-        fingerprints["classifier"] = scope.classifier.sha256
-    if scope is not None and scope.model is not None:
-        fingerprints[f"model {scope.model.name}"] = str(scope.settings["embedding_model_sha256"])
-    manifest = (
-        options.generated_audio
-        if options.generated_audio.endswith(".parquet")
-        else storage.join(options.generated_audio, "samples.parquet")
-    )
-    sampler: dict[str, str] = {}
-    if storage.exists(manifest):
-        metadata = tables.table_info(manifest).metadata
-        sampler = {
-            name.removeprefix("sampler_"): value for name, value in metadata.items() if name.startswith("sampler_")
-        }
-        if "checkpoint_sha256" in metadata:
-            fingerprints["checkpoint"] = metadata["checkpoint_sha256"]
-    return render_report(
-        ReportData(
-            title="Generated against real",
-            generated_at=now,
-            summary=summary,
-            metrics=metrics,
-            closeness=found,
-            features=features if found else None,
-            examples=examples,
-            training_log=training_log,
-            settings={
-                "Real clips": {
-                    "from": options.real_audio,
-                    "fold": options.fold or "all",
-                    "per class": options.clips_per_class or "all",
-                },
-                "Generated clips": {"from": options.generated_audio},
-                "Sampler": sampler,
-                "Comparison": {
-                    "sample rate": f"{SAMPLE_RATE} Hz",
-                    "metrics": options.metrics,
-                    "held-out fold": scope and scope.held_out_fold,
-                },
-            },
-            fingerprints=fingerprints,
-            rejected=reasons,
-            bands=bands,
-            warnings=([] if options.fold else [ALL_FOLDS])
-            + ([bands.note] if bands.note else [])
-            + (found.warnings if found else [])
-            + notes,
-            credits=[
-                f"{DATASETS[name].credit} ({DATASETS[name].licence})"
-                for name in sorted({clip.dataset for clip in real})
-                if name in DATASETS
-            ],
-        )
+    notes: list[str] = []
+    if options.players == "linked":
+        examples, notes = link_examples(examples, options.output_dir, options.link_days, now)
+    sampler, checkpoint = samples_made_with(options.generated_audio)
+    settings: dict[str, dict[str, Any]] = {
+        "Real clips": {
+            "from": options.real_audio,
+            "fold": options.fold or "all",
+            "per class": options.clips_per_class or "all",
+        },
+        "Generated clips": {"from": options.generated_audio},
+        "Sampler": sampler,
+        "Comparison": {
+            "sample rate": f"{SAMPLE_RATE} Hz",
+            "metrics": options.metrics,
+            "held-out fold": made.scope and made.scope.held_out_fold,
+        },
+    }
+    return render_evaluation(
+        made,
+        examples,
+        settings=settings,
+        checkpoint=checkpoint,
+        training_log=training_log,
+        warnings=([] if options.fold else [ALL_FOLDS]) + made.warnings + notes,
+        generated_at=now,
     )
 
 

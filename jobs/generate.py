@@ -38,7 +38,7 @@ from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
 from soundstorm.model.checkpoints import Checkpoint
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import SAMPLES
 from soundstorm.serialization.bundled import packaged

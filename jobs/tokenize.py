@@ -10,28 +10,23 @@ view is does not depend on how the clips are cut into shards.
 
 import gc
 import json
-import re
-from collections import Counter as Counts
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from queue import SimpleQueue
 from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import RayError
 from rich.markup import escape
 
 from cluster import storage, tables
-from cluster.runtime.connect import ClusterInfo, connect
-from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
-from cluster.scheduling.attempt_tracker import ANSWER_S, open_ledger
-from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.runtime.connect import connect
+from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
-from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
+from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import console, leave, start
-from jobs.console.progress import Counter, progress
+from jobs.console.progress import progress
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.audio_files import split_long
 from jobs.inputs.clip_notes import read_notes, tell, with_notes
@@ -45,30 +40,22 @@ from jobs.inputs.datasets import (
     require_apart,
     tell_ignored,
 )
+from jobs.inputs.rejections import require_few
 from jobs.inputs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio.files import MAX_DURATION_S
 from soundstorm.codec.files import provenance_of_codec
 from soundstorm.data.accounting import Account, account
 from soundstorm.data.datasets import Index
 from soundstorm.data.notes import count_notes, kind_of, unused_s
-from soundstorm.data.views import RECORDED, choose_partner
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import REJECTED, Note, check_table
 from soundstorm.serialization.provenance import TrainedOn
 
-MAX_SHARD_RETRIES = 20
-"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six
-deadly clips in it."""
 MAX_POOLS = 4
 """Pools of actors that are begun, should actors be ended from outside again and again."""
-HANG_S = 1800.0
-"""A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
 SHORTEST_WINDOW_S = 0.1
 """Of `--long split`; windows are named by milliseconds."""
 IGNORED_FILE = "ignored.parquet"
-MAX_NAMED = 5
-"""Clips named in an error."""
-MAX_ERROR_CHARACTERS = 300
 MAX_VIEWS = 1000
 
 
@@ -166,29 +153,39 @@ def run(options: Options) -> dict[str, Any]:
 def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> None:
     """Do the shards that are missing. Ray Data does not replace an actor that was ended with `ray.kill`: then another
     pool does what is left."""
-    todo = _missing(options, clips)
+    pool = TokenizingPool(
+        output_dir=options.output_dir,
+        clips=clips,
+        shard_size=options.shard_size,
+        views=options.views,
+        weights=weights,
+        metadata=metadata,
+        max_duration_s=options.max_duration,
+        num_actors=options.num_actors,
+    )
+    todo = pool.missing()
     if not todo:
         return
     with (
         connect(options.address) as info,
-        progress("tokenize", clips.num_rows, _num_done(options, clips, todo)) as counter,
+        progress("tokenize", clips.num_rows, pool.num_done(todo)) as counter,
     ):
         ledger = open_ledger()
         for pools_left in reversed(range(MAX_POOLS)):
             try:
-                _work(options, _plan(options, clips, weights, metadata, todo, info, ledger), info, ledger, counter)
+                pool.work(todo, info, ledger, counter)
                 return
             except RayError as error:
-                cause = _cause(error, ledger)
-                if not (_was_killed(error) and pools_left):
+                cause = cause_of(error, ledger)
+                if not (was_killed(error) and pools_left):
                     raise SoundStormError(
                         f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again"
                     ) from error
             console.print(f"[yellow]warning:[/] {escape(cause)}; another one does what is left", highlight=False)
             # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
             gc.collect()
-            todo = _missing(options, clips)
-            counter.advance(max(0, _num_done(options, clips, todo) - counter.done))
+            todo = pool.missing()
+            counter.advance(max(0, pool.num_done(todo) - counter.done))
 
 
 def _is_whole(options: Options, index: Index) -> bool:
@@ -196,103 +193,7 @@ def _is_whole(options: Options, index: Index) -> bool:
     whether there are any."""
     if not all_there(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
         return False
-    return options.long == "split" or not _missing(options, index.clips)
-
-
-def _missing(options: Options, clips: pa.Table) -> list[int]:
-    """Shards that have no table of tokens yet."""
-    there = {entry.uri for entry in storage.list_objects(storage.join(options.output_dir, "tokens"), ".parquet")}
-    return [
-        shard
-        for shard in range(-(-clips.num_rows // options.shard_size))
-        if _part_uri(options.output_dir, shard) not in there
-    ]
-
-
-def _num_done(options: Options, clips: pa.Table, todo: list[int]) -> int:
-    """Clips of the shards that are not in `todo`."""
-    return clips.num_rows - sum(_shard_clips(clips, shard, options.shard_size).num_rows for shard in todo)
-
-
-def _work(options: Options, shards: ray.data.Dataset, info: ClusterInfo, ledger: Any, counter: Counter) -> None:
-    """Have Ray Data do the shards, and keep watch over it."""
-    rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
-
-    def work() -> None:
-        for row in shards.iter_rows():
-            rows.put(row)
-
-    def show() -> None:
-        while not rows.empty():
-            row = rows.get()
-            counter.advance(row["clips"], row["rejected"])
-
-    worker = {"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}
-    watch(work, Vigil(ledger=ledger, worker=worker, storage_uri=options.output_dir, limits=limits_here()), show)
-
-
-def _was_killed(error: RayError) -> bool:
-    """Whether an actor was ended from outside, and not by the shard that it worked on."""
-    return isinstance(error, RayActorError) and "ray.kill" in str(error)
-
-
-def _plan(
-    options: Options,
-    clips: pa.Table,
-    weights: bytes,
-    metadata: dict[str, str],
-    todo: list[int],
-    info: ClusterInfo,
-    ledger: Any,
-) -> ray.data.Dataset:
-    quiet_ray_data(watched=True)
-    planned = with_partners(clips, options.views)
-    rows = [{"shard": shard, "clips": to_ipc(_shard_clips(planned, shard, options.shard_size))} for shard in todo]
-    room = int(info.num_gpus) or max(1, int(info.num_cpus))
-    num_actors = min(options.num_actors or room, room, len(todo))
-    limit_s = HANG_S + options.shard_size * (1 + options.views) * options.max_duration
-    shards = ray.data.from_items(rows, override_num_blocks=len(rows))
-    # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their number
-    if info.num_gpus:
-        reading = {"max_duration_s": options.max_duration, "ledger": ledger, "limit_s": limit_s}
-        with bounded_retries():
-            shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
-    output_dir = storage.absolute(options.output_dir)
-    with bounded_retries():
-        return shards.map(
-            ShardEncoder,
-            fn_constructor_args=(
-                ray.put(weights),
-                output_dir,
-                metadata,
-                options.max_duration,
-                bool(info.num_gpus),
-                ledger,
-                limit_s,
-            ),
-            compute=ray.data.ActorPoolStrategy(size=num_actors),
-            num_cpus=1,
-            num_gpus=1 if info.num_gpus else 0,
-            max_task_retries=MAX_SHARD_RETRIES,
-        )
-
-
-def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
-    """Clips (schema CLIPS) with the recordings that their views are mixed with, which are of their class and fold:
-    schema PLANNED_CLIPS."""
-    rows = clips.select(["clip_id", "fold", "label", "uri"]).to_pylist()
-    groups: dict[tuple[int, int], list[str]] = {}
-    for row in sorted(rows, key=lambda row: row["clip_id"]):
-        groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
-    uris: dict[str | None, str] = {row["clip_id"]: row["uri"] for row in rows}
-    partners = [
-        [
-            uris.get(choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]]))
-            for view in range(RECORDED + 1, num_views + 1)
-        ]
-        for row in rows
-    ]
-    return pa.table([*clips.columns, pa.array(partners, PLANNED_CLIPS.field("partners").type)], schema=PLANNED_CLIPS)
+    return options.long == "split" or not missing_shards(options.output_dir, index.clips.num_rows, options.shard_size)
 
 
 def _account(options: Options, index: Index) -> dict[str, Any]:
@@ -309,16 +210,14 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
             f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} "
             "rejected: run again with --overwrite"
         )
-    reasons = Counts(rejected["reason"].to_pylist())
-    if rejected.num_rows > options.max_rejected * total:
-        listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        first = rejected.slice(0, 1).to_pylist()[0]
-        raise SoundStormError(
-            f"{rejected.num_rows} of {total} clips were rejected ({listing}; for example {first['clip_id']}: "
-            f"{first['detail']}), more than "
-            f"--max-rejected {options.max_rejected:g} allows; all are listed in "
-            f"{storage.join(options.output_dir, 'rejected')}"
-        )
+    reasons = require_few(
+        rejected,
+        total,
+        options.max_rejected,
+        problem="were rejected",
+        named_by="clip_id",
+        remedy=f"all are listed in {rejected_uri}",
+    )
     notes = read_notes(options.output_dir)
     clips = with_notes(
         index.clips, notes, set(rejected.filter(pc.not_equal(rejected["stage"], "index"))["clip_id"].to_pylist())
@@ -331,14 +230,14 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         "tokens": num_tokens,
         "views": options.views,
         "rejected": rejected.num_rows,
-        "reasons": dict(reasons),
+        "reasons": reasons,
         "silent": sorted(
             clip_id for clip_id, given in notes.items() if any(kind_of(note) == Note.SILENT for note in given)
         ),
         "notes": count_notes(notes),
         "unused_s": round(unused_s(notes), 2),
         "files": asdict(files),
-        "ignored_reasons": dict(Counts(index.ignored["reason"].to_pylist())),
+        "ignored_reasons": dict(Counter(index.ignored["reason"].to_pylist())),
     } | folds_record(index, options)
 
 
@@ -355,30 +254,6 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 def _index_metadata(index: Index) -> dict[str, str]:
     return {"categories": json.dumps(index.categories, ensure_ascii=False), "num_folds": str(index.num_folds)}
-
-
-def _cause(error: RayError, ledger: Any) -> str:
-    """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's
-    own is the cause."""
-    if _was_killed(error):
-        return "a codec actor was ended from outside, with ray.kill"
-    if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
-        shard, clips = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
-        named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""
-        return (
-            f"workers died {MAX_SHARD_RETRIES + 1} times at the same shard ('{shard}'{named}); more memory may "
-            "help, or a smaller --shard-size"
-        )
-    errors = re.findall(r"^(?!ray\.)[\w.]+: (.+)$", str(error), re.MULTILINE)
-    return str(errors[-1] if errors else type(error).__name__)[:MAX_ERROR_CHARACTERS]
-
-
-def _part_uri(output_dir: str, shard: int) -> str:
-    return tables.part_uri(storage.join(output_dir, "tokens"), shard)
-
-
-def _shard_clips(clips: pa.Table, shard: int, shard_size: int) -> pa.Table:
-    return clips.slice(shard * shard_size, shard_size)
 
 
 if __name__ == "__main__":

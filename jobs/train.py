@@ -35,8 +35,9 @@ from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training.training_log import TrainingLog
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
+from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import make_generator
-from soundstorm.model.presets import PRESETS, ModelConfig, TrainingConfig, preset
+from soundstorm.model.presets import PRESETS, preset
 from soundstorm.model.settings_file import ChosenSettings, parse_settings
 
 STAGE = "train"

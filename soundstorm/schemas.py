@@ -12,145 +12,113 @@ import pyarrow as pa
 
 from soundstorm.errors import SoundStormError
 
-CLIPS = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("notes", pa.list_(pa.string())),
-    ]
+STRING, INT32, INT64, UINT16 = pa.string(), pa.int32(), pa.int64(), pa.uint16()
+FLOAT32, FLOAT64 = pa.float32(), pa.float64()
+
+
+def _schema(nullable: tuple[str, ...] = (), **columns: pa.DataType) -> pa.Schema:
+    """Columns by name with their types; only those of `nullable` may be without a value."""
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in columns.items()])
+
+
+CLIPS = _schema(
+    clip_id=STRING,
+    dataset=STRING,
+    uri=STRING,
+    fold=INT32,
+    label=INT32,
+    category=STRING,
+    notes=pa.list_(STRING),
+    nullable=("notes",),
 )
 """`notes`: what a recording became on its way in, each a `Note` and details, `cut: 60.00 of 90.00 s are not used`; null
 before it was decoded."""
 
-TOKENS = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("dataset", pa.string(), nullable=False),
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("view", pa.int32(), nullable=False),
-        pa.field("num_frames", pa.int32(), nullable=False),
-        pa.field("codes", pa.list_(pa.list_(pa.uint16())), nullable=False),
-    ]
+TOKENS = _schema(
+    clip_id=STRING,
+    dataset=STRING,
+    fold=INT32,
+    label=INT32,
+    category=STRING,
+    view=INT32,
+    num_frames=INT32,
+    codes=pa.list_(pa.list_(UINT16)),
 )
 
-TOKENIZED = TOKENS.append(pa.field("content", pa.string(), nullable=False))
+TOKENIZED = pa.schema([*TOKENS, *_schema(content=STRING)])
 """TOKENS as `tokenize` writes them, with what a recording's file is known again by
-(`soundstorm.serialization.provenance.content_of`)."""
+(`soundstorm.serialization.recordings.content_of`)."""
 
-REJECTED = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("stage", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
+REJECTED = _schema(clip_id=STRING, uri=STRING, stage=STRING, reason=STRING, detail=STRING)
 
-IGNORED = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
+IGNORED = _schema(uri=STRING, reason=STRING, detail=STRING)
 """Files of a data folder that were not tried."""
 
-SAMPLES = pa.schema(
-    [
-        pa.field("sample_id", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("num_frames", pa.int32(), nullable=False),
-        pa.field("duration_s", pa.float64(), nullable=False),
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("sha256", pa.string(), nullable=False),
-    ]
+SAMPLES = _schema(
+    sample_id=STRING,
+    label=INT32,
+    category=STRING,
+    seed=INT64,
+    num_frames=INT32,
+    duration_s=FLOAT64,
+    uri=STRING,
+    sha256=STRING,
 )
 
-FAILED = pa.schema(
-    [
-        pa.field("part", pa.int32(), nullable=False),
-        pa.field("first_item", pa.int64(), nullable=False),
-        pa.field("num_items", pa.int32(), nullable=False),
-        pa.field("error", pa.string(), nullable=False),
-    ]
-)
+FAILED = _schema(part=INT32, first_item=INT64, num_items=INT32, error=STRING)
 """Parts of a run that were set aside, each with the number of its first clip and how many it has."""
 
-METRICS = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("source", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("duration_s", pa.float64(), nullable=False),
-        pa.field("snr_db", pa.float64(), nullable=False),
-        pa.field("zero_crossing_rate", pa.float64(), nullable=False),
-        pa.field("rms", pa.float64(), nullable=False),
-        pa.field("spectral_entropy", pa.float64(), nullable=False),
-        pa.field("spectral_centroid_hz", pa.float64(), nullable=False),
-        pa.field("spectral_rolloff_hz", pa.float64(), nullable=False),
-    ]
+METRICS = _schema(
+    clip_id=STRING,
+    source=STRING,
+    category=STRING,
+    duration_s=FLOAT64,
+    snr_db=FLOAT64,
+    zero_crossing_rate=FLOAT64,
+    rms=FLOAT64,
+    spectral_entropy=FLOAT64,
+    spectral_centroid_hz=FLOAT64,
+    spectral_rolloff_hz=FLOAT64,
 )
 
-PAIRS = pa.schema(
-    [
-        pa.field("real_id", pa.string(), nullable=False),
-        pa.field("generated_id", pa.string(), nullable=False),
-        pa.field("spectral_convergence", pa.float64(), nullable=False),
-        pa.field("log_spectral_distance", pa.float64(), nullable=False),
-    ]
-)
+PAIRS = _schema(real_id=STRING, generated_id=STRING, spectral_convergence=FLOAT64, log_spectral_distance=FLOAT64)
 
-PREDICTIONS = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("predicted", pa.int32(), nullable=False),
-        pa.field("probability", pa.float64(), nullable=False),
-        pa.field("model", pa.string(), nullable=False),
-    ]
-)
+PREDICTIONS = _schema(clip_id=STRING, fold=INT32, label=INT32, predicted=INT32, probability=FLOAT64, model=STRING)
 
-CLASSIFIED = pa.schema(
-    [
-        pa.field("uri", pa.string(), nullable=False),
-        pa.field("duration_s", pa.float64(), nullable=False),
-        pa.field("categories", pa.list_(pa.string()), nullable=False),
-        pa.field("probabilities", pa.list_(pa.float32()), nullable=False),
-        pa.field("note", pa.string()),
-    ]
+CLASSIFIED = _schema(
+    uri=STRING,
+    duration_s=FLOAT64,
+    categories=pa.list_(STRING),
+    probabilities=pa.list_(FLOAT32),
+    note=STRING,
+    nullable=("note",),
 )
 """`duration_s`: what was heard of the file; `categories`: the likeliest first; `note`: why there is nothing to name
 (`silent`, `too short`), else null."""
 
-FEATURES = pa.schema(
-    [
-        pa.field("clip_id", pa.string(), nullable=False),
-        pa.field("role", pa.string(), nullable=False),
-        pa.field("category", pa.string(), nullable=False),
-        pa.field("fold", pa.int32(), nullable=False),
-        pa.field("recording", pa.string(), nullable=False),
-        pa.field("flux", pa.float64(), nullable=False),
-        pa.field("modulation", pa.float64(), nullable=False),
-        pa.field("modulation_bands", pa.list_(pa.float64()), nullable=False),
-        pa.field("onset_rate", pa.float64(), nullable=False),
-        pa.field("onset_rise", pa.float64(), nullable=False),
-        pa.field("codec_embedding", pa.list_(pa.list_(pa.float32())), nullable=False),
-        pa.field("classifier_embedding", pa.list_(pa.float32())),
-        pa.field("model_embedding", pa.list_(pa.float32())),
-        pa.field("predicted", pa.string()),
-        pa.field("probability", pa.float64()),
-        pa.field("codes", pa.list_(pa.uint16()), nullable=False),
-    ]
+FEATURES = _schema(
+    clip_id=STRING,
+    role=STRING,
+    category=STRING,
+    fold=INT32,
+    recording=STRING,
+    flux=FLOAT64,
+    modulation=FLOAT64,
+    modulation_bands=pa.list_(FLOAT64),
+    onset_rate=FLOAT64,
+    onset_rise=FLOAT64,
+    codec_embedding=pa.list_(pa.list_(FLOAT32)),
+    classifier_embedding=pa.list_(FLOAT32),
+    model_embedding=pa.list_(FLOAT32),
+    predicted=STRING,
+    probability=FLOAT64,
+    codes=pa.list_(UINT16),
+    nullable=(
+        "classifier_embedding",
+        "model_embedding",
+        "predicted",
+        "probability",
+    ),
 )
 """`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier,
 or a model for embeddings, its columns are null."""

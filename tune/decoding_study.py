@@ -17,8 +17,8 @@ from soundstorm.errors import SoundStormError
 from tune.decoding.reference import choose_stand
 from tune.decoding.results import told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.search.options import StudyOptions, require_begun
 from tune.search.results import OUTPUTS, all_there
-from tune.search.runner import StudyOptions, require_begun
 from tune.search.space import load_space, spans_of
 
 STAGE = "tune"

@@ -21,10 +21,13 @@ from tune import training_study
 from tune.decoding.reference import choose_real, choose_stand, open_listener
 from tune.decoding.results import told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.search.options import StudyOptions, require_begun, require_least
 from tune.search.results import OUTPUTS, all_there
-from tune.search.runner import StudyOptions, require_begun, require_least
 from tune.search.space import load_space, spans_of
 from tune.search.trial_journal import Ended, Journal
+from tune.training.beginning import TRIALS, Start, prepare
+from tune.training.beginning import Options as TrainingOptions
+from tune.training.results import best_content
 from tune.training.trial import checkpoint_uri
 
 STAGE = "tune"
@@ -83,10 +86,8 @@ def run(options: Options) -> dict[str, Any]:
         "log_to": options.log_to,
         "address": options.address,
     }
-    training = training_study.Options(output_dir=home, **shared, **given)
-    begin = training_study.prepare(
-        training
-    )  # what the second half is given is looked at before the first, which takes longer
+    training = TrainingOptions(output_dir=home, **shared, **given)
+    begin = prepare(training)  # what the second half is given is looked at before the first, which takes longer
     levels = begin.tokens.fingerprint.num_levels
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)
@@ -117,7 +118,7 @@ def run(options: Options) -> dict[str, Any]:
     if record is not None and all_there(options.output_dir):
         return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     training_study.run(training)
-    networks = best_networks(Journal(storage.join(home, training_study.TRIALS, "journal")).ended(), options.best)
+    networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
     stand = choose_stand(
         options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space)
     )
@@ -154,11 +155,9 @@ def best_networks(trials: list[Ended], count: int) -> list[Ended]:
     return finished[:count]
 
 
-def _chosen(
-    training: training_study.Options, begin: training_study.Start, home: str, chosen: Ended
-) -> tuple[str, dict[str, Any]]:
+def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
     """The command that uses the chosen network, and what best.json says of it."""
-    content = training_study.best_content(training, begin, chosen)
+    content = best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
         **{
             name: content[name] for name in ("preset", "fold", "threads", "val_loss", "checkpoint", "model", "training")

@@ -6,7 +6,7 @@
 Threads: Ray gives each worker OMP_NUM_THREADS = the CPUs it was promised, unless the variable is set; actors that use
 torch set theirs from it. What OpenMP and Ray do by themselves suits a machine of one's own: threads spin while they
 wait for each other, and workers give way to all other processes, so that beside one busy process two threads wait for
-each other most of the time. CONSIDERATE changes both.
+each other most of the time. `cluster.runtime.local_ray` changes both.
 """
 
 import contextlib
@@ -14,24 +14,19 @@ import gc
 import logging
 import os
 import re
-import secrets
-import signal
-import site
 import socket
 import subprocess
 import sys
-import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
 
 from cluster.errors import ClusterError
+from cluster.runtime.local_ray import ROOT, start_local
+from cluster.runtime.ray_init import init_ray
 from cluster.runtime.resources import own_share
 from cluster.storage.uris import without_login
 
@@ -54,11 +49,7 @@ FORWARDED = (
     "AWS_REQUEST_CHECKSUM_CALCULATION",
     "AWS_RESPONSE_CHECKSUM_VALIDATION",
 )
-CONSIDERATE = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
-"""Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as
-other processes."""
 logger = logging.getLogger(__name__)
-_ROOT = Path(__file__).resolve().parents[2]
 _OURS: list[str] = []  # job ids of the Rays that `connect` started in this process
 _INSIDE_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by `ray job submit` for the job's own process
 _ADDRESS = re.compile(r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(\d{1,5}))?$")
@@ -137,7 +128,7 @@ def connect(
         logging.ERROR
     )  # its note about tokens is in our documentation
     if target == "local":
-        _start(num_cpus, bool(log_to_driver))
+        start_local(num_cpus, bool(log_to_driver))
         _OURS.append(ray.get_runtime_context().get_job_id())
     else:
         if num_cpus is not None:
@@ -193,46 +184,6 @@ def _await_gpu(timeout_s: float) -> None:
         remove_placement_group(group)
 
 
-def _start(num_cpus: int | None, log_to_driver: bool) -> None:
-    """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages
-    from where we did."""
-    _make_private_token()
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # Ray's core would print warnings about its own actors into a job's progress
-    for name, value in CONSIDERATE.items():
-        os.environ.setdefault(name, value)
-    with _workers_find_packages(), _quiet_core():
-        _init(
-            "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another "
-            "/tmp; "
-            "where other work takes all of its time, try again)",
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=False,
-            log_to_driver=log_to_driver,
-        )
-
-
-@contextlib.contextmanager
-def _quiet_core() -> Iterator[None]:
-    """Keep back what Ray's core writes to standard error while it starts (it announces its log level); show it if the
-    start fails."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            file.seek(0)
-            os.write(kept, file.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-
-
 def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) -> None:
     """Connect to a cluster that runs, after making sure that it answers: Ray itself may wait for minutes."""
     if address.startswith("ray://"):
@@ -241,7 +192,7 @@ def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) ->
             "`ray job submit`, or run it on one of its nodes with --address auto"
         )
     if _INSIDE_JOB in os.environ:
-        _init(
+        init_ray(
             f"the Ray cluster '{address}' of this job does not accept its driver",
             address=address,
             log_to_driver=log_to_driver,
@@ -255,58 +206,13 @@ def _join(address: str, given: _Given, log_to_driver: bool, timeout_s: float) ->
         _dial(match[1].strip("[]"), int(match[2] or CLUSTER_PORT), given)
     _require_healthy(given, max(deadline - time.monotonic(), 1.0))
     forwarded = {name: without_login(os.environ[name]) for name in FORWARDED if name in os.environ}
-    packages = [str(_ROOT / name) for name in PACKAGES if (_ROOT / name).is_dir()]
-    _init(
+    packages = [str(ROOT / name) for name in PACKAGES if (ROOT / name).is_dir()]
+    init_ray(
         f"the Ray cluster '{address}' does not let us in",
         address=address,
         log_to_driver=log_to_driver,
         runtime_env={"py_modules": packages, "env_vars": forwarded},
     )
-
-
-def _init(failure: str, **options: Any) -> None:
-    try:
-        with _own_sigterm(), _kept_interrupt():
-            ray.init(logging_level=logging.WARNING, **options)
-    except Exception as error:  # Ray raises bare ones too, as for a node that is slow to start
-        ray.shutdown()
-        raise ClusterError(f"{failure}: {_last_line(str(error))}") from error
-
-
-@contextlib.contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, where it has one: Ray puts its own in its place, which ends the process
-    with a dump of its stack."""
-    ours = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    finally:
-        if callable(ours) and threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, ours)
-
-
-@contextlib.contextmanager
-def _kept_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end for a Ctrl-C meanwhile: raised at once, it may fall into a callback of Ray's
-    core, where it is lost."""
-    ours = signal.getsignal(signal.SIGINT)
-    if not callable(ours) or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        came.append(number)
-        ours(number, frame)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, ours)
-        if came:
-            ray.shutdown()
-            raise KeyboardInterrupt
 
 
 def _dial(host: str, port: int, given: _Given) -> None:
@@ -346,40 +252,3 @@ def _why_not_healthy(said: str, is_named: bool) -> str:
     if is_named:
         return ": what answers there is no Ray cluster, or one of another version; check the address and `ray status`"
     return ": no Ray cluster runs on this machine; start one with `ray start --head`, or leave the address out"
-
-
-def _last_line(text: str) -> str:
-    return ([line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"])[-1][:300]
-
-
-def _make_private_token() -> None:
-    """Ray would write the token of a new local cluster readable for all users of the machine; so write it first, for
-    this user alone."""
-    if (
-        os.environ.get("RAY_AUTH_MODE", "token") != "token"
-        or os.environ.get("RAY_AUTH_TOKEN")
-        or os.environ.get("RAY_AUTH_TOKEN_PATH")
-    ):
-        return
-    path = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):  # there is one already, or Ray will say what is wrong
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="auth_token.") as file:  # for this user alone
-            file.write(secrets.token_hex(32))
-            file.flush()
-            os.link(file.name, path)  # whole: another Ray that starts now must not read half of it
-
-
-@contextlib.contextmanager
-def _workers_find_packages() -> Iterator[None]:
-    """Have workers started meanwhile import our packages from this checkout, unless they are installed anyway."""
-    before = os.environ.get("PYTHONPATH")
-    if str(_ROOT) not in [*site.getsitepackages(), site.getusersitepackages()]:
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(_ROOT), *([before] if before else [])])
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop("PYTHONPATH", None)
-        else:
-            os.environ["PYTHONPATH"] = before

@@ -21,6 +21,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from cluster.errors import NoRoomError
 from cluster.scheduling.limits import MAX_START_FAILURES, Health, Limits
+from cluster.scheduling.shards import Progress, Shard, ShardsResult
 
 TICK_S = 1.0
 BACKOFF_S = 0.5  # doubled at each attempt
@@ -28,46 +29,6 @@ MAX_BACKOFF_S = 30.0
 RESTART_S = 30.0  # until an actor that could not be started is tried again, while others work
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """A unit of work."""
-
-    key: str
-    """Its name: unique, and the same in every run."""
-    payload: Any
-    """The argument of the actor's method."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Progress:
-    """Where a run stands."""
-
-    done: int = 0
-    """Shards finished."""
-    failed: int = 0
-    """Shards set aside."""
-    retries: int = 0
-    """Attempts that failed and were, or will be, repeated."""
-    replaced: int = 0
-    """Actors that died or hung, and were replaced."""
-    ready: int = 0
-    """Actors at hand now."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardsResult:
-    """What became of all shards."""
-
-    done: int
-    """Shards finished; each went through `on_done` exactly once."""
-    failed: dict[str, str]
-    """Key and error of each shard set aside."""
-    retries: int
-    """Attempts that had to be repeated."""
-    replaced: int
-    """Actors that had to be replaced."""
 
 
 def run_shards(

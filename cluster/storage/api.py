@@ -23,7 +23,7 @@ from cluster.storage import local as disk
 from cluster.storage import s3_objects as s3
 from cluster.storage.arrow_filesystem import ObjectStorage, level, open_object
 from cluster.storage.s3_client import endpoint_url
-from cluster.storage.uris import BAD_CHARACTERS, without_login
+from cluster.storage.uris import BAD_CHARACTERS, split, without_login
 
 AT_ONCE_BYTES = 8 * 2**20
 COPY_THREADS = 8
@@ -68,7 +68,7 @@ def absolute(uri: str | Path) -> str:
     """`uri` in the form that means the same in every process: an absolute local path, or s3:// without a trailing
     slash."""
     if is_remote(uri):
-        bucket, key = s3.split(uri)
+        bucket, key = split(uri)
         return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
     return str(disk.path_of(uri))
 
@@ -96,7 +96,7 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     writes it.
     """
     if is_remote(uri):
-        return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(s3.split(uri)).rstrip("/")
+        return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(split(uri)).rstrip("/")
     return pyarrow.fs.LocalFileSystem(), str(disk.path_of(uri))
 
 
@@ -106,7 +106,7 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
 def exists(uri: str | Path) -> bool:
     """Whether there is a file or object at `uri`, or anything below it."""
     if is_remote(uri):
-        return (bool(s3.split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri, page=1), None) is not None
+        return (bool(split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri, page=1), None) is not None
     path = disk.path_of(uri)
     with disk.errors(path):
         return path.exists()
@@ -261,7 +261,7 @@ def local_path(uri: str | Path, cache: Path) -> Path:
         raise NotFoundError(f"{uri} does not exist; check the address")
     if not is_remote(uri):
         return disk.path_of(uri)
-    bucket, key = s3.split(uri)
+    bucket, key = split(uri)
     names = [absolute(uri)] if key and s3.head(uri) else [entry.uri for entry in list_objects(uri)]
     tags = [f"{name} {(s3.head(name) or {}).get('ETag')}" for name in names]
     stamp = hashlib.sha256("\n".join([without_login(str(endpoint_url())), absolute(uri), *tags]).encode()).hexdigest()[

@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from cluster.errors import NotFoundError
 from cluster.storage import s3_objects as s3
+from cluster.storage.uris import split
 
 START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
 READ_AHEAD_BYTES = 8 * 2**20
@@ -88,7 +89,7 @@ class ObjectStorage(fs.FileSystemHandler):
         return pa.PythonFile(_Reader(_uri(path)), mode="r")
 
     def open_output_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
-        s3.split(_uri(path))
+        split(_uri(path))
         return pa.PythonFile(_Writer(_uri(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:

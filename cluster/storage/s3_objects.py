@@ -21,7 +21,7 @@ from cluster.errors import ClusterError
 from cluster.storage.retry import PATIENCE_S
 from cluster.storage.s3_client import client, errors, persist, pieces, told
 from cluster.storage.s3_errors import SERVER_ERRORS, code_of, may_pass, status_of
-from cluster.storage.uris import BAD_CHARACTERS
+from cluster.storage.uris import split
 
 PIECE_BYTES = 16 * 1024
 SLOWEST_BYTES = 256 * 1024  # a download that brings less within PATIENCE_S is broken off
@@ -29,7 +29,6 @@ PART_BYTES = 16 * 2**20  # larger objects go up in parts; a single PUT ends at 5
 MAX_PARTS = 10_000
 UPLOADS = 3  # times an upload in parts is made anew after the server has lost it
 PAGE = 1000  # most keys in an answer to ListObjectsV2 or in a DeleteObjects request
-MAX_KEY_BYTES = 1024
 MAX_PRESIGN_S = 7 * 24 * 3600  # longest life of a signed link
 CONTENT_TYPES = {  # what a browser opens from a link, rather than saving it
     ".csv": "text/csv",
@@ -39,29 +38,6 @@ CONTENT_TYPES = {  # what a browser opens from a link, rather than saving it
     ".ogg": "audio/ogg",
     ".wav": "audio/wav",
 }
-
-
-def split(uri: str | Path) -> tuple[str, str]:
-    """Bucket and key (no leading or trailing slash) of an s3:// URI."""
-    text = str(uri)
-    bucket, _, key = text[len("s3://") :].partition("/")
-    if "@" in bucket or ":" in bucket:
-        raise ClusterError(
-            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come "
-            "from AWS_* variables"
-        )
-    if not bucket or BAD_CHARACTERS.search(text):
-        raise ClusterError(f"{text!r} names no bucket; an S3 address is s3://bucket/prefix, without control characters")
-    key = key.strip("/")
-    if any(name in ("", ".", "..") for name in key.split("/")) and key:
-        raise ClusterError(
-            f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it"
-        )
-    if len(key.encode()) > MAX_KEY_BYTES:
-        raise ClusterError(
-            f"{text[:100]!r}...: the name is longer than the {MAX_KEY_BYTES} bytes that S3 allows; choose a shorter one"
-        )
-    return bucket, key
 
 
 def head(uri: str | Path) -> dict[str, Any] | None:

@@ -1,7 +1,10 @@
 """Addresses as text: what they may hold, and what of them may be shown."""
 
 import re
+from pathlib import Path
 from urllib.parse import urlsplit
+
+from cluster.errors import ClusterError
 
 # Characters that no name may hold: control characters, and what XML, in which servers list names, or UTF-8 cannot hold.
 BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -22,3 +25,29 @@ def without_login(address: str) -> str:
 def has_login(address: str) -> bool:
     """Whether the URL `address` holds a user or a password."""
     return "@" in urlsplit(address).netloc
+
+
+MAX_KEY_BYTES = 1024
+
+
+def split(uri: str | Path) -> tuple[str, str]:
+    """Bucket and key (no leading or trailing slash) of an s3:// URI."""
+    text = str(uri)
+    bucket, _, key = text[len("s3://") :].partition("/")
+    if "@" in bucket or ":" in bucket:
+        raise ClusterError(
+            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come "
+            "from AWS_* variables"
+        )
+    if not bucket or BAD_CHARACTERS.search(text):
+        raise ClusterError(f"{text!r} names no bucket; an S3 address is s3://bucket/prefix, without control characters")
+    key = key.strip("/")
+    if any(name in ("", ".", "..") for name in key.split("/")) and key:
+        raise ClusterError(
+            f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it"
+        )
+    if len(key.encode()) > MAX_KEY_BYTES:
+        raise ClusterError(
+            f"{text[:100]!r}...: the name is longer than the {MAX_KEY_BYTES} bytes that S3 allows; choose a shorter one"
+        )
+    return bucket, key

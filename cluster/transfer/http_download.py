@@ -21,35 +21,27 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
-import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster.errors import ClusterError
 from cluster.storage.os_errors import file_error
+from cluster.transfer.http_answer import (
+    PASSING_STATUSES,
+    SLOWEST_BYTES,
+    BrokenDownloadError,
+    body_chunks,
+    content_range,
+    total_bytes,
+    version_of,
+)
 from cluster.transfer.lock import one_at_a_time
 
-CHUNK_BYTES = 1 << 16
-SLOWEST_BYTES = 1024
-"""An answer that brings less within the time-out is broken off, and an attempt that brought less brought nothing
-new."""
 MAX_WAIT_S = 30.0
 """The longest pause between two attempts."""
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses after which the same request may succeed a little later."""
 
 OnProgress = Callable[[int, int | None], None]
 """Called with the bytes that are here and the bytes in all, None where the server does not say."""
-
-
-class _BrokenError(Exception):
-    """An attempt that may be repeated. `wait_s` is what the server asks for; `unreachable` says that there was no
-    answer at all."""
-
-    def __init__(self, cause: str, wait_s: float = 0.0, unreachable: bool = False) -> None:
-        super().__init__(cause)
-        self.wait_s = wait_s
-        self.unreachable = unreachable
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -172,7 +164,7 @@ def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
         try:
             _attempt(transfer)
             return
-        except _BrokenError as error:
+        except BrokenDownloadError as error:
             broken = error
         answered = answered or not broken.unreachable
         arrived = _size_of(transfer.part)
@@ -221,30 +213,30 @@ def _accepted_offset(transfer: _Transfer, response: requests.Response, offset: i
     """Where the body of `response` begins in the file; None if everything is here already.
 
     Raises:
-        _BrokenError: another attempt may succeed.
+        BrokenDownloadError: another attempt may succeed.
         ClusterError: the server refuses for good.
     """
     status = response.status_code
     if status == 200:
         return 0
     if status in (206, 416):
-        begin, total = _content_range(response)
+        begin, total = content_range(response)
         if status == 416 and offset and total == offset:
             return None
-        if status == 206 and begin == offset and _version(response) == version:
+        if status == 206 and begin == offset and version_of(response) == version:
             return offset
         transfer.discard()
-        raise _BrokenError("the file changed at its source during the download")
+        raise BrokenDownloadError("the file changed at its source during the download")
     answer = f"the server answers {status} {response.reason}"
     if status in PASSING_STATUSES:
         wait = response.headers.get("Retry-After", "")
-        raise _BrokenError(answer, wait_s=float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
+        raise BrokenDownloadError(answer, wait_s=float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
     raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {answer}; {_remedy(transfer.destination)}")
 
 
 def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> None:
     """Writes the body behind the first `offset` bytes of the part file."""
-    total = _total_bytes(response)
+    total = total_bytes(response)
     if total is not None and transfer.size is not None and total != transfer.size:
         transfer.discard()
         raise ClusterError(
@@ -258,11 +250,11 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
             f"{transfer.part.parent} has {free:,} bytes free, but {_public(transfer.url)} needs "
             f"{expected - offset:,}: make room"
         )
-    transfer.version_file.write_text(_version(response), encoding="utf-8")
+    transfer.version_file.write_text(version_of(response), encoding="utf-8")
     done = offset
     with transfer.part.open("ab") as file:
         file.truncate(offset)
-        for chunk in _chunks(response, transfer.timeout_s):
+        for chunk in body_chunks(response, transfer.timeout_s):
             file.write(chunk)
             done += len(chunk)
             transfer.on_progress(done, expected)
@@ -272,33 +264,9 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
         os.fsync(file.fileno())
     if expected is not None and done > expected:
         transfer.discard()
-        raise _BrokenError(f"the server sent more than the {expected:,} bytes it announced")
+        raise BrokenDownloadError(f"the server sent more than the {expected:,} bytes it announced")
     if expected is not None and done < expected:
-        raise _BrokenError(f"the connection ended after {done:,} of {expected:,} bytes")
-
-
-def _chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
-    """The body as it comes in.
-
-    Raises:
-        _BrokenError: hardly anything comes.
-        requests.RequestException: the connection broke.
-    """
-    since, arrived = time.monotonic(), 0
-    while True:
-        try:
-            chunk = response.raw.read1(CHUNK_BYTES, decode_content=True)
-        except urllib3.exceptions.HTTPError as error:
-            raise requests.ConnectionError(error) from error
-        if not chunk:
-            return
-        yield chunk
-        arrived += len(chunk)
-        passed_s = time.monotonic() - since
-        if passed_s > timeout_s:
-            if arrived < SLOWEST_BYTES:
-                raise _BrokenError(f"the server sent only {arrived} bytes in {passed_s:.0f} s")
-            since, arrived = time.monotonic(), 0
+        raise BrokenDownloadError(f"the connection ended after {done:,} of {expected:,} bytes")
 
 
 def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> None:
@@ -313,28 +281,6 @@ def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> No
         )
 
 
-def _total_bytes(response: requests.Response) -> int | None:
-    """Size of the whole file, if `response` tells it; the length of a compressed body does not."""
-    if response.status_code == 206:
-        return _content_range(response)[1]
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isdigit() and "Content-Encoding" not in response.headers else None
-
-
-def _version(response: requests.Response) -> str:
-    """What tells one version of the source from another."""
-    return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
-
-
-def _content_range(response: requests.Response) -> tuple[int | None, int | None]:
-    """First byte and size of the file in a `Content-Range` header."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
-    if match is None:
-        return None, None
-    begin, total = match.groups()
-    return int(begin) if begin else None, int(total) if total != "*" else None
-
-
 def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Exception:
     """What a failure within requests means for the user."""
     if isinstance(
@@ -342,14 +288,14 @@ def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Excepti
     ):
         return ClusterError(f"{_public(transfer.url)} is no usable address ({type(error).__name__}): check it")
     if isinstance(error, requests.exceptions.SSLError):
-        return _BrokenError("no secure connection (TLS) can be made to the host", unreachable=True)
+        return BrokenDownloadError("no secure connection (TLS) can be made to the host", unreachable=True)
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return _BrokenError(f"the host does not answer within {transfer.timeout_s:g} s", unreachable=True)
+        return BrokenDownloadError(f"the host does not answer within {transfer.timeout_s:g} s", unreachable=True)
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
-        return _BrokenError(f"the server sent nothing for {transfer.timeout_s:g} s")
+        return BrokenDownloadError(f"the server sent nothing for {transfer.timeout_s:g} s")
     if "Max retries exceeded" in str(error):
-        return _BrokenError("the host cannot be reached; is there a network?", unreachable=True)
-    return _BrokenError(f"the connection broke after {_size_of(transfer.part):,} bytes")
+        return BrokenDownloadError("the host cannot be reached; is there a network?", unreachable=True)
+    return BrokenDownloadError(f"the connection broke after {_size_of(transfer.part):,} bytes")
 
 
 def _mismatch(path: Path, sha256: str | None, md5: str | None, size: int | None) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from jobs.console.progress import duration
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import Checkpoint
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import autocast
 

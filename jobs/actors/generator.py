@@ -23,7 +23,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation, generate_codes
 from soundstorm.generation.reranking import draw_seed, most_convincing
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import uses_bf16
 from soundstorm.schemas import SAMPLES
 

@@ -17,8 +17,9 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.scheduling.actor_pool import Shard, run_shards
+from cluster.scheduling.actor_pool import run_shards
 from cluster.scheduling.limits import Limits
+from cluster.scheduling.shards import Shard
 from cluster.scheduling.watchdog import has_room
 from cluster.tables.stream import read_parts
 from jobs.console.progress import progress

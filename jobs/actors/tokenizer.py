@@ -52,7 +52,7 @@ class Decoded:
     notes: str = ""
     """A line each."""
     content: str = ""
-    """What the file is known again by: see `soundstorm.serialization.provenance.content_of`."""
+    """What the file is known again by: see `soundstorm.serialization.recordings.content_of`."""
 
     @property
     def duration_s(self) -> float:

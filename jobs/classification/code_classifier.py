@@ -31,8 +31,9 @@ from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_b
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.code_vectors import latent_dim
-from soundstorm.model.initialization import weights_for_categories
-from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.config import ModelConfig
+from soundstorm.model.generators import weights_for_categories
+from soundstorm.model.presets import preset
 from soundstorm.serialization.leakage import Learned
 from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cluster import metrics as telemetry
-from cluster.scheduling.actor_pool import Progress as ShardProgress
+from cluster.scheduling.shards import Progress as ShardProgress
 from jobs.console.command import console
 
 FIRST_LOG_S, LOG_INTERVAL_S = 10.0, 60.0

@@ -21,7 +21,7 @@ from soundstorm.evaluation.embeddings import OnnxEmbedder
 from soundstorm.schemas import Role, Source
 from soundstorm.serialization.bundled import packaged
 from soundstorm.serialization.leakage import Test, has_seen
-from soundstorm.serialization.provenance import digest_of
+from soundstorm.serialization.recordings import digest_of
 
 CLIPS_PER_CLASS = 200
 """Clips of each class and role that have features, so that a large dataset or a million samples stay cheap."""

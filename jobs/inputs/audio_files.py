@@ -16,7 +16,7 @@ from soundstorm.audio.files import SAMPLE_RATE, Recording, RejectedAudio, durati
 from soundstorm.data.clip_length import at_published_length, clip_length_s
 from soundstorm.data.clip_windows import plan_windows, split_window
 from soundstorm.schemas import Note, Reason
-from soundstorm.serialization.provenance import CONTENT_BYTES, content_of
+from soundstorm.serialization.recordings import CONTENT_BYTES, content_of
 
 MAX_CLIP_S = 60.0
 """Seconds of a clip that are measured unless the caller says otherwise: memory grows by 100 MB with each minute."""
@@ -86,7 +86,7 @@ def load_known_recording(
     uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = ""
 ) -> tuple[Recording, str]:
     """As `load_recording`, with what the file is known again by: see
-    `soundstorm.serialization.provenance.content_of`."""
+    `soundstorm.serialization.recordings.content_of`."""
     name, _ = split_window(uri)
     file = open_recording(name)
     with rejecting(name):
@@ -96,7 +96,7 @@ def load_known_recording(
 
 
 def read_content(uri: str) -> str:
-    """`soundstorm.serialization.provenance.content_of` the file of the recording at `uri`, which may name a window of
+    """`soundstorm.serialization.recordings.content_of` the file of the recording at `uri`, which may name a window of
     it; errors as `open_recording`."""
     name, _ = split_window(uri)
     with open_recording(name) as file, rejecting(name):

@@ -12,7 +12,8 @@ from jobs.inputs.audio_files import read_content
 from jobs.inputs.datasets import rows_of_folds
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.serialization.leakage import Test
-from soundstorm.serialization.provenance import Parent, Recordings, TrainedOn, digest_of, recordings_of
+from soundstorm.serialization.provenance import Parent, TrainedOn
+from soundstorm.serialization.recordings import Recordings, digest_of, recordings_of
 
 READERS = 16
 """Files that are read at once."""
@@ -48,7 +49,7 @@ def test_of(clips: pa.Table, fold: int) -> Test:
 
 
 def read_contents(uris: list[str]) -> dict[str, str]:
-    """A URI for each `soundstorm.serialization.provenance.content_of` the files; those that cannot be read, and so not
+    """A URI for each `soundstorm.serialization.recordings.content_of` the files; those that cannot be read, and so not
     be tested on, are left out."""
 
     def read(uri: str) -> str | None:

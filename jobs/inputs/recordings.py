@@ -32,7 +32,7 @@ DECODED = pa.schema(
     ]
 )
 """A decoded recording: `samples` is 16-bit little-endian mono, empty where `reason` says why there is none; `content`
-is `soundstorm.serialization.provenance.content_of` its file, `notes` as in `clips`."""
+is `soundstorm.serialization.recordings.content_of` its file, `notes` as in `clips`."""
 
 MAX_DURATION_S = 3600.0
 """The most seconds of a recording that can be asked for."""

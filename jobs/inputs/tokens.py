@@ -27,11 +27,10 @@ from soundstorm.serialization.provenance import (
     Role,
     TrainedOn,
     as_parent,
-    digest_of,
     packaged_provenance,
     parse_provenance,
-    recordings_of,
 )
+from soundstorm.serialization.recordings import digest_of, recordings_of
 from soundstorm.training.batches import drawn_view
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
@@ -86,7 +85,7 @@ class Tokens:
     folds: Mapping[str, int]
     """Fold of each clip of the data set, also of those that could not be tokenized."""
     contents: Mapping[str, str] | None
-    """`soundstorm.serialization.provenance.content_of` each clip; None: an earlier version made the tokens."""
+    """`soundstorm.serialization.recordings.content_of` each clip; None: an earlier version made the tokens."""
     codec: Provenance
     """What the codec was trained on."""
 

@@ -22,9 +22,9 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids, log_counts
 from soundstorm.model.checkpoints import Checkpoint, load_training_state, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, centroids_of, latent_dim, start_embeddings
-from soundstorm.model.initialization import weights_for_categories
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.model.timbre import Timbre, num_entries, timbre_weights
 from soundstorm.schemas import CodecFingerprint

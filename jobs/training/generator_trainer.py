@@ -16,8 +16,8 @@ from jobs.inputs.tokens import TokenSet
 from jobs.training.batches import dealt_batches, steps_per_epoch
 from jobs.training.training_log import Row
 from soundstorm.errors import SoundStormError
+from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
-from soundstorm.model.presets import ModelConfig, TrainingConfig
 from soundstorm.optimization.divergence import far_above_guessing, lost
 from soundstorm.optimization.ema import EMA
 from soundstorm.training.batches import collate, crop, fill, seeded_generator

@@ -22,7 +22,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.data.equal_lengths import in_equal_batches
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import latent_dim
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.optimization.precision import autocast
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.int8 import unpack

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import code_vectors
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.settings import Settings
 

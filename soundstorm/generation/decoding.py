@@ -18,8 +18,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
 from soundstorm.generation.level_decoding import LevelNetwork, decode_levels
 from soundstorm.generation.place_decoding import decode_places
+from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings
 
 __all__ = ["DecodingStep", "Network", "SamplerSettings", "continuation", "generate_codes"]
 

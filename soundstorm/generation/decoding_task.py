@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.generation.sampling import even_order
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
 from soundstorm.generation.sampling import annealing, draw, filtered_probability, gumbel, most_confident
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import num_still_masked
-from soundstorm.model.presets import ModelConfig
 
 
 class LevelNetwork(Protocol):

@@ -16,23 +16,20 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor
 
 from soundstorm.errors import SoundStormError
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.bundled import packaged
-from soundstorm.serialization.int8 import pack, unpack
+from soundstorm.serialization.int8 import pack
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
+from soundstorm.serialization.state_dicts import read_weights
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TRAINING_STATE_FILE = "training_state.pt"
 FORMAT = 1
-DTYPES = (torch.float32, torch.float16, torch.int8)
-"""Of stored weights: as trained, or packed."""
 PACKAGED_FOLDER = "esc10"
 """Of the checkpoint that ships, below the package's weights."""
 STACKED = ("head_weight", "head.project_QHL")
@@ -209,7 +206,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     with torch.device("meta"):  # shapes only, until the weights are known to fit
         model = make_generator(architecture)
     model.load_state_dict(
-        _read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}),
+        read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}),
         assign=True,
     )
     if sha256 != config["weights_sha256"]:
@@ -323,45 +320,3 @@ def _read_fingerprint(values: object, path: str) -> CodecFingerprint:
     return CodecFingerprint.from_metadata(
         {f"codec_{key}": str(value) for key, value in values.items()}, f"{path}: codec", "train"
     )
-
-
-def _read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-    """Tensors of a safetensors file, packed or not, which must have these names and shapes and hold finite numbers;
-    float32."""
-    try:
-        stored = safetensors.torch.load(weights)
-        for name, tensor in sorted(stored.items()):
-            if tensor.dtype not in DTYPES:
-                raise SoundStormError(
-                    f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint "
-                    "again"
-                )
-        tensors = unpack(stored)
-    except (
-        SafetensorError,
-        ValueError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-    ) as error:
-        raise SoundStormError(
-            f"{path} is not a safetensors file, or is cut off ({error}): copy the checkpoint again"
-        ) from error
-    if tensors.keys() != shapes.keys():
-        name = sorted(tensors.keys() ^ shapes.keys())[0]
-        raise SoundStormError(
-            f"{path}: tensor '{name}' is {'missing' if name in shapes else 'unknown'}: the weights are of another "
-            "network than config.json"
-        )
-    for name, tensor in sorted(tensors.items()):  # a file gives its tensors in no fixed order
-        if tensor.shape != shapes[name]:
-            expected = tuple(shapes[name])
-            raise SoundStormError(
-                f"{path}: tensor '{name}' has shape {tuple(tensor.shape)}, but config.json describes {expected}: copy "
-                "the checkpoint again"
-            )
-        if not bool(tensor.isfinite().all()):
-            raise SoundStormError(f"{path}: tensor '{name}' is not of finite numbers: go back to an earlier checkpoint")
-    return tensors

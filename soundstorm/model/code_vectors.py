@@ -13,7 +13,7 @@ from torch import Tensor
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from soundstorm.model.attention import attend
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 
 ROTARY_BASE = 10_000.0
 

@@ -1,12 +1,43 @@
-"""The two orders of generation as one type, and which network a config asks for."""
+"""The two orders of generation as one type: which network a config asks for, and one that starts from the weights of
+another, also where the classes differ."""
 
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from soundstorm.data.categories import normalized
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 
 GeneratorNetwork = SoundStorm | PlaceNetwork
+CLASS_EMBEDDING = "class_embedding.weight"
 
 
 def make_generator(config: ModelConfig) -> GeneratorNetwork:
     """The network of `config`, with random weights: `order` says which."""
     return PlaceNetwork(config) if config.order == "places" else SoundStorm(config)
+
+
+def weights_for_categories(
+    model: GeneratorNetwork, categories: Sequence[str], new_categories: Sequence[str]
+) -> dict[str, Tensor]:
+    """Weights of `model` for a network with other classes, otherwise of the same architecture.
+
+    A class of the same name, however it is spelt, keeps its embedding whatever its label; a new one starts from that of
+    "no class".
+
+    Args:
+        model: trained on `categories`.
+        categories: name of each of its classes, by label.
+        new_categories: name of each class of the new network, by label.
+    """
+    weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    embedding_CD = weights[CLASS_EMBEDDING]
+    known = {normalized(category): label for label, category in enumerate(categories)}
+    exactly = {category: label for label, category in enumerate(categories)}
+    rows = [exactly.get(category, known.get(normalized(category), model.no_class)) for category in new_categories] + [
+        model.no_class
+    ]
+    weights[CLASS_EMBEDDING] = embedding_CD[rows]
+    return weights

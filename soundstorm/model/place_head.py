@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from soundstorm.model.attention import attend
 from soundstorm.model.centroids import Centroids
+from soundstorm.model.config import HEAD_CHANNELS, ModelConfig
 from soundstorm.model.conformer import FeedForward
-from soundstorm.model.presets import HEAD_CHANNELS, ModelConfig
 from soundstorm.model.starting_weights import start_projection
 
 MOST_HEADS = 4

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.conformer import Conformer
 from soundstorm.model.place_head import LevelByLevel, PlaceHead
-from soundstorm.model.presets import ModelConfig
 from soundstorm.model.starting_weights import start_layers, start_projection
 from soundstorm.model.timbre import Timbre
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.presets import PRESETS
 
 TABLES = ("model", "training", "sampler")
 OF_STUDIES = ("searched", "trained")

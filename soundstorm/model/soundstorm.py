@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.conformer import Conformer
-from soundstorm.model.presets import ModelConfig
 from soundstorm.model.starting_weights import start_layers, start_projection
 
 FIRST_LOGITS = 0.2

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from soundstorm.model.centroids import Centroids
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.starting_weights import start_projection
 
 MOST_ENTRIES = 64

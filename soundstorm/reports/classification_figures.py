@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from soundstorm.classification.accuracy import Bin
 from soundstorm.reports.closeness_figures import draw_shares, short_names
-from soundstorm.reports.figures import Theme, style_axes, to_png
+from soundstorm.reports.style import Theme, style_axes, to_png
 from soundstorm.schemas import Source
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from soundstorm.evaluation.closeness_result import Confusion
 from soundstorm.evaluation.temporal import MODULATION_EDGES_HZ
-from soundstorm.reports.figures import LINE_STYLES, Theme, style_axes, to_png
+from soundstorm.reports.style import LINE_STYLES, Theme, style_axes, to_png
 from soundstorm.schemas import Source
 
 TICKS_HZ = (0.5, 1, 2, 5, 10, 20)

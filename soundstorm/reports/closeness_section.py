@@ -13,8 +13,9 @@ from soundstorm.evaluation.closeness_result import Closeness, Measure
 from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.evaluation.split_distances import DistanceBasis
 from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
-from soundstorm.reports.figures import Theme, metric_distribution
+from soundstorm.reports.curves import metric_distribution
 from soundstorm.reports.page import decimal, themed, thousands
+from soundstorm.reports.style import Theme
 from soundstorm.schemas import Role, Source
 
 SOURCES = {Source.REAL: Role.REAL, Source.GENERATED: Role.GENERATED}

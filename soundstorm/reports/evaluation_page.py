@@ -23,9 +23,11 @@ from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.acoustic import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
-from soundstorm.reports import figures
 from soundstorm.reports.closeness_section import closeness_section
+from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
 from soundstorm.reports.page import data_uri, decimal, percent, setting_groups, themed, thousands
+from soundstorm.reports.spectrograms import Clip, Scale, clip_panel, spectrogram_grid
+from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, Source, check_schema
 
 AUDIO_TYPES = ("audio/flac", "audio/wav", "audio/ogg", "audio/mpeg")
@@ -119,7 +121,7 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    clips = {id(x): figures.Clip(x.waveform, x.sample_rate) for x in data.examples if x.waveform is not None}
+    clips = {id(x): Clip(x.waveform, x.sample_rate) for x in data.examples if x.waveform is not None}
     return environment.get_template("report.html.j2").render(
         data=data,
         made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
@@ -170,14 +172,14 @@ def _policy(examples: Sequence[Example]) -> str:
     )
 
 
-def _classes(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> list[dict[str, Any]]:
+def _classes(examples: Sequence[Example], clips: Mapping[int, Clip]) -> list[dict[str, Any]]:
     """Category by category, rows of players side by side, None where a source has no clip for the row."""
     sources = [source for source in Source if any(example.source == source for example in examples)]
     classes = []
     for number, category in enumerate(dict.fromkeys(example.category for example in examples)):
         mine = [example for example in examples if example.category == category]
         drawn = [clips[id(example)] for example in mine if id(example) in clips]
-        scale = figures.Scale.of(drawn) if drawn else None
+        scale = Scale.of(drawn) if drawn else None
         columns = [
             [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
             for source in sources
@@ -186,26 +188,24 @@ def _classes(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> 
     return classes
 
 
-def _player(example: Example, clip: figures.Clip | None, scale: figures.Scale | None) -> dict[str, Any]:
+def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[str, Any]:
     audio = data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
     return {
         "source": example.source.value,
         "clip_id": example.clip_id,
         "duration": f"{example.duration_s:.2f} s",
         "audio": audio,
-        "picture": None
-        if clip is None
-        else themed(lambda theme: figures.clip_panel(clip, theme, example.source, scale)),
+        "picture": None if clip is None else themed(lambda theme: clip_panel(clip, theme, example.source, scale)),
     }
 
 
-def _overview(examples: Sequence[Example], clips: Mapping[int, figures.Clip]) -> dict[str, str] | None:
+def _overview(examples: Sequence[Example], clips: Mapping[int, Clip]) -> dict[str, str] | None:
     """The first clip of each class and source in one grid, where there is more than one class to see."""
-    rows: dict[str, dict[Source, figures.Clip]] = {}
+    rows: dict[str, dict[Source, Clip]] = {}
     for example in examples:
         if id(example) in clips:
             rows.setdefault(example.category, {}).setdefault(example.source, clips[id(example)])
-    return themed(lambda theme: figures.spectrogram_grid(rows, theme)) if len(rows) > 1 else None
+    return themed(lambda theme: spectrogram_grid(rows, theme)) if len(rows) > 1 else None
 
 
 def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
@@ -218,16 +218,16 @@ def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
         values = {source: table[metric.name].to_numpy() for source, table in by_source.items()}
 
         def draw(
-            theme: figures.Theme, metric: MetricInfo = metric, values: Mapping[Source, NDArray[np.float64]] = values
+            theme: Theme, metric: MetricInfo = metric, values: Mapping[Source, NDArray[np.float64]] = values
         ) -> bytes:
-            return figures.metric_distribution(values, metric, theme)
+            return metric_distribution(values, metric, theme)
 
         pictures.append({"title": metric.title, "meaning": metric.meaning, "picture": themed(draw)})
     return pictures
 
 
 def _training(rows: Sequence[Mapping[str, Any]]) -> dict[str, str] | None:
-    return themed(lambda theme: figures.training_curves(rows, theme)) if figures.has_losses(rows) else None
+    return themed(lambda theme: training_curves(rows, theme)) if has_losses(rows) else None
 
 
 def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from soundstorm.reports.figures import DARK, LIGHT, Theme
+from soundstorm.reports.style import DARK, LIGHT, Theme
 
 
 def themed(draw: Callable[[Theme], bytes]) -> dict[str, str]:

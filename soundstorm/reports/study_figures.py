@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from soundstorm.evaluation.pareto import CurvePoint
-from soundstorm.reports.figures import Theme, style_axes, to_png
+from soundstorm.reports.style import Theme, style_axes, to_png
 from soundstorm.schemas import Source
 
 STATE_STYLES = {"finished": "-", "stopped": (0, (3, 1.5)), "diverged": (0, (1, 1)), "failed": (0, (1, 1))}

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from soundstorm.serialization.provenance import OUTSIDE, Provenance, Recordings, Unknown
+from soundstorm.serialization.provenance import OUTSIDE, Provenance, Unknown
+from soundstorm.serialization.recordings import Recordings
 
 FAMILIES = {"esc10": "ESC", "esc50": "ESC"}
 """ESC-10 is a part of ESC-50: its clips lie in the same folds there."""
@@ -22,10 +23,10 @@ class Test:
     dataset: str
     fold: int
     digest: Callable[[], str]
-    """`soundstorm.serialization.provenance.digest_of` the whole data set; asked for only where a name does not
+    """`soundstorm.serialization.recordings.digest_of` the whole data set; asked for only where a name does not
     decide."""
     contents: Callable[[], Mapping[str, str]]
-    """A name for each `soundstorm.serialization.provenance.content_of` the clips of the fold; asked for only where a
+    """A name for each `soundstorm.serialization.recordings.content_of` the clips of the fold; asked for only where a
     name does not decide."""
 
     def __str__(self) -> str:

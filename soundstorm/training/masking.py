@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from soundstorm.model.config import TrainingConfig
 from soundstorm.model.mask_schedule import cosine_share
-from soundstorm.model.presets import TrainingConfig
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from soundstorm.model.config import TrainingConfig
 from soundstorm.model.mask_schedule import cosine_share
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import TrainingConfig
 from soundstorm.optimization.precision import autocast
 from soundstorm.training.batches import Batch
 from soundstorm.training.losses import LevelLosses, StepLoss

@@ -13,10 +13,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LambdaLR
 
 from soundstorm.errors import SoundStormError
+from soundstorm.model.config import TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.mask_schedule import cosine_share
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import TrainingConfig
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast, uses_bf16
 from soundstorm.training.batches import Batch, seeded_generator

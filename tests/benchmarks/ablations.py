@@ -26,7 +26,8 @@ from jobs.inputs.datasets import DatasetOptions
 from jobs.inputs.tokens import Tokens, open_tokens
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.classification.cnn import load_classifier
-from soundstorm.model.presets import SamplerSettings, TrainingConfig, preset
+from soundstorm.model.config import SamplerSettings, TrainingConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 
 FILLED_FRAMES = 1013

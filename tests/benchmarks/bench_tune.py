@@ -20,8 +20,9 @@ from rich.console import Console
 from cluster.runtime.connect import connect
 from jobs.training.ray_trainer import use_threads
 from tune.search.trial_journal import Journal, Point, point_name
+from tune.training.beginning import TRIALS, Options, Start, prepare
 from tune.training.trial import Base, run_trial
-from tune.training_study import TRIALS, Options, Start, prepare, run
+from tune.training_study import run
 
 
 @dataclass(kw_only=True)

@@ -46,9 +46,10 @@ from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.centroids import entropy_of_counts, log_counts
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, latent_dim
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast, uses_bf16

@@ -22,7 +22,7 @@ from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.reranking import PACKAGED_LISTENER, draw_seed, most_convincing
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import uses_bf16
 from soundstorm.serialization.bundled import packaged

@@ -30,8 +30,8 @@ from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
-from soundstorm.model.presets import SamplerSettings
 from soundstorm.optimization.precision import uses_bf16
 
 LONGEST_S = 5.0

@@ -27,7 +27,8 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 
 from cluster.runtime.connect import MAX_GPUS, connect
-from cluster.scheduling.actor_pool import Shard, run_shards
+from cluster.scheduling.actor_pool import run_shards
+from cluster.scheduling.shards import Shard
 from tests.support.ray_head import free_ports, ray_head
 
 WORKERS = 3

@@ -20,7 +20,8 @@ from cluster import storage, tables
 from cluster.tables.tar_shards import Reader
 from soundstorm.codec.files import load_codec
 from soundstorm.model.checkpoints import save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.config import ModelConfig, SamplerSettings
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from tests.conftest import ROOT, write_small_codec  # which also sets the variables that Ray and torch read
 

@@ -23,9 +23,11 @@ from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import save_checkpoint
-from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.config import ModelConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.serialization.provenance import Parent, TrainedOn, content_of, recordings_of
+from soundstorm.serialization.provenance import Parent, TrainedOn
+from soundstorm.serialization.recordings import content_of, recordings_of
 from tests.conftest import shape_of
 
 os.environ["SOUNDSTORM_OFFLINE"] = "1"  # no test waits for a download of weights that it did not ask for

@@ -13,7 +13,8 @@ from cluster.errors import ClusterError
 from cluster.tables import read_table
 from jobs import cross_validate
 from jobs.console.command import console
-from jobs.cross_validate import Options, run
+from jobs.cross_validate import run
+from jobs.cross_validation.options import Options
 from jobs.cross_validation.results import open_other, read_predictions, write_results
 from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.synthesis import CLASSES

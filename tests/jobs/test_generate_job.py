@@ -28,7 +28,7 @@ from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
 from tests.jobs.conftest import (
     NUM_SAMPLES,

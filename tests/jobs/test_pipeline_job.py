@@ -16,7 +16,8 @@ from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.provenance import Role, TrainedOn, content_of
+from soundstorm.serialization.provenance import Role, TrainedOn
+from soundstorm.serialization.recordings import content_of
 from tests.jobs.conftest import interrupt
 
 STAGES = ("tokenize", "train", "generate", "evaluate")

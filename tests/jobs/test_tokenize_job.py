@@ -18,7 +18,8 @@ from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
 from soundstorm.codec.files import load_codec, provenance_of_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, REJECTED, TOKENS, CodecFingerprint, check_schema, codes_from_column
-from soundstorm.serialization.provenance import Role, TrainedOn, as_parent, content_of
+from soundstorm.serialization.provenance import Role, TrainedOn, as_parent
+from soundstorm.serialization.recordings import content_of
 from tests.jobs.conftest import (
     SHARD_SIZE,
     MixedDataset,

@@ -30,7 +30,8 @@ from soundstorm.classification.cnn_training import AudioClassifierTrainer
 from soundstorm.data.views import make_view
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
-from soundstorm.serialization.provenance import TrainedOn, content_of
+from soundstorm.serialization.provenance import TrainedOn
+from soundstorm.serialization.recordings import content_of
 
 EPOCHS = 4
 CHECKPOINT_KNOWN_S = 5.0

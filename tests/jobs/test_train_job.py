@@ -27,10 +27,12 @@ from jobs.training.generator_loop import train_on_worker
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
-from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent, recordings_of
+from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
+from soundstorm.serialization.recordings import recordings_of
 from tests.jobs.conftest import Command, assert_one_message
 
 CATEGORIES = ["rain", "wind", "siren"]

@@ -14,7 +14,8 @@ from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.config import ModelConfig, SamplerSettings
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from tune.decoding_study import Options, run
 

@@ -16,7 +16,7 @@ from soundstorm.audio.files import from_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import TOKENS, codes_to_lists
 from tune.joint_study import Options, best_networks, run

@@ -17,8 +17,9 @@ from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from tests.conftest import ROOT
 from tune.search.trial_journal import Journal
+from tune.training.beginning import Options
 from tune.training.distributed_trial import workers_end_with_their_run
-from tune.training_study import Options, run
+from tune.training_study import run
 
 NUM_TRIALS, EPOCHS = 5, 6
 SPACE = """

@@ -26,7 +26,7 @@ from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
 from tune.decoding.trial import Bench, measure_real
-from tune.search.runner import require_least
+from tune.search.options import require_least
 
 CHUNK = 10
 """Recordings measured at once."""

@@ -10,11 +10,12 @@ from cluster.runtime.connect import connect
 from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from tune.decoding.reference import BenchOptions, Stand, set_up
 from tune.decoding.trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
+from tune.search.options import StudyOptions, require_least
 from tune.search.results import trial_row
-from tune.search.runner import Search, StudyOptions, plan_trials, require_least, run_search
+from tune.search.runner import Search, plan_trials, run_search
 from tune.search.space import Choice, Range, Space, check_space
 from tune.search.trial_journal import Ended, Point
 

@@ -22,7 +22,7 @@ from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.objective import FIGURES, Measured, unlikeness
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from tune.search.failures import problem_of
 from tune.search.runner import WORST
 from tune.search.trial_journal import Point

@@ -4,14 +4,13 @@ A trial whose process dies is begun again a few times; one that fails for a reas
 goes on.
 """
 
-import importlib.util
 import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import optuna
 from ray import tune
@@ -22,10 +21,10 @@ from rich.markup import escape
 
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo
-from cluster.tables import stage_record as records
 from jobs.console.command import console
 from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.errors import SoundStormError
+from tune.search.options import StudyOptions
 from tune.search.space import Space
 from tune.search.trial_journal import Ended, Journal, Point, point_name
 
@@ -45,58 +44,6 @@ QUIET = {
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is not read back
 }
 """Settings of Ray Tune that are read from the environment."""
-TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
-"""Extra of the package, and module that it brings, by the value of --log-to."""
-
-
-@dataclass(kw_only=True)
-class StudyOptions:
-    """What all studies have in common."""
-
-    num_trials: int = 12
-    """Settings to try."""
-    max_concurrent: int | None = None
-    """Trials at a time; default: one per GPU of the cluster, or one per CPU where there is none."""
-    seed: int = 0
-    """Seed of the search; of every trial's training too, and the first of the seeds that clips are generated with."""
-    space: str | None = None
-    """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the
-    preset's."""
-    log_to: Literal["mlflow", "wandb"] | None = None
-    """Send trials to MLflow or Weights & Biases too, as their own environment variables say; TensorBoard's files are
-    always written."""
-    resume: bool = False
-    """Go on with a study, which must be there. The same command without this does so too, where there is one."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
-
-    least_trials: ClassVar[int] = 1
-    """Of a study of this kind; no option."""
-
-    def __post_init__(self) -> None:
-        require_least("num_trials", self.num_trials, self.least_trials)
-        require_least("max_concurrent", self.max_concurrent, 1)
-        require_least("seed", self.seed, 0)
-        if self.resume and self.overwrite:
-            raise SoundStormError("--resume goes on with a study and --overwrite deletes it: give one of the two")
-        if self.log_to is not None and importlib.util.find_spec(TRACKERS[self.log_to]) is None:
-            raise SoundStormError(
-                f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'"
-            )
-
-
-def require_least(option: str, value: float | None, least: float) -> None:
-    """Raise SoundStormError if the option was given and is less than `least`."""
-    if value is not None and value < least:
-        raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
-
-
-def require_begun(output_dir: str, stage: str, resume: bool) -> None:
-    """Raise SoundStormError if there is nothing to resume."""
-    if resume and not records.is_begun(output_dir, stage) and records.read(output_dir, stage) is None:
-        raise SoundStormError(f"--resume: no study was begun in {output_dir}; leave it out to begin one there")
 
 
 def plan_trials(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerPlan:

@@ -25,7 +25,7 @@ from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 from tune.search.failures import problem_of

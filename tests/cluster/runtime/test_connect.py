@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError
-from cluster.runtime.connect import _make_private_token, connect
+from cluster.runtime.connect import connect
+from cluster.runtime.local_ray import make_private_token
 from tests.conftest import free_port, server_process
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -271,10 +272,10 @@ def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_TOKEN")
     monkeypatch.setattr("secrets.token_hex", make)
-    _make_private_token()
+    make_private_token()
     assert seen == [False] and path.read_text() == "ab" * 32 and path.stat().st_mode & 0o777 == 0o600
     monkeypatch.setattr("secrets.token_hex", lambda _: "another")
-    _make_private_token()
+    make_private_token()
     assert path.read_text() == "ab" * 32 and list(path.parent.iterdir()) == [path]
 
 

@@ -15,7 +15,8 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.scheduling.actor_pool import Limits, Progress, Shard, ShardsResult, run_shards
+from cluster.scheduling.actor_pool import Limits, run_shards
+from cluster.scheduling.shards import Progress, Shard, ShardsResult
 from cluster.storage.os_errors import file_error
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]

@@ -19,7 +19,7 @@ from jobs.actors.sharded_output import settings_digest
 from jobs.inputs.checkpoints import checkpoint_files
 from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import FAILED
 from tests.jobs.conftest import (
     NUM_SAMPLES,

@@ -7,7 +7,7 @@ from jobs.actors.generating_time import expected_time, seconds_a_clip
 from jobs.generate import Options
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import SamplerSettings
+from soundstorm.model.config import SamplerSettings
 
 
 def test_the_time_told_is_of_one_thread_and_grows_faster_than_the_clip() -> None:

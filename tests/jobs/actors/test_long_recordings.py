@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-import jobs.tokenize
+import jobs.actors.tokenizing_pool
 from cluster import tables
 from cluster.runtime import memory
 from jobs import tokenize
@@ -52,7 +52,7 @@ def test_a_worker_that_splits_a_long_recording_holds_little_more_than_one_that_r
         write_noise(tmp_path / "data" / "a" / f"{number:02d}.wav", 0.25)
     write_noise(tmp_path / "data" / "b" / "long.wav", SHARD_SIZE * WINDOW_S)
     log = tmp_path / "peaks"
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", measured_encoder(log))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", measured_encoder(log))
     options = tokenize.Options(
         dataset="folder", data_dir=str(tmp_path / "data"), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
     )

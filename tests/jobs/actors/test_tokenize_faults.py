@@ -14,11 +14,13 @@ import pyarrow as pa
 import pytest
 import ray
 
+import jobs.actors.tokenizing_pool
 import jobs.tokenize
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import open_ledger
 from jobs import tokenize
 from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
+from jobs.actors.tokenizing_pool import with_partners
 from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.files import encode_audio
 from soundstorm.codec.files import load_codec
@@ -54,7 +56,7 @@ def dying_encoder(clip_id: str) -> type:
 def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", killing_encoder(tmp_path / "killed"))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", killing_encoder(tmp_path / "killed"))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
     )
@@ -86,7 +88,7 @@ def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
     monkeypatch: pytest.MonkeyPatch,
     command: Command,
 ) -> None:
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", ended_from_outside(tmp_path / "ended"))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", ended_from_outside(tmp_path / "ended"))
     output = tmp_path / "out"
     arguments = [
         "--dataset",
@@ -113,7 +115,7 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", dying_encoder(deadly))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", dying_encoder(deadly))
     monkeypatch.setattr(jobs.tokenize, "open_ledger", lambda: open_ledger(max_deaths=1))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
@@ -135,8 +137,8 @@ def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names
     command: Command,
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
-    monkeypatch.setattr(jobs.tokenize, "ShardEncoder", dying_encoder(deadly))
-    monkeypatch.setattr(jobs.tokenize, "MAX_SHARD_RETRIES", 1)
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", dying_encoder(deadly))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "MAX_SHARD_RETRIES", 1)
     output = tmp_path / "out"
     arguments = (
         "--dataset",
@@ -228,7 +230,7 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
 ) -> None:
     weights, ledger = tiny_codec.read_bytes(), open_ledger()
     clips = open_dataset("synthetic", str(mixed_dataset.folder)).clips
-    row = {"shard": 0, "clips": to_ipc(tokenize.with_partners(clips, 0))}
+    row = {"shard": 0, "clips": to_ipc(with_partners(clips, 0))}
     reading = {"max_duration_s": 30.0, "ledger": ledger, "limit_s": 600.0}
     [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
     for name, given in (("by itself", row), ("by a task", decoded)):

@@ -34,7 +34,8 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.model.code_vectors import code_vectors
-from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.config import ModelConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import PREDICTIONS, TOKENS, codes_to_lists
 from soundstorm.serialization.provenance import MISSING, Role, TrainedOn, as_parent

@@ -12,7 +12,7 @@ from soundstorm.classification.token_classifier import Origin, save_token_classi
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from tests.conftest import shape_of
 
 

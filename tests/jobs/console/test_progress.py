@@ -11,7 +11,7 @@ import pytest
 import ray
 import requests
 
-from cluster.scheduling.actor_pool import Progress
+from cluster.scheduling.shards import Progress
 from jobs.console import progress as progress_module
 from jobs.console.progress import duration, progress
 from jobs.training.training_log import Row, TrainingLog

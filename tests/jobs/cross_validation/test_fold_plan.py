@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from cluster import storage
-from jobs.cross_validate import Options, stages_of
+from jobs.cross_validate import stages_of
 from jobs.cross_validation.fold_plan import FoldPlan, Settings, Start, describe, plan_fold, synthetic_start
+from jobs.cross_validation.options import Options
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Test
-from soundstorm.serialization.provenance import MISSING, NUM_FOLDS, Provenance, TrainedOn, recordings_of
+from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
+from soundstorm.serialization.recordings import NUM_FOLDS, recordings_of
 
 
 def esc10_without(fold: int) -> TrainedOn:

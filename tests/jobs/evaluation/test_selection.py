@@ -11,7 +11,8 @@ from jobs.inputs.clips import Clip
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Role, Source
-from soundstorm.serialization.provenance import NUM_FOLDS, TrainedOn, recordings_of
+from soundstorm.serialization.provenance import TrainedOn
+from soundstorm.serialization.recordings import NUM_FOLDS, recordings_of
 
 FOLDS = 5
 

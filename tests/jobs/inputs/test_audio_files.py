@@ -16,7 +16,7 @@ from jobs.inputs.recordings import pcm16
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.data.clip_windows import Window
 from soundstorm.schemas import Reason
-from soundstorm.serialization.provenance import content_of
+from soundstorm.serialization.recordings import content_of
 
 
 def of_training(uri: str) -> str:

@@ -28,7 +28,8 @@ from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import load_checkpoint, load_training_state, save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.config import ModelConfig, SamplerSettings
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CLIPS, REJECTED, SAMPLES, TOKENS, Reason, codes_to_lists
 from tests.jobs.conftest import noise, wav

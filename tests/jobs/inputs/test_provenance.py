@@ -17,7 +17,8 @@ from soundstorm.classification.cnn import AudioClassifier, save_classifier
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Learned, judge
-from soundstorm.serialization.provenance import MISSING, Parent, Role, TrainedOn, content_of, recordings_of
+from soundstorm.serialization.provenance import MISSING, Parent, Role, TrainedOn
+from soundstorm.serialization.recordings import content_of, recordings_of
 
 test_of.__test__ = False  # type: ignore[attr-defined]
 

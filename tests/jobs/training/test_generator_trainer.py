@@ -13,8 +13,8 @@ from jobs.training.batches import dealt_batches, steps_per_epoch
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids, log_counts
-from soundstorm.model.initialization import weights_for_categories
-from soundstorm.model.presets import ModelConfig, TrainingConfig
+from soundstorm.model.config import ModelConfig, TrainingConfig
+from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.soundstorm import SoundStorm
 from tests.jobs.test_train_job import pattern
 

@@ -15,7 +15,7 @@ from soundstorm.classification.token_network import ReadoutConfig, TokenClassifi
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import latent_dim
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.serialization.bundled import packaged
 from tests.conftest import shape_of
 

@@ -26,7 +26,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import code_vectors, latent_dim, start_embeddings
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 from tests.conftest import shape_of
 

@@ -17,7 +17,7 @@ from soundstorm.classification.token_training import PRESETS, TokenClassifierTra
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import ModelConfig
+from soundstorm.model.config import ModelConfig
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
 SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3, precision="fp32")

@@ -11,8 +11,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation import level_decoding
 from soundstorm.generation.decoding import DecodingStep, SamplerSettings, continuation, generate_codes
 from soundstorm.generation.sampling import annealing, filtered_probability, most_confident
+from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import num_still_masked
-from soundstorm.model.presets import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 
 CONFIG = ModelConfig(width=32, depth=1, heads=2, ff_mult=2, num_levels=4, codebook_size=20, num_classes=3)

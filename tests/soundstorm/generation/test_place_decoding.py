@@ -6,9 +6,9 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import DecodingStep, continuation, generate_codes
+from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings
 
 CONFIG = ModelConfig(
     width=32, depth=1, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=3,

@@ -13,8 +13,8 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.centroids import Centroids, entropy_of_counts, log_counts
 from soundstorm.model.checkpoints import load_checkpoint, pack_checkpoint, save_checkpoint
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import CodecFingerprint
 

@@ -16,7 +16,8 @@ import torch
 from soundstorm.errors import SoundStormError
 from soundstorm.model import checkpoints
 from soundstorm.model.checkpoints import load_checkpoint, load_training_state, pack_checkpoint, save_checkpoint
-from soundstorm.model.presets import ModelConfig, SamplerSettings, preset
+from soundstorm.model.config import ModelConfig, SamplerSettings
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
 from soundstorm.schemas import CodecFingerprint

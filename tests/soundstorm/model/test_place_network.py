@@ -9,9 +9,9 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.training.batches import PADDING, Batch, collate
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step

@@ -8,8 +8,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from soundstorm.errors import SoundStormError
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import make_generator
-from soundstorm.model.presets import PRESETS, ModelConfig, SamplerSettings, TrainingConfig, preset
+from soundstorm.model.presets import PRESETS, preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.training.batches import PADDING, collate
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation, generate_codes
 from soundstorm.model.centroids import Centroids
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.presets import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.timbre import MOST_ENTRIES, Timbre, clip_features, num_entries, timbre_weights
 from soundstorm.training.batches import collate
 from soundstorm.training.place_step import training_timbre

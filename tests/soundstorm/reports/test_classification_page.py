@@ -16,7 +16,7 @@ import pytest
 from soundstorm.classification.accuracy import classify_predictions, compare
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
 from soundstorm.reports.classification_page import ClassificationData, Compared, FoldNote, render_classification
-from soundstorm.reports.figures import DARK, LIGHT
+from soundstorm.reports.style import DARK, LIGHT
 from soundstorm.schemas import PREDICTIONS
 
 XSS = "<img src=x onerror=window.hacked=1>"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from soundstorm.evaluation.closeness_result import Confusion
 from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
-from soundstorm.reports.figures import DARK, LIGHT, Theme
+from soundstorm.reports.style import DARK, LIGHT, Theme
 from soundstorm.schemas import Source
 
 

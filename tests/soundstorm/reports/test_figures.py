@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from soundstorm.evaluation.acoustic import CLIP_METRICS
-from soundstorm.reports import figures
-from soundstorm.reports.figures import DARK, LIGHT, Clip, Scale, Theme
+from soundstorm.reports import curves, spectrograms
+from soundstorm.reports.spectrograms import Clip, Scale
+from soundstorm.reports.style import DARK, DOTS_PER_INCH, LIGHT, Theme
 from soundstorm.schemas import Source
 
 RATE = 24000
@@ -57,25 +58,25 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("frequency_hz", [100, 1000, 6000])
 def test_a_full_scale_tone_is_near_0_db_in_its_own_mel_band(frequency_hz: float) -> None:
-    level_db = figures.log_mel_db(tone(frequency_hz), RATE)
-    assert level_db.shape == (figures.NUM_MELS, 1 + RATE // figures.SPECTROGRAM_HOP)
+    level_db = spectrograms.log_mel_db(tone(frequency_hz), RATE)
+    assert level_db.shape == (spectrograms.NUM_MELS, 1 + RATE // spectrograms.SPECTROGRAM_HOP)
     middle = level_db[:, 40]
     top_mel = 2595 * np.log10(1 + 12000 / 700)
-    band = 2595 * np.log10(1 + frequency_hz / 700) / top_mel * (figures.NUM_MELS + 1) - 1
+    band = 2595 * np.log10(1 + frequency_hz / 700) / top_mel * (spectrograms.NUM_MELS + 1) - 1
     assert abs(int(middle.argmax()) - band) <= 1
     assert middle.max() == pytest.approx(0, abs=4)
 
 
 def test_silence_is_at_the_floor_and_every_band_hears_noise() -> None:
-    assert np.all(figures.log_mel_db(np.zeros(5000), RATE) == -140)
-    noise_db = figures.log_mel_db(np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
+    assert np.all(spectrograms.log_mel_db(np.zeros(5000), RATE) == -140)
+    noise_db = spectrograms.log_mel_db(np.random.default_rng(0).normal(0, 0.1, RATE), RATE)
     assert noise_db.mean(axis=1).min() > -70
 
 
 def test_a_panel_shows_a_low_tone_below_a_high_one() -> None:
     rows = []
     for frequency_hz in (300, 5000):
-        image = pixels(figures.clip_panel(Clip(tone(frequency_hz, amplitude=0.5), RATE), LIGHT)).astype(int)
+        image = pixels(spectrograms.clip_panel(Clip(tone(frequency_hz, amplitude=0.5), RATE), LIGHT)).astype(int)
         bright = (
             (image[..., 0] > 240)
             & (image[..., 1] > 200)
@@ -88,20 +89,20 @@ def test_a_panel_shows_a_low_tone_below_a_high_one() -> None:
 
 
 def test_silence_is_drawn_as_a_flat_line_over_black() -> None:
-    image = pixels(figures.clip_panel(Clip(np.zeros(RATE), RATE), LIGHT))
+    image = pixels(spectrograms.clip_panel(Clip(np.zeros(RATE), RATE), LIGHT))
     assert np.mean((image[..., :3].max(axis=-1) < 12) & (image[..., 3] > 200)) > 0.35
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 300, 1200])
 def test_clips_of_a_few_samples_can_be_drawn(num_samples: int) -> None:
-    assert pixels(figures.clip_panel(Clip(np.full(num_samples, 0.5), RATE), LIGHT)).shape == (416, 608, 4)
+    assert pixels(spectrograms.clip_panel(Clip(np.full(num_samples, 0.5), RATE), LIGHT)).shape == (416, 608, 4)
 
 
 def test_clips_side_by_side_share_their_axes() -> None:
     loud, short = Clip(tone(1000, 2.0, 0.9), RATE), Clip(tone(1000, 1.0, 0.1), RATE)
     scale = Scale.of([loud, short])
     assert (scale.duration_s, scale.peak) == (2.0, pytest.approx(0.9))
-    alone, beside = (figures.clip_panel(short, LIGHT, Source.REAL, chosen) for chosen in (None, scale))
+    alone, beside = (spectrograms.clip_panel(short, LIGHT, Source.REAL, chosen) for chosen in (None, scale))
     blue = LIGHT.sources[Source.REAL]
     assert share_near(beside, blue) < 0.3 * share_near(alone, blue)
 
@@ -109,14 +110,14 @@ def test_clips_side_by_side_share_their_axes() -> None:
 def test_the_waveform_has_the_colour_of_its_source_and_the_ground_is_transparent() -> None:
     for theme in (LIGHT, DARK):
         for source in Source:
-            png = figures.clip_panel(Clip(tone(440), RATE), theme, source)
+            png = spectrograms.clip_panel(Clip(tone(440), RATE), theme, source)
             assert share_near(png, theme.sources[source]) > 0.1
             assert pixels(png)[0, 0, 3] == 0
 
 
 def test_panels_are_small_files() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE)
-    assert len(figures.clip_panel(Clip(noise, RATE), LIGHT)) < 60_000
+    assert len(spectrograms.clip_panel(Clip(noise, RATE), LIGHT)) < 60_000
 
 
 def test_a_grid_has_a_row_a_class_and_a_column_a_source() -> None:
@@ -124,21 +125,21 @@ def test_a_grid_has_a_row_a_class_and_a_column_a_source() -> None:
         "low": {source: Clip(tone(300), RATE) for source in Source},
         "high $\\frac$ <b>": {Source.GENERATED: Clip(tone(5000), RATE)},
     }
-    one = pixels(figures.spectrogram_grid({"low": rows["low"]}, LIGHT))
-    two = pixels(figures.spectrogram_grid(rows, LIGHT))
+    one = pixels(spectrograms.spectrogram_grid({"low": rows["low"]}, LIGHT))
+    two = pixels(spectrograms.spectrogram_grid(rows, LIGHT))
     assert two.shape[1] == one.shape[1]
-    assert two.shape[0] - one.shape[0] == pytest.approx(0.8 * figures.DOTS_PER_INCH, abs=2)
+    assert two.shape[0] - one.shape[0] == pytest.approx(0.8 * DOTS_PER_INCH, abs=2)
     lower_left, lower_right = two[one.shape[0] + 20 : -20, 250:500], two[one.shape[0] + 20 : -20, -300:-60]
     assert lower_left[..., 3].max() == 0
     assert lower_right[..., 3].min() == 255
     with pytest.raises(ValueError, match="at least one class"):
-        figures.spectrogram_grid({}, LIGHT)
+        spectrograms.spectrogram_grid({}, LIGHT)
 
 
 def test_a_distribution_shows_the_sources_that_are_there() -> None:
     rng = np.random.default_rng(0)
     values = {Source.REAL: rng.normal(2000, 100, 80), Source.GENERATED: rng.normal(4000, 100, 90)}
-    png = figures.metric_distribution(values, CLIP_METRICS[4], LIGHT)
+    png = curves.metric_distribution(values, CLIP_METRICS[4], LIGHT)
     assert share_near(png, LIGHT.sources[Source.REAL]) > 0.001
     assert share_near(png, LIGHT.sources[Source.GENERATED]) > 0.001
     assert share_near(png, LIGHT.sources[Source.RESYNTHESIZED]) == 0
@@ -152,7 +153,7 @@ def test_a_distribution_shows_the_sources_that_are_there() -> None:
 
 @pytest.mark.parametrize("values", [[3.0], [0.0, 0.0], [200.0] * 5, [-1e9, 1e9], [5e-324, 0.0]])
 def test_distributions_of_odd_values_can_be_drawn(values: list[float]) -> None:
-    png = figures.metric_distribution(
+    png = curves.metric_distribution(
         {Source.REAL: np.array(values), Source.GENERATED: np.array([])}, CLIP_METRICS[0], DARK
     )
     assert share_near(png, DARK.sources[Source.REAL]) > 0
@@ -160,7 +161,7 @@ def test_distributions_of_odd_values_can_be_drawn(values: list[float]) -> None:
 
 def test_a_distribution_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="snr_db: no values"):
-        figures.metric_distribution({}, CLIP_METRICS[0], LIGHT)
+        curves.metric_distribution({}, CLIP_METRICS[0], LIGHT)
 
 
 def test_training_curves_read_the_text_of_a_csv_and_leave_gaps() -> None:
@@ -168,10 +169,10 @@ def test_training_curves_read_the_text_of_a_csv_and_leave_gaps() -> None:
         {"epoch": str(i), "train_loss": f"{6 / i:.3f}", "val_loss": "" if i % 2 else f"{7 / i:.3f}", "lr": "nan"}
         for i in range(1, 9)
     ]
-    png = figures.training_curves(rows, LIGHT)
+    png = curves.training_curves(rows, LIGHT)
     assert share_near(png, LIGHT.sources[Source.REAL]) > 0.001
     assert share_near(png, LIGHT.sources[Source.RESYNTHESIZED]) > 0.0005
-    only_training = figures.training_curves([{"step": 10, "train_loss": 3.0, "lr": 1e-4}], LIGHT)
+    only_training = curves.training_curves([{"step": 10, "train_loss": 3.0, "lr": 1e-4}], LIGHT)
     assert share_near(only_training, LIGHT.sources[Source.RESYNTHESIZED]) == 0
 
 
@@ -180,14 +181,14 @@ def test_training_curves_read_the_text_of_a_csv_and_leave_gaps() -> None:
 )
 def test_a_log_without_losses_is_refused(rows: list[dict[str, object]]) -> None:
     with pytest.raises(ValueError, match="'train_loss' or 'val_loss'"):
-        figures.training_curves(rows, LIGHT)
+        curves.training_curves(rows, LIGHT)
 
 
 def test_threads_draw_what_one_thread_draws() -> None:
     clips = [tone(200 * (i + 1), 0.3) for i in range(4)]
 
     def draw(x: np.ndarray) -> bytes:
-        return figures.clip_panel(Clip(x, RATE), LIGHT)
+        return spectrograms.clip_panel(Clip(x, RATE), LIGHT)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(draw, clips)) == [draw(x) for x in clips]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from soundstorm.evaluation.pareto import iterations_curve, where_more_stops_paying
-from soundstorm.reports.figures import DARK, LIGHT
 from soundstorm.reports.study_figures import (
     front_picture,
     importance_bars,
@@ -18,6 +17,7 @@ from soundstorm.reports.study_figures import (
     trial_curves,
 )
 from soundstorm.reports.study_page import Cost, Curve, StudyData, render_study, stop_text
+from soundstorm.reports.style import DARK, LIGHT
 
 PNG = b"\x89PNG"
 ROWS: list[dict[str, Any]] = [

@@ -26,26 +26,23 @@ from soundstorm.model.checkpoints import (
     save_checkpoint,
 )
 from soundstorm.model.code_vectors import latent_dim
-from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.config import ModelConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.serialization.bundled import packaged
 from soundstorm.serialization.leakage import Learned, Test, judge
 from soundstorm.serialization.provenance import (
-    MAX_CONTENTS,
     MISSING,
-    NUM_FOLDS,
     Provenance,
     Role,
     TrainedOn,
     Unknown,
     agreeing,
     as_parent,
-    content_of,
-    digest_of,
     parse_provenance,
     provenance_of_weights,
-    recordings_of,
 )
+from soundstorm.serialization.recordings import MAX_CONTENTS, NUM_FOLDS, content_of, digest_of, recordings_of
 from tests.conftest import shape_of, write_small_codec
 
 CLIPS_PER_FOLD = 4

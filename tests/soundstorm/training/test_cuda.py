@@ -19,7 +19,8 @@ from soundstorm.codec.files import load_codec
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import Checkpoint, load_checkpoint
 from soundstorm.model.code_vectors import latent_dim
-from soundstorm.model.presets import ModelConfig, preset
+from soundstorm.model.config import ModelConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
 from soundstorm.serialization.bundled import packaged

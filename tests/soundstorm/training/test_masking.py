@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from soundstorm.model.config import TrainingConfig
 from soundstorm.model.mask_schedule import cosine_share, num_still_masked
-from soundstorm.model.presets import TrainingConfig, preset
+from soundstorm.model.presets import preset
 from soundstorm.training.batches import PADDING
 from soundstorm.training.masking import MaskedBatch, level_shares, training_masks
 

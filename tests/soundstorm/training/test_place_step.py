@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundstorm.model.presets import TrainingConfig
+from soundstorm.model.config import TrainingConfig
 from soundstorm.training.batches import Batch, collate
 from soundstorm.training.place_step import MaskedPlaces, place_losses, training_places
 

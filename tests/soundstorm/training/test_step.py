@@ -10,7 +10,8 @@ from torch import nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import SamplerSettings, continuation, generate_codes
-from soundstorm.model.presets import ModelConfig, TrainingConfig, preset
+from soundstorm.model.config import ModelConfig, TrainingConfig
+from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast, uses_bf16

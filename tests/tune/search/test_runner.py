@@ -8,7 +8,8 @@ from typing import Any
 from ray import tune
 
 from jobs.training.ray_trainer import WorkerPlan
-from tune.search.runner import RESTARTS, WORST, Search, StudyOptions, _optuna, run_search
+from tune.search.options import StudyOptions
+from tune.search.runner import RESTARTS, WORST, Search, _optuna, run_search
 from tune.search.space import Choice, Range
 from tune.search.trial_journal import Ended, Point
 

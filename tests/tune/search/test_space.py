@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.model.presets import PRESETS, SamplerSettings, preset
+from soundstorm.model.config import SamplerSettings
+from soundstorm.model.presets import PRESETS, preset
 from tune.decoding.trial import sampler_of, setting_names
 from tune.search.space import Choice, Range, Space, check_space, load_space
+from tune.training.beginning import default_space
 from tune.training.trial import MODEL_NAMES, TRAINING_NAMES, applied
-from tune.training_study import default_space
 
 
 def check(space: Space) -> None:

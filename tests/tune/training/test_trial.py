@@ -11,7 +11,8 @@ from jobs.inputs.tokens import open_tokens
 from jobs.training.generator_loop import network_for
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint
-from soundstorm.model.presets import ModelConfig, TrainingConfig, preset
+from soundstorm.model.config import ModelConfig, TrainingConfig
+from soundstorm.model.presets import preset
 from tune.search.failures import problem_of
 from tune.search.runner import WORST
 from tune.search.trial_journal import Ended, Journal

@@ -1,0 +1,155 @@
+"""The pool of codec actors behind `tokenize`: Ray Data has them do shards of clips; for actors with GPUs, CPU tasks
+read and decode ahead."""
+
+import re
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+
+from cluster import storage, tables
+from cluster.runtime.connect import ClusterInfo
+from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
+from cluster.scheduling.attempt_tracker import ANSWER_S
+from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
+from jobs.console.progress import Counter
+from soundstorm.data.views import RECORDED, choose_partner
+
+MAX_SHARD_RETRIES = 20
+"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six
+deadly clips in it."""
+HANG_S = 1800.0
+"""A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
+MAX_NAMED = 5
+"""Clips named in an error."""
+MAX_ERROR_CHARACTERS = 300
+
+
+@dataclass(kw_only=True, frozen=True)
+class TokenizingPool:
+    """What all shards have in common."""
+
+    output_dir: str
+    clips: pa.Table
+    """Of all shards, schema CLIPS."""
+    shard_size: int
+    """Clips per shard."""
+    views: int
+    """Augmented views of each clip to tokenize beside the recording."""
+    weights: bytes
+    """Of the codec."""
+    metadata: dict[str, str]
+    """Of the tables of tokens."""
+    max_duration_s: float
+    """What a recording holds beyond is cut off."""
+    num_actors: int | None
+    """At most; None: as many as there is room for."""
+
+    def missing(self) -> list[int]:
+        """Shards that have no table of tokens yet."""
+        return missing_shards(self.output_dir, self.clips.num_rows, self.shard_size)
+
+    def num_done(self, todo: list[int]) -> int:
+        """Clips of the shards that are not in `todo`."""
+        return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
+
+    def work(self, todo: list[int], info: ClusterInfo, ledger: Any, counter: Counter) -> None:
+        """Have Ray Data do the shards in `todo`, and keep watch over it; `ledger` counts their attempts."""
+        shards = self._plan(todo, info, ledger)
+        rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
+
+        def work() -> None:
+            for row in shards.iter_rows():
+                rows.put(row)
+
+        def show() -> None:
+            while not rows.empty():
+                row = rows.get()
+                counter.advance(row["clips"], row["rejected"])
+
+        worker = {"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}
+        watch(work, Vigil(ledger=ledger, worker=worker, storage_uri=self.output_dir, limits=limits_here()), show)
+
+    def _plan(self, todo: list[int], info: ClusterInfo, ledger: Any) -> ray.data.Dataset:
+        quiet_ray_data(watched=True)
+        planned = with_partners(self.clips, self.views)
+        rows = [{"shard": shard, "clips": to_ipc(self._of_shard(planned, shard))} for shard in todo]
+        room = int(info.num_gpus) or max(1, int(info.num_cpus))
+        limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
+        shards = ray.data.from_items(rows, override_num_blocks=len(rows))
+        # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their
+        # number
+        if info.num_gpus:
+            reading = {"max_duration_s": self.max_duration_s, "ledger": ledger, "limit_s": limit_s}
+            with bounded_retries():
+                shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
+        with bounded_retries():
+            return shards.map(
+                ShardEncoder,
+                fn_constructor_args=(
+                    ray.put(self.weights),
+                    storage.absolute(self.output_dir),
+                    self.metadata,
+                    self.max_duration_s,
+                    bool(info.num_gpus),
+                    ledger,
+                    limit_s,
+                ),
+                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or room, room, len(todo))),
+                num_cpus=1,
+                num_gpus=1 if info.num_gpus else 0,
+                max_task_retries=MAX_SHARD_RETRIES,
+            )
+
+    def _of_shard(self, clips: pa.Table, shard: int) -> pa.Table:
+        return clips.slice(shard * self.shard_size, self.shard_size)
+
+
+def missing_shards(output_dir: str, num_clips: int, shard_size: int) -> list[int]:
+    """Shards that have no table of tokens in `output_dir` yet."""
+    folder = storage.join(output_dir, "tokens")
+    there = {entry.uri for entry in storage.list_objects(folder, ".parquet")}
+    return [shard for shard in range(-(-num_clips // shard_size)) if tables.part_uri(folder, shard) not in there]
+
+
+def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
+    """Clips (schema CLIPS) with the recordings that their views are mixed with, which are of their class and fold:
+    schema PLANNED_CLIPS."""
+    rows = clips.select(["clip_id", "fold", "label", "uri"]).to_pylist()
+    groups: dict[tuple[int, int], list[str]] = {}
+    for row in sorted(rows, key=lambda row: row["clip_id"]):
+        groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
+    uris: dict[str | None, str] = {row["clip_id"]: row["uri"] for row in rows}
+    partners = [
+        [
+            uris.get(choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]]))
+            for view in range(RECORDED + 1, num_views + 1)
+        ]
+        for row in rows
+    ]
+    return pa.table([*clips.columns, pa.array(partners, PLANNED_CLIPS.field("partners").type)], schema=PLANNED_CLIPS)
+
+
+def was_killed(error: RayError) -> bool:
+    """Whether an actor was ended from outside, and not by the shard that it worked on."""
+    return isinstance(error, RayActorError) and "ray.kill" in str(error)
+
+
+def cause_of(error: RayError, ledger: Any) -> str:
+    """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's
+    own is the cause."""
+    if was_killed(error):
+        return "a codec actor was ended from outside, with ray.kill"
+    if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
+        shard, clips = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""
+        return (
+            f"workers died {MAX_SHARD_RETRIES + 1} times at the same shard ('{shard}'{named}); more memory may "
+            "help, or a smaller --shard-size"
+        )
+    errors = re.findall(r"^(?!ray\.)[\w.]+: (.+)$", str(error), re.MULTILINE)
+    return str(errors[-1] if errors else type(error).__name__)[:MAX_ERROR_CHARACTERS]

@@ -1,0 +1,61 @@
+"""Options that all studies have in common."""
+
+import importlib.util
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from cluster.tables import stage_record as records
+from soundstorm.errors import SoundStormError
+
+TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
+"""Extra of the package, and module that it brings, by the value of --log-to."""
+
+
+@dataclass(kw_only=True)
+class StudyOptions:
+    """What all studies have in common."""
+
+    num_trials: int = 12
+    """Settings to try."""
+    max_concurrent: int | None = None
+    """Trials at a time; default: one per GPU of the cluster, or one per CPU where there is none."""
+    seed: int = 0
+    """Seed of the search; of every trial's training too, and the first of the seeds that clips are generated with."""
+    space: str | None = None
+    """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the
+    preset's."""
+    log_to: Literal["mlflow", "wandb"] | None = None
+    """Send trials to MLflow or Weights & Biases too, as their own environment variables say; TensorBoard's files are
+    always written."""
+    resume: bool = False
+    """Go on with a study, which must be there. The same command without this does so too, where there is one."""
+    overwrite: bool = False
+    """Start afresh: delete what earlier runs left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    least_trials: ClassVar[int] = 1
+    """Of a study of this kind; no option."""
+
+    def __post_init__(self) -> None:
+        require_least("num_trials", self.num_trials, self.least_trials)
+        require_least("max_concurrent", self.max_concurrent, 1)
+        require_least("seed", self.seed, 0)
+        if self.resume and self.overwrite:
+            raise SoundStormError("--resume goes on with a study and --overwrite deletes it: give one of the two")
+        if self.log_to is not None and importlib.util.find_spec(TRACKERS[self.log_to]) is None:
+            raise SoundStormError(
+                f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'"
+            )
+
+
+def require_least(option: str, value: float | None, least: float) -> None:
+    """Raise SoundStormError if the option was given and is less than `least`."""
+    if value is not None and value < least:
+        raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
+
+
+def require_begun(output_dir: str, stage: str, resume: bool) -> None:
+    """Raise SoundStormError if there is nothing to resume."""
+    if resume and not records.is_begun(output_dir, stage) and records.read(output_dir, stage) is None:
+        raise SoundStormError(f"--resume: no study was begun in {output_dir}; leave it out to begin one there")
