@@ -25,6 +25,7 @@ from jobs.actors.sharded_output import Plan, actor_resources, complete, settings
 from jobs.console.command import console, leave, start
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
+from jobs.evaluation.earlier_tables import require_measured
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.selection import Item, Model, Scope, choose_items, choose_model, choose_scope
@@ -39,7 +40,6 @@ from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import summarize
-from soundstorm.evaluation.tables import require_measured
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
