@@ -31,7 +31,7 @@ from jobs.console.command import console, leave, start
 from jobs.console.progress import duration
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
-from jobs.inputs.datasets import DatasetOptions, folds_record, open_and_tell
+from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_tell
 from jobs.inputs.recordings import MAX_DURATION_S
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
@@ -61,6 +61,8 @@ class Options(DatasetOptions):
     """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as
     they are but for the last layers; scratch from random ones; codec (soundstorm only) from random ones too, but it
     hears codes by the codec's vectors for them. The cnn is always trained from scratch."""
+    clips: str | None = None
+    """Text file, path or URI, with one clip id or file name a line: cnn and ast use only these. Default: all."""
     tokens: str | None = None
     """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and
     --data-dir: its recordings are read where they were when they were tokenized."""
@@ -152,9 +154,10 @@ class Options(DatasetOptions):
                     f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for "
                     f"{self.model}"
                 )
-        if self.model == "soundstorm" and self.strict_folds:
+        if self.model == "soundstorm" and (self.strict_folds or self.clips is not None):
+            option = "--strict-folds" if self.strict_folds else "--clips"
             raise SoundStormError(
-                "--strict-folds with --tokens: which clips there are is decided by `tokenize`, give it to that"
+                f"{option} with --tokens: which clips there are is decided by `tokenize`, give it to that"
             )
         if self.model == "soundstorm" and self.batch_size == 1:
             raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
@@ -168,7 +171,7 @@ class Options(DatasetOptions):
 def run(options: Options) -> dict[str, Any]:
     """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy
     on the test fold."""
-    index = None if options.model == "soundstorm" else open_and_tell(options)
+    index = None if options.model == "soundstorm" else only_listed(open_and_tell(options), options.clips)
     recipe = _recipe(options, index)
     settings = {
         "dataset": recipe.dataset,
