@@ -30,7 +30,7 @@ import tyro
 from fresh_views import ViewPool
 from rich.console import Console
 from rich.table import Table
-from substitution import KEPT_LEVELS, Outcome, as_table, playable_pcm, substitute
+from substitution import as_table, substitute
 
 from cluster import storage
 from jobs.inputs.audio_files import load_clip
@@ -41,6 +41,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
 from soundstorm.evaluation.distances import kernel_distance
+from soundstorm.evaluation.substitution import Substitution, playable_pcm
 from soundstorm.evaluation.summary import compare
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.centroids import entropy_of_counts, log_counts
@@ -478,16 +479,17 @@ def finish(trial: Trial, classifier: TrainedClassifier | None) -> None:
         if options.substitution_clips:
             chosen = spread(validation, options.substitution_clips)
             chosen_labels = [validation.labels[index] for index in chosen]
-            lines: list[Outcome] = substitute(
-                model,
-                trial.codec,
-                trial.sampler,
-                classifier,
+            lines = substitute(
+                Substitution(
+                    model=model,
+                    settings=trial.sampler,
+                    codec=trial.codec,
+                    classifier=classifier,
+                    seed=options.seed,
+                ),
                 [validation.pcms[index] for index in chosen],
                 chosen_labels,
                 [validation.categories[label] for label in chosen_labels],
-                levels=KEPT_LEVELS,
-                seed=options.seed,
             )
             console.print(as_table(lines))
             figures["substitution"] = [asdict(line) for line in lines]

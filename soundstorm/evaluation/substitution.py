@@ -1,0 +1,170 @@
+"""Where a generator loses: true codes of the first N levels of recordings, the others by the generator or by noise,
+named by a classifier.
+
+What all true codes are named as is the most that any generator of this codec can reach; what the generator makes of N
+true levels says what it loses above them. "Noise" are codes drawn by how often each occurs at its level in the
+recordings; "left out" is what the codec makes of the first N levels alone.
+
+Legend: B batch, Q levels, T frames of codes, N samples.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import torch
+
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.codec.codec import Codec
+from soundstorm.codec.quality import log_mel_distance
+from soundstorm.evaluation.features import Classifier
+from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.generators import GeneratorNetwork
+from soundstorm.model.presets import SamplerSettings
+from soundstorm.optimization.precision import uses_bf16
+
+KEPT_LEVELS = (0, 1, 2, 4, 8)
+"""True levels that are tried."""
+BATCH = 10
+PEAK = 0.999
+
+
+class Rest(StrEnum):
+    """What makes the levels that are not true."""
+
+    RECORDING = "recording"
+    """Nothing: the recordings themselves, which did not go through the codec."""
+    CODEC = "codec"
+    """Nothing: all codes are true."""
+    GENERATOR = "generator"
+    LEFT_OUT = "left out"
+    NOISE = "noise"
+
+
+@dataclass(kw_only=True, frozen=True)
+class Case:
+    """What is put in place of the recordings' codes."""
+
+    kept: int
+    """Levels whose codes are true."""
+    rest: Rest
+
+
+@dataclass(kw_only=True, frozen=True)
+class Outcome:
+    """One line of the table."""
+
+    case: Case
+    named: float | None
+    """Share of the clips named as the recording's class; None where the classifier does not know the classes."""
+    log_mel: float
+    """Mean log-mel distance from the recordings, nats."""
+    clips: int
+
+
+def cases(num_levels: int, generated: int, kept_levels: Sequence[int] = KEPT_LEVELS) -> list[Case]:
+    """The lines of the table, in order.
+
+    Args:
+        num_levels: of the codec.
+        generated: levels that the generator makes, the first; above them the codec's own noise stands for the rest.
+        kept_levels: numbers of true levels that are tried; those above the codec's are left out.
+    """
+    found = [Case(kept=num_levels, rest=Rest.RECORDING), Case(kept=num_levels, rest=Rest.CODEC)]
+    for kept in sorted({kept for kept in kept_levels if kept < num_levels}):
+        if kept < generated:
+            found.append(Case(kept=kept, rest=Rest.GENERATOR))
+        if kept > 0:
+            found.append(Case(kept=kept, rest=Rest.LEFT_OUT))
+        found.append(Case(kept=kept, rest=Rest.NOISE))
+    return found
+
+
+@dataclass(kw_only=True, frozen=True)
+class Substitution:
+    """What the table is made with."""
+
+    model: GeneratorNetwork
+    settings: SamplerSettings
+    codec: Codec
+    """Of the generator."""
+    classifier: Classifier
+    seed: int = 0
+    """Of the samples and the noise."""
+
+    def outcome(
+        self, case: Case, pcms: Sequence[np.ndarray], labels: Sequence[int], categories: Sequence[str]
+    ) -> Outcome:
+        """One line of the table.
+
+        Args:
+            case: the line.
+            pcms: recordings, int16 (N,) at 24 kHz.
+            labels: class of each, of the generator's.
+            categories: the same by name.
+        """
+        made = pcms if case.rest == Rest.RECORDING else self._sounds(case, pcms, labels)
+        named = None
+        if set(categories) <= set(self.classifier.categories):
+            heard = [self.classifier.categories[index] for index in self.classifier.predict(made).argmax(1)]
+            named = float(np.mean([a == b for a, b in zip(heard, categories, strict=True)]))
+        distances = [
+            log_mel_distance(from_pcm16(one), from_pcm16(other), SAMPLE_RATE)
+            for one, other in zip(pcms, made, strict=True)
+        ]
+        return Outcome(case=case, named=named, log_mel=float(np.mean(distances)), clips=len(made))
+
+    def _sounds(self, case: Case, pcms: Sequence[np.ndarray], labels: Sequence[int]) -> list[np.ndarray]:
+        codes = self.codec.encode_clips([from_pcm16(pcm) for pcm in pcms])
+        if case.rest == Rest.GENERATOR:
+            codes = self._by_generator(codes, labels, case.kept)
+        elif case.rest == Rest.LEFT_OUT:
+            codes = [codes_QT[: case.kept] for codes_QT in codes]
+        elif case.rest == Rest.NOISE:
+            codes = by_noise(codes, case.kept, self.seed)
+        seeds = [self.seed + index for index in range(len(codes))]
+        waveforms = self.codec.decode_clips([codes_QT.astype(np.uint16) for codes_QT in codes], seeds)
+        return [playable_pcm(wave, len(pcm)) for wave, pcm in zip(waveforms, pcms, strict=True)]
+
+    def _by_generator(self, codes: Sequence[np.ndarray], labels: Sequence[int], kept: int) -> list[np.ndarray]:
+        """Codes of the generator's levels, the first `kept` of them true and the rest drawn."""
+        levels = self.model.config.num_levels
+        made: list[np.ndarray] = []
+        for first in range(0, len(codes), BATCH):
+            part = [codes_QT[:levels].astype(np.int64) for codes_QT in codes[first : first + BATCH]]
+            lengths = [codes_QT.shape[1] for codes_QT in part]
+            known_BQT = torch.zeros(len(part), levels, max(lengths), dtype=torch.int64)
+            for row_QT, codes_QT in zip(known_BQT, part, strict=True):
+                row_QT[:, : codes_QT.shape[1]] = torch.from_numpy(codes_QT)
+            is_known_BQT = (torch.arange(levels) < kept)[None, :, None].expand_as(known_BQT)
+            drawn = generate_codes(
+                self.model,
+                torch.tensor(labels[first : first + BATCH]),
+                lengths,
+                self.settings,
+                [(self.seed << 32) + first + index for index in range(len(part))],
+                known_BQT=known_BQT,
+                known_mask_BQT=is_known_BQT,
+                bf16=uses_bf16(self.model.device, "auto"),
+            )
+            made += [codes_QT.numpy() for codes_QT in drawn]
+        return made
+
+
+def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarray]:
+    """The first `kept` levels of codes (Q, T), and above them codes drawn by how often each occurs at its level in all
+    clips."""
+    rng = np.random.default_rng(seed)
+    pool_QT = np.concatenate(list(codes), axis=1)
+    made = []
+    for codes_QT in codes:
+        drawn_QT = np.stack([rng.choice(level_T, codes_QT.shape[1]) for level_T in pool_QT])
+        made.append(np.concatenate([codes_QT[:kept], drawn_QT[kept:]]))
+    return made
+
+
+def playable_pcm(waveform_N: np.ndarray, num_samples: int) -> np.ndarray:
+    """16-bit samples, scaled down if they would clip."""
+    waveform_N = waveform_N[:num_samples]
+    return to_pcm16(waveform_N * min(1.0, PEAK / max(float(np.abs(waveform_N).max()), 1e-9)))
