@@ -20,8 +20,8 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
 from soundstorm.evaluation.features import Classifier
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
-from soundstorm.model.presets import SamplerSettings
 from soundstorm.optimization.precision import uses_bf16
 
 KEPT_LEVELS = (0, 1, 2, 4, 8)
