@@ -1,8 +1,12 @@
 # Two commands: `make demo` and `make test`. Each makes the environment in .venv and installs what it needs, if it is not there.
-PYTHON ?= python3.11
+# The newest Python from 3.11 to 3.13 that is there; `make PYTHON=python3.12 install` takes another. With uv, if that is installed, else with pip.
+PYTHON ?= $(or $(shell for name in python3.13 python3.12 python3.11 python3; do \
+	$$name -c 'import ensurepip, sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$name && break; \
+	done),$(error no Python 3.11, 3.12 or 3.13 with ensurepip is here: install one, or name it with PYTHON=))
+UV := $(shell command -v uv 2>/dev/null)
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := soundstorm cluster jobs tune tests
+SOURCES := soundstorm cluster jobs tune tests docs
 DEMO_DIR ?= demo
 # Of `make weights`, see docs/weights.md.
 ESC50 ?= data/esc50
@@ -12,13 +16,18 @@ GENERATOR ?= --preset places
 WEIGHTS_DIR ?= runs/weights
 WEIGHTS := soundstorm/weights
 
-.PHONY: demo test weights lint format install constraints clean
+.PHONY: demo test docs weights lint format install constraints clean
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
+ifeq ($(UV),)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cluster,dev,docs]'
+else
+	test -x $(BIN)/python || $(UV) venv --quiet --seed --python $(PYTHON) $(VENV)
+	$(UV) pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[cluster,dev,docs]'
+endif
 	$(BIN)/python -m jobs.console.compiled_libraries
 	touch $@
 
@@ -30,6 +39,9 @@ constraints:
 
 demo: install
 	$(BIN)/soundstorm pipeline --dataset synthetic --output-dir $(DEMO_DIR)
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
 
 lint: install
 	$(BIN)/ruff check $(SOURCES)
@@ -64,4 +76,4 @@ test: lint
 	$(BIN)/python -m pytest
 
 clean:
-	rm -rf $(DEMO_DIR) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(DEMO_DIR) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,6 +13,8 @@ from typing import Any
 
 SCRIPT = "soundstorm"
 EXIT_INTERRUPTED = 130
+OF_THE_EXTRA = {"ray", "boto3", "botocore", "tyro", "rich", "optuna", "tensorboard", "sklearn", "requests", "urllib3"}
+"""What the extra `cluster` installs, by the names that are imported."""
 STOPPED = "interrupted: nothing was begun\n"
 
 
@@ -42,7 +44,17 @@ def _stop(number: int, frame: Any) -> None:
 
 
 def _tell(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    if isinstance(error, Exception) and not os.environ.get("SOUNDSTORM_DEBUG"):
+    if os.environ.get("SOUNDSTORM_DEBUG"):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing in OF_THE_EXTRA:
+        sys.stderr.write(
+            f"error: {missing} is not installed, which the commands need: run `{Path(sys.executable).name} -m pip "
+            "install 'soundstorm-env[cluster]'` (the package alone is the library)\n"
+        )
+        return
+    if isinstance(error, Exception):
         from jobs.console.compiled_libraries import misfits
 
         found = misfits()

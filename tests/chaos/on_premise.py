@@ -83,9 +83,8 @@ def tested_copy(ssh_port: int, folder: Path, ports: dict[str, int]) -> dict[str,
         f" --ray-client-server-port={ports['client']} --dashboard-agent-listen-port={ports['agent']} "
         f"--metrics-export-port={ports['metrics']}",
         "~/soundstorm/.venv/bin/ray stop": "echo ray stop would end every Ray here",
-        "~/soundstorm/.venv/bin/python -m pip install --quiet --editable ~/soundstorm": (
-            "~/soundstorm/.venv/bin/python -c 'import ray, soundfile'"
-        ),
+        "~/soundstorm/.venv/bin/python -m pip install --quiet --constraint ~/soundstorm/constraints.txt --editable "
+        "~/soundstorm'[cluster]'": ("~/soundstorm/.venv/bin/python -c 'import ray, soundfile'"),
     }.items():
         assert before in text, before
         text = text.replace(before, after)

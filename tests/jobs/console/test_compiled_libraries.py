@@ -71,3 +71,10 @@ def test_every_command_says_it_in_place_of_a_traceback(command: tuple[str, str],
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("error: torch 2.") and "does not load beside numpy 2." in done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_command_without_the_extra_says_which_install_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')\n")
+    done = python("-m", "jobs.doctor", before=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: ray is not installed") and "'soundstorm-env[cluster]'" in done.stderr
