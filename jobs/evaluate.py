@@ -22,6 +22,7 @@ from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
 from jobs.actors.evaluator import Measurer, resynthesize
 from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
+from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.console.command import console, leave, start
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
@@ -72,6 +73,11 @@ class Options:
     embeddings out; extra onnx."""
     embedding_rate: int | None = None
     """Samples per second that this model expects; default: 24000."""
+    substitution: str | None = None
+    """The generator (output of `train`, path or URI, or `packaged`): adds a table of where it loses, true codes of the
+    first levels of recordings and the rest its own."""
+    substitution_clips: int = 100
+    """Recordings for that table, about."""
     clips_per_class: int | None = None
     """Real clips per class, drawn by --seed; default: all."""
     max_duration: float = MAX_CLIP_S
@@ -107,6 +113,7 @@ class Options:
     def __post_init__(self) -> None:
         for name, value, lowest in (
             ("--clips-per-class", self.clips_per_class, 1),
+            ("--substitution-clips", self.substitution_clips, 1),
             ("--num-actors", self.num_actors, 1),
             ("--shard-size", self.shard_size, 1),
             ("--examples-per-class", self.examples_per_class, 0),
@@ -152,6 +159,7 @@ def run(options: Options) -> dict[str, Any]:
     weights, codec = choose_codec(options.codec, made_with, manifest)
     scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
     bands = common_bands(real, generated, options.seed) if options.common_band else None
+    generator = find_generator(options.substitution, codec)
     settings = {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
@@ -169,12 +177,13 @@ def run(options: Options) -> dict[str, Any]:
         "shard_size": options.shard_size,
         "tables": tuple(TABLES),
         **(scope.settings if scope else {}),
+        **({"substitution": (generator.sha256, options.substitution_clips)} if generator else {}),
         **({"players": options.players} if options.players != "inside" else {}),
         **({"common_band_hz": bands.common_band_hz} if bands else {}),
     }
     outputs = (
         "parts",
-        *(f"{name}.parquet" for name in TABLES),
+        *(f"{name}.parquet" for name in (*TABLES, "substitution")),
         "summary.json",
         "report.html",
         PLAYERS_FOLDER,
@@ -215,6 +224,7 @@ def run(options: Options) -> dict[str, Any]:
         bands=bands,
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, codec, features) if scope else None,
+        substitution=_substitution(options, generator, real, weights, settings_digest(settings)) if generator else None,
     )
     evaluation.write(options.output_dir)
     page = _report(options, evaluation, training_log)
@@ -296,6 +306,20 @@ def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table)
         reference=f"{storage.absolute(options.real_audio)}, {f'fold {options.fold}' if options.fold else 'all folds'}",
         warnings=scope.warnings,
         seed=options.seed,
+    )
+
+
+def _substitution(options: Options, generator: Substituted, real: list[Clip], codec: bytes, settings: str) -> pa.Table:
+    return substitution_table(
+        options.output_dir,
+        options.address,
+        generator,
+        codec,
+        None if options.classifier is None else storage.read_bytes(options.classifier),
+        clips_to_substitute(real, generator, options.substitution_clips, options.seed),
+        settings=settings,
+        seed=options.seed,
+        num_actors=options.num_actors,
     )
 
 

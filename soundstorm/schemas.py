@@ -123,6 +123,17 @@ FEATURES = _schema(
 """`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier,
 or a model for embeddings, its columns are null."""
 
+SUBSTITUTION = pa.schema(
+    [
+        pa.field("kept", pa.int32(), nullable=False),
+        pa.field("rest", pa.string(), nullable=False),
+        pa.field("named", pa.float64()),
+        pa.field("log_mel", pa.float64(), nullable=False),
+        pa.field("clips", pa.int32(), nullable=False),
+    ]
+)
+"""A line of `soundstorm.generation.substitution`: levels whose codes are true, what makes the others, the share of
+clips named rightly (null: the classifier does not know the classes), log-mel distance in nats, number of clips."""
 
 MAX_DIGITS = 18
 """Of a number in the metadata."""

@@ -38,6 +38,8 @@ class Evaluation:
     closeness: Closeness | None
     reasons: dict[str, int]
     """How many clips were rejected for each reason."""
+    substitution: pa.Table | None = None
+    """Where the generator loses; None: not asked for."""
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -72,6 +74,8 @@ class Evaluation:
                 "classifier_sha256": str(self.scope.settings["classifier_sha256"]),
             }
             written["features"] = self.features, self.codec.fingerprint.to_metadata() | about
+        if self.substitution is not None:
+            written["substitution"] = self.substitution, {}
         for name, (table, metadata) in written.items():
             tables.write_table(storage.join(output_dir, f"{name}.parquet"), table, metadata)
         closeness = self.closeness and self.closeness.to_dict()
@@ -130,6 +134,7 @@ def render_evaluation(
             settings=settings,
             fingerprints=fingerprints | checkpoint,
             rejected=made.reasons,
+            substitution=made.substitution,
             bands=made.bands,
             warnings=warnings,
             credits=[

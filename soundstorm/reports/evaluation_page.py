@@ -28,7 +28,7 @@ from soundstorm.reports.curves import has_losses, metric_distribution, training_
 from soundstorm.reports.page import data_uri, decimal, percent, setting_groups, themed, thousands
 from soundstorm.reports.spectrograms import Clip, Scale, clip_panel, spectrogram_grid
 from soundstorm.reports.style import Theme
-from soundstorm.schemas import METRICS, Source, check_schema
+from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
 
 AUDIO_TYPES = ("audio/flac", "audio/wav", "audio/ogg", "audio/mpeg")
 MEANINGS = {
@@ -91,6 +91,8 @@ class ReportData:
     """How close the generated clips come as sound; its warnings are not shown unless they are in `warnings` too."""
     features: pa.Table | None = None
     """The table behind `closeness`, for its pictures."""
+    substitution: pa.Table | None = None
+    """Where the generator loses, schema SUBSTITUTION."""
     bands: Bands | None = None
     """Up to which frequency both sides reach; its note is not shown unless it is in `warnings` too."""
     examples: Sequence[Example] = ()
@@ -135,6 +137,7 @@ def render_report(data: ReportData) -> str:
         classes=_classes(data.examples, clips),
         overview=_overview(data.examples, clips),
         closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
+        substitution=None if data.substitution is None else _substitution(data.substitution),
         rows=[_metric_row(metric, data.summary.overall) for metric in CLIP_METRICS],
         pair_rows=[_pair_row(metric, data.summary) for metric in PAIR_METRICS if metric.name in data.summary.pairs],
         category_tables=_category_tables(data.summary),
@@ -148,6 +151,23 @@ def render_report(data: ReportData) -> str:
         script=SCRIPT,
         policy=_policy(data.examples),
     )
+
+
+def _substitution(table: pa.Table) -> dict[str, Any]:
+    check_schema(table.schema, SUBSTITUTION, "substitution")
+    rows = table.to_pylist()
+    return {
+        "caption": f"{thousands(rows[0]['clips'])} recordings",
+        "rows": [
+            {
+                "kept": "all" if row["rest"] in ("recording", "codec") else row["kept"],
+                "rest": {"recording": "the recordings", "codec": "none"}.get(row["rest"], row["rest"]),
+                "named": "n/a" if row["named"] is None else f"{100 * row['named']:.0f}%",
+                "log_mel": f"{row['log_mel']:.2f}",
+            }
+            for row in rows
+        ],
+    }
 
 
 def _common_rate(bands: Bands | None) -> str:

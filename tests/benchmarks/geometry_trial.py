@@ -41,9 +41,9 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
 from soundstorm.evaluation.distances import kernel_distance
-from soundstorm.evaluation.substitution import Substitution, playable_pcm
 from soundstorm.evaluation.summary import compare
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.substitution import Substitution, playable_pcm
 from soundstorm.model.centroids import entropy_of_counts, log_counts
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, latent_dim

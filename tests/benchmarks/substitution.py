@@ -27,7 +27,7 @@ from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import DatasetOptions, open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.classification.cnn import load_classifier
-from soundstorm.evaluation.substitution import KEPT_LEVELS, Outcome, Substitution, cases
+from soundstorm.generation.substitution import KEPT_LEVELS, Outcome, Substitution, cases
 
 LONGEST_S = 5.0
 

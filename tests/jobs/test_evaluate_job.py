@@ -28,7 +28,7 @@ from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES, clip
 from soundstorm.evaluation.embeddings import CodecEmbedder
 from soundstorm.evaluation.metric_info import MEASURE_NAMES
 from soundstorm.evaluation.temporal import spectral_flux
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, CodecFingerprint, check_schema
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, SUBSTITUTION, CodecFingerprint, check_schema
 from tests.jobs.conftest import (
     NUM_SAMPLES,
     Command,
@@ -183,6 +183,36 @@ def test_acoustic_metrics_alone_look_at_no_other_clip(
 
 
 # ---- the report
+
+
+def test_a_table_says_where_a_generator_loses(
+    synthetic_dataset: Path, generated: str, checkpoint: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    chosen = {"substitution": checkpoint, "substitution_clips": 3, "clips_per_class": 1, "classifier": tiny_classifier}
+    options = evaluate_options(str(synthetic_dataset), generated, str(tmp_path / "out"), **chosen)
+    evaluate.run(options)
+    table, _ = tables.read_table(storage.join(options.output_dir, "substitution.parquet"))
+    check_schema(table.schema, SUBSTITUTION, "substitution")
+    rows = {(row["kept"], row["rest"]): row for row in table.to_pylist()}
+    assert len(rows) == table.num_rows == 2 + 2 + 4 * 3  # recordings, codec; none true; 1, 2, 4 and 8 levels true
+    assert rows[32, "recording"]["log_mel"] == 0 < rows[32, "codec"]["log_mel"] < rows[8, "left out"]["log_mel"]
+    assert {row["clips"] for row in rows.values()} == {len(CLASSES)}
+    assert all(0 <= row["named"] <= 1 for row in rows.values())
+    page = storage.read_bytes(storage.join(options.output_dir, "report.html")).decode()
+    assert "Where the generator loses" in page and "left out" in page
+
+
+def test_a_generator_of_another_codec_has_no_table(
+    synthetic_dataset: Path, generated: str, checkpoint: str, tiny_codec: Path, tmp_path: Path
+) -> None:
+    recordings = tmp_path / "recordings"
+    recordings.mkdir()
+    shutil.copy(next((synthetic_dataset / "audio").iterdir()), recordings)
+    options = evaluate_options(
+        str(synthetic_dataset), str(recordings), str(tmp_path / "out"), codec=str(tiny_codec), substitution=checkpoint
+    )
+    with pytest.raises(SoundStormError, match=r"--substitution .* generates codes of .* with --codec"):
+        evaluate.run(options)
 
 
 def test_the_report_has_three_players_per_class_with_sound_in_them_and_loads_nothing(evaluated: Evaluated) -> None:

@@ -18,8 +18,9 @@ import torch
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
-from soundstorm.evaluation.features import Classifier
+from soundstorm.data.categories import normalized
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.reranking import Classifier
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.optimization.precision import uses_bf16
@@ -106,9 +107,11 @@ class Substitution:
         """
         made = pcms if case.rest == Rest.RECORDING else self._sounds(case, pcms, labels)
         named = None
-        if set(categories) <= set(self.classifier.categories):
-            heard = [self.classifier.categories[index] for index in self.classifier.predict(made).argmax(1)]
-            named = float(np.mean([a == b for a, b in zip(heard, categories, strict=True)]))
+        known = [normalized(category) for category in self.classifier.categories]
+        meant = [normalized(category) for category in categories]
+        if set(meant) <= set(known):
+            best_B = self.classifier.predict(made).argmax(1)
+            named = float(np.mean([known[index] == category for index, category in zip(best_B, meant, strict=True)]))
         distances = [
             log_mel_distance(from_pcm16(one), from_pcm16(other), SAMPLE_RATE)
             for one, other in zip(pcms, made, strict=True)

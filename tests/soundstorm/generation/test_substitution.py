@@ -11,7 +11,7 @@ from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import synthesize
-from soundstorm.evaluation.substitution import Case, Outcome, Rest, Substitution, by_noise, cases
+from soundstorm.generation.substitution import Case, Outcome, Rest, Substitution, by_noise, cases
 from soundstorm.model.checkpoints import PACKAGED_FOLDER, Checkpoint, load_checkpoint
 from soundstorm.serialization.bundled import packaged
 
