@@ -28,7 +28,7 @@ MADE_FROM = {
     "changelog.md": "CHANGELOG.md",
 }
 """Page of the site -> file of the checkout."""
-HELP_COLUMNS = "110"
+HELP_COLUMNS = "80"
 _LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
 
