@@ -21,10 +21,10 @@ from jobs.inputs.datasets import DatasetOptions, open_dataset
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.objective import Measured
 from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
+from tune.decoding.objective import Measured
 from tune.decoding.trial import Bench, measure_real
 from tune.search.options import require_least
 

@@ -21,8 +21,8 @@ from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.objective import FIGURES, Measured, unlikeness
 from soundstorm.model.config import SamplerSettings
+from tune.decoding.objective import FIGURES, Measured, unlikeness
 from tune.search.failures import problem_of
 from tune.search.runner import WORST
 from tune.search.trial_journal import Point
