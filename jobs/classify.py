@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import ray
 import tyro
+from annotated_types import Ge, Le
 from rich.markup import escape
 
 from cluster import storage, tables
@@ -25,6 +26,7 @@ from cluster.tables.stream import write_stream
 from jobs.actors.classifier import ClipNamer
 from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
 from jobs.console.command import console, leave, start
+from jobs.console.options import Allowed, Count, PoolOptions
 from jobs.console.resume import told_again
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.codecs import choose_codec
@@ -50,7 +52,7 @@ LEAST_PARTS, MOST_IN_PART = 8, 1024
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(PoolOptions):
     """Name audio files: the likeliest categories of each, with their probabilities."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES_OR_URIS")] = ()
@@ -65,33 +67,19 @@ class Options:
     official one."""
     output_dir: str = "runs/classified"
     """Folder or s3:// prefix for classified.parquet, rejected.parquet, parts/ and classify.json."""
-    top: int | None = None
+    top: Count | None = None
     """Categories of each file, the likeliest first; default: 3, or all where the classifier knows fewer."""
     name_all: bool = False
     """Name silent and very short files too, of which a classifier can say nothing; their column `note` says what they
     are in any case."""
-    window: float = 10.0
+    window: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = 10.0
     """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means
     of theirs."""
-    max_duration: float = 3600.0
+    max_duration: Annotated[float, Ge(0.1), Le(86_400), Allowed("0.1 to 86400 seconds")] = 3600.0
     """Seconds of a file that are heard; what lies beyond is not."""
-    num_actors: int | None = None
-    """Actors; default: one per GPU, or one per CPU where there is none."""
-    shard_size: int | None = None
+    shard_size: Count | None = None
     """Files per part, which a run that is cut short does again; give fewer where files are long. Default: an eighth of
     all, at most 1,024."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
-
-    def __post_init__(self) -> None:
-        for name, value in (("--top", self.top), ("--num-actors", self.num_actors), ("--shard-size", self.shard_size)):
-            if value is not None and value < 1:
-                raise SoundStormError(f"{name} is {value}: give at least 1")
-        for name, seconds, most in (("--window", self.window, 600), ("--max-duration", self.max_duration, 86_400)):
-            if not 0.1 <= seconds <= most:
-                raise SoundStormError(f"{name} is {seconds}: give 0.1 to {most} seconds")
 
 
 def run(options: Options) -> dict[str, Any]:

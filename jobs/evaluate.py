@@ -10,11 +10,12 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
+from annotated_types import Ge, Le
 from rich.markup import escape
 
 from cluster import storage
@@ -24,6 +25,7 @@ from jobs.actors.evaluator import Measurer, resynthesize
 from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.console.command import console, leave, start
+from jobs.console.options import Allowed, Count, NotNegative, PoolOptions, Share
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.earlier_tables import require_measured
@@ -49,7 +51,7 @@ MAX_LINK_DAYS = 7
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(PoolOptions):
     """Measure generated clips against real ones and write a report with players."""
 
     real_audio: str
@@ -61,9 +63,9 @@ class Options:
     evaluate.json."""
     metrics: Literal["all", "acoustic"] = "all"
     """acoustic: the six of single clips; all: also the two that compare pairs, and the closeness of the sound."""
-    fold: int | None = None
+    fold: Count | None = None
     """Use real clips of this fold only."""
-    held_out_fold: int | None = None
+    held_out_fold: Count | None = None
     """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else
     the last."""
     classifier: str | None = None
@@ -71,18 +73,18 @@ class Options:
     embedding_model: str | None = None
     """Model that distances are also taken in, such as PANNs or CLAP, path or URI: ONNX, waveforms (batch, samples) in,
     embeddings out; extra onnx."""
-    embedding_rate: int | None = None
+    embedding_rate: Count | None = None
     """Samples per second that this model expects; default: 24000."""
     substitution: str | None = None
     """The generator (output of `train`, path or URI, or `packaged`): adds a table of where it loses, true codes of the
     first levels of recordings and the rest its own."""
-    substitution_clips: int = 100
+    substitution_clips: Count = 100
     """Recordings for that table, about."""
-    clips_per_class: int | None = None
+    clips_per_class: Count | None = None
     """Real clips per class, drawn by --seed; default: all."""
-    max_duration: float = MAX_CLIP_S
+    max_duration: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = MAX_CLIP_S
     """Seconds of a clip that are measured, real or generated; what lies beyond is not."""
-    seed: int = 0
+    seed: NotNegative = 0
     """Draws the real clips."""
     common_band: bool = False
     """Take from both sides what lies above the frequency that both reach, before they are measured: for clips of unlike
@@ -92,38 +94,20 @@ class Options:
     in `tokenize`."""
     training_log: str | None = None
     """log.csv of `train`, for the curves in the report."""
-    examples_per_class: int = 1
+    examples_per_class: NotNegative = 1
     """Clips of each class and source to listen to in the report."""
     players: Literal["inside", "linked"] = "inside"
     """inside: the report holds its audio and plays anywhere, for ever; linked: it has links to files in players/,
     signed and ending in storage."""
-    link_days: int = 7
+    link_days: Annotated[int, Ge(1), Le(MAX_LINK_DAYS), Allowed(f"1 to {MAX_LINK_DAYS}")] = 7
     """Days that signed links are valid, 1 to 7: whoever has the report can play its clips until then."""
-    max_rejected: float = 0.05
+    max_rejected: Share = 0.05
     """Share of clips (0 to 1) that may be unusable before the job fails."""
-    num_actors: int | None = None
-    """Measuring actors; default: one per GPU, or one per CPU where there is none."""
-    shard_size: int = 16
+    shard_size: Count = 16
     """Clips per part."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
-        for name, value, lowest in (
-            ("--clips-per-class", self.clips_per_class, 1),
-            ("--substitution-clips", self.substitution_clips, 1),
-            ("--num-actors", self.num_actors, 1),
-            ("--shard-size", self.shard_size, 1),
-            ("--examples-per-class", self.examples_per_class, 0),
-            ("--fold", self.fold, 1),
-            ("--held-out-fold", self.held_out_fold, 1),
-            ("--seed", self.seed, 0),
-            ("--embedding-rate", self.embedding_rate, 1),
-        ):
-            if value is not None and value < lowest:
-                raise SoundStormError(f"{name} is {value}: give at least {lowest}")
+        super().__post_init__()
         if self.embedding_rate is not None and self.embedding_model is None:
             raise SoundStormError(
                 f"--embedding-rate is {self.embedding_rate}: it is that of an --embedding-model, and none is given"
@@ -135,12 +119,6 @@ class Options:
         ):
             if given is not None and self.metrics != "all":
                 raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
-        if not 1 <= self.link_days <= MAX_LINK_DAYS:
-            raise SoundStormError(f"--link-days is {self.link_days}: give 1 to {MAX_LINK_DAYS}")
-        if not 0.1 <= self.max_duration <= 600:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give 0.1 to 600 seconds")
-        if not 0 <= self.max_rejected <= 1:
-            raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -14,12 +14,13 @@ from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs.classification.predictions import PREDICTIONS_FILE, name_clips, write_predictions
 from jobs.console.command import console, leave, start
+from jobs.console.options import Count
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
 from jobs.inputs.leakage import refuse_leaks
 from jobs.inputs.provenance import test_of
-from jobs.inputs.recordings import MAX_DURATION_S
+from jobs.inputs.recordings import RecordingSeconds
 from soundstorm.classification.accuracy import Accuracy, classify_predictions
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.classifier import Classifier
@@ -49,26 +50,13 @@ class Options(DatasetOptions):
     fold: int | None = None
     """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was
     not trained on."""
-    max_duration: float = 30.0
+    max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
-    test_views: int = 1
+    test_views: Count = 1
     """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
     at a speed, pitch and level of their own."""
     allow_leak: bool = False
     """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.max_duration <= MAX_DURATION_S:
-            raise SoundStormError(
-                f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}"
-            )
-        if self.test_views < 1:
-            raise SoundStormError(f"--test-views is {self.test_views}: give at least 1")
 
 
 def run(options: Options) -> dict[str, Any]:

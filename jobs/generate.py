@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import tyro
+from annotated_types import Ge, Le
 from rich.markup import escape
 
 from cluster import storage, tables
@@ -27,6 +28,7 @@ from jobs.actors.generating_time import expected_time, seconds_a_clip
 from jobs.actors.generator import Generator
 from jobs.actors.sharded_output import Plan, actor_resources, complete, default_actors, settings_digest
 from jobs.console.command import console, leave, start
+from jobs.console.options import Allowed, Count, PoolOptions
 from jobs.console.resume import told_again
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
@@ -46,6 +48,9 @@ from soundstorm.serialization.bundled import packaged
 MIN_DURATION_S, MAX_DURATION_S = 0.05, 120.0
 """A clip of two minutes takes some four minutes of a core with the model in the package, and one of ten minutes would
 take hours."""
+DURATIONS = Allowed(
+    f"{MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds (the time that a clip takes grows with the square of its length)"
+)
 TOLD_FROM_S = 10.0
 """Longer clips take so long that it is told before they are begun."""
 MAX_SAMPLES = 1_000_000_000
@@ -59,7 +64,7 @@ SAMPLER_OPTIONS = (
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(PoolOptions):
     """Generate sound from a checkpoint."""
 
     checkpoint: str | None = None
@@ -68,9 +73,9 @@ class Options:
     output_dir: str = "runs/samples"
     """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json; failed.parquet, if parts could not
     be made."""
-    num_samples: int = 10
+    num_samples: Count = 10
     """Clips to make in all."""
-    duration: float = 5.0
+    duration: Annotated[float, Ge(MIN_DURATION_S), Le(MAX_DURATION_S), DURATIONS] = 5.0
     """Seconds of each clip, at most 120; the time that it takes grows with their square."""
     class_name: Annotated[str | None, tyro.conf.arg(name="class")] = None
     """Class to generate, by name (`Sea waves`, `sea-waves` and `sea_waves` are the same); default: all classes in equal
@@ -116,31 +121,15 @@ class Options:
     for the classes of ESC-10."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with, from the package or the cache."""
-    num_actors: int | None = None
-    """Generating actors; default: one per GPU, or one per CPU where there is none."""
-    shard_size: int = 8
+    shard_size: Count = 8
     """Clips per part, generated as one batch."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
-        for name, value in (("--num-samples", self.num_samples), ("--shard-size", self.shard_size)):
-            if value < 1:
-                raise SoundStormError(f"{name} is {value}: give at least 1")
+        super().__post_init__()
         if self.num_samples > MAX_SAMPLES:
             raise SoundStormError(
                 f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; more with other --seed in other "
                 "folders"
-            )
-        if self.num_actors is not None and self.num_actors < 1:
-            raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
-        if not MIN_DURATION_S <= self.duration <= MAX_DURATION_S:
-            raise SoundStormError(
-                f"--duration is {self.duration}: give {MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds (the time that "
-                "a clip takes grows with the "
-                "square of its length)"
             )
         if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
             raise SoundStormError(

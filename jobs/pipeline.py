@@ -5,7 +5,7 @@ Each stage keeps a record of its settings in its own folder; a stage that is fin
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from rich.markup import escape
 
@@ -13,9 +13,10 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from jobs import evaluate, generate, tokenize, train
 from jobs.console.command import console, leave, start
+from jobs.console.options import OneOf
 from jobs.inputs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.inputs.synthetic_dataset import make_synthetic
-from soundstorm.errors import SoundStormError
+from soundstorm.data.datasets import DATASETS
 from soundstorm.model.presets import PRESETS, preset
 
 CLIPS_PER_CLASS = 10
@@ -28,11 +29,11 @@ SAMPLES_PER_CLASS = 2
 class Options(DatasetOptions):
     """Run every stage from a dataset to a report."""
 
-    dataset: str = "synthetic"
+    dataset: Annotated[str, OneOf(DATASETS)] = "synthetic"
     """esc50, esc10, urbansound8k, folder or synthetic (made on the spot, where --data-dir is not given)."""
     output_dir: str = "runs/pipeline"
     """Folder or s3:// prefix with a folder for each stage."""
-    preset: str = "draft"
+    preset: Annotated[str, OneOf(PRESETS)] = "draft"
     """Network and training, as in `train`; draft takes minutes, places an hour."""
     fold: int | None = None
     """The test fold, which is not trained on; default: the dataset's last."""
@@ -55,15 +56,6 @@ class Options(DatasetOptions):
     """Weights of the codec, as in `tokenize`."""
     max_rejected: float = 0.05
     """Share of clips that may be rejected."""
-    overwrite: bool = False
-    """Start every stage afresh: delete what earlier runs left here."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.preset not in PRESETS:
-            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -12,10 +12,11 @@ import gc
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from annotated_types import Ge, Gt, Le
 from ray.exceptions import RayError
 from rich.markup import escape
 
@@ -26,6 +27,7 @@ from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import console, leave, start
+from jobs.console.options import Allowed, PoolOptions, Share
 from jobs.console.progress import progress
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.audio_files import split_long
@@ -60,7 +62,7 @@ MAX_VIEWS = 1000
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions):
+class Options(DatasetOptions, PoolOptions):
     """Turn the recordings of a dataset into codec tokens."""
 
     output_dir: str = "runs/tokens"
@@ -70,43 +72,27 @@ class Options(DatasetOptions):
     codec: str | None = None
     """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had,
     else the one in the package."""
-    max_duration: float = MAX_DURATION_S
+    max_duration: Annotated[float, Gt(0), Le(3600), Allowed("seconds, more than 0 and at most 3600")] = MAX_DURATION_S
     """Seconds of a clip at most."""
     long: Literal["cut", "split"] = "cut"
     """What becomes of longer recordings: cut off what lies beyond, or split them into windows of equal length, each a
     clip, in the fold of theirs."""
-    views: int = 0
+    views: Annotated[int, Ge(0), Le(MAX_VIEWS), Allowed(f"0 to {MAX_VIEWS} views beside the recording")] = 0
     """Augmented views of each clip to tokenize beside the recording: other speed, start and level, some mixed with
     another clip of their class."""
-    max_rejected: float = 0.05
+    max_rejected: Share = 0.05
     """Share of clips (0 to 1) that may be rejected before the job fails."""
-    num_actors: int | None = None
-    """Codec actors; default: one per GPU, or one per CPU where there is none."""
-    shard_size: int = 32
+    shard_size: Annotated[int, Ge(1), Le(4096), Allowed("1 to 4096 clips")] = 32
     """Clips per unit of work."""
     verbose: bool = False
     """Name every file of the data folder that is ignored, with the reason."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.max_duration <= 3600:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most 3600")
         if self.long == "split" and self.max_duration < SHORTEST_WINDOW_S:
             raise SoundStormError(
                 f"--max-duration is {self.max_duration}: with --long split, give at least {SHORTEST_WINDOW_S:g} seconds"
             )
-        if not 0 <= self.views <= MAX_VIEWS:
-            raise SoundStormError(f"--views is {self.views}: give 0 to {MAX_VIEWS} views beside the recording")
-        if not 0 <= self.max_rejected <= 1:
-            raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
-        if self.num_actors is not None and self.num_actors < 1:
-            raise SoundStormError(f"--num-actors is {self.num_actors}: give at least 1")
-        if not 1 <= self.shard_size <= 4096:
-            raise SoundStormError(f"--shard-size is {self.shard_size}: give 1 to 4096 clips")
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import ray
 import torch
@@ -24,6 +24,7 @@ from cluster.runtime.ray_data import quiet_ray_data
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
 from jobs.console.command import console, leave, start
+from jobs.console.options import Count, OneOf, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
@@ -44,14 +45,14 @@ STAGE = "train"
 
 
 @dataclass(kw_only=True)
-class Options:
+class Options(TrainingOptions, RestartOptions):
     """Train SoundStorm on the tokens of a dataset."""
 
     tokens: str = "runs/tokens"
     """Output folder of `tokenize`, a path or s3:// URI."""
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
-    preset: str = "places"
+    preset: Annotated[str, OneOf(PRESETS)] = "places"
     """Network and training: places (all levels of a place at once; an hour on a core for ten classes) and draft (the
     same, small), reference (the published set-up), small (SoundStorm's order, two hours on two cores), hearing (to
     classify with), tiny (tests), or faults (those of the reference work)."""
@@ -60,14 +61,6 @@ class Options:
     name, such as best.json of `tune`; path or URI."""
     fold: int | None = None
     """The test fold, which is validated with and not trained on; default: the dataset's last."""
-    epochs: int | None = None
-    """Passes over the clips; default: the preset's."""
-    batch_size: int | None = None
-    """Clips per step and worker; default: the preset's."""
-    lr: float | None = None
-    """Highest learning rate; default: the preset's."""
-    seed: int | None = None
-    """Seed of order, crops, masks and initial weights; default: the preset's."""
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its
     classes are matched by name."""
@@ -75,37 +68,16 @@ class Options:
     """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at
     random. For a network that goes through the codec's centroids (preset places) the default is the codec in the
     package or the cache."""
-    num_workers: int | None = None
-    """Training processes; default: one per GPU, or one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes GPUs where there are any."""
-    checkpoint_every: int = 1
+    checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch always has one."""
-    max_failures: int = 3
-    """Restarts from the latest checkpoint before the run is given up."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
-        for option in ("epochs", "batch_size", "num_workers", "checkpoint_every"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least 1")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
-        if self.seed is not None and self.seed < 0:
-            raise SoundStormError(f"--seed is {self.seed}: give 0 or more")
+        super().__post_init__()
         if self.codec is not None and self.checkpoint is not None:
             raise SoundStormError(
                 "--codec says where the embeddings of codes start, and --checkpoint has them already: give one of the "
                 "two"
             )
-        if self.max_failures < 0:
-            raise SoundStormError(f"--max-failures is {self.max_failures}: give 0 or more")
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -259,9 +231,8 @@ def _chosen(options: Options) -> ChosenSettings:
 
 def _training_config(options: Options, chosen: ChosenSettings, tokens: Tokens) -> TrainingConfig:
     """The preset's training at the frame rate of the tokens, changed by --config, changed by single options."""
-    given: dict[str, Any] = {name: getattr(options, name) for name in ("epochs", "batch_size", "lr", "seed")}
     base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
-    return replace(chosen.training_over(base), **{name: value for name, value in given.items() if value is not None})
+    return replace(chosen.training_over(base), **options.given)
 
 
 def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:

@@ -28,11 +28,12 @@ from jobs.classification.predictions import (
 )
 from jobs.classification.recipe import Recipe, load_state, train_on_worker
 from jobs.console.command import console, leave, start
+from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
 from jobs.console.resume import all_there, told_again
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
 from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_tell
-from jobs.inputs.recordings import MAX_DURATION_S
+from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
 from jobs.training.training_log import TrainingLog
@@ -49,7 +50,7 @@ Config = TypeVar("Config", AudioClassifierTrainingConfig, TokenClassifierTrainin
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions):
+class Options(DatasetOptions, TrainingOptions, RestartOptions):
     """Train a classifier of recordings, with Ray Train."""
 
     output_dir: str = "runs/classifier"
@@ -82,51 +83,19 @@ class Options(DatasetOptions):
     """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
     fold: int | None = None
     """The test fold, which is not trained on but named; default: the last that has clips."""
-    epochs: int | None = None
-    """Passes over the clips; default: the preset's."""
-    batch_size: int | None = None
-    """Clips per step and worker; default: the preset's."""
-    lr: float | None = None
-    """Highest learning rate; default: the preset's."""
-    seed: int | None = None
-    """Seed of order, variations and initial weights; default: the preset's."""
-    max_duration: float = 30.0
+    max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
-    test_views: int = 1
+    test_views: Count = 1
     """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
     at a speed, pitch and level of their own."""
-    checkpoint_every: int = 10
+    checkpoint_every: Count = 10
     """Epochs between checkpoints, and between updates of the log."""
-    num_workers: int | None = None
-    """Training processes; default: one per GPU, or one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes GPUs where there are any."""
-    max_failures: int = 3
-    """Restarts from the latest checkpoint before the run is given up."""
     allow_leak: bool = False
     """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then
     not to be trusted, and the record says so."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option in ("epochs", "batch_size", "num_workers", "checkpoint_every", "test_views"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least 1")
-        for option in ("seed", "max_failures"):
-            value = getattr(self, option)
-            if value is not None and value < 0:
-                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give 0 or more")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise SoundStormError(f"--lr is {self.lr}: give a number above 0")
-        if not 0 < self.max_duration <= MAX_DURATION_S:
-            raise SoundStormError(
-                f"--max-duration is {self.max_duration}: give seconds, more than 0 and at most {MAX_DURATION_S:g}"
-            )
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
         if self.model == "ast" and self.mode == "codec":
@@ -164,8 +133,7 @@ class Options(DatasetOptions):
 
     def changed(self, config: Config) -> Config:
         """`config` with what single options say."""
-        given: dict[str, Any] = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "seed")}
-        return replace(config, **{name: value for name, value in given.items() if value is not None})
+        return replace(config, **self.given)
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 import tyro
+from annotated_types import Gt
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.table import Table
 
@@ -26,6 +27,7 @@ from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from cluster.tables import stage_record as records
 from jobs.console.command import console, leave, start
+from jobs.console.options import Allowed, NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import told_again
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_tell, rows_of_folds
@@ -56,7 +58,7 @@ DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions):
+class Options(DatasetOptions, RestartOptions):
     """Fit the codec to recordings."""
 
     output_dir: str
@@ -76,16 +78,12 @@ class Options(DatasetOptions):
     """Codes of a level."""
     num_levels: int | None = None
     """Codes of a column; default: 8 for each frame of a block."""
-    max_duration: float = 30.0
+    max_duration: Annotated[float, Gt(0), Allowed("a number of seconds above 0")] = 30.0
     """Seconds of a recording that are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to look for clusters."""
-    max_failures: int = 3
+    max_failures: NotNegative = 3
     """Times that fitting goes on in another process after one died."""
-    overwrite: bool = False
-    """Start afresh, whatever the output folder holds."""
-    address: str | None = None
-    """Ray cluster to join, as for `ray.init`; default: start one here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,14 +93,11 @@ class Options(DatasetOptions):
         for option, value in (
             ("seed", self.fitting.seed),
             ("simple-sounds", self.fitting.simple_sounds),
-            ("max-failures", self.max_failures),
         ):
             if value < 0:
                 raise SoundStormError(f"--{option} is {value}: give 0 or more")
         if self.name in EARLIER_CODECS:
             raise SoundStormError(f"--name is '{self.name}': codecs of earlier versions are known by it, give another")
-        if not self.max_duration > 0:
-            raise SoundStormError(f"--max-duration is {self.max_duration}: give a number of seconds above 0")
         self.config()
 
     def config(self) -> BlockCodecConfig:

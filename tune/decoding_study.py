@@ -7,11 +7,12 @@ evaluate`.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
 from jobs.console.command import leave, start
+from jobs.console.options import NotNegative
 from jobs.console.resume import told_again
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import choose_stand
@@ -29,20 +30,16 @@ class Options(StudyOptions, DecodingOptions):
     """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one
     checkpoint."""
 
-    least_trials: ClassVar[int] = 0
-    """The curve alone will do."""
-
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on
     ESC-10."""
     output_dir: str = "runs/tune-decoding"
     """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml and report.html."""
-    num_trials: int = 24
+    num_trials: NotNegative = 24
     """Settings to try beside the curve; 0: the curve alone."""
 
     def __post_init__(self) -> None:
-        StudyOptions.__post_init__(self)
-        DecodingOptions.__post_init__(self)
+        super().__post_init__()
         if not self.num_trials and not self.num_curve_trials:
             raise SoundStormError("--num-trials is 0 and --curve-iterations has one number: there is nothing to try")
 

@@ -7,21 +7,21 @@ loss does not make better sound by itself: here the trials are judged by what is
 
 import hashlib
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
 from jobs.console.command import leave, start
+from jobs.console.options import Count, OneOf
 from jobs.console.resume import told_again
 from jobs.inputs.clips import digest
 from jobs.inputs.codecs import choose_codec
-from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 from tune import training_study
 from tune.decoding.reference import choose_real, choose_stand, open_listener
 from tune.decoding.results import told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
-from tune.search.options import StudyOptions, require_begun, require_least
+from tune.search.options import StudyOptions, require_begun
 from tune.search.results import OUTPUTS, all_there
 from tune.search.space import load_space, spans_of
 from tune.search.trial_journal import Ended, Journal
@@ -43,26 +43,18 @@ class Options(StudyOptions, DecodingOptions):
     output_dir: str = "runs/tune-joint"
     """Folder or s3:// prefix for training/ (a whole training study), trials.parquet, trials.csv, best.json, best.toml
     and report.html."""
-    preset: str = "tiny"
+    preset: Annotated[str, OneOf(PRESETS)] = "tiny"
     """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Epochs of a trial that is not stopped early; default: the preset's."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Clips per step and worker; default: the preset's."""
-    best: int = 3
+    best: Count = 3
     """Networks of the training study that go on, those of the lowest loss."""
-    decoding_trials: int = 24
+    decoding_trials: Count = 24
     """Decoding settings to try beside the curves."""
     decoding_space: str | None = None
     """Python file like that of --space, for the decoding; --space is for the training."""
-
-    def __post_init__(self) -> None:
-        StudyOptions.__post_init__(self)
-        DecodingOptions.__post_init__(self)
-        if self.preset not in PRESETS:
-            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
-        for option in ("epochs", "batch_size", "best", "decoding_trials"):
-            require_least(option, getattr(self, option), 1)
 
 
 def run(options: Options) -> dict[str, Any]:

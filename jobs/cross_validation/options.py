@@ -1,9 +1,10 @@
 """Options of a cross-validation, and the settings of its folds that follow from them."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from cluster import storage
+from jobs.console.options import Count, NotNegative, OneOf, Share
 from jobs.cross_validation.fold_plan import (
     Settings,
 )
@@ -30,14 +31,14 @@ class Options(DatasetOptions):
     """Folds to test: all, or their numbers, as in 1,3. Other folds may follow into the same --output-dir later."""
     fold: int | None = None
     """One fold to test, in place of --folds."""
-    max_concurrent: int | None = None
+    max_concurrent: Count | None = None
     """Folds at a time; default: as many as there are GPUs, or else CPUs and memory for. The CPUs and GPUs are shared
     out among them."""
     preset: str | None = None
     """Settings of the classifier's training, as in `train-classifier`."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Passes of the classifier's training; default: the preset's."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Clips per step and worker of the classifier's training; default: the preset's."""
     lr: float | None = None
     """Highest learning rate of the classifier's training; default: the preset's."""
@@ -51,20 +52,20 @@ class Options(DatasetOptions):
     """Generator to start from in the folds that it holds out, path or URI."""
     packaged: bool = True
     """Use the codec of `tokenize` and the generator in the package for the folds that they hold out."""
-    generator_preset: str = "hearing"
+    generator_preset: Annotated[str, OneOf(PRESETS)] = "hearing"
     """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
-    pretrain_epochs: int | None = None
+    pretrain_epochs: NotNegative | None = None
     """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
     codec's vectors."""
     taught: bool = True
     """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold
     either. Not with --preset published, which is to learn from labels alone."""
-    views: int = 7
+    views: NotNegative = 7
     """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
-    test_views: int = 1
+    test_views: Count = 1
     """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
     at a speed, pitch and level of their own."""
-    max_rejected: float = 0.05
+    max_rejected: Share = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
     stages_dir: str | None = None
     """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have
@@ -73,34 +74,17 @@ class Options(DatasetOptions):
     """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
     allow_leak: bool = False
     """Use --codec, --checkpoint and the package for every fold, also where they have seen it; the report says so."""
-    num_workers: int | None = None
+    num_workers: Count | None = None
     """Training processes of each fold; default: one per GPU of its share, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes GPUs where there are any."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model == "cnn" and self.mode not in (None, "scratch"):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
-        for option, least in (
-            ("max_concurrent", 1),
-            ("epochs", 1),
-            ("batch_size", 1),
-            ("num_workers", 1),
-            ("views", 0),
-            ("test_views", 1),
-        ):
-            value = getattr(self, option)
-            if value is not None and value < least:
-                raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
         if self.fold is not None and self.folds != "all":
             raise SoundStormError(f"--fold is {self.fold} and --folds is {self.folds}: give one of the two")
-        if not 0 <= self.max_rejected <= 1:
-            raise SoundStormError(f"--max-rejected is {self.max_rejected}: give a share from 0 to 1")
         for option, hears in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
             if getattr(self, option) is not None and self.model != hears:
                 raise SoundStormError(
@@ -115,15 +99,11 @@ class Options(DatasetOptions):
                         f"--{option.replace('_', '-')} is {value}: only --model soundstorm has use for it, leave it "
                         f"out for {self.model}"
                     )
-        if self.pretrain_epochs is not None and self.pretrain_epochs < 0:
-            raise SoundStormError(f"--pretrain-epochs is {self.pretrain_epochs}: give 0 or more")
         if self.mode == "frozen" and self.pretrain_epochs == 0:
             raise SoundStormError(
                 "--mode is frozen and --pretrain-epochs is 0: without a generator there is nothing to freeze, give 1 "
                 "or more"
             )
-        if self.generator_preset not in PRESETS:
-            raise SoundStormError(f"--generator-preset is '{self.generator_preset}': give one of {', '.join(PRESETS)}")
 
     @property
     def starts_as(self) -> str | None:

@@ -4,13 +4,14 @@ import hashlib
 import posixpath
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import pyarrow as pa
 from rich.markup import escape
 
 from cluster import storage
 from jobs.console.command import console
+from jobs.console.options import JobOptions, OneOf
 from jobs.inputs.outputs_apart import require_outside
 from soundstorm.data.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
@@ -18,20 +19,16 @@ from soundstorm.schemas import IGNORED, Ignored
 
 
 @dataclass(kw_only=True)
-class DatasetOptions:
+class DatasetOptions(JobOptions):
     """Which recordings to use."""
 
-    dataset: str = "esc50"
+    dataset: Annotated[str, OneOf(DATASETS)] = "esc50"
     """esc50, esc10, urbansound8k, folder (one sub-folder a class, or a CSV) or synthetic."""
     data_dir: str | None = None
     """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
     strict_folds: bool = False
     """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as
     they are published."""
-
-    def __post_init__(self) -> None:
-        if self.dataset not in DATASETS:
-            raise SoundStormError(f"--dataset is '{self.dataset}': give one of {', '.join(DATASETS)}")
 
     @property
     def location(self) -> str:

@@ -1,11 +1,12 @@
 """Decoded recordings in Ray's object store, from where every worker of a training reads all of them."""
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 import ray
+from annotated_types import Gt, Le
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.markup import escape
 
@@ -13,6 +14,7 @@ from cluster.runtime.ray_data import PATIENCE_S, bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, open_ledger
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from jobs.console.command import console
+from jobs.console.options import Allowed
 from jobs.inputs.audio_files import load_known_recording
 from jobs.inputs.clip_notes import tell
 from jobs.inputs.datasets import rows_of_folds
@@ -35,6 +37,10 @@ DECODED = pa.schema(
 is `soundstorm.serialization.recordings.content_of` its file, `notes` as in `clips`."""
 
 MAX_DURATION_S = 3600.0
+RecordingSeconds = Annotated[
+    float, Gt(0), Le(MAX_DURATION_S), Allowed(f"seconds, more than 0 and at most {MAX_DURATION_S:g}")
+]
+"""The type of the option that says how much of a recording is used."""
 """The most seconds of a recording that can be asked for."""
 DEADLY = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16

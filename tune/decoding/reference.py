@@ -4,9 +4,10 @@ in the object store."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import ray
+from annotated_types import Ge, Le
 from rich.markup import escape
 
 from cluster import storage
@@ -14,6 +15,7 @@ from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
 from jobs.console.command import console
+from jobs.console.options import Allowed, Count
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, digest, draw_per_category, with_sizes
 from jobs.inputs.codecs import choose_codec
@@ -26,7 +28,6 @@ from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
 from tune.decoding.objective import Measured
 from tune.decoding.trial import Bench, measure_real
-from tune.search.options import require_least
 
 CHUNK = 10
 """Recordings measured at once."""
@@ -38,24 +39,17 @@ class BenchOptions(DatasetOptions):
 
     fold: int | None = None
     """Left out of the real clips, so that what is chosen here can be measured there; default: the dataset's last."""
-    clips_per_class: int = 3
+    clips_per_class: Count = 3
     """Clips of each class that a trial draws: its budget."""
-    real_per_class: int = 32
+    real_per_class: Count = 32
     """Real clips of each class, at most, to compare with."""
-    duration: float = 5.0
+    duration: Annotated[float, Ge(0.05), Le(60), Allowed("0.05 to 60 seconds")] = 5.0
     """Seconds of each clip."""
     listener: str | None = None
     """The classifier that chooses among draws where candidates are more than 1, path or URI; default: the one in the
     package."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for option in ("clips_per_class", "real_per_class"):
-            require_least(option, getattr(self, option), 1)
-        if not 0.05 <= self.duration <= 60:
-            raise SoundStormError(f"--duration is {self.duration}: give 0.05 to 60 seconds")
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -8,12 +8,13 @@ from ray import tune
 
 from cluster.runtime.connect import connect
 from jobs.console.command import console
+from jobs.console.options import Count
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
 from soundstorm.model.config import SamplerSettings
 from tune.decoding.reference import BenchOptions, Stand, set_up
 from tune.decoding.trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
-from tune.search.options import StudyOptions, require_least
+from tune.search.options import StudyOptions
 from tune.search.results import trial_row
 from tune.search.runner import Search, plan_trials, run_search
 from tune.search.space import Choice, Range, Space, check_space
@@ -29,12 +30,11 @@ class DecodingOptions(BenchOptions):
 
     curve_iterations: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     """Passes at level 0 of the curve, all else as the checkpoint has it; one number: no curve."""
-    curve_seeds: int = 3
+    curve_seeds: Count = 3
     """Seeds of each point of the curve."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_least("curve_seeds", self.curve_seeds, 1)
         if (
             not self.curve_iterations
             or min(self.curve_iterations) < 1

@@ -2,9 +2,10 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 from cluster.tables import stage_record as records
+from jobs.console.options import Count, JobOptions, NotNegative
 from soundstorm.errors import SoundStormError
 
 TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
@@ -12,14 +13,14 @@ TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
 
 
 @dataclass(kw_only=True)
-class StudyOptions:
+class StudyOptions(JobOptions):
     """What all studies have in common."""
 
-    num_trials: int = 12
+    num_trials: Count = 12
     """Settings to try."""
-    max_concurrent: int | None = None
+    max_concurrent: Count | None = None
     """Trials at a time; default: one per GPU of the cluster, or one per CPU where there is none."""
-    seed: int = 0
+    seed: NotNegative = 0
     """Seed of the search; of every trial's training too, and the first of the seeds that clips are generated with."""
     space: str | None = None
     """Python file of this machine that defines SPACE, what is searched (see tune/space.py); default: values around the
@@ -29,30 +30,15 @@ class StudyOptions:
     always written."""
     resume: bool = False
     """Go on with a study, which must be there. The same command without this does so too, where there is one."""
-    overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
-    address: str | None = None
-    """Ray cluster to join; default: start one here."""
-
-    least_trials: ClassVar[int] = 1
-    """Of a study of this kind; no option."""
 
     def __post_init__(self) -> None:
-        require_least("num_trials", self.num_trials, self.least_trials)
-        require_least("max_concurrent", self.max_concurrent, 1)
-        require_least("seed", self.seed, 0)
+        super().__post_init__()
         if self.resume and self.overwrite:
             raise SoundStormError("--resume goes on with a study and --overwrite deletes it: give one of the two")
         if self.log_to is not None and importlib.util.find_spec(TRACKERS[self.log_to]) is None:
             raise SoundStormError(
                 f"--log-to is {self.log_to}, which is not installed: pip install 'soundstorm-env[{self.log_to}]'"
             )
-
-
-def require_least(option: str, value: float | None, least: float) -> None:
-    """Raise SoundStormError if the option was given and is less than `least`."""
-    if value is not None and value < least:
-        raise SoundStormError(f"--{option.replace('_', '-')} is {value}: give at least {least}")
 
 
 def require_begun(output_dir: str, stage: str, resume: bool) -> None:

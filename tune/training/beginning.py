@@ -1,19 +1,19 @@
 """What a training study is asked, what its trials start from, and what they search."""
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
+from jobs.console.options import Count, OneOf
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
 from jobs.training.generator_loop import first_weights, network_for
-from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import PRESETS, preset
-from tune.search.options import StudyOptions, require_least
+from tune.search.options import StudyOptions
 from tune.search.space import Choice, Range, Space, check_space, load_space
 from tune.training.trial import (
     MODEL_NAMES,
@@ -33,25 +33,18 @@ class Options(StudyOptions):
     output_dir: str = "runs/tune"
     """Folder or s3:// prefix for trials.parquet, trials.csv, best.json, best.toml, report.html and the trials'
     networks."""
-    preset: str = "tiny"
+    preset: Annotated[str, OneOf(PRESETS)] = "tiny"
     """Network and training that the search starts from: reference, small, hearing, tiny or faults."""
     checkpoint: str | None = None
     """Checkpoint folder or URI that every trial starts from; its architecture is used."""
     fold: int | None = None
     """The fold that trials are validated with; default: the dataset's last."""
-    epochs: int | None = None
+    epochs: Count | None = None
     """Epochs of a trial that is not stopped early; default: the preset's."""
-    batch_size: int | None = None
+    batch_size: Count | None = None
     """Clips per step and worker; default: the preset's."""
-    num_workers: int = 1
+    num_workers: Count = 1
     """Training processes of each trial; more than one makes it a distributed run of Ray Train."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.preset not in PRESETS:
-            raise SoundStormError(f"--preset is '{self.preset}': give one of {', '.join(PRESETS)}")
-        for option in ("epochs", "batch_size", "num_workers"):
-            require_least(option, getattr(self, option), 1)
 
 
 @dataclass(kw_only=True, frozen=True)

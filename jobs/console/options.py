@@ -1,0 +1,134 @@
+"""Options that several commands have, and the check of their bounds: those that stand in a field's annotation, as in
+`Annotated[int, Ge(1)]`."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Lt
+
+from soundstorm.errors import SoundStormError
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What an error says is allowed, where bounds alone do not say it well: `give 1 to 4096 clips`."""
+
+    text: str
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """Only these names are allowed."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, names: Iterable[str]) -> None:
+        object.__setattr__(self, "names", tuple(names))
+
+
+Count = Annotated[int, Ge(1)]
+NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
+Rate = Annotated[float, Gt(0), Lt(math.inf), Allowed("a number above 0")]
+Share = Annotated[float, Ge(0), Le(1), Allowed("a share from 0 to 1")]
+
+
+def check_bounds(options: Any) -> None:
+    """Raise SoundStormError for the first field of a dataclass whose value is outside the bounds of its annotation;
+    None is always allowed."""
+    hints = get_type_hints(type(options), include_extras=True)
+    for field in fields(options):
+        value = getattr(options, field.name)
+        bounds = () if value is None else tuple(_bounds(hints[field.name]))
+        if all(_is_within(value, bound) for bound in bounds):
+            continue
+        shown = f"'{value}'" if isinstance(value, str) else value
+        raise SoundStormError(f"--{field.name.replace('_', '-')} is {shown}: give {_allowed(bounds)}")
+
+
+def _bounds(hint: Any) -> Iterator[Any]:
+    """What stands beside the type in an annotation, or in one alternative of it: `Annotated[int, Ge(1)] | None`."""
+    if get_origin(hint) is Annotated:
+        yield from hint.__metadata__
+    else:
+        for alternative in get_args(hint):
+            if get_origin(alternative) is Annotated:
+                yield from alternative.__metadata__
+
+
+def _is_within(value: Any, bound: Any) -> bool:
+    match bound:
+        case Ge(ge=least):
+            return bool(value >= least)
+        case Gt(gt=least):
+            return bool(value > least)
+        case Le(le=most):
+            return bool(value <= most)
+        case Lt(lt=most):
+            return bool(value < most)
+        case OneOf(names=names):
+            return value in names
+    return True
+
+
+def _allowed(bounds: tuple[Any, ...]) -> str:
+    for bound in bounds:
+        if isinstance(bound, Allowed):
+            return bound.text
+        if isinstance(bound, OneOf):
+            return f"one of {', '.join(bound.names)}"
+    return " and ".join(f"at least {bound.ge}" for bound in bounds if isinstance(bound, Ge))
+
+
+@dataclass(kw_only=True)
+class JobOptions:
+    """What all jobs have in common."""
+
+    overwrite: bool = False
+    """Start afresh: delete what earlier runs left in the output folder."""
+    address: str | None = None
+    """Ray cluster to join; default: start one here."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+
+
+@dataclass(kw_only=True)
+class TrainingOptions(JobOptions):
+    """What all trainings of networks have in common."""
+
+    epochs: Count | None = None
+    """Passes over the clips; default: the preset's."""
+    batch_size: Count | None = None
+    """Clips per step and worker; default: the preset's."""
+    lr: Rate | None = None
+    """Highest learning rate; default: the preset's."""
+    seed: NotNegative | None = None
+    """Seed of order, variations and initial weights; default: the preset's."""
+    num_workers: Count | None = None
+    """Training processes; default: one per GPU, or one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes GPUs where there are any."""
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those of them that replace a setting of a preset."""
+        values = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "seed")}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(kw_only=True)
+class RestartOptions(JobOptions):
+    """Of trainings that start again where a process of theirs dies."""
+
+    max_failures: NotNegative = 3
+    """Restarts from the latest checkpoint before the run is given up."""
+
+
+@dataclass(kw_only=True)
+class PoolOptions(JobOptions):
+    """Of jobs that a pool of actors does."""
+
+    num_actors: Count | None = None
+    """Actors; default: one per GPU, or one per CPU where there is none."""
