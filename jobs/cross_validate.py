@@ -24,11 +24,11 @@ from jobs.cross_validation.fold_plan import (
     FoldPlan,
     Settings,
     Start,
-    _key,
     describe,
     fold_identity,
     folds_to_test,
     plan_folds,
+    settings_key,
     synthetic_start,
 )
 from jobs.cross_validation.options import Options
@@ -36,6 +36,7 @@ from jobs.cross_validation.results import (
     PREDICTIONS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
+    Run,
     fold_folder,
     open_other,
     write_results,
@@ -95,10 +96,15 @@ def run(options: Options) -> dict[str, Any]:
         for fold in everywhere
         if fold not in done and (found := records.read(fold_folder(options.output_dir, fold), FOLD_STAGE))
     }
-    told: dict[str, Any] = {"dataset": options.dataset, "model": options.model, "mode": options.starts_as}
-    summary = write_results(
-        options.output_dir, index, done, settings=settings.identity(), others=others, skipped=skipped, **told
+    run_of_folds = Run(
+        dataset=options.dataset,
+        model=options.model,
+        mode=options.starts_as,
+        settings=settings.identity(),
+        folds=done,
+        skipped=skipped,
     )
+    summary = write_results(options.output_dir, index, run_of_folds, others)
     kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
     counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)} | folds_record(index, options)
     records.finish(options.output_dir, STAGE, settings.identity(), counts)
@@ -222,7 +228,7 @@ def _stage_folder(settings: Settings, fold_dir: str, fold: int, name: str, *deci
     """Where a stage of a fold is done that several runs may have in common."""
     if settings.stages is None:
         return storage.join(fold_dir, name)
-    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{_key(*deciding)}")
+    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{settings_key(*deciding)}")
 
 
 def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:

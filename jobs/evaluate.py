@@ -37,6 +37,7 @@ from jobs.inputs.clips import Clip, clips_of_fold, digest, draw_per_category, fi
 from jobs.inputs.codecs import choose_codec, codec_of_samples
 from jobs.inputs.outputs_apart import require_outside
 from jobs.inputs.rejections import require_few
+from soundstorm.audio.bands import Bands
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
@@ -47,6 +48,14 @@ from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
 """What each part has a table of."""
+OUTPUTS = (
+    "parts",
+    *(f"{name}.parquet" for name in (*TABLES, "substitution")),
+    "summary.json",
+    "report.html",
+    PLAYERS_FOLDER,
+    "failed.parquet",
+)
 MAX_LINK_DAYS = 7
 
 
@@ -138,36 +147,10 @@ def run(options: Options) -> dict[str, Any]:
     scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
     bands = common_bands(real, generated, options.seed) if options.common_band else None
     generator = find_generator(options.substitution, codec)
-    settings = {
-        "real_audio": storage.absolute(options.real_audio),
-        "generated_audio": storage.absolute(options.generated_audio),
-        "real_clips": digest(real),
-        "generated_clips": digest(generated),
-        "training_log": hashlib.sha256(repr(training_log).encode()).hexdigest(),
-        "examples_per_class": options.examples_per_class,
-        "metrics": options.metrics,
-        "fold": options.fold,
-        "clips_per_class": options.clips_per_class,
-        "max_duration_s": options.max_duration,
-        "seed": options.seed,
-        "codec_sha256": codec.fingerprint.sha256,
-        "sample_rate": SAMPLE_RATE,
-        "shard_size": options.shard_size,
-        "tables": tuple(TABLES),
-        **(scope.settings if scope else {}),
-        **({"substitution": (generator.sha256, options.substitution_clips)} if generator else {}),
-        **({"players": options.players} if options.players != "inside" else {}),
-        **({"common_band_hz": bands.common_band_hz} if bands else {}),
-    }
-    outputs = (
-        "parts",
-        *(f"{name}.parquet" for name in (*TABLES, "substitution")),
-        "summary.json",
-        "report.html",
-        PLAYERS_FOLDER,
-        "failed.parquet",
+    settings = _settings(options, real, generated, training_log, codec, scope, bands) | (
+        generator.settings(options.substitution_clips) if generator else {}
     )
-    record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=outputs)
+    record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=OUTPUTS)
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
     if record is not None and all_there(options.output_dir, *made, "summary.json", "report.html"):
         return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
@@ -202,7 +185,7 @@ def run(options: Options) -> dict[str, Any]:
         bands=bands,
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, codec, features) if scope else None,
-        substitution=_substitution(options, generator, real, weights, settings_digest(settings)) if generator else None,
+        substitution=_substitution(options, generator, real, weights, settings_digest(settings)),
     )
     evaluation.write(options.output_dir)
     page = _report(options, evaluation, training_log)
@@ -211,6 +194,38 @@ def run(options: Options) -> dict[str, Any]:
         console.print(f"[yellow]note:[/] {escape(bands.note)}", highlight=False)
     records.finish(options.output_dir, "evaluate", settings, evaluation.counts)
     return _summary(options, evaluation.counts, "")
+
+
+def _settings(
+    options: Options,
+    real: list[Clip],
+    generated: list[Clip],
+    training_log: list[dict[str, Any]],
+    codec: Codec,
+    scope: Scope | None,
+    bands: Bands | None,
+) -> dict[str, Any]:
+    """What decides the result, for the record; `bands` where they are common ones."""
+    return {
+        "real_audio": storage.absolute(options.real_audio),
+        "generated_audio": storage.absolute(options.generated_audio),
+        "real_clips": digest(real),
+        "generated_clips": digest(generated),
+        "training_log": hashlib.sha256(repr(training_log).encode()).hexdigest(),
+        "examples_per_class": options.examples_per_class,
+        "metrics": options.metrics,
+        "fold": options.fold,
+        "clips_per_class": options.clips_per_class,
+        "max_duration_s": options.max_duration,
+        "seed": options.seed,
+        "codec_sha256": codec.fingerprint.sha256,
+        "sample_rate": SAMPLE_RATE,
+        "shard_size": options.shard_size,
+        "tables": tuple(TABLES),
+        **(scope.settings if scope else {}),
+        **({"players": options.players} if options.players != "inside" else {}),
+        **({"common_band_hz": bands.common_band_hz} if bands else {}),
+    }
 
 
 def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
@@ -287,7 +302,11 @@ def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table)
     )
 
 
-def _substitution(options: Options, generator: Substituted, real: list[Clip], codec: bytes, settings: str) -> pa.Table:
+def _substitution(
+    options: Options, generator: Substituted | None, real: list[Clip], codec: bytes, settings: str
+) -> pa.Table | None:
+    if generator is None:
+        return None
     return substitution_table(
         options.output_dir,
         options.address,

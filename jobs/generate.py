@@ -205,14 +205,21 @@ def run(options: Options) -> dict[str, Any]:
         return _actors(options, plan, info, (files, weights, listener), sampler, prompt)
 
     complete(plan, options.address, prepare, "make_part", options.num_actors)
-    metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
-    metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
-    num_rows = write_stream(
-        _manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata
-    )
+    num_rows = _write_manifest(options, plan, codec, checkpoint, sampler)
     counts = {"samples": num_rows, "categories": min(num_rows, len(labels))}
     records.finish(options.output_dir, "generate", settings, counts)
     return _summary(options, counts, "")
+
+
+def _write_manifest(
+    options: Options, plan: Plan, codec: Codec, checkpoint: Checkpoint, sampler: SamplerSettings
+) -> int:
+    """Put the parts' tables together; returns the number of samples."""
+    metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
+    metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
+    return write_stream(
+        _manifest_uri(options), SAMPLES, (_placed_here(options, rows) for rows in plan.tables(SAMPLES)), metadata
+    )
 
 
 def _placed_here(options: Options, rows: pa.Table) -> pa.Table:

@@ -3,6 +3,7 @@
 Each stage keeps a record of its settings in its own folder; a stage that is finished is not repeated.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -73,8 +74,21 @@ def run(options: Options) -> dict[str, Any]:
         else SAMPLES_PER_CLASS
         * len(open_dataset(options.dataset, location, strict_folds=options.strict_folds).categories)
     )
+    stages = _stages(options, folders, location, num_samples)
+    with connect(options.address):
+        for number, (name, stage) in enumerate(stages.items(), start=1):
+            console.print(f"[bold]{number}/{len(stages)} {name}[/]", highlight=False)
+            summary = stage()
+            console.print(f"    {escape(summary['message'])}", highlight=False)
+    return summary | {"output_dir": options.output_dir}
+
+
+def _stages(
+    options: Options, folders: dict[str, str], location: str, num_samples: int
+) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The jobs by name, in order, each with its folder; the recordings lie at `location`."""
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
-    stages = {
+    return {
         "tokenize": partial(
             tokenize.run,
             tokenize.Options(
@@ -130,12 +144,6 @@ def run(options: Options) -> dict[str, Any]:
             ),
         ),
     }
-    with connect(options.address):
-        for number, (name, stage) in enumerate(stages.items(), start=1):
-            console.print(f"[bold]{number}/{len(stages)} {name}[/]", highlight=False)
-            summary = stage()
-            console.print(f"    {escape(summary['message'])}", highlight=False)
-    return summary | {"output_dir": options.output_dir}
 
 
 def _dataset(options: Options, folder: str) -> str:

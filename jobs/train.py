@@ -143,6 +143,13 @@ def _train(
             f"{plan}",
             highlight=False,
         )
+        settings = {
+            **_loop_settings(options, tokens, architecture, origin, chosen),
+            "training": config.to_dict(),
+            "batch_size": batch_of_worker(options.output_dir, config.batch_size, plan.num_workers),
+            "weights": None if weights is None else ray.put(weights),
+            "cpus": plan.cpus_per_worker,
+        }
         quiet_ray_data()
         with (
             TrainingLog(options.output_dir, "epoch", STAGE, len(training)) as log,
@@ -150,23 +157,7 @@ def _train(
         ):
             result = run_trainer(
                 train_on_worker,
-                {
-                    "architecture": architecture.to_dict(),
-                    "training": config.to_dict(),
-                    "batch_size": batch_of_worker(options.output_dir, config.batch_size, plan.num_workers),
-                    "sampler": chosen.sampler_over(
-                        origin.sampler if origin else preset(options.preset).sampler
-                    ).to_dict(),
-                    "categories": tokens.categories,
-                    "codec": asdict(tokens.fingerprint),
-                    "dataset": tokens.dataset,
-                    "fold": tokens.fold,
-                    "trained_on": tokens.trained_on(origin).to_dict(),
-                    "weights": None if weights is None else ray.put(weights),
-                    "checkpoint_every": options.checkpoint_every,
-                    "cpus": plan.cpus_per_worker,
-                    "threads": chosen.threads,  # another number of them adds up in another order
-                },
+                settings,
                 {"tokens": ray.data.from_arrow(tokens.table)},
                 plan=plan,
                 output_uri=options.output_dir,
@@ -180,19 +171,42 @@ def _train(
             finished, state = load_checkpoint(folder), load_training_state(folder)
             log.update(state["rows"])
             storage.copy_from_local(folder, storage.join(options.output_dir, CHECKPOINT_FOLDER))
-    last = state["rows"][-1]
-    return {
-        "epochs": last["epoch"],
-        "steps": last["step"],
-        "train_loss": last["train_loss"],
-        "val_loss": last["val_loss"],
-        "val_losses": [last[f"val_level_{level}"] for level in range(architecture.num_levels)],
-        "seconds": sum(row["seconds"] for row in state["rows"]),
+    return _losses(state["rows"], architecture.num_levels) | {
         "clips": len(training),
         "views": training.num_views,
         "validation_clips": len(validation),
         "num_workers": plan.num_workers,
         "checkpoint_sha256": finished.sha256,
+    }
+
+
+def _losses(rows: list[dict[str, Any]], num_levels: int) -> dict[str, Any]:
+    """What the rows of the log end with."""
+    last = rows[-1]
+    return {
+        "epochs": last["epoch"],
+        "steps": last["step"],
+        "train_loss": last["train_loss"],
+        "val_loss": last["val_loss"],
+        "val_losses": [last[f"val_level_{level}"] for level in range(num_levels)],
+        "seconds": sum(row["seconds"] for row in rows),
+    }
+
+
+def _loop_settings(
+    options: Options, tokens: Tokens, architecture: ModelConfig, origin: Checkpoint | None, chosen: ChosenSettings
+) -> dict[str, Any]:
+    """What workers are told, beside how they train."""
+    return {
+        "architecture": architecture.to_dict(),
+        "sampler": chosen.sampler_over(origin.sampler if origin else preset(options.preset).sampler).to_dict(),
+        "categories": tokens.categories,
+        "codec": asdict(tokens.fingerprint),
+        "dataset": tokens.dataset,
+        "fold": tokens.fold,
+        "trained_on": tokens.trained_on(origin).to_dict(),
+        "checkpoint_every": options.checkpoint_every,
+        "threads": chosen.threads,  # another number of them adds up in another order
     }
 
 

@@ -17,8 +17,13 @@ MAX_AT_THE_TOP = {"soundstorm": 4, "cluster": 4, "jobs": 15, "tune": 5}
 """Python files of a floor that lie in no room."""
 MAX_IN_A_FOLDER = 16
 MAX_LINES = 350
+MAX_FUNCTION_LINES = 60
+"""Without its docstring."""
+MAX_PARAMETERS = 8
+"""That a call must give; those with a default are settings, as the fields of the options are."""
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "misc"}
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 FILES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -89,3 +94,39 @@ def test_a_file_holds_one_concept_says_which_and_is_soon_read(path: Path) -> Non
     assert text.count("\n") <= MAX_LINES
     assert path.stem not in VAGUE_NAMES
     assert not text.strip() or ast.get_docstring(ast.parse(text))
+
+
+def functions(path: Path) -> Iterator[Function]:
+    yield from (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, Function))
+
+
+def num_lines(function: Function) -> int:
+    """Of a function, its docstring left out."""
+    docstring = function.body[0] if ast.get_docstring(function) is not None else None
+    told = 0 if docstring is None else (docstring.end_lineno or 0) - docstring.lineno + 1
+    return (function.end_lineno or 0) - function.lineno + 1 - told
+
+
+def num_required(function: Function) -> int:
+    """Parameters without a default, save for `self` and `cls`."""
+    named = [argument.arg for argument in (*function.args.posonlyargs, *function.args.args)]
+    required = len(named) - len(function.args.defaults) + sum(default is None for default in function.args.kw_defaults)
+    return required - (named[:1] in (["self"], ["cls"]))
+
+
+def test_a_function_fits_on_a_screen_and_asks_for_few_things() -> None:
+    found = {f"{path.relative_to(ROOT)}: {each.name}": each for path in FILES for each in functions(path)}
+    assert {name: lines for name, each in found.items() if (lines := num_lines(each)) > MAX_FUNCTION_LINES} == {}
+    assert {name: count for name, each in found.items() if (count := num_required(each)) > MAX_PARAMETERS} == {}
+
+
+def test_what_is_private_to_a_file_is_not_imported_from_it() -> None:
+    private = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.module}.{alias.name}"
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in FLOORS
+        for alias in node.names
+        if alias.name.startswith("_") and not alias.name.startswith("__")
+    ]
+    assert private == []

@@ -16,7 +16,7 @@ from jobs.console.options import NotNegative
 from jobs.console.resume import told_again
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import choose_stand
-from tune.decoding.results import told, write_decoding
+from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
 from tune.search.options import StudyOptions, require_begun
 from tune.search.results import OUTPUTS, all_there
@@ -78,11 +78,13 @@ def run(options: Options) -> dict[str, Any]:
         found,
         stand,
         space,
-        study="decoding",
-        extra={},
-        command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
-        settings=settings | {"num_trials": options.num_trials},
-        tiles=[],
+        About(
+            name="decoding",
+            extra={},
+            command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
+            settings=settings | {"num_trials": options.num_trials},
+            tiles=[],
+        ),
     )
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")

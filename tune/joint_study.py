@@ -19,11 +19,11 @@ from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
 from tune import training_study
 from tune.decoding.reference import choose_real, choose_stand, open_listener
-from tune.decoding.results import told, write_decoding
+from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
 from tune.search.options import StudyOptions, require_begun
 from tune.search.results import OUTPUTS, all_there
-from tune.search.space import load_space, spans_of
+from tune.search.space import Space, load_space, spans_of
 from tune.search.trial_journal import Ended, Journal
 from tune.training.beginning import TRIALS, Start, prepare
 from tune.training.beginning import Options as TrainingOptions
@@ -85,25 +85,9 @@ def run(options: Options) -> dict[str, Any]:
     check_decoding_space(space, begin.sampler, levels)
     real = choose_real(options, begin.tokens.categories)
     hears = wants_listener(space) or begin.sampler.candidates > 1
-    listener = open_listener(options, [begin.tokens.categories[label] for label in real.labels]) if hears else b""
+    listener = open_listener(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
-    settings = {
-        "study": "joint",
-        TRAINING: given | {"space": spans_of(begin.space), "tokens_made": begin.tokens.made},
-        "best": options.best,
-        "decoding_trials": options.decoding_trials,
-        "decoding_space": spans_of(space),
-        "codec_sha256": begin.tokens.fingerprint.sha256,
-        "listener_sha256": hashlib.sha256(listener).hexdigest() if hears else None,
-        "real_clips": digest(real.clips),
-        "dataset": options.dataset,
-        "data_dir": storage.absolute(options.location),
-        "curve_iterations": options.curve_iterations,
-        "curve_seeds": options.curve_seeds,
-        "clips_per_class": options.clips_per_class,
-        "real_per_class": options.real_per_class,
-        "duration_s": options.duration,
-    }
+    settings = _settings(options, begin, given, space, listener, digest(real.clips))
     record = records.begin(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
     )
@@ -119,24 +103,49 @@ def run(options: Options) -> dict[str, Any]:
     )
     chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
     command, extra = _chosen(training, begin, home, chosen)
-    tiles = (
-        [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")]
-        if "lr" in chosen.point
-        else []
-    )
     counts = write_decoding(
         options.output_dir,
         found,
         stand,
         space,
-        study="joint",
-        extra=extra,
-        command=command.format(best=storage.join(options.output_dir, "best.json")),
-        settings=settings,
-        tiles=tiles,
+        About(
+            name="joint",
+            extra=extra,
+            command=command.format(best=storage.join(options.output_dir, "best.json")),
+            settings=settings,
+            tiles=_tiles(chosen),
+        ),
     )
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
+
+
+def _settings(
+    options: Options,
+    begin: Start,
+    given: dict[str, Any],
+    space: Space,
+    listener: bytes | None,
+    real_clips: str,
+) -> dict[str, Any]:
+    """For the record; `given` to the training, `space` and `listener` of the decoding."""
+    return {
+        "study": "joint",
+        TRAINING: given | {"space": spans_of(begin.space), "tokens_made": begin.tokens.made},
+        "best": options.best,
+        "decoding_trials": options.decoding_trials,
+        "decoding_space": spans_of(space),
+        "codec_sha256": begin.tokens.fingerprint.sha256,
+        "listener_sha256": None if listener is None else hashlib.sha256(listener).hexdigest(),
+        "real_clips": real_clips,
+        "dataset": options.dataset,
+        "data_dir": storage.absolute(options.location),
+        "curve_iterations": options.curve_iterations,
+        "curve_seeds": options.curve_seeds,
+        "clips_per_class": options.clips_per_class,
+        "real_per_class": options.real_per_class,
+        "duration_s": options.duration,
+    }
 
 
 def best_networks(trials: list[Ended], count: int) -> list[Ended]:
@@ -145,6 +154,12 @@ def best_networks(trials: list[Ended], count: int) -> list[Ended]:
         (ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"]
     )
     return finished[:count]
+
+
+def _tiles(chosen: Ended) -> list[tuple[str, str, str]]:
+    if "lr" not in chosen.point:
+        return []
+    return [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")]
 
 
 def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ import ray
 from ray import tune
 
 from cluster import storage
-from cluster.runtime.connect import connect
+from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.tables import stage_record as records
 from jobs.console.command import console, leave, start
@@ -88,24 +88,10 @@ def _search(options: Options, begin: Start) -> list[Ended]:
                 "not be free again",
                 highlight=False,
             )
-        if options.num_workers > 1:
-            each = plan_workers(options.num_workers, "auto", info)
-            total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)
-            at_a_time = min(
-                options.max_concurrent or total,
-                max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))),
-            )
-            plan = WorkerPlan(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu)
-        else:
-            each = plan = plan_trials(options, info, options.num_trials)
+        plan, each = _plan(options, info)
         console.print(
             f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
-            f"{plan.num_workers} at a time, each {each}"
-            if options.num_workers > 1
-            else f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
-            f"{plan.num_workers} at a time with "
-            f"{plan.cpus_per_worker} "
-            f"CPU{'s' if plan.cpus_per_worker > 1 else ''}{' and a GPU' if plan.use_gpu else ''} each",
+            f"{plan.num_workers} at a time{_of_each(options, each)}",
             highlight=False,
         )
         base = Base.of(
@@ -138,6 +124,27 @@ def _search(options: Options, begin: Start) -> list[Ended]:
             begin.training.epochs, Journal(storage.join(options.output_dir, TRIALS, "journal")).ended()
         )
         return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources)
+
+
+def _plan(options: Options, info: ClusterInfo) -> tuple[WorkerPlan, WorkerPlan]:
+    """Trials at a time, and the workers of each."""
+    if options.num_workers == 1:
+        plan = plan_trials(options, info, options.num_trials)
+        return plan, plan
+    each = plan_workers(options.num_workers, "auto", info)
+    total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)
+    at_a_time = min(
+        options.max_concurrent or total,
+        max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))),
+    )
+    return WorkerPlan(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu), each
+
+
+def _of_each(options: Options, each: WorkerPlan) -> str:
+    if options.num_workers > 1:
+        return f", each {each}"
+    cpus = f"{each.cpus_per_worker} CPU{'s' if each.cpus_per_worker > 1 else ''}"
+    return f" with {cpus}{' and a GPU' if each.use_gpu else ''} each"
 
 
 def _describer(epochs: int, before: Sequence[Ended]) -> Any:

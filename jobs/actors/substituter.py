@@ -45,6 +45,10 @@ class Substituted:
         """Of its weights."""
         return self.checkpoint.sha256
 
+    def settings(self, clips: int) -> dict[str, Any]:
+        """For the record of an evaluation whose table is about so many clips."""
+        return {"substitution": (self.sha256, clips)}
+
 
 def find_generator(uri: str | None, codec: Codec) -> Substituted | None:
     """The generator at `uri` (PACKAGED: the one in the package), None where none is asked for.

@@ -210,11 +210,11 @@ def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
     if settings.stages is None:
         return storage.join(output_dir, "tokens", codec)
     return storage.join(
-        settings.stages, "tokens", f"{codec}-{_key(settings.clips, settings.location, settings.token_views)}"
+        settings.stages, "tokens", f"{codec}-{settings_key(settings.clips, settings.location, settings.token_views)}"
     )
 
 
-def _key(*deciding: Any) -> str:
+def settings_key(*deciding: Any) -> str:
     """Short name for what decides how a stage comes out: runs that differ in it have stages of their own."""
     return hashlib.sha256(repr(deciding).encode()).hexdigest()[:8]
 

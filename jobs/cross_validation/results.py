@@ -95,108 +95,121 @@ def read_predictions(uri: str) -> tuple[pa.Table, list[str]]:
     return table, categories
 
 
-def write_results(
-    output_dir: str,
-    index: Index,
-    folds: Mapping[int, Mapping[str, Any]],
-    *,
-    dataset: str,
-    model: str,
-    mode: str | None,
-    settings: Mapping[str, Any],
-    others: Sequence[Other],
-    skipped: Sequence[int],
-) -> dict[str, Any]:
+@dataclass(kw_only=True, frozen=True)
+class Run:
+    """A cross-validation whose folds are summed up."""
+
+    dataset: str
+    model: str
+    mode: str | None
+    settings: Mapping[str, Any]
+    """Of its record."""
+    folds: Mapping[int, Mapping[str, Any]]
+    """Counts of the record of each fold."""
+    skipped: Sequence[int]
+    """Folds without clips."""
+
+    @property
+    def name(self) -> str:
+        return classifier_name(self.model, self.mode)
+
+    @property
+    def leaks(self) -> list[str]:
+        return [leak for fold in sorted(self.folds) for leak in self.folds[fold]["leaks"]]
+
+    def beside(self, other: Other, predictions: pa.Table) -> Compared:
+        """The comparison of this run's `predictions` with those of another."""
+        differing, otherwise = _differing(self.settings, other), _otherwise_started(self.folds, other)
+        return Compared(
+            name=other.name,
+            result=other.result,
+            comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
+            is_pretraining=(self.model, self.mode, other.model, other.mode) in PRETRAINED_AND_NOT
+            and differing <= OF_PRETRAINING
+            and not otherwise,
+            differences=[f"{key} {self.settings.get(key)} and {other.settings.get(key)}" for key in sorted(differing)]
+            + [f"codec or network of fold {fold}" for fold in otherwise],
+        )
+
+
+def write_results(output_dir: str, index: Index, run: Run, others: Sequence[Other]) -> dict[str, Any]:
     """Write the table, `summary.json` and the page; returns the summary.
 
     Args:
         output_dir: has the predictions of fold 1 at `fold-1/classifier/predictions.parquet`, and so on.
         index: of the dataset.
-        folds: counts of the record of each fold.
-        dataset, model, mode: what was done.
-        settings: of the run's record.
+        run: what was done.
         others: runs to compare with.
-        skipped: folds without clips.
     """
     parts = [
         read_table(storage.join(fold_folder(output_dir, fold), "classifier", PREDICTIONS_FILE))[0]
-        for fold in sorted(folds)
+        for fold in sorted(run.folds)
     ]
     predictions = pa.concat_tables(parts).sort_by([("fold", "ascending"), ("clip_id", "ascending")])
-    uri, name = storage.join(output_dir, PREDICTIONS_FILE), classifier_name(model, mode)
+    uri, categories = storage.join(output_dir, PREDICTIONS_FILE), json.dumps(index.categories, ensure_ascii=False)
     result = classify_predictions(predictions, index.categories, uri)
-    write_table(uri, predictions, {"dataset": dataset, "categories": json.dumps(index.categories, ensure_ascii=False)})
-    compared = [
-        Compared(
-            name=other.name,
-            result=other.result,
-            comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
-            is_pretraining=(model, mode, other.model, other.mode) in PRETRAINED_AND_NOT
-            and _differing(settings, other) <= OF_PRETRAINING
-            and not _otherwise_started(folds, other),
-            differences=[
-                f"{key} {settings.get(key)} and {other.settings.get(key)}"
-                for key in sorted(_differing(settings, other))
-            ]
-            + [f"codec or network of fold {fold}" for fold in _otherwise_started(folds, other)],
-        )
-        for other in others
+    write_table(uri, predictions, {"dataset": run.dataset, "categories": categories})
+    compared = [run.beside(other, predictions) for other in others]
+    warnings = _warnings(index, result, run.folds, run.skipped)
+    compared_with = [
+        {"with": other.uri, "name": other.name, "is_pretraining": found.is_pretraining, **asdict(found.comparison)}
+        for other, found in zip(others, compared, strict=True)
     ]
-    leaks = [leak for fold in sorted(folds) for leak in folds[fold]["leaks"]]
-    warnings = _warnings(index, result, folds, skipped)
-    data = ClassificationData(
-        title=f"{name} on {DATASETS[dataset].title}",
-        name=name,
-        dataset=dataset,
+    summary = _summary(run, result) | {"compared": compared_with, "leaks": run.leaks, "warnings": warnings}
+    storage.write_bytes(
+        storage.join(output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
+    )
+    page = render_classification(_page(run, result, compared, warnings))
+    storage.write_bytes(storage.join(output_dir, REPORT_FILE), page.encode())
+    return summary
+
+
+def _page(run: Run, result: Classification, compared: list[Compared], warnings: list[str]) -> ClassificationData:
+    dataset = DATASETS[run.dataset]
+    return ClassificationData(
+        title=f"{run.name} on {dataset.title}",
+        name=run.name,
+        dataset=run.dataset,
         generated_at=datetime.now(UTC),
         result=result,
         notes=[
-            FoldNote(fold=fold, codec=counts["codec"], start=counts["start"]) for fold, counts in sorted(folds.items())
+            FoldNote(fold=fold, codec=counts["codec"], start=counts["start"])
+            for fold, counts in sorted(run.folds.items())
         ],
         compared=compared,
-        leaks=leaks,
+        leaks=run.leaks,
         warnings=warnings,
         settings={
-            "run": {key: value for key, value in settings.items() if value is not None},
+            "run": {key: value for key, value in run.settings.items() if value is not None},
             "versions": records.versions(),
         },
-        credits=[f"{DATASETS[dataset].title}: {DATASETS[dataset].credit}, {DATASETS[dataset].licence}."]
-        if DATASETS[dataset].credit
-        else [],
+        credits=[f"{dataset.title}: {dataset.credit}, {dataset.licence}."] if dataset.credit else [],
     )
-    summary = {
-        "name": name,
-        "dataset": dataset,
-        "model": model,
-        "mode": mode,
+
+
+def _summary(run: Run, result: Classification) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "dataset": run.dataset,
+        "model": run.model,
+        "mode": run.mode,
         "accuracy_mean": result.mean,
         "accuracy_std": result.std,
         "accuracy_of_all_clips": result.overall.share,
         "clips": result.overall.clips,
         "folds": [
             {"fold": fold, **_plain(accuracy)}
-            | {name: folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
+            | {name: run.folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
             for fold, accuracy in result.folds.items()
         ],
-        "skipped_folds": list(skipped),
+        "skipped_folds": list(run.skipped),
         "classes": {category: _plain(accuracy) for category, accuracy in result.classes.items()},
         "categories": result.categories,
         "confusion": result.confusion,
         "confused_pairs": [asdict(pair) for pair in result.pairs],
         "calibration_error": result.calibration_error,
         "calibration": [asdict(found) for found in result.bins],
-        "compared": [
-            {"with": other.uri, "name": other.name, "is_pretraining": found.is_pretraining, **asdict(found.comparison)}
-            for other, found in zip(others, compared, strict=True)
-        ],
-        "leaks": leaks,
-        "warnings": warnings,
     }
-    storage.write_bytes(
-        storage.join(output_dir, SUMMARY_FILE), (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode()
-    )
-    storage.write_bytes(storage.join(output_dir, REPORT_FILE), render_classification(data).encode())
-    return summary
 
 
 def fold_folder(output_dir: str, fold: int) -> str:

@@ -175,9 +175,8 @@ def run_trainer(
         SoundStormError: more workers failed than allowed, or one for a reason that would come again.
         ClusterError: there are no nodes for the workers any more, or the storage is gone.
     """
-    os.environ.setdefault(
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5"
-    )  # a report waits for the next check: 2 s are long beside a short epoch
+    # a report waits for the next check: 2 s are long beside a short epoch
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
     here = NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False

@@ -113,30 +113,34 @@ def closeness(
         *MEASURES,
         *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None),
     ]
-    warnings = list(warnings)
-    if not common:
-        warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
-    if min(len(real), len(generated)) < FEW_CLIPS:
-        warnings.append(
-            f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are "
-            "rough."
-        )
     copies = comparison.copies()
-    if copies:
-        worst = ", ".join(f"{copy.clip_id} in {100 * copy.share:.0f}% of its frames" for copy in copies[:3])
-        warnings.append(
-            f"{len(copies)} of {len(generated)} generated clips repeat a training clip: "
-            f"{worst}{' and others' if len(copies) > 3 else ''}."
-        )
     return Closeness(
         measures=[_measure(info, ways[info.name]) for info in infos],
         counts={name: len(getattr(comparison, name)) for name in ("real", "generated", "training", "held_out")},
         held_out_fold=held_out_fold,
         confusion=comparison.confusion(),
         copies=copies,
-        warnings=warnings,
+        warnings=[*warnings, *_warnings(real, generated, copies, pooled=not common)],
         shares={name: shares.tolist() for name, shares in comparison.shares.items()},
     )
+
+
+def _warnings(real: ClipSet, generated: ClipSet, copies: Sequence[Copy], pooled: bool) -> list[str]:
+    warnings = []
+    if pooled:
+        warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
+    if min(len(real), len(generated)) < FEW_CLIPS:
+        warnings.append(
+            f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are "
+            "rough."
+        )
+    if copies:
+        worst = ", ".join(f"{copy.clip_id} in {100 * copy.share:.0f}% of its frames" for copy in copies[:3])
+        warnings.append(
+            f"{len(copies)} of {len(generated)} generated clips repeat a training clip: "
+            f"{worst}{' and others' if len(copies) > 3 else ''}."
+        )
+    return warnings
 
 
 Values = tuple[float, float] | tuple[float, float, DistanceBasis]

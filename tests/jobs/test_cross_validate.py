@@ -15,7 +15,7 @@ from jobs import cross_validate
 from jobs.console.command import console
 from jobs.cross_validate import run
 from jobs.cross_validation.options import Options
-from jobs.cross_validation.results import open_other, read_predictions, write_results
+from jobs.cross_validation.results import Run, open_other, read_predictions, write_results
 from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
@@ -202,13 +202,15 @@ def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_diff
     made = write_results(
         str(tmp_path / "this"),
         open_dataset("folder", str(sounds)),
-        folds,
-        dataset="folder",
-        model="soundstorm",
-        mode="fine-tuned",
-        settings=identity(epochs=epochs, pretrain_epochs=9),
-        others=[open_other(str(other), "folder", "cross_validate")],
-        skipped=[],
+        Run(
+            dataset="folder",
+            model="soundstorm",
+            mode="fine-tuned",
+            settings=identity(epochs=epochs, pretrain_epochs=9),
+            folds=folds,
+            skipped=[],
+        ),
+        [open_other(str(other), "folder", "cross_validate")],
     )
     assert made["compared"][0]["is_pretraining"] is is_pretraining
     page = (tmp_path / "this" / "report.html").read_text()
@@ -237,21 +239,23 @@ def test_folds_that_did_not_start_from_the_same_are_told_of(
     made = write_results(
         str(tmp_path / "this"),
         open_dataset("folder", str(sounds)),
-        {
-            fold: {
-                "codec": codec,
-                "start": "trained without fold 1, says a sentence that nothing reads",
-                "own_generator": own,
-                "leaks": [],
-            }
-            for fold, (codec, own) in enumerate((first, second), start=1)
-        },
-        dataset="folder",
-        model="soundstorm",
-        mode="fine-tuned",
-        settings=identity(),
-        others=[],
-        skipped=[],
+        Run(
+            dataset="folder",
+            model="soundstorm",
+            mode="fine-tuned",
+            settings=identity(),
+            folds={
+                fold: {
+                    "codec": codec,
+                    "start": "trained without fold 1, says a sentence that nothing reads",
+                    "own_generator": own,
+                    "leaks": [],
+                }
+                for fold, (codec, own) in enumerate((first, second), start=1)
+            },
+            skipped=[],
+        ),
+        [],
     )
     assert any("Not all folds started from the same" in warning for warning in made["warnings"]) is warned
 

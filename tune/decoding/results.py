@@ -2,6 +2,7 @@
 checkpoints."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
@@ -14,35 +15,32 @@ from tune.search.results import importances, now, versions, write_best, write_pa
 from tune.search.space import Choice, Range, Space
 
 
-def write_decoding(
-    output_dir: str,
-    found: Found,
-    stand: Stand,
-    space: Space,
-    *,
-    study: str,
-    extra: Mapping[str, Any],
-    command: str,
-    settings: Mapping[str, Any],
-    tiles: list[tuple[str, str, str]],
-) -> dict[str, Any]:
-    """Write trials.parquet, trials.csv, best.json, best.toml and report.html; returns the counts for the record.
+@dataclass(kw_only=True, frozen=True)
+class About:
+    """What the page and best.json say beside the figures."""
 
-    Args:
-        study: its name.
-        extra: what best.json says beside the sampler, such as the training of the checkpoint.
-        command: that uses the best settings.
-        settings: of the study, for the page.
-        tiles: of the head of the page, beside those of the decoding.
-    """
-    write_trials(output_dir, found.rows, {"study": study})
+    name: str
+    """Of the study."""
+    extra: Mapping[str, Any]
+    """What best.json says beside the sampler, such as the training of the checkpoint."""
+    command: str
+    """That uses the best settings."""
+    settings: Mapping[str, Any]
+    """Of the study, for the page."""
+    tiles: list[tuple[str, str, str]]
+    """Of the head of the page, beside those of the decoding."""
+
+
+def write_decoding(output_dir: str, found: Found, stand: Stand, space: Space, about: About) -> dict[str, Any]:
+    """Write trials.parquet, trials.csv, best.json, best.toml and report.html; returns the counts for the record."""
+    write_trials(output_dir, found.rows, {"study": about.name})
     best = found.best
     sampler = best_sampler(best, stand)
     front = [entry | {"sampler": best_sampler(entry, stand).to_dict()} for entry in found.front]
     write_best(
         output_dir,
         {
-            "study": study,
+            "study": about.name,
             "trial": best["trial"],
             "quality": best["quality"],
             COST: best[COST],
@@ -51,7 +49,7 @@ def write_decoding(
             "sampler": sampler.to_dict(),
             "front": front,
         }
-        | dict(extra),
+        | dict(about.extra),
     )
     said = [
         stop_text(name if len(found.curves) > 1 else "", curve, where_more_stops_paying(curve))
@@ -67,51 +65,53 @@ def write_decoding(
         "best": best["point"],
         "said": " ".join(said),
     }
+    write_page(output_dir, _page(found, stand, space, counts, about))
+    return counts
+
+
+def _page(found: Found, stand: Stand, space: Space, counts: Mapping[str, Any], about: About) -> StudyData:
+    best = found.best
     searched: dict[str, Range | Choice] = dict(space)
     if len(stand.checkpoints) > 1:
         searched["checkpoint"] = Choice(*stand.checkpoints)
-    write_page(
-        output_dir,
-        StudyData(
-            title={"decoding": "Decoding study", "joint": "Joint study of training and decoding"}[study],
-            generated_at=now(),
-            summary=[
-                *tiles,
-                (
-                    "Distance",
-                    f"{best['quality']:.3f}",
-                    f"from {len(stand.real)} real clips, none of fold {stand.fold}; ± {found.spread:.3f} over seeds",
-                ),
-                ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
-                (
-                    "Trials",
-                    str(counts["trials"]),
-                    f"{counts['failed']} without a result; {counts['front']} settings that nothing beats",
-                ),
-            ],
-            metric="Distance from real",
-            names=list(searched),
-            rows=found.rows,
-            value="quality",
-            best=found.best_row,
-            importances=importances(
-                searched,
-                [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"],
+    return StudyData(
+        title={"decoding": "Decoding study", "joint": "Joint study of training and decoding"}[about.name],
+        generated_at=now(),
+        summary=[
+            *about.tiles,
+            (
+                "Distance",
+                f"{best['quality']:.3f}",
+                f"from {len(stand.real)} real clips, none of fold {stand.fold}; ± {found.spread:.3f} over seeds",
             ),
-            importances_note="Of the distance, over the trials of the search.",
-            cost=Cost(
-                iterations=found.curves,
-                points=[(row["quality"], row[COST]) for row in found.rows if row["quality"] is not None],
-                front=found.front,
-                best=(best["quality"], best[COST]),
-                spread=found.spread,
+            ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
+            (
+                "Trials",
+                str(counts["trials"]),
+                f"{counts['failed']} without a result; {counts['front']} settings that nothing beats",
             ),
-            best_settings=best["point"] | ({"checkpoint": best["checkpoint"]} if len(stand.checkpoints) > 1 else {}),
-            command=command,
-            settings=dict(settings) | {"versions": versions()},
+        ],
+        metric="Distance from real",
+        names=list(searched),
+        rows=found.rows,
+        value="quality",
+        best=found.best_row,
+        importances=importances(
+            searched,
+            [(ended.point, float(ended.last["quality"])) for ended in found.trials if ended.state == "finished"],
         ),
+        importances_note="Of the distance, over the trials of the search.",
+        cost=Cost(
+            iterations=found.curves,
+            points=[(row["quality"], row[COST]) for row in found.rows if row["quality"] is not None],
+            front=found.front,
+            best=(best["quality"], best[COST]),
+            spread=found.spread,
+        ),
+        best_settings=best["point"] | ({"checkpoint": best["checkpoint"]} if len(stand.checkpoints) > 1 else {}),
+        command=about.command,
+        settings=dict(about.settings) | {"versions": versions()},
     )
-    return counts
 
 
 def told(output_dir: str, counts: Mapping[str, Any], prefix: str) -> str:

@@ -38,16 +38,37 @@ def write_results(options: Options, begin: Start, trials: list[Ended], settings:
             f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space"
         )
     write_best(options.output_dir, best_content(options, begin, best))
-    rung = Search(
-        name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs
-    ).first_rung
-    early = [(ended.point, float(ended.rows[rung - 1]["val_loss"])) for ended in trials if len(ended.rows) >= rung]
     epochs = sum(len(ended.rows) for ended in trials)
     states = {
         state: sum(ended.state == state for ended in trials) for state in ("finished", "stopped", "diverged", "failed")
     }
+    write_page(options.output_dir, _page(options, begin, trials, rows, states, settings))
+    return {
+        "trials": len(trials),
+        "epochs": epochs,
+        **states,
+        "val_loss": best.last["val_loss"],
+        "best": best.point,
+        "seconds": sum(map(_seconds, trials)),
+    }
+
+
+def _page(
+    options: Options,
+    begin: Start,
+    trials: list[Ended],
+    rows: list[dict[str, Any]],
+    states: dict[str, int],
+    settings: dict[str, Any],
+) -> StudyData:
+    """What the page shows; `trials` and their `rows` in order, the best first, `states` with how many ended so."""
+    best, epochs, names = trials[0], sum(len(ended.rows) for ended in trials), list(begin.space)
+    rung = Search(
+        name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs
+    ).first_rung
+    early = [(ended.point, float(ended.rows[rung - 1]["val_loss"])) for ended in trials if len(ended.rows) >= rung]
     found = importances(begin.space, early)
-    page = StudyData(
+    return StudyData(
         title="Training study",
         generated_at=now(),
         summary=[
@@ -84,15 +105,6 @@ def write_results(options: Options, begin: Start, trials: list[Ended], settings:
         + (f" --num-workers {options.num_workers}" if options.num_workers > 1 else ""),
         settings=settings | {"versions": versions()},
     )
-    write_page(options.output_dir, page)
-    return {
-        "trials": len(trials),
-        "epochs": epochs,
-        **states,
-        "val_loss": best.last["val_loss"],
-        "best": best.point,
-        "seconds": sum(map(_seconds, trials)),
-    }
 
 
 def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
