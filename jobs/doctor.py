@@ -16,7 +16,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import ray
 import soundfile
 import torch
 from ray.exceptions import RayError
@@ -25,6 +24,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from cluster.runtime.connect import connect
+from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 from jobs.console.command import console, leave, start
 from jobs.console.compiled_libraries import misfits, versions
@@ -189,7 +189,7 @@ def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
             f"{where} in {time.monotonic() - began:.0f} s: {info.nodes} nodes, {info.num_cpus:g} CPUs, "
             f"{info.num_gpus:g} GPUs"
         )
-        offered = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"]]
+        offered = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in alive_nodes()]
         reports, silent = ask_nodes(storage_uri)
     more = f" and {len(offered) - MAX_NAMED} more" if len(offered) > MAX_NAMED else ""
     problems = problems_of(reports, silent, records.versions())

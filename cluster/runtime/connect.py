@@ -27,7 +27,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from cluster.errors import ClusterError
 from cluster.runtime.local_ray import ROOT, start_local
 from cluster.runtime.ray_init import init_ray
-from cluster.runtime.resources import own_share
+from cluster.runtime.resources import alive_nodes, own_share
 from cluster.storage.uris import without_login
 
 TIMEOUT_S = 60.0
@@ -154,7 +154,7 @@ def _info(started_here: bool, await_gpu: bool) -> ClusterInfo:
     gpus, max_gpus = resources.get("GPU", 0.0), resources.get(MAX_GPUS, 0.0)
     if await_gpu and max_gpus and not gpus:
         _await_gpu(GROWTH_TIMEOUT_S)
-    alive = sum(bool(node["Alive"]) for node in ray.nodes())
+    alive = len(alive_nodes())
     share = own_share()
     return ClusterInfo(
         num_cpus=ray.cluster_resources().get("CPU", 0.0) if share is None else share.num_cpus,

@@ -1,6 +1,9 @@
-"""How much of the cluster this process may take, where several processes of one job share it."""
+"""What the cluster has, and how much of it this process may take, where several processes of one job share it."""
 
 from dataclasses import dataclass
+from typing import Any
+
+import ray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,3 +26,8 @@ def take_share(share: Share) -> None:
 def own_share() -> Share | None:
     """The share of this process; None: it has the cluster to itself."""
     return _taken[0] if _taken else None
+
+
+def alive_nodes() -> list[dict[str, Any]]:
+    """What Ray says of each node that is alive."""
+    return [node for node in ray.nodes() if node["Alive"]]

@@ -9,7 +9,6 @@ times; a dead actor is replaced. This is what `ray.util.ActorPool` does not surv
 import contextlib
 import heapq
 import logging
-import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,8 +19,10 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from cluster.errors import NoRoomError
+from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.limits import MAX_START_FAILURES, Health, Limits
 from cluster.scheduling.shards import Progress, Shard, ShardsResult
+from cluster.storage.retry import pause_s
 
 TICK_S = 1.0
 BACKOFF_S = 0.5  # doubled at each attempt
@@ -229,7 +230,7 @@ class _Run:
         attempts = failures + losses
         if failures <= self.limits.max_retries and losses <= self.limits.max_losses:
             self.attempts[shard.key] = failures, losses
-            pause = random.uniform(0.5, 1.0) * min(BACKOFF_S * 2**attempts, MAX_BACKOFF_S)
+            pause = pause_s(attempts, BACKOFF_S, MAX_BACKOFF_S)
             self.tie += 1
             heapq.heappush(self.retries, (time.monotonic() + pause, self.tie, shard))
             self.counts = replace(self.counts, retries=self.counts.retries + 1)
@@ -255,7 +256,7 @@ class _Run:
         """Replace an actor that died, hung or did not start, and plan its shard anew. Of a dying node one first hears
         that it is unreachable."""
         node_lost = unreachable or (
-            bool(worker.node_id) and worker.node_id not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+            bool(worker.node_id) and worker.node_id not in {node["NodeID"] for node in alive_nodes()}
         )
         was_ready = worker.ready
         self._kill(worker)

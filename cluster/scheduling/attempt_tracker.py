@@ -20,6 +20,8 @@ from typing import Any, Self
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.runtime.resources import alive_nodes
+
 BEAT_S = 5.0
 MAX_DEATHS = 3
 """Workers that may die at one item; then it is left out."""
@@ -57,7 +59,7 @@ class Ledger:
         """Somebody begins `shard`. Returns whether to take its items one by one, and the items to leave out."""
         self.beat()
         entry = self.entries.setdefault(shard, _Entry(node_id, is_open=False))
-        if entry.is_open and entry.node_id in {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+        if entry.is_open and entry.node_id in {node["NodeID"] for node in alive_nodes()}:
             entry.deaths[entry.item] += 1
         entry.node_id, entry.item, entry.is_open = node_id, "", True
         return bool(entry.deaths), [item for item, deaths in entry.deaths.items() if item and deaths >= self.max_deaths]

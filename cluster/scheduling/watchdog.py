@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from cluster import storage
 from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.runtime.connect import GROWTH_TIMEOUT_S, MAX_GPUS
+from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.limits import Limits
 
 POLL_S = 0.25
@@ -104,7 +105,7 @@ def limits_here() -> Limits:
 
 def has_room(worker: Mapping[str, float], num_workers: int = 1) -> bool:
     """Whether the nodes that live could hold the workers, if nothing else ran on them."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()]
     return (
         sum(
             min((int(node.get(name, 0.0) // amount) for name, amount in worker.items() if amount), default=1)

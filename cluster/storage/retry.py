@@ -15,6 +15,12 @@ FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 5.0
 
 
+def pause_s(attempt: int, first_s: float, longest_s: float, least_share: float = 0.5) -> float:
+    """Seconds to wait after failed attempt number `attempt`, from 0: `first_s`, doubled each time up to `longest_s`, of
+    which a random part is taken, at least `least_share`, so that many who failed together do not come back together."""
+    return random.uniform(least_share, 1.0) * min(first_s * 2.0**attempt, longest_s)
+
+
 class Trust:
     """What is known of a server, for all threads that use it."""
 
@@ -61,11 +67,11 @@ class Effort:
         self._in_a_row += 1
         if moved > self._moved:
             self._moved, self._since, self._in_a_row = moved, now, 1
-        pause_s = random.uniform(0.0, min(FIRST_PAUSE_S * 2**self._in_a_row, LONGEST_PAUSE_S))
-        if now + pause_s - self._since > self._trust.patience_s():
+        wait_s = pause_s(self._in_a_row, FIRST_PAUSE_S, LONGEST_PAUSE_S, least_share=0.0)
+        if now + wait_s - self._since > self._trust.patience_s():
             self._trust.give_up()
             return False
-        time.sleep(pause_s)
+        time.sleep(wait_s)
         return True
 
     def said(self) -> str:

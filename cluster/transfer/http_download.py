@@ -11,7 +11,6 @@ it belongs to.
 import contextlib
 import hashlib
 import os
-import random
 import re
 import shutil
 import time
@@ -21,11 +20,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
+import urllib3
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from cluster.errors import ClusterError
 from cluster.storage.os_errors import file_error
+from cluster.storage.retry import pause_s
 from cluster.transfer.http_answer import (
     PASSING_STATUSES,
     SLOWEST_BYTES,
@@ -174,8 +175,7 @@ def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
             raise ClusterError(
                 f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
             ) from broken
-        pause_s = min(backoff_s * 2.0 ** (failures - 1), MAX_WAIT_S) * random.uniform(0.5, 1.0)
-        time.sleep(max(pause_s, min(broken.wait_s, MAX_WAIT_S)))
+        time.sleep(max(pause_s(failures - 1, backoff_s, MAX_WAIT_S), min(broken.wait_s, MAX_WAIT_S)))
 
 
 def _attempt(transfer: _Transfer) -> None:
@@ -291,11 +291,19 @@ def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Excepti
         return BrokenDownloadError("no secure connection (TLS) can be made to the host", unreachable=True)
     if isinstance(error, requests.exceptions.ConnectTimeout):
         return BrokenDownloadError(f"the host does not answer within {transfer.timeout_s:g} s", unreachable=True)
-    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+    cause = error.args[0] if error.args else None  # urllib3's own error
+    if isinstance(error, requests.Timeout) or _is_timeout(cause):
         return BrokenDownloadError(f"the server sent nothing for {transfer.timeout_s:g} s")
-    if "Max retries exceeded" in str(error):
+    if isinstance(cause, urllib3.exceptions.MaxRetryError):
         return BrokenDownloadError("the host cannot be reached; is there a network?", unreachable=True)
     return BrokenDownloadError(f"the connection broke after {_size_of(transfer.part):,} bytes")
+
+
+def _is_timeout(cause: object) -> bool:
+    """Whether nothing came for too long, while urllib3 waited for an answer or read it."""
+    if isinstance(cause, urllib3.exceptions.ProtocolError):
+        return any(isinstance(under, TimeoutError) for under in cause.args)
+    return isinstance(cause, urllib3.exceptions.ReadTimeoutError)
 
 
 def _mismatch(path: Path, sha256: str | None, md5: str | None, size: int | None) -> str | None:

@@ -15,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
 from cluster.errors import ClusterError
+from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 
 ANSWER_S = 120.0
@@ -53,7 +54,7 @@ def ask_nodes(storage_uri: str | None, timeout_s: float = ANSWER_S) -> tuple[lis
         storage_uri: folder or s3:// prefix that every node is to reach; None = none.
         timeout_s: how long to wait for all of them.
     """
-    nodes = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in alive_nodes()}
     probe = None if storage_uri is None else storage.join(storage_uri, f".doctor-{uuid.uuid4().hex}")
     look = ray.remote(num_cpus=0, max_retries=0)(_look)
     began = time.time()

@@ -29,6 +29,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
+from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.attempt_tracker import Beats, open_ledger
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from soundstorm.errors import SoundStormError
@@ -110,7 +111,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
 def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
     """The most of `num_cpus` that each of `num_workers` can have when a worker must fit on one node; 1 where they
     cannot have that."""
-    nodes = [int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]]
+    nodes = [int(node["Resources"].get("CPU", 0)) for node in alive_nodes()]
     for cpus in range(max(1, min(sum(nodes), num_cpus) // num_workers), 1, -1):
         if sum(node // cpus for node in nodes) >= num_workers:
             return cpus
