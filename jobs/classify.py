@@ -230,7 +230,7 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
                 for category, share in zip(row["categories"], row["probabilities"], strict=True)
             )
             said = " ".join(part for part in (row["note"] and f"({row['note']})", named or "no class") if part)
-            console.print(f"{escape(row['uri'])}: [bold]{escape(said)}[/]", highlight=False)
+            console.print(f"{escape(row['uri'])}: [bold]{escape(said)}[/]")
     noted = ", ".join(f"{count} {note}" for note, count in counts["notes"].items())
     unnamed = 0 if options.name_all else sum(counts["notes"].values())
     without = f", {unnamed} without a class ({noted})" if unnamed else f" (of them {noted})" if noted else ""

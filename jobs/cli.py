@@ -48,9 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
     count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
     if not count:
         known = [name for name in COMMANDS if name.startswith(f"{words[0]} ")] or list(COMMANDS)
-        console.print(
-            f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}", highlight=False
-        )
+        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}")
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     leave(start(module.Options, module.run, arguments[count:], f"soundstorm {name}"))

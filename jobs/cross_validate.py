@@ -16,7 +16,7 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, leave, say_warning, start
 from jobs.console.resume import all_there, told_again
 from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
 from jobs.cross_validation.fold_plan import (
@@ -115,9 +115,7 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
     """Do the folds that are not finished, side by side; returns the counts of the records of all."""
     plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
     for leak in (leak for plan in plans.values() for leak in plan.leaks):
-        console.print(
-            f"[bold yellow]warning:[/] {escape(leak)}, and is used all the same (--allow-leak)", highlight=False
-        )
+        say_warning(f"{leak}, and is used all the same (--allow-leak)")
     folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
     for fold, plan in plans.items():
         stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before anything is started
@@ -137,8 +135,7 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
         at_a_time = f"{concurrent} at a time with {share.num_cpus} CPU{gpus} each"
         console.print(
             f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}"
-            + (f"; {len(done)} done before" if done else ""),
-            highlight=False,
+            + (f"; {len(done)} done before" if done else "")
         )
         trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], folders[fold]) for fold in todo}
         outcomes = dict(zip(todo, run_trials(trials, concurrent, share).values(), strict=True))
@@ -172,9 +169,7 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
     for shared in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
         if shared == synthetic_start(settings, output_dir):
             _fit_codec_to_synthetic_sounds(settings, shared)
-        console.print(
-            f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen", highlight=False
-        )
+        console.print(f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen")
         options = tokenize.Options(
             dataset=settings.dataset,
             data_dir=settings.location,
@@ -184,11 +179,11 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
             strict_folds=settings.strict_folds,
             max_rejected=settings.max_rejected,
         )
-        console.print(f"    {escape(tokenize.run(options)['message'])}", highlight=False)
+        console.print(f"    {escape(tokenize.run(options)['message'])}")
 
 
 def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
-    console.print("stage codec: of synthetic sounds alone, for all folds", highlight=False)
+    console.print("stage codec: of synthetic sounds alone, for all folds")
     folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
     options = train_codec.Options(
         dataset=SYNTHETIC,
@@ -199,7 +194,7 @@ def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
         codebook_size=CODEBOOK_SIZE,
         device=settings.device,  # type: ignore[arg-type]
     )
-    console.print(f"    {escape(train_codec.run(options)['message'])}", highlight=False)
+    console.print(f"    {escape(train_codec.run(options)['message'])}")
 
 
 def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any]:
@@ -210,9 +205,9 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
     if record is None:
         stages = stages_of(settings, plan, fold_dir)
         for number, (name, stage) in enumerate(stages.items(), start=1):
-            console.print(f"stage {number}/{len(stages)} {name}", highlight=False)
+            console.print(f"stage {number}/{len(stages)} {name}")
             summary = stage()
-            console.print(f"    {escape(summary['message'])}", highlight=False)
+            console.print(f"    {escape(summary['message'])}")
         counts = {
             "fold": plan.fold,
             "test": summary["test"],

@@ -95,7 +95,7 @@ def _download(options: Options, dataset: Dataset, location: str) -> None:
     try:
         with tempfile.TemporaryDirectory(prefix=f".{options.dataset}-", dir=beside) as scratch:
             folder = Path(scratch) / options.dataset
-            console.print(f"unpacking {archive}", highlight=False)
+            console.print(f"unpacking {archive}")
             unpack(
                 archive, folder, choose=lambda path: _place_of(path, dataset), max_bytes=MAX_BYTES, max_files=MAX_FILES
             )

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 from annotated_types import Ge, Le
-from rich.markup import escape
 
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo
@@ -24,7 +23,7 @@ from cluster.tables import stage_record as records
 from jobs.actors.evaluator import Measurer, resynthesize
 from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
-from jobs.console.command import console, leave, start
+from jobs.console.command import leave, say_note, start
 from jobs.console.options import Allowed, Count, NotNegative, PoolOptions, Share
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
@@ -191,7 +190,7 @@ def run(options: Options) -> dict[str, Any]:
     page = _report(options, evaluation, training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if bands.note:
-        console.print(f"[yellow]note:[/] {escape(bands.note)}", highlight=False)
+        say_note(bands.note)
     records.finish(options.output_dir, "evaluate", settings, evaluation.counts)
     return _summary(options, evaluation.counts, "")
 
@@ -280,10 +279,10 @@ def _measure(
     ].unique()
     if len(long):
         told = (
-            f"{len(long)} clips last {options.max_duration:g} s or longer, for example {escape(long[0].as_py())}: "
+            f"{len(long)} clips last {options.max_duration:g} s or longer, for example {long[0].as_py()}: "
             "what lies beyond is not measured"
         )
-        console.print(f"[yellow]note:[/] {told} (--max-duration)", highlight=False)
+        say_note(f"{told} (--max-duration)")
     return metrics, pairs, features, rejected
 
 

@@ -98,9 +98,7 @@ def run(options: Options) -> dict[str, Any]:
             options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; ")
         )
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
-        console.print(
-            f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}", highlight=False
-        )
+        console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}")
         predictions = name_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:
         raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")

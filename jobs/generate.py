@@ -17,7 +17,6 @@ import pyarrow as pa
 import ray
 import tyro
 from annotated_types import Ge, Le
-from rich.markup import escape
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
@@ -27,7 +26,7 @@ from cluster.tables.stream import write_stream
 from jobs.actors.generating_time import expected_time, seconds_a_clip
 from jobs.actors.generator import Generator
 from jobs.actors.sharded_output import Plan, actor_resources, complete, default_actors, settings_digest
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, leave, say_note, start
 from jobs.console.options import Allowed, Count, PoolOptions
 from jobs.console.resume import told_again
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
@@ -199,8 +198,7 @@ def run(options: Options) -> dict[str, Any]:
             clip_s = seconds_a_clip(checkpoint, sampler, math.ceil(options.duration * codec.frame_rate))
             actors = min(default_actors(info, options.num_actors), plan.num_parts)
             console.print(
-                f"generate: {expected_time(clip_s, options.duration, options.num_samples, options.shard_size, actors)}",
-                highlight=False,
+                f"generate: {expected_time(clip_s, options.duration, options.num_samples, options.shard_size, actors)}"
             )
         return _actors(options, plan, info, (files, weights, listener), sampler, prompt)
 
@@ -260,11 +258,7 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
         ) from error
     codes = codec.encode_clips([recording.waveform])[0]
     if recording.original_duration_s < options.prompt_duration:
-        console.print(
-            f"[yellow]note:[/] --prompt {escape(options.prompt)} has only {recording.original_duration_s:.2f} s, all "
-            "of it is kept",
-            highlight=False,
-        )
+        say_note(f"--prompt {options.prompt} has only {recording.original_duration_s:.2f} s, all of it is kept")
     if codes.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
         raise SoundStormError(
             f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to "
@@ -307,7 +301,7 @@ def _has_manifest(options: Options) -> bool:
         manifest = tables.table_info(_manifest_uri(options))
         return manifest.num_rows == options.num_samples and manifest.schema.equals(SAMPLES)
     except ClusterError as error:
-        console.print(f"[yellow]note:[/] {escape(str(error))}; it is made again", highlight=False)
+        say_note(f"{error!s}; it is made again")
         return False
 
 

@@ -77,9 +77,9 @@ def run(options: Options) -> dict[str, Any]:
     stages = _stages(options, folders, location, num_samples)
     with connect(options.address):
         for number, (name, stage) in enumerate(stages.items(), start=1):
-            console.print(f"[bold]{number}/{len(stages)} {name}[/]", highlight=False)
+            console.print(f"[bold]{number}/{len(stages)} {name}[/]")
             summary = stage()
-            console.print(f"    {escape(summary['message'])}", highlight=False)
+            console.print(f"    {escape(summary['message'])}")
     return summary | {"output_dir": options.output_dir}
 
 

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 from ray.exceptions import RayError
-from rich.markup import escape
 
 from cluster import storage, tables
 from cluster.runtime.connect import connect
@@ -26,7 +25,7 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
-from jobs.console.command import console, leave, start
+from jobs.console.command import leave, say_warning, start
 from jobs.console.options import Allowed, PoolOptions, Share
 from jobs.console.progress import progress
 from jobs.console.resume import all_there, told_again
@@ -167,7 +166,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
                     raise SoundStormError(
                         f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again"
                     ) from error
-            console.print(f"[yellow]warning:[/] {escape(cause)}; another one does what is left", highlight=False)
+            say_warning(f"{cause}; another one does what is left")
             # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
             gc.collect()
             todo = pool.missing()

@@ -140,8 +140,7 @@ def _train(
         clips = f"{len(training)} clips{views} to train on, {len(validation)} to validate with (fold {tokens.fold})"
         console.print(
             f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; "
-            f"{plan}",
-            highlight=False,
+            f"{plan}"
         )
         settings = {
             **_loop_settings(options, tokens, architecture, origin, chosen),
@@ -272,8 +271,7 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         console.print(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  step {row['step']}  train {row['train_loss']:.3f}  "
             f"val {row['val_loss']:.3f}  "
-            f"lr {row['lr']:.1e}  {row['seconds']:.1f} s  ETA {duration(eta_s)}",
-            highlight=False,
+            f"lr {row['lr']:.1e}  {row['seconds']:.1f} s  ETA {duration(eta_s)}"
         )
 
     return show

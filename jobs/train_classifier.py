@@ -196,8 +196,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
     )
     datasets, usable = recipe.data()
     console.print(
-        f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}",
-        highlight=False,
+        f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}"
     )
     with (
         TrainingLog(options.output_dir, "epoch", STAGE, usable) as log,
@@ -269,8 +268,7 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
         console.print(
             f"epoch {rows[-1]['epoch']:>{len(str(epochs))}}/{epochs}  loss {rows[-1]['loss']:.3f}  accuracy "
             f"{rows[-1]['accuracy']:.3f}  "
-            f"lr {rows[-1]['lr']:.1e}  {rows[-1]['seconds']:.1f} s  ETA {duration(eta_s)}",
-            highlight=False,
+            f"lr {rows[-1]['lr']:.1e}  {rows[-1]['seconds']:.1f} s  ETA {duration(eta_s)}"
         )
 
     return show

@@ -155,7 +155,7 @@ def _train(
         blocks = blocks_per_copy(fitted.num_rows, options.fitting)
         pool, usable = _pool(fitted, blocks, options, config)
         state = _fit(pool, blocks, options, config, info)
-        console.print("train-codec: measuring what the codes lose", highlight=False)
+        console.print("train-codec: measuring what the codes lose")
         measured = decode_clips(held_out, SAMPLE_RATE, options.max_duration)
         codec = finish(state, _waveforms(measured), config)
         outside = ("synthetic sounds",) if options.fitting.simple_sounds else ()
@@ -207,8 +207,7 @@ def _pool(clips: pa.Table, blocks: int, options: Options, config: BlockCodecConf
         return pool_of_recording(waveform_N, _key(clip_id), blocks, LogMel(config, bank_FM), config, fitting).tobytes()
 
     console.print(
-        f"train-codec: up to {blocks} blocks of each of {fitting.copies} copies of {clips.num_rows} recordings",
-        highlight=False,
+        f"train-codec: up to {blocks} blocks of each of {fitting.copies} copies of {clips.num_rows} recordings"
     )
     pool = decode_clips(clips, SAMPLE_RATE, options.max_duration, keep)
     usable = warn_of_rejected(pool)
@@ -226,7 +225,7 @@ def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any
     waveforms = _waveforms(decode_clips(clips, SAMPLE_RATE, options.max_duration))
     if not waveforms:
         return None
-    console.print(f"train-codec: measuring on {len(waveforms)} recordings of the test fold", highlight=False)
+    console.print(f"train-codec: measuring on {len(waveforms)} recordings of the test fold")
     return asdict(measure_codec(load_codec(content), waveforms))
 
 
@@ -268,8 +267,7 @@ def _fit(
             console.print(
                 f"level {report.level + 1}/{config.num_levels}  leaves {report.error_nats:.4f} nats  codes in use "
                 f"{report.codes_in_use:.0%}"
-                f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}",
-                highlight=False,
+                f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}"
             )
     if fitter is not None:
         ray.kill(fitter)  # whose processors are wanted at once

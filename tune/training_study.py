@@ -17,7 +17,7 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.tables import stage_record as records
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, leave, say_note, start
 from jobs.console.resume import told_again
 from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.reports.page import decimal
@@ -83,16 +83,13 @@ def _search(options: Options, begin: Start) -> list[Ended]:
             stops_early=options.num_workers == 1 or workers_end_with_their_run(),
         )
         if not search.stops_early:
-            console.print(
-                "[yellow]note:[/] no trial is stopped early: without Ray's dashboard the CPUs of its workers would "
-                "not be free again",
-                highlight=False,
+            say_note(
+                "no trial is stopped early: without Ray's dashboard the CPUs of its workers would not be free again"
             )
         plan, each = _plan(options, info)
         console.print(
             f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
-            f"{plan.num_workers} at a time{_of_each(options, each)}",
-            highlight=False,
+            f"{plan.num_workers} at a time{_of_each(options, each)}"
         )
         base = Base.of(
             begin.tokens,

@@ -23,7 +23,7 @@ from soundstorm.errors import SoundStormError
 
 Options = TypeVar("Options")
 
-console = Console(stderr=True, soft_wrap=True)
+console = Console(stderr=True, soft_wrap=True, highlight=False)
 """Where people read: progress, warnings and errors. What a program may read goes to standard output."""
 
 EXIT_PROBLEM = 1
@@ -59,8 +59,7 @@ def start(
         return EXIT_PROBLEM
     except KeyboardInterrupt:
         console.print(
-            "[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on",
-            highlight=False,
+            "[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on"
         )
         return EXIT_INTERRUPTED
     except Exception as error:  # the last place where anything can be caught
@@ -113,6 +112,16 @@ def leave(code: int) -> NoReturn:
     sys.exit(code)
 
 
+def say_note(text: str) -> None:
+    """Tell people what they should know."""
+    console.print(f"[yellow]note:[/] {escape(text)}")
+
+
+def say_warning(text: str) -> None:
+    """Tell people what is probably not what they want."""
+    console.print(f"[yellow]warning:[/] {escape(text)}")
+
+
 def printable(text: str) -> str:
     """`text` on one line, without what a terminal would obey, and not too long to read."""
     line = " ".join(text.split())
@@ -121,7 +130,7 @@ def printable(text: str) -> str:
 
 
 def _say_error(text: str) -> None:
-    console.print(f"[bold red]error:[/] {escape(printable(text))}", highlight=False)
+    console.print(f"[bold red]error:[/] {escape(printable(text))}")
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -110,12 +110,12 @@ def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
 @contextmanager
 def _lines(counter: Counter) -> Iterator[None]:
     ended = threading.Event()
-    console.print(counter.line(), highlight=False)
+    console.print(counter.line())
 
     def say() -> None:
         wait_s = FIRST_LOG_S
         while not ended.wait(wait_s):
-            console.print(counter.line(), highlight=False)
+            console.print(counter.line())
             wait_s = LOG_INTERVAL_S
 
     thread = threading.Thread(target=say, name="progress", daemon=True)
@@ -125,7 +125,7 @@ def _lines(counter: Counter) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-        console.print(counter.last_line(), highlight=False)
+        console.print(counter.last_line())
 
 
 def duration(seconds: float) -> str:

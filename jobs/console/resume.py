@@ -4,11 +4,9 @@ there."""
 from collections.abc import Callable
 from typing import Any
 
-from rich.markup import escape
-
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.console.command import console
+from jobs.console.command import say_note
 from soundstorm.errors import SoundStormError
 
 
@@ -32,8 +30,5 @@ def all_there(output_dir: str, *names: str) -> bool:
     made again, if not."""
     lost = [name for name in names if not storage.exists(storage.join(output_dir, name))]
     if lost:
-        console.print(
-            f"[yellow]note:[/] {escape(output_dir)} has no {escape(', '.join(lost))} any more: made again",
-            highlight=False,
-        )
+        say_note(f"{output_dir} has no {', '.join(lost)} any more: made again")
     return not lost

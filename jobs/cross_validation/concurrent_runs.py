@@ -162,7 +162,7 @@ class _Running:
             self._begin()
             return None
         if outcome.error is not None:
-            console.print(f"{escape(self.name)}: [bold red]failed:[/] {escape(outcome.error)}", highlight=False)
+            console.print(f"{escape(self.name)}: [bold red]failed:[/] {escape(outcome.error)}")
         return outcome
 
     def end(self) -> None:
@@ -170,7 +170,7 @@ class _Running:
         ray.kill(self.process)
 
     def _say(self, line: str) -> None:
-        console.print(f"{escape(self.name)}: {escape(line)}", highlight=False)
+        console.print(f"{escape(self.name)}: {escape(line)}")
 
 
 class _Process:

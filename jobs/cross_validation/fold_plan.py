@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage
-from jobs.console.command import console
+from jobs.console.command import say_note
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.classifiers import CODEC_FILE
 from jobs.inputs.codecs import choose_codec
@@ -274,5 +274,5 @@ def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> 
             "other folds"
         )
     if skipped:
-        console.print(f"[yellow]note:[/] fold {', '.join(map(str, skipped))}: no clips there, skipped", highlight=False)
+        say_note(f"fold {', '.join(map(str, skipped))}: no clips there, skipped")
     return wanted, skipped

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from rich.markup import escape
 
 from cluster import storage
-from jobs.console.command import console
+from jobs.console.command import say_note
 from soundstorm.data.notes import told
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, Note
@@ -50,7 +49,7 @@ def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: se
 def tell(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
     """Show a line for each kind of note; see `soundstorm.data.notes.told`."""
     for line in told(notes, num_clips, remedy):
-        console.print(f"[yellow]note:[/] {escape(line)}", highlight=False)
+        say_note(line)
 
 
 def _part(uri: str) -> dict[str, list[str]]:

@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-from rich.markup import escape
 
 from cluster import storage, tables
 from cluster.tables import stage_record as records
-from jobs.console.command import console
+from jobs.console.command import say_note
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.file_listing import audio_below
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES
@@ -123,7 +122,7 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
                 f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example "
                 f"{index.rejected['detail'][0].as_py()}"
             )
-            console.print(f"[yellow]note:[/] {escape(told)}", highlight=False)
+            say_note(told)
         return index.clips
     raise problems[0]
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from rich.markup import escape
 
 from cluster import storage
-from jobs.console.command import console
+from jobs.console.command import console, say_note
 from jobs.console.options import JobOptions, OneOf
 from jobs.inputs.outputs_apart import require_outside
 from soundstorm.data.datasets import DATASETS, Index, index_dataset
@@ -58,7 +58,7 @@ def open_and_tell(options: DatasetOptions) -> Index:
     """Index the dataset that `options` name, and say what people should know of it; raises as `open_dataset` does."""
     index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
     for note in index.notes:
-        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+        say_note(note)
     return index
 
 
@@ -103,16 +103,15 @@ def tell_ignored(index: Index, verbose: bool) -> None:
     rows = index.ignored.to_pylist()
     if verbose:
         for row in rows:
-            console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})", highlight=False)
+            console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})")
     elif rows:
         reasons = ", ".join(
             f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common()
         )
         example = f"{rows[0]['uri']} ({rows[0]['detail']})"
-        console.print(
-            f"[yellow]note:[/] {len(rows)} of {index.num_files} files are ignored ({reasons}), for example "
-            f"{escape(example)}; --verbose names all",
-            highlight=False,
+        say_note(
+            f"{len(rows)} of {index.num_files} files are ignored ({reasons}), for example "
+            f"{example}; --verbose names all"
         )
 
 

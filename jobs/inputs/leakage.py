@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
-
-from jobs.console.command import console
+from jobs.console.command import say_note, say_warning
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Learned, Test, judge
 
@@ -26,9 +24,7 @@ def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: s
     if leaks and not allowed:
         raise SoundStormError(f"{'; '.join(leaks)}: {remedy}, or give --allow-leak and do not trust the accuracy")
     for leak in leaks:
-        console.print(
-            f"[bold yellow]warning:[/] {escape(leak)}; it is used all the same (--allow-leak)", highlight=False
-        )
+        say_warning(f"{leak}; it is used all the same (--allow-leak)")
     for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
-        console.print(f"[yellow]note:[/] {escape(note)}", highlight=False)
+        say_note(note)
     return leaks

@@ -8,12 +8,11 @@ import pyarrow as pa
 import ray
 from annotated_types import Gt, Le
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
-from rich.markup import escape
 
 from cluster.runtime.ray_data import PATIENCE_S, bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, open_ledger
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
-from jobs.console.command import console
+from jobs.console.command import say_warning
 from jobs.console.options import Allowed
 from jobs.inputs.audio_files import load_known_recording
 from jobs.inputs.clip_notes import tell
@@ -134,10 +133,7 @@ def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
     for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
         notes[row["clip_id"]] = list(row["notes"])
         if row["reason"]:
-            console.print(
-                f"[yellow]warning:[/] {escape(row['clip_id'])} is left out: {row['reason']} ({escape(row['detail'])})",
-                highlight=False,
-            )
+            say_warning(f"{row['clip_id']} is left out: {row['reason']} ({row['detail']})")
         else:
             usable += 1
     tell(notes, len(notes))

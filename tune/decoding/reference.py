@@ -8,13 +8,12 @@ from typing import Annotated, Any
 
 import ray
 from annotated_types import Ge, Le
-from rich.markup import escape
 
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
-from jobs.console.command import console
+from jobs.console.command import say_note
 from jobs.console.options import Allowed, Count
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, digest, draw_per_category, with_sizes
@@ -195,11 +194,7 @@ def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
     parts = [part for part, _ in found if part is not None]
     rejected = [name for _, names in found for name in names]
     if rejected:
-        console.print(
-            f"[yellow]note:[/] {len(rejected)} of {len(stand.real)} real clips cannot be used, such as "
-            f"{escape(rejected[0])}",
-            highlight=False,
-        )
+        say_note(f"{len(rejected)} of {len(stand.real)} real clips cannot be used, such as {rejected[0]}")
     if not parts:
         raise SoundStormError(
             f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir"

@@ -108,8 +108,7 @@ def run_decoding(
         console.print(
             f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the "
             f"search, {per_trial} clips each, "
-            f"against {len(stand.real)} real clips; {plan.num_workers} at a time",
-            highlight=False,
+            f"against {len(stand.real)} real clips; {plan.num_workers} at a time"
         )
         trainable = tune.with_parameters(trial, bench=set_up(stand, decoding, options.seed))
         metrics = ("quality", COST)

@@ -107,8 +107,7 @@ def run_search(
     if 0 < len(before) < search.num_trials:
         console.print(
             f"{search.name}: {len(before)} of {search.num_trials} trials are there, {search.num_trials - len(before)} "
-            "to go",
-            highlight=False,
+            "to go"
         )
     while len(before) < search.num_trials:
         killed = sum(recorder.kills.values())
@@ -271,8 +270,7 @@ class _Recorder(tune.Callback):
             self.rows.pop(trial.trial_id, None)
             console.print(
                 f"{self.search.name}  {escape(point_text(trial.config))}  [yellow]its process was killed[/]: it runs "
-                "again",
-                highlight=False,
+                "again"
             )
         else:
             self._end(
@@ -288,8 +286,7 @@ class _Recorder(tune.Callback):
         self.count += 1
         mark = f"[yellow]{state}[/]: {escape(problem)}" if problem else self.describe(ended)
         console.print(
-            f"{self.search.name} {self.count}/{self.search.num_trials}  {escape(point_text(ended.point))}  {mark}",
-            highlight=False,
+            f"{self.search.name} {self.count}/{self.search.num_trials}  {escape(point_text(ended.point))}  {mark}"
         )
 
 
