@@ -57,8 +57,7 @@ FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Names in the URI of a sample below the output folder."""
 SAMPLER_OPTIONS = (
     "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "typical_mass",
-    "guidance", "upper_guidance",
-    "candidates",
+    "guidance", "upper_guidance", "timbre_spread", "candidates",
 )  # fmt: skip
 
 
@@ -96,7 +95,7 @@ class Options(PoolOptions):
     """Decoding passes: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
     """Frames that a pass keeps: the surest, or such as lie evenly over the clip; default: the checkpoint's, as with the
-    eight below."""
+    nine below."""
     temperature: float | None = None
     """Sampling temperature in the first pass of a level."""
     final_temperature: float | None = None
@@ -113,6 +112,8 @@ class Options(PoolOptions):
     """Classifier-free guidance weight; 1 is unguided."""
     upper_guidance: float | None = None
     """Guidance weight at all levels above 0; default: that of level 0."""
+    timbre_spread: float | None = None
+    """How far a sample's timbre may lie from those of the training clips, where the model has timbres: 0 to 1."""
     candidates: int | None = None
     """Draws of each sample, of which the one is kept that a classifier takes most surely for its class."""
     listener: str | None = None
