@@ -7,27 +7,23 @@ made them; a run that was stopped goes on where it was.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 from annotated_types import Ge, Le
 
 from cluster import storage
-from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from jobs.actors.evaluator import Measurer, resynthesize
-from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
+from jobs.actors.evaluator import TABLES, measured_tables, resynthesize
+from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.console.command import leave, say_note, start
 from jobs.console.options import Allowed, Count, NotNegative, PoolOptions, Share
 from jobs.console.resume import all_there, told_again
 from jobs.evaluation.bands import common_bands, find_bands
-from jobs.evaluation.earlier_tables import require_measured
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.selection import Item, Model, Scope, choose_items, choose_model, choose_scope
@@ -43,10 +39,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import summarize
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED
 
-TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
-"""What each part has a table of."""
 OUTPUTS = (
     "parts",
     *(f"{name}.parquet" for name in (*TABLES, "substitution")),
@@ -131,10 +124,7 @@ class Options(PoolOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Measure what is missing, then compare and write the report."""
-    for option, uri in (("--real-audio", options.real_audio), ("--generated-audio", options.generated_audio)):
-        if is_listed(uri):
-            require_outside(options.output_dir, uri, "--output-dir", option)
-    storage.check_writable(options.output_dir)
+    _check_places(options)
     dataset = find_clips("--real-audio", options.real_audio)
     real = draw_per_category(
         clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed
@@ -195,6 +185,13 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, evaluation.counts, "")
 
 
+def _check_places(options: Options) -> None:
+    for option, uri in (("--real-audio", options.real_audio), ("--generated-audio", options.generated_audio)):
+        if is_listed(uri):
+            require_outside(options.output_dir, uri, "--output-dir", option)
+    storage.check_writable(options.output_dir)
+
+
 def _settings(
     options: Options,
     real: list[Clip],
@@ -248,42 +245,26 @@ def _measure(
     settings: str,
     common_band_hz: float | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
-    """Metrics, pairs, features and rejected, from parts that are made where they are missing."""
-    plan = Plan(
-        description="evaluate",
-        output_dir=options.output_dir,
-        folder="parts/metrics",
-        num_items=len(items),
-        shard_size=options.shard_size,
-        payload=lambda numbers: [items[number] for number in numbers],
+    """Metrics, pairs, features and rejected."""
+    found = measured_tables(
+        options.output_dir,
+        options.address,
+        items,
+        weights,
         settings=settings,
+        job={"max_duration_s": options.max_duration, "common_band_hz": common_band_hz},
+        shard_size=options.shard_size,
+        num_actors=options.num_actors,
     )
-    parts_folder = storage.join(options.output_dir, "parts")
-
-    def prepare(info: ClusterInfo) -> Callable[[], Any]:
-        reference = ray.put(weights)
-        actor_class = ray.remote(Measurer).options(**actor_resources(info))
-        job = {"max_duration_s": options.max_duration, "common_band_hz": common_band_hz}
-        return lambda: actor_class.remote(
-            [reference], parts_folder, settings, "cuda" if info.num_gpus else "cpu", **job
-        )
-
-    complete(plan, options.address, prepare, "measure_part", options.num_actors)
-    metrics, pairs, features, rejected = (
-        pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
-    )
-    for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
-        require_measured(table, TABLES[name], storage.join(parts_folder, name))
-    long = metrics.filter(pc.greater_equal(metrics["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE))[
-        "clip_id"
-    ].unique()
+    is_long = pc.greater_equal(found[0]["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE)
+    long = found[0].filter(is_long)["clip_id"].unique()
     if len(long):
         told = (
             f"{len(long)} clips last {options.max_duration:g} s or longer, for example {long[0].as_py()}: "
             "what lies beyond is not measured"
         )
         say_note(f"{told} (--max-duration)")
-    return metrics, pairs, features, rejected
+    return found
 
 
 def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table) -> Closeness:

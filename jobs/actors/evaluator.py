@@ -2,7 +2,7 @@
 pairs, and finds features."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +12,12 @@ import ray
 import torch
 
 from cluster import storage, tables
+from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
-from jobs.actors.sharded_output import SETTINGS
-from jobs.evaluation.selection import Item, recording_of
+from jobs.actors.sharded_output import SETTINGS, Plan, actor_resources, complete
+from jobs.evaluation.earlier_tables import require_measured
+from jobs.evaluation.selection import Item, Model, recording_of
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import low_passed
@@ -27,6 +29,8 @@ from soundstorm.evaluation.acoustic import clip_metrics, log_spectral_distance, 
 from soundstorm.evaluation.features import FeatureExtractor
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
+TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
+"""What each part has a table of."""
 HELD_TOGETHER_S = 120.0
 """Seconds of sound that are measured together. A clip that is longer is alone."""
 
@@ -188,3 +192,55 @@ def features_row(item: Item) -> dict[str, Any]:
         "fold": clip.fold,
         "recording": recording_of(clip),
     }
+
+
+def measured_tables(
+    output_dir: str,
+    address: str | None,
+    items: list[Item],
+    weights: tuple[bytes, bytes | None, Model | None],
+    *,
+    settings: str,
+    job: dict[str, float | None],
+    shard_size: int,
+    num_actors: int | None,
+) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
+    """Metrics, pairs, features and rejected, from parts that are made where they are missing.
+
+    Args:
+        output_dir: of the evaluation.
+        address: Ray cluster to join.
+        items: what is measured.
+        weights: content of the codec's file, of the classifier's and the model that embeds, or None.
+        settings: digest of all settings of the run.
+        job: the last two arguments of `Measurer`, by name.
+        shard_size: items of a part.
+        num_actors: how many; None: by the cluster's size.
+
+    Raises:
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.complete` does.
+    """
+    plan = Plan(
+        description="evaluate",
+        output_dir=output_dir,
+        folder="parts/metrics",
+        num_items=len(items),
+        shard_size=shard_size,
+        payload=lambda numbers: [items[number] for number in numbers],
+        settings=settings,
+    )
+    parts_folder = storage.join(output_dir, "parts")
+
+    def prepare(info: ClusterInfo) -> Callable[[], Any]:
+        reference = ray.put(weights)
+        actor_class = ray.remote(Measurer).options(**actor_resources(info))
+        device = "cuda" if info.num_gpus else "cpu"
+        return lambda: actor_class.remote([reference], parts_folder, settings, device, **job)
+
+    complete(plan, address, prepare, "measure_part", num_actors)
+    metrics, pairs, features, rejected = (
+        pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
+    )
+    for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
+        require_measured(table, TABLES[name], storage.join(parts_folder, name))
+    return metrics, pairs, features, rejected

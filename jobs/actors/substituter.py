@@ -162,7 +162,7 @@ def substitution_table(
     *,
     settings: str,
     seed: int,
-    num_actors: int | None,
+    num_actors: int | None = None,
 ) -> pa.Table:
     """The table (schema SUBSTITUTION), of which the lines are made that are missing.
 
