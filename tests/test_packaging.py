@@ -90,12 +90,14 @@ def test_the_wheel_makes_a_clip_with_the_versions_at_both_ends_of_the_ranges(res
             "--resolution",
             resolution,
             "--no-header",
+            "--extra",
+            "cluster",
             "--output-file",
             lowest,
         ]
         run(uv, *compile_lowest, ROOT / "pyproject.toml", cwd=tmp_path, timeout_s=INSTALL_S)
         options = ["--constraint", lowest]
-    run(python, "-m", "pip", "install", "--quiet", *options, wheel, cwd=tmp_path, timeout_s=INSTALL_S)
+    run(python, "-m", "pip", "install", "--quiet", *options, f"{wheel}[cluster]", cwd=tmp_path, timeout_s=INSTALL_S)
     run(python, "-c", "import encodec, torch, torchaudio", cwd=tmp_path, timeout_s=CLIP_S)
     made = tmp_path / "clips"
     command = [
