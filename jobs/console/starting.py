@@ -13,7 +13,10 @@ from typing import Any
 
 SCRIPT = "soundstorm"
 EXIT_INTERRUPTED = 130
-OF_THE_EXTRA = {"ray", "boto3", "botocore", "tyro", "rich", "optuna", "tensorboard", "sklearn", "requests", "urllib3"}
+OF_THE_EXTRA = {
+    "annotated_types", "boto3", "botocore", "optuna", "ray", "requests", "rich", "sklearn", "tensorboard", "tyro",
+    "urllib3",
+}  # fmt: skip
 """What the extra `cluster` installs, by the names that are imported."""
 STOPPED = "interrupted: nothing was begun\n"
 
