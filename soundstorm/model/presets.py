@@ -44,8 +44,16 @@ SMALL = Preset(
 PLACES = Preset(
     model=replace(SMALL.model, width=320, heads=5, order="places", centroids=True, generated_levels=9, timbre_dim=24),
     training=replace(SMALL.training, batch_size=16, epochs=200, lr=1e-3, first_level_share=0.2, head_share=0.5),
+    # A network that has not learned long draws its upper levels too much at random: each block jumps, and all is too
+    # loud. Cooler and cut-off draws mend that; docs/results.md has what each setting was worth.
     sampler=SamplerSettings(
-        iterations=32, order="even", final_temperature=0.4, upper_temperature=1.0, guidance=1.2, upper_guidance=1.0
+        iterations=32,
+        order="even",
+        final_temperature=0.4,
+        upper_temperature=0.5,
+        top_p=0.8,
+        guidance=1.2,
+        upper_guidance=1.0,
     ),
 )
 
