@@ -145,7 +145,7 @@ def mixed_dataset(tmp_path_factory: pytest.TempPathFactory) -> MixedDataset:
 
 def tokenize_options(dataset: MixedDataset, codec: Path, output: str, **changes: Any) -> tokenize.Options:
     """Options for the mixed dataset, most of whose clips are bad."""
-    settings: dict[str, Any] = {"codec": str(codec), "shard_size": SHARD_SIZE, "num_actors": 2, "max_rejected": 0.9}
+    settings: dict[str, Any] = {"codec": str(codec), "shard_size": SHARD_SIZE, "num_actors": 1, "max_rejected": 0.9}
     return tokenize.Options(
         dataset="synthetic", data_dir=str(dataset.folder), output_dir=output, **(settings | changes)
     )
@@ -177,7 +177,7 @@ def tokenized(
     with pytest.raises(SoundStormError) as refused:
         tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, max_rejected=0.05))
     files = file_times(output)
-    summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output))
+    summary = tokenize.run(tokenize_options(mixed_dataset, tiny_codec, output, num_actors=2))
     return Tokenized(output, str(refused.value), files, summary)
 
 
@@ -211,7 +211,7 @@ def generate_options(checkpoint: str, output: str, **changes: Any) -> generate.O
         "num_samples": NUM_SAMPLES,
         "duration": SAMPLE_S,
         "shard_size": SAMPLES_SHARD,
-        "num_actors": 2,
+        "num_actors": 1,
         "seed": 5,
     }
     return generate.Options(checkpoint=checkpoint, output_dir=output, **(settings | changes))
@@ -221,7 +221,7 @@ def generate_options(checkpoint: str, output: str, **changes: Any) -> generate.O
 def generated(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> str:
     """The output folder of a run with two actors."""
     output = str(tmp_path_factory.mktemp("samples") / "out")
-    generate.run(generate_options(checkpoint, output))
+    generate.run(generate_options(checkpoint, output, num_actors=2))
     return output
 
 
@@ -234,7 +234,7 @@ def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> 
         real_audio=real,
         generated_audio=generated,
         output_dir=output,
-        **({"clips_per_class": 2, "num_actors": 2} | changes),
+        **({"clips_per_class": 2, "num_actors": 1} | changes),
     )
 
 
@@ -280,6 +280,7 @@ def evaluated(
         str(root / "out"),
         training_log=str(root / "log.csv"),
         classifier=tiny_classifier,
+        num_actors=2,
     )
     evaluate.run(options)
     return Evaluated(str(root / "out"), options)

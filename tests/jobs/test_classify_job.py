@@ -35,7 +35,7 @@ BAD = {"empty.wav": (b"", "empty_file"), "text.wav": (b"a letter, and no sound\n
 
 
 def options(*files: str, output: str, **changes: Any) -> classify.Options:
-    settings: dict[str, Any] = {"shard_size": 8, "num_actors": 2, "window": 2.5, "max_duration": 60.0}
+    settings: dict[str, Any] = {"shard_size": 8, "num_actors": 1, "window": 2.5, "max_duration": 60.0}
     return classify.Options(files=files, output_dir=output, **(settings | changes))
 
 
@@ -60,7 +60,7 @@ def folder(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def classified(folder: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None) -> tuple[str, dict[str, Any]]:
     """The output of a run over the folder and a file that is not there."""
     output = str(tmp_path_factory.mktemp("classified") / "out")
-    return output, classify.run(options(str(folder), str(folder / "absent.wav"), output=output))
+    return output, classify.run(options(str(folder), str(folder / "absent.wav"), output=output, num_actors=2))
 
 
 def heard(uri: str) -> np.ndarray:

@@ -24,7 +24,7 @@ def test_a_submitted_study_of_two_workers_a_trial_is_whole(
         "32)}\n"
     )
     output = f"{rclone_s3.make_bucket()}/study"
-    lengths = ["--epochs", "2", "--batch-size", "4", "--num-trials", "2", "--num-workers", "2"]
+    lengths = ["--epochs", "2", "--batch-size", "4", "--num-trials", "1", "--num-workers", "2"]
     study = [
         "jobs.tune",
         "training",
@@ -59,9 +59,7 @@ def test_a_submitted_study_of_two_workers_a_trial_is_whole(
     assert done.returncode == 0, done.stdout + done.stderr
     use_server(monkeypatch, rclone_s3)
     rows = tables.read_table(storage.join(output, "trials.parquet"))[0].to_pylist()
-    assert (
-        len(rows) == 2 and rows[0]["state"] == "finished" and {row["state"] for row in rows} <= {"finished", "stopped"}
-    ), rows
+    assert [row["state"] for row in rows] == ["finished"], rows
     best = json.loads(storage.read_bytes(storage.join(output, "best.json")))
     assert best["training"]["lr"] == rows[0]["lr"], best
     assert any(entry.uri.endswith("report.html") for entry in storage.list_objects(output))

@@ -3,11 +3,7 @@ and their codes."""
 
 import csv
 import json
-import os
 import shutil
-import signal
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +12,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-import jobs.train_classifier
 from cluster import storage, tables
 from cluster.tables import stage_record as records
 from jobs import classify, evaluate_classifier
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.tokens import CODEC_TRAINED_ON, open_tokens
-from jobs.train_classifier import Options, run, train_on_worker
+from jobs.train_classifier import Options, run
 from jobs.training.generator_loop import first_weights, network_for
 from soundstorm.audio.files import read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import AudioClassifier, save_classifier
 from soundstorm.classification.token_classifier import TrainedTokenClassifier
-from soundstorm.classification.token_training import TokenClassifierTrainer
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
@@ -42,9 +36,6 @@ from soundstorm.serialization.provenance import MISSING, Role, TrainedOn, as_par
 from tests.jobs.conftest import trained_on_all_but
 
 EPOCHS, FOLD = 4, 5
-CHECKPOINT_KNOWN_S = 5.0
-"""By then the controller, which looks every half second, knows of a checkpoint; a worker that dies sooner takes it
-along."""
 
 
 @pytest.fixture(scope="module")
@@ -102,40 +93,12 @@ def options(tokens: str, generator: str, codec: Path, output: Path, **changes: A
     return Options(tokens=tokens, **(settings | changes))
 
 
-def dying(folder: Path, before_step: int) -> Callable[[dict[str, Any]], None]:
-    """The job's training loop, in which worker 1 is killed once; each worker tells where it begins."""
-
-    def loop(settings: dict[str, Any]) -> None:
-        original, began = TokenClassifierTrainer.step, []
-
-        def step(self: TokenClassifierTrainer) -> dict[str, float]:
-            if self.step_count == before_step and self.rank == 1 and not (folder / "died").exists():
-                (folder / "died").touch()
-                time.sleep(CHECKPOINT_KNOWN_S)
-                os.kill(os.getpid(), signal.SIGKILL)
-            if not began:
-                began.append(self.step_count)
-                (folder / f"began-{self.rank}").write_text(str(self.step_count))
-            return original(self)
-
-        TokenClassifierTrainer.step = step  # type: ignore[method-assign]
-        train_on_worker(settings)
-
-    return loop
-
-
 @pytest.fixture(scope="module")
 def trained(
     tokens: str, generator: str, tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory, ray_session: None
 ) -> dict[str, Any]:
-    """One run of two workers, of which one is killed, from a generator that has seen the test fold; the tests below
-    look at it."""
-    seen = tmp_path_factory.mktemp("seen")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs.train_classifier, "train_on_worker", dying(seen, before_step=5))
-        output = tmp_path_factory.mktemp("classifier-out")
-        summary = run(options(tokens, generator, tiny_codec, output, max_failures=1, allow_leak=True))
-    return summary | {"seen": seen}
+    """One run of two workers, from a generator that has seen the test fold; the tests below look at it."""
+    return run(options(tokens, generator, tiny_codec, tmp_path_factory.mktemp("classifier-out"), allow_leak=True))
 
 
 # ---- what a generator for it starts from
@@ -160,11 +123,7 @@ def test_a_generator_starts_from_the_vectors_of_the_codec_of_its_tokens(tokens: 
 # ---- train-classifier
 
 
-def test_after_the_loss_of_a_worker_all_go_on_from_the_checkpoint_and_the_log_has_every_epoch_once(
-    trained: dict[str, Any],
-) -> None:
-    assert (trained["seen"] / "died").exists()
-    assert [(trained["seen"] / f"began-{rank}").read_text() for rank in (0, 1)] == ["4", "4"]
+def test_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
     rows = list(csv.DictReader((Path(trained["output_dir"]) / "log.csv").read_text().splitlines()))
     assert [(row["epoch"], row["step"]) for row in rows] == [("1", "2"), ("2", "4"), ("3", "6"), ("4", "8")]
     assert not (Path(trained["output_dir"]) / "run").exists()
