@@ -72,8 +72,9 @@ weights: install $(FREE_CLIPS)
 		sampler = replace(preset('places').sampler, candidates=4); \
 		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'), sampler)"
 
+# On two workers, each with its own Ray and S3 server; tests/support/parallel_groups.py says what runs together.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 40
 
 clean:
 	rm -rf $(DEMO_DIR) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -42,6 +42,15 @@ if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where the tests run side by side, say which stay together."""
+    if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
+        from tests.support.parallel_groups import arrange
+
+        arrange(items)
+
+
 @dataclass(frozen=True)
 class S3Server:
     """A running S3 server and how to reach it."""
