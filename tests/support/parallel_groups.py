@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SHARED_RUNS = "jobs' shared runs"
+SHARED_RUNS = "shared-runs"
 GROUPS = {
     "jobs/test_tokenize_job.py": SHARED_RUNS,
     "jobs/actors/test_tokenize_views.py": SHARED_RUNS,
@@ -44,6 +44,8 @@ LONG_FIRST = (
     "jobs/classification/test_ast_model.py",
     "cluster/storage/test_storage.py",
     "cluster/scheduling/test_watchdog.py",
+    "test_packaging.py",
+    "test_docs.py",
     "jobs/console",
     "jobs",
     "tune",
