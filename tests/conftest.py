@@ -38,6 +38,8 @@ os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 os.environ.pop("RAY_ADDRESS", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console keeps the width that it began with
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 

@@ -65,20 +65,26 @@ def free_cpus() -> float:
     return ray.available_resources().get("CPU", 0.0)
 
 
-def wait_until_idle() -> None:
+@pytest.fixture
+def free_before() -> float:
+    """CPUs that were free before the test: what ran earlier may still be giving back its own."""
+    return free_cpus()
+
+
+def wait_until_idle(free_before: float) -> None:
     """All actors of a run give their CPUs back soon after it."""
     deadline = time.monotonic() + 20
-    while free_cpus() < ray.cluster_resources()["CPU"]:
+    while free_cpus() < free_before:
         assert time.monotonic() < deadline, "actors were left behind"
         time.sleep(0.1)
 
 
-def test_every_shard_is_done_once_and_the_actors_are_gone_afterwards() -> None:
+def test_every_shard_is_done_once_and_the_actors_are_gone_afterwards(free_before: float) -> None:
     result, results, progress = run(numbered(100), make_workers(lambda n: n * n))
     assert sorted(results) == [(f"{n:04d}", n * n) for n in range(100)]
     assert result == ShardsResult(done=100, failed={}, retries=0, replaced=0)
     assert progress[-1].done == 100 and [step.done for step in progress] == sorted(step.done for step in progress)
-    wait_until_idle()
+    wait_until_idle(free_before)
 
 
 def test_nothing_to_do_starts_nothing() -> None:
@@ -171,7 +177,7 @@ def test_a_shard_that_always_raises_is_set_aside_with_its_error(tmp_path: Path) 
     assert (tmp_path / "attempts").read_text() == "xxx" and result.replaced == 0
 
 
-def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path) -> None:
+def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path, free_before: float) -> None:
     def work(n: int) -> int:
         with (tmp_path / "attempts").open("a") as file:
             file.write(f"{n} ")
@@ -182,15 +188,15 @@ def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path) -> None:
     ):
         run(numbered(12), make_workers(work), num_actors=1)
     assert (tmp_path / "attempts").read_text() == "0 "
-    wait_until_idle()
+    wait_until_idle(free_before)
 
 
-def test_a_shard_that_hangs_is_set_aside_after_its_time() -> None:
+def test_a_shard_that_hangs_is_set_aside_after_its_time(free_before: float) -> None:
     limits = Limits(max_retries=1, shard_timeout_s=1.5)
     result, results, _ = run(numbered(6), make_workers(lambda n: time.sleep(600) if n == 1 else n), limits=limits)
     assert sorted(value for _, value in results) == [0, 2, 3, 4, 5]
     assert result.failed == {"0001": "not finished after 1.5 s"}
-    wait_until_idle()
+    wait_until_idle(free_before)
 
 
 def test_actors_that_start_slowly_are_waited_for() -> None:
@@ -252,13 +258,13 @@ def test_when_all_shards_fail_the_run_does_not_try_them_all() -> None:
 
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt, OSError])
-def test_an_interrupted_run_leaves_no_actors(interruption: type[BaseException]) -> None:
+def test_an_interrupted_run_leaves_no_actors(interruption: type[BaseException], free_before: float) -> None:
     def interrupt(_shard: Shard, _value: Any) -> None:
         raise interruption
 
     with pytest.raises(interruption):
         run_shards(numbered(10), make_workers(lambda n: n), "work", num_actors=2, on_done=interrupt)
-    wait_until_idle()
+    wait_until_idle(free_before)
 
 
 NODES = """
