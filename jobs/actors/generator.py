@@ -17,7 +17,7 @@ from cluster import storage, tables
 from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS, folder_of
 from jobs.inputs.checkpoints import open_checkpoint
-from soundstorm.audio.files import encode_audio
+from soundstorm.audio.files import encode_audio, within_full_scale
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
@@ -26,9 +26,6 @@ from soundstorm.generation.reranking import draw_seed, most_convincing
 from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import uses_bf16
 from soundstorm.schemas import SAMPLES
-
-PEAK = 0.999
-"""A decoded clip that exceeds full scale is scaled down to this peak, so that nothing clips."""
 
 
 def sample_seed(seed: int, label: int, index: int) -> int:
@@ -51,7 +48,7 @@ def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
     waveform = waveform[:num_samples]
     if not np.isfinite(waveform).all():
         raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
-    return waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
+    return within_full_scale(waveform)
 
 
 class Generator:

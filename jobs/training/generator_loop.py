@@ -19,14 +19,14 @@ from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.centroids import Centroids, log_counts
+from soundstorm.model.centroids import log_counts
 from soundstorm.model.checkpoints import Checkpoint, load_training_state, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, centroids_of, latent_dim, start_embeddings
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.model.timbre import Timbre, num_entries, timbre_weights
+from soundstorm.model.timbre import num_entries, timbre_weights
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 
@@ -109,32 +109,28 @@ def first_weights(
     if origin is not None:
         weights = weights_for_categories(origin.model, origin.categories, tokens.categories)
         if isinstance(origin.model, PlaceNetwork) and origin.model.timbre is not None:
-            weights |= _timbres(architecture, tokens, origin.model.centroids, origin.model.timbre)
+            training = tokens.split()[0]
+            weights |= timbre_weights(
+                origin.model.timbre, origin.model.centroids, architecture, training.views, training.labels
+            )
         return weights
     if codec is None:
         return None
     if architecture.centroids:
-        views = (view for views in tokens.split()[0].views for view in views)
+        training = tokens.split()[0]
+        views = (view for views in training.views for view in views)
         weights = centroid_weights(
             architecture, codec, log_counts(views, architecture.num_levels, architecture.codebook_size)
         )
-        return (
-            weights | _timbres(architecture, tokens, centroids_of(architecture, codec), None)
-            if architecture.timbre_dim
-            else weights
-        )
+        if architecture.timbre_dim:
+            centroids = centroids_of(architecture, codec)
+            weights |= timbre_weights(None, centroids, architecture, training.views, training.labels)
+        return weights
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SoundStorm(architecture)
         start_embeddings(model, codec)
     return model.state_dict()
-
-
-def _timbres(
-    architecture: ModelConfig, tokens: Tokens, centroids: Centroids, timbre: Timbre | None
-) -> dict[str, torch.Tensor]:
-    training = tokens.split()[0]
-    return timbre_weights(timbre, centroids, architecture, training.views, training.labels)
 
 
 def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None = None) -> ModelConfig:

@@ -37,6 +37,8 @@ _MARGIN_S = 0.05
 """Read beyond both ends of what is wanted, where there is more: so the resampler does not take the cut for a click."""
 _HELD_VALUES = 1 << 22
 """Samples of all channels that are held between the two looks at them; what is longer is decoded twice."""
+PEAK = 0.999
+"""Of a waveform that would exceed full scale."""
 _PCM_BLOCK = 1 << 20
 
 
@@ -116,6 +118,11 @@ def to_pcm16(waveform: np.ndarray) -> np.ndarray:
         block = np.asarray(waveform[first : first + _PCM_BLOCK], dtype=np.float64)
         samples[first : first + _PCM_BLOCK] = np.clip(np.rint(block * 32768.0), -32768, 32767)
     return samples
+
+
+def within_full_scale(waveform: np.ndarray) -> np.ndarray:
+    """float (N,), scaled down as a whole to a peak of PEAK where it exceeds that, so that nothing clips."""
+    return waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
 
 
 def from_pcm16(samples: np.ndarray) -> np.ndarray:

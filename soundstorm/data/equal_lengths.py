@@ -1,6 +1,6 @@
 """Clips of equal length together, so that none is padded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -23,13 +23,17 @@ def in_equal_batches(
         longest_batch: most of these lengths in one batch, in all; a clip that is longer is a batch of its own.
         work: clips of one length to one result for each.
     """
+    results: dict[int, np.ndarray] = {}
+    for part in equal_batches(lengths, longest_batch):
+        results.update(zip(part, work([clips[position] for position in part]), strict=True))
+    return [results[position] for position in range(len(clips))]
+
+
+def equal_batches(lengths: Sequence[int], longest_batch: float) -> Iterator[list[int]]:
+    """Positions of clips of one and the same length, at most `longest_batch` of these lengths in all, or one clip."""
     by_length: dict[int, list[int]] = {}
     for position, length in enumerate(lengths):
         by_length.setdefault(length, []).append(position)
-    results: dict[int, np.ndarray] = {}
     for length, positions in by_length.items():
         size = max(1, int(longest_batch / max(length, 1)))
-        for start in range(0, len(positions), size):
-            part = positions[start : start + size]
-            results.update(zip(part, work([clips[position] for position in part]), strict=True))
-    return [results[position] for position in range(len(clips))]
+        yield from (positions[start : start + size] for start in range(0, len(positions), size))

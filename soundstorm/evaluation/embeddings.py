@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
 from soundstorm.codec.codec import MAX_BATCH_S, Codec
+from soundstorm.data.equal_lengths import equal_batches
 from soundstorm.errors import SoundStormError
 
 WINDOW_S = 1.0
@@ -173,14 +174,10 @@ def window_statistics(latent_DT: NDArray[np.float32], window_frames: int) -> NDA
 
 def _equal_lengths(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[int]]:
     """Positions of clips of one and the same length, at most MAX_BATCH_S of sound at once: nothing is padded."""
-    by_length: dict[int, list[int]] = {}
     for position, clip in enumerate(clips):
         if clip.ndim != 1 or not len(clip) or clip.dtype != np.int16:
             raise SoundStormError(
                 f"clip {position} has shape {clip.shape} and type {clip.dtype}: clips are embedded as int16 (N,), N "
                 "at least 1"
             )
-        by_length.setdefault(len(clip), []).append(position)
-    for length, positions in by_length.items():
-        size = max(1, int(MAX_BATCH_S * SAMPLE_RATE / length))
-        yield from (positions[start : start + size] for start in range(0, len(positions), size))
+    return equal_batches([len(clip) for clip in clips], MAX_BATCH_S * SAMPLE_RATE)

@@ -2,6 +2,7 @@
 beside, and its bar."""
 
 from dataclasses import dataclass
+from functools import partial
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -39,7 +40,8 @@ class MeasureInfo:
 
 _HALVES = "two halves of the real clips, cut between recordings"
 _DISTANCE_BAR = 2.0
-_LIVELINESS_BAR = (0.8, 1.2)
+_lively = partial(MeasureInfo, lowest=0.8, highest=1.2)
+"""A measure that says how varied or lively clips are: neither much less nor much more than real ones."""
 
 MEASURES = (
     MeasureInfo(
@@ -89,7 +91,7 @@ MEASURES = (
         decimals=3,
         lowest=0.9,
     ),
-    MeasureInfo(
+    _lively(
         name="diversity_codec",
         title="Diversity, codec",
         unit="",
@@ -97,20 +99,16 @@ MEASURES = (
         "and again.",
         floor="two real clips of one class",
         decimals=3,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
-    MeasureInfo(
+    _lively(
         name="diversity_classifier",
         title="Diversity, classifier",
         unit="",
         meaning="The same in what a classifier of environmental sound hears.",
         floor="two real clips of one class",
         decimals=3,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
-    MeasureInfo(
+    _lively(
         name="flux",
         title="Spectral flux",
         unit="dB per 10 ms",
@@ -118,10 +116,8 @@ MEASURES = (
         "that flickers.",
         floor="the mean of the real clips",
         decimals=2,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
-    MeasureInfo(
+    _lively(
         name="modulation",
         title="Modulation energy",
         unit="dB²",
@@ -129,20 +125,16 @@ MEASURES = (
         "barks, ticks and gusts.",
         floor="the mean of the real clips",
         decimals=1,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
-    MeasureInfo(
+    _lively(
         name="onset_rate",
         title="Onsets",
         unit="per s",
         meaning="How often a sound sets in: barks, ticks, clicks. Low where transients are missing.",
         floor="the mean of the real clips",
         decimals=2,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
-    MeasureInfo(
+    _lively(
         name="onset_rise",
         title="Sharpness of onsets",
         unit="dB per 10 ms",
@@ -150,8 +142,6 @@ MEASURES = (
         "smoothed.",
         floor="the mean of the real clips",
         decimals=1,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
     MeasureInfo(
         name="copying",
@@ -185,15 +175,13 @@ MODEL_MEASURES = (
         decimals=4,
         highest=_DISTANCE_BAR,
     ),
-    MeasureInfo(
+    _lively(
         name="diversity_model",
         title="Diversity",
         unit="",
         meaning="How far apart two clips of one class are, on average, in what the given model hears.",
         floor="two real clips of one class",
         decimals=3,
-        lowest=_LIVELINESS_BAR[0],
-        highest=_LIVELINESS_BAR[1],
     ),
 )
 """In a model that was given, such as PANNs or CLAP, whose name is put after each title."""

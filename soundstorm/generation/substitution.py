@@ -15,7 +15,7 @@ from enum import StrEnum
 import numpy as np
 import torch
 
-from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16, within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
 from soundstorm.data.categories import normalized
@@ -28,7 +28,6 @@ from soundstorm.optimization.precision import uses_bf16
 KEPT_LEVELS = (0, 1, 2, 4, 8)
 """True levels that are tried."""
 BATCH = 10
-PEAK = 0.999
 
 
 class Rest(StrEnum):
@@ -169,5 +168,4 @@ def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarr
 
 def playable_pcm(waveform_N: np.ndarray, num_samples: int) -> np.ndarray:
     """16-bit samples, scaled down if they would clip."""
-    waveform_N = waveform_N[:num_samples]
-    return to_pcm16(waveform_N * min(1.0, PEAK / max(float(np.abs(waveform_N).max()), 1e-9)))
+    return to_pcm16(within_full_scale(waveform_N[:num_samples]))
