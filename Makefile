@@ -73,8 +73,9 @@ weights: install $(FREE_CLIPS)
 		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'), sampler)"
 
 # On two workers, each with its own Ray and S3 server; tests/support/parallel_groups.py says what runs together.
+# A worker that crashes ends the run: pytest-xdist would wait for tests that it has already given back.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 40
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 --durations 40
 
 clean:
 	rm -rf $(DEMO_DIR) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

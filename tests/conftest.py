@@ -6,6 +6,7 @@ tests, also if those crash.
 
 import contextlib
 import ctypes
+import faulthandler
 import os
 import secrets
 import signal
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
 
 if TYPE_CHECKING:
     from soundstorm.schemas import CodecFingerprint
@@ -42,6 +44,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console keeps the width that it began with
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Where an interpreter crashes, show the thread that did it: the others of a driver of Ray fill the screen."""
+    stderr = config.stash.get(fault_handler_stderr_fd_key, None)
+    if stderr is not None:
+        faulthandler.enable(stderr, all_threads=False)
 
 
 @pytest.hookimpl(tryfirst=True)

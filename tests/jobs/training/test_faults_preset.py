@@ -12,8 +12,7 @@ import torch
 
 from cluster import storage, tables
 from jobs import generate
-from jobs.actors.generator import PEAK
-from soundstorm.audio.files import to_pcm16
+from soundstorm.audio.files import PEAK, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import save_checkpoint
