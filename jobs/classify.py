@@ -24,10 +24,10 @@ from cluster.scheduling.limits import Limits
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_stream
 from jobs.actors.classifier import ClipNamer
-from jobs.actors.sharded_output import Plan, actor_resources, complete, settings_digest
-from jobs.console.command import console, leave, start
+from jobs.actors.sharded_output import ShardedOutput, actor_resources, run_missing_shards, settings_digest
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, Count, PoolOptions
-from jobs.console.resume import told_again
+from jobs.console.resume import finished_summary
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.file_listing import list_audio
@@ -108,8 +108,10 @@ def run(options: Options) -> dict[str, Any]:
         outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet")
         record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
         if record is not None and all(storage.exists(_table_uri(options, name)) for name in TABLES):
-            return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-        plan = Plan(
+            return finished_summary(
+                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: ")
+            )
+        output = ShardedOutput(
             description=STAGE,
             output_dir=options.output_dir,
             folder="parts/classified",
@@ -120,15 +122,15 @@ def run(options: Options) -> dict[str, Any]:
         )
         limit_s = HANG_S + shard_size * options.max_duration
         limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
-        complete(
-            plan,
+        run_missing_shards(
+            output,
             options.address,
-            lambda info: _actors(options, top, plan, info, files, limit_s),
+            lambda info: _actors(options, top, output, info, files, limit_s),
             "name_part",
             options.num_actors,
             limits,
         )
-    counts = _put_together(options, plan, classifier)
+    counts = _put_together(options, output, classifier)
     records.finish(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
@@ -150,7 +152,7 @@ def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
 
 
 def _actors(
-    options: Options, top: int, plan: Plan, info: ClusterInfo, files: dict[str, bytes], limit_s: float
+    options: Options, top: int, output: ShardedOutput, info: ClusterInfo, files: dict[str, bytes], limit_s: float
 ) -> Callable[[], Any]:
     """What creates an actor in the cluster."""
     reference, ledger = ray.put(files), open_ledger()
@@ -162,12 +164,12 @@ def _actors(
         "window_s": options.window,
         "max_duration_s": options.max_duration,
         "limit_s": limit_s,
-        "settings": plan.settings,
+        "settings": output.settings,
     }
     return lambda: actor_class.remote([reference], ledger, job, "cuda" if info.num_gpus else "cpu")
 
 
-def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[str, Any]:
+def _put_together(options: Options, output: ShardedOutput, classifier: Classifier) -> dict[str, Any]:
     """Write both tables from the parts, a few parts at a time; returns the counts."""
     reasons: Counter[str] = Counter()
     notes: Counter[str] = Counter()
@@ -192,24 +194,24 @@ def _put_together(options: Options, plan: Plan, classifier: Classifier) -> dict[
         "window_s": str(options.window),
     }
     rejected = write_stream(
-        _table_uri(options, "rejected"), REJECTED, counted(plan.tables(REJECTED, "parts/rejected")), {}
+        _table_uri(options, "rejected"), REJECTED, counted(output.tables(REJECTED, "parts/rejected")), {}
     )
-    if rejected == plan.num_items:
+    if rejected == output.num_items:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise SoundStormError(
             f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in "
             f"{_table_uri(options, 'rejected')}"
         )
     classified = write_stream(
-        _table_uri(options, "classified"), CLASSIFIED, noted(plan.tables(CLASSIFIED, "parts/classified")), metadata
+        _table_uri(options, "classified"), CLASSIFIED, noted(output.tables(CLASSIFIED, "parts/classified")), metadata
     )
-    if classified + rejected != plan.num_items:
+    if classified + rejected != output.num_items:
         raise SoundStormError(
-            f"{options.output_dir}: {plan.num_items} files gave {classified} rows and {rejected} rejected: use "
+            f"{options.output_dir}: {output.num_items} files gave {classified} rows and {rejected} rejected: use "
             "--overwrite"
         )
     return {
-        "files": plan.num_items,
+        "files": output.num_items,
         "classified": classified,
         "rejected": rejected,
         "reasons": dict(reasons),
@@ -245,4 +247,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

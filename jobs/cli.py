@@ -10,7 +10,7 @@ from importlib import import_module
 from rich.markup import escape
 from rich.table import Table
 
-from jobs.console.command import console, leave, show_every_character, start
+from jobs.console.command import console, exit_process, run_command, show_every_character
 from soundstorm import __version__
 
 COMMANDS = {
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> None:
         console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}")
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
-    leave(start(module.Options, module.run, arguments[count:], f"soundstorm {name}"))
+    exit_process(run_command(module.Options, module.run, arguments[count:], f"soundstorm {name}"))
 
 
 def _show_commands() -> None:

@@ -16,8 +16,8 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
-from jobs.console.command import console, leave, say_warning, start
-from jobs.console.resume import all_there, told_again
+from jobs.console.command import console, exit_process, run_command, say_warning
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
 from jobs.cross_validation.fold_plan import (
     SYNTHETIC,
@@ -87,9 +87,9 @@ def run(options: Options) -> dict[str, Any]:
     if (
         record is not None
         and is_summed_up
-        and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE)
+        and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE)
     ):
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     done = _do_folds(options, settings, index, wanted)
     done |= {
         fold: found.counts
@@ -275,4 +275,4 @@ def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Ca
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

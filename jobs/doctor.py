@@ -26,7 +26,7 @@ from cluster.errors import ClusterError
 from cluster.runtime.connect import connect
 from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.compiled_libraries import misfits, versions
 from jobs.diagnostics.nodes import MIN_FREE_GB, NodeReport, ask_nodes, check_storage, problems_of
 from jobs.diagnostics.submission import what_is_sent
@@ -224,4 +224,4 @@ def _storage(uri: str) -> tuple[bool, str]:
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

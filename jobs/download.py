@@ -14,7 +14,7 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch, progress_bar
 from cluster.transfer.unpack import unpack
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from soundstorm.audio.file_kinds import is_audio
 from soundstorm.audio.files import RejectedAudio, read_audio
 from soundstorm.data.datasets import DATASETS, Dataset, index_dataset
@@ -80,7 +80,7 @@ def run(options: Options) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point of `python -m jobs.download`."""
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))
 
 
 def _download(options: Options, dataset: Dataset, location: str) -> None:

@@ -20,9 +20,9 @@ from cluster.tables import stage_record as records
 from jobs.actors.evaluator import TABLES, measured_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
-from jobs.console.command import leave, say_note, start
+from jobs.console.command import exit_process, run_command, say_note
 from jobs.console.options import Allowed, Count, NotNegative, PoolOptions, Share
-from jobs.console.resume import all_there, told_again
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
@@ -40,6 +40,7 @@ from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import summarize
 
+STAGE = "evaluate"
 OUTPUTS = (
     "parts",
     *(f"{name}.parquet" for name in (*TABLES, "substitution")),
@@ -139,10 +140,10 @@ def run(options: Options) -> dict[str, Any]:
     settings = _settings(options, real, generated, training_log, codec, scope, bands) | (
         generator.settings(options.substitution_clips) if generator else {}
     )
-    record = records.begin(options.output_dir, "evaluate", settings, overwrite=options.overwrite, outputs=OUTPUTS)
+    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
-    if record is not None and all_there(options.output_dir, *made, "summary.json", "report.html"):
-        return told_again(options.output_dir, "evaluate", lambda: _summary(options, record.counts, "already done: "))
+    if record is not None and has_all_outputs(options.output_dir, *made, "summary.json", "report.html"):
+        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
     bands = bands or find_bands(real, generated, options.seed)
     metrics, pairs, features, rejected = _measure(
@@ -181,7 +182,7 @@ def run(options: Options) -> dict[str, Any]:
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if bands.note:
         say_note(bands.note)
-    records.finish(options.output_dir, "evaluate", settings, evaluation.counts)
+    records.finish(options.output_dir, STAGE, settings, evaluation.counts)
     return _summary(options, evaluation.counts, "")
 
 
@@ -346,4 +347,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

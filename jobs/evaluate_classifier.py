@@ -13,9 +13,9 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs.classification.predictions import PREDICTIONS_FILE, name_clips, write_predictions
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count
-from jobs.console.resume import all_there, told_again
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
 from jobs.inputs.leakage import refuse_leaks
@@ -93,8 +93,8 @@ def run(options: Options) -> dict[str, Any]:
     record = records.begin(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE)
     )
-    if record is not None and all_there(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
-        return told_again(
+    if record is not None and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
+        return finished_summary(
             options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; ")
         )
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
@@ -183,4 +183,4 @@ def _told(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, An
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

@@ -13,7 +13,7 @@ from rich.markup import escape
 from cluster import storage
 from cluster.runtime.connect import connect
 from jobs import evaluate, generate, tokenize, train
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import OneOf
 from jobs.inputs.datasets import DatasetOptions, open_dataset, require_apart
 from jobs.inputs.synthetic_dataset import make_synthetic
@@ -154,4 +154,4 @@ def _dataset(options: Options, folder: str) -> str:
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

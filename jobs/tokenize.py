@@ -25,10 +25,10 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
-from jobs.console.command import leave, say_warning, start
+from jobs.console.command import exit_process, run_command, say_warning
 from jobs.console.options import Allowed, PoolOptions, Share
 from jobs.console.progress import progress
-from jobs.console.resume import all_there, told_again
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.audio_files import split_long
 from jobs.inputs.clip_notes import read_notes, tell, with_notes
 from jobs.inputs.codecs import choose_codec
@@ -115,7 +115,9 @@ def run(options: Options) -> dict[str, Any]:
     tell_ignored(index, options.verbose)
     record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None and _is_whole(options, index):
-        return told_again(options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: "))
+        return finished_summary(
+            options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: ")
+        )
     if options.long == "split":
         index = replace(index, clips=split_long(index.clips, options.max_duration))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
@@ -176,7 +178,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
 def _is_whole(options: Options, index: Index) -> bool:
     """Whether all that a finished run left is still there; of windows of recordings, which are not counted yet, only
     whether there are any."""
-    if not all_there(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
+    if not has_all_outputs(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
         return False
     return options.long == "split" or not missing_shards(options.output_dir, index.clips.num_rows, options.shard_size)
 
@@ -242,4 +244,4 @@ def _index_metadata(index: Index) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

@@ -23,10 +23,10 @@ from cluster.runtime.connect import connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, OneOf, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
-from jobs.console.resume import all_there, told_again
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
@@ -113,8 +113,8 @@ def run(options: Options) -> dict[str, Any]:
             options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
         )
         made = (f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
-        if record is not None and all_there(options.output_dir, *made):
-            return told_again(
+        if record is not None and has_all_outputs(options.output_dir, *made):
+            return finished_summary(
                 options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: ")
             )
         weights = first_weights(architecture, config.seed, tokens, origin, codec)
@@ -278,4 +278,4 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

@@ -27,10 +27,10 @@ from jobs.classification.predictions import (
     write_predictions,
 )
 from jobs.classification.recipe import Recipe, load_state, train_on_worker
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
-from jobs.console.resume import all_there, told_again
+from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
 from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_tell
 from jobs.inputs.recordings import RecordingSeconds
@@ -156,8 +156,8 @@ def run(options: Options) -> dict[str, Any]:
         record = records.begin(
             options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
         )
-        if record is not None and all_there(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
-            return told_again(
+        if record is not None and has_all_outputs(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
+            return finished_summary(
                 options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; ")
             )
         with connect(options.address, await_gpu=options.device != "cpu") as info:
@@ -275,4 +275,4 @@ def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

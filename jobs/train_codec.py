@@ -26,10 +26,10 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Vigil, limits_here, watch
 from cluster.tables import stage_record as records
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, NotNegative, RestartOptions
 from jobs.console.progress import duration
-from jobs.console.resume import told_again
+from jobs.console.resume import finished_summary
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_tell, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
@@ -147,7 +147,7 @@ def _train(
     outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
-        return told_again(
+        return finished_summary(
             options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do")
         )
     held_out, fitted = _held_out(clips)
@@ -310,4 +310,4 @@ def _show_levels(state: FittingState) -> None:
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

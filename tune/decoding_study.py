@@ -11,15 +11,15 @@ from typing import Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.console.command import leave, start
+from jobs.console.command import exit_process, run_command
 from jobs.console.options import NotNegative
-from jobs.console.resume import told_again
+from jobs.console.resume import finished_summary
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import choose_stand
 from tune.decoding.results import About, told, write_decoding
-from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, require_begun
-from tune.search.results import OUTPUTS, all_there
+from tune.search.results import OUTPUTS, has_all_outputs
 from tune.search.space import load_space, spans_of
 
 STAGE = "tune"
@@ -50,9 +50,9 @@ def run(options: Options) -> dict[str, Any]:
     storage.check_writable(options.output_dir)
     require_begun(options.output_dir, STAGE, options.resume)
     space = load_space(options.space, {}) if options.space else None
-    stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_listener(space or {}))
-    space = space or default_space(stand.first.model.config.pass_levels)
-    check_decoding_space(space, stand.first.sampler, stand.first.model.config.pass_levels)
+    stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_reranker(space or {}))
+    space = space or default_space(stand.first.model.config.iterated_levels)
+    check_decoding_space(space, stand.first.sampler, stand.first.model.config.iterated_levels)
     settings = {
         "study": "decoding",
         **stand.settings,
@@ -68,9 +68,9 @@ def run(options: Options) -> dict[str, Any]:
     if (
         record is not None
         and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials
-        and all_there(options.output_dir)
+        and has_all_outputs(options.output_dir)
     ):
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     found = run_decoding(options, options, stand, space, options.output_dir)
     command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
     counts = write_decoding(
@@ -101,4 +101,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

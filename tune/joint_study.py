@@ -11,18 +11,18 @@ from typing import Annotated, Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.console.command import leave, start
+from jobs.console.command import exit_process, run_command
 from jobs.console.options import Count, OneOf
-from jobs.console.resume import told_again
+from jobs.console.resume import finished_summary
 from jobs.inputs.clips import digest
 from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
 from tune import training_study
-from tune.decoding.reference import choose_real, choose_stand, open_listener
+from tune.decoding.reference import choose_real, choose_stand, open_reranker
 from tune.decoding.results import About, told, write_decoding
-from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_listener
+from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, require_begun
-from tune.search.results import OUTPUTS, all_there
+from tune.search.results import OUTPUTS, has_all_outputs
 from tune.search.space import Space, load_space, spans_of
 from tune.search.trial_journal import Ended, Journal
 from tune.training.beginning import TRIALS, Start, prepare
@@ -84,19 +84,19 @@ def run(options: Options) -> dict[str, Any]:
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)
     real = choose_real(options, begin.tokens.categories)
-    hears = wants_listener(space) or begin.sampler.candidates > 1
-    listener = open_listener(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
+    hears = wants_reranker(space) or begin.sampler.candidates > 1
+    listener = open_reranker(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = _settings(options, begin, given, space, listener, digest(real.clips))
     record = records.begin(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
     )
-    if record is not None and all_there(options.output_dir):
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+    if record is not None and has_all_outputs(options.output_dir):
+        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     training_study.run(training)
     networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
     stand = choose_stand(
-        options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_listener(space)
+        options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
     )
     found = run_decoding(
         replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir
@@ -184,4 +184,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

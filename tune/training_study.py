@@ -17,14 +17,14 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.tables import stage_record as records
-from jobs.console.command import console, leave, say_note, start
-from jobs.console.resume import told_again
+from jobs.console.command import console, exit_process, run_command, say_note
+from jobs.console.resume import finished_summary
 from jobs.training.ray_trainer import WorkerPlan, plan_workers
 from soundstorm.reports.page import decimal
 from tune.search.options import require_begun
 from tune.search.results import (
     OUTPUTS,
-    all_there,
+    has_all_outputs,
 )
 from tune.search.runner import Search, plan_trials, run_search
 from tune.search.space import spans_of
@@ -60,8 +60,12 @@ def run(options: Options) -> dict[str, Any]:
         "num_workers": options.num_workers,
     }
     record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if record is not None and record.counts.get("trials", 0) >= options.num_trials and all_there(options.output_dir):
-        return told_again(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
+    if (
+        record is not None
+        and record.counts.get("trials", 0) >= options.num_trials
+        and has_all_outputs(options.output_dir)
+    ):
+        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     trials = _search(options, begin)
     storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
     counts = write_results(options, begin, trials, settings | {"num_trials": options.num_trials})
@@ -170,4 +174,4 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 if __name__ == "__main__":
-    leave(start(Options, run))
+    exit_process(run_command(Options, run))

@@ -48,7 +48,7 @@ class Vigil:
     they have."""
 
 
-def left_behind() -> bool:
+def has_abandoned_thread() -> bool:
     """Whether a thread of `watch` still waits in Ray, for a run that was given up."""
     return any(thread.name == WATCHED for thread in threading.enumerate())
 

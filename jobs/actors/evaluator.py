@@ -15,7 +15,7 @@ from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
-from jobs.actors.sharded_output import SETTINGS, Plan, actor_resources, complete
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
 from jobs.evaluation.earlier_tables import require_measured
 from jobs.evaluation.selection import Item, Model, recording_of
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
@@ -218,9 +218,9 @@ def measured_tables(
         num_actors: how many; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.complete` does.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.
     """
-    plan = Plan(
+    output = ShardedOutput(
         description="evaluate",
         output_dir=output_dir,
         folder="parts/metrics",
@@ -237,9 +237,9 @@ def measured_tables(
         device = "cuda" if info.num_gpus else "cpu"
         return lambda: actor_class.remote([reference], parts_folder, settings, device, **job)
 
-    complete(plan, address, prepare, "measure_part", num_actors)
+    run_missing_shards(output, address, prepare, "measure_part", num_actors)
     metrics, pairs, features, rejected = (
-        pa.concat_tables(plan.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
+        pa.concat_tables(output.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
     )
     for name, table in (("metrics", metrics), ("pairs", pairs), ("features", features)):
         require_measured(table, TABLES[name], storage.join(parts_folder, name))

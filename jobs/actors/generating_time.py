@@ -1,4 +1,4 @@
-"""How long `generate` will take, told before it begins: the time of a clip grows with the square of its length."""
+"""Estimate of how long `generate` takes. The time of a clip grows with the square of its length."""
 
 import time
 from dataclasses import replace
@@ -13,37 +13,37 @@ from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import autocast
 
 
-def seconds_a_clip(checkpoint: Checkpoint, sampler: SamplerSettings, num_frames: int) -> float:
-    """Seconds in which one core of this machine draws a clip: one pass of the network is made, all others take as
-    long."""
+def seconds_per_clip(checkpoint: Checkpoint, sampler: SamplerSettings, num_frames: int) -> float:
+    """Seconds that one core of this machine needs to generate a clip of `num_frames`, measured on one pass of the
+    network."""
     model, threads = checkpoint.model, torch.get_num_threads()
     config = model.config
     codes_BQT = torch.full((1, config.num_levels, num_frames), model.mask_id)
     torch.set_num_threads(1)
     try:
-        began_s = time.thread_time()  # not by the clock: what else the machine does now need not last
+        began_s = time.thread_time()  # CPU time: other processes do not count
         if isinstance(model, SoundStorm):
             with torch.inference_mode(), autocast(model.device, "auto"):
                 model(codes_BQT, torch.tensor([0]), torch.ones(1, num_frames, dtype=torch.bool), 0)
             guided = 1 if sampler.guidance == 1 else 2
         else:
             generate_codes(model, torch.tensor([0]), [num_frames], replace(sampler, iterations=1, candidates=1), [0])
-            guided = 1  # both passes of the guidance were made
+            guided = 1  # generate_codes ran both passes of the guidance
         pass_s = time.thread_time() - began_s
     finally:
         torch.set_num_threads(threads)
-    return pass_s * sum(sampler.passes_of(config)) * guided * sampler.candidates
+    return pass_s * sum(sampler.iterations_for(config)) * guided * sampler.candidates
 
 
 def expected_time(clip_s: float, length_s: float, num_clips: int, shard_size: int, num_actors: int) -> str:
-    """A sentence on the time that a run takes.
+    """A sentence that states how long a run will take.
 
     Args:
-        clip_s: seconds in which an actor makes a clip.
-        length_s: of the clip.
-        num_clips: to be made.
-        shard_size: clips that an actor makes before the next may have some.
-        num_actors: that work side by side.
+        clip_s: seconds that an actor needs for a clip.
+        length_s: length of the clip in seconds.
+        num_clips: clips to generate.
+        shard_size: clips per shard.
+        num_actors: actors that work at once.
     """
     rounds = -(-num_clips // (shard_size * num_actors))
     total_s = clip_s * min(rounds * shard_size, num_clips)

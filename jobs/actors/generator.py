@@ -1,5 +1,5 @@
-"""The actor behind `generate`: draws the codes of a part's samples as one batch, decodes them and writes audio and the
-part's table."""
+"""The actor of `generate`: samples the codes of a shard as one batch, decodes them, and writes the audio and the
+shard's table."""
 
 import hashlib
 import json
@@ -22,20 +22,20 @@ from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation, generate_codes
-from soundstorm.generation.reranking import draw_seed, most_convincing
+from soundstorm.generation.reranking import best_candidates, candidate_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import uses_bf16
 from soundstorm.schemas import SAMPLES
 
 
 def sample_seed(seed: int, label: int, index: int) -> int:
-    """The seed, 63 bits, of sample `index` of a run: spread out, so that runs with neighbouring seeds share nothing."""
+    """The seed, 63 bits, of sample `index`: a hash, so that runs with neighbouring seeds have no sample in common."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{index}".encode()).digest()[:8], "big") >> 1
 
 
 def file_stem(category: str) -> str:
-    """A class name as a file name: letters, digits, `_` and `-` stay, a symbol such as an emoji becomes its code,
-    everything else `_`."""
+    """The class name as a file name: letters, digits, `_` and `-` stay; a symbol such as an emoji becomes its code
+    point; everything else becomes `_`."""
     spelt = "".join(
         f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category
     )
@@ -43,21 +43,21 @@ def file_stem(category: str) -> str:
 
 
 def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
-    """The first `num_samples` of sample `index`, such that nothing clips; raises SoundStormError if it is not
-    finite."""
+    """The first `num_samples` of `waveform`, scaled down if they would clip. Raises SoundStormError, which names sample
+    `index`, if a value is not finite."""
     waveform = waveform[:num_samples]
     if not np.isfinite(waveform).all():
-        raise SoundStormError(f"sample {index} came out with NaN or infinity: the checkpoint or the codec is damaged")
+        raise SoundStormError(f"sample {index} has NaN or infinite values: the checkpoint or the codec is damaged")
     return within_full_scale(waveform)
 
 
 class Generator:
-    """An actor that makes the samples of a part as one batch.
+    """Actor that generates the samples of a shard as one batch.
 
     Args:
-        model: one reference, to the checkpoint's files, the content of the codec's file, and that of the classifier
-            that chooses among draws or None.
-        sampler: how codes are drawn.
+        model: a list of one reference to a tuple: the checkpoint's files, the codec's file, and the reranker's file or
+            None.
+        sampler: how codes are sampled.
         prompt: codes (Q, T) that every clip begins with.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
             run.
@@ -73,17 +73,19 @@ class Generator:
         device: str,
     ) -> None:
         torch.set_num_threads(1)
-        files, weights, listener = ray.get(model[0])
+        files, weights, reranker = ray.get(model[0])
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
-        self.listener = None if listener is None else load_classifier(listener, device)
+        self.reranker = None if reranker is None else load_classifier(reranker, device)
         self.sampler, self.prompt, self.job, self.device = sampler, prompt, job, device
 
-    def make_part(self, work: tuple[str, list[tuple[int, int]]]) -> int:
-        """Generate samples `(index, label)`, write their audio, then the part's table under the name given; returns how
-        many.
+    def generate_shard(self, work: tuple[str, list[tuple[int, int]]]) -> int:
+        """Generate a shard: write the audio of its samples, then its table; returns the number of samples.
 
-        A part that is there, made by another attempt or another run, is left alone, and so is its audio.
+        If the table exists, because another attempt or another run wrote it, nothing is written.
+
+        Args:
+            work: name of the shard's part file, and `(index, label)` of each sample.
         """
         name, samples = work
         part_uri = storage.join(self.job["output_dir"], "parts", name)
@@ -97,28 +99,28 @@ class Generator:
             self._clip(index, label, seed, num_frames, wave)
             for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)
         ]
-        if storage.exists(part_uri):  # this took its time, and the actor may have been given up
+        if storage.exists(part_uri):  # the shard may have been given to another actor meanwhile
             return len(samples)
         rows = self._store_tar(name, clips) if self.job["layout"] == "webdataset" else self._store_files(clips)
         tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
         return len(samples)
 
     def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
-        """The waveform (num_samples,) of each sample: the best of its draws, where the sampler wants more than one."""
-        if self.listener is None:
-            return self._draw(labels, seeds, num_samples)
-        draws = [
-            self._draw(labels, [draw_seed(seed, draw) for seed in seeds], num_samples)
-            for draw in range(self.sampler.candidates)
+        """The waveform (num_samples,) of each sample, the best of its candidates if the sampler asks for several."""
+        if self.reranker is None:
+            return self._sample(labels, seeds, num_samples)
+        candidates = [
+            self._sample(labels, [candidate_seed(seed, candidate) for seed in seeds], num_samples)
+            for candidate in range(self.sampler.candidates)
         ]
-        return most_convincing(draws, [self.checkpoint.categories[label] for label in labels], self.listener)
+        return best_candidates(candidates, [self.checkpoint.categories[label] for label in labels], self.reranker)
 
-    def _draw(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+    def _sample(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
         """One waveform (num_samples,) for each label and seed."""
         num_frames = math.ceil(num_samples / self.codec.hop)
         drawn_frames = max(
             num_frames, self.checkpoint.training.filled_frames or 0
-        )  # a network trained on filled-up clips expects the filling
+        )  # a network trained on padded clips expects the padding
         known, known_mask = (None, None)
         if self.prompt is not None:
             prompt_QT = torch.from_numpy(self.prompt[: self.checkpoint.model.config.num_levels].astype(np.int64))
@@ -144,7 +146,7 @@ class Generator:
     def _clip(
         self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray
     ) -> tuple[dict[str, Any], bytes]:
-        """A sample's row, all but its URI, and its audio file."""
+        """A sample's row, without its URI, and the content of its audio file."""
         sample_rate = self.codec.sample_rate
         waveform = playable(waveform, round(self.job["duration_s"] * sample_rate), index)
         category = self.checkpoint.categories[label]
@@ -161,7 +163,7 @@ class Generator:
         return row, audio
 
     def _store_files(self, clips: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
-        """Write one file a clip; returns the rows with their URIs."""
+        """Write one audio file per clip; returns the rows with their URIs."""
         rows = []
         for row, audio in clips:
             folder = folder_of(int(row["sample_id"].rpartition("-")[2]))
@@ -181,7 +183,7 @@ class Generator:
         uri = storage.join(self.job["output_dir"], "audio", name.removesuffix(tables.SUFFIX) + ".tar")
         files = []
         for row, audio in clips:
-            about = json.dumps(row | {"sample_rate": self.codec.sample_rate}, sort_keys=True, ensure_ascii=False)
-            files += [(f"{row['sample_id']}.{self.job['format']}", audio), (f"{row['sample_id']}.json", about.encode())]
+            notes = json.dumps(row | {"sample_rate": self.codec.sample_rate}, sort_keys=True, ensure_ascii=False)
+            files += [(f"{row['sample_id']}.{self.job['format']}", audio), (f"{row['sample_id']}.json", notes.encode())]
         storage.write_bytes(uri, tars.pack(files))
         return [row | {"uri": tars.member_uri(uri, f"{row['sample_id']}.{self.job['format']}")} for row, _ in clips]

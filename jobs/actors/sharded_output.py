@@ -1,10 +1,10 @@
-"""A result made in parts: one Parquet file per shard, written by the actor that did the shard, whole or not at all,
-after all that it speaks of.
+"""Sharded output: one part file (Parquet) per shard. The actor that processes a shard writes the part file atomically,
+after every other file of the shard.
 
-A part that exists is done. A run makes the parts that are missing, so it can be stopped and started at any moment. A
-part may be made twice: by an actor that was given up and works on, or by two runs at once. The same work gives the same
-bytes under the same names (on processors of one kind), so that changes nothing; each part says which settings it was
-made with, so parts of different runs are never taken for one result.
+A shard whose part file exists is done. A run processes the shards that are missing, so it can be interrupted and
+resumed at any time. A shard may be processed twice: by an actor that was abandoned but still runs, or by two runs at
+once. This is harmless, because the same work writes the same bytes under the same names (on processors of one kind).
+The metadata of each part file has a digest of the run's settings, so part files of different runs are never mixed.
 """
 
 import hashlib
@@ -27,10 +27,10 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import FAILED
 
 FAN_OUT = 100
-"""Folders that numbered files are spread over, by the last two digits: neighbours are written to different prefixes,
-and none grows too long."""
+"""Number of folders that numbered files are spread over, by their last two digits. Consecutive files go to different
+S3 prefixes, and no folder grows too large."""
 SETTINGS = "settings_sha256"
-"""Key of a part's metadata."""
+"""Key of a part file's metadata: the digest of the run's settings."""
 
 
 def folder_of(number: int) -> str:
@@ -39,126 +39,126 @@ def folder_of(number: int) -> str:
 
 
 def settings_digest(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings that decide what a result is."""
+    """SHA-256 of the settings that a result depends on."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
 
 
 @dataclass(kw_only=True, frozen=True)
-class Plan:
-    """Work cut into parts."""
+class ShardedOutput:
+    """The output of a job, divided into shards."""
 
     description: str
-    """What the progress line says."""
+    """Name of the job in progress lines and errors."""
     output_dir: str
-    """URI of the folder of the result."""
+    """URI of the output folder."""
     folder: str
-    """Name of the folder of the parts in it."""
+    """Name of the folder in it that holds the part files."""
     num_items: int
-    """Items in all (clips, samples)."""
+    """Total number of items (clips, samples)."""
     shard_size: int
-    """Items per part; the last may have fewer."""
+    """Items per shard; the last may have fewer."""
     payload: Callable[[range], Any]
-    """What the actor's method gets beside the part's name, for a range of items; asked for in rising order of the
-    ranges."""
+    """Makes what the actor's method gets for a range of items, beside the name of the part file. It is called in rising
+    order of the ranges."""
     settings: str
-    """Digest of the settings, which each part has in its metadata."""
+    """Digest of the settings, which is written to the metadata of each part file."""
 
     @property
-    def num_parts(self) -> int:
+    def num_shards(self) -> int:
+        """Number of shards."""
         return -(-self.num_items // self.shard_size)
 
     @property
     def failed_uri(self) -> str:
-        """Where the table of the parts lies that were set aside."""
+        """URI of the table of failed shards."""
         return storage.join(self.output_dir, "failed.parquet")
 
-    def part_name(self, part: int) -> str:
-        """The name of a part in the folder of the parts."""
-        return f"{folder_of(part)}/part-{part:07d}{tables.SUFFIX}"
+    def part_name(self, shard: int) -> str:
+        """Name of a shard's part file, relative to the folder of part files."""
+        return f"{folder_of(shard)}/part-{shard:07d}{tables.SUFFIX}"
 
-    def part_uri(self, part: int) -> str:
-        """Where a part lies."""
-        return storage.join(self.output_dir, self.folder, self.part_name(part))
+    def part_uri(self, shard: int) -> str:
+        """URI of a shard's part file."""
+        return storage.join(self.output_dir, self.folder, self.part_name(shard))
 
-    def items(self, part: int) -> range:
-        """The items of one part."""
-        return range(part * self.shard_size, min((part + 1) * self.shard_size, self.num_items))
+    def items(self, shard: int) -> range:
+        """The items of one shard."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_items))
 
-    def missing(self) -> list[int]:
-        """Parts that are not there yet."""
-        there = bytearray(self.num_parts)
+    def missing_shards(self) -> list[int]:
+        """Numbers of the shards whose part file does not exist."""
+        is_done = bytearray(self.num_shards)
         root = storage.join(self.output_dir, self.folder)
         for entry in storage.iter_objects(root, tables.SUFFIX):
             name = entry.uri[len(root) + 1 :]
             number = name[: -len(tables.SUFFIX)].rpartition("-")[2]
-            if number.isdecimal() and int(number) < len(there) and name == self.part_name(int(number)):
-                there[int(number)] = True
-        return [part for part, is_there in enumerate(there) if not is_there]
+            if number.isdecimal() and int(number) < len(is_done) and name == self.part_name(int(number)):
+                is_done[int(number)] = True
+        return [shard for shard, done in enumerate(is_done) if not done]
 
     def require_storage(self) -> None:
-        """Raise a ClusterError if the storage does not answer."""
+        """Raises ClusterError if the storage of the output folder cannot be reached."""
         storage.exists(self.output_dir)
 
     def tables(self, schema: pa.Schema, folder: str | None = None) -> Iterator[pa.Table]:
-        """The table of each part in order, a few at a time in memory.
+        """The table of each shard in order; only a few are in memory at once.
 
         Args:
-            schema: columns of the table.
-            folder: name of the folder, if it is not that of the parts.
+            schema: columns of the tables.
+            folder: name of another folder with one table per shard.
 
         Raises:
-            SoundStormError: a part was made with other settings, or has other columns.
-            ClusterError: a part is missing or malformed.
+            SoundStormError: a table was written with other settings, or has other columns.
+            ClusterError: a table is missing or malformed.
         """
         root = storage.join(self.output_dir, folder or self.folder)
-        for uri, table, metadata in read_parts(f"{root}/{self.part_name(part)}" for part in range(self.num_parts)):
+        for uri, table, metadata in read_parts(f"{root}/{self.part_name(shard)}" for shard in range(self.num_shards)):
             if metadata.get(SETTINGS) != self.settings or not table.schema.equals(schema):
                 raise SoundStormError(
-                    f"{uri} was made with other settings, by a process of an earlier run that was still at work; "
+                    f"{uri} was written with other settings, by a process of an earlier run that was still running; "
                     "delete it and run again"
                 )
             yield table
 
 
 def default_actors(info: ClusterInfo, requested: int | None) -> int:
-    """How many actors: what was asked for, else one per GPU, else one per CPU."""
+    """Number of actors: as requested, else one per GPU, else one per CPU."""
     return requested or int(info.num_gpus) or max(1, int(info.num_cpus))
 
 
 def actor_resources(info: ClusterInfo) -> dict[str, float]:
-    """Ray resources of one actor: a core, and a GPU where the cluster has any."""
+    """Ray resources of one actor: one CPU, and one GPU if the cluster has any."""
     return {"num_cpus": 1, "num_gpus": 1 if info.num_gpus else 0, "max_restarts": 0}
 
 
-def complete(
-    plan: Plan,
+def run_missing_shards(
+    output: ShardedOutput,
     address: str | None,
     prepare: Callable[[ClusterInfo], Callable[[], Any]],
     method: str,
     num_actors: int | None,
     limits: Limits | None = None,
 ) -> None:
-    """Have actors make every missing part; joins or starts a Ray if any is.
+    """Have a pool of actors process every missing shard. Joins or starts Ray if any shard is missing.
 
     Args:
-        plan: the work.
-        address: Ray cluster to join.
-        prepare: called once in the cluster; returns what creates an actor.
-        method: of the actor; called with a part's name and `plan.payload` of its items.
-        num_actors: how many; None: by the cluster's size.
-        limits: when a part is given up; `growth_s` is taken from the cluster.
+        output: the sharded output.
+        address: address of the Ray cluster to join.
+        prepare: called once after Ray is connected; returns a function that creates an actor.
+        method: name of the actor's method; it is called with the name of a part file and `output.payload` of its items.
+        num_actors: number of actors; None: by the cluster's size.
+        limits: when a shard fails and when the run is aborted; `growth_s` is taken from the cluster.
 
     Raises:
-        SoundStormError: parts were set aside after repeated failure; `failed.parquet` names them, and the others are
-            kept.
-        ClusterError: the run cannot go on: no node is left, or the storage cannot be reached.
+        SoundStormError: shards failed repeatedly; `failed.parquet` lists them, and the others are kept.
+        ClusterError: the run cannot continue: no node is left, or the storage cannot be reached.
     """
-    missing = plan.missing()
+    missing = output.missing_shards()
     failed: list[dict[str, Any]] = []
     if missing:
         with connect(address) as info:
-            _make(
-                plan,
+            _run_shards(
+                output,
                 missing,
                 info,
                 prepare(info),
@@ -168,19 +168,19 @@ def complete(
                 failed,
             )
     if failed:
-        tables.write_table(plan.failed_uri, pa.Table.from_pylist(failed, FAILED), {SETTINGS: plan.settings})
+        tables.write_table(output.failed_uri, pa.Table.from_pylist(failed, FAILED), {SETTINGS: output.settings})
         raise SoundStormError(
-            f"{plan.description}: {len(failed)} of {plan.num_parts} parts failed again and again, "
+            f"{output.description}: {len(failed)} of {output.num_shards} shards failed repeatedly, "
             f"{sum(row['num_items'] for row in failed)} of "
-            f"{plan.num_items} clips are missing (part {failed[0]['part']}: {failed[0]['error']}; all are in "
-            f"{plan.failed_uri}). "
-            "Everything else is kept; run again to try these again"
+            f"{output.num_items} clips are missing (shard {failed[0]['part']}: {failed[0]['error']}; all are in "
+            f"{output.failed_uri}). "
+            "Everything else is kept; run the same command again to retry them"
         )
-    storage.delete(plan.failed_uri)
+    storage.delete(output.failed_uri)
 
 
-def _make(
-    plan: Plan,
+def _run_shards(
+    output: ShardedOutput,
     missing: list[int],
     info: ClusterInfo,
     make_actor: Callable[[], Any],
@@ -189,30 +189,28 @@ def _make(
     limits: Limits,
     failed: list[dict[str, Any]],
 ) -> None:
-    """Make the parts that are missing; appends a row to `failed` for each that is set aside."""
+    """Process the missing shards; appends a row to `failed` for each that fails."""
 
-    def set_aside(shard: Shard, error: str) -> None:
-        part = int(shard.key)
-        failed.append(
-            {"part": part, "first_item": plan.items(part).start, "num_items": len(plan.items(part)), "error": error}
-        )
+    def record_failure(shard: Shard, error: str) -> None:
+        number, items = int(shard.key), output.items(int(shard.key))
+        failed.append({"part": number, "first_item": items.start, "num_items": len(items), "error": error})
 
-    finished = plan.num_items - sum(len(plan.items(part)) for part in missing)
-    with progress(plan.description, plan.num_items, finished) as counter:
+    finished = output.num_items - sum(len(output.items(shard)) for shard in missing)
+    with progress(output.description, output.num_items, finished) as counter:
         run_shards(
-            _shards(plan, missing),
+            _shards(output, missing),
             make_actor,
             method,
             num_actors=min(default_actors(info, num_actors), len(missing)),
             on_done=lambda shard, count: counter.advance(count),
-            on_failed=set_aside,
+            on_failed=record_failure,
             on_progress=lambda now: counter.watch(now, len(missing)),
-            check=plan.require_storage,
+            check=output.require_storage,
             has_room=lambda: has_room({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
             limits=limits,
         )
 
 
-def _shards(plan: Plan, parts: Iterable[int]) -> Iterator[Shard]:
-    for part in parts:
-        yield Shard(str(part), (plan.part_name(part), plan.payload(plan.items(part))))
+def _shards(output: ShardedOutput, numbers: Iterable[int]) -> Iterator[Shard]:
+    for number in numbers:
+        yield Shard(str(number), (output.part_name(number), output.payload(output.items(number))))

@@ -12,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, Plan, actor_resources, complete
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, draw_per_category
@@ -178,11 +178,11 @@ def substitution_table(
         num_actors: how many; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.complete` does.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.
     """
     found = generator.checkpoint
     lines = cases(found.fingerprint.num_levels, found.model.config.num_levels)
-    plan = Plan(
+    output = ShardedOutput(
         description="substitution",
         output_dir=output_dir,
         folder=FOLDER,
@@ -199,5 +199,5 @@ def substitution_table(
         folder = storage.join(output_dir, FOLDER)
         return lambda: actor_class.remote([reference], clips, folder, settings, seed, device)
 
-    complete(plan, address, prepare, "substitute_part", num_actors)
-    return pa.concat_tables(plan.tables(SUBSTITUTION))
+    run_missing_shards(output, address, prepare, "substitute_part", num_actors)
+    return pa.concat_tables(output.tables(SUBSTITUTION))

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import ClusterError
-from cluster.scheduling.watchdog import left_behind
+from cluster.scheduling.watchdog import has_abandoned_thread
 from jobs.console import starting
 from soundstorm.errors import SoundStormError
 
@@ -33,7 +33,7 @@ MAX_CHARACTERS = 2000
 """Of a message."""
 
 
-def start(
+def run_command(
     options_type: type[Options],
     run: Callable[[Options], dict[str, Any]],
     arguments: list[str] | None = None,
@@ -102,10 +102,10 @@ def show_every_character() -> None:
                 stream.reconfigure(errors="backslashreplace")
 
 
-def leave(code: int) -> NoReturn:
+def exit_process(code: int) -> NoReturn:
     """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray,
     which would crash it."""
-    if left_behind():
+    if has_abandoned_thread():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -10,7 +10,7 @@ from jobs.console.command import say_note
 from soundstorm.errors import SoundStormError
 
 
-def told_again(output_dir: str, stage: str, tell: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def finished_summary(output_dir: str, stage: str, tell: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The summary that `tell` makes of a record's counts.
 
     Raises:
@@ -25,7 +25,7 @@ def told_again(output_dir: str, stage: str, tell: Callable[[], dict[str, Any]]) 
         ) from error
 
 
-def all_there(output_dir: str, *names: str) -> bool:
+def has_all_outputs(output_dir: str, *names: str) -> bool:
     """Whether a finished stage still has all that it left, by their names below `output_dir`; says what is lost, and
     made again, if not."""
     lost = [name for name in names if not storage.exists(storage.join(output_dir, name))]

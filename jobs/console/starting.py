@@ -1,7 +1,7 @@
 """What a command says while its libraries are loaded, which takes seconds: stopped then, or a library that does not
 load, it says so in one sentence.
 
-Nothing is imported here that is not Python's own. `jobs.console.command.start` takes over.
+Nothing is imported here that is not Python's own. `jobs.console.command.run_command` takes over.
 """
 
 import os

@@ -64,10 +64,10 @@ class AttentiveStatistics(nn.Module):
         self.hidden = nn.Linear(width, width)
         self.query = nn.Linear(width, heads, bias=False)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
         B, T, _ = x_BTD.shape
         score_BTH = self.query(torch.tanh(self.hidden(x_BTD))).float()
-        weight_BTH = score_BTH.masked_fill(~mask_BT[:, :, None], -torch.inf).softmax(1)
+        weight_BTH = score_BTH.masked_fill(~valid_BT[:, :, None], -torch.inf).softmax(1)
         return statistics(x_BTD.float().view(B, T, self.heads, -1), weight_BTH[..., None])
 
 
@@ -87,7 +87,7 @@ class Embedded:
     """Sums of the generator's embeddings."""
     latent_BTL: Tensor
     """Sums of the codec's vectors."""
-    mask_BT: Tensor
+    valid_BT: Tensor
     """True at real frames."""
 
 
@@ -154,27 +154,27 @@ class TokenClassifier(nn.Module):
         if self.readout.latent_dim:
             self.code_vectors.copy_(code_vectors(codec))
 
-    def embed(self, codes_BQT: Tensor, mask_BT: Tensor) -> Embedded:
+    def embed(self, codes_BQT: Tensor, valid_BT: Tensor) -> Embedded:
         """What codes (B, Q, T) are taken in as; `backbone.mask_id` where masked, any value at padding frames, where
-        `mask_BT` is False."""
+        `valid_BT` is False."""
         B, Q, T = codes_BQT.shape
         no_class_B = torch.full((B,), self.backbone.no_class, device=codes_BQT.device)
-        x_BTD = self.backbone.embed(codes_BQT, no_class_B, mask_BT)
+        x_BTD = self.backbone.embed(codes_BQT, no_class_B, valid_BT)
         if not self.readout.latent_dim:
-            return Embedded(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], mask_BT=mask_BT)
+            return Embedded(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], valid_BT=valid_BT)
         first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.network.codebook_size + 1)
         rows = (
-            (codes_BQT.masked_fill(~mask_BT[:, None, :], self.backbone.mask_id) + first_row_Q1)
+            (codes_BQT.masked_fill(~valid_BT[:, None, :], self.backbone.mask_id) + first_row_Q1)
             .transpose(1, 2)
             .reshape(B * T, Q)
         )
         latent_BTL = F.embedding_bag(rows, self.code_vectors, mode="sum").view(B, T, -1)
-        return Embedded(x_BTD=x_BTD, latent_BTL=latent_BTL, mask_BT=mask_BT)
+        return Embedded(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
 
     def frames(self, embedded: Embedded) -> Tensor:
         """What all blocks make of clips, normed and mixed: (B, T, D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
-        *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.mask_BT)
+        *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.valid_BT)
         normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [
             self.backbone.conformer.norm(last_BTD)
         ]
@@ -182,16 +182,16 @@ class TokenClassifier(nn.Module):
             [share * stage_BTD for share, stage_BTD in zip(self.stage_weight.softmax(0), normed, strict=True)]
         ).sum(0)
 
-    def score(self, frames_BTD: Tensor, latent_BTL: Tensor, mask_BT: Tensor) -> Tensor:
+    def score(self, frames_BTD: Tensor, latent_BTL: Tensor, valid_BT: Tensor) -> Tensor:
         """Scores (B, C) before the softmax, of what `frames` made and of what it was made from."""
-        pooled_BF = self.pooling(frames_BTD, mask_BT)
+        pooled_BF = self.pooling(frames_BTD, valid_BT)
         if self.readout.latent_dim:
-            weight_BT1 = (mask_BT / mask_BT.sum(1, keepdim=True))[..., None]
+            weight_BT1 = (valid_BT / valid_BT.sum(1, keepdim=True))[..., None]
             pooled_BF = torch.cat([pooled_BF, statistics(latent_BTL.float(), weight_BT1)], 1)
         return self.head(F.dropout(self.norm(pooled_BF), self.readout.dropout, self.training))
 
-    def forward(self, codes_BQT: Tensor, mask_BT: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `mask_BT` tells, at least one a
-        clip."""
-        embedded = self.embed(codes_BQT, mask_BT)
-        return self.score(self.frames(embedded), embedded.latent_BTL, mask_BT)
+    def forward(self, codes_BQT: Tensor, valid_BT: Tensor) -> Tensor:
+        """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `valid_BT` tells, at least one
+        a clip."""
+        embedded = self.embed(codes_BQT, valid_BT)
+        return self.score(self.frames(embedded), embedded.latent_BTL, valid_BT)

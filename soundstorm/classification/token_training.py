@@ -203,7 +203,7 @@ class TokenClassifierTrainer:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices), autocast(self.model.device, config.precision):
             torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
-            logits_BC = self.network(batch.codes_BQT, batch.mask_BT)
+            logits_BC = self.network(batch.codes_BQT, batch.valid_BT)
         loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
         if self.teacher is not None:
             loss = torch.lerp(

@@ -1,1 +1,1 @@
-"""Codes out of a trained network, and which of several draws to keep."""
+"""Iterative decoding of codes with a trained network, and reranking of several candidates of a sample."""

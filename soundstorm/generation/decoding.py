@@ -1,8 +1,8 @@
-"""Codes from a network, in its own order of generation: level by level (`soundstorm.generation.level_decoding`) or
-place by place (`soundstorm.generation.place_decoding`).
+"""Iterative decoding of codes, in the network's order: level by level (`soundstorm.generation.level_decoding`) or place
+by place (`soundstorm.generation.place_decoding`).
 
-Each sample draws from a generator of its own seed, as many numbers as its own length asks for: batch mates do not
-matter, in bfloat16 those of equal length.
+Each sample has a random generator of its own seed and draws as many numbers as its own length needs. Its codes
+therefore do not depend on the other samples of the batch (in bfloat16, on others of equal length).
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -25,7 +25,7 @@ __all__ = ["DecodingStep", "Network", "SamplerSettings", "continuation", "genera
 
 
 class Network(Protocol):
-    """What decoding asks of a network of either order."""
+    """What decoding needs of a network of either order."""
 
     config: ModelConfig
     training: bool
@@ -43,10 +43,14 @@ class Network(Protocol):
 
 
 def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Prompts (Q, frames) at the start of clips of `num_frames_B` as `known_BQT` and `known_mask_BQT` of
-    `generate_codes`.
+    """The arguments `known_BQT` and `known_mask_BQT` of `generate_codes` for clips that begin with prompts.
 
-    Raises SoundStormError when a prompt is longer than its clip.
+    Args:
+        prompts: codes (Q, frames) of the beginning of each clip.
+        num_frames_B: length of each whole clip in frames.
+
+    Raises:
+        SoundStormError: a prompt is longer than its clip.
     """
     known_BQT = torch.zeros(len(prompts), prompts[0].shape[0], max(num_frames_B), dtype=torch.int64)
     known_mask_BQT = torch.zeros_like(known_BQT, dtype=torch.bool)
@@ -82,7 +86,7 @@ def _check(
             f"labels {sorted(set(label_B.tolist()))}: this model has classes 0 to {config.num_classes - 1}"
         )
     if (known_BQT is None) != (known_mask_BQT is None):
-        raise SoundStormError("known codes and the mask that says where they are go together: give both or neither")
+        raise SoundStormError("known_BQT without known_mask_BQT, or the reverse: give both or neither")
     if known_BQT is not None and known_mask_BQT is not None:
         shape = (size, config.num_levels, max(num_frames_B))
         if known_BQT.shape != shape or known_mask_BQT.shape != shape:
@@ -111,31 +115,32 @@ def generate_codes(
     bf16: bool = False,
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> list[Tensor]:
-    """Codes (Q, T), int64 on the CPU, of one sample per label.
+    """Generate the codes (Q, T), int64 on the CPU, of one sample per label.
 
     Args:
+        model: the network; its mode (training or evaluation) is restored.
         label_B: int64 class of each sample, or `no_class`.
         num_frames_B: length of each sample in frames.
-        seeds: seed of each sample.
-        known_BQT: codes that are given, (B, Q, longest length): a prompt (`continuation`) or the surroundings of a gap.
-        known_mask_BQT: True where `known_BQT` holds.
+        settings: how codes are sampled.
+        seeds: random seed of each sample.
+        known_BQT: codes that are given, (B, Q, longest length): a prompt (`continuation`) or the context of a gap.
+        known_mask_BQT: True where a code of `known_BQT` is given.
         bf16: compute linear layers in bfloat16.
-        on_step: called after each pass.
+        on_step: called after each iteration.
 
     Raises:
-        SoundStormError: for counts or shapes that do not fit together, and labels or codes that the model does not
-            have.
+        SoundStormError: the counts or shapes of the arguments differ, or the model does not have a label or code.
     """
     _check(model, label_B, num_frames_B, seeds, known_BQT, known_mask_BQT)
     config, device, longest = model.config, model.device, max(num_frames_B)
-    settings.passes_of(config)
-    mask_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
+    settings.iterations_for(config)
+    valid_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
     codes_BQT = torch.full((len(seeds), config.num_levels, longest), model.mask_id, dtype=torch.int64, device=device)
     if known_BQT is not None and known_mask_BQT is not None:
-        codes_BQT = torch.where(known_mask_BQT.to(device) & mask_BT[:, None, :], known_BQT.to(device), codes_BQT)
+        codes_BQT = torch.where(known_mask_BQT.to(device) & valid_BT[:, None, :], known_BQT.to(device), codes_BQT)
     task = DecodingTask(
         codes_BQT=codes_BQT,
-        mask_BT=mask_BT,
+        valid_BT=valid_BT,
         label_B=label_B.to(device),
         num_frames_B=num_frames_B,
         settings=settings,
@@ -146,7 +151,9 @@ def generate_codes(
     if isinstance(model, PlaceNetwork) and model.timbre is not None:
         drawn_BS = model.timbre.draw(label_B, task.generators, settings.timbre_spread)
         given_B1 = (codes_BQT != model.mask_id).flatten(1).any(1, keepdim=True)
-        task.timbre_BS = torch.where(given_B1, math.nan, drawn_BS)  # what is continued has a timbre of its own
+        task.timbre_BS = torch.where(
+            given_B1, math.nan, drawn_BS
+        )  # a sample with given codes takes the timbre of those codes
     was_training = model.training
     model.train(False)
     try:

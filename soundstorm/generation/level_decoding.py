@@ -1,13 +1,13 @@
-"""Codes from a network, level by level, by confidence (Borsos et al., arXiv 2305.09636, section 3.3).
+"""Iterative decoding level by level (Borsos et al., arXiv 2305.09636, section 3.3).
 
-1. Levels above the current one stay MASK until their turn, save for codes that were given.
-2. In each pass every masked frame of the level draws a code; the most confident are kept, the others stay MASK. Kept
-   codes never change. With `order="even"`, frames that lie evenly over the clip are kept in their place: no code is
-   preferred because it is sure.
-3. The sampling temperature goes to `final_temperature` within a level (0: its last pass takes the likeliest codes), the
-   Gumbel noise on log-confidence to 0.
-4. Guidance: uncond + w (cond - uncond); w falls to 1 with the share of the level that is still masked.
-5. Only the current level's logits are computed.
+1. Levels above the current one stay MASK until their turn, except for codes that were given.
+2. In each iteration a code is sampled at every masked frame of the level; the most confident codes are kept, the
+   others stay MASK. Kept codes never change. With `order="even"`, the frames to keep follow a low-discrepancy order
+   instead: they lie evenly over the clip, whatever their confidence.
+3. The sampling temperature falls to `final_temperature` within a level (0: the last iteration takes the likeliest
+   codes); the Gumbel noise on log-confidence falls to 0.
+4. Classifier-free guidance: uncond + w (cond - uncond); w falls to 1 with the fraction of the level that is masked.
+5. The network computes the logits of the current level only.
 
 Legend: B batch, Q levels, T codec frames, K codebook size.
 """
@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
-from soundstorm.generation.sampling import annealing, draw, filtered_probability, gumbel, most_confident
+from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import num_still_masked
 
 
 class LevelNetwork(Protocol):
-    """What decoding by levels asks of a network; `SoundStorm` is one."""
+    """What decoding by levels needs of a network; `SoundStorm` is one."""
 
     config: ModelConfig
 
@@ -34,47 +34,47 @@ class LevelNetwork(Protocol):
     @property
     def no_class(self) -> int: ...
 
-    def __call__(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int) -> Tensor: ...
+    def __call__(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor, level: int) -> Tensor: ...
 
 
 def _logits(model: LevelNetwork, task: DecodingTask, level: int, guidance_B: Tensor | None) -> Tensor:
-    """Logits (B, T, K) in float32, guided if weights are given: both halves of the guidance go through the network as
-    one batch."""
-    codes_BQT, label_B, mask_BT = task.codes_BQT, task.label_B, task.mask_BT
+    """Logits (B, T, K) in float32. If guidance weights are given, the conditional and the unconditional logits are
+    computed as one batch."""
+    codes_BQT, label_B, valid_BT = task.codes_BQT, task.label_B, task.valid_BT
     with torch.autocast(codes_BQT.device.type, torch.bfloat16, enabled=task.bf16):
         if guidance_B is None:
-            return model(codes_BQT, label_B, mask_BT, level).float()
+            return model(codes_BQT, label_B, valid_BT, level).float()
         labels = torch.cat((label_B, torch.full_like(label_B, model.no_class)))
         conditional, unconditional = (
-            model(codes_BQT.repeat(2, 1, 1), labels, mask_BT.repeat(2, 1), level).float().chunk(2)
+            model(codes_BQT.repeat(2, 1, 1), labels, valid_BT.repeat(2, 1), level).float().chunk(2)
         )
     return unconditional + guidance_B.float()[:, None, None] * (conditional - unconditional)
 
 
 def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
     """Fill the masked codes of `task`, level after level."""
-    settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
-    longest = mask_BT.shape[1]
-    for level, passes in enumerate(settings.passes_of(model.config)):
-        masked_BT = (task.codes_BQT[:, level] == model.mask_id) & mask_BT
+    settings, valid_BT, device = task.settings, task.valid_BT, task.codes_BQT.device
+    longest = valid_BT.shape[1]
+    for level, iterations in enumerate(settings.iterations_for(model.config)):
+        masked_BT = (task.codes_BQT[:, level] == model.mask_id) & valid_BT
         num_unknown_B = masked_BT.sum(1)
         unknown_counts = num_unknown_B.tolist()
         if not any(unknown_counts):
             continue
         num_drawn_B, order_BT = task.start(unknown_counts)
-        for iteration in range(passes):
+        for iteration in range(iterations):
             before_BQT, masked_before_BT = task.codes_BQT, masked_BT
             num_masked_B = masked_BT.sum(1)
             guidance_B = task.guidance(level, num_masked_B / num_unknown_B.clamp(min=1))
             logits_BTK = _logits(model, task, level, guidance_B)
-            factor = annealing(iteration, passes)
+            factor = annealing(iteration, iterations)
             temperature = task.temperature(level, factor)
             if temperature > 0:
                 probability_BTK = filtered_probability(logits_BTK, temperature, settings.top_p, settings.typical_mass)
-                drawn_BT = draw(probability_BTK, task.uniform(num_drawn_B, longest))
+                drawn_BT = sample_codes(probability_BTK, task.uniform(num_drawn_B, longest))
             else:
                 drawn_BT = logits_BTK.argmax(-1)
-            remaining = [num_still_masked(count, iteration, passes) for count in unknown_counts]
+            remaining = [num_still_masked(count, iteration, iterations) for count in unknown_counts]
             num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
             if order_BT is None:
                 confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
@@ -98,7 +98,7 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
                         after_BQT=codes_BQT.clone(),
                         masked_before_BT=masked_before_BT.clone(),
                         masked_after_BT=masked_BT.clone(),
-                        guidance_B=torch.ones(len(mask_BT), device=device)
+                        guidance_B=torch.ones(len(valid_BT), device=device)
                         if guidance_B is None
                         else guidance_B.clone(),
                         annealing=factor,

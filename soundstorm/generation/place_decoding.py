@@ -1,52 +1,53 @@
-"""Codes from a network of order `places`: in each pass some places are decided, each as a whole, level after level.
+"""Iterative decoding place by place. A place is a position of the clip with its codes of all levels; each iteration
+fills some places, each with all levels, level after level.
 
-1. A place is masked until all its levels are decided; the network sees all levels of the places that are. Codes that
-   are given below or above a level that is not are kept, and what is drawn above them follows from them.
-2. With `order="even"` the places of a pass lie evenly over the clip, and only they are drawn. With `order="confidence"`
-   every masked place is drawn, and those are kept whose codes together are the most probable, after Gumbel noise. Kept
-   codes never change.
-3. The sampling temperature goes to `final_temperature` over the passes, at levels above 0 only where
+1. A place is masked until all its levels are known; the network sees all levels of the known places. Codes that are
+   given at single levels of a masked place are kept, and higher levels are sampled given them.
+2. With `order="even"` the places of an iteration lie evenly over the clip, and only these are sampled. With
+   `order="confidence"` every masked place is sampled, and those are kept whose codes have the highest joint
+   probability, after Gumbel noise. Kept codes never change.
+3. The sampling temperature falls to `final_temperature` over the iterations; at levels above 0 only if
    `upper_temperature` is not set.
-4. Guidance: uncond + w (cond - uncond), at each level with the same codes below it; w falls to 1 with the share of
-   places that is still masked.
-5. Each sample draws as many numbers as its own length asks for in every pass, from a generator of its own seed.
+4. Classifier-free guidance: uncond + w (cond - uncond), at each level given the same lower codes; w falls to 1 with the
+   fraction of places that are masked.
+5. Each sample has a random generator of its own seed and draws as many numbers as its own length needs.
 
-Legend: B batch, Q levels, T places, N places that are drawn, D width, K codebook size.
+Legend: B batch, Q levels, T places, N places that are sampled, D width, K codebook size.
 """
 
 import torch
 from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
-from soundstorm.generation.sampling import annealing, draw, filtered_probability, gumbel, most_confident
+from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.place_network import PlaceNetwork
 
 
 def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
-    """Fill the masked codes of `task`, some places in each pass."""
-    settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
+    """Fill the masked codes of `task`, some places in each iteration."""
+    settings, valid_BT, device = task.settings, task.valid_BT, task.codes_BQT.device
     num_levels, longest = task.codes_BQT.shape[1:]
-    [passes] = settings.passes_of(model.config)
-    masked_BT = (task.codes_BQT == model.mask_id).any(1) & mask_BT
+    [iterations] = settings.iterations_for(model.config)
+    masked_BT = (task.codes_BQT == model.mask_id).any(1) & valid_BT
     num_unknown_B = masked_BT.sum(1)
     unknown_counts = num_unknown_B.tolist()
     if not any(unknown_counts):
         return
     num_drawn_B, order_BT = task.start(unknown_counts)
-    for iteration in range(passes):
+    for iteration in range(iterations):
         before_BQT, masked_before_BT = task.codes_BQT, masked_BT
         num_masked_B = masked_BT.sum(1)
         masked_share_B = num_masked_B / num_unknown_B.clamp(min=1)
-        factor = annealing(iteration, passes)
+        factor = annealing(iteration, iterations)
         num_kept_B = num_masked_B - torch.tensor(
-            [num_still_masked(count, iteration, passes) for count in unknown_counts], device=device
+            [num_still_masked(count, iteration, iterations) for count in unknown_counts], device=device
         )
         uniform_BTQ = task.uniform([drawn * num_levels for drawn in num_drawn_B], longest * num_levels).view(
             -1, longest, num_levels
         )
         kept_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
-        drawn_BQT, log_probability_BT = _draw(model, task, kept_BT, masked_share_B, factor, uniform_BTQ)
+        drawn_BQT, log_probability_BT = _sample_places(model, task, kept_BT, masked_share_B, factor, uniform_BTQ)
         if order_BT is None:
             if settings.choice_temperature * factor > 0:
                 log_probability_BT = log_probability_BT + settings.choice_temperature * factor * gumbel(
@@ -65,13 +66,13 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
                     after_BQT=task.codes_BQT.clone(),
                     masked_before_BT=masked_before_BT.clone(),
                     masked_after_BT=masked_BT.clone(),
-                    guidance_B=torch.ones(len(mask_BT), device=device) if guidance_B is None else guidance_B.clone(),
+                    guidance_B=torch.ones(len(valid_BT), device=device) if guidance_B is None else guidance_B.clone(),
                     annealing=factor,
                 )
             )
 
 
-def _draw(
+def _sample_places(
     model: PlaceNetwork,
     task: DecodingTask,
     drawn_BT: Tensor,
@@ -79,9 +80,9 @@ def _draw(
     factor: float,
     uniform_BTQ: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Codes (B, Q, T) of the places where `drawn_BT` is True, elsewhere those of `task`; and the log-probability (B, T)
-    of what was drawn."""
-    settings, mask_BT, device = task.settings, task.mask_BT, task.codes_BQT.device
+    """Samples codes (B, Q, T) at the places where `drawn_BT` is True; elsewhere they are those of `task`. Also returns
+    the log-probability (B, T) of the sampled codes."""
+    settings, valid_BT, device = task.settings, task.valid_BT, task.codes_BQT.device
     codes_NQ = task.codes_BQT.transpose(1, 2)[drawn_BT]
     clip_N = drawn_BT.nonzero()[:, 0]
     uniform_NQ = uniform_BTQ[drawn_BT]
@@ -95,7 +96,7 @@ def _draw(
             task.codes_BQT.repeat(repeats, 1, 1),
             known_BT.repeat(repeats, 1),
             torch.cat(labels),
-            mask_BT.repeat(repeats, 1),
+            valid_BT.repeat(repeats, 1),
             timbre_BS,
         )
         levels = model.level_by_level(x_BTD[drawn_BT.repeat(repeats, 1)])
@@ -111,7 +112,7 @@ def _draw(
                 logits_NK = unconditional_NK + weight_N1 * (conditional_NK - unconditional_NK)
             temperature = task.temperature(level, factor)
             if temperature > 0:
-                drawn_N = draw(
+                drawn_N = sample_codes(
                     filtered_probability(logits_NK, temperature, settings.top_p, settings.typical_mass),
                     uniform_NQ[:, level],
                 )

@@ -1,7 +1,7 @@
-"""Which of several draws of a sample to keep: the one that a classifier takes most surely for the class that was asked
-for.
+"""Reranking: of several candidates of a sample, keep the one to which a classifier gives the highest probability of its
+class.
 
-The classifier is another one than that which `evaluate` measures with.
+The reranker is not the classifier that `evaluate` measures with.
 """
 
 import hashlib
@@ -15,12 +15,12 @@ from soundstorm.audio.files import to_pcm16
 from soundstorm.data.categories import find_category, normalized
 from soundstorm.errors import SoundStormError
 
-PACKAGED_LISTENER = "listener.safetensors"
-"""The classifier in the package that chooses; it knows the classes of ESC-10."""
+PACKAGED_RERANKER = "listener.safetensors"
+"""File of the reranker in the package; it knows the classes of ESC-10."""
 
 
 class Classifier(Protocol):
-    """What choosing needs of a classifier: `soundstorm.classification.cnn.TrainedClassifier` has it."""
+    """What reranking needs of a classifier; `soundstorm.classification.cnn.TrainedClassifier` is one."""
 
     @property
     def categories(self) -> Sequence[str]:
@@ -32,42 +32,43 @@ class Classifier(Protocol):
         ...
 
 
-def require_known(listener: Classifier, categories: Sequence[str], where: str) -> None:
-    """Raises SoundStormError if `listener`, which came from `where`, does not know one of the classes to choose for."""
-    known = {normalized(category) for category in listener.categories}
+def require_known_classes(reranker: Classifier, categories: Sequence[str], where: str) -> None:
+    """Raises SoundStormError, which names `where`, if `reranker` does not know one of `categories`."""
+    known = {normalized(category) for category in reranker.categories}
     unknown = [category for category in categories if normalized(category) not in known]
     if unknown:
         raise SoundStormError(
-            f"{where} cannot choose among --candidates: it does not know "
+            f"{where} cannot rerank --candidates: it does not know "
             f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
-            f"{', '.join(listener.categories)}. Give --candidates 1, or --listener with a classifier that "
-            "`train-classifier` made of your recordings"
+            f"{', '.join(reranker.categories)}. Give --candidates 1, or --listener with a classifier that "
+            "`train-classifier` trained on your recordings"
         )
 
 
-def draw_seed(seed: int, draw: int) -> int:
-    """The seed, 63 bits, of draw `draw` of a sample: the first has the sample's own."""
-    return (
-        seed if draw == 0 else int.from_bytes(hashlib.sha256(f"{seed}/draw {draw}".encode()).digest()[:8], "big") >> 1
-    )
+def candidate_seed(seed: int, candidate: int) -> int:
+    """The seed, 63 bits, of candidate number `candidate` of a sample; candidate 0 has the sample's own seed."""
+    if candidate == 0:
+        return seed
+    return int.from_bytes(hashlib.sha256(f"{seed}/draw {candidate}".encode()).digest()[:8], "big") >> 1
 
 
-def most_convincing(
-    draws: Sequence[Sequence[np.ndarray]], categories: Sequence[str], listener: Classifier
+def best_candidates(
+    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
 ) -> list[np.ndarray]:
-    """For each sample the draw that `listener` takes most surely for its class; of equals the first.
+    """The candidate of each sample to which `reranker` gives the highest probability of its class; ties go to the
+    first.
 
     Args:
-        draws: one or more draws of every sample, waveforms (N,) at 24 kHz in [-1, 1].
+        candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
         categories: class of each sample.
-        listener: knows all of these classes.
+        reranker: a classifier that knows all of these classes.
     """
-    if len(draws) == 1:
-        return list(draws[0])
+    if len(candidates) == 1:
+        return list(candidates[0])
     column_B = [
-        find_category(category, listener.categories, "a sample's class", "the classifier") for category in categories
+        find_category(category, reranker.categories, "a sample's class", "the classifier") for category in categories
     ]
-    sure_DB = np.stack(
-        [listener.predict([to_pcm16(wave) for wave in draw])[range(len(draw)), column_B] for draw in draws]
+    probability_DB = np.stack(
+        [reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B] for waves in candidates]
     )
-    return [draws[best][sample] for sample, best in enumerate(sure_DB.argmax(0))]
+    return [candidates[best][sample] for sample, best in enumerate(probability_DB.argmax(0))]

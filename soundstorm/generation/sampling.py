@@ -1,5 +1,4 @@
-"""Drawing codes from logits: filters, inverse-distribution sampling, and the choice of which frames to keep. Pure
-functions.
+"""Sampling of codes from logits: filters, inverse transform sampling, and which frames to keep. Pure functions.
 
 Legend: T codec frames, K codebook size, leading dimensions "..." are free.
 """
@@ -13,16 +12,16 @@ GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
 def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
-    """Zeroes all but the smallest set of likeliest codes that holds `top_p` (Holtzman et al., arXiv 1904.09751); (...,
-    K), not renormalized."""
+    """Nucleus filter: zeroes all but the smallest set of likeliest codes whose probability reaches `top_p` (Holtzman et
+    al., arXiv 1904.09751). Shape (..., K), not renormalized."""
     if top_p >= 1:
         return probability_K
     return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
 
 
 def keep_typical(probability_K: Tensor, mass: float) -> Tensor:
-    """Zeroes all but the smallest set of codes with information nearest the entropy that holds `mass` (Meister et al.,
-    arXiv 2202.00666)."""
+    """Locally typical filter: zeroes all but the smallest set of codes whose information is nearest the entropy and
+    whose probability reaches `mass` (Meister et al., arXiv 2202.00666). Shape (..., K), not renormalized."""
     if mass >= 1:
         return probability_K
     probability_K = probability_K / probability_K.sum(-1, keepdim=True)
@@ -32,7 +31,7 @@ def keep_typical(probability_K: Tensor, mass: float) -> Tensor:
 
 
 def _keep_first(probability_K: Tensor, order_K: Tensor, mass: float) -> Tensor:
-    """Keeps codes in the given order up to and with the one at which they reach `mass` of the total."""
+    """Keeps codes in the given order until their sum reaches the fraction `mass` of the total."""
     ordered_K = probability_K.gather(-1, order_K)
     before_K = ordered_K.cumsum(-1) - ordered_K
     kept_K = before_K < mass * ordered_K.sum(-1, keepdim=True)
@@ -41,14 +40,17 @@ def _keep_first(probability_K: Tensor, order_K: Tensor, mass: float) -> Tensor:
 
 
 def filtered_probability(logits_K: Tensor, temperature: float, top_p: float, typical_mass: float) -> Tensor:
-    """Distribution (..., K) to draw from, not renormalized; `temperature` above 0."""
+    """Distribution (..., K) to sample from, not renormalized; `temperature` is above 0."""
     return keep_typical(keep_top_p(torch.softmax(logits_K / temperature, dim=-1), top_p), typical_mass)
 
 
-def draw(probability_K: Tensor, uniform: Tensor) -> Tensor:
-    """The code at which the running sum of `probability_K` (..., K) passes `uniform` (...), in [0, 1), of its total.
+def sample_codes(probability_K: Tensor, uniform: Tensor) -> Tensor:
+    """Samples one code (...) from `probability_K` (..., K) by inverse transform: the first code at which the cumulative
+    sum exceeds `uniform` times the total.
 
-    One uniform number per code drawn, whatever K. A code of probability 0 is never drawn.
+    Args:
+        probability_K: weights, which need not sum to 1. A code of weight 0 is never sampled.
+        uniform: one number in [0, 1) for each code to sample, (...).
     """
     running_K = probability_K.double().cumsum(-1)
     total = running_K[..., -1:]
@@ -63,21 +65,21 @@ def gumbel(uniform: Tensor) -> Tensor:
 
 
 def annealing(iteration: int, iterations: int) -> float:
-    """How far pass `iteration` (from 0) of `iterations` is from the last: 1 in the first, 0 in the last and in an only
-    one."""
+    """Annealing factor of `iteration` (from 0) of `iterations`: falls linearly from 1 in the first to 0 in the last. A
+    single iteration has 0."""
     return 0.0 if iterations == 1 else 1.0 - iteration / (iterations - 1)
 
 
-def even_order(offset_B: Tensor, num_frames: int) -> Tensor:
-    """Ranks (B, T), float64 in [0, 1): the frames of the lowest ranks lie evenly over the clip, however many of them
-    are taken.
+def low_discrepancy_order(offset_B: Tensor, num_frames: int) -> Tensor:
+    """Ranks (B, T), float64 in [0, 1), of a low-discrepancy order: the k frames of lowest rank lie evenly over the
+    clip, for every k.
 
-    The multiples of the golden ratio modulo 1, of which any interval holds frames at two or three distances only (the
-    three-distance theorem). Frames that are drawn together are then as far apart, and so as independent of each other,
-    as can be: the aim of the Halton order for images (Besnier et al., arXiv 2503.17076).
+    The rank of frame t is t times the golden ratio, modulo 1 (an additive recurrence). By the three-distance theorem
+    the frames below any rank have at most three distances. Frames decoded in one iteration are therefore far apart and
+    nearly independent of each other, the aim of the Halton order for images (Besnier et al., arXiv 2503.17076).
 
     Args:
-        offset_B: where each clip's order begins, in [0, 1).
+        offset_B: added to the ranks of each clip, in [0, 1).
         num_frames: T.
     """
     multiple_T = torch.arange(num_frames, dtype=torch.float64, device=offset_B.device) * GOLDEN_RATIO
@@ -85,7 +87,7 @@ def even_order(offset_B: Tensor, num_frames: int) -> Tensor:
 
 
 def most_confident(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:
-    """True at the `num_kept_B` frames of highest confidence among the masked ones, the earlier first where equal."""
+    """True at the `num_kept_B` masked frames of highest confidence, (B, T); ties go to the earlier frame."""
     order_BT = confidence_BT.masked_fill(~masked_BT, -torch.inf).argsort(dim=1, descending=True, stable=True)
     frame_T = torch.arange(order_BT.shape[1], device=order_BT.device)
     place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, frame_T.expand_as(order_BT))

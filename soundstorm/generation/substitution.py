@@ -1,9 +1,9 @@
-"""Where a generator loses: true codes of the first N levels of recordings, the others by the generator or by noise,
-named by a classifier.
+"""At which levels a generator loses accuracy: the first N levels keep the true codes of recordings, the generator or
+noise replaces the others, and a classifier classifies the sound.
 
-What all true codes are named as is the most that any generator of this codec can reach; what the generator makes of N
-true levels says what it loses above them. "Noise" are codes drawn by how often each occurs at its level in the
-recordings; "left out" is what the codec makes of the first N levels alone.
+The accuracy with all true codes is the upper bound for any generator with this codec. The accuracy with N true levels
+shows what the generator loses at the levels above. "noise": codes are sampled by their frequency at that level in the
+recordings. "left out": the codec decodes the first N levels alone.
 
 Legend: B batch, Q levels, T frames of codes, N samples.
 """
@@ -26,17 +26,18 @@ from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.optimization.precision import uses_bf16
 
 KEPT_LEVELS = (0, 1, 2, 4, 8)
-"""True levels that are tried."""
+"""Default numbers of true levels."""
 BATCH = 10
+"""Clips that the generator makes at once."""
 
 
 class Rest(StrEnum):
-    """What makes the levels that are not true."""
+    """What replaces the true codes above the kept levels."""
 
     RECORDING = "recording"
-    """Nothing: the recordings themselves, which did not go through the codec."""
+    """Nothing, and no codec: the recordings themselves."""
     CODEC = "codec"
-    """Nothing: all codes are true."""
+    """Nothing: all codes are true codes."""
     GENERATOR = "generator"
     LEFT_OUT = "left out"
     NOISE = "noise"
@@ -44,10 +45,10 @@ class Rest(StrEnum):
 
 @dataclass(kw_only=True, frozen=True)
 class Case:
-    """What is put in place of the recordings' codes."""
+    """One way to replace codes of the recordings."""
 
     kept: int
-    """Levels whose codes are true."""
+    """Number of levels, from the first, that keep their true codes."""
     rest: Rest
 
 
@@ -57,7 +58,8 @@ class Outcome:
 
     case: Case
     named: float | None
-    """Share of the clips named as the recording's class; None where the classifier does not know the classes."""
+    """Accuracy: fraction of the clips classified as the recording's class. None: the classifier does not know all
+    classes."""
     log_mel: float
     """Mean log-mel distance from the recordings, nats."""
     clips: int
@@ -67,9 +69,9 @@ def cases(num_levels: int, generated: int, kept_levels: Sequence[int] = KEPT_LEV
     """The lines of the table, in order.
 
     Args:
-        num_levels: of the codec.
-        generated: levels that the generator makes, the first; above them the codec's own noise stands for the rest.
-        kept_levels: numbers of true levels that are tried; those above the codec's are left out.
+        num_levels: levels of the codec.
+        generated: levels of the generator; above them the codec substitutes noise.
+        kept_levels: numbers of true levels to test; those that the codec does not have are ignored.
     """
     found = [Case(kept=num_levels, rest=Rest.RECORDING), Case(kept=num_levels, rest=Rest.CODEC)]
     for kept in sorted({kept for kept in kept_levels if kept < num_levels}):
@@ -83,15 +85,15 @@ def cases(num_levels: int, generated: int, kept_levels: Sequence[int] = KEPT_LEV
 
 @dataclass(kw_only=True, frozen=True)
 class Substitution:
-    """What the table is made with."""
+    """The networks and settings that the table is computed with."""
 
     model: GeneratorNetwork
     settings: SamplerSettings
     codec: Codec
-    """Of the generator."""
+    """The generator's codec."""
     classifier: Classifier
     seed: int = 0
-    """Of the samples and the noise."""
+    """Random seed of the samples and the noise."""
 
     def outcome(
         self, case: Case, pcms: Sequence[np.ndarray], labels: Sequence[int], categories: Sequence[str]
@@ -101,8 +103,8 @@ class Substitution:
         Args:
             case: the line.
             pcms: recordings, int16 (N,) at 24 kHz.
-            labels: class of each, of the generator's.
-            categories: the same by name.
+            labels: the generator's label of each recording.
+            categories: class name of each recording.
         """
         made = pcms if case.rest == Rest.RECORDING else self._sounds(case, pcms, labels)
         named = None
@@ -130,7 +132,7 @@ class Substitution:
         return [playable_pcm(wave, len(pcm)) for wave, pcm in zip(waveforms, pcms, strict=True)]
 
     def _by_generator(self, codes: Sequence[np.ndarray], labels: Sequence[int], kept: int) -> list[np.ndarray]:
-        """Codes of the generator's levels, the first `kept` of them true and the rest drawn."""
+        """Codes of the generator's levels: the first `kept` are true, the others are generated."""
         levels = self.model.config.num_levels
         made: list[np.ndarray] = []
         for first in range(0, len(codes), BATCH):
@@ -155,8 +157,8 @@ class Substitution:
 
 
 def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarray]:
-    """The first `kept` levels of codes (Q, T), and above them codes drawn by how often each occurs at its level in all
-    clips."""
+    """Replaces the codes (Q, T) above the first `kept` levels with codes that are sampled by their frequency at that
+    level in all clips."""
     rng = np.random.default_rng(seed)
     pool_QT = np.concatenate(list(codes), axis=1)
     made = []
@@ -167,5 +169,5 @@ def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarr
 
 
 def playable_pcm(waveform_N: np.ndarray, num_samples: int) -> np.ndarray:
-    """16-bit samples, scaled down if they would clip."""
+    """The first `num_samples` as 16-bit samples, scaled down if they would clip."""
     return to_pcm16(within_full_scale(waveform_N[:num_samples]))

@@ -104,7 +104,7 @@ class ModelConfig(Settings):
         return self if most is None else replace(self, generated_levels=min(most, num_levels))
 
     @property
-    def pass_levels(self) -> int:
+    def iterated_levels(self) -> int:
         """Levels that have decoding passes of their own: 1 where a place is decided as a whole."""
         return 1 if self.order == "places" else self.num_levels
 
@@ -284,7 +284,7 @@ class SamplerSettings(Settings):
         for name in ("top_p", "typical_mass"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 
-    def passes_per_level(self, num_levels: int) -> tuple[int, ...]:
+    def iterations_per_level(self, num_levels: int) -> tuple[int, ...]:
         """Number of passes at each of `num_levels` levels; raises SoundStormError when `iterations` lists another
         number of levels."""
         if isinstance(self.iterations, int):
@@ -297,10 +297,10 @@ class SamplerSettings(Settings):
         )
         return self.iterations
 
-    def passes_of(self, model: ModelConfig) -> tuple[int, ...]:
+    def iterations_for(self, model: ModelConfig) -> tuple[int, ...]:
         """Number of passes at each level of a network, or the one over its places; raises SoundStormError when
         `iterations` lists others."""
         if model.order == "places" and not isinstance(self.iterations, int):
             allowed = "one number: this network decides all levels of a place at once"
             require(len(self.iterations) == 1, "iterations", self.iterations, allowed)
-        return self.passes_per_level(model.pass_levels)
+        return self.iterations_per_level(model.iterated_levels)

@@ -133,10 +133,10 @@ class ConformerBlock(nn.Module):
         self.convolution = Convolution(width, conv_mult * width, kernel, dropout)
         self.feed_forward_out = FeedForward(width, ff_mult * width, dropout)
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         x_BTD = x_BTD + 0.5 * self.feed_forward_in(x_BTD)
-        x_BTD = x_BTD + self.attention(x_BTD, None if mask_BT is None else mask_BT[:, None, None, :], cos, sin)
-        x_BTD = x_BTD + self.convolution(x_BTD, None if mask_BT is None else mask_BT[:, :, None])
+        x_BTD = x_BTD + self.attention(x_BTD, None if valid_BT is None else valid_BT[:, None, None, :], cos, sin)
+        x_BTD = x_BTD + self.convolution(x_BTD, None if valid_BT is None else valid_BT[:, :, None])
         return x_BTD + 0.5 * self.feed_forward_out(x_BTD)
 
 
@@ -166,14 +166,14 @@ class Conformer(nn.Module):
             dropout=config.dropout,
         )
 
-    def forward(self, x_BTD: Tensor, mask_BT: Tensor) -> Tensor:
-        """`mask_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has no
-        meaning."""
-        return self.norm(self.stages(x_BTD, mask_BT)[-1])
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+        """`valid_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has
+        no meaning."""
+        return self.norm(self.stages(x_BTD, valid_BT)[-1])
 
-    def stages(self, x_BTD: Tensor, mask_BT: Tensor) -> list[Tensor]:
+    def stages(self, x_BTD: Tensor, valid_BT: Tensor) -> list[Tensor]:
         """The input and what each block makes of it, before the norm: (B, T, D) each."""
-        mask = None if bool(mask_BT.all()) else mask_BT
+        mask = None if bool(valid_BT.all()) else valid_BT
         cos, sin = rotary_angles(x_BTD.shape[1], self.head_dim, x_BTD.device)
         stages = [x_BTD]
         for block in self.blocks:

@@ -67,17 +67,17 @@ class PlaceNetwork(nn.Module):
     def device(self) -> torch.device:
         return self.mask_vector.device
 
-    def timbre_of(self, codes_BQT: Tensor, mask_BT: Tensor) -> Tensor | None:
-        """Timbres (B, S) of clips, all of whose codes are known at the places where `mask_BT` is True; None where the
+    def timbre_of(self, codes_BQT: Tensor, valid_BT: Tensor) -> Tensor | None:
+        """Timbres (B, S) of clips, all of whose codes are known at the places where `valid_BT` is True; None where the
         network has none."""
         if self.timbre is None:
             return None
         B, Q, T = codes_BQT.shape
         with torch.no_grad():
             sums_NL = self.centroids.sums(
-                codes_BQT.masked_fill(~mask_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
+                codes_BQT.masked_fill(~valid_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
             )
-            return self.timbre.of(sums_NL.view(B, T, -1), mask_BT)
+            return self.timbre.of(sums_NL.view(B, T, -1), valid_BT)
 
     def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
         """What the Conformer takes in, (B, T, D).
@@ -96,33 +96,33 @@ class PlaceNetwork(nn.Module):
         return x_BTD if self.timbre is None else x_BTD + self.timbre(timbre_BS).unsqueeze(-2)
 
     def hidden(
-        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, mask_BT: Tensor, timbre_BS: Tensor | None = None
+        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, valid_BT: Tensor, timbre_BS: Tensor | None = None
     ) -> Tensor:
         """Features (B, T, D) of the places.
 
         Args:
             codes_BQT, known_BT, label_B, timbre_BS: those of `embed`.
-            mask_BT: True at real places, of which every clip has at least one; padding is seen by none.
+            valid_BT: True at real places, of which every clip has at least one; padding is seen by none.
         """
-        return self.conformer(self.embed(codes_BQT, known_BT & mask_BT, label_B, timbre_BS), mask_BT)
+        return self.conformer(self.embed(codes_BQT, known_BT & valid_BT, label_B, timbre_BS), valid_BT)
 
     def forward(
         self,
         codes_BQT: Tensor,
         known_BT: Tensor,
         label_B: Tensor,
-        mask_BT: Tensor,
+        valid_BT: Tensor,
         asked_BT: Tensor,
         timbre_BS: Tensor | None = None,
     ) -> Tensor:
         """Logits (Q, N, K) of all levels of the places where `asked_BT` is True, each level given the codes below it.
 
         Args:
-            codes_BQT, known_BT, label_B, mask_BT, timbre_BS: those of `hidden`; the codes of the places that are asked
+            codes_BQT, known_BT, label_B, valid_BT, timbre_BS: those of `hidden`; the codes of the places that are asked
                 for must be there too.
             asked_BT: real places that are not known.
         """
-        x_BTD = self.hidden(codes_BQT, known_BT, label_B, mask_BT, timbre_BS)
+        x_BTD = self.hidden(codes_BQT, known_BT, label_B, valid_BT, timbre_BS)
         return self.head(x_BTD[asked_BT], codes_BQT.transpose(1, 2)[asked_BT], self.centroids)
 
     def level_by_level(self, x_ND: Tensor) -> LevelByLevel:

@@ -77,16 +77,16 @@ class SoundStorm(nn.Module):
     def device(self) -> torch.device:
         return self.class_embedding.weight.device
 
-    def embed(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+    def embed(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor) -> Tensor:
         """What the Conformer takes in, (B, T, D): the sum of the embeddings of a frame's codes and of the class.
 
         Args:
             codes_BQT: int64 codes, `mask_id` where masked; any value at padding frames.
             label_B: int64 class, or `no_class`.
-            mask_BT: True at real frames, of which every clip has at least one.
+            valid_BT: True at real frames, of which every clip has at least one.
         """
         B, Q, T = codes_BQT.shape
-        codes_BQT = codes_BQT.masked_fill(~mask_BT[:, None, :], self.mask_id)
+        codes_BQT = codes_BQT.masked_fill(~valid_BT[:, None, :], self.mask_id)
         if self.centroids is not None:
             return (
                 self._embed_centroids(self.centroids, codes_BQT.transpose(1, 2).reshape(B * T, Q)).view(B, T, -1)
@@ -106,9 +106,9 @@ class SoundStorm(nn.Module):
             + (~visible_NQ).to(self.mask_embedding.weight.dtype) @ self.mask_embedding.weight
         )
 
-    def hidden(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor) -> Tensor:
+    def hidden(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor) -> Tensor:
         """Features (B, T, D) of the frames; the arguments are those of `embed`."""
-        return self.conformer(self.embed(codes_BQT, label_B, mask_BT), mask_BT)
+        return self.conformer(self.embed(codes_BQT, label_B, valid_BT), valid_BT)
 
     def head(self, x_BTD: Tensor, level: int | Tensor) -> Tensor:
         """Logits (B, T, K) of one level for the whole batch, or of one level per clip (level_B int64); no other level
@@ -125,9 +125,9 @@ class SoundStorm(nn.Module):
             return F.linear(x_BTD, self.head_weight[level], self.head_bias[level])
         return torch.bmm(x_BTD, self.head_weight[level].transpose(1, 2)) + self.head_bias[level][:, None, :]
 
-    def forward(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int | Tensor) -> Tensor:
+    def forward(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor, level: int | Tensor) -> Tensor:
         """Logits (B, T, K) of `level`; the arguments are those of `hidden` and `head`."""
-        return self.head(self.hidden(codes_BQT, label_B, mask_BT), level)
+        return self.head(self.hidden(codes_BQT, label_B, valid_BT), level)
 
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())

@@ -62,9 +62,9 @@ class Timbre(nn.Module):
         known_B1 = ~timbre_BS.isnan().any(1, keepdim=True)
         return torch.where(known_B1, self.take_in(timbre_BS.nan_to_num()), self.unknown)
 
-    def of(self, sums_BTL: Tensor, mask_BT: Tensor) -> Tensor:
-        """Timbres (B, S) of clips, from the sums of their centroids at the places where `mask_BT` is True."""
-        return (clip_features(sums_BTL, mask_BT) - self.mean_F) @ self.basis_FS
+    def of(self, sums_BTL: Tensor, valid_BT: Tensor) -> Tensor:
+        """Timbres (B, S) of clips, from the sums of their centroids at the places where `valid_BT` is True."""
+        return (clip_features(sums_BTL, valid_BT) - self.mean_F) @ self.basis_FS
 
     def blurred(self, timbre_BS: Tensor, share: float, normal_BS: Tensor) -> Tensor:
         """With noise of `share` of the deviation within a class, so that a network knows what lies between the training
@@ -91,9 +91,9 @@ class Timbre(nn.Module):
         return torch.stack(rows).to(self.mean_F.device)
 
 
-def clip_features(sums_BTL: Tensor, mask_BT: Tensor) -> Tensor:
+def clip_features(sums_BTL: Tensor, valid_BT: Tensor) -> Tensor:
     """Mean and deviation (B, F) over the real places."""
-    weight_BT1 = (mask_BT / mask_BT.sum(1, keepdim=True)).to(sums_BTL.dtype)[..., None]
+    weight_BT1 = (valid_BT / valid_BT.sum(1, keepdim=True)).to(sums_BTL.dtype)[..., None]
     mean_BL = (sums_BTL * weight_BT1).sum(1)
     variance_BL = ((sums_BTL - mean_BL[:, None]).square() * weight_BT1).sum(1)
     return torch.cat((mean_BL, variance_BL.clamp(min=0).sqrt()), 1)

@@ -27,12 +27,12 @@ class Batch:
     """int64 codes, PADDING after the end of a clip."""
     label_B: Tensor
     """int64 class."""
-    mask_BT: Tensor
+    valid_BT: Tensor
     """True at real frames."""
 
     def to(self, device: torch.device | str) -> "Batch":
         return Batch(
-            codes_BQT=self.codes_BQT.to(device), label_B=self.label_B.to(device), mask_BT=self.mask_BT.to(device)
+            codes_BQT=self.codes_BQT.to(device), label_B=self.label_B.to(device), valid_BT=self.valid_BT.to(device)
         )
 
 
@@ -91,5 +91,5 @@ def collate(codes: Sequence[np.ndarray | Tensor], labels: Sequence[int]) -> Batc
     codes_BQT = torch.full((len(clips), num_levels, int(length_B.max())), PADDING, dtype=torch.int64)
     for row, clip in zip(codes_BQT, clips, strict=True):
         row[:, : clip.shape[1]] = clip
-    mask_BT = torch.arange(codes_BQT.shape[2]) < length_B[:, None]
-    return Batch(codes_BQT=codes_BQT, label_B=torch.tensor(labels, dtype=torch.int64), mask_BT=mask_BT)
+    valid_BT = torch.arange(codes_BQT.shape[2]) < length_B[:, None]
+    return Batch(codes_BQT=codes_BQT, label_B=torch.tensor(labels, dtype=torch.int64), valid_BT=valid_BT)

@@ -74,16 +74,16 @@ class Drawn:
     """Those of the lowest rank are hidden; frames of a span share a rank."""
 
 
-def draw_frames(mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> Drawn:
+def draw_frames(valid_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> Drawn:
     """Draws a cosine share, a prefix and an order of the frames for every clip, from `generator` on its own device."""
-    B, T = mask_BT.shape
-    device = mask_BT.device
+    B, T = valid_BT.shape
+    device = valid_BT.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(device)
 
     share_B = cosine_share(uniform(B))
-    num_frames_B = mask_BT.sum(1)
+    num_frames_B = valid_BT.sum(1)
     prefix_frames_B = (
         (uniform(B) * num_frames_B).floor().long()
     )  # below the clip's length: there is always a frame to train
@@ -127,7 +127,7 @@ def mask_level(
 
 
 def training_masks(
-    codes_BQT: Tensor, mask_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int
+    codes_BQT: Tensor, valid_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int
 ) -> MaskedBatch:
     """Draws a level, a cosine share, a prefix and the hidden frames for every clip.
 
@@ -135,7 +135,7 @@ def training_masks(
 
     Args:
         codes_BQT: int64 codes; any value at padding frames.
-        mask_BT: True at real frames.
+        valid_BT: True at real frames.
         mask_id: the id that stands for a hidden code.
     """
     B, Q, T = codes_BQT.shape
@@ -147,15 +147,15 @@ def training_masks(
     level_B = torch.multinomial(
         level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator
     ).to(device)
-    drawn = draw_frames(mask_BT, generator, config)
-    candidate_BT, prefix_BT = mask_BT & ~drawn.prefix_BT, drawn.prefix_BT
-    masked = mask_level(codes_BQT, candidate_BT, prefix_BT & mask_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)
+    drawn = draw_frames(valid_BT, generator, config)
+    candidate_BT, prefix_BT = valid_BT & ~drawn.prefix_BT, drawn.prefix_BT
+    masked = mask_level(codes_BQT, candidate_BT, prefix_BT & valid_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)
     if config.noise_share == 0:
         return masked
-    stray_frame_BT = (uniform(B, T) * mask_BT.sum(1).roll(1)[:, None]).long()
+    stray_frame_BT = (uniform(B, T) * valid_BT.sum(1).roll(1)[:, None]).long()
     level_B1T = level_B[:, None, None].expand(-1, 1, T)
     stray_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, stray_frame_BT)
     share_of_noise_B = 2 * config.noise_share * uniform(B)
-    is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & mask_BT & ~prefix_BT & ~masked.loss_mask_BT
+    is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & valid_BT & ~prefix_BT & ~masked.loss_mask_BT
     noisy_BT = torch.where(is_stray_BT, stray_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
     return replace(masked, input_codes_BQT=masked.input_codes_BQT.scatter(1, level_B1T, noisy_BT[:, None, :]))

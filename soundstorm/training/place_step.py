@@ -39,22 +39,22 @@ def training_places(batch: Batch, generator: torch.Generator, config: TrainingCo
     A stray place has, from a level on that is drawn, the codes of a place of another clip: in decoding the upper levels
     err more often. The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
     """
-    codes_BQT, mask_BT = batch.codes_BQT, batch.mask_BT
+    codes_BQT, valid_BT = batch.codes_BQT, batch.valid_BT
     B, Q, T = codes_BQT.shape
     device = codes_BQT.device
 
     def uniform(*shape: int) -> Tensor:
         return torch.rand(*shape, generator=generator, device=generator.device).to(device)
 
-    drawn = draw_frames(mask_BT, generator, config)
-    hidden_BT = hidden_frames(mask_BT & ~drawn.prefix_BT, drawn.share_B, drawn.rank_BT)
-    known_BT = mask_BT & ~hidden_BT
+    drawn = draw_frames(valid_BT, generator, config)
+    hidden_BT = hidden_frames(valid_BT & ~drawn.prefix_BT, drawn.share_B, drawn.rank_BT)
+    known_BT = valid_BT & ~hidden_BT
     asked_BT = hidden_BT
     if config.head_share < 1:
         num_asked = torch.tensor([max(1, int(config.head_share * int(hidden_BT.sum())))], device=device)
         asked_BT = lowest_ranked(hidden_BT.view(1, -1), num_asked, uniform(1, B * T)).view(B, T)
     if config.noise_share > 0:
-        stray_place_BT = (uniform(B, T) * mask_BT.sum(1).roll(1)[:, None]).long()
+        stray_place_BT = (uniform(B, T) * valid_BT.sum(1).roll(1)[:, None]).long()
         stray_BQT = codes_BQT.roll(1, 0).gather(2, stray_place_BT[:, None, :].expand(-1, Q, -1))
         share_of_noise_B = 2 * config.noise_share * uniform(B)
         is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & known_BT & ~drawn.prefix_BT
@@ -69,8 +69,8 @@ def training_places(batch: Batch, generator: torch.Generator, config: TrainingCo
 def fixed_places(batch: Batch, progress_B: Tensor, rank_BT: Tensor) -> MaskedPlaces:
     """Masks for a validation: a cosine share of the places at `progress_B`, those of the lowest rank, all of them asked
     for."""
-    hidden_BT = hidden_frames(batch.mask_BT, cosine_share(progress_B).to(rank_BT.device), rank_BT)
-    return MaskedPlaces(codes_BQT=batch.codes_BQT, known_BT=batch.mask_BT & ~hidden_BT, asked_BT=hidden_BT)
+    hidden_BT = hidden_frames(batch.valid_BT, cosine_share(progress_B).to(rank_BT.device), rank_BT)
+    return MaskedPlaces(codes_BQT=batch.codes_BQT, known_BT=batch.valid_BT & ~hidden_BT, asked_BT=hidden_BT)
 
 
 def place_nats(logits_QNK: Tensor, masked: MaskedPlaces, label_smoothing: float) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ def training_timbre(
 ) -> Tensor | None:
     """The clips' own timbres (B, S), blurred, some of them not told (NaN); None where the network has none. Draws from
     `generator`."""
-    timbre_BS = network.timbre_of(batch.codes_BQT, batch.mask_BT)
+    timbre_BS = network.timbre_of(batch.codes_BQT, batch.valid_BT)
     if network.timbre is None or timbre_BS is None:
         return None
     normal_BS = torch.randn(timbre_BS.shape, generator=generator, device=generator.device).to(timbre_BS.device)
@@ -114,7 +114,7 @@ def place_losses(
     """The loss of a batch under these masks: the mean over the places that are asked for, the levels weighted as
     `level_shares` says."""
     with autocast(batch.codes_BQT.device, config.precision):
-        logits_QNK = model(masked.codes_BQT, masked.known_BT, label_B, batch.mask_BT, masked.asked_BT, timbre_BS)
+        logits_QNK = model(masked.codes_BQT, masked.known_BT, label_B, batch.valid_BT, masked.asked_BT, timbre_BS)
     smoothed_QN, nats_QN = place_nats(logits_QNK, masked, config.label_smoothing)
     weight_Q = level_shares(len(nats_QN), config).to(nats_QN.device)
     levels = LevelLosses(

@@ -86,10 +86,10 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
         places = training_places(batch, generator, config)
         label_B = _some_dropped(batch.label_B, generator, network, config)
         return place_losses(model, batch, places, label_B, config, training_timbre(network, batch, generator, config))
-    masked = training_masks(batch.codes_BQT, batch.mask_BT, generator, config, network.mask_id)
+    masked = training_masks(batch.codes_BQT, batch.valid_BT, generator, config, network.mask_id)
     label_B = _some_dropped(batch.label_B, generator, network, config)
     with autocast(network.device, config.precision):
-        logits_BTK = model(masked.input_codes_BQT, label_B, batch.mask_BT, masked.level_B)
+        logits_BTK = model(masked.input_codes_BQT, label_B, batch.valid_BT, masked.level_B)
     smoothed_BT, nats_BT = masked_nats(logits_BTK, masked, config.label_smoothing)
     return StepLoss(
         loss=smoothed_BT.sum() / masked.loss_mask_BT.sum(),
@@ -210,13 +210,13 @@ def evaluate_loss(
         place = places.stop
         if isinstance(network, PlaceNetwork):
             masks = fixed_places(batch, _fixed_progress(places, 0), _fixed_ranks(batch, places, 0, config.seed))
-            timbre_BS = network.timbre_of(batch.codes_BQT, batch.mask_BT)
+            timbre_BS = network.timbre_of(batch.codes_BQT, batch.valid_BT)
             total = total + place_losses(network, batch, masks, batch.label_B, config, timbre_BS).levels
             continue
         for turn in range(min(2, num_levels)):
             masked = _fixed_masks(batch, places, turn, num_levels, config.seed, network.mask_id)
             with autocast(device, config.precision):
-                logits_BTK = network(masked.input_codes_BQT, batch.label_B, batch.mask_BT, masked.level_B)
+                logits_BTK = network(masked.input_codes_BQT, batch.label_B, batch.valid_BT, masked.level_B)
             total = total + _sum_by_level(masked_nats(logits_BTK, masked, 0.0)[1], masked, num_levels)
     network.train(was_training)
     return total
@@ -227,14 +227,14 @@ def _fixed_masks(batch: Batch, places: range, turn: int, num_levels: int, seed: 
     device = batch.codes_BQT.device
     rank_BT = _fixed_ranks(batch, places, turn, seed)
     level_B = torch.tensor([0 if turn == 0 else 1 + place % (num_levels - 1) for place in places], device=device)
-    no_prefix_BT = torch.zeros_like(batch.mask_BT)
+    no_prefix_BT = torch.zeros_like(batch.valid_BT)
     share_B = cosine_share(_fixed_progress(places, turn)).to(device)
-    return mask_level(batch.codes_BQT, batch.mask_BT, no_prefix_BT, level_B, share_B, rank_BT, mask_id)
+    return mask_level(batch.codes_BQT, batch.valid_BT, no_prefix_BT, level_B, share_B, rank_BT, mask_id)
 
 
 def _fixed_ranks(batch: Batch, places: range, turn: int, seed: int) -> Tensor:
-    rank_BT = torch.zeros(batch.mask_BT.shape)
-    for row, place, num_frames in zip(rank_BT, places, batch.mask_BT.sum(1).tolist(), strict=True):
+    rank_BT = torch.zeros(batch.valid_BT.shape)
+    for row, place, num_frames in zip(rank_BT, places, batch.valid_BT.sum(1).tolist(), strict=True):
         row[:num_frames] = torch.rand(num_frames, generator=seeded_generator(seed, place, turn))
     return rank_BT.to(batch.codes_BQT.device)
 

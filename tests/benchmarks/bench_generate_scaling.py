@@ -28,7 +28,7 @@ from jobs.actors.generator import Generator
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from soundstorm.data.synthetic import write_dataset
-from soundstorm.generation.reranking import PACKAGED_LISTENER
+from soundstorm.generation.reranking import PACKAGED_RERANKER
 from soundstorm.serialization.bundled import packaged
 
 SHARD_SIZE = 8
@@ -60,11 +60,11 @@ def plain_loop(options: generate.Options) -> None:
         "seed": 0,
         "settings": "",
     }
-    listener = packaged(PACKAGED_LISTENER).read_bytes() if checkpoint.sampler.candidates > 1 else None
+    listener = packaged(PACKAGED_RERANKER).read_bytes() if checkpoint.sampler.candidates > 1 else None
     maker = Generator([ray.put((files, weights, listener))], checkpoint.sampler, None, job, "cpu")
     for part in range(options.num_samples // SHARD_SIZE):
         numbers = range(part * SHARD_SIZE, (part + 1) * SHARD_SIZE)
-        maker.make_part(
+        maker.generate_shard(
             (
                 f"{part % 100:02d}/part-{part:07d}.parquet",
                 [(number, number % len(checkpoint.categories)) for number in numbers],

@@ -191,14 +191,14 @@ def losses_at(
                 [clip[:num_levels] for clip in codes[first : first + config.batch_size]],
                 labels[first : first + config.batch_size],
             )
-            rank_BT = torch.zeros(batch.mask_BT.shape)
-            for number, (row, length) in enumerate(zip(rank_BT, batch.mask_BT.sum(1).tolist(), strict=True)):
+            rank_BT = torch.zeros(batch.valid_BT.shape)
+            for number, (row, length) in enumerate(zip(rank_BT, batch.valid_BT.sum(1).tolist(), strict=True)):
                 row[:length] = torch.rand(length, generator=seeded_generator(7, first + number))
             share_B = torch.full((len(batch.label_B),), share)
             if isinstance(network, PlaceNetwork):
-                hidden_BT = hidden_frames(batch.mask_BT, share_B, rank_BT)
+                hidden_BT = hidden_frames(batch.valid_BT, share_B, rank_BT)
                 masked = MaskedPlaces(
-                    codes_BQT=batch.codes_BQT, known_BT=batch.mask_BT & ~hidden_BT, asked_BT=hidden_BT
+                    codes_BQT=batch.codes_BQT, known_BT=batch.valid_BT & ~hidden_BT, asked_BT=hidden_BT
                 )
                 total = total + place_losses(network, batch, masked, batch.label_B, config).levels
             else:
@@ -213,10 +213,10 @@ def _level_losses(
     total = LevelLosses.none(num_levels, network.device)
     for level in range(num_levels):
         level_B = torch.full_like(batch.label_B, level)
-        nothing_BT = torch.zeros_like(batch.mask_BT)
-        masked = mask_level(batch.codes_BQT, batch.mask_BT, nothing_BT, level_B, share_B, rank_BT, network.mask_id)
+        nothing_BT = torch.zeros_like(batch.valid_BT)
+        masked = mask_level(batch.codes_BQT, batch.valid_BT, nothing_BT, level_B, share_B, rank_BT, network.mask_id)
         with autocast(network.device, config.precision):
-            logits_BTK = network(masked.input_codes_BQT, batch.label_B, batch.mask_BT, level)
+            logits_BTK = network(masked.input_codes_BQT, batch.label_B, batch.valid_BT, level)
         total.nats_Q[level] += masked_nats(logits_BTK, masked, 0.0)[1].double().sum()
         total.frames_Q[level] += masked.loss_mask_BT.sum()
     return total

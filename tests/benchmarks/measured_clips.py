@@ -21,7 +21,7 @@ from soundstorm.evaluation.distances import within_class_distance
 from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.reranking import PACKAGED_LISTENER, draw_seed, most_convincing
+from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates, candidate_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import uses_bf16
@@ -84,7 +84,7 @@ def generate(
     """
     began = time.monotonic()
     num_frames = math.ceil(round(duration_s * SAMPLE_RATE) / codec.hop)
-    listener = load_classifier(packaged(PACKAGED_LISTENER).read_bytes())
+    listener = load_classifier(packaged(PACKAGED_RERANKER).read_bytes())
     work = [(label, index) for index in range(per_class) for label in range(len(categories))]
     pcms = []
     for first in range(0, len(work), BATCH):
@@ -94,12 +94,12 @@ def generate(
         bf16 = uses_bf16(torch.device("cpu"), "auto")
         draws = []
         for draw in range(settings.candidates):
-            draw_seeds = [draw_seed(seed, draw) for seed in seeds]
+            candidate_seeds = [candidate_seed(seed, draw) for seed in seeds]
             codes = generate_codes(
-                model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, draw_seeds, bf16=bf16
+                model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, candidate_seeds, bf16=bf16
             )
             draws.append(codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes]))
-        pcms += [to_pcm16(wave) for wave in most_convincing(draws, [categories[label] for label, _ in batch], listener)]
+        pcms += [to_pcm16(wave) for wave in best_candidates(draws, [categories[label] for label, _ in batch], listener)]
     return pcms, [categories[label] for label, _ in work], time.monotonic() - began
 
 

@@ -35,7 +35,7 @@ from cluster import storage, tables
 from cluster.runtime.connect import connect
 from cluster.tables.stage_record import record_uri
 from jobs import generate
-from jobs.actors.sharded_output import SETTINGS, Plan, settings_digest
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, settings_digest
 from soundstorm.schemas import SAMPLES
 from tests.chaos.generate_setup import CATEGORIES, make_model, patiently
 from tests.conftest import S3Server, free_port, server_process
@@ -74,7 +74,7 @@ def fill(model: tuple[str, str], output: str) -> None:
     begun.terminate()
     begun.wait(LIMIT_S)
     settings = json.loads(storage.read_bytes(started))["settings"]
-    plan = Plan(
+    plan = ShardedOutput(
         description="fill",
         output_dir=output,
         folder="parts",
@@ -90,7 +90,7 @@ def fill(model: tuple[str, str], output: str) -> None:
         tables.write_table(plan.part_uri(number), part(output, plan.items(number)), {SETTINGS: plan.settings})
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(put, [number for number in range(plan.num_parts) if number not in MISSING]))
+        list(pool.map(put, [number for number in range(plan.num_shards) if number not in MISSING]))
 
 
 def drive(model: tuple[str, str], output: str, clips: int, shard_size: int) -> list[str]:
@@ -116,7 +116,7 @@ def driver(arguments: list[Any]) -> None:
         return run
 
     times["imports_peak_mb"] = peak_mb()
-    Plan.missing = timed("planning", Plan.missing)  # type: ignore[method-assign]
+    ShardedOutput.missing_shards = timed("planning", ShardedOutput.missing_shards)  # type: ignore[method-assign]
     generate.write_stream = timed("manifest", generate.write_stream)  # type: ignore[assignment]
     settings = {"num_samples": clips, "shard_size": shard_size, **SHARE}
     with contextlib.ExitStack() as ends:

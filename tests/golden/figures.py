@@ -18,7 +18,7 @@ import torch
 
 from jobs import cli
 from jobs.actors.generator import playable, sample_seed
-from jobs.console.command import start
+from jobs.console.command import run_command
 from jobs.inputs.tokens import TokenSet
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, to_pcm16
@@ -136,7 +136,7 @@ def help_line(name: str) -> str:
     """How a command is called, and the first paragraph of its help."""
     job, told = import_module(cli.COMMANDS[name][0]), io.StringIO()
     with contextlib.redirect_stdout(told), contextlib.suppress(SystemExit):
-        start(job.Options, job.run, ["--help"], f"soundstorm {name}")
+        run_command(job.Options, job.run, ["--help"], f"soundstorm {name}")
     text = re.sub(r"\x1b\[[0-9;]*m", "", told.getvalue())
     usage, _, rest = text.partition("\n\n")
     purpose = rest.partition("\n\n")[0]

@@ -295,11 +295,11 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs a job as its command line does; returns the exit code, standard output and standard error."""
-    from jobs.console.command import start
+    from jobs.console.command import run_command
 
     def run(module: Any, *arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
-        code = start(module.Options, module.run, list(arguments), "soundstorm")
+        code = run_command(module.Options, module.run, list(arguments), "soundstorm")
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

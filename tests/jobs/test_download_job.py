@@ -17,7 +17,7 @@ import pytest
 
 from cluster import storage
 from cluster.errors import ClusterError
-from jobs.console.command import start
+from jobs.console.command import run_command
 from jobs.download import Options, run
 from soundstorm.audio.files import encode_audio
 from soundstorm.data.datasets import DATASETS, ESC10_TARGETS, ESC50_CATEGORIES, URBANSOUND8K_CATEGORIES, index_dataset
@@ -192,7 +192,7 @@ def test_a_published_address_is_the_default() -> None:
 def test_problems_on_the_command_line_are_a_sentence_and_exit_code_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert start(Options, run, ["--dataset", "synthetic"]) == 1
+    assert run_command(Options, run, ["--dataset", "synthetic"]) == 1
     assert "--dataset is 'synthetic': there are downloads for esc50, esc10, urbansound8k" in capsys.readouterr().err
     arguments = [
         "--output-dir",
@@ -202,7 +202,7 @@ def test_problems_on_the_command_line_are_a_sentence_and_exit_code_one(
         "--url",
         "http://127.0.0.1:9/master.zip",
     ]
-    assert start(Options, run, arguments) == 1
+    assert run_command(Options, run, arguments) == 1
     message = capsys.readouterr().err
     assert "http://127.0.0.1:9/master.zip cannot be downloaded: the host cannot be reached" in message
     assert f"put the file at {tmp_path / 'cache' / 'ESC-50.zip'}" in message

@@ -232,7 +232,7 @@ def codes_of(generator: Generator, samples: list[tuple[int, int]]) -> list[np.nd
         return decode(codes, seeds)
 
     generator.codec.decode_clips = watch  # type: ignore[method-assign]
-    assert generator.make_part((PART, samples)) == len(samples)
+    assert generator.generate_shard((PART, samples)) == len(samples)
     return seen
 
 
@@ -262,7 +262,7 @@ def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
         return generate_codes(*arguments, bf16=bf16, **others)
 
     monkeypatch.setattr(jobs.actors.generator, "generate_codes", watch)
-    Generator(model, SamplerSettings(iterations=1), None, work, "cpu").make_part((PART, [(0, 0)]))
+    Generator(model, SamplerSettings(iterations=1), None, work, "cpu").generate_shard((PART, [(0, 0)]))
     assert asked == [fast]
 
 

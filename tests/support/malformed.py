@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 
-from jobs.console.command import start
+from jobs.console.command import run_command
 
 EXAMPLES = int(os.environ.get("SOUNDSTORM_MALFORMED_EXAMPLES", "8"))
 """Broken versions of each kind of file; tests/chaos/malformed.py asks for many."""
@@ -43,7 +43,7 @@ def _started(options: Any, run: Callable[[Any], dict[str, Any]], arguments: list
         io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=errors) for errors in ("strict", "backslashreplace")
     )
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = start(options, run, arguments, "soundstorm")
+        code = run_command(options, run, arguments, "soundstorm")
     for stream in (out, err):
         stream.seek(0)
     return code, out.read(), err.read()

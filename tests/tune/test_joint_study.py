@@ -86,7 +86,7 @@ def test_the_best_networks_of_the_training_go_through_the_decoding(
     assert best["quality"] == found["quality"] and best["trained"]["width"] == best["model"]["width"]
     chosen = parse_settings((tmp_path / "out" / "best.toml").read_bytes(), "best.toml")
     assert chosen.training["lr"] == best["trained"]["lr"]
-    assert 1 <= chosen.sampler_over(SamplerSettings()).passes_per_level(8)[0] <= 4
+    assert 1 <= chosen.sampler_over(SamplerSettings()).iterations_per_level(8)[0] <= 4
     assert "already done" in run(options)["message"]
     (tmp_path / "decoding.py").write_text("from tune.space import Range\nSPACE = {'guidance': Range(1.0, 2.0)}")
     with pytest.raises(ClusterError, match="made there with other settings: decoding_space"):

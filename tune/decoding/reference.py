@@ -22,7 +22,7 @@ from jobs.inputs.datasets import DatasetOptions, open_dataset
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.reranking import PACKAGED_LISTENER, require_known
+from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
 from tune.decoding.objective import Measured
@@ -82,14 +82,14 @@ class Stand:
         }
 
 
-def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], wants_listener: bool) -> Stand:
+def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], wants_reranker: bool) -> Stand:
     """Open the checkpoints and choose the real clips.
 
     Args:
         options: which recordings, and how many.
         checkpoints: URI of each, by a name for it; None is the one in the package. They have the same classes and
             codec.
-        wants_listener: whether a trial may draw more than one candidate.
+        wants_reranker: whether a trial may draw more than one candidate.
 
     Raises:
         SoundStormError: a checkpoint or the dataset is not there, or they have no class in common.
@@ -102,8 +102,8 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     )
     real = choose_real(options, first.categories)
     listener = None
-    if wants_listener or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
-        listener = open_listener(options, [first.categories[label] for label in real.labels])
+    if wants_reranker or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
+        listener = open_reranker(options, [first.categories[label] for label in real.labels])
     return Stand(
         files=files,
         checkpoints=opened,
@@ -155,13 +155,13 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     return Real(labels=labels, clips=with_sizes(draw_per_category(pool, options.real_per_class, seed=0)), fold=fold)
 
 
-def open_listener(options: BenchOptions, categories: Sequence[str]) -> bytes:
+def open_reranker(options: BenchOptions, categories: Sequence[str]) -> bytes:
     """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
     listener = (
-        packaged(PACKAGED_LISTENER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+        packaged(PACKAGED_RERANKER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
     )
     where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
-    require_known(load_classifier(listener, where=where), list(categories), where)
+    require_known_classes(load_classifier(listener, where=where), list(categories), where)
     return listener
 
 
@@ -204,7 +204,7 @@ def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
         samplers={name: checkpoint.sampler for name, checkpoint in stand.checkpoints.items()},
         labels=stand.labels,
         real=Measured.joined(parts),
-        num_levels=stand.first.model.config.pass_levels,
+        num_levels=stand.first.model.config.iterated_levels,
         clips_per_class=options.clips_per_class,
         duration_s=options.duration,
         seed=seed,

@@ -91,7 +91,7 @@ def check_decoding_space(space: Space, sampler: SamplerSettings, levels: int) ->
     check_space(space, setting_names(levels), lambda point: sampler_of(point, sampler, levels))
 
 
-def wants_listener(space: Space) -> bool:
+def wants_reranker(space: Space) -> bool:
     """Whether the space has trials that draw more than one candidate."""
     return "candidates" in space
 
@@ -234,5 +234,5 @@ def _sampler_point(point: Point) -> Point:
 def best_sampler(found: dict[str, Any], stand: Stand) -> SamplerSettings:
     """The sampler of an entry of the front."""
     return sampler_of(
-        found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.pass_levels
+        found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.iterated_levels
     )

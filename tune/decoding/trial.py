@@ -66,7 +66,7 @@ def setting_names(num_levels: int) -> list[str]:
 
 def sampler_of(point: Point, base: SamplerSettings, num_levels: int) -> SamplerSettings:
     """`base` changed by a point; raises SoundStormError for values that are not allowed."""
-    passes = list(base.passes_per_level(num_levels))
+    passes = list(base.iterations_per_level(num_levels))
     for level in range(num_levels):
         passes[level] = point.get(f"{PASSES}{level}", passes[level])
     changes = {name: value for name, value in point.items() if name in SAMPLER_NAMES}

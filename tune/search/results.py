@@ -111,6 +111,6 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
     return {str(name): float(share) for name, share in found.items()}
 
 
-def all_there(output_dir: str) -> bool:
+def has_all_outputs(output_dir: str) -> bool:
     """Whether a finished study still has all that it left: what is lost is written again from its journals."""
     return all(storage.exists(storage.join(output_dir, name)) for name in RESULTS)

@@ -81,11 +81,11 @@ def test_a_part_that_cannot_be_made_is_set_aside_with_its_error_and_tried_again_
     before = file_times(str(unfinished))
     assert_one_message(
         command(generate, *arguments),
-        "1 of 3 parts failed",
+        "1 of 3 shards failed",
         f"8 of {NUM_SAMPLES} clips are missing",
         "audio/11",
         "failed.parquet",
-        "run again",
+        "run the same command again",
     )
     [row] = tables.read_table(str(unfinished / "failed.parquet"))[0].cast(FAILED).to_pylist()
     assert (row["part"], row["first_item"], row["num_items"]) == (
@@ -129,19 +129,19 @@ def test_an_actor_that_was_given_up_changes_nothing_once_another_has_made_its_pa
     model = [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes(), None))]
     late = Generator(model, SamplerSettings(iterations=1), None, job, "cpu")
     work = ("01/part-0000001.parquet", [(number, number % 10) for number in range(SAMPLES_SHARD, 2 * SAMPLES_SHARD)])
-    draw = late._draw
+    draw = late._sample
 
     def slowly(*arguments: Any) -> Any:
         waveforms = draw(*arguments)
         generate.run(generate_options(checkpoint, str(unfinished), num_actors=1))  # meanwhile
         return waveforms
 
-    late._draw = slowly  # type: ignore[method-assign]
-    assert late.make_part(work) == SAMPLES_SHARD
+    late._sample = slowly  # type: ignore[method-assign]
+    assert late.generate_shard(work) == SAMPLES_SHARD
     assert sha256_of(str(unfinished)) == sha256_of(generated)
-    late._draw = draw  # type: ignore[method-assign]
+    late._sample = draw  # type: ignore[method-assign]
     before = file_times(str(unfinished))
-    assert late.make_part(work) == SAMPLES_SHARD
+    assert late.generate_shard(work) == SAMPLES_SHARD
     assert file_times(str(unfinished)) == before
 
 

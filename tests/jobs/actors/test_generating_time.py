@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from jobs.actors.generating_time import expected_time, seconds_a_clip
+from jobs.actors.generating_time import expected_time, seconds_per_clip
 from jobs.generate import Options
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from soundstorm.errors import SoundStormError
@@ -13,8 +13,8 @@ from soundstorm.model.config import SamplerSettings
 def test_the_time_told_is_of_one_thread_and_grows_faster_than_the_clip() -> None:
     checkpoint, sampler = open_checkpoint(checkpoint_files(None)), SamplerSettings(iterations=6, candidates=1)
     threads = torch.get_num_threads()
-    seconds_a_clip(checkpoint, sampler, 100)  # the first pass of a process takes longer
-    short_s, long_s = seconds_a_clip(checkpoint, sampler, 100), seconds_a_clip(checkpoint, sampler, 3000)
+    seconds_per_clip(checkpoint, sampler, 100)  # the first pass of a process takes longer
+    short_s, long_s = seconds_per_clip(checkpoint, sampler, 100), seconds_per_clip(checkpoint, sampler, 3000)
     assert torch.get_num_threads() == threads
     assert 0 < 30 * short_s / 3 < long_s  # 30 times as long; a third is left to the machine's other work
 

@@ -15,7 +15,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import NotFoundError
 from cluster.tables import stage_record as records
-from jobs.actors.sharded_output import SETTINGS, Plan, settings_digest
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, settings_digest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import SAMPLES
 from tests.conftest import ROOT
@@ -23,8 +23,8 @@ from tests.conftest import ROOT
 SETTINGS_NOW = settings_digest({"seed": 1, "iterations": (12, 4)})
 
 
-def plan(output: str, num_items: int = 1_000, shard_size: int = 3) -> Plan:
-    return Plan(
+def plan(output: str, num_items: int = 1_000, shard_size: int = 3) -> ShardedOutput:
+    return ShardedOutput(
         description="test",
         output_dir=output,
         folder="parts",
@@ -51,7 +51,7 @@ def samples(numbers: range) -> pa.Table:
     return pa.Table.from_pylist([row | {"sha256": f"{row['seed']:064x}"} for row in rows], SAMPLES)
 
 
-def write(plan: Plan, part: int, settings: str = SETTINGS_NOW) -> None:
+def write(plan: ShardedOutput, part: int, settings: str = SETTINGS_NOW) -> None:
     tables.write_table(plan.part_uri(part), samples(plan.items(part)), {SETTINGS: settings})
 
 
@@ -61,12 +61,12 @@ def test_neighbouring_parts_lie_in_different_folders_and_every_item_is_in_one_pa
         work.part_uri(7) == "/out/parts/07/part-0000007.parquet"
         and work.part_uri(1234567) == "/out/parts/67/part-1234567.parquet"
     )
-    assert work.num_parts == 334 and [n for part in range(334) for n in work.items(part)] == list(range(1_000))
+    assert work.num_shards == 334 and [n for part in range(334) for n in work.items(part)] == list(range(1_000))
 
 
 def test_what_is_missing_is_found_among_other_files(storage_root: str) -> None:
     work = plan(storage_root, num_items=60)
-    assert work.missing() == list(range(20))
+    assert work.missing_shards() == list(range(20))
     for part in (0, 3, 19):
         write(work, part)
     for name in (
@@ -78,7 +78,7 @@ def test_what_is_missing_is_found_among_other_files(storage_root: str) -> None:
         "٩/part-٩.parquet",
     ):
         storage.write_bytes(storage.join(storage_root, "parts", name), b"x")
-    assert work.missing() == [part for part in range(20) if part not in (0, 3, 19)]
+    assert work.missing_shards() == [part for part in range(20) if part not in (0, 3, 19)]
 
 
 def test_parts_are_put_together_in_order_and_others_are_refused(tmp_path: Path) -> None:
@@ -88,7 +88,7 @@ def test_parts_are_put_together_in_order_and_others_are_refused(tmp_path: Path) 
     assert pa.concat_tables(work.tables(SAMPLES)).equals(samples(range(60)))
     write(work, 4, settings_digest({"seed": 2}))
     with pytest.raises(
-        SoundStormError, match=r"part-0000004\.parquet was made with other settings.*delete it and run again"
+        SoundStormError, match=r"part-0000004\.parquet was written with other settings.*delete it and run again"
     ):
         list(work.tables(SAMPLES))
     storage.delete(work.part_uri(4))
@@ -139,7 +139,7 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
     for clips, options in runs.items():
         settings = json.loads(storage.read_bytes(f"{options['output_dir']}/generate.started.json"))["settings"]
         work = replace(plan(options["output_dir"], clips, shard_size=20), settings=settings_digest(settings))
-        for part in range(work.num_parts):
+        for part in range(work.num_shards):
             write(work, part, work.settings)
     peaks_mb = {clips: drive(options) for clips, options in runs.items()}  # plans them, and puts the manifest together
     for clips, options in runs.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.console.command import start
+from jobs.console.command import run_command
 from tests.conftest import ROOT
 
 
@@ -26,7 +26,7 @@ from cluster.scheduling.attempt_tracker import open_ledger
 from cluster.runtime.connect import connect
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import Vigil, watch
-from jobs.console.command import leave, start
+from jobs.console.command import exit_process, run_command
 
 @dataclasses.dataclass
 class Options:
@@ -40,7 +40,7 @@ def run(options):
         watch(threading.Event().wait, vigil)
 
 atexit.register(print, "tidied up")
-leave(start(Options, run, []))
+exit_process(run_command(Options, run, []))
 """
 
 
@@ -55,7 +55,9 @@ def test_a_run_that_is_given_up_ends_with_its_sentence_though_its_thread_still_w
 
 
 def test_a_run_that_leaves_no_thread_behind_ends_in_the_usual_way() -> None:
-    code = "import atexit, jobs.console.command\natexit.register(print, 'tidied up')\njobs.console.command.leave(3)"
+    code = (
+        "import atexit, jobs.console.command\natexit.register(print, 'tidied up')\njobs.console.command.exit_process(3)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240, check=False
     )
@@ -64,7 +66,7 @@ def test_a_run_that_leaves_no_thread_behind_ends_in_the_usual_way() -> None:
 
 WORDS = r"""
 import dataclasses
-from jobs.console.command import console, leave, start
+from jobs.console.command import console, exit_process, run_command
 
 @dataclasses.dataclass
 class Options:
@@ -74,7 +76,7 @@ def run(options):
     console.print("o13\xfc \u2501 \u9ce5")
     return {"message": "10 clips in o13\xfc, \udce4"}
 
-leave(start(Options, run, []))
+exit_process(run_command(Options, run, []))
 """
 
 
@@ -97,13 +99,13 @@ def test_a_log_level_that_is_none_is_one_clear_message(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SOUNDSTORM_LOG", "chatty")
-    assert start(NoOptions, lambda _: {"message": "done"}, []) == 1
+    assert run_command(NoOptions, lambda _: {"message": "done"}, []) == 1
     assert (
         capsys.readouterr().err
         == "error: SOUNDSTORM_LOG is 'chatty': give one of DEBUG, INFO, WARNING, ERROR, CRITICAL, or unset it\n"
     )
     monkeypatch.setenv("SOUNDSTORM_LOG", "info")
-    assert start(NoOptions, lambda _: {"message": "done"}, []) == 0 and capsys.readouterr().out == "done\n"
+    assert run_command(NoOptions, lambda _: {"message": "done"}, []) == 0 and capsys.readouterr().out == "done\n"
 
 
 def test_the_usage_of_a_module_names_the_module(
@@ -111,7 +113,7 @@ def test_the_usage_of_a_module_names_the_module(
 ) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec("jobs.train", None))
     with pytest.raises(SystemExit) as ended:
-        start(NoOptions, lambda _: {"message": "done"}, ["--help"])
+        run_command(NoOptions, lambda _: {"message": "done"}, ["--help"])
     assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: python -m jobs.train ")
 
 

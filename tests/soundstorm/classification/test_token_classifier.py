@@ -84,31 +84,31 @@ def test_padding_has_no_part_in_a_score(codec: Codec) -> None:
     alone = [model(one, torch.ones(1, one.shape[2], dtype=torch.bool)) for one in (short_1QT, long_1QT)]
     for padding in (-1, 0, 5):
         padded_1QT = torch.nn.functional.pad(short_1QT, (0, 15), value=padding)
-        mask_BT = torch.arange(35) < torch.tensor([[20], [35]])
-        together = model(torch.cat([padded_1QT.clamp(min=0) if padding < 0 else padded_1QT, long_1QT]), mask_BT)
+        valid_BT = torch.arange(35) < torch.tensor([[20], [35]])
+        together = model(torch.cat([padded_1QT.clamp(min=0) if padding < 0 else padded_1QT, long_1QT]), valid_BT)
         torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=1e-4)
 
 
 def test_every_level_and_every_frame_is_heard(codec: Codec) -> None:
     model, codes_1QT = network(codec), codes(12)
-    mask_BT = torch.ones(1, 12, dtype=torch.bool)
-    before = model(codes_1QT, mask_BT)
+    valid_BT = torch.ones(1, 12, dtype=torch.bool)
+    before = model(codes_1QT, valid_BT)
     for level, frame in [(level, 3) for level in range(8)] + [(2, frame) for frame in range(12)]:
         other_1QT = codes_1QT.clone()
         other_1QT[0, level, frame] = (other_1QT[0, level, frame] + 1) % 1024
-        assert not torch.equal(model(other_1QT, mask_BT), before)
+        assert not torch.equal(model(other_1QT, valid_BT), before)
 
 
 def test_a_clip_hears_what_the_generator_makes_of_it_without_a_class(codec: Codec) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         generator = SoundStorm(SMALL).eval()
-    model, codes_1QT, mask_BT = network(codec), codes(12), torch.ones(1, 12, dtype=torch.bool)
+    model, codes_1QT, valid_BT = network(codec), codes(12), torch.ones(1, 12, dtype=torch.bool)
     model.start_from(generator.state_dict())
     torch.nn.init.constant_(model.stage_weight[:-1], -100.0)  # the last stage alone
-    frames_BTD = model.frames(model.embed(codes_1QT, mask_BT))
+    frames_BTD = model.frames(model.embed(codes_1QT, valid_BT))
     torch.testing.assert_close(
-        frames_BTD, generator.hidden(codes_1QT, torch.tensor([generator.no_class]), mask_BT), atol=1e-5, rtol=1e-4
+        frames_BTD, generator.hidden(codes_1QT, torch.tensor([generator.no_class]), valid_BT), atol=1e-5, rtol=1e-4
     )
 
 
@@ -130,17 +130,17 @@ def test_a_masked_code_has_no_vector(codec: Codec) -> None:
 
 
 def test_attention_takes_the_mean_and_the_deviation_of_the_frames_that_it_weights() -> None:
-    pooling, mask_BT = AttentiveStatistics(2, 1), torch.tensor([[True, True, True, True, False]])
+    pooling, valid_BT = AttentiveStatistics(2, 1), torch.tensor([[True, True, True, True, False]])
     x_BTD = torch.tensor([[[1.0, 1.0], [3.0, 3.0], [1.0, 1.0], [-5.0, -5.0], [9.0, 9.0]]])
     with torch.no_grad():
         pooling.hidden.weight.copy_(torch.eye(2))
         pooling.hidden.bias.zero_()
         pooling.query.weight.zero_()
-        mean, deviation = pooling(x_BTD, mask_BT).split(2, 1)
+        mean, deviation = pooling(x_BTD, valid_BT).split(2, 1)
         torch.testing.assert_close(mean, torch.zeros(1, 2))
         torch.testing.assert_close(deviation, torch.full((1, 2), 3.0), atol=1e-4, rtol=0)
         pooling.query.weight.fill_(1e3)  # the largest real frame alone
-        mean, deviation = pooling(x_BTD, mask_BT).split(2, 1)
+        mean, deviation = pooling(x_BTD, valid_BT).split(2, 1)
     torch.testing.assert_close(mean, torch.full((1, 2), 3.0), atol=1e-3, rtol=0)
     assert float(deviation.max()) < 0.01
 

@@ -139,7 +139,7 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(
         np.testing.assert_array_equal(clip_N, np.resize(from_pcm16(recording), len(clip_N)))
     assert target_BC.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
     batch = run._encoded(heard, np.arange(4), np.random.default_rng(0))
-    assert batch.mask_BT.sum(1).tolist() == [-(-len(clip_N) // 320) for clip_N in heard]
+    assert batch.valid_BT.sum(1).tolist() == [-(-len(clip_N) // 320) for clip_N in heard]
     for codes_QT, clip_N in zip(batch.codes_BQT, heard, strict=True):
         [expected_QT] = codec.encode_clips([clip_N])
         np.testing.assert_array_equal(codes_QT[:, : expected_QT.shape[1]], expected_QT)

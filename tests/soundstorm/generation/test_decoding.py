@@ -34,8 +34,8 @@ class KnownLogits(nn.Module):
         self.config, self.logits_CQTK, self.calls = CONFIG, logits_CQTK, []
         self.mask_id, self.no_class, self.device = CONFIG.codebook_size, CONFIG.num_classes, torch.device("cpu")
 
-    def forward(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int) -> Tensor:
-        self.calls.append((codes_BQT.clone(), label_B.clone(), mask_BT.clone(), level))
+    def forward(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor, level: int) -> Tensor:
+        self.calls.append((codes_BQT.clone(), label_B.clone(), valid_BT.clone(), level))
         return self.logits_CQTK[label_B, level, : codes_BQT.shape[2]]
 
 
@@ -101,10 +101,10 @@ def test_the_network_sees_what_on_step_reports_and_the_mask_of_real_frames() -> 
     model = KnownLogits(torch.randn(4, 4, 30, 20))
     _, steps = watched(model, SamplerSettings(iterations=PASSES), [30, 12])
     assert len(model.calls) == len(steps) == sum(PASSES)
-    for (codes_BQT, _, mask_BT, level), step in zip(model.calls, steps, strict=True):
+    for (codes_BQT, _, valid_BT, level), step in zip(model.calls, steps, strict=True):
         assert torch.equal(codes_BQT, step.before_BQT)
         assert level == step.level
-        assert mask_BT.sum(1).tolist() == [30, 12]
+        assert valid_BT.sum(1).tolist() == [30, 12]
 
 
 def test_kept_codes_never_change_and_the_masked_ones_follow_the_cosine_schedule() -> None:
@@ -126,8 +126,8 @@ def test_frames_are_kept_in_the_order_of_their_confidence_and_never_ranked_again
     # Confidence falls from the last frame to the first in odd calls and rises in even ones: only the masked frames may
     # be compared.
     class Turning(KnownLogits):
-        def forward(self, codes_BQT: Tensor, label_B: Tensor, mask_BT: Tensor, level: int) -> Tensor:
-            logits = super().forward(codes_BQT, label_B, mask_BT, level)
+        def forward(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor, level: int) -> Tensor:
+            logits = super().forward(codes_BQT, label_B, valid_BT, level)
             return logits.flip(1) if len(self.calls) % 2 else logits
 
     logits = torch.zeros(4, 4, 40, 20)

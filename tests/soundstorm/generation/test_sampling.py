@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from soundstorm.generation.sampling import (
-    draw,
-    even_order,
     filtered_probability,
     gumbel,
     keep_top_p,
     keep_typical,
+    low_discrepancy_order,
     most_confident,
+    sample_codes,
 )
 
 
@@ -46,8 +46,8 @@ def test_filters_act_on_the_tempered_distribution() -> None:
 def test_draws_follow_the_running_sum_and_skip_impossible_codes() -> None:
     probability = torch.tensor([0.0, 0.25, 0.0, 0.5, 0.25, 0.0])
     uniform = torch.tensor([0.0, 0.2499, 0.25, 0.7499, 0.75, 1.0], dtype=torch.float64)  # 1 as rounding may make it
-    assert draw(probability.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
-    assert draw((3 * probability).expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    assert sample_codes(probability.expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
+    assert sample_codes((3 * probability).expand(6, 6), uniform).tolist() == [1, 1, 3, 3, 4, 4]
 
 
 def test_gumbel_noise_has_its_known_mean_and_spread_and_is_finite() -> None:
@@ -66,7 +66,7 @@ def test_the_most_confident_are_taken_among_masked_frames_only() -> None:
 
 @pytest.mark.parametrize("num_frames", [8, 75, 375])
 def test_any_share_of_the_even_order_lies_evenly_over_the_clip(num_frames: int) -> None:
-    rank_BT = even_order(torch.tensor([0.0, 0.3, 0.99]), num_frames)
+    rank_BT = low_discrepancy_order(torch.tensor([0.0, 0.3, 0.99]), num_frames)
     for taken in range(2, num_frames):
         for rank_T in rank_BT:
             gaps = rank_T.argsort()[:taken].sort().values.diff()

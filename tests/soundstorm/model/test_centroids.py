@@ -99,33 +99,33 @@ def test_counts_become_log_shares_and_their_entropy_is_the_loss_of_knowing_nothi
 def test_by_levels_a_masked_code_is_unseen_and_a_visible_one_is_seen() -> None:
     model = network(LEVELS)
     assert isinstance(model, SoundStorm)
-    label_B, mask_BT = torch.tensor([0, 2]), torch.ones(2, 12, dtype=torch.bool)
+    label_B, valid_BT = torch.tensor([0, 2]), torch.ones(2, 12, dtype=torch.bool)
     codes_BQT = torch.randint(20, (2, 3, 12))
     codes_BQT[:, 1:, 4:] = model.mask_id
     with torch.no_grad():
-        before_BTD = model.embed(codes_BQT, label_B, mask_BT)
+        before_BTD = model.embed(codes_BQT, label_B, valid_BT)
         for level, expected in enumerate((True, False, False)):
             changed_BQT = codes_BQT.clone()
             changed_BQT[:, level, 8] = (codes_BQT[:, level, 8] + 1) % 20 if expected else 3
             other_BQT = changed_BQT.clone()
             other_BQT[:, level, 8] = model.mask_id
-            assert not torch.equal(model.embed(changed_BQT, label_B, mask_BT), before_BTD)
-            assert torch.equal(model.embed(other_BQT, label_B, mask_BT), before_BTD) != expected
+            assert not torch.equal(model.embed(changed_BQT, label_B, valid_BT), before_BTD)
+            assert torch.equal(model.embed(other_BQT, label_B, valid_BT), before_BTD) != expected
 
 
 def test_by_levels_logits_of_mixed_levels_equal_those_of_each_level_alone() -> None:
     model = network(LEVELS)
     assert isinstance(model, SoundStorm)
-    codes_BQT, label_B, mask_BT = (
+    codes_BQT, label_B, valid_BT = (
         torch.randint(20, (2, 3, 12)),
         torch.tensor([0, 2]),
         torch.ones(2, 12, dtype=torch.bool),
     )
     with torch.no_grad():
-        mixed_BTK = model(codes_BQT, label_B, mask_BT, torch.tensor([2, 1]))
+        mixed_BTK = model(codes_BQT, label_B, valid_BT, torch.tensor([2, 1]))
         for row, level in enumerate((2, 1)):
             torch.testing.assert_close(
-                mixed_BTK[row], model(codes_BQT, label_B, mask_BT, level)[row], atol=1e-5, rtol=1e-5
+                mixed_BTK[row], model(codes_BQT, label_B, valid_BT, level)[row], atol=1e-5, rtol=1e-5
             )
 
 

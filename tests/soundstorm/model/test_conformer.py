@@ -50,22 +50,22 @@ def test_depthwise_convolution_equals_conv1d_and_so_do_its_gradients() -> None:
 def test_what_stands_in_padding_frames_changes_no_real_frame() -> None:
     model = small_conformer()
     x_BTD = torch.randn(2, 50, 32)
-    mask_BT = torch.ones(2, 50, dtype=torch.bool)
-    mask_BT[0, 30:] = False
+    valid_BT = torch.ones(2, 50, dtype=torch.bool)
+    valid_BT[0, 30:] = False
     other_BTD = x_BTD.clone()
     other_BTD[0, 30:] = 100.0
     with torch.no_grad():
-        first, second = model(x_BTD, mask_BT), model(other_BTD, mask_BT)
-        alone = model(x_BTD[:1, :30], mask_BT[:1, :30])
-    torch.testing.assert_close(first[mask_BT], second[mask_BT])
+        first, second = model(x_BTD, valid_BT), model(other_BTD, valid_BT)
+        alone = model(x_BTD[:1, :30], valid_BT[:1, :30])
+    torch.testing.assert_close(first[valid_BT], second[valid_BT])
     torch.testing.assert_close(first[:1, :30], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_padding_gets_no_gradient() -> None:
     model = small_conformer()
     x_BTD = torch.randn(1, 40, 32, requires_grad=True)
-    mask_BT = torch.arange(40)[None] < 25
-    model(x_BTD, mask_BT)[:, :25].square().sum().backward()
+    valid_BT = torch.arange(40)[None] < 25
+    model(x_BTD, valid_BT)[:, :25].square().sum().backward()
     assert x_BTD.grad is not None
     assert x_BTD.grad[:, 25:].abs().max() == 0
     assert x_BTD.grad[:, :25].abs().min() > 0
@@ -88,14 +88,14 @@ def test_no_layer_keeps_statistics_of_a_batch() -> None:
 
 def test_bfloat16_stays_close_to_float32_and_convolves_in_float32() -> None:
     model = small_conformer()
-    x_BTD, mask_BT = torch.randn(2, 40, 32), torch.ones(2, 40, dtype=torch.bool)
+    x_BTD, valid_BT = torch.randn(2, 40, 32), torch.ones(2, 40, dtype=torch.bool)
     seen = []
     for block in model.blocks:
         block.convolution.depthwise_norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     with torch.no_grad():
-        exact = model(x_BTD, mask_BT)
+        exact = model(x_BTD, valid_BT)
         with torch.autocast("cpu", torch.bfloat16):
-            rounded = model(x_BTD, mask_BT)
+            rounded = model(x_BTD, valid_BT)
     assert seen == [torch.float32] * 4
     assert (rounded.float() - exact).abs().max() < 0.15
     assert (rounded.float() - exact).abs().mean() < 0.02

@@ -64,17 +64,17 @@ def test_the_order_of_a_config_says_which_network_is_made() -> None:
 
 def test_a_masked_place_is_one_vector_whatever_its_codes_and_a_known_one_shows_all_levels() -> None:
     model = network()
-    codes_BQT, known_BT, label_B, mask_BT = example()
+    codes_BQT, known_BT, label_B, valid_BT = example()
     with torch.no_grad():
-        before_BTD = model.hidden(codes_BQT, known_BT, label_B, mask_BT)
+        before_BTD = model.hidden(codes_BQT, known_BT, label_B, valid_BT)
         hidden_changed = torch.where(known_BT[:, None, :], codes_BQT, (codes_BQT + 1) % CONFIG.codebook_size)
-        assert torch.equal(model.hidden(hidden_changed, known_BT, label_B, mask_BT), before_BTD)
+        assert torch.equal(model.hidden(hidden_changed, known_BT, label_B, valid_BT), before_BTD)
         for level in range(CONFIG.num_levels):
             seen_changed = codes_BQT.clone()
             seen_changed[:, level] = torch.where(
                 known_BT, (codes_BQT[:, level] + 1) % CONFIG.codebook_size, codes_BQT[:, level]
             )
-            assert not torch.allclose(model.hidden(seen_changed, known_BT, label_B, mask_BT), before_BTD, atol=1e-3)
+            assert not torch.allclose(model.hidden(seen_changed, known_BT, label_B, valid_BT), before_BTD, atol=1e-3)
 
 
 def test_a_level_is_asked_with_the_codes_below_it_and_none_of_its_own_or_above() -> None:
@@ -105,12 +105,12 @@ def test_levels_one_by_one_have_the_logits_of_all_at_once() -> None:
 
 def test_the_same_places_come_out_whatever_they_are_padded_with() -> None:
     model = network()
-    codes_BQT, known_BT, label_B, mask_BT = example(9)
+    codes_BQT, known_BT, label_B, valid_BT = example(9)
     padded_BQT = torch.nn.functional.pad(codes_BQT, (0, 8), value=PADDING)
-    longer = [torch.nn.functional.pad(mask, (0, 8)) for mask in (known_BT, mask_BT)]
-    asked_BT = ~known_BT & mask_BT
+    longer = [torch.nn.functional.pad(mask, (0, 8)) for mask in (known_BT, valid_BT)]
+    asked_BT = ~known_BT & valid_BT
     with torch.no_grad():
-        alone_QNK = model(codes_BQT, known_BT, label_B, mask_BT, asked_BT)
+        alone_QNK = model(codes_BQT, known_BT, label_B, valid_BT, asked_BT)
         for filling in (PADDING, 5):
             filled_BQT = padded_BQT.masked_fill(padded_BQT == PADDING, filling)
             known = longer[0] if filling == PADDING else longer[0] | ~longer[1]
@@ -120,10 +120,10 @@ def test_the_same_places_come_out_whatever_they_are_padded_with() -> None:
 
 def test_the_first_logits_are_the_logarithms_of_the_counts_and_little_else() -> None:
     model = network()
-    codes_BQT, known_BT, label_B, mask_BT = example()
+    codes_BQT, known_BT, label_B, valid_BT = example()
     with torch.no_grad():
         model.head.head_bias.copy_(torch.randn_like(model.head.head_bias).log_softmax(-1))
-        logits_QNK = model(codes_BQT, known_BT, label_B, mask_BT, ~known_BT)
+        logits_QNK = model(codes_BQT, known_BT, label_B, valid_BT, ~known_BT)
     assert float((logits_QNK - model.head.head_bias.detach()[:, None]).detach().std()) < 0.4
 
 

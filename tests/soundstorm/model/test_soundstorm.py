@@ -56,16 +56,18 @@ def test_reference_is_the_published_setup() -> None:
     )
     assert (entry.training.schedule, entry.training.warmup_share, entry.training.grad_clip) == ("onecycle", 0.3, 1.0)
     assert entry.training.weight_decay == 0
-    assert entry.sampler.passes_per_level(8) == (12, 1, 1, 1, 1, 1, 1, 1)
+    assert entry.sampler.iterations_per_level(8) == (12, 1, 1, 1, 1, 1, 1, 1)
 
 
 def test_logits_of_mixed_levels_equal_those_of_each_level_alone() -> None:
     model = SoundStorm(CONFIG).eval()
-    codes_BQT, label_B, mask_BT = example()
+    codes_BQT, label_B, valid_BT = example()
     with torch.no_grad():
-        mixed = model(codes_BQT, label_B, mask_BT, torch.tensor([3, 1]))
+        mixed = model(codes_BQT, label_B, valid_BT, torch.tensor([3, 1]))
         for row, level in enumerate((3, 1)):
-            torch.testing.assert_close(mixed[row], model(codes_BQT, label_B, mask_BT, level)[row], atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(
+                mixed[row], model(codes_BQT, label_B, valid_BT, level)[row], atol=1e-5, rtol=1e-5
+            )
     assert mixed.shape == (2, 20, 50)
 
 
@@ -80,24 +82,24 @@ def test_only_one_head_is_computed(level: int | torch.Tensor) -> None:
 
 def test_the_gradient_of_a_step_reaches_the_heads_of_its_levels_only() -> None:
     model = SoundStorm(CONFIG)
-    codes_BQT, label_B, mask_BT = example()
-    model(codes_BQT, label_B, mask_BT, torch.tensor([1, 3])).logsumexp(-1).sum().backward()
+    codes_BQT, label_B, valid_BT = example()
+    model(codes_BQT, label_B, valid_BT, torch.tensor([1, 3])).logsumexp(-1).sum().backward()
     assert model.head_weight.grad is not None
     assert [bool(model.head_weight.grad[level].any()) for level in range(4)] == [False, True, False, True]
 
 
 def test_each_level_has_its_own_mask_and_its_own_codes() -> None:
     model = SoundStorm(CONFIG).eval()
-    codes_BQT, label_B, mask_BT = example()
+    codes_BQT, label_B, valid_BT = example()
     with torch.no_grad():
-        plain = model.hidden(codes_BQT, label_B, mask_BT)
+        plain = model.hidden(codes_BQT, label_B, valid_BT)
         masked = []
         for level in range(4):
             changed = codes_BQT.clone()
             changed[:, level, 3] = model.mask_id
-            masked.append(model.hidden(changed, label_B, mask_BT))
+            masked.append(model.hidden(changed, label_B, valid_BT))
         swapped = codes_BQT[:, [1, 0, 2, 3]]
-        assert (model.hidden(swapped, label_B, mask_BT) - plain).abs().max() > 1e-3
+        assert (model.hidden(swapped, label_B, valid_BT) - plain).abs().max() > 1e-3
     for index, one in enumerate(masked):
         assert (one - plain).abs().max() > 1e-3
         for other in masked[index + 1 :]:
@@ -106,9 +108,9 @@ def test_each_level_has_its_own_mask_and_its_own_codes() -> None:
 
 def test_the_class_and_its_absence_change_the_output() -> None:
     model = SoundStorm(CONFIG).eval()
-    codes_BQT, _, mask_BT = example()
+    codes_BQT, _, valid_BT = example()
     with torch.no_grad():
-        outputs = [model(codes_BQT, torch.full((2,), label), mask_BT, 0) for label in (0, 1, model.no_class)]
+        outputs = [model(codes_BQT, torch.full((2,), label), valid_BT, 0) for label in (0, 1, model.no_class)]
     assert (outputs[0] - outputs[1]).abs().max() > 1e-3
     assert (outputs[0] - outputs[2]).abs().max() > 1e-3
 
@@ -119,18 +121,18 @@ def test_logits_of_a_clip_in_a_padded_batch_equal_those_alone() -> None:
     batch = collate(clips, [0, 1, 2])
     assert bool((batch.codes_BQT[1, :, 33:] == PADDING).all())
     with torch.no_grad():
-        together = model(batch.codes_BQT, batch.label_B, batch.mask_BT, torch.tensor([0, 3, 7]))
+        together = model(batch.codes_BQT, batch.label_B, batch.valid_BT, torch.tensor([0, 3, 7]))
         for row, level in enumerate((0, 3, 7)):
             single = collate([clips[row]], [row])
-            alone = model(single.codes_BQT, single.label_B, single.mask_BT, level)[0]
+            alone = model(single.codes_BQT, single.label_B, single.valid_BT, level)[0]
             torch.testing.assert_close(together[row, : alone.shape[0]], alone, atol=1e-4, rtol=1e-4)
 
 
 def test_a_new_network_is_undecided() -> None:
     model = SoundStorm(preset("tiny").model).eval()
-    codes_BQT, label_B, mask_BT = example(model.config)
+    codes_BQT, label_B, valid_BT = example(model.config)
     with torch.no_grad():
-        log_probability = model(codes_BQT, label_B, mask_BT, 0).log_softmax(-1)
+        log_probability = model(codes_BQT, label_B, valid_BT, 0).log_softmax(-1)
     assert abs(-float(log_probability.mean()) - math.log(1024)) < 0.1
 
 
@@ -153,7 +155,7 @@ def test_a_new_network_is_undecided() -> None:
         ),
         (lambda: replace(preset("tiny").training, class_dropout=1.5), ["class_dropout", "1.5"]),
         (lambda: SamplerSettings(iterations=(12, 0)), ["iterations", "(12, 0)"]),
-        (lambda: SamplerSettings(iterations=(12, 4)).passes_per_level(8), ["iterations", "(12, 4)", "8"]),
+        (lambda: SamplerSettings(iterations=(12, 4)).iterations_per_level(8), ["iterations", "(12, 4)", "8"]),
         (lambda: SamplerSettings(top_p=0.0), ["top_p", "0.0"]),
         (lambda: SamplerSettings(temperature=-1.0), ["temperature", "-1.0"]),
         (lambda: SamplerSettings(guidance=float("nan")), ["guidance", "nan"]),

@@ -127,7 +127,7 @@ def test_training_tells_most_clips_their_blurred_timbre_and_some_none() -> None:
     generator = torch.Generator().manual_seed(0)
     config = replace(TRAINING, timbre_dropout=0.25, timbre_noise=0.5)
     told_BS = training_timbre(model, batch, generator, config)
-    own_BS = model.timbre_of(batch.codes_BQT, batch.mask_BT)
+    own_BS = model.timbre_of(batch.codes_BQT, batch.valid_BT)
     assert told_BS is not None and own_BS is not None and model.timbre is not None
     is_told_B = ~told_BS.isnan().any(1)
     assert 0.65 < float(is_told_B.float().mean()) < 0.85

@@ -11,7 +11,7 @@ from soundstorm.training.batches import PADDING, collate, crop, drawn_view, fill
 def test_collate_pads_with_no_code_and_says_where() -> None:
     batch = collate([np.array([[1, 2, 3], [4, 5, 6]], dtype=np.uint16), np.array([[7], [8]])], [1, 0])
     assert batch.codes_BQT.tolist() == [[[1, 2, 3], [4, 5, 6]], [[7, PADDING, PADDING], [8, PADDING, PADDING]]]
-    assert batch.mask_BT.tolist() == [[True, True, True], [True, False, False]]
+    assert batch.valid_BT.tolist() == [[True, True, True], [True, False, False]]
     assert batch.label_B.tolist() == [1, 0]
 
 

@@ -121,5 +121,5 @@ def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(
     codes = codecs[1].encode_clips([from_pcm16(recording) for recording in recordings])
     batch = collate([codes_QT.astype(np.int64) for codes_QT in codes], labels).to(GPU)
     with torch.inference_mode():
-        named_B = run.averaged()(batch.codes_BQT, batch.mask_BT).argmax(1)
+        named_B = run.averaged()(batch.codes_BQT, batch.valid_BT).argmax(1)
     assert int((named_B.cpu() == torch.tensor(labels)).sum()) >= 7

@@ -31,9 +31,9 @@ def masks(batch: Batch, **changes: object) -> MaskedPlaces:
 
 def test_the_masked_share_follows_the_cosine_schedule_and_padding_is_neither_known_nor_asked_for(batch: Batch) -> None:
     masked = masks(batch)
-    assert torch.equal(masked.known_BT | masked.asked_BT, batch.mask_BT)
+    assert torch.equal(masked.known_BT | masked.asked_BT, batch.valid_BT)
     assert not bool((masked.known_BT & masked.asked_BT).any())
-    share_B = masked.asked_BT.sum(1) / batch.mask_BT.sum(1)
+    share_B = masked.asked_BT.sum(1) / batch.valid_BT.sum(1)
     assert float(share_B.mean()) == pytest.approx(2 / torch.pi, abs=0.06)
     assert bool((masked.asked_BT.sum(1) >= 1).all())
     assert torch.equal(masked.codes_BQT, batch.codes_BQT)
@@ -50,7 +50,7 @@ def test_hidden_places_may_lie_in_spans(batch: Batch) -> None:
     hidden_BT = masks(batch, span_share=1.0, span_frames=8).asked_BT
     single_BT = masks(batch).asked_BT
     changes, single_changes = (
-        (mask_BT[1::2, 1:] != mask_BT[1::2, :-1]).float().sum(1).mean() for mask_BT in (hidden_BT, single_BT)
+        (valid_BT[1::2, 1:] != valid_BT[1::2, :-1]).float().sum(1).mean() for valid_BT in (hidden_BT, single_BT)
     )
     assert float(changes) < 0.45 * float(single_changes)
 
@@ -85,7 +85,7 @@ class Sure(nn.Module):
         codes_BQT: Tensor,
         known_BT: Tensor,
         label_B: Tensor,
-        mask_BT: Tensor,
+        valid_BT: Tensor,
         asked_BT: Tensor,
         timbre_BS: Tensor | None,
     ) -> Tensor:

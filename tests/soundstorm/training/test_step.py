@@ -117,9 +117,9 @@ def test_the_gradient_of_a_padded_batch_equals_the_sum_over_its_clips() -> None:
         level_B = torch.tensor(levels)
         target_BT = batch.codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, batch.codes_BQT.shape[2])).squeeze(1)
         masked = MaskedBatch(
-            input_codes_BQT=batch.codes_BQT, target_BT=target_BT, loss_mask_BT=batch.mask_BT, level_B=level_B
+            input_codes_BQT=batch.codes_BQT, target_BT=target_BT, loss_mask_BT=batch.valid_BT, level_B=level_B
         )
-        logits_BTK = model(masked.input_codes_BQT, batch.label_B, batch.mask_BT, level_B)
+        logits_BTK = model(masked.input_codes_BQT, batch.label_B, batch.valid_BT, level_B)
         loss = masked_nats(logits_BTK, masked, 0.1)[0].sum()
         return torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
 
@@ -157,9 +157,9 @@ def test_the_class_is_dropped_in_the_configured_share_of_examples() -> None:
     labels: list[int] = []
 
     class Noting(SoundStorm):
-        def forward(self, codes_BQT, label_B, mask_BT, level):  # type: ignore[no-untyped-def]
+        def forward(self, codes_BQT, label_B, valid_BT, level):  # type: ignore[no-untyped-def]
             labels.extend(label_B.tolist())
-            return super().forward(codes_BQT, label_B, mask_BT, level)
+            return super().forward(codes_BQT, label_B, valid_BT, level)
 
     model = Noting(replace(MODEL, width=8))
     batch = collate([np.zeros((4, 2), dtype=np.int64)] * 500, [1] * 500)

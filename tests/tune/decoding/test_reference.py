@@ -13,7 +13,7 @@ from cluster.scheduling.limits import Limits
 from jobs.inputs.clips import digest
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
-from tune.decoding.reference import BenchOptions, _await_all, choose_real, open_listener
+from tune.decoding.reference import BenchOptions, _await_all, choose_real, open_reranker
 
 
 def test_a_changed_recording_makes_another_study(synthetic_dataset: Path, tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_a_damaged_classifier_is_named(tmp_path: Path) -> None:
     path = tmp_path / "classifier.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(SoundStormError, match=f"^--listener {path}: not a classifier "):
-        open_listener(BenchOptions(listener=str(path)), CLASSES)
+        open_reranker(BenchOptions(listener=str(path)), CLASSES)
 
 
 def test_tasks_are_awaited_while_some_end_and_given_up_when_none_does(ray_session: None) -> None:
