@@ -27,6 +27,7 @@ COMMANDS = {
     "tune training": ("tune.training_study", "search how to train, with Ray Tune: Optuna and ASHA"),
     "tune decoding": ("tune.decoding_study", "search how to decode a checkpoint: quality against cost"),
     "tune joint": ("tune.joint_study", "both: training, then the decoding of its best networks"),
+    "export": ("jobs.sharing.export", "a checkpoint, its codec and a model card in one folder, to share"),
     "pipeline": ("jobs.pipeline", "all of the above from recordings to report, restartable"),
     "doctor": ("jobs.doctor", "say what this machine has and lacks"),
 }

@@ -35,7 +35,7 @@ from jobs.actors.sharded_output import (
 from jobs.console.command import console, exit_process, run_command, say_note
 from jobs.console.options import Allowed, Count, PoolOptions
 from jobs.console.resume import finished_summary
-from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.outputs_apart import require_no_class_folder
 from soundstorm.audio.files import RejectedAudio, read_audio
@@ -170,7 +170,10 @@ def run(options: Options) -> dict[str, Any]:
     sampler = options.sampler(checkpoint.sampler)
     sampler.iterations_for(checkpoint.model.config)
     weights, codec = choose_codec(
-        options.codec, checkpoint.fingerprint, options.checkpoint or "the checkpoint in the package"
+        options.codec,
+        checkpoint.fingerprint,
+        options.checkpoint or "the checkpoint in the package",
+        codec_beside(options.checkpoint),
     )
     prompt = _prompt_codes(options, codec)
     reranker = (

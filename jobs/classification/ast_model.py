@@ -18,7 +18,6 @@ from torch import nn
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch
-from jobs.inputs.codecs import OFFLINE
 from jobs.inputs.datasets import index_digest, rows_of_folds
 from jobs.inputs.leakage import refuse_leaks
 from jobs.inputs.provenance import combined, decoded_recordings, test_of
@@ -34,6 +33,7 @@ from soundstorm.classification.ast_network import (
 from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.serialization.hub import OFFLINE
 from soundstorm.serialization.leakage import Learned
 from soundstorm.serialization.provenance import KEY, Provenance, Role, TrainedOn, as_parent, parse_provenance
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from cluster import storage
-from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, classifier_place
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import rows_of_folds
@@ -87,7 +87,7 @@ def open_source(
         SoundStormError: they do not fit together, or one of them has seen the test fold.
     """
     tokens = open_tokens(tokens_uri, fold)
-    weights, opened = choose_codec(codec, tokens.fingerprint, tokens.uri)
+    weights, opened = choose_codec(codec, tokens.fingerprint, tokens.uri, codec_beside(checkpoint))
     found = None
     if mode in FROM_GENERATOR or checkpoint is not None:
         found = open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint)

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from cluster import storage
 from jobs.console.command import say_note
-from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.classifiers import CODEC_FILE
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.provenance import test_of
@@ -178,7 +178,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
         open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
     )
     expected = generator.fingerprint if generator is not None and checkpoint else None
-    weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}")
+    weights, opened = choose_codec(codec, expected, f"--checkpoint {checkpoint}", codec_beside(checkpoint))
     fits = generator is not None and generator.fingerprint == opened.fingerprint
     key = opened.fingerprint.sha256[:12]
     if codec is None:

@@ -15,7 +15,7 @@ from jobs.inputs.clips import Clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.reports.evaluation_page import Example
+from soundstorm.reports.listening_section import Example
 from soundstorm.schemas import Source
 
 PLAYERS_FOLDER = "players"

@@ -15,7 +15,8 @@ from soundstorm.codec.codec import Codec
 from soundstorm.data.datasets import DATASETS
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import Summary, most_distant_metric
-from soundstorm.reports.evaluation_page import Example, ReportData, render_report
+from soundstorm.reports.evaluation_page import ReportData, render_report
+from soundstorm.reports.listening_section import Example
 
 ALL_FOLDS = "The real clips come from all folds, also from those that the model was trained on; --fold takes one."
 

@@ -12,9 +12,12 @@ from soundstorm.model.checkpoints import (
     parse_checkpoint,
 )
 from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Name of the checkpoint's folder in the output of `train`."""
+CODEC_FILE = "codec.safetensors"
+"""Name of the codec in a folder that `soundstorm export` wrote."""
 
 
 def checkpoint_files(uri: str | None) -> dict[str, bytes]:
@@ -31,11 +34,14 @@ def checkpoint_files(uri: str | None) -> dict[str, bytes]:
 
 
 def checkpoint_place(uri: str) -> str:
-    """The folder that holds the checkpoint's files: `uri`, or the folder `checkpoint` below it.
+    """The folder that holds the checkpoint's files: `uri`, or the folder `checkpoint` below it; for an address of the
+    Hugging Face Hub, the local folder that it was fetched to.
 
     Raises:
         SoundStormError: there is no checkpoint.
     """
+    if is_hub_address(uri):
+        return str(fetch_from_hub(uri, (CONFIG_FILE, WEIGHTS_FILE), (CODEC_FILE,)))
     for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
         if storage.exists(storage.join(place, CONFIG_FILE)):
             return place
@@ -49,6 +55,13 @@ def checkpoint_place(uri: str) -> str:
         f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder "
         "'checkpoint'"
     )
+
+
+def codec_beside(uri: str | None) -> str | None:
+    """The file of the codec that lies beside the checkpoint at `uri`, as `soundstorm export` puts it there; None where
+    there is none."""
+    file = None if uri is None else storage.join(checkpoint_place(uri), CODEC_FILE)
+    return file if file is not None and storage.exists(file) else None
 
 
 def open_checkpoint(files: dict[str, bytes], device: str = "cpu", uri: str | None = None) -> Checkpoint:

@@ -16,24 +16,26 @@ from soundstorm.codec.codec import OFFICIAL_FILE, OFFICIAL_SIZE, OFFICIAL_URL, C
 from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.hub import OFFLINE
 
 logger = logging.getLogger(__name__)
 
-OFFLINE = "SOUNDSTORM_OFFLINE"
-"""Environment variable: set to 1, nothing is downloaded without being asked for."""
 
-
-def choose_codec(option: str | None, expected: CodecFingerprint | None = None, where: str = "") -> tuple[bytes, Codec]:
+def choose_codec(
+    option: str | None, expected: CodecFingerprint | None = None, where: str = "", beside: str | None = None
+) -> tuple[bytes, Codec]:
     """The weights of the codec to use, as the content of a file that `soundstorm.codec.files.load_codec` takes, and the
     codec itself.
 
-    In this order: what `--codec` names; the codec that `expected` asks for, if it is in the package or the cache; the
-    official EnCodec weights from the cache or a download; the codec in the package, with a warning.
+    In this order: what `--codec` names; the codec that `expected` asks for, if it lies beside the checkpoint, in the
+    package or in the cache; the official EnCodec weights from the cache or a download; the codec in the package, with a
+    warning.
 
     Args:
         option: the value of `--codec`, a path or URI, or None.
         expected: fingerprint that the result must have, of a table or checkpoint.
         where: what `expected` was read from, for the error.
+        beside: file with the codec that was shared with a checkpoint; `jobs.inputs.checkpoints.codec_beside` finds it.
 
     Raises:
         SoundStormError: the weights are damaged, or none with the fingerprint `expected` are at hand.
@@ -42,7 +44,7 @@ def choose_codec(option: str | None, expected: CodecFingerprint | None = None, w
     if option is not None:
         weights = storage.read_bytes(option)
     elif expected is not None:
-        weights = _matching_codec(expected, where)
+        weights = _matching_codec(expected, where, beside)
     else:
         weights = _default_codec()
     try:
@@ -114,7 +116,11 @@ def official_codec_bytes(
     return data
 
 
-def _matching_codec(expected: CodecFingerprint, where: str) -> bytes:
+def _matching_codec(expected: CodecFingerprint, where: str, beside: str | None) -> bytes:
+    if beside is not None:
+        shared = storage.read_bytes(beside)
+        if hashlib.sha256(shared).hexdigest() == expected.sha256:
+            return shared
     packaged = packaged_codec_bytes()
     if hashlib.sha256(packaged).hexdigest() == expected.sha256:
         return packaged

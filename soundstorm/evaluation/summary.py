@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ks_2samp
 
+from soundstorm.data.groups import by_group
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.schemas import METRICS, PAIRS, Source, check_schema
@@ -79,6 +80,8 @@ class Summary:
 
     overall: Breakdown
     categories: dict[str, Breakdown]
+    groups: dict[str, Breakdown]
+    """The groups of ESC-50 of which there are classes (`soundstorm.data.groups`)."""
     pairs: dict[str, Spread]
     """Both pair metrics; empty where no pairs were measured."""
 
@@ -141,6 +144,10 @@ def summarize(metrics: pa.Table, pairs: pa.Table | None = None) -> Summary:
         overall=_breakdown(metrics),
         categories={
             category: _breakdown(metrics.filter(pc.equal(metrics["category"], category))) for category in categories
+        },
+        groups={
+            group: _breakdown(metrics.filter(pc.is_in(metrics["category"], pa.array(members))))
+            for group, members in by_group(categories).items()
         },
         pairs={} if pairs is None or not len(pairs) else _summarize_pairs(pairs),
     )

@@ -22,6 +22,7 @@ from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
 from soundstorm.serialization.int8 import pack
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
 from soundstorm.serialization.state_dicts import read_weights
@@ -171,12 +172,18 @@ def _replace_folder(source: Path, target: Path) -> None:
     shutil.rmtree(previous, ignore_errors=True)
 
 
-def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpoint:
+def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
     """Reads a checkpoint; the caller compares its fingerprint with the codec in use.
+
+    Args:
+        folder: a local folder, or an address of the Hugging Face Hub (`soundstorm.serialization.hub`).
+        device: where the network goes.
 
     Raises:
         SoundStormError: a file is missing or malformed, or the weights are not those that `config.json` describes.
     """
+    if isinstance(folder, str):
+        folder = fetch_from_hub(folder, (CONFIG_FILE, WEIGHTS_FILE)) if is_hub_address(folder) else Path(folder)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     remedy = "pass the folder of a whole checkpoint that `soundstorm train` wrote"
     files = {}

@@ -4,12 +4,9 @@ The page asks nothing of any server, and its content security policy says so. Na
 and always escaped.
 """
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -19,63 +16,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstorm.audio.bands import Bands
-from soundstorm.errors import SoundStormError
+from soundstorm.data.groups import group_of
 from soundstorm.evaluation.acoustic import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
-from soundstorm.reports.page import data_uri, decimal, percent, setting_groups, themed, thousands
-from soundstorm.reports.spectrograms import Clip, Scale, clip_panel, spectrogram_grid
+from soundstorm.reports.listening_section import SCRIPT, Example, listening_section, policy, searchable
+from soundstorm.reports.page import decimal, percent, setting_groups, themed, thousands
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
 
-AUDIO_TYPES = ("audio/flac", "audio/wav", "audio/ogg", "audio/mpeg")
 MEANINGS = {
     Source.REAL: "a recording",
     Source.RESYNTHESIZED: "the recordings through the codec: the best any model on its tokens can do",
     Source.GENERATED: "made by the model, from the class alone",
 }
-SCRIPT = """
-document.addEventListener("play", (event) => {
-  for (const player of document.querySelectorAll("audio")) if (player !== event.target) player.pause();
-}, true);
-"""
-
-
-@dataclass(kw_only=True, frozen=True, slots=True)
-class Example:
-    """One clip to listen to. Its sound is either inside the page (`audio_bytes`) or behind a link (`audio_src`)."""
-
-    category: str
-    source: Source
-    clip_id: str
-    duration_s: float
-    audio_bytes: bytes | None = None
-    """An audio file, as stored."""
-    mime_type: str = "audio/flac"
-    """What `audio_bytes` is; one of AUDIO_TYPES."""
-    audio_src: str | None = None
-    """Address of the audio, for instance a presigned link."""
-    waveform: NDArray[np.floating] | None = None
-    """The clip, mono, from -1 to 1, for its pictures; without it there are none."""
-    sample_rate: int = 24000
-    """Samples per second of `waveform`."""
-
-    def __post_init__(self) -> None:
-        if (self.audio_bytes is None) == (self.audio_src is None):
-            raise SoundStormError(
-                f"example '{self.clip_id}': give either audio_bytes or audio_src, not both or neither"
-            )
-        if self.mime_type not in AUDIO_TYPES:
-            raise SoundStormError(
-                f"example '{self.clip_id}': mime_type is '{self.mime_type}'; it is one of {', '.join(AUDIO_TYPES)}"
-            )
-        if self.waveform is not None and (self.waveform.ndim != 1 or not len(self.waveform)):
-            raise SoundStormError(
-                f"example '{self.clip_id}': waveform has shape {self.waveform.shape}; it must be (N,) with at least "
-                "one sample"
-            )
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -123,7 +79,7 @@ def render_report(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    clips = {id(x): Clip(x.waveform, x.sample_rate) for x in data.examples if x.waveform is not None}
+    confusion = None if data.closeness is None else data.closeness.confusion
     return environment.get_template("report.html.j2").render(
         data=data,
         made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
@@ -134,8 +90,7 @@ def render_report(data: ReportData) -> str:
             if data.summary.overall.counts[source]
         ],
         verdicts=_verdicts(data.summary.overall),
-        classes=_classes(data.examples, clips),
-        overview=_overview(data.examples, clips),
+        listening=listening_section(data.examples, confusion),
         closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
         substitution=None if data.substitution is None else _substitution(data.substitution),
         rows=[_metric_row(metric, data.summary.overall) for metric in CLIP_METRICS],
@@ -149,7 +104,7 @@ def render_report(data: ReportData) -> str:
         bar_percent=f"{DIFFERENCE_BAR_PERCENT:g}",
         significance=f"{SIGNIFICANCE:g}",
         script=SCRIPT,
-        policy=_policy(data.examples),
+        policy=policy(data.examples),
     )
 
 
@@ -181,51 +136,6 @@ def _common_rate(bands: Bands | None) -> str:
     if bands is not None and bands.note is not None:
         return "All clips are compared at one sample rate. That gives no clip what its file never had: " + bands.note
     return "All clips are compared at one sample rate, so that no difference comes from resampling alone."
-
-
-def _policy(examples: Sequence[Example]) -> str:
-    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    media = "data: 'self' file: http: https:" if any(example.audio_src is not None for example in examples) else "data:"
-    return (
-        f"default-src 'none'; img-src data:; media-src {media}; style-src 'unsafe-inline'; script-src "
-        f"'sha256-{script_hash}'"
-    )
-
-
-def _classes(examples: Sequence[Example], clips: Mapping[int, Clip]) -> list[dict[str, Any]]:
-    """Category by category, rows of players side by side, None where a source has no clip for the row."""
-    sources = [source for source in Source if any(example.source == source for example in examples)]
-    classes = []
-    for number, category in enumerate(dict.fromkeys(example.category for example in examples)):
-        mine = [example for example in examples if example.category == category]
-        drawn = [clips[id(example)] for example in mine if id(example) in clips]
-        scale = Scale.of(drawn) if drawn else None
-        columns = [
-            [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
-            for source in sources
-        ]
-        classes.append({"id": f"class-{number}", "name": category, "rows": list(zip_longest(*columns))})
-    return classes
-
-
-def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[str, Any]:
-    audio = data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
-    return {
-        "source": example.source.value,
-        "clip_id": example.clip_id,
-        "duration": f"{example.duration_s:.2f} s",
-        "audio": audio,
-        "picture": None if clip is None else themed(lambda theme: clip_panel(clip, theme, example.source, scale)),
-    }
-
-
-def _overview(examples: Sequence[Example], clips: Mapping[int, Clip]) -> dict[str, str] | None:
-    """The first clip of each class and source in one grid, where there is more than one class to see."""
-    rows: dict[str, dict[Source, Clip]] = {}
-    for example in examples:
-        if id(example) in clips:
-            rows.setdefault(example.category, {}).setdefault(example.source, clips[id(example)])
-    return themed(lambda theme: spectrogram_grid(rows, theme)) if len(rows) > 1 else None
 
 
 def _distributions(metrics: pa.Table | None) -> list[dict[str, Any]]:
@@ -306,29 +216,35 @@ def _pair_row(metric: MetricInfo, summary: Summary) -> dict[str, str]:
 
 
 def _category_tables(summary: Summary) -> list[dict[str, Any]]:
-    """For each source that is compared: differences of the means by class."""
+    """For each source that is compared: differences of the means by group, where there is more than one, and by class;
+    the class that is furthest from its recordings first."""
     tables = []
     for source in (Source.RESYNTHESIZED, Source.GENERATED):
         if summary.overall.counts[source]:
-            rows = []
-            for category, group in summary.categories.items():
-                values = [group.metrics[name][source] for name in METRIC_NAMES]
-                cells = [
-                    None
-                    if value is None or value.ks is None
-                    else {"text": percent(value.difference_percent), "close": _is_close(value)}
-                    for value in values
-                ]
-                rows.append(
-                    {
-                        "category": category,
-                        "n_real": group.counts[Source.REAL],
-                        "n": group.counts[source],
-                        "cells": cells,
-                    }
-                )
-            tables.append({"source": source.value, "rows": rows})
+            classes = [_category_row(name, part, source) for name, part in summary.categories.items()]
+            groups = [_category_row(name, part, source) for name, part in summary.groups.items()]
+            classes.sort(key=lambda row: row["beyond"], reverse=True)
+            tables.append({"source": source.value, "rows": classes, "groups": groups if len(groups) > 1 else []})
     return tables
+
+
+def _category_row(name: str, part: Breakdown, source: Source) -> dict[str, Any]:
+    values = [part.metrics[metric][source] for metric in METRIC_NAMES]
+    compared = [value for value in values if value is not None and value.ks is not None]
+    return {
+        "category": name,
+        "search": searchable(name),
+        "group": group_of(name) or "",
+        "n_real": part.counts[Source.REAL],
+        "n": part.counts[source],
+        "beyond": sum(not _is_close(value) for value in compared),
+        "cells": [
+            None
+            if value is None or value.ks is None
+            else {"text": percent(value.difference_percent), "close": _is_close(value)}
+            for value in values
+        ],
+    }
 
 
 def _is_close(value: SourceValues) -> bool:

@@ -15,7 +15,7 @@ from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
 from jobs.console.command import say_note
 from jobs.console.options import Allowed, Count
-from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
+from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.clips import Clip, digest, draw_per_category, with_sizes
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import DatasetOptions, open_dataset
@@ -97,8 +97,9 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     files = {name: checkpoint_files(uri) for name, uri in checkpoints.items()}
     opened = {name: open_checkpoint(content, uri=checkpoints[name]) for name, content in files.items()}
     first = next(iter(opened.values()))
+    uri = next(iter(checkpoints.values()))
     weights, _ = choose_codec(
-        options.codec, first.fingerprint, next(iter(checkpoints.values())) or "the checkpoint in the package"
+        options.codec, first.fingerprint, uri or "the checkpoint in the package", codec_beside(uri)
     )
     real = choose_real(options, first.categories)
     listener = None

@@ -14,7 +14,7 @@ import soundfile
 from cluster import storage
 from jobs.evaluation.examples import choose_examples, link_examples
 from jobs.inputs.clips import Clip
-from soundstorm.reports.evaluation_page import Example
+from soundstorm.reports.listening_section import Example
 
 NOW = datetime(2026, 3, 30, 12, 5, tzinfo=UTC)
 LEVELS = {"rain/../../x": 1000, "dog\n": 2000}

@@ -18,11 +18,12 @@ from encodec import EncodecModel
 import jobs.inputs.codecs
 from cluster import storage
 from cluster.errors import ClusterError
-from jobs.inputs.codecs import OFFLINE, choose_codec, official_cache, official_codec_bytes
+from jobs.inputs.codecs import choose_codec, official_cache, official_codec_bytes
 from soundstorm.codec.codec import OFFICIAL_FILE
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.hub import OFFLINE
 from tests.jobs.conftest import synthetic_clip
 
 

@@ -23,7 +23,8 @@ from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics, log_spect
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Embedding
 from soundstorm.evaluation.summary import summarize
-from soundstorm.reports.evaluation_page import Example, ReportData, render_report
+from soundstorm.reports.evaluation_page import ReportData, render_report
+from soundstorm.reports.listening_section import Example
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, Source
 from tests.soundstorm.conftest import HELD_OUT, feature_rows
 
@@ -439,4 +440,32 @@ def test_starting_one_player_pauses_the_other(browser: Any, page: str, tmp_path:
         player.evaluate("async (player) => { player.muted = true; player.loop = true; await player.play(); }")
     tab.wait_for_function("() => document.querySelectorAll('audio')[0].paused")
     assert not second.evaluate("(player) => player.paused")
+    tab.close()
+
+
+def test_among_many_classes_one_is_found_by_name_by_group_and_by_how_bad_it_is(browser: Any, tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render_report(report_data(clips=2)), encoding="utf-8")
+    tab = browser.new_page()
+    tab.goto(path.as_uri())
+    shown = """() => [...document.querySelectorAll("#class-list > article")].filter((a) => !a.hidden)
+        .map((a) => a.querySelector("h3").textContent)"""
+    rows = """() => [...document.querySelectorAll("#classes tr[data-name]")].filter((r) => !r.hidden).length"""
+    assert tab.evaluate(shown) == ["rain", "clock_tick", "siren", XSS] and tab.evaluate(rows) == 8
+    tab.fill("input[name=words]", "TICK clock")
+    assert tab.evaluate(shown) == ["clock_tick"] and tab.evaluate(rows) == 2
+    assert tab.text_content("#found") == "1 of 4 classes"
+    tab.fill("input[name=words]", "")
+    tab.select_option("select[name=group]", "exterior")
+    assert tab.evaluate(shown) == ["siren"]
+    tab.select_option("select[name=group]", "")
+    tab.select_option("select[name=order]", "worst")
+    right = [
+        float(text)
+        for text in tab.eval_on_selector_all("#class-list > article", "(all) => all.map((a) => a.dataset.right)")
+    ]
+    assert right == sorted(right) and len(right) == 4
+    tab.select_option("select[name=order]", "name")
+    assert tab.evaluate(shown) == ["rain", "clock_tick", "siren", XSS]
+    assert tab.evaluate("() => window.hacked") is None
     tab.close()

@@ -1,0 +1,1 @@
+"""Models that others can use."""

@@ -1,0 +1,181 @@
+"""The report's section to listen: classes with their players and pictures, and what finds one among fifty: a search
+field, groups, and an order that puts the worst first."""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundstorm.data.categories import normalized
+from soundstorm.data.groups import by_group, group_of
+from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.closeness_result import Confusion
+from soundstorm.reports.page import data_uri, themed
+from soundstorm.reports.spectrograms import Clip, Scale, clip_panel, spectrogram_grid
+from soundstorm.schemas import Source
+
+AUDIO_TYPES = ("audio/flac", "audio/wav", "audio/ogg", "audio/mpeg")
+SCRIPT = """
+document.addEventListener("play", (event) => {
+  for (const player of document.querySelectorAll("audio")) if (player !== event.target) player.pause();
+}, true);
+const finder = document.querySelector("form.finder");
+if (finder) {
+  const list = document.querySelector("#class-list");
+  const classes = [...list.children];
+  const number = (element) => element.dataset.right === "" ? 2 : Number(element.dataset.right);
+  const find = () => {
+    const words = finder.elements.words.value.trim().toLowerCase().split(/\\s+/).filter(Boolean);
+    const group = finder.elements.group ? finder.elements.group.value : "";
+    const shown = (element) => (!group || element.dataset.group === group)
+      && words.every((word) => element.dataset.name.includes(word));
+    for (const element of document.querySelectorAll("[data-name]")) element.hidden = !shown(element);
+    const count = classes.filter((element) => !element.hidden).length;
+    document.querySelector("#found").textContent = `${count} of ${classes.length} classes`;
+  };
+  const sort = () => {
+    const worst = finder.elements.order && finder.elements.order.value === "worst";
+    list.append(...[...classes].sort((a, b) => worst ? number(a) - number(b) : 0));
+  };
+  finder.addEventListener("input", () => { sort(); find(); });
+  finder.addEventListener("submit", (event) => event.preventDefault());
+  finder.hidden = false;
+  sort(); find();
+}
+"""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Example:
+    """One clip to listen to. Its sound is either inside the page (`audio_bytes`) or behind a link (`audio_src`)."""
+
+    category: str
+    source: Source
+    clip_id: str
+    duration_s: float
+    audio_bytes: bytes | None = None
+    """An audio file, as stored."""
+    mime_type: str = "audio/flac"
+    """What `audio_bytes` is; one of AUDIO_TYPES."""
+    audio_src: str | None = None
+    """Address of the audio, for instance a presigned link; it is fetched when somebody plays it."""
+    waveform: NDArray[np.floating] | None = None
+    """The clip, mono, from -1 to 1, for its pictures; without it there are none."""
+    sample_rate: int = 24000
+    """Samples per second of `waveform`."""
+
+    def __post_init__(self) -> None:
+        if (self.audio_bytes is None) == (self.audio_src is None):
+            raise SoundStormError(
+                f"example '{self.clip_id}': give either audio_bytes or audio_src, not both or neither"
+            )
+        if self.mime_type not in AUDIO_TYPES:
+            raise SoundStormError(
+                f"example '{self.clip_id}': mime_type is '{self.mime_type}'; it is one of {', '.join(AUDIO_TYPES)}"
+            )
+        if self.waveform is not None and (self.waveform.ndim != 1 or not len(self.waveform)):
+            raise SoundStormError(
+                f"example '{self.clip_id}': waveform has shape {self.waveform.shape}; it must be (N,) with at least "
+                "one sample"
+            )
+
+
+def listening_section(examples: Sequence[Example], confusion: Confusion | None) -> dict[str, Any]:
+    """What the template `listening.html.j2` shows.
+
+    Args:
+        examples: shown by category in this order; the first of each source side by side, then the second of each.
+        confusion: what the classifier calls the generated clips; without it nothing says which class is worst.
+    """
+    clips = {id(x): Clip(x.waveform, x.sample_rate) for x in examples if x.waveform is not None}
+    categories = list(dict.fromkeys(example.category for example in examples))
+    groups = by_group(categories)
+    return {
+        "classes": _classes(examples, categories, clips, _shares_right(confusion)),
+        "groups": list(groups) if len(groups) > 1 else [],
+        "can_sort": confusion is not None,
+        "overview": _overview(examples, clips),
+    }
+
+
+def policy(examples: Sequence[Example]) -> str:
+    """The content security policy of a page with these clips: nothing from outside but linked sound, no script but its
+    own."""
+    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    media = "data: 'self' file: http: https:" if any(example.audio_src is not None for example in examples) else "data:"
+    return (
+        f"default-src 'none'; img-src data:; media-src {media}; style-src 'unsafe-inline'; script-src "
+        f"'sha256-{script_hash}'"
+    )
+
+
+def _shares_right(confusion: Confusion | None) -> dict[str, float]:
+    """By normalized class: the share of its generated clips that the classifier calls by its name."""
+    if confusion is None:
+        return {}
+    column = {normalized(name): position for position, name in enumerate(confusion.predicted)}
+    return {
+        key: counts[column[key]] / sum(counts) if key in column else 0.0
+        for name, counts in zip(confusion.categories, confusion.generated, strict=True)
+        if sum(counts) and (key := normalized(name))
+    }
+
+
+def _classes(
+    examples: Sequence[Example], categories: Sequence[str], clips: Mapping[int, Clip], right: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Category by category, rows of players side by side, None where a source has no clip for the row."""
+    sources = [source for source in Source if any(example.source == source for example in examples)]
+    classes = []
+    for number, category in enumerate(categories):
+        mine = [example for example in examples if example.category == category]
+        drawn = [clips[id(example)] for example in mine if id(example) in clips]
+        scale = Scale.of(drawn) if drawn else None
+        columns = [
+            [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
+            for source in sources
+        ]
+        share = right.get(normalized(category))
+        classes.append(
+            {
+                "id": f"class-{number}",
+                "name": category,
+                "search": searchable(category),
+                "group": group_of(category) or "",
+                "right": "" if share is None else f"{share:.3f}",
+                "verdict": "" if share is None else f"the classifier names {100 * share:.0f}% of the generated clips",
+                "rows": list(zip_longest(*columns)),
+            }
+        )
+    return classes
+
+
+def searchable(category: str) -> str:
+    """The name of a class as the search field compares it."""
+    return category.casefold().replace("_", " ")
+
+
+def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[str, Any]:
+    audio = data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
+    return {
+        "source": example.source.value,
+        "clip_id": example.clip_id,
+        "duration": f"{example.duration_s:.2f} s",
+        "audio": audio,
+        "preload": "none" if example.audio_bytes is None else "metadata",
+        "picture": None if clip is None else themed(lambda theme: clip_panel(clip, theme, example.source, scale)),
+    }
+
+
+def _overview(examples: Sequence[Example], clips: Mapping[int, Clip]) -> dict[str, str] | None:
+    """The first clip of each class and source in one grid, where there is more than one class to see."""
+    rows: dict[str, dict[Source, Clip]] = {}
+    for example in examples:
+        if id(example) in clips:
+            rows.setdefault(example.category, {}).setdefault(example.source, clips[id(example)])
+    return themed(lambda theme: spectrogram_grid(rows, theme)) if len(rows) > 1 else None

@@ -1,0 +1,88 @@
+"""Checkpoints that people share on the Hugging Face Hub, by address: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+
+A repository there is a folder as `soundstorm export` writes it: `config.json`, `model.safetensors`, the codec and a
+model card. `huggingface_hub` keeps what it fetched in its cache, asks $HF_ENDPOINT where another server is wanted, and
+sends the user's token for a private repository.
+"""
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from soundstorm.errors import SoundStormError
+
+SCHEME = "hf://"
+OFFLINE = "SOUNDSTORM_OFFLINE"
+"""Environment variable: set to 1, only what is in the cache is used."""
+_ADDRESS = re.compile(rf"{SCHEME}(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?/?")
+
+
+def is_hub_address(place: object) -> bool:
+    """Whether this is text that begins as an address of the hub does."""
+    return isinstance(place, str) and place.startswith(SCHEME)
+
+
+def fetch_from_hub(address: str, files: Iterable[str], optional: Iterable[str] = ()) -> Path:
+    """The local folder that holds these files of a repository, all of one revision; what is in the cache is not fetched
+    again.
+
+    Args:
+        address: `hf://OWNER/NAME[@REVISION]`; a revision is a branch, a tag or a commit, `main` without one.
+        files: names of files that must be there.
+        optional: names of files that are fetched where they are there.
+
+    Raises:
+        SoundStormError: `huggingface_hub` is not installed, the address is malformed, or the repository, its revision
+            or a file cannot be had.
+    """
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise SoundStormError(f"{address}: give an address such as hf://OWNER/NAME or hf://OWNER/NAME@REVISION")
+    try:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise SoundStormError(
+            f"{address}: the package huggingface_hub is not installed: pip install 'soundstorm-env[hub]'"
+        ) from error
+    revision, folder = match["revision"], None
+    wanted = [(name, True) for name in files] + [(name, False) for name in optional]
+    for name, is_needed in wanted:
+        try:
+            found = Path(
+                hf_hub_download(
+                    match["repository"], name, revision=revision, local_files_only=bool(os.environ.get(OFFLINE))
+                )
+            )
+        except EntryNotFoundError as error:
+            if is_needed:
+                raise SoundStormError(f"{address}: {_reason(error, name)}") from error
+            continue
+        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            raise SoundStormError(f"{address}: {_reason(error, name)}") from error
+        folder = found.parent
+        revision = folder.name  # the commit: files that follow are of the same one
+    if folder is None:
+        raise SoundStormError(f"{address}: no file was asked for")
+    return folder
+
+
+def _reason(error: Exception, name: str) -> str:
+    """Why a file of the hub cannot be had, and what to do."""
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.LocalEntryNotFoundError):
+        return (
+            f"{name} is not in the cache, and the hub cannot be reached: check the network, or copy the folder here "
+            "and give its path"
+        )
+    if isinstance(error, errors.EntryNotFoundError):
+        return f"there is no {name}: the repository holds something else than `soundstorm export` wrote"
+    if isinstance(error, errors.GatedRepoError):
+        return "its owner asks for consent first: give it on the repository's page, then `hf auth login`"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "there is no such repository, or it is private: check the name, or `hf auth login`"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "there is no such branch, tag or commit: leave out what follows @, or correct it"
+    return f"{name} cannot be fetched ({str(error).splitlines()[0]}): try again later, or copy the folder here"
