@@ -110,10 +110,10 @@ def command_reference() -> str:
 
 def help_of(name: str, module: str) -> str:
     """What `soundstorm NAME --help` prints."""
-    start, options = _project("jobs.console.command").start, _project(module)
+    run_command, options = _project("jobs.console.command").run_command, _project(module)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
-        start(options.Options, options.run, ["--help"], f"soundstorm {name}")
+        run_command(options.Options, options.run, ["--help"], f"soundstorm {name}")
     text = printed.getvalue().strip()
     if "usage:" not in text:
         raise RuntimeError(f"`soundstorm {name} --help` printed no usage: {text[:200]!r}")

@@ -169,12 +169,8 @@ def run(options: Options) -> dict[str, Any]:
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler)
     sampler.iterations_for(checkpoint.model.config)
-    weights, codec = choose_codec(
-        options.codec,
-        checkpoint.fingerprint,
-        options.checkpoint or "the checkpoint in the package",
-        codec_beside(options.checkpoint),
-    )
+    where = options.checkpoint or "the checkpoint in the package"
+    weights, codec = choose_codec(options.codec, checkpoint.fingerprint, where, codec_beside(options.checkpoint))
     prompt = _prompt_codes(options, codec)
     reranker = (
         _reranker(options, [checkpoint.categories[label] for label in labels]) if sampler.candidates > 1 else None

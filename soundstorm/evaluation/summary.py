@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ks_2samp
 
-from soundstorm.data.groups import by_group
+from soundstorm.data.categories import by_group
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.schemas import METRICS, PAIRS, Source, check_schema
@@ -81,7 +81,7 @@ class Summary:
     overall: Breakdown
     categories: dict[str, Breakdown]
     groups: dict[str, Breakdown]
-    """The groups of ESC-50 of which there are classes (`soundstorm.data.groups`)."""
+    """The groups of ESC-50 of which there are classes (`soundstorm.data.categories`)."""
     pairs: dict[str, Spread]
     """Both pair metrics; empty where no pairs were measured."""
 

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstorm.audio.bands import Bands
-from soundstorm.data.groups import group_of
+from soundstorm.data.categories import group_of
 from soundstorm.evaluation.acoustic import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary

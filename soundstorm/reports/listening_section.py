@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from soundstorm.data.categories import normalized
-from soundstorm.data.groups import by_group, group_of
+from soundstorm.data.categories import by_group, group_of, normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness_result import Confusion
 from soundstorm.reports.page import data_uri, themed

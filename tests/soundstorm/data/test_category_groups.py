@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from soundstorm.data.groups import GROUPS, by_group, group_of
+from soundstorm.data.categories import GROUPS, by_group, group_of
 
 
 def test_each_group_has_the_ten_classes_that_the_data_set_numbers_in_a_row(esc50: Path) -> None:
