@@ -12,9 +12,10 @@ DEMO_DIR ?= demo
 ESC50 ?= data/esc50
 FREE_CLIPS ?= $(WEIGHTS_DIR)/free.txt
 FRAMES_PER_BLOCK ?= 4
-GENERATOR ?= --preset places
+GENERATOR ?= --config $(WEIGHTS)/esc50/training.toml
 WEIGHTS_DIR ?= runs/weights
 WEIGHTS := soundstorm/weights
+CLASSIFIER = --model cnn --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --fold 5
 
 .PHONY: demo test docs weights lint format install constraints clean
 
@@ -61,16 +62,17 @@ weights: install $(FREE_CLIPS)
 	$(BIN)/soundstorm train-codec --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --test-fold 5 \
 		--frames-per-block $(FRAMES_PER_BLOCK) --output-dir $(WEIGHTS_DIR)/codec
 	cp $(WEIGHTS_DIR)/codec/codec.safetensors $(WEIGHTS)/codec.safetensors
-	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --output-dir $(WEIGHTS_DIR)/classifier
+	$(BIN)/soundstorm train-classifier $(CLASSIFIER) --epochs 60 --output-dir $(WEIGHTS_DIR)/classifier
 	cp $(WEIGHTS_DIR)/classifier/classifier.safetensors $(WEIGHTS)/audio_classifier.safetensors
-	$(BIN)/soundstorm train-classifier --model cnn --dataset esc10 --data-dir $(ESC50) --fold 5 --seed 1 --epochs 60 --output-dir $(WEIGHTS_DIR)/listener
+	$(BIN)/soundstorm train-classifier $(CLASSIFIER) --epochs 60 --seed 1 --output-dir $(WEIGHTS_DIR)/listener
 	cp $(WEIGHTS_DIR)/listener/classifier.safetensors $(WEIGHTS)/listener.safetensors
-	$(BIN)/soundstorm tokenize --dataset esc10 --data-dir $(ESC50) --views 8 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
+	$(BIN)/soundstorm tokenize --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --views 8 \
+		--codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/tokens
 	$(BIN)/soundstorm train --tokens $(WEIGHTS_DIR)/tokens $(GENERATOR) --fold 5 --codec $(WEIGHTS)/codec.safetensors --output-dir $(WEIGHTS_DIR)/generator
 	$(BIN)/python -c "from dataclasses import replace; from pathlib import Path; \
 		from soundstorm.model.checkpoints import pack_checkpoint; from soundstorm.model.presets import preset; \
-		sampler = replace(preset('places').sampler, candidates=4); \
-		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc10'), sampler)"
+		sampler = replace(preset('places').sampler, candidates=8); \
+		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc50'), sampler)"
 
 # On two workers, each with its own Ray and S3 server; tests/support/parallel_groups.py says what runs together.
 # A worker that crashes ends the run: pytest-xdist would wait for tests that it has already given back.

@@ -74,7 +74,7 @@ class Options(PoolOptions):
 
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI; default: the one in the package, trained on
-    ESC-10."""
+    ESC-50."""
     output_dir: str = "runs/samples"
     """Folder or s3:// prefix for audio/, parts/, samples.parquet and generate.json; failed.parquet lists shards that
     failed."""
@@ -127,7 +127,7 @@ class Options(PoolOptions):
     """Generate this many candidates of each sample and keep the one for whose class the classifier scores highest."""
     listener: str | None = None
     """Classifier that reranks the --candidates, from `train-classifier`, path or URI; default: the one in the package,
-    for the classes of ESC-10."""
+    for the classes of ESC-50."""
     codec: str | None = None
     """Weights of the codec, path or URI; default: the codec that the checkpoint was trained with, from the package or
     the cache."""

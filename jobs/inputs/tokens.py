@@ -23,11 +23,11 @@ from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
 from soundstorm.serialization.leakage import Test
 from soundstorm.serialization.provenance import (
+    MISSING,
     Provenance,
     Role,
     TrainedOn,
     as_parent,
-    packaged_provenance,
     parse_provenance,
 )
 from soundstorm.serialization.recordings import digest_of, recordings_of
@@ -209,7 +209,7 @@ def _codec_provenance(record: records.Record, fingerprint: CodecFingerprint) -> 
         return parse_provenance(record.counts[CODEC_TRAINED_ON])
     if fingerprint.sha256 == OFFICIAL_SHA256:
         return TrainedOn(outside=("encodec",))
-    return packaged_provenance(fingerprint.sha256)
+    return MISSING
 
 
 def _categories(metadata: dict[str, str], where: str) -> list[str]:

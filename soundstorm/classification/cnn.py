@@ -1,7 +1,7 @@
 """A small convolutional classifier of environmental sound: log-mel spectrogram in, a probability for each category out.
 
 It names what a clip sounds like, and the layer before its last is a place to compare clips in. Weights that were
-trained without one fold of ESC-10 ship in the package.
+trained without one fold of ESC-50 ship in the package.
 
 Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """

@@ -16,7 +16,7 @@ from soundstorm.data.categories import find_category, normalized
 from soundstorm.errors import SoundStormError
 
 PACKAGED_RERANKER = "listener.safetensors"
-"""File of the reranker in the package; it knows the classes of ESC-10."""
+"""File of the reranker in the package; it knows the classes of ESC-50."""
 
 
 class Classifier(Protocol):
@@ -38,11 +38,16 @@ def require_known_classes(reranker: Classifier, categories: Sequence[str], where
     unknown = [category for category in categories if normalized(category) not in known]
     if unknown:
         raise SoundStormError(
-            f"{where} cannot rerank --candidates: it does not know "
-            f"{', '.join(unknown[:5])}{', ...' if len(unknown) > 5 else ''}, only "
-            f"{', '.join(reranker.categories)}. Give --candidates 1, or --listener with a classifier that "
+            f"{where} cannot rerank --candidates: it does not know {_listed(unknown)}, only "
+            f"{_listed(reranker.categories)}. Give --candidates 1, or --listener with a classifier that "
             "`train-classifier` trained on your recordings"
         )
+
+
+def _listed(categories: Sequence[str], most: int = 5) -> str:
+    """The first `most` of the categories by name, the others by their number."""
+    more = len(categories) - most
+    return ", ".join(categories[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def candidate_seed(seed: int, candidate: int) -> int:

@@ -31,7 +31,7 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TRAINING_STATE_FILE = "training_state.pt"
 FORMAT = 1
-PACKAGED_FOLDER = "esc10"
+PACKAGED_FOLDER = "esc50"
 """Of the checkpoint that ships, below the package's weights."""
 STACKED = ("head_weight", "head.project_QHL")
 """Tensors that are a matrix for each level."""
@@ -153,7 +153,7 @@ def pack_checkpoint(source: Path, target: Path, sampler: SamplerSettings | None 
 
 
 def packaged_checkpoint_files() -> dict[str, bytes]:
-    """WEIGHTS_FILE and CONFIG_FILE of the checkpoint that ships in the package, trained on ESC-10."""
+    """WEIGHTS_FILE and CONFIG_FILE of the checkpoint that ships in the package, trained on ESC-50."""
     folder = packaged(PACKAGED_FOLDER)
     return {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 

@@ -52,8 +52,6 @@ PLACES = Preset(
         final_temperature=0.4,
         upper_temperature=0.5,
         top_p=0.8,
-        guidance=1.2,
-        upper_guidance=1.0,
     ),
 )
 

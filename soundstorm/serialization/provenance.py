@@ -6,22 +6,17 @@ It is written as JSON into the header of each weights file and into `config.json
 "nothing". docs/provenance.md describes the format.
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Self
 
-from soundstorm.errors import SoundStormError
-from soundstorm.serialization.bundled import packaged
 from soundstorm.serialization.recordings import SHA256, Recordings, strict_table
 from soundstorm.serialization.safetensors_header import read_metadata
 
 KEY = "trained_on"
 """Of the JSON in a header or a `config.json`."""
 FORMAT = 1
-MANIFEST = "provenance.json"
-"""Beside the packaged weights: what those were trained on whose files do not say it, by SHA-256."""
 OUTSIDE = {
     "encodec": "the recordings of the official EnCodec weights (DNS, Common Voice, AudioSet, FSD50K, Jamendo)",
     "audioset": "ImageNet and AudioSet",
@@ -179,27 +174,17 @@ def parse_provenance(values: object) -> Provenance:
 
 
 def provenance_of_weights(data: bytes) -> Provenance:
-    """What a safetensors file with this content was trained on: its header says it, or for packaged files the manifest
-    beside them."""
+    """What a safetensors file with this content was trained on, as its header says it."""
     try:
         text = read_metadata(data).get(KEY)
     except ValueError:
         return MISSING
     if text is None:
-        return packaged_provenance(hashlib.sha256(data).hexdigest())
+        return MISSING
     try:
         return parse_provenance(json.loads(text))
     except (ValueError, RecursionError):
         return Unknown(reason="what its file says of it is no JSON")
-
-
-def packaged_provenance(sha256: str) -> Provenance:
-    """What the packaged file of this SHA-256 was trained on; MISSING for any other file."""
-    try:
-        manifest = json.loads(packaged(MANIFEST).read_bytes())
-    except (SoundStormError, OSError, ValueError):
-        return MISSING
-    return parse_provenance(manifest.get(sha256, {}).get(KEY))
 
 
 def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, **parents: str | None) -> Provenance:

@@ -43,7 +43,7 @@ def seconds_each(work: Callable[[], object], device: str) -> float:
 
 def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callable[[], object]]]:
     """Name, number of clips and function of each kind of work."""
-    codec, found = load_codec(device=device), load_checkpoint(Path(str(packaged("esc10"))))
+    codec, found = load_codec(device=device), load_checkpoint(Path(str(packaged("esc50"))))
     model, bf16 = found.model.to(device), uses_bf16(torch.device(device), "auto")
     codes = [codes_QT[: model.config.num_levels].astype(np.int64) for codes_QT in codec.encode_clips(sounds)]
     lengths = [codes_QT.shape[1] for codes_QT in codes]

@@ -23,6 +23,7 @@ from soundstorm.classification.cnn import (
 )
 from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.codec.files import packaged_codec_bytes
+from soundstorm.data.datasets import ESC50_CATEGORIES
 from soundstorm.errors import SoundStormError
 
 SMALL = AudioClassifierConfig(widths=(8, 16, 32), mel_bands=32, embedding=16)
@@ -332,20 +333,18 @@ def test_clips_that_cannot_be_trained_on_are_refused(labels: list[int], lengths:
 
 def test_the_packaged_classifier_is_small_and_has_not_seen_fold_five() -> None:
     classifier = load_classifier()
-    assert (classifier.dataset, classifier.held_out_fold, len(classifier.categories)) == ("esc10", 5, 10)
-    assert classifier.accuracy is not None and classifier.accuracy > 0.88
+    assert (classifier.dataset, classifier.held_out_fold, len(classifier.categories)) == ("esc50", 5, 50)
+    assert classifier.accuracy is not None and classifier.accuracy > 0.72
     assert sum(parameter.numel() for parameter in classifier.model.parameters()) < 1.5e6
 
 
 def test_the_packaged_classifier_names_real_recordings_that_it_has_not_seen(esc50: Path) -> None:
     classifier = load_classifier()
-    numbers = {"dog": 0, "rooster": 1, "rain": 10, "sea_waves": 11, "crackling_fire": 12}
-    numbers |= {"crying_baby": 20, "sneezing": 21, "clock_tick": 38, "helicopter": 40, "chainsaw": 41}
     files = [
         (path, name)
-        for name, number in numbers.items()
+        for number, name in enumerate(ESC50_CATEGORIES)
         for path in sorted((esc50 / "audio").glob(f"5-*-{number}.*"))[:2]
     ]
     probabilities = classifier.predict([to_pcm16(read_audio(path).waveform) for path, _ in files])
     right = [classifier.categories[row.argmax()] == name for row, (_, name) in zip(probabilities, files, strict=True)]
-    assert len(files) == 20 and sum(right) >= 17
+    assert len(files) == 100 and sum(right) >= 68

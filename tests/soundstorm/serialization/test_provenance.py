@@ -608,10 +608,10 @@ def test_the_files_in_the_package_have_not_seen_fold_5() -> None:
         load_classifier(packaged(f"{name}.safetensors").read_bytes()).provenance
         for name in ("listener", "audio_classifier")
     )
-    for found, data in ((codec, "esc50"), (generator, "esc10"), (listener, "esc10"), (classifier, "esc10")):
+    for found in (codec, generator, listener, classifier):
         assert isinstance(found, TrainedOn)
         [recordings] = found.recordings
-        assert recordings.dataset == data and 5 not in recordings.folds
+        assert (recordings.dataset, recordings.folds) == ("esc50", (1, 2, 3, 4))
         for dataset in ("esc10", "esc50"):
             verdicts = [
                 judge([Learned(name="it", provenance=found)], fold_of(dataset, fold)).leaks for fold in range(1, 6)

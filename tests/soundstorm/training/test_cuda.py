@@ -39,7 +39,7 @@ def codecs() -> tuple[Codec, Codec]:
 
 @pytest.fixture
 def generator() -> Checkpoint:
-    return load_checkpoint(Path(str(packaged("esc10"))))
+    return load_checkpoint(Path(str(packaged("esc50"))))
 
 
 @pytest.fixture(scope="module")
