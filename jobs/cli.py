@@ -1,16 +1,12 @@
 """The console script: `soundstorm COMMAND`, the same commands as `python -m jobs.COMMAND`.
 
-Commands are named as text and loaded when called, so that `--help` answers at once, and so that this floor does not
-import the one above it.
+Commands are named as text and loaded when called, as are the libraries that they need, so that `--help` answers at once
+and this floor does not import the one above it.
 """
 
 import sys
 from importlib import import_module
 
-from rich.markup import escape
-from rich.table import Table
-
-from jobs.console.command import console, exit_process, run_command, show_every_character
 from soundstorm import __version__
 
 COMMANDS = {
@@ -36,32 +32,31 @@ COMMANDS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130
     (interrupted)."""
-    show_every_character()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        _show_commands()
+        (sys.stdout if arguments else sys.stderr).write(_usage())
         sys.exit(0 if arguments else 2)
     if arguments[0] == "--version":
         sys.stdout.write(f"soundstorm {__version__}\n")
         sys.exit(0)
+    from jobs.console.command import exit_process, run_command, show_every_character
+
+    show_every_character()
     words = [word.replace("_", "-") for word in arguments[:2]]
     found = [(count, " ".join(words[:count])) for count in (2, 1)]
     count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
     if not count:
         known = [name for name in COMMANDS if name.startswith(f"{words[0]} ")] or list(COMMANDS)
-        console.print(f"[bold red]error:[/] command '{escape(words[0])}': there are {', '.join(known)}")
+        sys.stderr.write(f"error: command '{words[0]}': there are {', '.join(known)}\n")
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     exit_process(run_command(module.Options, module.run, arguments[count:], f"soundstorm {name}"))
 
 
-def _show_commands() -> None:
-    table = Table(
-        title="soundstorm COMMAND [--help]", title_justify="left", box=None, show_header=False, padding=(0, 2)
-    )
-    for name, (_, purpose) in COMMANDS.items():
-        table.add_row(f"[bold]{name}[/]", purpose)
-    console.print(table)
+def _usage() -> str:
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"  {name:<{width}}{purpose}" for name, (_, purpose) in COMMANDS.items()]
+    return "\n".join(["soundstorm COMMAND [--help]", *lines]) + "\n"
 
 
 if __name__ == "__main__":
