@@ -1,20 +1,18 @@
-"""The exceptions of this floor that mean "the user can mend this": they are shown as a sentence, without a
-traceback."""
+"""Errors of this layer that the user can fix: they are shown as a sentence, without a traceback."""
 
 
 class ClusterError(Exception):
-    """A problem with storage, Ray or a record. The message names the thing, its value and the remedy, and never holds a
-    secret."""
+    """A problem with storage, Ray or a stage record. The message names the thing, its value and the remedy, and never
+    holds a secret."""
 
 
 class NotFoundError(ClusterError):
-    """There is no file or object of this name."""
+    """The file or object does not exist."""
 
 
 class StorageUnavailableError(ClusterError):
-    """The storage did not do what it was asked, time and again; this says nothing about the object that was asked
-    for."""
+    """The storage could not be reached, or failed repeatedly. Whether the object exists is unknown."""
 
 
 class NoRoomError(ClusterError):
-    """The disk is full or read-only: trying again does not change that."""
+    """The disk is full or read-only: a retry cannot succeed."""

@@ -1,8 +1,7 @@
-"""What a job tells Prometheus while it runs, through Ray: every node offers the numbers of its processes, and
-`grafana/soundstorm.json` draws them.
+"""Prometheus metrics of a job, exported by Ray on every node; `grafana/soundstorm.json` is a dashboard for them.
 
-The job's driver tells them all, once a part or an epoch, so that no worker spends time on it. Ray offers a number about
-ten seconds after it was told. A driver that works through Ray's client (`ray://`) tells none.
+The driver of a job sets all metrics, once per shard or epoch, so workers spend no time on them. Ray exports a value
+about ten seconds after it was set.
 """
 
 import functools
@@ -18,45 +17,44 @@ COUNTERS = {
     "clips_rejected": "Clips that could not be used",
     "retries": "Attempts at a shard that failed and are repeated",
     "actors_replaced": "Actors that died or hung, and were replaced",
-    "shards_set_aside": "Shards given up after repeated failure",
+    "shards_set_aside": "Shards that failed repeatedly",
 }
-"""Numbers that only grow; Prometheus derives rates from them."""
+"""Counters by name, with their descriptions."""
 GAUGES = {
-    "shards_waiting": "Shards that no actor has begun",
-    "actors_ready": "Actors at hand",
+    "shards_waiting": "Shards that no actor has started",
+    "actors_ready": "Actors that are ready",
     "training": "Newest value of a column of log.csv",
 }
-"""Numbers as they are now."""
+"""Gauges by name, with their descriptions."""
 REPEAT_S = 5.0
-"""Ray forgets a gauge that is not set again within two of its reports."""
+"""Ray drops a gauge that is not set again within two reports."""
 TAGS = {"training": ("stage", "column")}
-"""Tags of the numbers that have another one beside `stage`."""
+"""Tags of the metrics that have more than `stage`."""
 _shown: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
 
 
-def add(stage: str, name: str, amount: float) -> None:
-    """Let the counter `name` of `stage` grow by `amount`; nothing happens where that is 0, or where Ray does not
-    run."""
+def increment(stage: str, name: str, amount: float) -> None:
+    """Add `amount` to the counter `name` of `stage`; does nothing if it is 0 or Ray is not connected."""
     if amount > 0 and ray.is_initialized():
         _counter(name).inc(amount, {"stage": stage})
 
 
-def show(stage: str, name: str, value: float, **tags: str) -> None:
-    """Set the gauge `name` of `stage` until `end`; nothing happens where Ray does not run."""
+def set_gauge(stage: str, name: str, value: float, **tags: str) -> None:
+    """Set the gauge `name` of `stage` until `clear`; does nothing if Ray is not connected."""
     if ray.is_initialized():
         _shown[name, tuple({"stage": stage, **tags}.items())] = value
         _gauge(name).set(value, {"stage": stage, **tags})
         _repeat()
 
 
-def end(stage: str) -> None:
-    """The gauges of `stage` have no value any more."""
+def clear(stage: str) -> None:
+    """Remove the values of all gauges of `stage`."""
     for name, tags in [key for key in _shown if ("stage", stage) in key[1]]:
         _shown.pop((name, tags), None)
 
 
 def exported_name(name: str) -> str:
-    """What Prometheus calls the number `name`."""
+    """Name of the metric `name` in Prometheus."""
     return f"ray_{PREFIX}{name}" + ("_total" if name in COUNTERS else "")
 
 
@@ -72,7 +70,7 @@ def _gauge(name: str) -> Gauge:
 
 @functools.cache
 def _repeat() -> None:
-    """From the first call on, set all gauges again and again."""
+    """From the first call on, set all gauges repeatedly."""
 
     def work() -> None:
         while True:

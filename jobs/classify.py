@@ -19,10 +19,10 @@ from rich.markup import escape
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.scheduling.limits import Limits
 from cluster.tables import stage_record as records
-from cluster.tables.stream import write_stream
+from cluster.tables.stream import write_table_stream
 from jobs.actors.classifier import ClipNamer
 from jobs.actors.sharded_output import ShardedOutput, actor_resources, run_missing_shards, settings_digest
 from jobs.console.command import console, exit_process, run_command
@@ -106,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
             "shard_size": shard_size,
         }
         outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet")
-        record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+        record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
         if record is not None and all(storage.exists(_table_uri(options, name)) for name in TABLES):
             return finished_summary(
                 options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: ")
@@ -131,7 +131,7 @@ def run(options: Options) -> dict[str, Any]:
             limits,
         )
     counts = _put_together(options, output, classifier)
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 
@@ -155,7 +155,7 @@ def _actors(
     options: Options, top: int, output: ShardedOutput, info: ClusterInfo, files: dict[str, bytes], limit_s: float
 ) -> Callable[[], Any]:
     """What creates an actor in the cluster."""
-    reference, ledger = ray.put(files), open_ledger()
+    reference, tracker = ray.put(files), start_tracker()
     actor_class = ray.remote(ClipNamer).options(**actor_resources(info))
     job = {
         "parts_folder": storage.join(options.output_dir, "parts"),
@@ -166,7 +166,7 @@ def _actors(
         "limit_s": limit_s,
         "settings": output.settings,
     }
-    return lambda: actor_class.remote([reference], ledger, job, "cuda" if info.num_gpus else "cpu")
+    return lambda: actor_class.remote([reference], tracker, job, "cuda" if info.num_gpus else "cpu")
 
 
 def _put_together(options: Options, output: ShardedOutput, classifier: Classifier) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def _put_together(options: Options, output: ShardedOutput, classifier: Classifie
         "classifier_sha256": classifier.sha256,
         "window_s": str(options.window),
     }
-    rejected = write_stream(
+    rejected = write_table_stream(
         _table_uri(options, "rejected"), REJECTED, counted(output.tables(REJECTED, "parts/rejected")), {}
     )
     if rejected == output.num_items:
@@ -202,7 +202,7 @@ def _put_together(options: Options, output: ShardedOutput, classifier: Classifie
             f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in "
             f"{_table_uri(options, 'rejected')}"
         )
-    classified = write_stream(
+    classified = write_table_stream(
         _table_uri(options, "classified"), CLASSIFIED, noted(output.tables(CLASSIFIED, "parts/classified")), metadata
     )
     if classified + rejected != output.num_items:

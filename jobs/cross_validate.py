@@ -77,7 +77,9 @@ def run(options: Options) -> dict[str, Any]:
         "tokens",
         *(f"fold-{fold}" for fold in everywhere),
     )
-    record = records.begin(options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs)
+    record = records.start_stage(
+        options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs
+    )
     asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
     is_summed_up = (
         record is not None
@@ -107,7 +109,7 @@ def run(options: Options) -> dict[str, Any]:
     summary = write_results(options.output_dir, index, run_of_folds, others)
     kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
     counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)} | folds_record(index, options)
-    records.finish(options.output_dir, STAGE, settings.identity(), counts)
+    records.complete_stage(options.output_dir, STAGE, settings.identity(), counts)
     return _summary(options, counts, "")
 
 
@@ -201,7 +203,7 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
     """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
     said = describe(settings, plan)
     identity = fold_identity(settings, plan)
-    record = records.begin(fold_dir, FOLD_STAGE, identity)
+    record = records.start_stage(fold_dir, FOLD_STAGE, identity)
     if record is None:
         stages = stages_of(settings, plan, fold_dir)
         for number, (name, stage) in enumerate(stages.items(), start=1):
@@ -215,7 +217,7 @@ def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any
             "leaks": list(plan.leaks),
         }
         counts["own_generator"] = settings.is_pretrained and not plan.generator
-        record = records.finish(fold_dir, FOLD_STAGE, identity, counts | said)
+        record = records.complete_stage(fold_dir, FOLD_STAGE, identity, counts | said)
     return record.counts
 
 

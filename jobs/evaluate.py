@@ -21,7 +21,7 @@ from jobs.actors.evaluator import TABLES, measured_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.console.command import exit_process, run_command, say_note
-from jobs.console.options import Allowed, Count, NotNegative, PoolOptions, Share
+from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
@@ -103,7 +103,7 @@ class Options(PoolOptions):
     signed and ending in storage."""
     link_days: Annotated[int, Ge(1), Le(MAX_LINK_DAYS), Allowed(f"1 to {MAX_LINK_DAYS}")] = 7
     """Days that signed links are valid, 1 to 7: whoever has the report can play its clips until then."""
-    max_rejected: Share = 0.05
+    max_rejected: Fraction = 0.05
     """Share of clips (0 to 1) that may be unusable before the job fails."""
     shard_size: Count = 16
     """Clips per part."""
@@ -140,7 +140,7 @@ def run(options: Options) -> dict[str, Any]:
     settings = _settings(options, real, generated, training_log, codec, scope, bands) | (
         generator.settings(options.substitution_clips) if generator else {}
     )
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
+    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
     if record is not None and has_all_outputs(options.output_dir, *made, "summary.json", "report.html"):
         return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
@@ -182,7 +182,7 @@ def run(options: Options) -> dict[str, Any]:
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if bands.note:
         say_note(bands.note)
-    records.finish(options.output_dir, STAGE, settings, evaluation.counts)
+    records.complete_stage(options.output_dir, STAGE, settings, evaluation.counts)
     return _summary(options, evaluation.counts, "")
 
 

@@ -90,7 +90,7 @@ def run(options: Options) -> dict[str, Any]:
         "test_views": options.test_views,
         "leaks": leaks,
     }
-    record = records.begin(
+    record = records.start_stage(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE)
     )
     if record is not None and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
@@ -112,7 +112,7 @@ def run(options: Options) -> dict[str, Any]:
     )
     told = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
     counts = {name: summary[name] for name in told} | {"folds": folds} | folds_record(index, options)
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _told(options, counts, "")
 
 

@@ -22,7 +22,7 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from cluster.tables.stream import write_stream
+from cluster.tables.stream import write_table_stream
 from jobs.actors.generating_time import expected_time, seconds_per_clip
 from jobs.actors.generator import Generator
 from jobs.actors.sharded_output import (
@@ -190,7 +190,7 @@ def run(options: Options) -> dict[str, Any]:
         "shard_size": options.shard_size,
     }
     outputs = ("audio", "parts", "samples.parquet", "failed.parquet")
-    record = records.begin(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=outputs)
+    record = records.start_stage(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None and _has_manifest(options):
         return finished_summary(
             options.output_dir, "generate", lambda: _summary(options, record.counts, "already done: ")
@@ -217,7 +217,7 @@ def run(options: Options) -> dict[str, Any]:
     run_missing_shards(output, options.address, prepare, "generate_shard", options.num_actors)
     num_rows = _write_manifest(options, output, codec, checkpoint, sampler)
     counts = {"samples": num_rows, "categories": min(num_rows, len(labels))}
-    records.finish(options.output_dir, "generate", settings, counts)
+    records.complete_stage(options.output_dir, "generate", settings, counts)
     return _summary(options, counts, "")
 
 
@@ -227,7 +227,7 @@ def _write_manifest(
     """Write the manifest from the shards' tables; returns the number of samples."""
     metadata = codec.fingerprint.to_metadata() | {"checkpoint_sha256": checkpoint.sha256, "seed": str(options.seed)}
     metadata |= {f"sampler_{name}": str(value) for name, value in sampler.to_dict().items()}
-    return write_stream(
+    return write_table_stream(
         _manifest_uri(options),
         SAMPLES,
         (_with_current_uris(options, rows) for rows in output.tables(SAMPLES)),

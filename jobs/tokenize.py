@@ -21,12 +21,12 @@ from ray.exceptions import RayError
 
 from cluster import storage, tables
 from cluster.runtime.connect import connect
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import exit_process, run_command, say_warning
-from jobs.console.options import Allowed, PoolOptions, Share
+from jobs.console.options import Allowed, Fraction, PoolOptions
 from jobs.console.progress import progress
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.audio_files import split_long
@@ -79,7 +79,7 @@ class Options(DatasetOptions, PoolOptions):
     views: Annotated[int, Ge(0), Le(MAX_VIEWS), Allowed(f"0 to {MAX_VIEWS} views beside the recording")] = 0
     """Augmented views of each clip to tokenize beside the recording: other speed, start and level, some mixed with
     another clip of their class."""
-    max_rejected: Share = 0.05
+    max_rejected: Fraction = 0.05
     """Share of clips (0 to 1) that may be rejected before the job fails."""
     shard_size: Annotated[int, Ge(1), Le(4096), Allowed("1 to 4096 clips")] = 32
     """Clips per unit of work."""
@@ -113,7 +113,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     outputs = ("clips.parquet", "tokens", "rejected", IGNORED_FILE, "notes")
     tell_ignored(index, options.verbose)
-    record = records.begin(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
+    record = records.start_stage(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None and _is_whole(options, index):
         return finished_summary(
             options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: ")
@@ -133,7 +133,7 @@ def run(options: Options) -> dict[str, Any]:
     counts = _account(options, index) | {
         CODEC_TRAINED_ON: learned.to_dict() if isinstance(learned, TrainedOn) else None
     }
-    records.finish(options.output_dir, "tokenize", settings, counts)
+    records.complete_stage(options.output_dir, "tokenize", settings, counts)
     return _summary(options, counts, "")
 
 
@@ -157,13 +157,13 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
         connect(options.address) as info,
         progress("tokenize", clips.num_rows, pool.num_done(todo)) as counter,
     ):
-        ledger = open_ledger()
+        tracker = start_tracker()
         for pools_left in reversed(range(MAX_POOLS)):
             try:
-                pool.work(todo, info, ledger, counter)
+                pool.work(todo, info, tracker, counter)
                 return
             except RayError as error:
-                cause = cause_of(error, ledger)
+                cause = cause_of(error, tracker)
                 if not (was_killed(error) and pools_left):
                     raise SoundStormError(
                         f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again"

@@ -109,7 +109,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
-        record = records.begin(
+        record = records.start_stage(
             options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
         )
         made = (f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
@@ -119,7 +119,7 @@ def run(options: Options) -> dict[str, Any]:
             )
         weights = first_weights(architecture, config.seed, tokens, origin, codec)
         counts = _train(options, tokens, architecture, config, origin, chosen, weights)
-        records.finish(options.output_dir, STAGE, settings, counts)
+        records.complete_stage(options.output_dir, STAGE, settings, counts)
         storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 

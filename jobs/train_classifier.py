@@ -153,7 +153,7 @@ def run(options: Options) -> dict[str, Any]:
     storage.check_writable(options.output_dir)
     outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
-        record = records.begin(
+        record = records.start_stage(
             options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
         )
         if record is not None and has_all_outputs(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
@@ -162,7 +162,7 @@ def run(options: Options) -> dict[str, Any]:
             )
         with connect(options.address, await_gpu=options.device != "cpu") as info:
             counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
-        records.finish(options.output_dir, STAGE, settings, counts)
+        records.complete_stage(options.output_dir, STAGE, settings, counts)
         storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
 

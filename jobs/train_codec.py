@@ -22,9 +22,9 @@ from rich.table import Table
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.scheduling.sole_process import sole_process
-from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from cluster.tables import stage_record as records
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, NotNegative, RestartOptions
@@ -145,7 +145,7 @@ def _train(
     """Fit to `clips`, measure on `fold` and write the codec, unless it is there."""
     config = options.config()
     outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
+    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None:
         return finished_summary(
             options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do")
@@ -170,7 +170,7 @@ def _train(
         } | folds_record(index, options)
         storage.write_bytes(storage.join(options.output_dir, CODEC_FILE), content)
     _show_levels(state)
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     storage.delete(storage.join(options.output_dir, STATE_FILE))
     return _summary(options, counts, f"fitted to {usable} recordings")
 
@@ -239,17 +239,19 @@ def _fit(
     plan, state_uri = plan_workers(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
     state = _stored_state(stored, state_uri)
-    parts, ledger, failures, began = pool.to_arrow_refs(), open_ledger(), 0, time.monotonic()
+    parts, tracker, failures, began = pool.to_arrow_refs(), start_tracker(), 0, time.monotonic()
     first = len(state.reports)
     fitter = None
     with TrainingLog(options.output_dir, "level", STAGE) as log:
         log.update(_rows(state))
         while len(state.packed) < config.num_levels:
-            vigil = Vigil(ledger=ledger, worker=plan.resources, storage_uri=options.output_dir, limits=limits_here())
-            fitter = fitter or _fitter(plan, parts, blocks, config, options.fitting, stored, ledger)
+            watchdog = Watchdog(
+                tracker=tracker, worker=plan.resources, storage_uri=options.output_dir, limits=limits_here()
+            )
+            fitter = fitter or _fitter(plan, parts, blocks, config, options.fitting, stored, tracker)
             step = fitter.step.remote()
             try:
-                stored = watch(partial(ray.get, step), vigil)
+                stored = run_with_watchdog(partial(ray.get, step), watchdog)
             except DIED as error:
                 failures, fitter = failures + 1, None
                 if failures > options.max_failures:
@@ -281,10 +283,10 @@ def _fitter(
     config: BlockCodecConfig,
     fitting: FittingConfig,
     stored: bytes | None,
-    ledger: Any,
+    tracker: Any,
 ) -> Any:
     actor = ray.remote(CodecFitter).options(num_cpus=plan.cpus_per_worker, num_gpus=int(plan.use_gpu), max_restarts=0)
-    return actor.remote(parts, blocks, config, fitting, stored, plan.cpus_per_worker, ledger)
+    return actor.remote(parts, blocks, config, fitting, stored, plan.cpus_per_worker, tracker)
 
 
 def _stored_state(stored: bytes | None, where: str) -> FittingState:

@@ -64,7 +64,7 @@ def run(options: Options) -> dict[str, Any]:
         "duration_s": options.duration,
         "seed": options.seed,
     }
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
+    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     if (
         record is not None
         and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials
@@ -86,7 +86,7 @@ def run(options: Options) -> dict[str, Any]:
             tiles=[],
         ),
     )
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 

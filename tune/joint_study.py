@@ -88,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
     listener = open_reranker(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = _settings(options, begin, given, space, listener, digest(real.clips))
-    record = records.begin(
+    record = records.start_stage(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
     )
     if record is not None and has_all_outputs(options.output_dir):
@@ -116,7 +116,7 @@ def run(options: Options) -> dict[str, Any]:
             tiles=_tiles(chosen),
         ),
     )
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 

@@ -59,7 +59,7 @@ def run(options: Options) -> dict[str, Any]:
         "space": spans_of(begin.space),
         "num_workers": options.num_workers,
     }
-    record = records.begin(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
+    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     if (
         record is not None
         and record.counts.get("trials", 0) >= options.num_trials
@@ -69,7 +69,7 @@ def run(options: Options) -> dict[str, Any]:
     trials = _search(options, begin)
     storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
     counts = write_results(options, begin, trials, settings | {"num_trials": options.num_trials})
-    records.finish(options.output_dir, STAGE, settings, counts)
+    records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 

@@ -1,4 +1,4 @@
-"""A Ray of its own for this process: what it is told before it starts, and what it may print."""
+"""Start of a local Ray for this process: its settings, its token and its output."""
 
 import contextlib
 import os
@@ -12,19 +12,19 @@ from pathlib import Path
 from cluster.runtime.ray_init import init_ray
 
 ROOT = Path(__file__).resolve().parents[2]
-"""The folder that the packages are in."""
-CONSIDERATE = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
-"""Variables of a Ray started here, unless they are set: threads sleep while they wait, and workers are as important as
-other processes."""
+"""Folder that contains the packages."""
+DEFAULT_VARIABLES = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
+"""Defaults of variables for a local Ray: threads sleep while they wait, and workers have the priority of other
+processes."""
 
 
 def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
-    """Start Ray on this machine. Its workers inherit the environment, AWS variables included, and import the packages
-    from where we did."""
+    """Start Ray on this machine. Its workers inherit the environment, with the AWS variables, and import the same
+    packages."""
     make_private_token()
-    # Ray's core would print warnings about its own actors into a job's progress
+    # Ray's core would print warnings among the job's progress lines
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    for name, value in CONSIDERATE.items():
+    for name, value in DEFAULT_VARIABLES.items():
         os.environ.setdefault(name, value)
     with _workers_find_packages(), _quiet_core():
         init_ray(
@@ -39,8 +39,7 @@ def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
 
 @contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Keep back what Ray's core writes to standard error while it starts (it announces its log level); show it if the
-    start fails."""
+    """Hold back what Ray's core writes to standard error while it starts; show it if the start fails."""
     sys.stderr.flush()
     kept = os.dup(2)
     with tempfile.TemporaryFile() as file:
@@ -57,8 +56,7 @@ def _quiet_core() -> Iterator[None]:
 
 
 def make_private_token() -> None:
-    """Ray would write the token of a new local cluster readable for all users of the machine; so write it first, for
-    this user alone."""
+    """Write the token of local clusters, readable by this user alone: Ray would make it readable by all users."""
     if (
         os.environ.get("RAY_AUTH_MODE", "token") != "token"
         or os.environ.get("RAY_AUTH_TOKEN")
@@ -66,17 +64,19 @@ def make_private_token() -> None:
     ):
         return
     path = Path.home() / ".ray" / "auth_token"
-    with contextlib.suppress(OSError):  # there is one already, or Ray will say what is wrong
+    with contextlib.suppress(OSError):  # the token exists, or Ray reports what is wrong
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix="auth_token.") as file:  # for this user alone
+        with tempfile.NamedTemporaryFile(
+            "w", dir=path.parent, prefix="auth_token."
+        ) as file:  # readable by this user alone
             file.write(secrets.token_hex(32))
             file.flush()
-            os.link(file.name, path)  # whole: another Ray that starts now must not read half of it
+            os.link(file.name, path)  # atomic: another Ray that starts now must not read a part
 
 
 @contextlib.contextmanager
 def _workers_find_packages() -> Iterator[None]:
-    """Have workers started meanwhile import our packages from this checkout, unless they are installed anyway."""
+    """Let workers that start meanwhile import our packages from this checkout, unless they are installed."""
     before = os.environ.get("PYTHONPATH")
     if str(ROOT) not in [*site.getsitepackages(), site.getusersitepackages()]:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([before] if before else [])])

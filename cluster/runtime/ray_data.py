@@ -1,5 +1,5 @@
-"""Ray Data as the jobs use it: without its own bars, notes and tracebacks: its errors are raised all the same, and its
-log files stay."""
+"""Settings of Ray Data for jobs: without its progress bars, notes and tracebacks. Its errors are still raised, and its
+log files are kept."""
 
 import contextlib
 import logging
@@ -10,22 +10,22 @@ import ray.data
 from ray.data import ExecutionResources
 from ray.util.annotations import RayDeprecationWarning
 
-from cluster.runtime.resources import own_share
+from cluster.runtime.resources import current_quota
 
-PATIENCE_S = 1800.0
-"""A block that takes longer than this to come ends the reading of a dataset."""
+BLOCK_TIMEOUT_S = 1800.0
+"""Longest wait for a block of a dataset; then reading fails."""
 
 
 def quiet_ray_data(watched: bool = False) -> None:
-    """Call before a dataset is built. `watched` = a `cluster.scheduling.watchdog` is kept over it, which knows better
-    than a clock whether it goes on."""
+    """Call it before a dataset is built. `watched`: the dataset runs under a `cluster.scheduling.watchdog`, so the
+    block timeout is off."""
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = -1 if watched else PATIENCE_S
-    share = own_share()
-    if share is not None:
+    context.execution_no_progress_timeout_s = -1 if watched else BLOCK_TIMEOUT_S
+    quota = current_quota()
+    if quota is not None:
         context.execution_options.resource_limits = ExecutionResources.for_limits(
-            cpu=share.num_cpus, gpu=share.num_gpus
+            cpu=quota.num_cpus, gpu=quota.num_gpus
         )
     for handler in logging.getLogger("ray.data").handlers:
         if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
@@ -34,8 +34,8 @@ def quiet_ray_data(watched: bool = False) -> None:
 
 @contextlib.contextmanager
 def bounded_retries() -> Iterator[None]:
-    """Where a dataset's tasks are told how often to try again: there is no named parameter for it yet, only the old way
-    to say it, which warns."""
+    """Suppress the deprecation warning of `max_restarts` and `max_task_retries`: Ray Data has no other parameter to
+    limit retries yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RayDeprecationWarning)
         yield

@@ -1,4 +1,4 @@
-"""What the cluster has, and how much of it this process may take, where several processes of one job share it."""
+"""Nodes of the cluster, and the quota of this process when several processes of one job share the cluster."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,27 +7,26 @@ import ray
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Share:
-    """A part of the cluster."""
+class ResourceQuota:
+    """CPUs and GPUs that a process may use."""
 
     num_cpus: int
     num_gpus: int
 
 
-_taken: list[Share] = []
+_quota: list[ResourceQuota] = []
 
 
-def take_share(share: Share) -> None:
-    """From now on `connect` tells this process of no more than `share`, and what it runs with Ray Data takes no
-    more."""
-    _taken[:] = [share]
+def set_quota(quota: ResourceQuota) -> None:
+    """Limit this process to `quota`: `connect` reports no more, and Ray Data uses no more."""
+    _quota[:] = [quota]
 
 
-def own_share() -> Share | None:
-    """The share of this process; None: it has the cluster to itself."""
-    return _taken[0] if _taken else None
+def current_quota() -> ResourceQuota | None:
+    """The quota of this process; None: the whole cluster."""
+    return _quota[0] if _quota else None
 
 
 def alive_nodes() -> list[dict[str, Any]]:
-    """What Ray says of each node that is alive."""
+    """Ray's description of each live node."""
     return [node for node in ray.nodes() if node["Alive"]]

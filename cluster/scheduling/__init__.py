@@ -1,1 +1,1 @@
-"""Work on many actors and workers with an end to every wait: pools, watchdogs, attempts and limits."""
+"""Work on many actors and workers in bounded time: actor pool, watchdog, attempt tracker and limits."""

@@ -1,10 +1,10 @@
-"""Who is at work on what, told by the workers themselves: so that a run that stands still is noticed, and what kills
-its worker is found.
+"""Tracker of the workers' attempts at shards: it notices a run that makes no progress, and finds poison items, which
+crash every worker that processes them.
 
-A ledger is an actor on the driver's node. Whoever works tells it every few seconds that it is alive, and which shard it
-has begun and ended. A shard that is begun again without having ended has cost its worker's life; then its items are
-taken one by one and noted before they are touched, so that after a few more lives the ledger knows which of them it is.
-Lives that went with their node do not count.
+The tracker is an actor on the driver's node. Each worker sends it a heartbeat every few seconds, and reports the start
+and the end of each shard. A shard that is started again although it has not ended has crashed its worker. From then on
+its items are processed one by one, and each is reported before it is processed: after a few more crashes the tracker
+knows the poison item. Workers that were lost with their node do not count.
 """
 
 import os
@@ -24,40 +24,41 @@ from cluster.runtime.resources import alive_nodes
 
 BEAT_S = 5.0
 MAX_DEATHS = 3
-"""Workers that may die at one item; then it is left out."""
+"""Workers that one item may crash before it is skipped."""
 ANSWER_S = 60.0
-"""How long the ledger may take to answer a worker."""
+"""Longest time for the tracker to answer a worker."""
 
 
 @dataclass(slots=True)
 class _Entry:
-    """A shard that was begun and has not ended."""
+    """A shard that was started and has not ended."""
 
     node_id: str
-    item: str = ""  # the one noted last
+    item: str = ""  # reported last
     is_open: bool = True
-    deaths: Counter[str] = field(default_factory=Counter)  # by item; "" = no item was noted
+    deaths: Counter[str] = field(default_factory=Counter)  # by item; "" = no item was reported
 
 
-class Ledger:
-    """The actor. Make it with `open_ledger`."""
+class AttemptTracker:
+    """The actor; `start_tracker` creates it."""
 
     def __init__(self, max_deaths: int) -> None:
         self.max_deaths = max_deaths
         self.entries: dict[str, _Entry] = {}
-        self.last_beat = time.monotonic()
+        self.last_heartbeat = time.monotonic()
 
-    def beat(self) -> None:
-        """A worker is alive and at work."""
-        self.last_beat = time.monotonic()
+    def heartbeat(self) -> None:
+        """Record that a worker is alive."""
+        self.last_heartbeat = time.monotonic()
 
-    def silence_s(self) -> float:
-        """Seconds since anyone was alive and at work."""
-        return time.monotonic() - self.last_beat
+    def seconds_since_heartbeat(self) -> float:
+        """Seconds since any worker sent a heartbeat."""
+        return time.monotonic() - self.last_heartbeat
 
     def begin(self, shard: str, node_id: str) -> tuple[bool, list[str]]:
-        """Somebody begins `shard`. Returns whether to take its items one by one, and the items to leave out."""
-        self.beat()
+        """Record that a worker starts `shard`; returns whether to process its items one by one, and the items to
+        skip."""
+        self.heartbeat()
         entry = self.entries.setdefault(shard, _Entry(node_id, is_open=False))
         if entry.is_open and entry.node_id in {node["NodeID"] for node in alive_nodes()}:
             entry.deaths[entry.item] += 1
@@ -65,43 +66,44 @@ class Ledger:
         return bool(entry.deaths), [item for item, deaths in entry.deaths.items() if item and deaths >= self.max_deaths]
 
     def note(self, shard: str, item: str) -> None:
-        """`item` of `shard` is about to be touched."""
-        self.beat()
+        """Record that a worker is about to process `item` of `shard`."""
+        self.heartbeat()
         self.entries[shard].item = item
 
     def end(self, shard: str) -> None:
-        """`shard` is done, or was given up by a worker that lives."""
-        self.beat()
+        """Record that an attempt at `shard` ended without a crash."""
+        self.heartbeat()
         self.entries.pop(shard, None)
 
-    def worst(self) -> tuple[str, list[str]]:
-        """The shard at which most workers died, "" if none did, and the items of it at which they died, as far as they
-        are known."""
+    def deadliest_shard(self) -> tuple[str, list[str]]:
+        """The shard that crashed most workers ("" if none did), and its known items at which they crashed."""
         shard, entry = max(self.entries.items(), key=lambda pair: pair[1].deaths.total(), default=("", _Entry("")))
         return shard, sorted({item for item in (*entry.deaths, entry.item) if item})
 
 
-def open_ledger(max_deaths: int = MAX_DEATHS) -> Any:
-    """A handle of a new ledger; it ends when the last handle does. Ray must run."""
+def start_tracker(max_deaths: int = MAX_DEATHS) -> Any:
+    """Start a tracker; returns its handle. The tracker ends with its last handle. Ray must be connected."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Ledger).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote(max_deaths)
+    return ray.remote(AttemptTracker).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote(max_deaths)
 
 
-class Beats:
-    """In its block a worker tells `ledger` every few seconds that it is at work.
+class Heartbeat:
+    """Context manager: within its block a worker sends heartbeats to `tracker`.
 
     Args:
-        ledger: from `open_ledger`.
-        limit_s: when the block takes longer, it hangs: its process ends itself. None = it may take as long as it likes.
+        tracker: from `start_tracker`.
+        limit_s: a block that takes longer hangs: the process kills itself. None: no limit.
     """
 
-    def __init__(self, ledger: Any, limit_s: float | None = None) -> None:
-        self.ledger, self.limit_s = ledger, limit_s
+    def __init__(self, tracker: Any, limit_s: float | None = None) -> None:
+        self.tracker, self.limit_s = tracker, limit_s
         self._ended = threading.Event()
 
     def __enter__(self) -> Self:
         self._ended.clear()
-        threading.Thread(target=self._beat, args=(self._ended, time.monotonic()), name="beats", daemon=True).start()
+        threading.Thread(
+            target=self._send_heartbeats, args=(self._ended, time.monotonic()), name="heartbeat", daemon=True
+        ).start()
         return self
 
     def __exit__(
@@ -109,48 +111,48 @@ class Beats:
     ) -> None:
         self._ended.set()
 
-    def _beat(self, ended: threading.Event, began: float) -> None:
-        self.ledger.beat.remote()
+    def _send_heartbeats(self, ended: threading.Event, began: float) -> None:
+        self.tracker.heartbeat.remote()
         while not ended.wait(BEAT_S):
             if self.limit_s is not None and time.monotonic() - began > self.limit_s:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.ledger.beat.remote()
+            self.tracker.heartbeat.remote()
 
 
-class Attempt(Beats):
-    """A worker's attempt at a shard, a context manager; use `portions` within.
+class Attempt(Heartbeat):
+    """Context manager: a worker's attempt at a shard. Its block iterates over `batches`.
 
     Args:
-        ledger: from `open_ledger`.
-        shard: its name, the same at every attempt.
-        limit_s: see `Beats`.
+        tracker: from `start_tracker`.
+        shard: name of the shard, the same at every attempt.
+        limit_s: see `Heartbeat`.
     """
 
-    def __init__(self, ledger: Any, shard: str, limit_s: float) -> None:
-        super().__init__(ledger, limit_s)
+    def __init__(self, tracker: Any, shard: str, limit_s: float) -> None:
+        super().__init__(tracker, limit_s)
         self.shard = shard
-        self.one_by_one = False
-        self.deadly: frozenset[str] = frozenset()
-        """Items to leave out, because every worker that touched them died."""
+        self.isolate = False
+        self.poison: frozenset[str] = frozenset()
+        """Items to skip, because every worker that processed them crashed."""
 
     def __enter__(self) -> Self:
         node_id = ray.get_runtime_context().get_node_id()
-        self.one_by_one, deadly = ray.get(self.ledger.begin.remote(self.shard, node_id), timeout=ANSWER_S)
-        self.deadly = frozenset(deadly)
+        self.isolate, poison = ray.get(self.tracker.begin.remote(self.shard, node_id), timeout=ANSWER_S)
+        self.poison = frozenset(poison)
         return super().__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        self.ledger.end.remote(self.shard)
+        self.tracker.end.remote(self.shard)
 
-    def portions(self, items: list[str]) -> Iterator[list[int]]:
-        """Positions in `items` to work on together, in order, without those of deadly items."""
-        alive = [number for number, item in enumerate(items) if item not in self.deadly]
-        if not self.one_by_one:
+    def batches(self, items: list[str]) -> Iterator[list[int]]:
+        """Indices of the items to process together, in order, without poison items."""
+        alive = [number for number, item in enumerate(items) if item not in self.poison]
+        if not self.isolate:
             yield alive
             return
         for number in alive:
-            ray.get(self.ledger.note.remote(self.shard, items[number]), timeout=ANSWER_S)
+            ray.get(self.tracker.note.remote(self.shard, items[number]), timeout=ANSWER_S)
             yield [number]

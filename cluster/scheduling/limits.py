@@ -1,5 +1,5 @@
-"""When a run over many shards is given up: nobody is left to work, nothing succeeds any more, or the storage is gone.
-Each raises a ClusterError."""
+"""Limits of a run over many shards, and when it is aborted with a ClusterError: no actor is left, shard after shard
+fails, or the storage cannot be reached."""
 
 import threading
 import time
@@ -8,101 +8,103 @@ from dataclasses import dataclass
 
 from cluster.errors import ClusterError
 
-MAX_START_FAILURES = 3  # attempts to start one actor, in a row
+MAX_START_FAILURES = 3  # consecutive failed starts of one actor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """How much goes wrong before something is given up."""
+    """Limits on retries, on waiting and on failures."""
 
     max_retries: int = 3
-    """Times a shard is tried again after it failed, or its actor died or hung; then it is set aside."""
+    """Retries of a shard after an error, or after its actor died or hung; then the shard fails."""
     max_losses: int = 10
-    """Times a shard is tried again after the node under its actor went away, which is not the shard's fault."""
+    """Retries of a shard whose actor was lost with its node, which is not the shard's fault."""
     shard_timeout_s: float = 1800.0
-    """A shard that takes longer has failed, and its actor is replaced."""
+    """Longest time of an attempt at a shard; then the attempt fails and the actor is replaced."""
     start_timeout_s: float = 300.0
-    """An actor that is not ready by then is started anew; where the nodes have room for one, a run without any is given
-    up then."""
+    """Longest time until an actor is ready; then it is started again. A run without a ready actor is aborted after this
+    time if the nodes could hold one."""
     stall_timeout_s: float = 80.0
-    """Where they have no room, it is given up after this long. Ray takes up to half a minute to notice that a node is
-    gone."""
-    growth_s: float = 0.0
-    """Seconds that the cluster may take to add a node; the two limits above are longer by these."""
+    """A run without a ready actor is aborted after this time if the nodes cannot hold one. Ray needs up to half a
+    minute to notice that a node is lost."""
+    scale_up_s: float = 0.0
+    """Seconds that the cluster may need to add a node (scale up); they are added to the two limits above."""
     quiet_s: float = 15.0
-    """After this long without a finished shard the caller's own check is made, and again after as long."""
+    """The caller's check runs each time that no shard was finished for this long."""
     max_failed_in_a_row: int = 10
-    """The run is given up when this many shards were set aside with none finished in between."""
+    """The run is aborted when this many shards in a row have failed."""
 
 
 class Health:
-    """What tells a run that goes on from one that does not. All methods but `close` may raise ClusterError."""
+    """Decides whether a run continues: all methods except `close` raise ClusterError when it must be aborted."""
 
     def __init__(
-        self, limits: Limits, check: Callable[[], None] | None, has_room: Callable[[], bool] = lambda: False
+        self, limits: Limits, check: Callable[[], None] | None, can_schedule: Callable[[], bool] = lambda: False
     ) -> None:
-        self.limits, self._has_room = limits, has_room
+        self.limits, self._has_room = limits, can_schedule
         self.last_error = "none was scheduled"
         self._done = 0
         self._failed_in_a_row = 0
-        self._losses_in_a_row = 0  # actors lost since a shard was last finished or set aside
-        self._last_life = self._last_success = time.monotonic()
-        self._problem: Exception | None = None  # what the check raised
+        self._losses_in_a_row = 0  # actors lost since a shard last finished or failed
+        self._last_ready = self._last_success = time.monotonic()
+        self._problem: Exception | None = None  # raised by the check
         self._closed = threading.Event()
         if check is not None:
             threading.Thread(target=self._watch, args=(check,), name="check", daemon=True).start()
 
     def finished(self) -> None:
-        """A shard was finished."""
+        """Record that a shard was finished."""
         self._done += 1
         self._failed_in_a_row = self._losses_in_a_row = 0
         self._last_success = time.monotonic()
 
-    def set_aside(self, key: str, error: str) -> None:
-        """A shard was set aside."""
+    def shard_failed(self, key: str, error: str) -> None:
+        """Record that a shard failed finally."""
         self._failed_in_a_row += 1
         self._losses_in_a_row = 0
         if self._failed_in_a_row >= self.limits.max_failed_in_a_row:
-            raise self.given_up(f"{self._failed_in_a_row} shards in a row failed, the last one ({key}) with: {error}")
+            raise self.abort_error(
+                f"{self._failed_in_a_row} shards in a row failed, the last one ({key}) with: {error}"
+            )
 
-    def lost(self, num_places: int, error: str) -> None:
-        """One of the actors died, hung or did not start; `num_places` is how many there should be."""
+    def actor_lost(self, num_actors: int, error: str) -> None:
+        """Record that one of `num_actors` actors died, hung or did not start."""
         self.last_error = error
         self._losses_in_a_row += 1
-        if self._losses_in_a_row > MAX_START_FAILURES + (2 + self.limits.max_retries) * num_places:
-            raise self.given_up(
+        if self._losses_in_a_row > MAX_START_FAILURES + (2 + self.limits.max_retries) * num_actors:
+            raise self.abort_error(
                 f"{self._losses_in_a_row} actors died with no shard finished in between, the last with: {error}"
             )
 
-    def unstartable(self, error: str) -> None:
-        """No actor is left, and none can be started."""
-        raise self.given_up(f"no actor could be started: {error}")
+    def no_actor_starts(self, error: str) -> None:
+        """Abort: no actor is left, and none can be started."""
+        raise self.abort_error(f"no actor could be started: {error}")
 
-    def look(self, any_ready: bool) -> None:
-        """To be called all the time, with whether any actor is at hand."""
+    def check_progress(self, any_ready: bool) -> None:
+        """Call it continually with whether any actor is ready; raises when a limit is exceeded."""
         if self._problem is not None:
-            raise self.given_up(str(self._problem)) from self._problem
+            raise self.abort_error(str(self._problem)) from self._problem
         now = time.monotonic()
-        silence_s = now - self._last_life
+        unready_s = now - self._last_ready
         if any_ready:
-            self._last_life = now
-        elif silence_s > self._patience_s(self.limits.stall_timeout_s) and (
-            silence_s > self._patience_s(self.limits.start_timeout_s) or not self._has_room()
+            self._last_ready = now
+        elif unready_s > self._with_scale_up(self.limits.stall_timeout_s) and (
+            unready_s > self._with_scale_up(self.limits.start_timeout_s) or not self._has_room()
         ):
-            raise self.given_up(
-                f"no actor was ready for {silence_s:.0f} s (last error: {self.last_error}); "
+            raise self.abort_error(
+                f"no actor was ready for {unready_s:.0f} s (last error: {self.last_error}); "
                 "check with `ray status` that nodes are alive with enough free CPUs, GPUs and memory"
             )
 
-    def _patience_s(self, limit_s: float) -> float:
-        return limit_s + self.limits.growth_s
+    def _with_scale_up(self, limit_s: float) -> float:
+        return limit_s + self.limits.scale_up_s
 
     def close(self) -> None:
-        """The run has ended."""
+        """Stop the check: the run has ended."""
         self._closed.set()
 
     def _watch(self, check: Callable[[], None]) -> None:
-        """Runs in a thread, so that a check that takes its time delays nothing."""
+        """Runs in a thread, so that a slow check delays nothing."""
         while not self._closed.wait(self.limits.quiet_s):
             if time.monotonic() - self._last_success >= self.limits.quiet_s:
                 try:
@@ -111,6 +113,8 @@ class Health:
                     self._problem = error
                     return
 
-    def given_up(self, why: str) -> ClusterError:
-        """The error that ends the run, because of `why`."""
-        return ClusterError(f"{why}. {self._done} finished shards are kept: mend the cause and run again")
+    def abort_error(self, why: str) -> ClusterError:
+        """The error that aborts the run because of `why`."""
+        return ClusterError(
+            f"{why}. {self._done} finished shards are kept: fix the cause and run the same command again"
+        )

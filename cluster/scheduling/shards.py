@@ -1,4 +1,4 @@
-"""Units of work, and what becomes of them."""
+"""Shards, the progress of a run over them, and its result."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,39 +6,39 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A unit of work."""
+    """A unit of work for one actor."""
 
     key: str
-    """Its name: unique, and the same in every run."""
+    """Name of the shard: unique, and the same in every run."""
     payload: Any
-    """The argument of the actor's method."""
+    """Argument of the actor's method."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Progress:
-    """Where a run stands."""
+    """Progress of a run."""
 
     done: int = 0
     """Shards finished."""
     failed: int = 0
-    """Shards set aside."""
+    """Shards that failed finally."""
     retries: int = 0
-    """Attempts that failed and were, or will be, repeated."""
+    """Failed attempts that were, or will be, retried."""
     replaced: int = 0
     """Actors that died or hung, and were replaced."""
     ready: int = 0
-    """Actors at hand now."""
+    """Actors that are ready now."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardsResult:
-    """What became of all shards."""
+    """Result of a run."""
 
     done: int
     """Shards finished; each went through `on_done` exactly once."""
     failed: dict[str, str]
-    """Key and error of each shard set aside."""
+    """Key and error of each failed shard."""
     retries: int
-    """Attempts that had to be repeated."""
+    """Attempts that were retried."""
     replaced: int
-    """Actors that had to be replaced."""
+    """Actors that were replaced."""

@@ -1,5 +1,5 @@
-"""Watching over what Ray does by itself (Ray Data, Ray Train): it may wait for ever for nodes that never come; here,
-every wait has a limit."""
+"""Watchdog over work that Ray schedules itself (Ray Data, Ray Train): Ray may wait for ever for nodes that never come;
+under the watchdog, every wait is bounded."""
 
 import threading
 import time
@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from cluster import storage
 from cluster.errors import ClusterError, StorageUnavailableError
-from cluster.runtime.connect import GROWTH_TIMEOUT_S, MAX_GPUS
+from cluster.runtime.connect import MAX_GPUS, SCALE_UP_TIMEOUT_S
 from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.limits import Limits
 
@@ -21,56 +21,60 @@ POLL_S = 0.25
 LOOK_S = 5.0
 ANSWER_S = 30.0
 WATCHED = "watched"
-"""Name of the thread that waits in Ray."""
+"""Name of the thread that runs the work."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(kw_only=True, frozen=True)
-class Vigil:
-    """What tells work that goes on from work that does not.
+class Watchdog:
+    """What is watched, and the limits.
 
-    Slow work is left alone: what counts is that some worker says that it is at work, see
+    Slow work continues: the watchdog only asks whether any worker still sends heartbeats, see
     `cluster.scheduling.attempt_tracker`.
     """
 
-    ledger: Any
-    """That the workers report to."""
+    tracker: Any
+    """Attempt tracker that the workers send heartbeats to."""
     worker: Mapping[str, float]
-    """Resources that one worker reserves."""
+    """Ray resources that one worker reserves."""
     num_workers: int = 1
-    """How many workers the work needs at least."""
+    """Minimum number of workers that the work needs."""
     storage_uri: str
-    """What the work reads or writes; it is looked for every few seconds, and storage that does not answer ends the
-    work."""
+    """URI that the work reads or writes; it is checked every few seconds, and the work ends if the storage cannot be
+    reached."""
     limits: Limits
-    """`stall_timeout_s`: silence that is allowed while the nodes have no room for the workers; `start_timeout_s`: while
-    they have."""
+    """Longest time without a heartbeat: `stall_timeout_s` if the nodes cannot hold the workers, `start_timeout_s` if
+    they can."""
 
 
 def has_abandoned_thread() -> bool:
-    """Whether a thread of `watch` still waits in Ray, for a run that was given up."""
+    """Whether a thread of an aborted `run_with_watchdog` still waits in Ray."""
     return any(thread.name == WATCHED for thread in threading.enumerate())
 
 
-def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] = lambda: None) -> Result:
-    """`work()`, done in a thread of its own.
+def run_with_watchdog(
+    work: Callable[[], Result], watchdog: Watchdog, on_tick: Callable[[], None] = lambda: None
+) -> Result:
+    """Run `work` in a thread under the watchdog; returns its result.
 
     Args:
-        work: whatever Ray may wait in.
-        vigil: when to give it up.
-        on_tick: called here several times a second, and once more after the end; what it raises ends the wait.
+        work: a call in which Ray may block.
+        watchdog: what is watched, and the limits.
+        on_tick: called in this thread several times a second, and once after the end. An exception that it raises ends
+            the wait.
 
     Raises:
-        ClusterError: no worker was at work for too long, or the storage is gone. The thread is left behind.
-        Exception: what `work` raised.
+        ClusterError: no worker sent a heartbeat for too long, or the storage cannot be reached. The thread is
+            abandoned.
+        Exception: whatever `work` raised.
     """
     outcome: dict[str, Any] = {}
 
     def do() -> None:
         try:
             outcome["result"] = work()
-        except BaseException as error:  # noqa: BLE001  # raised again by the thread that waits
+        except BaseException as error:  # noqa: BLE001  # raised again by the waiting thread
             outcome["error"] = error
 
     thread = threading.Thread(target=do, name=WATCHED, daemon=True)
@@ -79,15 +83,17 @@ def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] 
     answered = time.monotonic()
     next_look = answered + LOOK_S
     thread.start()
-    threading.Thread(target=_check, args=(vigil, closed, problems), name="check", daemon=True).start()
+    threading.Thread(target=_check, args=(watchdog, closed, problems), name="check", daemon=True).start()
     try:
         while thread.is_alive():
             thread.join(POLL_S)
             on_tick()
             if not problems.empty():
-                raise ClusterError(f"{problems.get()}. What is finished is kept: mend the cause and run again")
+                raise ClusterError(
+                    f"{problems.get()}. What is finished is kept: fix the cause and run the same command again"
+                )
             if time.monotonic() >= next_look:
-                answered = _look(vigil, answered)
+                answered = _look(watchdog, answered)
                 next_look = time.monotonic() + LOOK_S
     finally:
         closed.set()
@@ -99,12 +105,12 @@ def watch(work: Callable[[], Result], vigil: Vigil, on_tick: Callable[[], None] 
 
 
 def limits_here() -> Limits:
-    """The limits for the cluster that this process is connected to: one that grows has time for it."""
-    return Limits(growth_s=GROWTH_TIMEOUT_S if ray.cluster_resources().get(MAX_GPUS) else 0.0)
+    """The limits for the connected cluster, with time to scale up if it can."""
+    return Limits(scale_up_s=SCALE_UP_TIMEOUT_S if ray.cluster_resources().get(MAX_GPUS) else 0.0)
 
 
-def has_room(worker: Mapping[str, float], num_workers: int = 1) -> bool:
-    """Whether the nodes that live could hold the workers, if nothing else ran on them."""
+def can_schedule(worker: Mapping[str, float], num_workers: int = 1) -> bool:
+    """Whether the live nodes could hold the workers if nothing else ran on them."""
     nodes = [node["Resources"] for node in alive_nodes()]
     return (
         sum(
@@ -115,28 +121,29 @@ def has_room(worker: Mapping[str, float], num_workers: int = 1) -> bool:
     )
 
 
-def _check(vigil: Vigil, closed: threading.Event, problems: "SimpleQueue[ClusterError]") -> None:
-    """Runs in a thread, so that storage that takes its time delays nothing."""
-    while not closed.wait(vigil.limits.quiet_s):
+def _check(watchdog: Watchdog, closed: threading.Event, problems: "SimpleQueue[ClusterError]") -> None:
+    """Runs in a thread, so that slow storage delays nothing."""
+    while not closed.wait(watchdog.limits.quiet_s):
         try:
-            storage.exists(vigil.storage_uri)
+            storage.exists(watchdog.storage_uri)
         except StorageUnavailableError as error:
             problems.put(error)
             return
-        except ClusterError:  # of this one object; the workers will tell, if they need it
+        except ClusterError:  # about this one object; the workers report it if they need the object
             continue
 
 
-def _look(vigil: Vigil, answered: float) -> float:
-    """Raise if nobody has been at work for too long; returns when the ledger last answered, which it had done at
+def _look(watchdog: Watchdog, answered: float) -> float:
+    """Raise if no worker sent a heartbeat for too long; returns when the tracker last answered, before this call at
     `answered`."""
     try:
-        silence_s = ray.get(vigil.ledger.silence_s.remote(), timeout=ANSWER_S)
-    except GetTimeoutError:  # a machine this busy says nothing about the work, but it does not stay so for ever
-        unheard_s = time.monotonic() - answered
-        if unheard_s > vigil.limits.start_timeout_s + vigil.limits.growth_s:
+        silence_s = ray.get(watchdog.tracker.seconds_since_heartbeat.remote(), timeout=ANSWER_S)
+    except GetTimeoutError:  # a busy machine says nothing about the work, but must answer at last
+        unanswered_s = time.monotonic() - answered
+        if unanswered_s > watchdog.limits.start_timeout_s + watchdog.limits.scale_up_s:
             raise ClusterError(
-                f"Ray has not answered for {unheard_s:.0f} s; check with `ray status` whether its head is alive. What "
+                f"Ray has not answered for {unanswered_s:.0f} s; check with `ray status` whether its head is alive. "
+                "What "
                 "is finished is kept: run again"
             ) from None
         return answered
@@ -144,17 +151,19 @@ def _look(vigil: Vigil, answered: float) -> float:
         raise ClusterError(
             f"Ray no longer works on this machine ({type(error).__name__}). What is finished is kept: run again"
         ) from error
-    limits = vigil.limits
-    needed = " and ".join(f"{amount:g} {name}" for name, amount in vigil.worker.items() if amount)
-    if silence_s > limits.stall_timeout_s + limits.growth_s and not has_room(vigil.worker, vigil.num_workers):
+    limits = watchdog.limits
+    needed = " and ".join(f"{amount:g} {name}" for name, amount in watchdog.worker.items() if amount)
+    if silence_s > limits.stall_timeout_s + limits.scale_up_s and not can_schedule(
+        watchdog.worker, watchdog.num_workers
+    ):
         raise ClusterError(
             f"no worker was at work for {silence_s:.0f} s, and the nodes that are left cannot hold "
-            f"{vigil.num_workers} with {needed} each; "
+            f"{watchdog.num_workers} with {needed} each; "
             "check with `ray status`. What is finished is kept: run again when there are nodes"
         )
-    if silence_s > limits.start_timeout_s + limits.growth_s:
+    if silence_s > limits.start_timeout_s + limits.scale_up_s:
         raise ClusterError(
-            f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {vigil.num_workers} with "
+            f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {watchdog.num_workers} with "
             f"{needed} each; check with "
             "`ray status` whether other jobs hold them. What is finished is kept: run again"
         )

@@ -1,8 +1,7 @@
 """Reading and writing by URI. A URI is a local path (absolute, relative, `~`, `file://`) or `s3://bucket/key`.
 
-Whatever the functions here write becomes visible whole or not at all, every call ends within a bounded time, and all
-errors are one-sentence `ClusterError`s that hold no secret. Only this file looks at what kind a URI is: `disk` and `s3`
-do the work.
+All writes are atomic, every call ends within a bounded time, and all errors are `ClusterError`s of one sentence without
+secrets. This file dispatches on the kind of URI; `local` and `s3_objects` do the work.
 """
 
 import hashlib
@@ -37,9 +36,9 @@ class Entry:
     """One file or object of a listing."""
 
     uri: str
-    """Where it is."""
+    """URI of the file or object."""
     size: int
-    """Bytes."""
+    """Size in bytes."""
 
 
 # ---- names
@@ -106,7 +105,9 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
 def exists(uri: str | Path) -> bool:
     """Whether there is a file or object at `uri`, or anything below it."""
     if is_remote(uri):
-        return (bool(split(uri)[1]) and s3.head(uri) is not None) or next(s3.walk(uri, page=1), None) is not None
+        return (bool(split(uri)[1]) and s3.head(uri) is not None) or next(
+            s3.list_objects(uri, page=1), None
+        ) is not None
     path = disk.path_of(uri)
     with disk.errors(path):
         return path.exists()
@@ -145,7 +146,7 @@ def require_file(uri: str | Path) -> None:
     found = s3.head(uri) is not None if is_remote(uri) else disk.path_of(uri).is_file()
     if not found:
         if is_remote(uri):
-            next(s3.walk(uri, page=1), None)  # a missing bucket has its own message
+            next(s3.list_objects(uri, page=1), None)  # a missing bucket has its own message
         raise NotFoundError(f"{uri} does not exist; check the address")
 
 
@@ -158,7 +159,9 @@ def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
 def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
     """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is
     fixed but not that of the URIs."""
-    found = s3.walk(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
+    found = (
+        s3.list_objects(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
+    )
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
 
 
@@ -231,7 +234,7 @@ def check_writable(uri: str | Path) -> None:
     try:
         write_bytes(probe, bytes(PROBE_BYTES))
         delete(probe)
-    except ClusterError as error:  # who reads it did not ask for this file
+    except ClusterError as error:  # do not mention the probe object
         raise type(error)(str(error).replace(probe, str(uri))) from error
 
 
@@ -286,7 +289,7 @@ def _copy_file(source: str, target: Path) -> None:
     if not is_remote(source):
         disk.write(target, disk.path_of(source))
         return
-    with disk.errors(target), disk.scratch_file(target) as scratch:
+    with disk.errors(target), disk.temporary_file(target) as scratch:
         s3.download(source, scratch)
         scratch.replace(target)
 

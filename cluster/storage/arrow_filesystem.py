@@ -116,7 +116,7 @@ def _below(root: str) -> tuple[dict[str, int], list[str]]:
     """Objects at any depth below `root` with their sizes in bytes, and folders, by their paths from it."""
     files: dict[str, int] = {}
     folders: set[str] = set()
-    for uri, size in s3.walk(_uri(root)):
+    for uri, size in s3.list_objects(_uri(root)):
         name = uri[len(_uri(root)) + 1 :]
         files[name] = size
         parts = name.split("/")
@@ -128,7 +128,7 @@ def _info(path: str) -> fs.FileInfo:
     answer = s3.head(_uri(path)) if "/" in path.rstrip("/") else None
     if answer is not None:
         return fs.FileInfo(path, fs.FileType.File, size=int(answer["ContentLength"]))
-    found = next(s3.walk(_uri(path), page=1), None) is not None
+    found = next(s3.list_objects(_uri(path), page=1), None) is not None
     return fs.FileInfo(path, fs.FileType.Directory if found else fs.FileType.NotFound)
 
 

@@ -37,7 +37,7 @@ def errors(path: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def scratch_file(path: Path) -> Iterator[Path]:
+def temporary_file(path: Path) -> Iterator[Path]:
     """The name of a hidden file beside `path`, to write and then move; removed at the end if it is still there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex}.tmp")
@@ -48,7 +48,7 @@ def scratch_file(path: Path) -> Iterator[Path]:
             scratch.unlink()
 
 
-def fill(scratch: Path, content: bytes | memoryview | Path) -> None:
+def write_synced(scratch: Path, content: bytes | memoryview | Path) -> None:
     """Put `content` (bytes, or those of another file) into `scratch`, down to the disk."""
     with scratch.open("xb") as file:
         if isinstance(content, Path):
@@ -62,16 +62,16 @@ def fill(scratch: Path, content: bytes | memoryview | Path) -> None:
 
 def write(path: Path, content: bytes | memoryview | Path) -> None:
     """Make `path` hold `content`, replacing what was there in one step."""
-    with errors(path), scratch_file(path) as scratch:
-        fill(scratch, content)
+    with errors(path), temporary_file(path) as scratch:
+        write_synced(scratch, content)
         scratch.replace(path)
 
 
 def create(path: Path, content: bytes) -> bool:
     """Like `write`, but only if nothing is there; False if something is. Where there are no hard links, `path` is empty
     for a moment."""
-    with errors(path), scratch_file(path) as scratch:
-        fill(scratch, content)
+    with errors(path), temporary_file(path) as scratch:
+        write_synced(scratch, content)
         try:
             os.link(scratch, path)
         except FileExistsError:

@@ -1,80 +1,83 @@
-"""How long a request to a server is repeated that fails for a reason which may pass: with growing pauses of random
-length, and never for ever.
+"""Retries of a request that fails with a transient error: exponential back-off with jitter, within a budget of time.
 
-A server that answers as a rule has PATIENCE_S seconds to recover. One that was given up a moment ago, or has never been
-heard of, has SHORT_PATIENCE_S: so a wrong address is told soon, and many requests after each other do not each wait
-anew for a server that is gone.
+A server that has answered before has RETRY_BUDGET_S seconds to recover. A server that has never answered, or for which
+the budget has just run out, has SHORT_RETRY_BUDGET_S: a wrong address is reported soon, and a series of requests does
+not wait the whole budget again and again for a server that is gone.
 """
 
 import random
 import time
 
-PATIENCE_S = 45.0
-SHORT_PATIENCE_S = 10.0
-FIRST_PAUSE_S = 0.1
-LONGEST_PAUSE_S = 5.0
+RETRY_BUDGET_S = 45.0
+SHORT_RETRY_BUDGET_S = 10.0
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 5.0
 
 
-def pause_s(attempt: int, first_s: float, longest_s: float, least_share: float = 0.5) -> float:
-    """Seconds to wait after failed attempt number `attempt`, from 0: `first_s`, doubled each time up to `longest_s`, of
-    which a random part is taken, at least `least_share`, so that many who failed together do not come back together."""
+def backoff_s(attempt: int, first_s: float, longest_s: float, least_share: float = 0.5) -> float:
+    """Seconds to wait after failed attempt number `attempt`, from 0.
+
+    The wait is `first_s`, doubled with each attempt up to `longest_s`, times a random factor from `least_share` to 1
+    (jitter): clients that failed together do not all retry together.
+    """
     return random.uniform(least_share, 1.0) * min(first_s * 2.0**attempt, longest_s)
 
 
-class Trust:
-    """What is known of a server, for all threads that use it."""
+class ServerHealth:
+    """What is known about a server, shared by all threads that use it."""
 
     def __init__(self) -> None:
-        self._heard = False
-        self._given_up = False
+        self._has_answered = False
+        self._is_exhausted = False
 
-    def heard(self) -> None:
-        """The server is there, though it may be busy."""
-        self._heard = True
+    def record_response(self) -> None:
+        """The server answered, though perhaps with an error."""
+        self._has_answered = True
 
-    def served(self) -> None:
-        """The server did as it was asked, or had a reason not to that lies with the request."""
-        self._heard, self._given_up = True, False
+    def record_success(self) -> None:
+        """The server did what the request asked, or refused it for a reason that lies in the request."""
+        self._has_answered, self._is_exhausted = True, False
 
-    def give_up(self) -> None:
-        """The server had its time."""
-        self._given_up = True
+    def record_exhausted(self) -> None:
+        """The retry budget ran out."""
+        self._is_exhausted = True
 
-    def patience_s(self) -> float:
-        """Seconds that the server has for recovering."""
-        return PATIENCE_S if self._heard and not self._given_up else SHORT_PATIENCE_S
+    def retry_budget_s(self) -> float:
+        """Seconds that the server has to recover."""
+        return RETRY_BUDGET_S if self._has_answered and not self._is_exhausted else SHORT_RETRY_BUDGET_S
 
 
-class Effort:
+class RetryState:
     """The attempts at one request."""
 
-    def __init__(self, trust: Trust) -> None:
-        self._trust = trust
+    def __init__(self, health: ServerHealth) -> None:
+        self._health = health
         self._began = self._since = time.monotonic()
-        self._moved = 0
+        self._received = 0
         self._attempts = 0  # all of them
-        self._in_a_row = 0  # since something was last moved
+        self._in_a_row = 0  # since bytes were last received
 
-    def again(self, moved: int = 0) -> bool:
-        """To be called when an attempt failed: wait, then True for another one, or False at once when the patience is
-        at an end.
+    def wait_before_retry(self, received: int = 0) -> bool:
+        """Call it when an attempt failed. Waits and returns True if there is another attempt; returns False at once if
+        the retry budget has run out.
 
         Args:
-            moved: bytes that all attempts together have brought; while they grow, the patience begins anew.
+            received: bytes that all attempts together have received; each time the number has grown, the budget starts
+                anew.
         """
         now = time.monotonic()
         self._attempts += 1
         self._in_a_row += 1
-        if moved > self._moved:
-            self._moved, self._since, self._in_a_row = moved, now, 1
-        wait_s = pause_s(self._in_a_row, FIRST_PAUSE_S, LONGEST_PAUSE_S, least_share=0.0)
-        if now + wait_s - self._since > self._trust.patience_s():
-            self._trust.give_up()
+        if received > self._received:
+            self._received, self._since, self._in_a_row = received, now, 1
+        wait_s = backoff_s(self._in_a_row, FIRST_BACKOFF_S, MAX_BACKOFF_S, least_share=0.0)
+        if now + wait_s - self._since > self._health.retry_budget_s():
+            self._health.record_exhausted()
             return False
         time.sleep(wait_s)
         return True
 
-    def said(self) -> str:
-        """How often and how long, in words."""
+    def summary(self) -> str:
+        """How often and for how long the request was tried, in words."""
         times = "once" if self._attempts == 1 else f"{self._attempts} times"
         return f"tried {times} in {time.monotonic() - self._began:.0f} s"

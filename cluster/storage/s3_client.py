@@ -1,7 +1,6 @@
-"""The client of the S3 server, and the requests that it makes: tried again while they fail for a reason that may pass,
-with errors as sentences.
+"""The S3 client and its requests: transient errors are retried, other errors become a sentence.
 
-Endpoint, region and credentials come from the standard AWS variables and files, never from code, and are shown nowhere.
+Endpoint, region and credentials come from the standard AWS variables and files, never from code, and are never shown.
 """
 
 import contextlib
@@ -20,8 +19,8 @@ from botocore.config import Config
 
 from cluster.errors import ClusterError
 from cluster.storage.os_errors import file_error
-from cluster.storage.retry import Effort, Trust
-from cluster.storage.s3_errors import SERVER_ERRORS, MeaninglessAnswerError, may_pass, s3_error
+from cluster.storage.retry import RetryState, ServerHealth
+from cluster.storage.s3_errors import SERVER_ERRORS, MeaninglessAnswerError, is_transient, s3_error
 from cluster.storage.uris import has_login, without_login
 
 CONNECT_TIMEOUT_S = 5
@@ -35,24 +34,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class _Server:
-    """A client, which threads may share, and what is known of its server."""
+    """A client, which threads may share, and the health of its server."""
 
     client: Any
-    trust: Trust
+    health: ServerHealth
 
 
 def endpoint_url() -> str | None:
-    """Where the S3 server is, if it is not AWS."""
+    """Address of the S3 server; None: AWS."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
 
 def _identity() -> int:
-    """Another number in a forked process, or once the AWS variables have changed: then clients must be made anew."""
+    """A number that differs in a forked process and after the AWS variables have changed: then a new client is
+    needed."""
     return hash((os.getpid(), *sorted((key, value) for key, value in os.environ.items() if key.startswith("AWS_"))))
 
 
 def client() -> Any:
-    """This process's S3 client for the AWS variables as they are now. It does not repeat what fails."""
+    """This process's S3 client for the current AWS variables. It does not retry by itself."""
     return _server().client
 
 
@@ -62,7 +62,7 @@ def _server() -> _Server:
 
 
 def _renew_lock() -> None:
-    """In a forked process, where the lock may be held by a thread that is not there."""
+    """Runs in a forked process, where a thread that does not exist any more may hold the lock."""
     global _client_lock
     _client_lock = threading.Lock()
 
@@ -75,7 +75,7 @@ def _new_server(_identity: int) -> _Server:
     for name in _LOGS_WITH_SECRETS:
         logging.getLogger(name).setLevel(max(logging.getLogger(name).getEffectiveLevel(), logging.INFO))
     options: dict[str, Any] = {
-        "retries": {"mode": "standard", "total_max_attempts": 1},  # `persist` tries again
+        "retries": {"mode": "standard", "total_max_attempts": 1},  # `with_retries` retries
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
         "signature_version": "s3v4",
@@ -93,12 +93,12 @@ def _new_server(_identity: int) -> _Server:
         raise ClusterError(
             "AWS_ENDPOINT_URL is not an address such as https://storage.example.org:9000; correct it or unset it"
         ) from None
-    return _Server(_Client(made), Trust())
+    return _Server(_Client(made), ServerHealth())
 
 
 class _Client:
-    """boto3's client. Of an answer that makes no sense boto3 says ValueError, as our own code may: from here it is
-    another error."""
+    """boto3's client. boto3 raises ValueError for a malformed response, as our own code may for other reasons; this
+    client raises MeaninglessAnswerError instead."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -118,11 +118,11 @@ def _sensible(call: Callable[..., T], *arguments: Any, **options: Any) -> T:
         raise MeaninglessAnswerError(error=str(error)[:100]) from None
 
 
-def pieces(body: Any, size: int) -> Iterator[bytes]:
-    """The content of an answer, `size` bytes at a time."""
-    chunks = body.iter_chunks(size)
-    while (piece := _sensible(next, chunks, None)) is not None:
-        yield piece
+def chunks(body: Any, size: int) -> Iterator[bytes]:
+    """The body of a response, `size` bytes at a time."""
+    body_chunks = body.iter_chunks(size)
+    while (chunk := _sensible(next, body_chunks, None)) is not None:
+        yield chunk
 
 
 @contextlib.contextmanager
@@ -136,33 +136,41 @@ def errors(uri: str | Path) -> Iterator[None]:
         raise file_error(error.filename or str(uri), error) from error
 
 
-def persist(uri: str | Path, call: Callable[[Any], T], moved: Callable[[], int] = lambda: 0) -> T:
-    """`call(client)`, tried again while it fails for reasons that may pass. `moved` tells how many bytes all attempts
-    have brought."""
+def with_retries(uri: str | Path, call: Callable[[Any], T], received: Callable[[], int] = lambda: 0) -> T:
+    """Returns `call(client)`, retried while it fails with a transient error.
+
+    Args:
+        uri: named in errors.
+        call: the request.
+        received: returns how many bytes all attempts have received; see `RetryState.wait_before_retry`.
+
+    Raises:
+        ClusterError: the request was refused, or the retry budget ran out.
+    """
     with errors(uri):
         server = _server()
-        effort = Effort(server.trust)
+        state = RetryState(server.health)
         while True:
             try:
                 result = call(server.client)
             except SERVER_ERRORS as error:
-                if not may_pass(error):
-                    server.trust.served()
+                if not is_transient(error):
+                    server.health.record_success()
                     raise
                 if isinstance(error, aws.ClientError):
-                    server.trust.heard()
-                if not effort.again(moved()):
+                    server.health.record_response()
+                if not state.wait_before_retry(received()):
                     raise s3_error(
-                        str(uri), error, effort.said(), without_login(server.client.meta.endpoint_url)
+                        str(uri), error, state.summary(), without_login(server.client.meta.endpoint_url)
                     ) from None
             else:
-                server.trust.served()
+                server.health.record_success()
                 return result
 
 
-def told(answer: dict[str, Any], field: str) -> Any:
-    """What the answer says of `field`; one without it was cut off, which boto3 takes for an answer that says
-    nothing."""
+def require_field(answer: dict[str, Any], field: str) -> Any:
+    """The value of `field` in a response. Raises a transient error if it is missing: boto3 does not notice that a
+    response was cut off."""
     if field not in answer:
         raise aws.ResponseStreamingError(error=f"no {field}")
     return answer[field]

@@ -1,5 +1,4 @@
-"""What went wrong with a file or an object, as one sentence that names it and says what to do; never with a secret in
-it."""
+"""Errors of S3 as one sentence that names the object and the remedy and never holds a secret."""
 
 from botocore import exceptions as aws
 from botocore.parsers import ResponseParserError
@@ -9,7 +8,7 @@ from cluster.storage.uris import bucket_of
 
 BAD_KEY_CODES = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "UnrecognizedClientException"}
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "InvalidToken", "TokenRefreshRequired"}
-PASSING_CODES = {  # with a status below 500
+TRANSIENT_CODES = {  # error codes with an HTTP status below 500
     "BadDigest",
     "ConditionalRequestConflict",
     "IncompleteBody",
@@ -24,14 +23,14 @@ PASSING_CODES = {  # with a status below 500
 
 
 class MeaninglessAnswerError(aws.BotoCoreError):  # type: ignore[misc]  # boto3 has no types
-    """boto3 raised ValueError about what the server said."""
+    """boto3 raised ValueError because of a malformed response."""
 
-    fmt = "an answer that makes no sense: {error}"
+    fmt = "malformed response: {error}"
 
 
 SERVER_ERRORS = (aws.ClientError, aws.BotoCoreError, ResponseParserError)
 LATE = (aws.ReadTimeoutError, aws.ConnectTimeoutError)
-# The answer broke off or was damaged on its way.
+# The response was cut off or damaged in transit.
 BROKEN = (
     aws.ResponseStreamingError,
     aws.IncompleteReadError,
@@ -44,43 +43,43 @@ CREDENTIALS_HELP = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROF
 
 
 def code_of(error: aws.ClientError) -> str:
-    """The server's word for what is wrong."""
+    """The error code of S3, such as `NoSuchKey`."""
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
 def status_of(error: aws.ClientError) -> int:
-    """The status of the server's answer."""
+    """The HTTP status of the response."""
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
-def may_pass(error: Exception) -> bool:
-    """Whether the same request may succeed a little later."""
+def is_transient(error: Exception) -> bool:
+    """Whether the same request may succeed if it is retried."""
     if isinstance(error, aws.ClientError):
         status = status_of(error)
-        return (status >= 500 and status != 501) or status == 429 or code_of(error) in PASSING_CODES
+        return (status >= 500 and status != 501) or status == 429 or code_of(error) in TRANSIENT_CODES
     if isinstance(error, aws.SSLError):
         return "CERTIFICATE_VERIFY_FAILED" not in str(error)
     return isinstance(error, (aws.HTTPClientError, aws.ConnectionError, *BROKEN))
 
 
 def s3_error(uri: str, error: Exception, tried: str = "", server: str = "") -> ClusterError:
-    """The sentence for an error of boto3 about `uri`. `tried` says how often and how long, `server` which server it
-    was."""
+    """The error to raise for an error of boto3 about `uri`; it says how often the request was `tried` and which
+    `server` it went to."""
     if isinstance(error, aws.ClientError):
         return _refused(uri, error, tried)
     if isinstance(
         error, aws.NoCredentialsError | aws.PartialCredentialsError | aws.CredentialRetrievalError | aws.ProfileNotFound
     ):
         return ClusterError(f"{uri}: no usable S3 credentials were found; {CREDENTIALS_HELP}")
-    if isinstance(error, aws.SSLError) and not may_pass(error):
+    if isinstance(error, aws.SSLError) and not is_transient(error):
         return ClusterError(
             f"{uri}: the S3 server's certificate is not trusted; set AWS_CA_BUNDLE to the file of its authority"
         )
-    if may_pass(error):
+    if is_transient(error):
         kind = (
             "did not answer in time"
             if isinstance(error, LATE)
-            else "broke off its answers"
+            else "cut off its responses"
             if isinstance(error, BROKEN)
             else "cannot be reached"
         )
@@ -97,7 +96,7 @@ def s3_error(uri: str, error: Exception, tried: str = "", server: str = "") -> C
 
 
 def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
-    """The sentence for an answer of the S3 server that is an error."""
+    """The error to raise for an error response of the S3 server."""
     code, status = code_of(error), status_of(error)
     if code == "NoSuchBucket":
         return ClusterError(f"{uri}: there is no bucket '{bucket_of(uri)}'; create it first, or correct the name")
@@ -109,7 +108,8 @@ def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
         return ClusterError(f"{uri}: the S3 credentials have expired ({code}); renew them and run again")
     if code in ("RequestTimeTooSkewed", "RequestExpired"):
         return ClusterError(
-            f"{uri}: the S3 server finds this machine's clock wrong ({code}); set the clock and run again"
+            f"{uri}: the S3 server rejected the request: the clock of this machine is wrong ({code}); set the clock "
+            "and run again"
         )
     if status == 403:
         return ClusterError(
@@ -123,7 +123,7 @@ def _refused(uri: str, error: aws.ClientError, tried: str) -> ClusterError:
         return ClusterError(f"{uri}: bucket '{bucket_of(uri)}' is in another region; set AWS_REGION to it")
     if code == "InvalidBucketName":
         return ClusterError(f"{uri}: '{bucket_of(uri)}' is not a valid bucket name; correct it")
-    if may_pass(error):
+    if is_transient(error):
         why = f" ({tried})" if tried else ""
         return StorageUnavailableError(
             f"{uri}: the S3 server kept answering {code or status}{why}; wait a little, then run again"

@@ -18,19 +18,19 @@ from typing import Any, NoReturn
 from botocore import exceptions as aws
 
 from cluster.errors import ClusterError
-from cluster.storage.retry import PATIENCE_S
-from cluster.storage.s3_client import client, errors, persist, pieces, told
-from cluster.storage.s3_errors import SERVER_ERRORS, code_of, may_pass, status_of
+from cluster.storage.retry import RETRY_BUDGET_S
+from cluster.storage.s3_client import chunks, client, errors, require_field, with_retries
+from cluster.storage.s3_errors import SERVER_ERRORS, code_of, is_transient, status_of
 from cluster.storage.uris import split
 
-PIECE_BYTES = 16 * 1024
-SLOWEST_BYTES = 256 * 1024  # a download that brings less within PATIENCE_S is broken off
-PART_BYTES = 16 * 2**20  # larger objects go up in parts; a single PUT ends at 5 GB
+CHUNK_BYTES = 16 * 1024
+SLOWEST_BYTES = 256 * 1024  # a download that receives less within RETRY_BUDGET_S is aborted
+PART_BYTES = 16 * 2**20  # larger objects are uploaded in parts; a single PUT allows 5 GB
 MAX_PARTS = 10_000
-UPLOADS = 3  # times an upload in parts is made anew after the server has lost it
+UPLOADS = 3  # attempts at a multipart upload that the server forgets
 PAGE = 1000  # most keys in an answer to ListObjectsV2 or in a DeleteObjects request
 MAX_PRESIGN_S = 7 * 24 * 3600  # longest life of a signed link
-CONTENT_TYPES = {  # what a browser opens from a link, rather than saving it
+CONTENT_TYPES = {  # types that a browser opens instead of saving
     ".csv": "text/csv",
     ".flac": "audio/flac",
     ".html": "text/html; charset=utf-8",
@@ -41,7 +41,7 @@ CONTENT_TYPES = {  # what a browser opens from a link, rather than saving it
 
 
 def head(uri: str | Path) -> dict[str, Any] | None:
-    """What the server says of the object `uri`; None if there is none."""
+    """The server's HeadObject response for `uri`; None if there is no such object."""
     bucket, key = split(uri)
 
     def ask(s3: Any) -> dict[str, Any] | None:
@@ -51,15 +51,15 @@ def head(uri: str | Path) -> dict[str, Any] | None:
             if status_of(error) == 404:
                 return None
             raise
-        told(answer, "ContentLength")
+        require_field(answer, "ContentLength")
         return answer
 
-    return persist(uri, ask)
+    return with_retries(uri, ask)
 
 
-def walk(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
-    """Every object below `uri`, at any depth, as its URI and size in bytes; asks for `page` at a time. Leaves out
-    folder markers of other tools."""
+def list_objects(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
+    """URI and size in bytes of every object below `uri`, at any depth, requested `page` at a time. Folder markers of
+    other tools are left out."""
     bucket, _ = split(uri)
     for answer in pages(uri, {"MaxKeys": page}):
         for item in answer.get("Contents", ()):
@@ -68,11 +68,11 @@ def walk(uri: str | Path, page: int = PAGE) -> Iterator[tuple[str, int]]:
 
 
 def pages(uri: str | Path, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """What the server lists below `uri`, answer by answer."""
+    """The server's ListObjectsV2 responses for what is below `uri`; `how` has further parameters of the request."""
     bucket, key = split(uri)
     where = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", **how}
     while True:
-        answer = persist(uri, functools.partial(_list_page, where))
+        answer = with_retries(uri, functools.partial(_list_page, where))
         yield answer
         if not answer["IsTruncated"]:
             return
@@ -81,19 +81,19 @@ def pages(uri: str | Path, how: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _list_page(where: dict[str, Any], s3: Any) -> dict[str, Any]:
     answer = dict(s3.list_objects_v2(**where))
-    if told(answer, "IsTruncated"):
-        told(answer, "NextContinuationToken")
+    if require_field(answer, "IsTruncated"):
+        require_field(answer, "NextContinuationToken")
     return answer
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What there is to know of an object once some of it was read."""
+class ObjectVersion:
+    """Size and ETag of the object that was read."""
 
     size: int
-    """Bytes of all of it."""
+    """Size of the whole object in bytes."""
     etag: str | None
-    """The server's word for just this content."""
+    """Identifies the content."""
 
 
 def read(uri: str | Path) -> bytes:
@@ -103,21 +103,23 @@ def read(uri: str | Path) -> bytes:
     return b"".join(taken)
 
 
-def read_range(uri: str | Path, start: int, length: int, of: Found | None = None) -> tuple[bytes, Found]:
-    """At most `length` bytes from `start`, and what they are from. Raises ClusterError if that is not `of`, where it is
-    given."""
+def read_range(
+    uri: str | Path, start: int, length: int, expected: ObjectVersion | None = None
+) -> tuple[bytes, ObjectVersion]:
+    """At most `length` bytes from `start`, and the version of the object. Raises ClusterError if the version is not
+    `expected`, where one is given."""
     taken: list[bytes] = []
-    found = _fetch(uri, taken.append, start, length, of)
+    found = _fetch(uri, taken.append, start, length, expected)
     return b"".join(taken), found
 
 
 def download(uri: str | Path, target: Path) -> None:
-    """Write the object into the local file `target`, piece by piece. Raises OSError if `target` does not take it."""
+    """Write the object to the local file `target`, chunk by chunk. Raises OSError if the file cannot be written."""
     with target.open("wb") as file:
 
-        def write(piece: bytes) -> None:
+        def write(chunk: bytes) -> None:
             try:
-                file.write(piece)
+                file.write(chunk)
             except OSError as error:
                 raise _LocalError(error) from error
 
@@ -130,7 +132,7 @@ def download(uri: str | Path, target: Path) -> None:
 
 
 class _LocalError(Exception):
-    """What the disk said to a part of an object: no fault of the object, which is asked for no more."""
+    """The local disk refused a chunk. This is not an error of the object, so the request is not retried."""
 
     def __init__(self, cause: OSError) -> None:
         super().__init__(cause)
@@ -139,105 +141,107 @@ class _LocalError(Exception):
 
 def _fetch(
     uri: str | Path,
-    take: Callable[[bytes], object],
+    sink: Callable[[bytes], object],
     start: int = 0,
     length: int | None = None,
-    of: Found | None = None,
+    expected: ObjectVersion | None = None,
     restart: Callable[[], object] | None = None,
-) -> Found:
-    """Hand the content to `take`, piece by piece; returns what it is from.
+) -> ObjectVersion:
+    """Pass the content to `sink`, chunk by chunk; returns the version of the object.
 
-    A transfer that breaks off goes on where it was. Where the object was replaced meanwhile, it begins anew after
-    `restart()`; if there is none, or the object is not `of`, that is a ClusterError.
+    An interrupted transfer is resumed where it stopped. If the object was replaced meanwhile, the transfer starts again
+    after `restart()`; without `restart`, or if the version is not `expected`, ClusterError is raised.
     """
     bucket, key = split(uri)
-    moved = 0
+    received = 0
 
-    def begin_anew() -> NoReturn:
-        nonlocal moved, of
+    def start_again() -> NoReturn:
+        nonlocal received, expected
         if restart is None:
             raise ClusterError(f"{uri} was replaced while it was read; run again")
         restart()
-        moved, of = 0, None
+        received, expected = 0, None
         raise aws.ResponseStreamingError(error="another object")
 
-    def go_on(s3: Any) -> Found:
-        nonlocal moved, of
-        wanted = {}
-        if start or moved or length is not None:
-            wanted["Range"] = f"bytes={start + moved}-{'' if length is None else start + length - 1}"
+    def resume(s3: Any) -> ObjectVersion:
+        nonlocal received, expected
+        byte_range = {}
+        if start or received or length is not None:
+            byte_range["Range"] = f"bytes={start + received}-{'' if length is None else start + length - 1}"
         try:
-            answer = s3.get_object(Bucket=bucket, Key=key, **wanted)
+            answer = s3.get_object(Bucket=bucket, Key=key, **byte_range)
         except aws.ClientError as error:
-            if status_of(error) != 416:  # there is nothing at and after this place
+            if status_of(error) != 416:  # the object has no bytes at or after this position
                 raise
-            if start or moved or of:
-                begin_anew()
-            return Found(0, None)
+            if start or received or expected:
+                start_again()
+            return ObjectVersion(0, None)
         with contextlib.closing(answer["Body"]) as body:
-            told(answer, "ContentLength")  # by which boto3 knows that the content is whole
-            known, before, until = False, moved, time.monotonic() + PATIENCE_S
-            for piece in pieces(body, PIECE_BYTES):
-                if not known:  # the head of the answer may have been cut short as long as nothing came after it
-                    known, found = True, _found(uri, answer, start + moved if wanted else None)
-                    if of not in (None, found):
-                        begin_anew()
-                    of = found
-                take(piece)
-                moved += len(piece)
+            require_field(answer, "ContentLength")  # from it boto3 knows whether the body is complete
+            is_known, before, until = False, received, time.monotonic() + RETRY_BUDGET_S
+            for chunk in chunks(body, CHUNK_BYTES):
+                if not is_known:  # until a chunk has arrived, the headers may have been cut off
+                    is_known, found = True, _version(uri, answer, start + received if byte_range else None)
+                    if expected not in (None, found):
+                        start_again()
+                    expected = found
+                sink(chunk)
+                received += len(chunk)
                 if time.monotonic() > until:
-                    if moved - before < SLOWEST_BYTES:
-                        raise aws.ResponseStreamingError(error=f"{moved - before} bytes in {PATIENCE_S} s")
-                    before, until = moved, time.monotonic() + PATIENCE_S
-        return of or Found(0, None)
+                    if received - before < SLOWEST_BYTES:
+                        raise aws.ResponseStreamingError(error=f"{received - before} bytes in {RETRY_BUDGET_S} s")
+                    before, until = received, time.monotonic() + RETRY_BUDGET_S
+        return expected or ObjectVersion(0, None)
 
-    return persist(uri, go_on, lambda: moved // SLOWEST_BYTES)
+    return with_retries(uri, resume, lambda: received // SLOWEST_BYTES)
 
 
-def _found(uri: str | Path, answer: dict[str, Any], start: int | None) -> Found:
-    """What the answer is from; it is one to a request for what begins at `start`, or for all."""
+def _version(uri: str | Path, answer: dict[str, Any], start: int | None) -> ObjectVersion:
+    """The version of the object from a response to a request for the bytes from `start`, or for all if it is None."""
     if start is None:
-        return Found(answer["ContentLength"], answer.get("ETag"))
+        return ObjectVersion(answer["ContentLength"], answer.get("ETag"))
     begins, _, total = answer.get("ContentRange", "").partition("/")
     if not begins.startswith(f"bytes {start}-") or not total.isdigit():
         raise ClusterError(f"{uri}: the S3 server cannot give a part of an object; use another server")
-    return Found(int(total), answer.get("ETag"))
+    return ObjectVersion(int(total), answer.get("ETag"))
 
 
 def write(uri: str | Path, content: bytes | memoryview | Path) -> None:
-    """Make the object hold `content` (bytes, or those of a local file); it becomes visible whole."""
+    """Write `content` (bytes, or those of a local file) to the object, atomically."""
     bucket, key = split(uri)
     where = {"Bucket": bucket, "Key": key}
     made = {**where, "ContentType": _content_type(key)}
     with errors(uri):
         size = content.stat().st_size if isinstance(content, Path) else len(content)
         if size <= PART_BYTES:
-            persist(uri, lambda s3: s3.put_object(**made, Body=_part(content, 0, size)))
+            with_retries(uri, lambda s3: s3.put_object(**made, Body=_part(content, 0, size)))
             return
         for _ in range(UPLOADS):
             if _write_in_parts(uri, content, size, where, made):
                 return
     raise ClusterError(
-        f"{uri}: the S3 server forgot {UPLOADS} uploads in parts before their end; use another server, or check its "
-        "clean-up rules"
+        f"{uri}: the S3 server forgot {UPLOADS} multipart uploads before they were complete; use another server, "
+        "or check its clean-up rules"
     )
 
 
 def _write_in_parts(
     uri: str | Path, content: bytes | memoryview | Path, size: int, where: dict[str, Any], made: dict[str, Any]
 ) -> bool:
-    """Make the object of `size` bytes by an upload in parts; False if the server knows nothing of the upload any
-    more."""
-    upload = {**where, "UploadId": persist(uri, lambda s3: told(s3.create_multipart_upload(**made), "UploadId"))}
+    """Write the object of `size` bytes by a multipart upload; False if the server has forgotten the upload."""
+    upload = {
+        **where,
+        "UploadId": with_retries(uri, lambda s3: require_field(s3.create_multipart_upload(**made), "UploadId")),
+    }
     step = max(PART_BYTES, -(-size // MAX_PARTS))
     try:
         parts = []
         for number, start in enumerate(range(0, size, step), 1):
             put = functools.partial(_put_part, upload, number, content, start, step)
-            parts.append({"PartNumber": number, "ETag": persist(uri, put)})
-        return persist(uri, functools.partial(_complete, upload, parts))
+            parts.append({"PartNumber": number, "ETag": with_retries(uri, put)})
+        return with_retries(uri, functools.partial(_complete, upload, parts))
     except BaseException:
-        with contextlib.suppress(*SERVER_ERRORS):  # what cannot be reached cannot be tidied up
+        with contextlib.suppress(*SERVER_ERRORS):  # the server cannot be reached
             client().abort_multipart_upload(**upload)
         raise
 
@@ -245,7 +249,7 @@ def _write_in_parts(
 def _put_part(
     upload: dict[str, Any], number: int, content: bytes | memoryview | Path, start: int, size: int, s3: Any
 ) -> Any:
-    etag = told(s3.upload_part(**upload, PartNumber=number, Body=_part(content, start, size)), "ETag")
+    etag = require_field(s3.upload_part(**upload, PartNumber=number, Body=_part(content, start, size)), "ETag")
     if etag.count('"') == 1:
         raise aws.ResponseStreamingError(error="half an ETag")
     return etag
@@ -253,17 +257,16 @@ def _put_part(
 
 def _complete(upload: dict[str, Any], parts: list[dict[str, Any]], s3: Any) -> bool:
     try:
-        told(s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}), "ETag")
+        require_field(s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts}), "ETag")
     except aws.ClientError as error:
-        if code_of(error) == "NoSuchUpload":  # also when the answer to an attempt that succeeded was lost
+        if code_of(error) == "NoSuchUpload":  # also if the response to a successful attempt was lost
             return False
         raise
     return True
 
 
 def _part(content: bytes | memoryview | Path, start: int, size: int) -> io.BytesIO:
-    """A part of `content`, as a file: of these http.client sends block by block, each with the time-out that bytes have
-    as a whole."""
+    """A part of `content` as a file object: http.client sends it block by block, with a time-out for each block."""
     if isinstance(content, Path):
         with content.open("rb") as file:
             file.seek(start)
@@ -276,8 +279,8 @@ def _content_type(key: str) -> str:
 
 
 def create(uri: str | Path, content: bytes) -> bool:
-    """Like `write`, but only if there is nothing yet; False if there is. See `storage.create_bytes` for servers without
-    conditional writes."""
+    """Like `write`, but only if the object does not exist; returns False if it does. See `storage.create_bytes` for
+    servers without conditional writes."""
     if head(uri) is not None:
         return False
     bucket, key = split(uri)
@@ -295,28 +298,26 @@ def create(uri: str | Path, content: bytes) -> bool:
             s3.put_object(**made, Body=_part(content, 0, len(content)))
         return True
 
-    return persist(uri, put)
+    return with_retries(uri, put)
 
 
 def delete(uri: str | Path) -> None:
-    """Remove the object and all below it; fine if there are none. Refuses a whole bucket."""
+    """Delete the object and everything below it, if they exist. Refuses to delete a whole bucket."""
     bucket, key = split(uri)
     if not key:
-        raise ClusterError(f"{uri} is a whole bucket: name a prefix below it, or empty the bucket yourself")
-    keys = (found[len(f"s3://{bucket}/") :] for found, _ in walk(uri))
-    while some := list(
-        itertools.islice(keys, PAGE)
-    ):  # a page at a time, so that memory does not grow with their number
-        persist(uri, functools.partial(_delete_keys, bucket, some))
+        raise ClusterError(f"{uri} is a whole bucket: give a prefix in it, or empty the bucket yourself")
+    keys = (found[len(f"s3://{bucket}/") :] for found, _ in list_objects(uri))
+    while some := list(itertools.islice(keys, PAGE)):  # page by page: memory does not grow with the number of keys
+        with_retries(uri, functools.partial(_delete_keys, bucket, some))
     delete_one(uri)
 
 
 def delete_one(uri: str | Path) -> bool:
-    """Remove the object, and nothing below it; False if there is none."""
+    """Delete the object, and nothing below it; returns False if it does not exist."""
     bucket, key = split(uri)
-    if not key or head(uri) is None:  # some servers take the name of a folder amiss
+    if not key or head(uri) is None:  # some servers reject a key that names a prefix
         return False
-    persist(uri, functools.partial(_delete_keys, bucket, [key]))
+    with_retries(uri, functools.partial(_delete_keys, bucket, [key]))
     return True
 
 
@@ -327,7 +328,7 @@ def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:
         problem = aws.ClientError(
             {"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "DeleteObjects"
         )
-        if item.get("Code") not in ("InternalError", "ServiceUnavailable") and not may_pass(problem):
+        if item.get("Code") not in ("InternalError", "ServiceUnavailable") and not is_transient(problem):
             raise ClusterError(
                 f"s3://{bucket}/{item.get('Key')} could not be deleted ({item.get('Code')}); check the permissions"
             )
@@ -336,9 +337,9 @@ def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:
 
 
 def presign(uri: str | Path, expires_s: int) -> str:
-    """A link to the object for anyone who has it, valid for `expires_s` seconds."""
+    """A signed link to the object, valid for `expires_s` seconds for anyone who has it."""
     if not 1 <= expires_s <= MAX_PRESIGN_S:
-        raise ClusterError(f"a signed link for {uri} cannot live {expires_s} s; choose 1 to {MAX_PRESIGN_S}")
+        raise ClusterError(f"a signed link for {uri} cannot be valid for {expires_s} s; give 1 to {MAX_PRESIGN_S}")
     bucket, key = split(uri)
     with errors(uri):
         return str(

@@ -1,4 +1,4 @@
-"""Addresses as text: what they may hold, and what of them may be shown."""
+"""URIs: how they are split, which characters they may hold, and how they are shown without secrets."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from cluster.errors import ClusterError
 
-# Characters that no name may hold: control characters, and what XML, in which servers list names, or UTF-8 cannot hold.
+# Control characters, and characters that UTF-8 or XML (the format of S3 listings) cannot encode.
 BAD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -16,8 +16,8 @@ def bucket_of(uri: str) -> str:
 
 
 def without_login(address: str) -> str:
-    """`address` as it may be shown: without the `user:password@` of a URL, and without what follows a `?`, such as the
-    signature of a link."""
+    """`address` without secrets: without the `user:password@` of a URL, and without the query, such as the signature of
+    a link."""
     scheme, rest = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
     return scheme + rest.partition("?")[0].rpartition("@")[2] if scheme else address
 
@@ -36,15 +36,15 @@ def split(uri: str | Path) -> tuple[str, str]:
     bucket, _, key = text[len("s3://") :].partition("/")
     if "@" in bucket or ":" in bucket:
         raise ClusterError(
-            "an s3:// address with a user, a password or a port in it; an S3 address is s3://bucket/prefix, keys come "
-            "from AWS_* variables"
+            "an s3:// address with a user, a password or a port; give s3://bucket/prefix, and the credentials in AWS_* "
+            "variables"
         )
     if not bucket or BAD_CHARACTERS.search(text):
-        raise ClusterError(f"{text!r} names no bucket; an S3 address is s3://bucket/prefix, without control characters")
+        raise ClusterError(f"{text!r}: not an S3 address; give s3://bucket/prefix, without control characters")
     key = key.strip("/")
     if any(name in ("", ".", "..") for name in key.split("/")) and key:
         raise ClusterError(
-            f"{text!r}: an S3 address has no empty names ('//') and no '.' or '..' between its slashes; correct it"
+            f"{text!r}: an S3 address must not have empty names ('//') or '.' or '..' between its slashes; correct it"
         )
     if len(key.encode()) > MAX_KEY_BYTES:
         raise ClusterError(

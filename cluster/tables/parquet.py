@@ -16,18 +16,18 @@ from cluster.errors import ClusterError
 
 SUFFIX = ".parquet"
 ROWS_PER_BATCH = 1024
-_NOT_OURS = (b"ARROW:schema", b"pandas")  # what libraries add to the metadata
+_NOT_OURS = (b"ARROW:schema", b"pandas")  # keys that libraries add to the metadata
 _MALFORMED = (
     pa.ArrowException,
     OSError,
     UnicodeDecodeError,
     ValueError,
-)  # what pyarrow raises for a file that is none or damaged
+)  # raised by pyarrow for a file that is not Parquet, or damaged
 
 
 @dataclass(frozen=True, slots=True)
 class TableInfo:
-    """What a table holds, read from the file footers alone."""
+    """Contents of a table, read from the file footers alone."""
 
     schema: pa.Schema
     """Columns of every part, without metadata."""
@@ -40,7 +40,7 @@ class TableInfo:
 
 
 def write_table(uri: str, table: pa.Table, metadata: Mapping[str, str]) -> None:
-    """Write `table` with `metadata` as the one Parquet file `uri`, which appears whole and replaces what was there."""
+    """Write `table` with `metadata` to the single Parquet file `uri`, atomically."""
     sink = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata(dict(metadata)), sink, compression="zstd")
     storage.write_bytes(uri, memoryview(sink.getvalue()))
@@ -60,7 +60,7 @@ def table_files(uri: str) -> list[str]:
     files = [storage.join(uri, name) for name in names if name.startswith("part-") and name.endswith(SUFFIX)]
     if not files:
         raise ClusterError(
-            f"{uri}: no table here (no part-*.parquet); run the step that makes it, or correct the address"
+            f"{uri}: no table here (no part-*.parquet); run the step that writes it, or correct the address"
         )
     return files
 
@@ -146,7 +146,9 @@ def _opened(file: str) -> Iterator[pq.ParquetFile]:
 
 
 def _malformed(file: str, error: Exception) -> ClusterError:
-    return ClusterError(f"{file}: not a readable Parquet table ({_first_line(error)}); delete it and make it again")
+    return ClusterError(
+        f"{file}: not a readable Parquet table ({_first_line(error)}); delete it and run the step that writes it again"
+    )
 
 
 def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, str]]:
@@ -179,13 +181,14 @@ def _require_same(
 ) -> None:
     if not schema.equals(first_schema):
         raise ClusterError(
-            f"{file} has other columns than {first_file}; they are parts of different tables: make the table again"
+            f"{file} has other columns than {first_file}; they are parts of different tables: run the step that "
+            "writes it with --overwrite"
         )
     for key in sorted(metadata.keys() | first_metadata.keys()):
         if metadata.get(key) != first_metadata.get(key):
             raise ClusterError(
                 f"{file} has '{key}' = {metadata.get(key)!r}, but {first_file} has {first_metadata.get(key)!r}; "
-                "they are parts of different tables: make the table again"
+                "they are parts of different tables: run the step that writes it with --overwrite"
             )
 
 

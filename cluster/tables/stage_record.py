@@ -1,9 +1,9 @@
-"""Records of finished stages: `NAME.json`, written last, says with which settings a stage ran and what it made.
+"""Stage records: the file `NAME.json` marks a stage as complete and states its settings and results.
 
-A stage calls `begin` first and `finish` last. Its output counts as finished only if the record is there. Output of
-other settings is never mixed with or silently replaced: `begin` refuses it, also when that earlier run was cut short,
-or is at work at this moment. Two runs with the same settings may be at work at once. (Of two runs with different
-settings that begin within the same moment, a server without conditional writes may let both pass.)
+A stage calls `start_stage` first and `complete_stage` last. Its output counts as complete only if the record exists.
+Output of other settings is never mixed with new output or silently replaced: `start_stage` refuses it, also if the
+earlier run was interrupted or is still running. Two runs with the same settings may run at once. (If two runs with
+different settings start at the same moment, a server without conditional writes may accept both.)
 """
 
 import datetime
@@ -18,36 +18,36 @@ from typing import Any
 from cluster import storage
 from cluster.errors import ClusterError, NotFoundError
 
-CUT_SHORT = {"overwrite": "cut short"}
-"""Settings that no run has: of an overwrite that has not deleted everything yet, so that what is left is neither gone
-on with nor foreign."""
+INTERRUPTED_OVERWRITE = {"overwrite": "cut short"}
+"""Settings that no run has. They mark an overwrite that has not deleted everything yet: the remaining output is neither
+resumed nor refused as unowned."""
 LIBRARIES = ("soundstorm-env", "ray", "torch", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """What `NAME.json` holds."""
+    """Content of `NAME.json`."""
 
     name: str
-    """The stage."""
+    """Name of the stage."""
     settings: dict[str, Any]
-    """Everything that decides what the output is."""
+    """All settings that the output depends on."""
     counts: dict[str, Any]
-    """What was made: rows, clips, rejected, ..."""
+    """Results: numbers of rows, clips, rejected clips, ..."""
     started: str
-    """When the stage began, ISO 8601, UTC."""
+    """Start of the stage, ISO 8601, UTC."""
     finished: str
-    """When it ended."""
+    """End of the stage, ISO 8601, UTC."""
     versions: dict[str, str]
-    """Versions of Python and of the libraries that made it."""
+    """Versions of Python and of the libraries that were used."""
 
 
 def record_uri(output_uri: str, name: str) -> str:
-    """Where the record of stage `name` lies."""
+    """URI of the record of stage `name`."""
     return storage.join(output_uri, f"{name}.json")
 
 
-def begin(
+def start_stage(
     output_uri: str,
     name: str,
     settings: Mapping[str, Any],
@@ -56,51 +56,51 @@ def begin(
     outputs: Sequence[str] = (),
     free: Sequence[str] = (),
 ) -> Record | None:
-    """Announce a stage. Returns its record if it is already finished with these settings (then skip it), None if there
-    is work to do.
+    """Start or resume a stage. Returns its record if it is already complete with these settings (then skip it), else
+    None.
 
     Args:
-        output_uri: the stage's output folder.
-        name: the stage.
-        settings: everything that decides what the output is; plain values, lists and dicts.
-        overwrite: start afresh: delete what earlier runs of the stage left.
-        free: keys of `settings` whose values may change while the stage is under way, and after.
-        outputs: what the stage writes, as names below `output_uri`; `overwrite` deletes these, and they are refused
-            where no record says that the stage made them.
+        output_uri: output folder of the stage.
+        name: name of the stage.
+        settings: all settings that the output depends on; plain values, lists and dicts.
+        overwrite: delete the output of earlier runs of the stage first.
+        outputs: names below `output_uri` that the stage writes. `overwrite` deletes them. Unowned ones, which no record
+            mentions, are refused.
+        free: keys of `settings` whose values may differ from those of the earlier run.
 
     Raises:
-        ClusterError: there is output of other settings (the message names the differing keys with both values), or of
-            something else.
+        ClusterError: the folder has output of other settings (the message names the differing keys with both values),
+            or unowned output.
     """
     started_uri = _started_uri(output_uri, name)
     if not storage.exists(started_uri) and not storage.exists(
         record_uri(output_uri, name)
-    ):  # in this order: one is there at any time
-        foreign = [part for part in outputs if storage.exists(storage.join(output_uri, part))]
-        if foreign:
+    ):  # in this order: one of the two exists at any time
+        unowned = [part for part in outputs if storage.exists(storage.join(output_uri, part))]
+        if unowned:
             raise ClusterError(
-                f"{output_uri}: holds '{foreign[0]}', which no run of '{name}' made; give another --output-dir, "
+                f"{output_uri}: holds '{unowned[0]}', which no run of '{name}' made; give another --output-dir, "
                 "nothing was touched"
             )
     if overwrite:
         old = [record_uri(output_uri, name), *(storage.join(output_uri, part) for part in outputs), started_uri]
-        storage.write_bytes(started_uri, _to_json({"settings": CUT_SHORT}))
+        storage.write_bytes(started_uri, _to_json({"settings": INTERRUPTED_OVERWRITE}))
         for uri in old:
             storage.delete(uri)
     record = finished(output_uri, name, settings, free)
     if record is not None:
-        storage.delete(started_uri)  # left by a run that was killed, or that began, as another wrote the record
+        storage.delete(started_uri)  # left by a run that was killed, or that started while another wrote the record
         return record
     if _read_json(started_uri) is None:
         storage.create_bytes(started_uri, _to_json({"settings": _plain(settings), "started": _now()}))
     started = _read_json(started_uri)
-    if started is not None:  # None: another run has finished just now
-        _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was begun", free)
+    if started is not None:  # None: another run has just finished
+        _require_same(output_uri, name, _field(started, "settings", started_uri), _plain(settings), "was started", free)
     return None
 
 
-def finish(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]) -> Record:
-    """Write the record of stage `name`: from now on its output counts as finished. Call it last."""
+def complete_stage(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapping[str, Any]) -> Record:
+    """Write the record of stage `name`: from now on its output counts as complete. Call it last."""
     started_uri = _started_uri(output_uri, name)
     now = _now()
     started = str((_read_json(started_uri) or {}).get("started", now))
@@ -113,8 +113,8 @@ def finish(output_uri: str, name: str, settings: Mapping[str, Any], counts: Mapp
 
 
 def finished(output_uri: str, name: str, settings: Mapping[str, Any], free: Sequence[str] = ()) -> Record | None:
-    """The record of stage `name` if it is finished with these settings, None if it is not finished. Raises ClusterError
-    for other settings but those of the keys `free`."""
+    """The record of stage `name`, None if it is not complete. Raises ClusterError if it was run with other settings,
+    except for the keys `free`."""
     record = read(output_uri, name)
     if record is not None:
         _require_same(output_uri, name, record.settings, _plain(settings), "was made", free)
@@ -122,7 +122,7 @@ def finished(output_uri: str, name: str, settings: Mapping[str, Any], free: Sequ
 
 
 def read(output_uri: str, name: str) -> Record | None:
-    """The record of stage `name` whatever its settings, None if it is not finished. Raises ClusterError if the file is
+    """The record of stage `name` with any settings, None if it is not complete. Raises ClusterError if the file is
     malformed."""
     uri = record_uri(output_uri, name)
     content = _read_json(uri)
@@ -135,7 +135,7 @@ def read(output_uri: str, name: str) -> Record | None:
 
 
 def is_begun(output_uri: str, name: str) -> bool:
-    """Whether stage `name` was begun there and is not finished."""
+    """Whether stage `name` was started and is not complete."""
     return storage.exists(_started_uri(output_uri, name)) and not storage.exists(record_uri(output_uri, name))
 
 
@@ -159,7 +159,7 @@ def _now() -> str:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """`values` as JSON gives them back: tuples become lists, paths text."""
+    """`values` after a round trip through JSON: tuples become lists, paths become text."""
     plain: dict[str, Any] = json.loads(json.dumps(dict(values), default=_as_text))
     return plain
 
@@ -175,7 +175,7 @@ def _to_json(content: Mapping[str, Any]) -> bytes:
 
 
 def _read_json(uri: str) -> dict[str, Any] | None:
-    """The JSON object at `uri`, None if there is none."""
+    """The JSON object at `uri`, None if the file does not exist."""
     try:
         found = storage.read_bytes(uri)
     except NotFoundError:
@@ -184,17 +184,19 @@ def _read_json(uri: str) -> dict[str, Any] | None:
         content = json.loads(found)
     except (ValueError, RecursionError) as error:
         raise ClusterError(
-            f"{uri}: not a record ({type(error).__name__}: no valid JSON); delete it or use --overwrite"
+            f"{uri}: not a record ({type(error).__name__}: not valid JSON); delete it or use --overwrite"
         ) from error
     if not isinstance(content, dict):
-        raise ClusterError(f"{uri}: not a record (no JSON object); delete it or use --overwrite")
+        raise ClusterError(f"{uri}: not a record (not a JSON object); delete it or use --overwrite")
     return content
 
 
 def _field(content: dict[str, Any], key: str, uri: str) -> dict[str, Any]:
     value = content.get(key)
     if not isinstance(value, dict):
-        raise ClusterError(f"{uri}: not a record ('{key}' is missing or no JSON object); delete it or use --overwrite")
+        raise ClusterError(
+            f"{uri}: not a record ('{key}' is missing or not a JSON object); delete it or use --overwrite"
+        )
     return value
 
 
@@ -211,7 +213,7 @@ def _require_same(
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """One `key: then A, now B` for each differing key, nested keys joined with dots."""
+    """`key: then A, now B` for each differing key; nested keys are joined with dots."""
     found = []
     for key in sorted(before.keys() | now.keys()):
         then_value, now_value = before.get(key), now.get(key)

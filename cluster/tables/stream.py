@@ -1,4 +1,4 @@
-"""A table that was made in many files, read and put together without holding it in memory."""
+"""Reading a table of many part files, and writing it as one file, without holding it in memory."""
 
 import tempfile
 from collections import deque
@@ -14,15 +14,15 @@ from cluster.storage.os_errors import file_error
 from cluster.tables import parquet as tables
 
 THREADS = 16
-"""Files that are read at a time."""
+"""Files that are read at once."""
 AHEAD = 4 * THREADS
-"""Files that are read before they are wanted."""
+"""Files that are prefetched."""
 ROWS_PER_GROUP = 16_384
-"""Rows that are held in memory and written at once."""
+"""Rows that are written at once."""
 
 
 def read_parts(uris: Iterable[str]) -> Iterator[tuple[str, pa.Table, dict[str, str]]]:
-    """URI, rows and metadata of each Parquet file, in the order given; some are read ahead, several at a time.
+    """URI, rows and metadata of each Parquet file, in the given order; several are prefetched at once.
 
     Raises:
         ClusterError: a file is missing or malformed.
@@ -44,12 +44,9 @@ def _read(uri: str) -> tuple[str, pa.Table, dict[str, str]]:
     return uri, *tables.parse_table(storage.read_bytes(uri), uri)
 
 
-def write_stream(uri: str, schema: pa.Schema, parts: Iterable[pa.Table], metadata: Mapping[str, str]) -> int:
-    """Write `parts`, which have the columns of `schema`, as the one Parquet file `uri`, which appears whole and
-    replaces what was there.
-
-    Returns the number of rows.
-    """
+def write_table_stream(uri: str, schema: pa.Schema, parts: Iterable[pa.Table], metadata: Mapping[str, str]) -> int:
+    """Write `parts`, which have the columns of `schema`, to the single Parquet file `uri`, atomically; returns the
+    number of rows."""
     rows = 0
     with tempfile.TemporaryDirectory(prefix="soundstorm-") as folder:
         path = Path(folder, "table.parquet")

@@ -1,7 +1,7 @@
-"""Tar archives as the WebDataset format wants them, and single files out of them by URI:
+"""Tar shards in WebDataset format, and single members of them by URI:
 `s3://bucket/audio/part-0000012.tar#rain-0000120.flac`.
 
-The bytes of an archive follow from names and contents alone: no times, no owners.
+Archives are reproducible: their bytes depend on names and contents alone, not on times or owners.
 """
 
 import io
@@ -15,12 +15,12 @@ from cluster.errors import ClusterError, NotFoundError
 _MEMBER = re.compile(r"(.+\.tar)#([^/#]+)")
 
 
-def pack(files: Iterable[tuple[str, bytes]]) -> bytes:
-    """An uncompressed archive of the files, given as name and content, in this order."""
+def write_tar(files: Iterable[tuple[str, bytes]]) -> bytes:
+    """Content of an uncompressed archive of `files`, pairs of name and content, in this order."""
     sink = io.BytesIO()
     with tarfile.open(fileobj=sink, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
         for name, content in files:
-            info = tarfile.TarInfo(name)  # which comes with time 0, owner 0, mode 0644
+            info = tarfile.TarInfo(name)  # its defaults are time 0, owner 0, mode 0644
             info.size = len(content)
             tar.addfile(info, io.BytesIO(content))
     return sink.getvalue()
@@ -36,19 +36,19 @@ def is_member(uri: str) -> bool:
     return _MEMBER.fullmatch(uri) is not None
 
 
-class Reader:
-    """Reads files by URI, whether they lie in an archive or by themselves. It keeps the archive that it opened last,
-    for the next file."""
+class TarMemberReader:
+    """Reads files by URI, both members of archives and single files. It keeps the last archive in memory for the next
+    member."""
 
     def __init__(self) -> None:
         self._uri = ""
         self._files: dict[str, bytes] = {}
 
     def read(self, uri: str) -> bytes:
-        """The whole content.
+        """The whole content of the file.
 
         Raises:
-            NotFoundError: there is nothing there, or the archive holds no such file.
+            NotFoundError: the file or the archive does not exist, or the archive has no such member.
             ClusterError: it cannot be read.
         """
         match = _MEMBER.fullmatch(uri)
@@ -58,12 +58,12 @@ class Reader:
         if tar_uri != self._uri:
             self._files, self._uri = _unpacked(tar_uri), tar_uri
         if name not in self._files:
-            raise NotFoundError(f"{uri}: the archive has no such file; make it again")
+            raise NotFoundError(f"{uri}: the archive has no such file; run the step that writes it with --overwrite")
         return self._files[name]
 
 
 def _unpacked(tar_uri: str) -> dict[str, bytes]:
-    """Content of every plain file of an archive by its name."""
+    """Content of every regular file of an archive, by name."""
     content = storage.read_bytes(tar_uri)
     files = {}
     try:
@@ -74,5 +74,7 @@ def _unpacked(tar_uri: str) -> dict[str, bytes]:
                     files[info.name] = file.read()
     except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
         cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ClusterError(f"{tar_uri}: not a tar archive, or damaged ({cause}); make it again") from error
+        raise ClusterError(
+            f"{tar_uri}: not a tar archive, or damaged ({cause}); run the step that writes it with --overwrite"
+        ) from error
     return files

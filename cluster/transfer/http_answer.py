@@ -1,4 +1,4 @@
-"""What the answer to a download says of the file, and its body as it comes in."""
+"""The HTTP response to a download: what its headers state of the file, and its body in chunks."""
 
 import re
 import time
@@ -10,16 +10,16 @@ import urllib3
 CHUNK_BYTES = 1 << 16
 
 SLOWEST_BYTES = 1024
-"""An answer that brings less within the time-out is broken off, and an attempt that brought less brought nothing
-new."""
+"""A response that sends fewer bytes within the time-out is aborted, and an attempt that received fewer counts as
+without progress."""
 
-PASSING_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
-"""HTTP statuses after which the same request may succeed a little later."""
+TRANSIENT_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+"""HTTP statuses after which a retry may succeed."""
 
 
 class BrokenDownloadError(Exception):
-    """An attempt that may be repeated. `wait_s` is what the server asks for; `unreachable` says that there was no
-    answer at all."""
+    """A failed attempt that may be retried. `wait_s`: the wait that the server asks for; `unreachable`: there was no
+    response at all."""
 
     def __init__(self, cause: str, wait_s: float = 0.0, unreachable: bool = False) -> None:
         super().__init__(cause)
@@ -28,7 +28,7 @@ class BrokenDownloadError(Exception):
 
 
 def body_chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes]:
-    """The body as it comes in.
+    """The body in chunks, as it arrives.
 
     Raises:
         BrokenDownloadError: hardly anything comes.
@@ -52,7 +52,7 @@ def body_chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes
 
 
 def total_bytes(response: requests.Response) -> int | None:
-    """Size of the whole file, if `response` tells it; the length of a compressed body does not."""
+    """Size of the whole file, None if `response` does not state it; the length of a compressed body is not the size."""
     if response.status_code == 206:
         return content_range(response)[1]
     length = response.headers.get("Content-Length", "")
@@ -60,7 +60,7 @@ def total_bytes(response: requests.Response) -> int | None:
 
 
 def version_of(response: requests.Response) -> str:
-    """What tells one version of the source from another."""
+    """Identifier of the version of the source."""
     return response.headers.get("ETag") or response.headers.get("Last-Modified") or ""
 
 

@@ -1,11 +1,10 @@
-"""Downloading over HTTP: a file appears whole and verified, or not at all, and a broken download goes on where it
-broke.
+"""HTTP downloads: a file appears complete and verified, or not at all; an interrupted download is resumed.
 
-What is verified is what is known of the file: its checksum, its size, or the length that the server tells. Of a file of
-which nothing is known, the end of the answer is the end.
+The checksum, the size, or the length that the server states is verified, as far as it is known. If nothing is known,
+the file ends with the response.
 
-What has arrived lies beside the destination as `NAME.part`, with `NAME.part.etag` telling which version of the source
-it belongs to.
+Received bytes are stored beside the destination as `NAME.part`; `NAME.part.etag` has the version of the source that
+they belong to.
 """
 
 import contextlib
@@ -26,10 +25,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from cluster.errors import ClusterError
 from cluster.storage.os_errors import file_error
-from cluster.storage.retry import pause_s
+from cluster.storage.retry import backoff_s
 from cluster.transfer.http_answer import (
-    PASSING_STATUSES,
     SLOWEST_BYTES,
+    TRANSIENT_STATUSES,
     BrokenDownloadError,
     body_chunks,
     content_range,
@@ -39,21 +38,21 @@ from cluster.transfer.http_answer import (
 from cluster.transfer.lock import one_at_a_time
 
 MAX_WAIT_S = 30.0
-"""The longest pause between two attempts."""
+"""Longest wait between two attempts."""
 
 OnProgress = Callable[[int, int | None], None]
-"""Called with the bytes that are here and the bytes in all, None where the server does not say."""
+"""Called with the received and the total number of bytes; the total is None if the server does not state it."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class _Transfer:
-    """What stays the same over all attempts to get one file."""
+    """What all attempts to download one file have in common."""
 
     url: str
     destination: Path
     size: int | None
     trusted: bool
-    """The checksum will be verified, so that a rest may be asked for even where the server names no version."""
+    """A checksum will be verified: a download may be resumed even if the server states no version."""
     timeout_s: float
     on_progress: OnProgress
 
@@ -66,7 +65,7 @@ class _Transfer:
         return self.part.with_name(f"{self.part.name}.etag")
 
     def discard(self) -> None:
-        """Forget what has arrived."""
+        """Delete the received bytes."""
         self.part.unlink(missing_ok=True)
         self.version_file.unlink(missing_ok=True)
 
@@ -80,28 +79,27 @@ def fetch(
     size: int | None = None,
     retries: int = 5,
     timeout_s: float = 30.0,
-    backoff_s: float = 1.0,
+    first_backoff_s: float = 1.0,
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
-    """Makes sure that `destination` is the file behind `url`; nothing is downloaded if it is there already and
-    verifies.
+    """Download `url` to `destination`, unless the file exists and passes the checks.
 
-    Broken connections are resumed with `Range` where the server allows it and its file is still the same, else begun
-    anew. Attempts are repeated with growing pauses until `retries` of them in a row brought nothing new; a host that
-    never answers is tried twice. Of several processes that want one file, one downloads and the others wait for it.
+    An interrupted download is resumed with `Range` if the server supports it and its file is unchanged, else it starts
+    again. Attempts are repeated with exponential back-off until `retries` of them in a row received nothing new; a host
+    that never answers is tried twice. If several processes want the same file, one downloads it and the others wait.
 
     Args:
-        url: http or https; credentials and query are left out of messages.
-        destination: where the file shall be; its folder is made.
-        sha256, md5, size: what the file must have, in hexadecimal digits and bytes.
-        retries: repeated attempts in a row without progress.
-        timeout_s: the longest silence of the server.
-        backoff_s: the first pause; each further one is twice as long, up to 30 s.
-        on_progress: see `OnProgress`; `progress_bar` makes one.
+        url: http or https address; messages leave out its credentials and query.
+        destination: path of the file; its folder is created.
+        sha256, md5, size: checks of the file, in hexadecimal digits and bytes.
+        retries: maximum number of consecutive retries without progress.
+        timeout_s: longest time in which the server may send nothing.
+        first_backoff_s: wait before the first retry; each further one is twice as long, up to 30 s.
+        on_progress: see `OnProgress`; `progress_bar` creates one.
 
     Raises:
-        ClusterError: there is no network, the server refuses, what came fails the checks twice, the disk is full,
-            `destination` holds another file, or another process that downloads it hangs.
+        ClusterError: there is no network, the server refuses, two downloads fail the checks, the disk is full,
+            `destination` is another file, or another process that downloads it hangs.
     """
     if urlsplit(url).scheme not in ("http", "https"):
         raise ClusterError(f"{_public(url)} is not an address to download from: give one that starts with https://")
@@ -125,7 +123,7 @@ def fetch(
                     )
                 return destination
             for last_chance in (False, True):
-                _download(transfer, retries, backoff_s)
+                _download(transfer, retries, first_backoff_s)
                 problem = _mismatch(transfer.part, sha256, md5, size)
                 if problem is None:
                     transfer.part.replace(destination)
@@ -134,7 +132,7 @@ def fetch(
                 transfer.discard()
                 if last_chance:
                     raise ClusterError(
-                        f"{_public(url)} came twice with wrong content: {problem}; {_remedy(destination)}"
+                        f"{_public(url)}: two downloads failed the check: {problem}; {_remedy(destination)}"
                     )
     except OSError as error:
         raise file_error(str(destination), error) from error
@@ -143,7 +141,7 @@ def fetch(
 
 @contextlib.contextmanager
 def progress_bar(title: str) -> Iterator[OnProgress]:
-    """A bar on standard error with amount, speed and time left; gives the `on_progress` of `fetch`."""
+    """A progress bar on standard error with amount, speed and remaining time; yields the `on_progress` of `fetch`."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -156,8 +154,8 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
-    """Repeats attempts until the part file is complete, as far as its length tells."""
+def _download(transfer: _Transfer, retries: int, first_backoff_s: float) -> None:
+    """Repeat attempts until the part file has its full length."""
     failures = 0
     furthest = _size_of(transfer.part)
     answered = furthest > 0
@@ -175,11 +173,11 @@ def _download(transfer: _Transfer, retries: int, backoff_s: float) -> None:
             raise ClusterError(
                 f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
             ) from broken
-        time.sleep(max(pause_s(failures - 1, backoff_s, MAX_WAIT_S), min(broken.wait_s, MAX_WAIT_S)))
+        time.sleep(max(backoff_s(failures - 1, first_backoff_s, MAX_WAIT_S), min(broken.wait_s, MAX_WAIT_S)))
 
 
 def _attempt(transfer: _Transfer) -> None:
-    """One request, for the whole file or for the rest of it."""
+    """One request, for the whole file or for its missing end."""
     offset, version = _resume_point(transfer)
     if transfer.size is not None and offset == transfer.size:
         return
@@ -199,8 +197,8 @@ def _attempt(transfer: _Transfer) -> None:
 
 
 def _resume_point(transfer: _Transfer) -> tuple[int, str]:
-    """How many bytes are here, and the version of the source that they belong to; starts anew where they cannot be
-    trusted."""
+    """Number of received bytes, and the version of the source that they belong to; bytes that cannot be trusted are
+    deleted."""
     version = transfer.version_file.read_text(encoding="utf-8") if transfer.version_file.exists() else ""
     offset = _size_of(transfer.part)
     if offset and ((not version and not transfer.trusted) or (transfer.size is not None and offset > transfer.size)):
@@ -210,11 +208,11 @@ def _resume_point(transfer: _Transfer) -> tuple[int, str]:
 
 
 def _accepted_offset(transfer: _Transfer, response: requests.Response, offset: int, version: str) -> int | None:
-    """Where the body of `response` begins in the file; None if everything is here already.
+    """Offset in the file at which the body of `response` begins; None if the file is complete.
 
     Raises:
         BrokenDownloadError: another attempt may succeed.
-        ClusterError: the server refuses for good.
+        ClusterError: the server refuses.
     """
     status = response.status_code
     if status == 200:
@@ -228,14 +226,14 @@ def _accepted_offset(transfer: _Transfer, response: requests.Response, offset: i
         transfer.discard()
         raise BrokenDownloadError("the file changed at its source during the download")
     answer = f"the server answers {status} {response.reason}"
-    if status in PASSING_STATUSES:
+    if status in TRANSIENT_STATUSES:
         wait = response.headers.get("Retry-After", "")
         raise BrokenDownloadError(answer, wait_s=float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
     raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {answer}; {_remedy(transfer.destination)}")
 
 
 def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> None:
-    """Writes the body behind the first `offset` bytes of the part file."""
+    """Write the body of `response` after the first `offset` bytes of the part file."""
     total = total_bytes(response)
     if total is not None and transfer.size is not None and total != transfer.size:
         transfer.discard()
@@ -270,8 +268,8 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
 
 
 def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> None:
-    """Raise ClusterError where an address that begins with https:// led to one that does not: what comes from there may
-    be anybody's."""
+    """Raise ClusterError if an https:// address redirects to an insecure one, whose content anyone could have
+    replaced."""
     steps = [step.url for step in (*response.history, response)]
     insecure = [url for url in steps if not url.startswith("https://")]
     if steps[0].startswith("https://") and insecure and not transfer.trusted:
@@ -282,11 +280,11 @@ def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> No
 
 
 def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Exception:
-    """What a failure within requests means for the user."""
+    """The error to raise for an error of requests."""
     if isinstance(
         error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema | requests.TooManyRedirects
     ):
-        return ClusterError(f"{_public(transfer.url)} is no usable address ({type(error).__name__}): check it")
+        return ClusterError(f"{_public(transfer.url)} is not a valid address ({type(error).__name__}): check it")
     if isinstance(error, requests.exceptions.SSLError):
         return BrokenDownloadError("no secure connection (TLS) can be made to the host", unreachable=True)
     if isinstance(error, requests.exceptions.ConnectTimeout):
@@ -300,14 +298,14 @@ def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Excepti
 
 
 def _is_timeout(cause: object) -> bool:
-    """Whether nothing came for too long, while urllib3 waited for an answer or read it."""
+    """Whether urllib3 received nothing for too long."""
     if isinstance(cause, urllib3.exceptions.ProtocolError):
         return any(isinstance(under, TimeoutError) for under in cause.args)
     return isinstance(cause, urllib3.exceptions.ReadTimeoutError)
 
 
 def _mismatch(path: Path, sha256: str | None, md5: str | None, size: int | None) -> str | None:
-    """How the file differs from what is expected of it; None if it does not."""
+    """How the file fails the checks; None if it passes them."""
     found_size = path.stat().st_size
     if size is not None and found_size != size:
         return f"it has {found_size:,} bytes, not {size:,}"
@@ -325,10 +323,10 @@ def _size_of(path: Path) -> int:
 
 
 def _public(url: str) -> str:
-    """The address without user name, password and query, which may be secrets."""
+    """The URL without user name, password and query, which may be secrets."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _remedy(destination: Path) -> str:
-    return f"put the file at {destination} by other means, or name a mirror with --url"
+    return f"put the file at {destination} by other means, or give a mirror with --url"

@@ -1,5 +1,5 @@
-"""Of several processes on one machine that want to make the same file, one does, and the others wait as long as it gets
-on."""
+"""A lock for several processes of one machine that want to create the same file: one creates it, and the others wait as
+long as it makes progress."""
 
 import contextlib
 import fcntl
@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.errors import ClusterError
 
 STILL_S = 600.0
-"""How long the process that makes the file may get nothing: twice what the attempts of a download last at most."""
+"""Longest time without progress of the process that holds the lock: twice the longest time of a download's retries."""
 POLL_S = 0.2
 
 
@@ -54,7 +54,8 @@ def _wait(descriptor: int, destination: Path, progress: Path) -> None:
             seen, since = size, time.monotonic()
         elif time.monotonic() - since > STILL_S:
             raise ClusterError(
-                f"{destination}: another process is making it and got nothing for {STILL_S:g} s; end that process (it "
+                f"{destination}: another process holds the lock and made no progress for {STILL_S:g} s; end that "
+                "process (it "
                 "holds "
                 f"{destination.name}.lock), then run again"
             )

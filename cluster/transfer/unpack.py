@@ -1,4 +1,4 @@
-"""Unpacking zip and tar archives from the network, which are not to be trusted.
+"""Unpacking of untrusted zip and tar archives.
 
 Only plain files are made, with this process's own rights, and only below the given folder.
 """
@@ -32,9 +32,9 @@ class _Member:
 
 
 def unpack(archive: Path, folder: Path, *, choose: Callable[[str], str | None], max_bytes: int, max_files: int) -> int:
-    """Unpacks those files of a zip or tar archive (plain, gz, bz2, xz) that are wanted, and returns their number.
+    """Unpack the chosen files of a zip or tar archive (plain, gz, bz2, xz); returns their number.
 
-    What is made before an error stays: unpack into a scratch folder, and rename that.
+    Files that were written before an error stay: unpack into a temporary folder and rename it.
 
     Args:
         archive: the file.
@@ -76,11 +76,11 @@ def unpack(archive: Path, folder: Path, *, choose: Callable[[str], str | None], 
 
 def _damaged(archive: Path, error: Exception) -> ClusterError:
     cause = str(error).partition("\n")[0].rstrip(":")
-    return ClusterError(f"{archive} is damaged or no archive ({cause}): delete it and download it again")
+    return ClusterError(f"{archive} is damaged or not an archive ({cause}): delete it and download it again")
 
 
 def _write(member: _Member, target: Path, max_bytes: int, archive: Path) -> int:
-    """Makes one file of at most `max_bytes`, and returns its size."""
+    """Write one file of at most `max_bytes`; returns its size."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = member.open()
     if source is None:
@@ -102,18 +102,19 @@ def _write(member: _Member, target: Path, max_bytes: int, archive: Path) -> int:
 
 
 def _safe(name: str, archive: Path) -> str:
-    """`name`, if it is a relative path of ordinary names."""
+    """`name`, if it is a safe relative path; raises ClusterError if not."""
     parts = name.removesuffix("/").split("/")
     if any(part in ("", "..") for part in parts) or re.search(r"[\\\x00-\x1f]|^[A-Za-z]:", name):
         raise ClusterError(
-            f"{archive}: the path {name!r} leads out of the archive or is no path: this archive is not safe to unpack"
+            f"{archive}: the path {name!r} leads out of the archive or is not a valid path: this archive is not safe "
+            "to unpack"
         )
     return "/".join(part for part in parts if part != ".")
 
 
 @contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
-    """The entries of an archive, one after the other."""
+    """The entries of an archive, in order."""
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as zipped:
             yield (_zip_member(zipped, info) for info in zipped.infolist())

@@ -59,17 +59,17 @@ class ClipNamer:
 
     Args:
         files: one reference, to the files of the classifier.
-        ledger: of `cluster.scheduling.attempt_tracker`.
+        tracker: of `cluster.scheduling.attempt_tracker`.
         job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`,
             `max_duration_s`; `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the
             seconds after which a part hangs; and `settings`, the digest of all settings of the run.
         device: where the classifier runs.
     """
 
-    def __init__(self, files: list[ray.ObjectRef], ledger: Any, job: dict[str, Any], device: str) -> None:
+    def __init__(self, files: list[ray.ObjectRef], tracker: Any, job: dict[str, Any], device: str) -> None:
         torch.set_num_threads(1)
         self.classifier = open_classifier_files(ray.get(files[0]), device)
-        self.ledger, self.job = ledger, job
+        self.tracker, self.job = tracker, job
         self.readers = ThreadPoolExecutor(READERS, "readers")
         self.decoders = (
             ThreadPoolExecutor(DECODERS, "decoders", initializer=torch.set_num_threads, initargs=(1,))
@@ -87,10 +87,10 @@ class ClipNamer:
         if storage.exists(part_uri):
             return len(uris)
         found = _Found()
-        with Attempt(self.ledger, name, self.job["limit_s"]) as attempt:
-            for portion in attempt.portions(uris):
+        with Attempt(self.tracker, name, self.job["limit_s"]) as attempt:
+            for portion in attempt.batches(uris):
                 self._name([uris[number] for number in portion], found)
-            found.rejected += [_rejection(uri, Reason.KILLED_WORKER, DEADLY) for uri in uris if uri in attempt.deadly]
+            found.rejected += [_rejection(uri, Reason.KILLED_WORKER, DEADLY) for uri in uris if uri in attempt.poison]
             metadata = {SETTINGS: self.job["settings"]}
             rejected_uri = storage.join(self.job["parts_folder"], "rejected", name)
             tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), metadata)

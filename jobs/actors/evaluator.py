@@ -89,7 +89,7 @@ class Measurer:
         part_uri = storage.join(self.parts_folder, "metrics", name)
         if storage.exists(part_uri):
             return len(items)
-        found, reader = _Found(), tars.Reader()
+        found, reader = _Found(), tars.TarMemberReader()
         for clips in held_together(
             self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, HELD_TOGETHER_S
         ):
@@ -105,7 +105,9 @@ class Measurer:
         tables.write_table(part_uri, pa.Table.from_pylist(found.metrics, METRICS), self.metadata)
         return len(items)
 
-    def _loaded(self, items: Sequence[Item], found: _Found, reader: tars.Reader) -> Iterator[tuple[Item, np.ndarray]]:
+    def _loaded(
+        self, items: Sequence[Item], found: _Found, reader: tars.TarMemberReader
+    ) -> Iterator[tuple[Item, np.ndarray]]:
         """Items with their clips; the rejected go to `found`."""
         for item in items:
             clip = item.clip
@@ -121,7 +123,7 @@ class Measurer:
                 }
                 found.rejected.append(rejection)
 
-    def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.Reader) -> None:
+    def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.TarMemberReader) -> None:
         """Add the metrics, pairs and features of these clips to `found`."""
         waveforms = dict(enumerate(waveform for _, waveform in clips))
         again = [index for index, (item, _) in enumerate(clips) if item.through_codec]

@@ -185,5 +185,5 @@ class Generator:
         for row, audio in clips:
             notes = json.dumps(row | {"sample_rate": self.codec.sample_rate}, sort_keys=True, ensure_ascii=False)
             files += [(f"{row['sample_id']}.{self.job['format']}", audio), (f"{row['sample_id']}.json", notes.encode())]
-        storage.write_bytes(uri, tars.pack(files))
+        storage.write_bytes(uri, tars.write_tar(files))
         return [row | {"uri": tars.member_uri(uri, f"{row['sample_id']}.{self.job['format']}")} for row, _ in clips]

@@ -20,7 +20,7 @@ from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.actor_pool import run_shards
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.shards import Shard
-from cluster.scheduling.watchdog import has_room
+from cluster.scheduling.watchdog import can_schedule
 from cluster.tables.stream import read_parts
 from jobs.console.progress import progress
 from soundstorm.errors import SoundStormError
@@ -147,7 +147,7 @@ def run_missing_shards(
         prepare: called once after Ray is connected; returns a function that creates an actor.
         method: name of the actor's method; it is called with the name of a part file and `output.payload` of its items.
         num_actors: number of actors; None: by the cluster's size.
-        limits: when a shard fails and when the run is aborted; `growth_s` is taken from the cluster.
+        limits: when a shard fails and when the run is aborted; `scale_up_s` is taken from the cluster.
 
     Raises:
         SoundStormError: shards failed repeatedly; `failed.parquet` lists them, and the others are kept.
@@ -164,7 +164,7 @@ def run_missing_shards(
                 prepare(info),
                 method,
                 num_actors,
-                replace(limits or Limits(), growth_s=info.growth_s),
+                replace(limits or Limits(), scale_up_s=info.scale_up_s),
                 failed,
             )
     if failed:
@@ -206,7 +206,7 @@ def _run_shards(
             on_failed=record_failure,
             on_progress=lambda now: counter.watch(now, len(missing)),
             check=output.require_storage,
-            has_room=lambda: has_room({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
+            can_schedule=lambda: can_schedule({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
             limits=limits,
         )
 

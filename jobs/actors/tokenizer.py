@@ -59,13 +59,13 @@ class Decoded:
         return len(self.pcm) / (2 * SAMPLE_RATE)
 
 
-def read_shard(row: dict[str, Any], max_duration_s: float, ledger: Any, limit_s: float) -> dict[str, Any]:
+def read_shard(row: dict[str, Any], max_duration_s: float, tracker: Any, limit_s: float) -> dict[str, Any]:
     """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their
     clips."""
     clips = from_ipc(row["clips"]).to_pylist()
     decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{DEADLY}")] * len(clips)
-    with Attempt(ledger, f"decode {row['shard']}", limit_s) as attempt:
-        for portion in attempt.portions([clip["clip_id"] for clip in clips]):
+    with Attempt(tracker, f"decode {row['shard']}", limit_s) as attempt:
+        for portion in attempt.batches([clip["clip_id"] for clip in clips]):
             for number in portion:
                 decoded[number] = decode_recording(clips[number]["uri"], clips[number]["dataset"], max_duration_s)
     columns = {name: [getattr(found, name) for found in decoded] for name in ("pcm", "problem", "notes", "content")}
@@ -94,7 +94,7 @@ class ShardEncoder:
         metadata: of the tables of tokens.
         max_duration_s: what a recording holds beyond is cut off.
         gpu: whether to encode on one.
-        ledger: of `cluster.scheduling.attempt_tracker`.
+        tracker: of `cluster.scheduling.attempt_tracker`.
         limit_s: a shard that takes longer hangs: the process ends itself.
     """
 
@@ -105,25 +105,25 @@ class ShardEncoder:
         metadata: dict[str, str],
         max_duration_s: float,
         gpu: bool,
-        ledger: Any,
+        tracker: Any,
         limit_s: float,
     ) -> None:
         torch.set_num_threads(1)
         self.codec = load_codec(ray.get(weights), device="cuda" if gpu else "cpu")
         self.output_dir, self.metadata, self.max_duration_s = output_dir, metadata, max_duration_s
-        self.ledger, self.limit_s = ledger, limit_s
+        self.tracker, self.limit_s = tracker, limit_s
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         clips, found = from_ipc(row["clips"]).to_pylist(), _Found()
-        with Attempt(self.ledger, f"encode {row['shard']}", self.limit_s) as attempt:
-            for portion in attempt.portions([clip["clip_id"] for clip in clips]):
+        with Attempt(self.tracker, f"encode {row['shard']}", self.limit_s) as attempt:
+            for portion in attempt.batches([clip["clip_id"] for clip in clips]):
                 decoded = ((clips[number], self._read(row, clips[number], number)) for number in portion)
                 for some in held_together(decoded, lambda one: one[1].duration_s, HELD_TOGETHER_S):
                     self._encode_clips(some, found)
             found.rejected += [
                 _rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY)
                 for clip in clips
-                if clip["clip_id"] in attempt.deadly
+                if clip["clip_id"] in attempt.poison
             ]
             self._note(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENIZED)

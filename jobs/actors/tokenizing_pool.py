@@ -14,7 +14,7 @@ from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S
-from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
 from jobs.console.progress import Counter
 from soundstorm.data.views import RECORDED, choose_partner
@@ -57,9 +57,9 @@ class TokenizingPool:
         """Clips of the shards that are not in `todo`."""
         return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
 
-    def work(self, todo: list[int], info: ClusterInfo, ledger: Any, counter: Counter) -> None:
-        """Have Ray Data do the shards in `todo`, and keep watch over it; `ledger` counts their attempts."""
-        shards = self._plan(todo, info, ledger)
+    def work(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: Counter) -> None:
+        """Have Ray Data do the shards in `todo`, and keep watch over it; `tracker` counts their attempts."""
+        shards = self._plan(todo, info, tracker)
         rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
         def work() -> None:
@@ -72,9 +72,11 @@ class TokenizingPool:
                 counter.advance(row["clips"], row["rejected"])
 
         worker = {"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}
-        watch(work, Vigil(ledger=ledger, worker=worker, storage_uri=self.output_dir, limits=limits_here()), show)
+        run_with_watchdog(
+            work, Watchdog(tracker=tracker, worker=worker, storage_uri=self.output_dir, limits=limits_here()), show
+        )
 
-    def _plan(self, todo: list[int], info: ClusterInfo, ledger: Any) -> ray.data.Dataset:
+    def _plan(self, todo: list[int], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
         quiet_ray_data(watched=True)
         planned = with_partners(self.clips, self.views)
         rows = [{"shard": shard, "clips": to_ipc(self._of_shard(planned, shard))} for shard in todo]
@@ -84,7 +86,7 @@ class TokenizingPool:
         # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their
         # number
         if info.num_gpus:
-            reading = {"max_duration_s": self.max_duration_s, "ledger": ledger, "limit_s": limit_s}
+            reading = {"max_duration_s": self.max_duration_s, "tracker": tracker, "limit_s": limit_s}
             with bounded_retries():
                 shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
         with bounded_retries():
@@ -96,7 +98,7 @@ class TokenizingPool:
                     self.metadata,
                     self.max_duration_s,
                     bool(info.num_gpus),
-                    ledger,
+                    tracker,
                     limit_s,
                 ),
                 compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or room, room, len(todo))),
@@ -139,13 +141,13 @@ def was_killed(error: RayError) -> bool:
     return isinstance(error, RayActorError) and "ray.kill" in str(error)
 
 
-def cause_of(error: RayError, ledger: Any) -> str:
+def cause_of(error: RayError, tracker: Any) -> str:
     """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's
     own is the cause."""
     if was_killed(error):
         return "a codec actor was ended from outside, with ray.kill"
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
-        shard, clips = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        shard, clips = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""
         return (
             f"workers died {MAX_SHARD_RETRIES + 1} times at the same shard ('{shard}'{named}); more memory may "

@@ -31,7 +31,7 @@ class OneOf:
 Count = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
 Rate = Annotated[float, Gt(0), Lt(math.inf), Allowed("a number above 0")]
-Share = Annotated[float, Ge(0), Le(1), Allowed("a share from 0 to 1")]
+Fraction = Annotated[float, Ge(0), Le(1), Allowed("a share from 0 to 1")]
 
 
 def check_bounds(options: Any) -> None:

@@ -35,8 +35,8 @@ class Counter:
         """`count` more clips are finished, `rejected` of them could not be used."""
         self.done += count
         self.rejected += rejected
-        telemetry.add(self.stage, "clips_done", count)
-        telemetry.add(self.stage, "clips_rejected", rejected)
+        telemetry.increment(self.stage, "clips_done", count)
+        telemetry.increment(self.stage, "clips_rejected", rejected)
         self._update_bar()
 
     def watch(self, now: ShardProgress, num_shards: int) -> None:
@@ -44,11 +44,11 @@ class Counter:
         if now == self.shards:
             return
         before, self.shards = self.shards, now
-        telemetry.add(self.stage, "retries", now.retries - before.retries)
-        telemetry.add(self.stage, "actors_replaced", now.replaced - before.replaced)
-        telemetry.add(self.stage, "shards_set_aside", now.failed - before.failed)
-        telemetry.show(self.stage, "shards_waiting", max(0, num_shards - now.done - now.failed - now.ready))
-        telemetry.show(self.stage, "actors_ready", now.ready)
+        telemetry.increment(self.stage, "retries", now.retries - before.retries)
+        telemetry.increment(self.stage, "actors_replaced", now.replaced - before.replaced)
+        telemetry.increment(self.stage, "shards_set_aside", now.failed - before.failed)
+        telemetry.set_gauge(self.stage, "shards_waiting", max(0, num_shards - now.done - now.failed - now.ready))
+        telemetry.set_gauge(self.stage, "actors_ready", now.ready)
         self._update_bar()
 
     def line(self) -> str:
@@ -104,7 +104,7 @@ def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
             with _lines(counter):
                 yield counter
     finally:
-        telemetry.end(stage)
+        telemetry.clear(stage)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from rich.markup import escape
 
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
-from cluster.runtime.resources import Share, take_share
+from cluster.runtime.resources import ResourceQuota, set_quota
 from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 
@@ -53,7 +53,7 @@ class Outcome:
 
 def plan_trials(
     num_trials: int, max_concurrent: int | None, num_workers: int | None, use_gpus: bool, info: ClusterInfo
-) -> tuple[int, Share]:
+) -> tuple[int, ResourceQuota]:
     """How many trials run at a time, and what each may take.
 
     Args:
@@ -75,12 +75,12 @@ def plan_trials(
         )
     in_memory = max(1, int(ray.cluster_resources().get("memory", 0.0) // MEMORY_BYTES))
     concurrent = max(1, min(num_trials, max_concurrent or min(room, in_memory)))
-    return concurrent, Share(
+    return concurrent, ResourceQuota(
         num_cpus=max(1, int(info.num_cpus) // concurrent), num_gpus=int(info.num_gpus) // concurrent if use_gpus else 0
     )
 
 
-def run_trials(trials: Mapping[str, Trial], concurrent: int, share: Share) -> dict[str, Outcome]:
+def run_trials(trials: Mapping[str, Trial], concurrent: int, quota: ResourceQuota) -> dict[str, Outcome]:
     """Run all trials, `concurrent` at a time, and show what they say; returns how each ended.
 
     When this is interrupted, all end at once.
@@ -88,7 +88,7 @@ def run_trials(trials: Mapping[str, Trial], concurrent: int, share: Share) -> di
     Args:
         trials: by name; each is pickled, and called in a process on this node.
         concurrent: trials at a time.
-        share: of each.
+        quota: of each.
     """
     waiting, running = deque(trials), dict[str, _Running]()
     outcomes: dict[str, Outcome] = {}
@@ -97,7 +97,7 @@ def run_trials(trials: Mapping[str, Trial], concurrent: int, share: Share) -> di
             while waiting or running:
                 while waiting and len(running) < concurrent:
                     name = waiting.popleft()
-                    running[name] = _Running(name, trials[name], share, scratch)
+                    running[name] = _Running(name, trials[name], quota, scratch)
                 ray.wait([trial.done for trial in running.values()], timeout=POLL_S)
                 for name, trial in list(running.items()):
                     trial.listen()
@@ -117,7 +117,7 @@ class _Running:
 
     name: str
     trial: Trial
-    share: Share
+    quota: ResourceQuota
     scratch: str
     deaths: int = 0
     said_at: float = field(default_factory=time.monotonic)
@@ -128,7 +128,7 @@ class _Running:
     def _begin(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": here}
-        self.process = ray.remote(_Process).options(**options).remote(self.share, self.scratch)
+        self.process = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
         self.done = self.process.run.remote(self.trial)
 
     def listen(self) -> None:
@@ -176,10 +176,10 @@ class _Running:
 class _Process:
     """The actor that runs one trial; it is asked for its lines by another thread."""
 
-    def __init__(self, share: Share, scratch: str) -> None:
-        take_share(share)
+    def __init__(self, quota: ResourceQuota, scratch: str) -> None:
+        set_quota(quota)
         tempfile.tempdir = scratch  # a process that is killed leaves nothing behind
-        torch.set_num_threads(share.num_cpus)
+        torch.set_num_threads(quota.num_cpus)
         self.said = _Lines()
         console.file = self.said  # type: ignore[assignment]  # all that a console asks of a file
 

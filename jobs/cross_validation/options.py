@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cluster import storage
-from jobs.console.options import Count, NotNegative, OneOf, Share
+from jobs.console.options import Count, Fraction, NotNegative, OneOf
 from jobs.cross_validation.fold_plan import (
     Settings,
 )
@@ -65,7 +65,7 @@ class Options(DatasetOptions):
     test_views: Count = 1
     """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
     at a speed, pitch and level of their own."""
-    max_rejected: Share = 0.05
+    max_rejected: Fraction = 0.05
     """Share of clips (0 to 1) that may be rejected when they are tokenized."""
     stages_dir: str | None = None
     """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have

@@ -40,7 +40,7 @@ def common_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> 
 
 
 def _band(clips: Sequence[Clip], seed: int) -> Band:
-    reader = tars.Reader()
+    reader = tars.TarMemberReader()
     bands_hz, rates = [], []
     for clip in _some(clips, seed):
         try:

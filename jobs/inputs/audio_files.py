@@ -143,7 +143,7 @@ def _exists(uri: str) -> bool:
 
 
 def load_clip(
-    uri: str, reader: tars.Reader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = ""
+    uri: str, reader: tars.TarMemberReader | None = None, max_duration_s: float = MAX_CLIP_S, dataset: str = ""
 ) -> np.ndarray:
     """A clip at the common sample rate, as a 16-bit file would hold it: int16 (N,), at most `max_duration_s`, as long
     as clips of `dataset` are.
@@ -152,10 +152,10 @@ def load_clip(
         RejectedAudio: it is not there, or cannot be used.
         StorageUnavailableError: the storage does not give it out now.
     """
-    return to_pcm16(load_clip_recording(uri, reader or tars.Reader(), max_duration_s, dataset).waveform)
+    return to_pcm16(load_clip_recording(uri, reader or tars.TarMemberReader(), max_duration_s, dataset).waveform)
 
 
-def load_clip_recording(uri: str, reader: tars.Reader, max_duration_s: float, dataset: str = "") -> Recording:
+def load_clip_recording(uri: str, reader: tars.TarMemberReader, max_duration_s: float, dataset: str = "") -> Recording:
     """A clip, which may lie in an archive, as it was decoded; raises as `load_clip` does."""
     file = None
     if tars.is_member(uri):

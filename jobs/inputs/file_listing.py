@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from cluster import storage, tables
-from cluster.tables.stream import write_stream
+from cluster.tables.stream import write_table_stream
 from jobs.console.command import say_note
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.data.data_folder import shown
@@ -72,7 +72,7 @@ def list_audio(sources: Sequence[str], table: str | None) -> Iterator[Listing]:
     digest = hashlib.sha256()
     with tempfile.TemporaryDirectory(prefix="soundstorm-listing-") as folder:
         path = Path(folder) / "listing.parquet"
-        count = write_stream(str(path), LISTED, _tables(_entries(sources, table), digest.update), {})
+        count = write_table_stream(str(path), LISTED, _tables(_entries(sources, table), digest.update), {})
         if not count:
             raise SoundStormError(f"--list {table}: the table has no rows; there is nothing to hear")
         yield Listing(path=path, count=count, digest=digest.hexdigest())

@@ -9,9 +9,9 @@ import ray
 from annotated_types import Gt, Le
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from cluster.runtime.ray_data import PATIENCE_S, bounded_retries, quiet_ray_data
-from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, open_ledger
-from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.runtime.ray_data import BLOCK_TIMEOUT_S, bounded_retries, quiet_ray_data
+from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, start_tracker
+from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import say_warning
 from jobs.console.options import Allowed
 from jobs.inputs.audio_files import load_known_recording
@@ -73,13 +73,13 @@ def decode_clips(
     """
     if not clips.num_rows:
         return ray.data.from_arrow(DECODED.empty_table())
-    ledger = open_ledger()
+    tracker = start_tracker()
 
     def decode(batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": DEADLY} for row in rows]
-        with Attempt(ledger, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
-            for portion in attempt.portions([row["clip_id"] for row in rows]):
+        with Attempt(tracker, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
+            for portion in attempt.batches([row["clip_id"] for row in rows]):
                 for number in portion:
                     decoded[number] = _decoded_row(rows[number], sample_rate, max_duration_s, keep)
         return pa.Table.from_pylist(decoded, schema=DECODED)
@@ -88,16 +88,16 @@ def decode_clips(
     shards = ray.data.from_arrow(clips).repartition(min(clips.num_rows, 32))
     with bounded_retries():
         dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
-    vigil = Vigil(ledger=ledger, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
+    watchdog = Watchdog(tracker=tracker, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
     try:
-        decoded = watch(dataset.materialize, vigil)
+        decoded = run_with_watchdog(dataset.materialize, watchdog)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
-        _, deadly = ray.get(ledger.worst.remote(), timeout=ANSWER_S)
+        _, deadly = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" at {', '.join(deadly[:5])}" if deadly else ""
         raise SoundStormError(
             f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
         ) from error
-    decoded.context.execution_no_progress_timeout_s = PATIENCE_S  # no vigil is kept over those who read it
+    decoded.context.execution_no_progress_timeout_s = BLOCK_TIMEOUT_S  # no vigil is kept over those who read it
     return decoded
 
 

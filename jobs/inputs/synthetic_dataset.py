@@ -14,7 +14,7 @@ STAGE = "dataset"
 def make_synthetic(folder: str, clips_per_class: int, seed: int = 0, overwrite: bool = False) -> str:
     """Write the synthetic dataset to `folder`, a path or s3:// URI, if it is not there; returns `folder`."""
     settings = {"clips_per_class": clips_per_class, "seed": seed}
-    if records.begin(folder, STAGE, settings, overwrite=overwrite, outputs=("audio", "meta")) is None:
+    if records.start_stage(folder, STAGE, settings, overwrite=overwrite, outputs=("audio", "meta")) is None:
         if storage.is_remote(folder):
             with tempfile.TemporaryDirectory(prefix="soundstorm-") as name:
                 write_dataset(Path(name), **settings)
@@ -24,5 +24,5 @@ def make_synthetic(folder: str, clips_per_class: int, seed: int = 0, overwrite: 
                 write_dataset(Path(folder), **settings)
             except OSError as error:
                 raise file_error(folder, error) from error
-        records.finish(folder, STAGE, settings, {})
+        records.complete_stage(folder, STAGE, settings, {})
     return folder

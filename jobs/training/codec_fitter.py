@@ -8,7 +8,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from cluster.scheduling.attempt_tracker import Beats
+from cluster.scheduling.attempt_tracker import Heartbeat
 from jobs.training.ray_trainer import use_threads
 from soundstorm.codec import files
 from soundstorm.codec.config import BlockCodecConfig
@@ -27,7 +27,7 @@ class CodecFitter:
         config, fitting: of the codec and of its fitting.
         state: of an earlier fitter on the same pool, as `soundstorm.codec.files.state_to_bytes` writes it.
         cpus: how many threads to use.
-        ledger: of `cluster.scheduling.attempt_tracker`.
+        tracker: of `cluster.scheduling.attempt_tracker`.
     """
 
     def __init__(
@@ -38,11 +38,11 @@ class CodecFitter:
         fitting: FittingConfig,
         state: bytes | None,
         cpus: int,
-        ledger: Any,
+        tracker: Any,
     ) -> None:
         use_threads(cpus)
-        self.ledger = ledger
-        with Beats(ledger, LEVEL_S):
+        self.tracker = tracker
+        with Heartbeat(tracker, LEVEL_S):
             rows = pa.concat_tables([ray.get(part) for part in parts]).sort_by("clip_id")["samples"]
             recorded = [np.frombuffer(samples.as_buffer(), np.float16) for samples in rows if len(samples.as_buffer())]
             simple_PV = pool_of_simple_sounds(blocks, config, fitting)
@@ -52,7 +52,7 @@ class CodecFitter:
 
     def step(self) -> bytes:
         """Find the next level, if there is one; returns the state with it."""
-        with Beats(self.ledger, LEVEL_S):
+        with Heartbeat(self.tracker, LEVEL_S):
             if not self.fit.is_finished:
                 self.fit.step()
             return files.state_to_bytes(self.fit.state)

@@ -30,8 +30,8 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.resources import alive_nodes
-from cluster.scheduling.attempt_tracker import Beats, open_ledger
-from cluster.scheduling.watchdog import Vigil, limits_here, watch
+from cluster.scheduling.attempt_tracker import Heartbeat, start_tracker
+from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"
@@ -95,7 +95,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
     fits = count <= info.num_cpus and (not use_gpu or count <= gpus)
     if not fits and info.started_here:
         raise SoundStormError(f"{too_many}: give at most {gpus if use_gpu else int(info.num_cpus)}")
-    wait_s = max(wait_s, info.growth_s)
+    wait_s = max(wait_s, info.scale_up_s)
     group = placement_group([plan.resources] * count, strategy="PACK")
     try:
         if not group.wait(wait_s):
@@ -183,10 +183,10 @@ def run_trainer(
         ray.get_runtime_context().get_node_id(), soft=False
     )  # whatever other node goes, the reports do not
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    ledger = open_ledger()
+    tracker = start_tracker()
 
     def loop_with_beats(given: dict[str, Any]) -> Any:
-        with Beats(ledger):
+        with Heartbeat(tracker):
             return loop(given)
 
     trainer = TorchTrainer(
@@ -212,12 +212,16 @@ def run_trainer(
         for metrics in reports.get_nowait_batch(reports.qsize()):
             on_report(metrics)
 
-    vigil = Vigil(
-        ledger=ledger, worker=plan.resources, num_workers=plan.num_workers, storage_uri=output_uri, limits=limits_here()
+    watchdog = Watchdog(
+        tracker=tracker,
+        worker=plan.resources,
+        num_workers=plan.num_workers,
+        storage_uri=output_uri,
+        limits=limits_here(),
     )
     try:
-        return watch(
-            trainer.fit, vigil, show
+        return run_with_watchdog(
+            trainer.fit, watchdog, show
         )  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
     except Exception as error:
         sentence = _as_sentence(error, max_failures)

@@ -68,14 +68,14 @@ class TrainingLog:
             row = row | {"clips_per_s": self.clips / row["seconds"]}
         for name, value in row.items():
             if value is not None and math.isfinite(value):
-                telemetry.show(self.stage, "training", value, column=name)
+                telemetry.set_gauge(self.stage, "training", value, column=name)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._writer is not None:
             self._writer.close()
-            telemetry.end(self.stage)
+            telemetry.clear(self.stage)
             if self._is_remote and error is None:
                 storage.delete(self._events_uri)
                 storage.copy_from_local(self._folder, self._events_uri)

@@ -118,7 +118,7 @@ def run_load(watch: Watch, address: str) -> tuple[int, set[str]]:
         while not watch.counts:
             time.sleep(0.1)
         with connect() as info:  # waits for the first GPU
-            assert info.num_gpus == WORKERS and info.nodes > 1 and info.growth_s > 0, info
+            assert info.num_gpus == WORKERS and info.nodes > 1 and info.scale_up_s > 0, info
             shards = [Shard(f"shard-{number:03d}", SHARD_S) for number in range(SHARDS)]
             actor = ray.remote(Worker).options(num_cpus=1, num_gpus=1)
             run_shards(

@@ -17,7 +17,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 from cluster import storage, tables
-from cluster.tables.tar_shards import Reader
+from cluster.tables.tar_shards import TarMemberReader
 from soundstorm.codec.files import load_codec
 from soundstorm.model.checkpoints import save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings
@@ -68,7 +68,7 @@ class Result:
 def result_of(output: str, num_samples: int) -> Result:
     """Read a run's manifest and every sound in it, and list what there is."""
     rows = tables.read_table(storage.join(output, "samples.parquet"))[0].to_pylist()
-    reader = Reader()
+    reader = TarMemberReader()
     wrong = [row["uri"] for row in rows if hashlib.sha256(reader.read(row["uri"])).hexdigest() != row["sha256"]]
     counts = Counter(int(row["sample_id"].rpartition("-")[2]) for row in rows)
     problems = [

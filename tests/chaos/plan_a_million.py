@@ -117,7 +117,7 @@ def driver(arguments: list[Any]) -> None:
 
     times["imports_peak_mb"] = peak_mb()
     ShardedOutput.missing_shards = timed("planning", ShardedOutput.missing_shards)  # type: ignore[method-assign]
-    generate.write_stream = timed("manifest", generate.write_stream)  # type: ignore[assignment]
+    generate.write_table_stream = timed("manifest", generate.write_table_stream)  # type: ignore[assignment]
     settings = {"num_samples": clips, "shard_size": shard_size, **SHARE}
     with contextlib.ExitStack() as ends:
         patiently(lambda: ends.enter_context(connect("local", num_cpus=1)))

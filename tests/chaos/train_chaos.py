@@ -63,7 +63,7 @@ def make_tokens(uri: str) -> None:
         rows.append(row | {"view": 0, "num_frames": num_frames, "codes": codes})
     metadata = fingerprint.to_metadata() | {"categories": json.dumps(categories), "num_folds": "5"}
     tables.write_table(tables.part_uri(f"{uri}/tokens", 0), pa.Table.from_pylist(rows, TOKENS), metadata)
-    records.finish(uri, "tokenize", {}, {})
+    records.complete_stage(uri, "tokenize", {}, {})
 
 
 def result_of(output: str) -> dict[str, Any]:

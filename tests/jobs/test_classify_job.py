@@ -19,7 +19,7 @@ import jobs.actors.classifier
 import jobs.classify
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs import classify
 from jobs.actors.classifier import ClipNamer
@@ -198,7 +198,7 @@ def test_a_file_that_always_kills_its_actor_is_set_aside_and_all_others_are_name
 ) -> None:
     uris = sorted(str(path) for path in (folder / "a" / "b").iterdir())[:16]
     monkeypatch.setattr(jobs.classify, "ClipNamer", dying_namer([uris[5]]))
-    monkeypatch.setattr(jobs.classify, "open_ledger", lambda: open_ledger(max_deaths=1))
+    monkeypatch.setattr(jobs.classify, "start_tracker", lambda: start_tracker(max_deaths=1))
     summary = classify.run(options(*uris, output=str(tmp_path / "out"), num_actors=1))
     assert (summary["classified"], summary["reasons"]) == (15, {"killed_worker": 1})
     assert [row["uri"] for row in rows(str(tmp_path / "out"))] == uris[:5] + uris[6:]
@@ -227,7 +227,7 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
         "settings": "",
         "name_all": False,
     }
-    namer = ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu")
+    namer = ClipNamer([ray.put(classifier_files(None))], start_tracker(), job, "cpu")
     found = []
     for number, together_s in enumerate((0.01, 3.0, 600.0)):
         monkeypatch.setattr(jobs.actors.classifier, "HEARD_TOGETHER_S", together_s)
@@ -262,7 +262,7 @@ def namer(tmp_path: Path, ray_session: None) -> Callable[..., list[dict[str, Any
             "limit_s": 60.0,
         }
         job |= {"settings": "", "name_all": False} | changes
-        ClipNamer([ray.put(classifier_files(None))], open_ledger(), job, "cpu").name_part(("part-0.parquet", uris))
+        ClipNamer([ray.put(classifier_files(None))], start_tracker(), job, "cpu").name_part(("part-0.parquet", uris))
         found = tables.read_table(f"{tmp_path}/parts/classified/part-0.parquet")[0].to_pylist()
         storage.delete(str(tmp_path / "parts"))
         return found

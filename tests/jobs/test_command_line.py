@@ -288,7 +288,7 @@ def test_a_place_that_cannot_be_written_is_one_clear_message(
     (tmp_path / "file").write_text("no folder")
     for module, arguments in commands_with_output(synthetic_dataset, checkpoint, tiny_codec):
         result = command(module, *arguments, "--output-dir", str(tmp_path / "file" / "out"))
-        assert_one_message(result, "a file stands where a folder is needed", str(tmp_path / "file" / "out"))
+        assert_one_message(result, "exists and is a file, not a folder", str(tmp_path / "file" / "out"))
 
 
 @pytest.mark.skipif(

@@ -154,7 +154,7 @@ def test_urbansound8k_is_checked_against_its_published_checksum(
             partial(esc50_zip, clip=lambda number: CLIP[:-10] if number == 77 else CLIP),
             r"3-77-A-1.wav is no whole recording \(truncated",
         ),
-        (lambda path: path.write_bytes(b"<html>try later</html>"), "damaged or no archive"),
+        (lambda path: path.write_bytes(b"<html>try later</html>"), "damaged or not an archive"),
         (lambda path: zipfile.ZipFile(path, "w").writestr("ESC-50-master/README.md", "text"), "esc50.csv is missing"),
     ],
 )

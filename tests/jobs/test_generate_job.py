@@ -164,7 +164,7 @@ def test_overwrite_one_class_in_wav_that_continues_a_recording(
     waveform = synthetic_clip("siren", 2.0)
     prompt.write_bytes(encode_audio(waveform, 24_000, "wav"))
     output = str(tmp_path / "out")
-    records.begin(output, "generate", {"seed": 1})
+    records.start_stage(output, "generate", {"seed": 1})
     storage.write_bytes(f"{output}/audio/00/wind/wind-0000000.flac", b"of an earlier run")
     settings: dict[str, Any] = {
         "num_samples": 2,

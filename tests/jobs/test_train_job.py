@@ -73,7 +73,7 @@ def write_tokens(
         tables.write_table(
             tables.part_uri(storage.join(uri, "tokens"), part), pa.Table.from_pylist(half, TOKENS), metadata
         )
-    records.finish(uri, "tokenize", {}, {})
+    records.complete_stage(uri, "tokenize", {}, {})
     return uri
 
 
@@ -217,7 +217,7 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other
 
 
 def test_a_training_under_way_is_no_checkpoint_yet(tmp_path: Path, command: Command) -> None:
-    records.begin(str(tmp_path / "train"), "train", {})
+    records.start_stage(str(tmp_path / "train"), "train", {})
     result = command(generate, "--checkpoint", str(tmp_path / "train"), "--output-dir", str(tmp_path / "out"))
     assert_one_message(
         result,

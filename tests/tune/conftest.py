@@ -35,5 +35,5 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
     ]
     metadata = FINGERPRINT.to_metadata() | {"categories": json.dumps(["rain", "wind"]), "num_folds": "3"}
     tables.write_table(tables.part_uri(storage.join(uri, "tokens"), 0), pa.Table.from_pylist(rows, TOKENS), metadata)
-    records.finish(uri, "tokenize", {}, {})
+    records.complete_stage(uri, "tokenize", {}, {})
     return uri

@@ -46,7 +46,7 @@ def sounds(synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path) -> str:
     metadata = codec.fingerprint.to_metadata() | {"categories": json.dumps(list(CLASSES[:2])), "num_folds": "5"}
     uri = str(tmp_path / "tokens")
     tables.write_table(tables.part_uri(storage.join(uri, "tokens"), 0), pa.Table.from_pylist(rows, TOKENS), metadata)
-    records.finish(uri, "tokenize", {}, {})
+    records.complete_stage(uri, "tokenize", {}, {})
     return uri
 
 

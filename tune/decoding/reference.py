@@ -174,13 +174,14 @@ def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:
     """
     waiting = list(tasks)
     while waiting:
-        ended, waiting = ray.wait(waiting, timeout=limits.shard_timeout_s + limits.growth_s)
+        ended, waiting = ray.wait(waiting, timeout=limits.shard_timeout_s + limits.scale_up_s)
         if not ended:
             for task in waiting:
                 ray.cancel(task, force=True)
             raise ClusterError(
                 f"real clips: of {len(tasks)} tasks that measure them {len(waiting)} are left, and none has ended for "
-                f"{limits.shard_timeout_s + limits.growth_s:.0f} s; check with `ray status` that nodes are alive with "
+                f"{limits.shard_timeout_s + limits.scale_up_s:.0f} s; check with `ray status` that nodes are alive "
+                "with "
                 "a free CPU, then run again"
             )
 

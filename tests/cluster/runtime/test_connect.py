@@ -95,8 +95,8 @@ from cluster.errors import ClusterError
 
 ray.init(address="local", num_cpus=2, resources={MAX_GPUS: 3}, include_dashboard=False)
 with connect(await_gpu=False) as grows:
-    assert (grows.num_gpus, grows.nodes) == (3, 1) and grows.growth_s == module.GROWTH_TIMEOUT_S, grows
-module.GROWTH_TIMEOUT_S = module.GROWTH_TICK_S = 1.0
+    assert (grows.num_gpus, grows.nodes) == (3, 1) and grows.scale_up_s == module.SCALE_UP_TIMEOUT_S, grows
+module.SCALE_UP_TIMEOUT_S = module.SCALE_UP_POLL_S = 1.0
 try:
     with connect():
         raise AssertionError("not waited for a GPU")
@@ -372,7 +372,7 @@ def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(tmp_path: Pa
     ):
         told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=f"127.0.0.1:{port}").stdout
     assert told.startswith(f"RAY_ADDRESS '127.0.0.1:{port}'") and "unset RAY_ADDRESS" in told
-    assert "is no Ray cluster" in told and "rpc" not in told.lower()
+    assert "is not a Ray cluster" in told and "rpc" not in told.lower()
 
 
 def test_a_ray_client_is_refused_with_another_way(tmp_path: Path) -> None:

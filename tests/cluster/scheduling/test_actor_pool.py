@@ -184,7 +184,9 @@ def test_a_full_disk_ends_the_run_at_the_first_attempt(tmp_path: Path, free_befo
         raise file_error("/data/part-0", OSError(errno.ENOSPC, "No space left on device"))
 
     with pytest.raises(
-        ClusterError, match=r"/data/part-0: the disk is full .*0 finished shards are kept: mend the cause and run again"
+        ClusterError,
+        match=r"/data/part-0: the disk is full .*0 finished shards are kept: fix the cause and run the same command "
+        r"again",
     ):
         run(numbered(12), make_workers(work), num_actors=1)
     assert (tmp_path / "attempts").read_text() == "0 "
@@ -214,7 +216,7 @@ def test_where_there_is_room_slow_actors_are_waited_for_beyond_the_time_that_a_r
         "work",
         num_actors=1,
         on_done=lambda shard, _: done.append(shard),
-        has_room=lambda: True,
+        can_schedule=lambda: True,
         limits=limits,
     )
     assert len(done) == 2

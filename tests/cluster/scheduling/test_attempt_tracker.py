@@ -6,17 +6,17 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.scheduling.attempt_tracker import Attempt, open_ledger
+from cluster.scheduling.attempt_tracker import Attempt, start_tracker
 
 ITEMS = ["a", "b", "c"]
 
 
-def die_at(ledger: Any, item: str | None) -> list[list[int]]:
+def die_at(tracker: Any, item: str | None) -> list[list[int]]:
     """An attempt at the shard that ends without a word when it comes to `item`; the portions that it took."""
-    attempt = Attempt(ledger, "shard", 600.0)
+    attempt = Attempt(tracker, "shard", 600.0)
     attempt.__enter__()
     taken = []
-    for portion in attempt.portions(ITEMS):
+    for portion in attempt.batches(ITEMS):
         taken.append(portion)
         if item is not None and ITEMS.index(item) in portion:
             break
@@ -27,43 +27,43 @@ def die_at(ledger: Any, item: str | None) -> list[list[int]]:
 
 
 def test_a_shard_is_taken_as_a_whole_until_a_worker_died_at_it(ray_session: None) -> None:
-    ledger = open_ledger()
-    assert die_at(ledger, "b") == [[0, 1, 2]]
-    assert die_at(ledger, "b") == [[0], [1]]
-    assert die_at(ledger, None) == [[0], [1], [2]]
-    assert die_at(ledger, None) == [[0, 1, 2]]  # it ended well: whatever was, is forgotten
+    tracker = start_tracker()
+    assert die_at(tracker, "b") == [[0, 1, 2]]
+    assert die_at(tracker, "b") == [[0], [1]]
+    assert die_at(tracker, None) == [[0], [1], [2]]
+    assert die_at(tracker, None) == [[0, 1, 2]]  # it ended well: whatever was, is forgotten
 
 
 def test_an_item_at_which_so_many_workers_died_is_left_out(ray_session: None) -> None:
-    ledger = open_ledger(max_deaths=2)
-    assert [die_at(ledger, "b")[-1] for _ in range(3)] == [[0, 1, 2], [1], [1]]
-    with Attempt(ledger, "shard", 600.0) as attempt:
-        assert attempt.deadly == {"b"}
-        assert list(attempt.portions(ITEMS)) == [[0], [2]]
+    tracker = start_tracker(max_deaths=2)
+    assert [die_at(tracker, "b")[-1] for _ in range(3)] == [[0, 1, 2], [1], [1]]
+    with Attempt(tracker, "shard", 600.0) as attempt:
+        assert attempt.poison == {"b"}
+        assert list(attempt.batches(ITEMS)) == [[0], [2]]
 
 
 def test_a_worker_that_died_with_its_node_is_held_against_nothing(ray_session: None) -> None:
-    ledger = open_ledger(max_deaths=1)
-    ray.get(ledger.begin.remote("shard", "a node that is gone"))
-    ray.get(ledger.note.remote("shard", "b"))
-    with Attempt(ledger, "shard", 600.0) as attempt:
-        assert (attempt.one_by_one, attempt.deadly) == (False, frozenset())
+    tracker = start_tracker(max_deaths=1)
+    ray.get(tracker.begin.remote("shard", "a node that is gone"))
+    ray.get(tracker.note.remote("shard", "b"))
+    with Attempt(tracker, "shard", 600.0) as attempt:
+        assert (attempt.isolate, attempt.poison) == (False, frozenset())
 
 
 def test_the_ledger_names_the_worst_shard_and_its_items(ray_session: None) -> None:
-    ledger = open_ledger()
-    assert ray.get(ledger.worst.remote()) == ("", [])
-    with Attempt(ledger, "other", 600.0):
+    tracker = start_tracker()
+    assert ray.get(tracker.deadliest_shard.remote()) == ("", [])
+    with Attempt(tracker, "other", 600.0):
         for item in ("b", "b", "c"):
-            die_at(ledger, item)
-        assert ray.get(ledger.worst.remote()) == ("shard", ["b", "c"])
+            die_at(tracker, item)
+        assert ray.get(tracker.deadliest_shard.remote()) == ("shard", ["b", "c"])
 
 
 def test_a_worker_is_heard_while_it_works_and_not_after(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.scheduling.attempt_tracker.BEAT_S", 0.05)
-    ledger = open_ledger()
-    with Attempt(ledger, "shard", 600.0):
+    tracker = start_tracker()
+    with Attempt(tracker, "shard", 600.0):
         time.sleep(1.0)
-        heard_s = ray.get(ledger.silence_s.remote())
+        heard_s = ray.get(tracker.seconds_since_heartbeat.remote())
     time.sleep(1.5)
-    assert heard_s < ray.get(ledger.silence_s.remote())
+    assert heard_s < ray.get(tracker.seconds_since_heartbeat.remote())

@@ -10,9 +10,9 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.scheduling.attempt_tracker import Beats, open_ledger
+from cluster.scheduling.attempt_tracker import Heartbeat, start_tracker
 from cluster.scheduling.limits import Limits
-from cluster.scheduling.watchdog import Vigil, has_room, watch
+from cluster.scheduling.watchdog import Watchdog, can_schedule, run_with_watchdog
 from tests.conftest import S3Server, free_port, use_server
 
 
@@ -22,9 +22,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.scheduling.attempt_tracker.BEAT_S", 0.1)
 
 
-def vigil(storage_uri: str | Path, ledger: Any, worker: dict[str, float], **limits: float) -> Vigil:
+def watchdog(storage_uri: str | Path, tracker: Any, worker: dict[str, float], **limits: float) -> Watchdog:
     patience = {"stall_timeout_s": 600.0, "start_timeout_s": 600.0, "quiet_s": 0.1}
-    return Vigil(ledger=ledger, worker=worker, storage_uri=str(storage_uri), limits=Limits(**(patience | limits)))
+    return Watchdog(tracker=tracker, worker=worker, storage_uri=str(storage_uri), limits=Limits(**(patience | limits)))
 
 
 def stuck() -> None:
@@ -36,63 +36,63 @@ def test_the_result_and_the_error_of_the_work_come_through(tmp_path: Path, ray_s
         raise KeyError("the very one")
 
     ticks: list[float] = []
-    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0})
-    assert watch(lambda: 7, guard, lambda: ticks.append(time.monotonic())) == 7
+    guard = watchdog(tmp_path, start_tracker(), {"CPU": 1.0})
+    assert run_with_watchdog(lambda: 7, guard, lambda: ticks.append(time.monotonic())) == 7
     assert ticks  # once more after the end at least
     with pytest.raises(KeyError, match="the very one"):
-        watch(fail, guard)
+        run_with_watchdog(fail, guard)
 
 
 def test_work_without_nodes_that_could_hold_its_workers_is_given_up(tmp_path: Path, ray_session: None) -> None:
     began = time.monotonic()
-    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0, "GPU": 1.0}, stall_timeout_s=0.5)
+    guard = watchdog(tmp_path, start_tracker(), {"CPU": 1.0, "GPU": 1.0}, stall_timeout_s=0.5)
     with pytest.raises(
         ClusterError, match=r"the nodes that are left cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"
     ):
-        watch(stuck, guard)
+        run_with_watchdog(stuck, guard)
     assert time.monotonic() - began < 60
 
 
 def test_work_that_never_begins_though_there_is_room_is_given_up_later(tmp_path: Path, ray_session: None) -> None:
-    guard = vigil(tmp_path, open_ledger(), {"CPU": 1.0}, stall_timeout_s=0.1, start_timeout_s=1.0)
+    guard = watchdog(tmp_path, start_tracker(), {"CPU": 1.0}, stall_timeout_s=0.1, start_timeout_s=1.0)
     with pytest.raises(ClusterError, match=r"though the nodes could hold 1 with 1 CPU each.*other jobs"):
-        watch(stuck, guard)
+        run_with_watchdog(stuck, guard)
 
 
 def test_a_ledger_that_never_answers_again_ends_the_work(
     tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Deaf:
-        def silence_s(self) -> None:
+        def seconds_since_heartbeat(self) -> None:
             stuck()
 
     monkeypatch.setattr("cluster.scheduling.watchdog.ANSWER_S", 0.2)
-    guard = vigil(tmp_path, ray.remote(Deaf).options(num_cpus=0).remote(), {"CPU": 1.0}, start_timeout_s=2.0)
+    guard = watchdog(tmp_path, ray.remote(Deaf).options(num_cpus=0).remote(), {"CPU": 1.0}, start_timeout_s=2.0)
     began = time.monotonic()
     with pytest.raises(ClusterError, match=r"Ray has not answered for \d+ s.*kept: run again"):
-        watch(stuck, guard)
+        run_with_watchdog(stuck, guard)
     assert time.monotonic() - began < 60
 
 
 def test_slow_work_is_left_alone_while_a_worker_is_heard(tmp_path: Path, ray_session: None) -> None:
-    ledger = open_ledger()
+    tracker = start_tracker()
 
     def slow() -> str:
-        with Beats(ledger):
+        with Heartbeat(tracker):
             time.sleep(6.0)
         return "done"
 
-    assert watch(slow, vigil(tmp_path, ledger, {"CPU": 1e6}, stall_timeout_s=4.0)) == "done"
+    assert run_with_watchdog(slow, watchdog(tmp_path, tracker, {"CPU": 1e6}, stall_timeout_s=4.0)) == "done"
 
 
 def test_storage_that_is_gone_ends_the_work(ray_session: None, monkeypatch: pytest.MonkeyPatch) -> None:
     use_server(monkeypatch, S3Server(f"http://127.0.0.1:{free_port()}", "key", "secret"))
-    with pytest.raises(ClusterError, match=r"127\.0\.0\.1.*mend the cause and run again"):
-        watch(stuck, vigil("s3://bucket/prefix", open_ledger(), {"CPU": 1.0}))
+    with pytest.raises(ClusterError, match=r"127\.0\.0\.1.*fix the cause and run the same command again"):
+        run_with_watchdog(stuck, watchdog("s3://bucket/prefix", start_tracker(), {"CPU": 1.0}))
 
 
 def test_room_is_counted_by_node(ray_session: None) -> None:
-    assert has_room({"CPU": 2.0}, 2)  # one node of 4
-    assert not has_room({"CPU": 3.0}, 2)
-    assert has_room({"CPU": 1.0, "GPU": 0.0}, 4)
-    assert not has_room({"CPU": 1.0, "GPU": 1.0})
+    assert can_schedule({"CPU": 2.0}, 2)  # one node of 4
+    assert not can_schedule({"CPU": 3.0}, 2)
+    assert can_schedule({"CPU": 1.0, "GPU": 0.0}, 4)
+    assert not can_schedule({"CPU": 1.0, "GPU": 1.0})

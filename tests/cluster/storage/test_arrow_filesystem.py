@@ -114,16 +114,16 @@ def test_a_folder_is_listed_without_asking_for_what_lies_deeper(root: str, monke
 
 def test_objects_are_deleted_as_they_are_listed_a_page_at_a_time(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cluster.storage.s3_objects.PAGE", 3)
-    monkeypatch.setattr("cluster.storage.s3_objects.walk", functools.partial(s3.walk, page=3))
+    monkeypatch.setattr("cluster.storage.s3_objects.list_objects", functools.partial(s3.list_objects, page=3))
     for number in range(8):
         storage.write_bytes(f"{root}/folder/{number}", b"")
     asked: list[str] = []
 
-    def persist(uri: str, call: Any) -> Any:
+    def with_retries(uri: str, call: Any) -> Any:
         asked.append("list" if "_list_page" in repr(call) else "delete" if "_delete_keys" in repr(call) else "head")
-        return s3_client.persist(uri, call)
+        return s3_client.with_retries(uri, call)
 
-    monkeypatch.setattr("cluster.storage.s3_objects.persist", persist)
+    monkeypatch.setattr("cluster.storage.s3_objects.with_retries", with_retries)
     storage.delete(f"{root}/folder")
     assert asked == ["list", "delete", "list", "delete", "list", "delete", "head"]
     assert storage.list_objects(root) == []
@@ -166,7 +166,7 @@ def test_a_file_that_is_written_because_of_an_error_appears(root: str) -> None:
 
 def test_trouble_is_a_sentence_also_from_within_pyarrow(root: str, monkeypatch: pytest.MonkeyPatch) -> None:
     filesystem, path = storage.filesystem(root)
-    monkeypatch.setattr("cluster.storage.retry.SHORT_PATIENCE_S", 0.5)
+    monkeypatch.setattr("cluster.storage.retry.SHORT_RETRY_BUDGET_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     for action in (
         filesystem.get_file_info,

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NAMES = ["a.txt", "folder/b.bin", "folder/deep/ü and space #1?.txt", "fold/c+d=e%20.txt"]
 
 
-def fill(root: str) -> None:
+def write_synced(root: str) -> None:
     for number, name in enumerate(NAMES):
         storage.write_bytes(storage.join(root, name), bytes([number]) * (number + 1))
 
@@ -64,7 +64,7 @@ def test_join_keeps_a_prefix_whole_and_makes_local_paths_absolute(
         ("s3:/bucket/a", "two slashes"),
         ("s3:bucket/a", "s3:bucket/a: an S3 address starts with 's3://'"),
         ("S3://bucket/a", "in small letters"),
-        ("s3:///a", "names no bucket"),
+        ("s3:///a", "not an S3 address"),
         ("s3://bucket/a\nb", "control characters"),
         ("", "not a path"),
     ],
@@ -91,7 +91,7 @@ def test_what_is_written_is_read_back(storage_root: str) -> None:
 
 def test_a_listing_has_every_file_below_sorted_with_its_size(storage_root: str) -> None:
     assert storage.list_objects(storage_root) == []
-    fill(storage_root)
+    write_synced(storage_root)
     found = storage.list_objects(storage_root)
     assert [(entry.uri, entry.size) for entry in found] == sorted(
         (storage.join(storage_root, name), n + 1) for n, name in enumerate(NAMES)
@@ -103,7 +103,7 @@ def test_a_listing_has_every_file_below_sorted_with_its_size(storage_root: str) 
 
 
 def test_a_folder_is_listed_without_what_lies_deeper(storage_root: str) -> None:
-    fill(storage_root)
+    write_synced(storage_root)
     assert storage.list_folder(storage_root) == ["a.txt"]
     assert storage.list_folder(f"{storage_root}/folder") == ["b.bin"]
     assert storage.list_folder(f"{storage_root}/fol") == []
@@ -119,7 +119,7 @@ def test_a_listing_longer_than_a_page_is_complete(storage_root: str) -> None:
 
 
 def test_delete_removes_a_folder_and_nothing_beside_it(storage_root: str) -> None:
-    fill(storage_root)
+    write_synced(storage_root)
     storage.delete(storage.join(storage_root, "folder"))
     storage.delete(storage.join(storage_root, "never", "was"))
     assert [entry.uri for entry in storage.list_objects(storage_root)] == sorted(
@@ -168,7 +168,7 @@ def assert_one_wins(uri: str) -> None:
 
 def test_folders_travel_there_and_back(storage_root: str, tmp_path: Path) -> None:
     source, back = tmp_path / "source", tmp_path / "back"
-    fill(str(source))
+    write_synced(str(source))
     assert storage.copy_from_local(source, storage_root) == sorted(storage.join(storage_root, name) for name in NAMES)
     assert storage.copy_to_local(storage_root, back) == sorted(back / name for name in NAMES)
     for name in NAMES:
@@ -368,7 +368,7 @@ def test_a_read_only_folder_is_told(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_of_a_folder_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(ClusterError, match="a file stands where a folder is needed"):
+    with pytest.raises(ClusterError, match="exists and is a file, not a folder"):
         storage.check_writable(tmp_path / "file")
 
 

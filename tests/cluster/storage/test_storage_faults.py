@@ -44,9 +44,9 @@ def proxied(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits as short as a test can wait for."""
-    monkeypatch.setattr(retries, "PATIENCE_S", 1.5)
-    monkeypatch.setattr(retries, "SHORT_PATIENCE_S", 0.5)
-    monkeypatch.setattr("cluster.storage.s3_objects.PATIENCE_S", 1.5)
+    monkeypatch.setattr(retries, "RETRY_BUDGET_S", 1.5)
+    monkeypatch.setattr(retries, "SHORT_RETRY_BUDGET_S", 0.5)
+    monkeypatch.setattr("cluster.storage.s3_objects.RETRY_BUDGET_S", 1.5)
     monkeypatch.setattr(s3_client, "READ_TIMEOUT_S", 1)
 
 
@@ -201,7 +201,7 @@ def test_an_answer_that_hardly_moves_is_broken_off(proxied: Proxied, hurried: No
     storage.write_bytes(f"{root}/file", bytes(2**20))
     proxy.rate, proxy.faults = 1.0, (Fault.TRICKLE,)
     began = time.monotonic()
-    with pytest.raises(StorageUnavailableError, match=r"file: the S3 server .* broke off its answers"):
+    with pytest.raises(StorageUnavailableError, match=r"file: the S3 server .* cut off its responses"):
         storage.read_bytes(f"{root}/file")
     assert time.monotonic() - began < 30
 
@@ -213,7 +213,7 @@ def test_a_fault_of_our_own_is_not_told_as_the_server_s(storage_root: str) -> No
 
     began = time.monotonic()
     with pytest.raises(ValueError, match="a bug"):
-        s3_client.persist(f"{storage_root}/file", call)
+        s3_client.with_retries(f"{storage_root}/file", call)
     assert time.monotonic() - began < 5
 
 
@@ -234,7 +234,7 @@ def test_an_answer_that_makes_no_sense_is_asked_for_again(monkeypatch: pytest.Mo
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         use_server(monkeypatch, S3Server(f"http://127.0.0.1:{server.server_port}", "key", "secret"))
-        with pytest.raises(StorageUnavailableError, match=r"broke off its answers \(MeaninglessAnswerError, tried"):
+        with pytest.raises(StorageUnavailableError, match=r"cut off its responses \(MeaninglessAnswerError, tried"):
             storage.require_file("s3://bucket/file")
         server.shutdown()
     assert len(asked) > 1
@@ -242,7 +242,7 @@ def test_an_answer_that_makes_no_sense_is_asked_for_again(monkeypatch: pytest.Mo
 
 def test_all_limits_together_stay_under_two_minutes() -> None:
     attempt_s = s3_client.CONNECT_TIMEOUT_S + s3_client.READ_TIMEOUT_S
-    assert retries.PATIENCE_S + attempt_s + retries.SHORT_PATIENCE_S + attempt_s < 120
+    assert retries.RETRY_BUDGET_S + attempt_s + retries.SHORT_RETRY_BUDGET_S + attempt_s < 120
 
 
 @pytest.mark.parametrize("proxied", ["moto"], indirect=True)

@@ -63,8 +63,8 @@ def assert_nothing_secret(text: str, *more: str) -> None:
 def secret_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(retries, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(retries, "SHORT_PATIENCE_S", 0.5)
+    monkeypatch.setattr(retries, "RETRY_BUDGET_S", 0.5)
+    monkeypatch.setattr(retries, "SHORT_RETRY_BUDGET_S", 0.5)
 
 
 def login_in(endpoint: str) -> str:

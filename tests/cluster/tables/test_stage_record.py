@@ -19,11 +19,11 @@ SETTINGS = {
 
 
 def test_a_finished_stage_is_found_again_with_what_it_made(storage_root: str) -> None:
-    assert records.begin(storage_root, "tokenize", SETTINGS) is None
+    assert records.start_stage(storage_root, "tokenize", SETTINGS) is None
     assert records.finished(storage_root, "tokenize", SETTINGS) is None  # begun is not finished
-    written = records.finish(storage_root, "tokenize", SETTINGS, {"clips": 400, "rejected": 0})
+    written = records.complete_stage(storage_root, "tokenize", SETTINGS, {"clips": 400, "rejected": 0})
     assert (
-        records.begin(storage_root, "tokenize", dict(reversed(SETTINGS.items()))) == written
+        records.start_stage(storage_root, "tokenize", dict(reversed(SETTINGS.items()))) == written
     )  # the order of keys does not matter
     assert records.finished(storage_root, "tokenize", SETTINGS) == written
     assert written.counts == {"clips": 400, "rejected": 0}
@@ -34,30 +34,30 @@ def test_a_finished_stage_is_found_again_with_what_it_made(storage_root: str) ->
 
 def test_a_stage_that_was_cut_short_goes_on_with_the_same_settings(tmp_path: Path) -> None:
     root = str(tmp_path)
-    assert records.begin(root, "generate", SETTINGS) is None
+    assert records.start_stage(root, "generate", SETTINGS) is None
     storage.write_bytes(storage.join(root, "audio", "a.flac"), b"done before")
-    assert records.begin(root, "generate", SETTINGS) is None
+    assert records.start_stage(root, "generate", SETTINGS) is None
     assert storage.exists(storage.join(root, "audio", "a.flac"))
 
 
 def test_a_stage_whose_driver_was_killed_just_after_its_record_was_written_is_finished_and_not_begun_as_well(
     storage_root: str,
 ) -> None:
-    records.begin(storage_root, "generate", SETTINGS)
+    records.start_stage(storage_root, "generate", SETTINGS)
     begun = storage.join(storage_root, "generate.started.json")
     content = storage.read_bytes(begun)
-    written = records.finish(storage_root, "generate", SETTINGS, {"samples": 1})
+    written = records.complete_stage(storage_root, "generate", SETTINGS, {"samples": 1})
     storage.write_bytes(begun, content)
-    assert records.begin(storage_root, "generate", SETTINGS, outputs=["audio"]) == written
+    assert records.start_stage(storage_root, "generate", SETTINGS, outputs=["audio"]) == written
     assert not storage.exists(begun)  # by which `evaluate` tells an unfinished run
 
 
 @pytest.mark.parametrize("finish", [True, False])
 def test_other_settings_are_refused_with_both_values(tmp_path: Path, finish: bool) -> None:
     root = str(tmp_path)
-    records.begin(root, "generate", SETTINGS)
+    records.start_stage(root, "generate", SETTINGS)
     if finish:
-        records.finish(root, "generate", SETTINGS, {})
+        records.complete_stage(root, "generate", SETTINGS, {})
     other = {
         "dataset": "esc50",
         "iterations": [12, 4],
@@ -66,7 +66,7 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path, finish: boo
         "data_dir": "/data",
     }
     with pytest.raises(ClusterError) as error:
-        records.begin(root, "generate", other)
+        records.start_stage(root, "generate", other)
     text = str(error.value)
     assert (
         'dataset: then "esc10", now "esc50"; sampler.temperature: then 0.9, now 1.0; seed: then not set, now 1.' in text
@@ -78,14 +78,14 @@ def test_other_settings_are_refused_with_both_values(tmp_path: Path, finish: boo
 def test_overwrite_starts_afresh_and_deletes_only_the_stage_s_own_output(storage_root: str) -> None:
     for name in ("clips.parquet", "tokens/part-00000.parquet", "mine.txt"):
         storage.write_bytes(storage.join(storage_root, name), b"old")
-    records.finish(storage_root, "tokenize", SETTINGS, {})
+    records.complete_stage(storage_root, "tokenize", SETTINGS, {})
     outputs = ["clips.parquet", "tokens"]
-    assert records.begin(storage_root, "tokenize", {"dataset": "esc50"}, overwrite=True, outputs=outputs) is None
+    assert records.start_stage(storage_root, "tokenize", {"dataset": "esc50"}, overwrite=True, outputs=outputs) is None
     assert not storage.exists(records.record_uri(storage_root, "tokenize"))
     left = [entry.uri.rpartition("/")[2] for entry in storage.list_objects(storage_root)]
     assert left == ["mine.txt", "tokenize.started.json"]
     with pytest.raises(ClusterError, match="cannot be a name below"):
-        records.begin(storage_root, "tokenize", {}, overwrite=True, outputs=["../elsewhere"])
+        records.start_stage(storage_root, "tokenize", {}, overwrite=True, outputs=["../elsewhere"])
 
 
 @pytest.mark.parametrize("remote", [False, True])
@@ -94,35 +94,37 @@ def test_of_many_runs_with_other_settings_begun_at_once_all_but_one_are_refused(
 ) -> None:
     root = f"{s3_bucket()}/out" if remote else str(tmp_path)
     with ThreadPoolExecutor(8) as pool:
-        runs = [pool.submit(records.begin, root, "generate", {"seed": seed}) for seed in range(8)]
+        runs = [pool.submit(records.start_stage, root, "generate", {"seed": seed}) for seed in range(8)]
     errors = [run.exception() for run in runs]
     assert errors.count(None) == 1
     assert all(
         "'generate' was begun there with other settings: seed" in str(error) for error in errors if error is not None
     )
-    records.finish(root, "generate", {"seed": errors.index(None)}, {})  # nor is its place taken by another of them
+    records.complete_stage(
+        root, "generate", {"seed": errors.index(None)}, {}
+    )  # nor is its place taken by another of them
 
 
 def test_many_runs_with_the_same_settings_may_begin_and_finish_at_once(storage_root: str) -> None:
     def run(number: int) -> bool:
-        begun = records.begin(storage_root, "generate", SETTINGS, outputs=["audio"]) is None
+        begun = records.start_stage(storage_root, "generate", SETTINGS, outputs=["audio"]) is None
         storage.write_bytes(storage.join(storage_root, "audio", "a.flac"), b"the same bytes")
-        records.finish(storage_root, "generate", SETTINGS, {"samples": 1})
+        records.complete_stage(storage_root, "generate", SETTINGS, {"samples": 1})
         return begun
 
     with ThreadPoolExecutor(8) as pool:
         assert any(pool.map(run, range(16)))
-    record = records.begin(storage_root, "generate", SETTINGS)
+    record = records.start_stage(storage_root, "generate", SETTINGS)
     assert record is not None and record.counts == {"samples": 1}
 
 
 def test_an_overwrite_that_was_cut_short_can_be_done_again(tmp_path: Path) -> None:
     root = str(tmp_path)
     storage.write_bytes(storage.join(root, "parts", "00", "part.parquet"), b"left by the first")
-    records.begin(root, "generate", records.CUT_SHORT)
+    records.start_stage(root, "generate", records.INTERRUPTED_OVERWRITE)
     with pytest.raises(ClusterError, match=r'overwrite: then "cut short".*--overwrite'):
-        records.begin(root, "generate", SETTINGS, outputs=["audio", "parts"])
-    assert records.begin(root, "generate", SETTINGS, overwrite=True, outputs=["audio", "parts"]) is None
+        records.start_stage(root, "generate", SETTINGS, outputs=["audio", "parts"])
+    assert records.start_stage(root, "generate", SETTINGS, overwrite=True, outputs=["audio", "parts"]) is None
     assert not (tmp_path / "parts").exists()
 
 
@@ -138,17 +140,17 @@ def test_a_malformed_record_is_named_and_not_taken_for_finished(tmp_path: Path, 
 def test_what_no_run_of_the_stage_made_is_neither_deleted_nor_mixed_with(storage_root: str, overwrite: bool) -> None:
     storage.write_bytes(storage.join(storage_root, "audio", "mine.wav"), b"a recording")
     with pytest.raises(ClusterError, match="holds 'audio', which no run of 'generate' made"):
-        records.begin(storage_root, "generate", SETTINGS, overwrite=overwrite, outputs=["audio", "parts"])
+        records.start_stage(storage_root, "generate", SETTINGS, overwrite=overwrite, outputs=["audio", "parts"])
     assert storage.read_bytes(storage.join(storage_root, "audio", "mine.wav")) == b"a recording"
 
 
 def test_settings_that_are_free_may_change_on_the_way_and_after(tmp_path: Path) -> None:
     uri = str(tmp_path)
-    assert records.begin(uri, "train", {"lr": 1, "workers": 2}, free=("workers",)) is None
+    assert records.start_stage(uri, "train", {"lr": 1, "workers": 2}, free=("workers",)) is None
     assert records.is_begun(uri, "train")
-    assert records.begin(uri, "train", {"lr": 1, "workers": 1}, free=("workers",)) is None
+    assert records.start_stage(uri, "train", {"lr": 1, "workers": 1}, free=("workers",)) is None
     with pytest.raises(ClusterError, match=r"settings: lr: then 1, now 2\. Use"):
-        records.begin(uri, "train", {"lr": 2, "workers": 1}, free=("workers",))
-    records.finish(uri, "train", {"lr": 1, "workers": 1}, {})
+        records.start_stage(uri, "train", {"lr": 2, "workers": 1}, free=("workers",))
+    records.complete_stage(uri, "train", {"lr": 1, "workers": 1}, {})
     assert not records.is_begun(uri, "train")
-    assert records.begin(uri, "train", {"lr": 1}, free=("workers",)) is not None
+    assert records.start_stage(uri, "train", {"lr": 1}, free=("workers",)) is not None

@@ -9,7 +9,7 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import ClusterError, NotFoundError
-from cluster.tables.stream import AHEAD, ROWS_PER_GROUP, read_parts, write_stream
+from cluster.tables.stream import AHEAD, ROWS_PER_GROUP, read_parts, write_table_stream
 
 SCHEMA = pa.schema([pa.field("n", pa.int64(), nullable=False), pa.field("name", pa.string())])
 
@@ -64,24 +64,24 @@ def test_a_stream_of_parts_becomes_one_table(storage_root: str) -> None:
     uri = storage.join(storage_root, "all.parquet")
     count = 2 * ROWS_PER_GROUP // 1000 + 1
     assert (
-        write_stream(uri, SCHEMA, (rows(1000 * number, 1000) for number in range(count)), {"codec": "x"})
+        write_table_stream(uri, SCHEMA, (rows(1000 * number, 1000) for number in range(count)), {"codec": "x"})
         == 1000 * count
     )
     table, metadata = tables.read_table(uri)
     assert table.equals(rows(0, 1000 * count)) and metadata == {"codec": "x"}
     assert pq.read_metadata(pa.BufferReader(storage.read_bytes(uri))).num_row_groups == 2
-    assert write_stream(uri, SCHEMA, [], {}) == 0
+    assert write_table_stream(uri, SCHEMA, [], {}) == 0
     assert tables.read_table(uri)[0].num_rows == 0
 
 
 def test_an_error_on_the_way_leaves_what_was_there(tmp_path: Path) -> None:
     uri = str(tmp_path / "all.parquet")
-    write_stream(uri, SCHEMA, [rows(0, 3)], {})
+    write_table_stream(uri, SCHEMA, [rows(0, 3)], {})
 
     def broken() -> Iterator[pa.Table]:
         yield rows(0, 100)
         raise ClusterError("part 2 is missing")
 
     with pytest.raises(ClusterError, match="part 2 is missing"):
-        write_stream(uri, SCHEMA, broken(), {})
+        write_table_stream(uri, SCHEMA, broken(), {})
     assert tables.read_table(uri)[0].num_rows == 3

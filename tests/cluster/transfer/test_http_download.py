@@ -119,7 +119,7 @@ def server() -> Iterator[FileServer]:
 
 
 def get(server: FileServer, destination: Path, **settings: Any) -> Path:
-    return fetch(server.url, destination, **{"backoff_s": 0.01, "timeout_s": 5.0, **settings})
+    return fetch(server.url, destination, **{"first_backoff_s": 0.01, "timeout_s": 5.0, **settings})
 
 
 def names(folder: Path) -> list[str]:
@@ -252,7 +252,7 @@ def test_a_part_file_that_is_complete_or_too_long_is_settled(server: FileServer,
 
 def test_content_with_a_wrong_checksum_is_tried_once_more_and_never_kept(server: FileServer, destination: Path) -> None:
     server.content = CONTENT[:-1] + b"!"
-    with pytest.raises(ClusterError, match=r"came twice with wrong content: its SHA256 is .*, not .*--url"):
+    with pytest.raises(ClusterError, match=r"two downloads failed the check: its SHA256 is .*, not .*--url"):
         get(server, destination, sha256=SHA256)
     assert len(server.requests) == 2
     assert names(destination.parent) == []
@@ -349,7 +349,7 @@ def test_a_secure_address_that_leads_to_an_insecure_one_is_refused_unless_the_co
 def test_a_host_that_is_not_there_is_told_after_two_tries_without_secrets(destination: Path) -> None:
     start = time.monotonic()
     with pytest.raises(ClusterError, match="the host cannot be reached; is there a network") as caught:
-        fetch("http://user:secret@127.0.0.1:9/data.bin?signature=secret", destination, backoff_s=0.01)
+        fetch("http://user:secret@127.0.0.1:9/data.bin?signature=secret", destination, first_backoff_s=0.01)
     assert time.monotonic() - start < 5
     assert "http://127.0.0.1:9/data.bin cannot be downloaded" in str(caught.value)
     assert "secret" not in str(caught.value)

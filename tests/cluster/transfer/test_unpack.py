@@ -63,7 +63,7 @@ def test_wanted_files_are_unpacked_under_their_new_names(tmp_path: Path, make: M
 @pytest.mark.parametrize("name", ["../evil", "a/../../evil", "/tmp/evil", "a/..", "a\\..\\evil", "C:/evil", "a//b"])
 def test_a_path_that_leads_out_is_refused(tmp_path: Path, make: Maker, name: str) -> None:
     archive = make(tmp_path / "a", {"good": b"x", name: b"evil"})
-    with pytest.raises(ClusterError, match="leads out of the archive or is no path: this archive is not safe"):
+    with pytest.raises(ClusterError, match="leads out of the archive or is not a valid path: this archive is not safe"):
         unpack_all(archive, tmp_path / "out" / "deep")
     assert files_of(tmp_path / "out") == {"deep/good": b"x"}
 
@@ -119,7 +119,9 @@ def test_a_damaged_archive_is_named_with_the_remedy(tmp_path: Path, make: Maker)
     middle[len(whole) // 3 : len(whole) // 3 + 200] = bytes(200)
     for number, content in enumerate((whole[: len(whole) // 2], bytes(middle), b"<html>no such page</html>", b"")):
         (tmp_path / "broken").write_bytes(content)
-        with pytest.raises(ClusterError, match=r"broken is damaged or no archive .*: delete it and download it again"):
+        with pytest.raises(
+            ClusterError, match=r"broken is damaged or not an archive .*: delete it and download it again"
+        ):
             unpack_all(tmp_path / "broken", tmp_path / f"out {number}")
 
 

@@ -23,7 +23,7 @@ def test_an_archive_of_real_clips_is_read_once_for_all_that_are_compared_with_th
         f"{number}.wav": encode_audio(synthesize(CLASSES[0], number, 0.3, SAMPLE_RATE), SAMPLE_RATE, "wav")
         for number in range(5)
     }
-    storage.write_bytes(archive, tars.pack([(name, sounds[name]) for name in ("0.wav", "1.wav")]))
+    storage.write_bytes(archive, tars.write_tar([(name, sounds[name]) for name in ("0.wav", "1.wav")]))
     real = [Clip(name, tars.member_uri(archive, name), "a", 0) for name in ("0.wav", "1.wav")]
     items = []
     for number in range(2, 5):

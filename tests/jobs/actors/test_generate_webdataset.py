@@ -13,7 +13,7 @@ import webdataset
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.tables.tar_shards import Reader
+from cluster.tables.tar_shards import TarMemberReader
 from jobs import evaluate, generate
 from jobs.inputs.clips import find_clips
 from tests.jobs.conftest import NUM_SAMPLES, evaluate_options, generate_options
@@ -41,7 +41,7 @@ def test_the_sounds_are_those_of_single_files_in_one_archive_a_part(archives: st
         (row["sample_id"], row["sha256"]) for row in expected
     ]
     assert contents(archives).keys() == {f"audio/{part:02d}/part-{part:07d}.tar" for part in range(3)}
-    reader = Reader()
+    reader = TarMemberReader()
     assert all(hashlib.sha256(reader.read(row["uri"])).hexdigest() == row["sha256"] for row in rows)
 
 

@@ -17,7 +17,7 @@ import ray
 import jobs.actors.tokenizing_pool
 import jobs.tokenize
 from cluster.runtime.connect import connect
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from jobs import tokenize
 from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
 from jobs.actors.tokenizing_pool import with_partners
@@ -116,7 +116,7 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
     monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", dying_encoder(deadly))
-    monkeypatch.setattr(jobs.tokenize, "open_ledger", lambda: open_ledger(max_deaths=1))
+    monkeypatch.setattr(jobs.tokenize, "start_tracker", lambda: start_tracker(max_deaths=1))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
     )
@@ -190,7 +190,7 @@ def test_an_error_of_storage_in_an_actor_is_told_in_one_sentence(
     shutil.rmtree(output / "tokens")
     (output / "tokens").write_text("a file where the folder of the tokens should be")
     result = command(tokenize, *arguments, "--output-dir", str(output))
-    assert_one_message(result, "a file stands where a folder is needed", str(output / "tokens"))
+    assert_one_message(result, "exists and is a file, not a folder", str(output / "tokens"))
     assert not (output / "tokenize.json").exists()
 
 
@@ -212,7 +212,13 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(
     }
     row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], PLANNED_CLIPS))}
     encoder = ShardEncoder(
-        ray.put(weights), str(folder), load_codec(weights).fingerprint.to_metadata(), 30.0, False, open_ledger(), 600.0
+        ray.put(weights),
+        str(folder),
+        load_codec(weights).fingerprint.to_metadata(),
+        30.0,
+        False,
+        start_tracker(),
+        600.0,
     )
 
     encoder(row)
@@ -220,7 +226,7 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(
     assert token_rows(str(folder)) == {}
 
     (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
-    encoder(read_shard(row, 30.0, open_ledger(), 600.0))
+    encoder(read_shard(row, 30.0, start_tracker(), 600.0))
     assert token_rows(str(folder)).keys() == {"a"}
     assert not list((folder / "rejected").glob("*.parquet"))
 
@@ -228,10 +234,10 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(
 def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
     mixed_dataset: MixedDataset, tiny_codec: Path, tmp_path: Path, ray_session: None
 ) -> None:
-    weights, ledger = tiny_codec.read_bytes(), open_ledger()
+    weights, tracker = tiny_codec.read_bytes(), start_tracker()
     clips = open_dataset("synthetic", str(mixed_dataset.folder)).clips
     row = {"shard": 0, "clips": to_ipc(with_partners(clips, 0))}
-    reading = {"max_duration_s": 30.0, "ledger": ledger, "limit_s": 600.0}
+    reading = {"max_duration_s": 30.0, "tracker": tracker, "limit_s": 600.0}
     [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
     for name, given in (("by itself", row), ("by a task", decoded)):
         ShardEncoder(
@@ -240,7 +246,7 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
             load_codec(weights).fingerprint.to_metadata(),
             30.0,
             False,
-            ledger,
+            tracker,
             600.0,
         )(given)
     assert token_rows(str(tmp_path / "by a task")) == token_rows(str(tmp_path / "by itself"))
@@ -254,7 +260,7 @@ def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(
     tiny_codec: Path, tmp_path: Path, ray_session: None
 ) -> None:
 
-    encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, False, open_ledger(), 600.0)
+    encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, False, start_tracker(), 600.0)
     encode = encoder.codec.encode_clips
 
     def encode_small(waveforms: list[np.ndarray]) -> list[np.ndarray]:

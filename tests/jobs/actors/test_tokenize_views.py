@@ -13,7 +13,7 @@ import ray
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs import tokenize
 from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, to_ipc
@@ -154,7 +154,7 @@ def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(
         load_codec(weights).fingerprint.to_metadata(),
         30.0,
         False,
-        open_ledger(),
+        start_tracker(),
         600.0,
     )
     row = {"shard": 0, "clips": to_ipc(planned_clip(tmp_path / "a.wav", [None, None]))}

@@ -55,7 +55,7 @@ def tokens(synthetic_dataset: Path, tiny_codec: Path, tmp_path_factory: pytest.T
     }
     tables.write_table(tables.part_uri(f"{uri}/tokens", 0), pa.Table.from_pylist(rows, TOKENS), metadata)
     tables.write_table(f"{uri}/clips.parquet", index.clips, {})
-    records.finish(uri, "tokenize", {}, {CODEC_TRAINED_ON: TrainedOn().to_dict()})
+    records.complete_stage(uri, "tokenize", {}, {CODEC_TRAINED_ON: TrainedOn().to_dict()})
     return uri
 
 

@@ -22,10 +22,10 @@ class NoOptions:
 
 GIVEN_UP = """
 import atexit, dataclasses, threading
-from cluster.scheduling.attempt_tracker import open_ledger
+from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.runtime.connect import connect
 from cluster.scheduling.limits import Limits
-from cluster.scheduling.watchdog import Vigil, watch
+from cluster.scheduling.watchdog import Watchdog, run_with_watchdog
 from jobs.console.command import exit_process, run_command
 
 @dataclasses.dataclass
@@ -35,9 +35,9 @@ class Options:
 def run(options):
     with connect("local", num_cpus=1):
         limits = Limits(stall_timeout_s=0.5, start_timeout_s=600.0, quiet_s=0.1)
-        ledger = open_ledger()
-        vigil = Vigil(ledger=ledger, worker={"GPU": 1.0}, storage_uri=".", limits=limits)
-        watch(threading.Event().wait, vigil)
+        tracker = start_tracker()
+        watchdog = Watchdog(tracker=tracker, worker={"GPU": 1.0}, storage_uri=".", limits=limits)
+        run_with_watchdog(threading.Event().wait, watchdog)
 
 atexit.register(print, "tidied up")
 exit_process(run_command(Options, run, []))

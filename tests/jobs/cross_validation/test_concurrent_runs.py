@@ -13,7 +13,7 @@ import ray
 import torch
 
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.runtime.resources import Share, own_share
+from cluster.runtime.resources import ResourceQuota, current_quota
 from jobs.console.command import console
 from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
 from soundstorm.errors import SoundStormError
@@ -21,9 +21,9 @@ from soundstorm.errors import SoundStormError
 
 def test_the_cluster_is_shared_out_among_trials(ray_session: None) -> None:
     cluster = ClusterInfo(num_cpus=16, num_gpus=4, nodes=2, started_here=False)
-    assert plan_trials(10, 4, None, True, cluster) == (4, Share(num_cpus=4, num_gpus=1))
-    assert plan_trials(10, 3, None, False, cluster) == (3, Share(num_cpus=5, num_gpus=0))
-    assert plan_trials(2, None, None, True, cluster)[1] == Share(num_cpus=8, num_gpus=2)
+    assert plan_trials(10, 4, None, True, cluster) == (4, ResourceQuota(num_cpus=4, num_gpus=1))
+    assert plan_trials(10, 3, None, False, cluster) == (3, ResourceQuota(num_cpus=5, num_gpus=0))
+    assert plan_trials(2, None, None, True, cluster)[1] == ResourceQuota(num_cpus=8, num_gpus=2)
     with pytest.raises(
         SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is room for 2 at a time"
     ):
@@ -41,7 +41,7 @@ def _look(folder: str, name: str) -> dict[str, Any]:
     with connect() as info:
         return {
             "cpus": info.num_cpus,
-            "share": own_share() == Share(num_cpus=2, num_gpus=0),
+            "share": current_quota() == ResourceQuota(num_cpus=2, num_gpus=0),
             "threads": torch.get_num_threads(),
             "pid": os.getpid(),
         }
@@ -54,7 +54,7 @@ def _fail() -> dict[str, Any]:
 def test_a_trial_has_its_share_and_one_that_dies_is_begun_again(tmp_path: Path, ray_session: None) -> None:
     trials = {name: partial(_look, str(tmp_path), name) for name in ("dies", "lives")} | {"fails": _fail}
     with console.capture() as said:
-        outcomes = run_trials(trials, 2, Share(num_cpus=2, num_gpus=0))
+        outcomes = run_trials(trials, 2, ResourceQuota(num_cpus=2, num_gpus=0))
     assert list(outcomes) == ["dies", "lives", "fails"]
     for name in ("dies", "lives"):
         result = outcomes[name].result
@@ -79,7 +79,9 @@ def test_an_interruption_ends_all_trials(tmp_path: Path, ray_session: None, monk
 
     monkeypatch.setattr("jobs.cross_validation.concurrent_runs.ray.wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        run_trials({name: partial(_sleep, str(tmp_path)) for name in ("one", "two")}, 2, Share(num_cpus=1, num_gpus=0))
+        run_trials(
+            {name: partial(_sleep, str(tmp_path)) for name in ("one", "two")}, 2, ResourceQuota(num_cpus=1, num_gpus=0)
+        )
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{process.name}").exists() for process in tmp_path.iterdir()):
         assert time.monotonic() < deadline

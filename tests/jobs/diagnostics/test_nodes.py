@@ -62,5 +62,5 @@ def test_storage_that_works_is_left_as_it_was(storage_root: str) -> None:
 
 def test_storage_that_cannot_be_written_says_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ClusterError, match="a file stands where a folder is needed"):
+    with pytest.raises(ClusterError, match="exists and is a file, not a folder"):
         check_storage(str(tmp_path / "file" / "below"))

@@ -48,7 +48,7 @@ def place(root: Path, bucket: str, kind: str) -> str:
     (root / "folder").mkdir()
     (root / "file").write_bytes(b"content")
     (root / "damaged.tar").write_bytes(b"no archive")
-    (root / "whole.tar").write_bytes(tars.pack([("a.wav", b"content")]))
+    (root / "whole.tar").write_bytes(tars.write_tar([("a.wav", b"content")]))
     storage.write_bytes(f"{bucket}/there.wav", b"content")
     return {
         "gone": str(root / "gone.wav"),

@@ -145,7 +145,7 @@ def _write_tables(home: Path, codec: dict[str, str]) -> None:
     tables.write_table(
         str(tokenized / "tokens" / "part-00000.parquet"), pa.Table.from_pylist(tokens, TOKENS), codec | about
     )
-    records.finish(str(tokenized), "tokenize", {"dataset": "folder"}, {"clips": 3})
+    records.complete_stage(str(tokenized), "tokenize", {"dataset": "folder"}, {"clips": 3})
     sampler = {"checkpoint_sha256": "ab", "sampler_iterations": "1"}
     tables.write_table(str(generated / "samples.parquet"), pa.Table.from_pylist(samples, SAMPLES), codec | sampler)
 

@@ -111,7 +111,7 @@ def test_a_test_waits_for_no_gpu_that_the_cluster_may_add(
     synthetic_dataset: Path, ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cluster.runtime.connect.MAX_GPUS", "memory")  # a resource that this cluster has
-    monkeypatch.setattr("cluster.runtime.connect.GROWTH_TIMEOUT_S", 0.0)
+    monkeypatch.setattr("cluster.runtime.connect.SCALE_UP_TIMEOUT_S", 0.0)
     with pytest.raises(ClusterError, match="the cluster added no GPU"), connect():
         pass
     path = tmp_path / "classifier.safetensors"
