@@ -23,7 +23,7 @@ from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.scheduling.limits import Limits
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_table_stream
-from jobs.actors.classifier import ClipNamer
+from jobs.actors.classifier import ClassifierActor
 from jobs.actors.sharded_output import ShardedOutput, actor_resources, run_missing_shards, settings_digest
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, Count, PoolOptions
@@ -47,7 +47,7 @@ DEFAULT_TOP = 3
 MAX_SHOWN = 20
 """So many files at most are shown on the terminal too."""
 
-LEAST_PARTS, MOST_IN_PART = 8, 1024
+MIN_SHARDS, MAX_SHARD_SIZE = 8, 1024
 """Parts of a run, if it has as many files, and files of a part."""
 
 
@@ -94,7 +94,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     top = options.top or min(DEFAULT_TOP, known)
     with list_audio(options.files, options.list) as listing:
-        shard_size = options.shard_size or part_size(listing.count)
+        shard_size = options.shard_size or default_shard_size(listing.count)
         settings = {
             "classifier_sha256": classifier.sha256,
             "num_files": listing.count,
@@ -126,7 +126,7 @@ def run(options: Options) -> dict[str, Any]:
             output,
             options.address,
             lambda info: _actors(options, top, output, info, files, limit_s),
-            "name_part",
+            "classify_shard",
             options.num_actors,
             limits,
         )
@@ -135,10 +135,10 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, counts, "")
 
 
-def part_size(count: int) -> int:
+def default_shard_size(count: int) -> int:
     """Files of each part: the time between two large parts does not matter, and small runs have work for several
     actors."""
-    return max(1, min(MOST_IN_PART, -(-count // LEAST_PARTS)))
+    return max(1, min(MAX_SHARD_SIZE, -(-count // MIN_SHARDS)))
 
 
 def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
@@ -156,7 +156,7 @@ def _actors(
 ) -> Callable[[], Any]:
     """What creates an actor in the cluster."""
     reference, tracker = ray.put(files), start_tracker()
-    actor_class = ray.remote(ClipNamer).options(**actor_resources(info))
+    actor_class = ray.remote(ClassifierActor).options(**actor_resources(info))
     job = {
         "parts_folder": storage.join(options.output_dir, "parts"),
         "top": top,

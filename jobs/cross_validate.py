@@ -16,20 +16,20 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
-from jobs.console.command import console, exit_process, run_command, say_warning
+from jobs.console.command import console, exit_process, print_warning, run_command
 from jobs.console.resume import finished_summary, has_all_outputs
-from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
+from jobs.cross_validation.concurrent_runs import concurrency_for, run_trials
 from jobs.cross_validation.fold_plan import (
     SYNTHETIC,
-    FoldPlan,
+    FoldInputs,
+    PretrainedInputs,
     Settings,
-    Start,
+    choose_fold_inputs,
     describe,
     fold_identity,
     folds_to_test,
-    plan_folds,
     settings_key,
-    synthetic_start,
+    synthetic_inputs,
 )
 from jobs.cross_validation.options import Options
 from jobs.cross_validation.results import (
@@ -38,10 +38,10 @@ from jobs.cross_validation.results import (
     SUMMARY_FILE,
     Run,
     fold_folder,
-    open_other,
+    open_compared_run,
     write_results,
 )
-from jobs.inputs.datasets import folds_record, index_digest, open_and_tell, require_apart
+from jobs.inputs.datasets import check_not_inside_dataset, folds_record, index_digest, open_and_report
 from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.codec.fitting import FittingConfig
 from soundstorm.data.datasets import Index
@@ -62,12 +62,12 @@ def run(options: Options) -> dict[str, Any]:
     """Do the folds that are not finished, and sum up all that are; returns the summary."""
     for option, folder in (("--output-dir", options.output_dir), ("--stages-dir", options.stages_dir)):
         if folder is not None:
-            require_apart(folder, options, option)
+            check_not_inside_dataset(folder, options, option)
             storage.check_writable(folder)
-    index = open_and_tell(options)
+    index = open_and_report(options)
     settings = replace(options.settings, clips=index_digest(index.clips))
     wanted, skipped = folds_to_test(options.fold, options.folds, options.location, index)
-    others = [open_other(uri, options.dataset, STAGE) for uri in options.compare]
+    others = [open_compared_run(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)
     outputs = (
         PREDICTIONS_FILE,
@@ -101,7 +101,7 @@ def run(options: Options) -> dict[str, Any]:
     run_of_folds = Run(
         dataset=options.dataset,
         model=options.model,
-        mode=options.starts_as,
+        mode=options.initialization,
         settings=settings.identity(),
         folds=done,
         skipped=skipped,
@@ -115,9 +115,9 @@ def run(options: Options) -> dict[str, Any]:
 
 def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[int]) -> dict[int, dict[str, Any]]:
     """Do the folds that are not finished, side by side; returns the counts of the records of all."""
-    plans = {plan.fold: plan for plan in plan_folds(settings, index.clips, wanted, options.output_dir)}
+    plans = {plan.fold: plan for plan in choose_fold_inputs(settings, index.clips, wanted, options.output_dir)}
     for leak in (leak for plan in plans.values() for leak in plan.leaks):
-        say_warning(f"{leak}, and is used all the same (--allow-leak)")
+        print_warning(f"{leak}, and is used all the same (--allow-leak)")
     folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
     for fold, plan in plans.items():
         stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before anything is started
@@ -130,7 +130,7 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
         return done
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         prepare(settings, [plans[fold] for fold in todo], options.output_dir)
-        concurrent, share = plan_trials(
+        concurrent, share = concurrency_for(
             len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info
         )
         gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""
@@ -165,11 +165,11 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     return {"message": message, "output_dir": options.output_dir, **counts}
 
 
-def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
+def prepare(settings: Settings, plans: list[FoldInputs], output_dir: str) -> None:
     """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each
     codec. Ray must run."""
     for shared in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
-        if shared == synthetic_start(settings, output_dir):
+        if shared == synthetic_inputs(settings, output_dir):
             _fit_codec_to_synthetic_sounds(settings, shared)
         console.print(f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen")
         options = tokenize.Options(
@@ -184,7 +184,7 @@ def prepare(settings: Settings, plans: list[FoldPlan], output_dir: str) -> None:
         console.print(f"    {escape(tokenize.run(options)['message'])}")
 
 
-def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
+def _fit_codec_to_synthetic_sounds(settings: Settings, start: PretrainedInputs) -> None:
     console.print("stage codec: of synthetic sounds alone, for all folds")
     folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
     options = train_codec.Options(
@@ -199,7 +199,7 @@ def _fit_codec_to_synthetic_sounds(settings: Settings, start: Start) -> None:
     console.print(f"    {escape(train_codec.run(options)['message'])}")
 
 
-def run_fold(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Any]:
+def run_fold(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, Any]:
     """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
     said = describe(settings, plan)
     identity = fold_identity(settings, plan)
@@ -228,7 +228,7 @@ def _stage_folder(settings: Settings, fold_dir: str, fold: int, name: str, *deci
     return storage.join(settings.stages, f"fold-{fold}", f"{name}-{settings_key(*deciding)}")
 
 
-def stages_of(settings: Settings, plan: FoldPlan, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
+def stages_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
     """The jobs of a fold by name, in order.
 
     Raises:

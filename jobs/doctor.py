@@ -39,7 +39,7 @@ from soundstorm.optimization.precision import uses_bf16
 LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
 TOKEN = "on: who has no token is refused"
 NO_TOKEN = "off: who reaches the cluster's ports can run code there; export RAY_AUTH_MODE=token before `ray start`"
-MAX_NAMED = 5
+MAX_LISTED = 5
 MIN_SHARED_MEMORY_GB = 1.0
 
 
@@ -191,13 +191,13 @@ def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
         )
         offered = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in alive_nodes()]
         reports, silent = ask_nodes(storage_uri)
-    more = f" and {len(offered) - MAX_NAMED} more" if len(offered) > MAX_NAMED else ""
+    more = f" and {len(offered) - MAX_LISTED} more" if len(offered) > MAX_LISTED else ""
     problems = problems_of(reports, silent, records.versions())
     return [
         Finding("Ray", True, text),
-        Finding("nodes", not problems, "; ".join(problems[:MAX_NAMED]) or _alike(reports)),
+        Finding("nodes", not problems, "; ".join(problems[:MAX_LISTED]) or _alike(reports)),
         Finding("authentication", bool(reports), _authentication(reports)),
-        Finding("metrics", True, f"for Prometheus at {', '.join(offered[:MAX_NAMED])}{more}"),
+        Finding("metrics", True, f"for Prometheus at {', '.join(offered[:MAX_LISTED])}{more}"),
     ]
 
 

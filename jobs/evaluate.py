@@ -17,21 +17,28 @@ from annotated_types import Ge, Le
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.actors.evaluator import TABLES, measured_tables, resynthesize
+from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
-from jobs.console.command import exit_process, run_command, say_note
+from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
-from jobs.evaluation.selection import Item, Model, Scope, choose_items, choose_model, choose_scope
+from jobs.evaluation.selection import (
+    ComparisonSets,
+    MeasurementRequest,
+    Model,
+    choose_model,
+    measurement_requests,
+    select_comparison_sets,
+)
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
-from jobs.inputs.clips import Clip, clips_of_fold, digest, draw_per_category, find_clips, is_listed
+from jobs.inputs.clips import Clip, clips_of_fold, draw_per_category, find_clips, fingerprint_of_clips, is_listed
 from jobs.inputs.codecs import choose_codec, codec_of_samples
-from jobs.inputs.outputs_apart import require_outside
-from jobs.inputs.rejections import require_few
+from jobs.inputs.outputs_apart import check_not_inside
+from jobs.inputs.rejections import check_rejected_fraction
 from soundstorm.audio.bands import Bands
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
@@ -144,7 +151,7 @@ def run(options: Options) -> dict[str, Any]:
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
     if record is not None and has_all_outputs(options.output_dir, *made, "summary.json", "report.html"):
         return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    items = choose_items(real, generated, scope, made_by_codec=made_with is not None)
+    items = measurement_requests(real, generated, scope, made_by_codec=made_with is not None)
     bands = bands or find_bands(real, generated, options.seed)
     metrics, pairs, features, rejected = _measure(
         options,
@@ -153,7 +160,7 @@ def run(options: Options) -> dict[str, Any]:
         settings_digest(settings),
         bands.common_band_hz,
     )
-    reasons = require_few(
+    reasons = check_rejected_fraction(
         rejected,
         len(items),
         options.max_rejected,
@@ -181,7 +188,7 @@ def run(options: Options) -> dict[str, Any]:
     page = _report(options, evaluation, training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if bands.note:
-        say_note(bands.note)
+        print_note(bands.note)
     records.complete_stage(options.output_dir, STAGE, settings, evaluation.counts)
     return _summary(options, evaluation.counts, "")
 
@@ -189,7 +196,7 @@ def run(options: Options) -> dict[str, Any]:
 def _check_places(options: Options) -> None:
     for option, uri in (("--real-audio", options.real_audio), ("--generated-audio", options.generated_audio)):
         if is_listed(uri):
-            require_outside(options.output_dir, uri, "--output-dir", option)
+            check_not_inside(options.output_dir, uri, "--output-dir", option)
     storage.check_writable(options.output_dir)
 
 
@@ -199,15 +206,15 @@ def _settings(
     generated: list[Clip],
     training_log: list[dict[str, Any]],
     codec: Codec,
-    scope: Scope | None,
+    scope: ComparisonSets | None,
     bands: Bands | None,
 ) -> dict[str, Any]:
     """What decides the result, for the record; `bands` where they are common ones."""
     return {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
-        "real_clips": digest(real),
-        "generated_clips": digest(generated),
+        "real_clips": fingerprint_of_clips(real),
+        "generated_clips": fingerprint_of_clips(generated),
         "training_log": hashlib.sha256(repr(training_log).encode()).hexdigest(),
         "examples_per_class": options.examples_per_class,
         "metrics": options.metrics,
@@ -225,8 +232,8 @@ def _settings(
     }
 
 
-def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> Scope:
-    return choose_scope(
+def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> ComparisonSets:
+    return select_comparison_sets(
         dataset,
         real,
         generated,
@@ -241,13 +248,13 @@ def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: l
 
 def _measure(
     options: Options,
-    items: list[Item],
+    items: list[MeasurementRequest],
     weights: tuple[bytes, bytes | None, Model | None],
     settings: str,
     common_band_hz: float | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected."""
-    found = measured_tables(
+    found = evaluation_tables(
         options.output_dir,
         options.address,
         items,
@@ -264,11 +271,11 @@ def _measure(
             f"{len(long)} clips last {options.max_duration:g} s or longer, for example {long[0].as_py()}: "
             "what lies beyond is not measured"
         )
-        say_note(f"{told} (--max-duration)")
+        print_note(f"{told} (--max-duration)")
     return found
 
 
-def _closeness(options: Options, scope: Scope, codec: Codec, features: pa.Table) -> Closeness:
+def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: pa.Table) -> Closeness:
     return closeness(
         features,
         held_out_fold=scope.held_out_fold,

@@ -12,12 +12,19 @@ import pyarrow as pa
 from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
-from jobs.classification.predictions import PREDICTIONS_FILE, name_clips, write_predictions
+from jobs.classification.predictions import PREDICTIONS_FILE, predict_clips, write_predictions
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
-from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, open_and_tell, require_apart, rows_of_folds
+from jobs.inputs.datasets import (
+    DatasetOptions,
+    check_not_inside_dataset,
+    folds_record,
+    index_digest,
+    open_and_report,
+    rows_of_folds,
+)
 from jobs.inputs.leakage import refuse_leaks
 from jobs.inputs.provenance import test_of
 from jobs.inputs.recordings import RecordingSeconds
@@ -61,9 +68,9 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Test the classifier that `options` name; returns its accuracy."""
-    require_apart(options.output_dir, options)
+    check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    index, files = open_and_tell(options), classifier_files(options.checkpoint)
+    index, files = open_and_report(options), classifier_files(options.checkpoint)
     classifier = open_classifier_files(files, codec_option=options.codec, where=classifier_place(options.checkpoint))
     folds = _folds(options, index, classifier)
     remedy = "give --fold the one that was held out, or a classifier that was trained without this one"
@@ -99,7 +106,7 @@ def run(options: Options) -> dict[str, Any]:
         )
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
         console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}")
-        predictions = name_clips(classifier, clips, options.max_duration, options.test_views)
+        predictions = predict_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:
         raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)

@@ -32,12 +32,12 @@ from jobs.actors.sharded_output import (
     run_missing_shards,
     settings_digest,
 )
-from jobs.console.command import console, exit_process, run_command, say_note
+from jobs.console.command import console, exit_process, print_note, run_command
 from jobs.console.options import Allowed, Count, PoolOptions
 from jobs.console.resume import finished_summary
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.codecs import choose_codec
-from jobs.inputs.outputs_apart import require_no_class_folder
+from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.audio.files import RejectedAudio, read_audio
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.codec import Codec
@@ -162,7 +162,7 @@ class Options(PoolOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Generate the samples that are missing, then write the manifest."""
-    require_no_class_folder(options.output_dir)
+    check_not_class_folder(options.output_dir)
     storage.check_writable(options.output_dir)
     files = checkpoint_files(options.checkpoint)
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
@@ -271,7 +271,7 @@ def _prompt_codes(options: Options, codec: Codec) -> np.ndarray | None:
         ) from error
     codes = codec.encode_clips([recording.waveform])[0]
     if recording.original_duration_s < options.prompt_duration:
-        say_note(f"--prompt {options.prompt} is only {recording.original_duration_s:.2f} s long: all of it is used")
+        print_note(f"--prompt {options.prompt} is only {recording.original_duration_s:.2f} s long: all of it is used")
     if codes.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
         raise SoundStormError(
             f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to "
@@ -322,7 +322,7 @@ def _has_manifest(options: Options) -> bool:
         manifest = tables.table_info(_manifest_uri(options))
         return manifest.num_rows == options.num_samples and manifest.schema.equals(SAMPLES)
     except ClusterError as error:
-        say_note(f"{error!s}; it is written again")
+        print_note(f"{error!s}; it is written again")
         return False
 
 

@@ -15,7 +15,7 @@ from cluster.runtime.connect import connect
 from jobs import evaluate, generate, tokenize, train
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import OneOf
-from jobs.inputs.datasets import DatasetOptions, open_dataset, require_apart
+from jobs.inputs.datasets import DatasetOptions, check_not_inside_dataset, open_dataset
 from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.data.datasets import DATASETS
 from soundstorm.model.presets import PRESETS, preset
@@ -61,7 +61,7 @@ class Options(DatasetOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Run the stages that are not finished; returns the summary of the last."""
-    require_apart(options.output_dir, options)
+    check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
     folders = {
         name: storage.join(options.output_dir, name)

@@ -25,23 +25,23 @@ from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
-from jobs.console.command import exit_process, run_command, say_warning
+from jobs.console.command import exit_process, print_warning, run_command
 from jobs.console.options import Allowed, Fraction, PoolOptions
 from jobs.console.progress import progress
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.audio_files import split_long
-from jobs.inputs.clip_notes import read_notes, tell, with_notes
+from jobs.inputs.clip_notes import read_notes, report_notes, with_notes
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import (
     DatasetOptions,
+    check_not_inside_dataset,
     folds_record,
     index_digest,
     only_listed,
-    open_and_tell,
-    require_apart,
-    tell_ignored,
+    open_and_report,
+    report_ignored,
 )
-from jobs.inputs.rejections import require_few
+from jobs.inputs.rejections import check_rejected_fraction
 from jobs.inputs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio.files import MAX_DURATION_S
 from soundstorm.codec.files import provenance_of_codec
@@ -96,9 +96,9 @@ class Options(DatasetOptions, PoolOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
-    require_apart(options.output_dir, options)
+    check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
-    index = only_listed(open_and_tell(options), options.clips)
+    index = only_listed(open_and_report(options), options.clips)
     weights, codec = choose_codec(options.codec)
     fingerprint = codec.fingerprint
     settings = {
@@ -112,7 +112,7 @@ def run(options: Options) -> dict[str, Any]:
         "views": options.views,
     }
     outputs = ("clips.parquet", "tokens", "rejected", IGNORED_FILE, "notes")
-    tell_ignored(index, options.verbose)
+    report_ignored(index, options.verbose)
     record = records.start_stage(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
     if record is not None and _is_whole(options, index):
         return finished_summary(
@@ -168,7 +168,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
                     raise SoundStormError(
                         f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again"
                     ) from error
-            say_warning(f"{cause}; another one does what is left")
+            print_warning(f"{cause}; another one does what is left")
             # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
             gc.collect()
             todo = pool.missing()
@@ -197,7 +197,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
             f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} "
             "rejected: run again with --overwrite"
         )
-    reasons = require_few(
+    reasons = check_rejected_fraction(
         rejected,
         total,
         options.max_rejected,
@@ -210,7 +210,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
         index.clips, notes, set(rejected.filter(pc.not_equal(rejected["stage"], "index"))["clip_id"].to_pylist())
     )
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), clips, _index_metadata(index))
-    tell(notes, total, "" if options.long == "split" else "; --long split uses them")
+    report_notes(notes, total, "" if options.long == "split" else "; --long split uses them")
     files = account(index.num_files, index.clips, rejected, index.ignored, index.rejected_files)
     return {
         "clips": total,

@@ -2,7 +2,7 @@
 command.
 
 Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s).
-Which worker sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.dealt_batches`: all
+Which worker sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.epoch_batches`: all
 workers make the same number of steps, no clip is dropped, and a run that was cut short goes on exactly where it was. An
 epoch passes over the clips once, however many views of them there are: each clip is seen in one, see
 `soundstorm.training.batches.drawn_view`.
@@ -32,14 +32,14 @@ from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.generator_loop import first_weights, network_for, train_on_worker
-from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
 from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.presets import PRESETS, preset
-from soundstorm.model.settings_file import ChosenSettings, parse_settings
+from soundstorm.model.settings_file import SettingsOverrides, parse_settings
 
 STAGE = "train"
 
@@ -83,16 +83,25 @@ class Options(TrainingOptions, RestartOptions):
 def run(options: Options) -> dict[str, Any]:
     """Train as `options` say, or go on where an earlier call was cut short; returns the final losses."""
     storage.check_writable(options.output_dir)
-    chosen = _chosen(options)
-    options = replace(options, preset=chosen.preset or options.preset)
-    by_file = options.fold is None and chosen.fold is not None
-    tokens = open_tokens(options.tokens, *((chosen.fold, f"{chosen.where}: fold") if by_file else (options.fold,)))
-    config, origin = _training_config(options, chosen, tokens), _origin(options.checkpoint, tokens)
-    base = origin.model.config if origin else preset(options.preset).model.at_most(tokens.fingerprint.num_levels)
-    wanted = chosen.model_over(base, is_trained=origin is not None)
-    needs_codec = options.codec is not None or (wanted.centroids and origin is None)
+    overrides = _chosen(options)
+    options = replace(options, preset=overrides.preset or options.preset)
+    by_file = options.fold is None and overrides.fold is not None
+    tokens = open_tokens(
+        options.tokens, *((overrides.fold, f"{overrides.where}: fold") if by_file else (options.fold,))
+    )
+    config, init_checkpoint = (
+        _training_config(options, overrides, tokens),
+        _open_init_checkpoint(options.checkpoint, tokens),
+    )
+    base = (
+        init_checkpoint.model.config
+        if init_checkpoint
+        else preset(options.preset).model.at_most(tokens.fingerprint.num_levels)
+    )
+    requested_model = overrides.model_over(base, is_trained=init_checkpoint is not None)
+    needs_codec = options.codec is not None or (requested_model.centroids and init_checkpoint is None)
     codec = choose_codec(options.codec, tokens.fingerprint, tokens.uri)[1] if needs_codec else None
-    architecture = network_for(wanted, tokens, codec)
+    architecture = network_for(requested_model, tokens, codec)
     settings = {
         "tokens": storage.absolute(options.tokens),
         "tokens_made": tokens.made,
@@ -102,10 +111,10 @@ def run(options: Options) -> dict[str, Any]:
         "architecture": architecture.to_dict(),
         "training": config.to_dict(),
         "num_workers": options.num_workers,
-        "checkpoint_sha256": origin.sha256 if origin else None,
+        "checkpoint_sha256": init_checkpoint.sha256 if init_checkpoint else None,
         **({"start": "codec"} if options.codec else {}),
-        **({"sampler": chosen.sampler} if chosen.sampler else {}),
-        **({"threads": chosen.threads} if chosen.threads else {}),
+        **({"sampler": overrides.sampler} if overrides.sampler else {}),
+        **({"threads": overrides.threads} if overrides.threads else {}),
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     with sole_process(options.output_dir, STAGE):
@@ -117,8 +126,8 @@ def run(options: Options) -> dict[str, Any]:
             return finished_summary(
                 options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: ")
             )
-        weights = first_weights(architecture, config.seed, tokens, origin, codec)
-        counts = _train(options, tokens, architecture, config, origin, chosen, weights)
+        weights = first_weights(architecture, config.seed, tokens, init_checkpoint, codec)
+        counts = _train(options, tokens, architecture, config, init_checkpoint, overrides, weights)
         records.complete_stage(options.output_dir, STAGE, settings, counts)
         storage.delete(storage.join(options.output_dir, RUN_FOLDER))
     return _summary(options, counts, "")
@@ -129,25 +138,25 @@ def _train(
     tokens: Tokens,
     architecture: ModelConfig,
     config: TrainingConfig,
-    origin: Checkpoint | None,
-    chosen: ChosenSettings,
+    init_checkpoint: Checkpoint | None,
+    overrides: SettingsOverrides,
     weights: dict[str, torch.Tensor] | None,
 ) -> dict[str, Any]:
     training, validation = tokens.split()
     with connect(options.address, await_gpu=options.device != "cpu") as info:
-        plan = plan_workers(options.num_workers, options.device, info)
+        scaling = scaling_for(options.num_workers, options.device, info)
         views = "" if training.num_views == len(training) else f" in {training.num_views} views"
         clips = f"{len(training)} clips{views} to train on, {len(validation)} to validate with (fold {tokens.fold})"
         console.print(
             f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; "
-            f"{plan}"
+            f"{scaling}"
         )
         settings = {
-            **_loop_settings(options, tokens, architecture, origin, chosen),
+            **_loop_settings(options, tokens, architecture, init_checkpoint, overrides),
             "training": config.to_dict(),
-            "batch_size": batch_of_worker(options.output_dir, config.batch_size, plan.num_workers),
+            "batch_size": batch_of_worker(options.output_dir, config.batch_size, scaling.num_workers),
             "weights": None if weights is None else ray.put(weights),
-            "cpus": plan.cpus_per_worker,
+            "cpus": scaling.cpus_per_worker,
         }
         quiet_ray_data()
         with (
@@ -158,7 +167,7 @@ def _train(
                 train_on_worker,
                 settings,
                 {"tokens": ray.data.from_arrow(tokens.table)},
-                plan=plan,
+                scaling=scaling,
                 output_uri=options.output_dir,
                 max_failures=options.max_failures,
                 on_report=_progress(log, config.epochs),
@@ -174,7 +183,7 @@ def _train(
         "clips": len(training),
         "views": training.num_views,
         "validation_clips": len(validation),
-        "num_workers": plan.num_workers,
+        "num_workers": scaling.num_workers,
         "checkpoint_sha256": finished.sha256,
     }
 
@@ -193,19 +202,25 @@ def _losses(rows: list[dict[str, Any]], num_levels: int) -> dict[str, Any]:
 
 
 def _loop_settings(
-    options: Options, tokens: Tokens, architecture: ModelConfig, origin: Checkpoint | None, chosen: ChosenSettings
+    options: Options,
+    tokens: Tokens,
+    architecture: ModelConfig,
+    init_checkpoint: Checkpoint | None,
+    overrides: SettingsOverrides,
 ) -> dict[str, Any]:
     """What workers are told, beside how they train."""
     return {
         "architecture": architecture.to_dict(),
-        "sampler": chosen.sampler_over(origin.sampler if origin else preset(options.preset).sampler).to_dict(),
+        "sampler": overrides.sampler_over(
+            init_checkpoint.sampler if init_checkpoint else preset(options.preset).sampler
+        ).to_dict(),
         "categories": tokens.categories,
         "codec": asdict(tokens.fingerprint),
         "dataset": tokens.dataset,
         "fold": tokens.fold,
-        "trained_on": tokens.trained_on(origin).to_dict(),
+        "trained_on": tokens.trained_on(init_checkpoint).to_dict(),
         "checkpoint_every": options.checkpoint_every,
-        "threads": chosen.threads,  # another number of them adds up in another order
+        "threads": overrides.threads,  # another number of them adds up in another order
     }
 
 
@@ -233,22 +248,22 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 # ---- settings
 
 
-def _chosen(options: Options) -> ChosenSettings:
+def _chosen(options: Options) -> SettingsOverrides:
     """What --config says; nothing without one."""
     if options.config is None:
-        return ChosenSettings(where="")
-    chosen = parse_settings(storage.read_bytes(options.config), f"--config {options.config}")
-    chosen.require("training", "model", "sampler")
-    return chosen
+        return SettingsOverrides(where="")
+    overrides = parse_settings(storage.read_bytes(options.config), f"--config {options.config}")
+    overrides.require("training", "model", "sampler")
+    return overrides
 
 
-def _training_config(options: Options, chosen: ChosenSettings, tokens: Tokens) -> TrainingConfig:
+def _training_config(options: Options, overrides: SettingsOverrides, tokens: Tokens) -> TrainingConfig:
     """The preset's training at the frame rate of the tokens, changed by --config, changed by single options."""
     base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
-    return replace(chosen.training_over(base), **options.given)
+    return replace(overrides.training_over(base), **options.given)
 
 
-def _origin(uri: str | None, tokens: Tokens) -> Checkpoint | None:
+def _open_init_checkpoint(uri: str | None, tokens: Tokens) -> Checkpoint | None:
     """The checkpoint to start from."""
     if uri is None:
         return None

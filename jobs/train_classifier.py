@@ -22,8 +22,8 @@ from jobs.classification.code_classifier import TokenRecipe, open_source
 from jobs.classification.predictions import (
     PREDICTIONS_FILE,
     clips_of_classes,
-    count_right,
-    name_clips,
+    count_correct,
+    predict_clips,
     write_predictions,
 )
 from jobs.classification.recipe import Recipe, load_state, train_on_worker
@@ -32,10 +32,10 @@ from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
-from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_tell
+from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_report
 from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
-from jobs.training.ray_trainer import RUN_FOLDER, plan_workers, run_trainer
+from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.classification.ast_training import AstTrainingConfig
 from soundstorm.classification.ast_training import Mode as AstMode
@@ -139,7 +139,7 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
 def run(options: Options) -> dict[str, Any]:
     """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy
     on the test fold."""
-    index = None if options.model == "soundstorm" else only_listed(open_and_tell(options), options.clips)
+    index = None if options.model == "soundstorm" else only_listed(open_and_report(options), options.clips)
     recipe = _recipe(options, index)
     settings = {
         "dataset": recipe.dataset,
@@ -190,13 +190,13 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
 
 
 def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any]:
-    plan = plan_workers(options.num_workers, options.device, info)
+    scaling = scaling_for(options.num_workers, options.device, info)
     recipe.config = replace(
-        recipe.config, batch_size=batch_of_worker(options.output_dir, recipe.config.batch_size, plan.num_workers)
+        recipe.config, batch_size=batch_of_worker(options.output_dir, recipe.config.batch_size, scaling.num_workers)
     )
     datasets, usable = recipe.data()
     console.print(
-        f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {plan}"
+        f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {scaling}"
     )
     with (
         TrainingLog(options.output_dir, "epoch", STAGE, usable) as log,
@@ -204,9 +204,9 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
     ):
         result = run_trainer(
             train_on_worker,
-            {"recipe": ray.put(recipe), "checkpoint_every": options.checkpoint_every, "cpus": plan.cpus_per_worker},
+            {"recipe": ray.put(recipe), "checkpoint_every": options.checkpoint_every, "cpus": scaling.cpus_per_worker},
             datasets,
-            plan=plan,
+            scaling=scaling,
             output_uri=options.output_dir,
             max_failures=options.max_failures,
             on_report=_progress(log, recipe.epochs),
@@ -217,8 +217,8 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         path, files = Path(scratch) / CLASSIFIER_FILE, recipe.files()
         recipe.save(path, state["trainer"], None)
         classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
-        predictions = name_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
-        test = count_right(predictions, recipe.categories)
+        predictions = predict_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
+        test = count_correct(predictions, recipe.categories)
         heard = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
         trained = clips_of_classes((row["label"] for row in heard if not row["reason"]), recipe.categories)
         tested = clips_of_classes(predictions["label"].to_pylist(), recipe.categories)
@@ -236,7 +236,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         "fold": recipe.fold,
         "loss": state["rows"][-1]["loss"],
         "seconds": sum(row["seconds"] for row in state["rows"]),
-        "num_workers": plan.num_workers,
+        "num_workers": scaling.num_workers,
         "leaks": recipe.leaks,
         "network": recipe.settings["network"],
         "test": test,

@@ -30,11 +30,11 @@ from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import finished_summary
-from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_tell, rows_of_folds
+from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_report, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.training.codec_fitter import CodecFitter
-from jobs.training.ray_trainer import WorkerPlan, plan_workers
+from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.codec import files
@@ -108,7 +108,7 @@ class Options(DatasetOptions, RestartOptions):
 
 def run(options: Options) -> dict[str, Any]:
     """Fit the codec that `options` describe; returns the figures of its levels and of the test fold."""
-    index = open_and_tell(options)
+    index = open_and_report(options)
     fold = index.num_folds if options.test_fold is None else options.test_fold
     every = set(range(1, index.num_folds + 1))
     folds = set(options.folds) or every - {fold}
@@ -236,7 +236,7 @@ def _fit(
     pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockCodecConfig, info: ClusterInfo
 ) -> FittingState:
     """Find level after level, and store what is found; a fitter that dies is followed by another."""
-    plan, state_uri = plan_workers(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
+    scaling, state_uri = scaling_for(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
     state = _stored_state(stored, state_uri)
     parts, tracker, failures, began = pool.to_arrow_refs(), start_tracker(), 0, time.monotonic()
@@ -246,9 +246,9 @@ def _fit(
         log.update(_rows(state))
         while len(state.packed) < config.num_levels:
             watchdog = Watchdog(
-                tracker=tracker, worker=plan.resources, storage_uri=options.output_dir, limits=limits_here()
+                tracker=tracker, worker=scaling.resources, storage_uri=options.output_dir, limits=limits_here()
             )
-            fitter = fitter or _fitter(plan, parts, blocks, config, options.fitting, stored, tracker)
+            fitter = fitter or _fitter(scaling, parts, blocks, config, options.fitting, stored, tracker)
             step = fitter.step.remote()
             try:
                 stored = run_with_watchdog(partial(ray.get, step), watchdog)
@@ -277,7 +277,7 @@ def _fit(
 
 
 def _fitter(
-    plan: WorkerPlan,
+    scaling: WorkerScaling,
     parts: list[ray.ObjectRef],
     blocks: int,
     config: BlockCodecConfig,
@@ -285,8 +285,10 @@ def _fitter(
     stored: bytes | None,
     tracker: Any,
 ) -> Any:
-    actor = ray.remote(CodecFitter).options(num_cpus=plan.cpus_per_worker, num_gpus=int(plan.use_gpu), max_restarts=0)
-    return actor.remote(parts, blocks, config, fitting, stored, plan.cpus_per_worker, tracker)
+    actor = ray.remote(CodecFitter).options(
+        num_cpus=scaling.cpus_per_worker, num_gpus=int(scaling.use_gpu), max_restarts=0
+    )
+    return actor.remote(parts, blocks, config, fitting, stored, scaling.cpus_per_worker, tracker)
 
 
 def _stored_state(stored: bytes | None, where: str) -> FittingState:

@@ -15,12 +15,12 @@ from jobs.console.command import exit_process, run_command
 from jobs.console.options import NotNegative
 from jobs.console.resume import finished_summary
 from soundstorm.errors import SoundStormError
-from tune.decoding.reference import choose_stand
+from tune.decoding.reference import prepare_study_inputs
 from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
-from tune.search.options import StudyOptions, require_begun
+from tune.search.options import StudyOptions, check_resumable
 from tune.search.results import OUTPUTS, has_all_outputs
-from tune.search.space import load_space, spans_of
+from tune.search.space import describe_space, load_space
 
 STAGE = "tune"
 
@@ -48,16 +48,16 @@ def run(options: Options) -> dict[str, Any]:
     """Run the study, or what is missing of it; returns the best settings, their distance from real clips and their
     cost."""
     storage.check_writable(options.output_dir)
-    require_begun(options.output_dir, STAGE, options.resume)
+    check_resumable(options.output_dir, STAGE, options.resume)
     space = load_space(options.space, {}) if options.space else None
-    stand = choose_stand(options, {"checkpoint": options.checkpoint}, wants_reranker(space or {}))
-    space = space or default_space(stand.first.model.config.iterated_levels)
-    check_decoding_space(space, stand.first.sampler, stand.first.model.config.iterated_levels)
+    inputs = prepare_study_inputs(options, {"checkpoint": options.checkpoint}, wants_reranker(space or {}))
+    space = space or default_space(inputs.first.model.config.iterated_levels)
+    check_decoding_space(space, inputs.first.sampler, inputs.first.model.config.iterated_levels)
     settings = {
         "study": "decoding",
-        **stand.settings,
-        "sampler": stand.first.sampler.to_dict(),
-        "space": spans_of(space),
+        **inputs.settings,
+        "sampler": inputs.first.sampler.to_dict(),
+        "space": describe_space(space),
         "curve_iterations": options.curve_iterations,
         "curve_seeds": options.curve_seeds,
         "clips_per_class": options.clips_per_class,
@@ -71,12 +71,12 @@ def run(options: Options) -> dict[str, Any]:
         and has_all_outputs(options.output_dir)
     ):
         return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    found = run_decoding(options, options, stand, space, options.output_dir)
+    found = run_decoding(options, options, inputs, space, options.output_dir)
     command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
     counts = write_decoding(
         options.output_dir,
         found,
-        stand,
+        inputs,
         space,
         About(
             name="decoding",

@@ -14,17 +14,17 @@ from cluster.tables import stage_record as records
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import Count, OneOf
 from jobs.console.resume import finished_summary
-from jobs.inputs.clips import digest
+from jobs.inputs.clips import fingerprint_of_clips
 from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
 from tune import training_study
-from tune.decoding.reference import choose_real, choose_stand, open_reranker
+from tune.decoding.reference import choose_real, open_reranker, prepare_study_inputs
 from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
-from tune.search.options import StudyOptions, require_begun
+from tune.search.options import StudyOptions, check_resumable
 from tune.search.results import OUTPUTS, has_all_outputs
-from tune.search.space import Space, load_space, spans_of
-from tune.search.trial_journal import Ended, Journal
+from tune.search.space import Space, describe_space, load_space
+from tune.search.trial_journal import Journal, TrialResult
 from tune.training.beginning import TRIALS, Start, prepare
 from tune.training.beginning import Options as TrainingOptions
 from tune.training.results import best_content
@@ -61,7 +61,7 @@ def run(options: Options) -> dict[str, Any]:
     """Run both studies, or what is missing of them; returns the best settings, their distance from real clips and their
     cost."""
     storage.check_writable(options.output_dir)
-    require_begun(options.output_dir, STAGE, options.resume)
+    check_resumable(options.output_dir, STAGE, options.resume)
     home = storage.join(options.output_dir, TRAINING)
     given: dict[str, Any] = {
         "tokens": storage.absolute(options.tokens),
@@ -87,7 +87,7 @@ def run(options: Options) -> dict[str, Any]:
     hears = wants_reranker(space) or begin.sampler.candidates > 1
     listener = open_reranker(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
-    settings = _settings(options, begin, given, space, listener, digest(real.clips))
+    settings = _settings(options, begin, given, space, listener, fingerprint_of_clips(real.clips))
     record = records.start_stage(
         options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
     )
@@ -95,18 +95,18 @@ def run(options: Options) -> dict[str, Any]:
         return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
     training_study.run(training)
     networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
-    stand = choose_stand(
+    inputs = prepare_study_inputs(
         options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
     )
     found = run_decoding(
-        replace(options, num_trials=options.decoding_trials), options, stand, space, options.output_dir
+        replace(options, num_trials=options.decoding_trials), options, inputs, space, options.output_dir
     )
     chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
     command, extra = _chosen(training, begin, home, chosen)
     counts = write_decoding(
         options.output_dir,
         found,
-        stand,
+        inputs,
         space,
         About(
             name="joint",
@@ -131,10 +131,10 @@ def _settings(
     """For the record; `given` to the training, `space` and `listener` of the decoding."""
     return {
         "study": "joint",
-        TRAINING: given | {"space": spans_of(begin.space), "tokens_made": begin.tokens.made},
+        TRAINING: given | {"space": describe_space(begin.space), "tokens_made": begin.tokens.made},
         "best": options.best,
         "decoding_trials": options.decoding_trials,
-        "decoding_space": spans_of(space),
+        "decoding_space": describe_space(space),
         "codec_sha256": begin.tokens.fingerprint.sha256,
         "listener_sha256": None if listener is None else hashlib.sha256(listener).hexdigest(),
         "real_clips": real_clips,
@@ -148,7 +148,7 @@ def _settings(
     }
 
 
-def best_networks(trials: list[Ended], count: int) -> list[Ended]:
+def best_networks(trials: list[TrialResult], count: int) -> list[TrialResult]:
     """The trials of the lowest loss that came to their last epoch, at most `count`, the best first."""
     finished = sorted(
         (ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"]
@@ -156,13 +156,13 @@ def best_networks(trials: list[Ended], count: int) -> list[Ended]:
     return finished[:count]
 
 
-def _tiles(chosen: Ended) -> list[tuple[str, str, str]]:
+def _tiles(chosen: TrialResult) -> list[tuple[str, str, str]]:
     if "lr" not in chosen.point:
         return []
     return [("Learning rate", f"{chosen.point['lr']:.3g}", f"loss {chosen.last['val_loss']:.3f}")]
 
 
-def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: Ended) -> tuple[str, dict[str, Any]]:
+def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: TrialResult) -> tuple[str, dict[str, Any]]:
     """The command that uses the chosen network, and what best.json says of it."""
     content = best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {

@@ -17,18 +17,18 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.tables import stage_record as records
-from jobs.console.command import console, exit_process, run_command, say_note
+from jobs.console.command import console, exit_process, print_note, run_command
 from jobs.console.resume import finished_summary
-from jobs.training.ray_trainer import WorkerPlan, plan_workers
+from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from soundstorm.reports.page import decimal
-from tune.search.options import require_begun
+from tune.search.options import check_resumable
 from tune.search.results import (
     OUTPUTS,
     has_all_outputs,
 )
-from tune.search.runner import Search, plan_trials, run_search
-from tune.search.space import spans_of
-from tune.search.trial_journal import Ended, Journal
+from tune.search.runner import Search, concurrency_for, run_search
+from tune.search.space import describe_space
+from tune.search.trial_journal import Journal, TrialResult
 from tune.training.beginning import TRIALS, Options, Start, prepare
 from tune.training.distributed_trial import trial_on_workers, workers_end_with_their_run
 from tune.training.results import write_results
@@ -45,7 +45,7 @@ STAGE = "tune"
 def run(options: Options) -> dict[str, Any]:
     """Run the study, or what is missing of it; returns the best settings and their loss."""
     storage.check_writable(options.output_dir)
-    require_begun(options.output_dir, STAGE, options.resume)
+    check_resumable(options.output_dir, STAGE, options.resume)
     begin = prepare(options)
     settings = {
         "study": "training",
@@ -56,7 +56,7 @@ def run(options: Options) -> dict[str, Any]:
         "architecture": begin.model.to_dict(),
         "training": begin.training.to_dict(),
         "checkpoint_sha256": begin.checkpoint_sha256,
-        "space": spans_of(begin.space),
+        "space": describe_space(begin.space),
         "num_workers": options.num_workers,
     }
     record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
@@ -73,7 +73,7 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, counts, "")
 
 
-def _search(options: Options, begin: Start) -> list[Ended]:
+def _search(options: Options, begin: Start) -> list[TrialResult]:
     """The trials."""
     training, validation = begin.tokens.split()
     with connect(options.address) as info:
@@ -87,7 +87,7 @@ def _search(options: Options, begin: Start) -> list[Ended]:
             stops_early=options.num_workers == 1 or workers_end_with_their_run(),
         )
         if not search.stops_early:
-            say_note(
+            print_note(
                 "no trial is stopped early: without Ray's dashboard the CPUs of its workers would not be free again"
             )
         plan, each = _plan(options, info)
@@ -127,32 +127,32 @@ def _search(options: Options, begin: Start) -> list[Ended]:
         return run_search(search, trainable, plan, options.output_dir, options, describe=describe, resources=resources)
 
 
-def _plan(options: Options, info: ClusterInfo) -> tuple[WorkerPlan, WorkerPlan]:
+def _plan(options: Options, info: ClusterInfo) -> tuple[WorkerScaling, WorkerScaling]:
     """Trials at a time, and the workers of each."""
     if options.num_workers == 1:
-        plan = plan_trials(options, info, options.num_trials)
+        plan = concurrency_for(options, info, options.num_trials)
         return plan, plan
-    each = plan_workers(options.num_workers, "auto", info)
+    each = scaling_for(options.num_workers, "auto", info)
     total = int(info.num_gpus) if each.use_gpu else int(info.num_cpus)
     at_a_time = min(
         options.max_concurrent or total,
         max(1, total // (options.num_workers * (1 if each.use_gpu else each.cpus_per_worker))),
     )
-    return WorkerPlan(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu), each
+    return WorkerScaling(num_workers=at_a_time, cpus_per_worker=each.cpus_per_worker, use_gpu=each.use_gpu), each
 
 
-def _of_each(options: Options, each: WorkerPlan) -> str:
+def _of_each(options: Options, each: WorkerScaling) -> str:
     if options.num_workers > 1:
         return f", each {each}"
     cpus = f"{each.cpus_per_worker} CPU{'s' if each.cpus_per_worker > 1 else ''}"
     return f" with {cpus}{' and a GPU' if each.use_gpu else ''} each"
 
 
-def _describer(epochs: int, before: Sequence[Ended]) -> Any:
+def _describer(epochs: int, before: Sequence[TrialResult]) -> Any:
     """Says of each trial what it reached and what the best so far has."""
     finished = [ended.last["val_loss"] for ended in before if ended.state == "finished"]
 
-    def describe(ended: Ended) -> str:
+    def describe(ended: TrialResult) -> str:
         if ended.state == "finished":
             finished.append(ended.last["val_loss"])
         best = f"best {min(finished):.3f}" if finished else "none has finished yet"

@@ -17,7 +17,7 @@ from cluster import storage, tables
 from cluster.runtime.memory import release_memory
 from cluster.scheduling.attempt_tracker import Attempt
 from jobs.actors.sharded_output import SETTINGS
-from jobs.actors.tokenizer import DEADLY
+from jobs.actors.tokenizer import KILLS_WORKER
 from jobs.inputs.audio_files import open_recording, rejecting
 from jobs.inputs.classifiers import open_classifier_files
 from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
@@ -30,9 +30,9 @@ READERS = 4
 DECODERS = 4
 """Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would
 only wait for each other and for the classifier, so there a file is decoded where it is named."""
-READ_AHEAD = 2 * READERS
+PREFETCH_FILES = 2 * READERS
 """Files that are read, and on a GPU decoded, before they are wanted."""
-HEARD_TOGETHER_S = 240.0
+MAX_BATCH_S = 240.0
 """Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after
 the other."""
 
@@ -54,7 +54,7 @@ class _Long:
     """Of what is to be heard."""
 
 
-class ClipNamer:
+class ClassifierActor:
     """An actor that names the files of a part.
 
     Args:
@@ -77,7 +77,7 @@ class ClipNamer:
             else None
         )
 
-    def name_part(self, work: tuple[str, list[str]]) -> int:
+    def classify_shard(self, work: tuple[str, list[str]]) -> int:
         """Write the categories of files, and the rejected; returns how many files.
 
         A part that is there, made by another attempt or another run, is left alone.
@@ -90,7 +90,9 @@ class ClipNamer:
         with Attempt(self.tracker, name, self.job["limit_s"]) as attempt:
             for portion in attempt.batches(uris):
                 self._name([uris[number] for number in portion], found)
-            found.rejected += [_rejection(uri, Reason.KILLED_WORKER, DEADLY) for uri in uris if uri in attempt.poison]
+            found.rejected += [
+                _rejection(uri, Reason.KILLED_WORKER, KILLS_WORKER) for uri in uris if uri in attempt.poison
+            ]
             metadata = {SETTINGS: self.job["settings"]}
             rejected_uri = storage.join(self.job["parts_folder"], "rejected", name)
             tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), metadata)
@@ -110,7 +112,7 @@ class ClipNamer:
                 held, held_s = [], 0.0
                 self._add_long(uri, clip, found)
                 continue
-            if held and held_s + len(clip) / SAMPLE_RATE > HEARD_TOGETHER_S:
+            if held and held_s + len(clip) / SAMPLE_RATE > MAX_BATCH_S:
                 found.rows += self._rows(held)
                 held, held_s = [], 0.0
             held.append((uri, clip))
@@ -157,7 +159,7 @@ class ClipNamer:
     def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
         """Add what becomes of a long file, of which one part is decoded and heard after the other."""
         count = -(-long.duration_s // self.job["window_s"])
-        at_once = max(1, int(HEARD_TOGETHER_S // self.job["window_s"]))
+        at_once = max(1, int(MAX_BATCH_S // self.job["window_s"]))
         longest = round(self.job["window_s"] * SAMPLE_RATE)
         total_C, heard, is_silent = np.zeros(len(self.classifier.categories)), 0, True
         try:
@@ -198,7 +200,7 @@ class ClipNamer:
                     else self.decoders.submit(self._decode, uri, read).result,
                 )
             )
-            if len(pending) > READ_AHEAD:
+            if len(pending) > PREFETCH_FILES:
                 first, clip = pending.popleft()
                 yield first, clip()
         for first, clip in pending:
@@ -210,10 +212,10 @@ class ClipNamer:
         try:
             file = read()
             with rejecting(uri):
-                recording = read_audio(file, max_duration_s=min(most_s, HEARD_TOGETHER_S))
+                recording = read_audio(file, max_duration_s=min(most_s, MAX_BATCH_S))
         except RejectedAudio as error:
             return error
-        if min(recording.original_duration_s, most_s) > HEARD_TOGETHER_S:
+        if min(recording.original_duration_s, most_s) > MAX_BATCH_S:
             return _Long(file, min(recording.original_duration_s, most_s))
         file.close()
         return to_pcm16(recording.waveform)

@@ -17,7 +17,7 @@ from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
 from jobs.evaluation.earlier_tables import require_measured
-from jobs.evaluation.selection import Item, Model, recording_of
+from jobs.evaluation.selection import MeasurementRequest, Model, recording_of
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import low_passed
@@ -31,7 +31,7 @@ from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
 """What each part has a table of."""
-HELD_TOGETHER_S = 120.0
+MAX_BATCH_S = 120.0
 """Seconds of sound that are measured together. A clip that is longer is alone."""
 
 
@@ -45,7 +45,7 @@ class _Found:
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
 
-class Measurer:
+class EvaluatorActor:
     """An actor that measures the clips of a part.
 
     Args:
@@ -79,7 +79,7 @@ class Measurer:
         self.parts_folder, self.max_duration_s, self.common_band_hz = parts_folder, max_duration_s, common_band_hz
         self.metadata = {SETTINGS: settings}
 
-    def measure_part(self, work: tuple[str, list[Item]]) -> int:
+    def evaluate_shard(self, work: tuple[str, list[MeasurementRequest]]) -> int:
         """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected;
         returns how many clips.
 
@@ -91,7 +91,7 @@ class Measurer:
             return len(items)
         found, reader = _Found(), tars.TarMemberReader()
         for clips in held_together(
-            self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, HELD_TOGETHER_S
+            self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, MAX_BATCH_S
         ):
             self._measure(clips, found, reader)
         for folder, content, schema in (
@@ -106,8 +106,8 @@ class Measurer:
         return len(items)
 
     def _loaded(
-        self, items: Sequence[Item], found: _Found, reader: tars.TarMemberReader
-    ) -> Iterator[tuple[Item, np.ndarray]]:
+        self, items: Sequence[MeasurementRequest], found: _Found, reader: tars.TarMemberReader
+    ) -> Iterator[tuple[MeasurementRequest, np.ndarray]]:
         """Items with their clips; the rejected go to `found`."""
         for item in items:
             clip = item.clip
@@ -123,7 +123,9 @@ class Measurer:
                 }
                 found.rejected.append(rejection)
 
-    def _measure(self, clips: Sequence[tuple[Item, np.ndarray]], found: _Found, reader: tars.TarMemberReader) -> None:
+    def _measure(
+        self, clips: Sequence[tuple[MeasurementRequest, np.ndarray]], found: _Found, reader: tars.TarMemberReader
+    ) -> None:
         """Add the metrics, pairs and features of these clips to `found`."""
         waveforms = dict(enumerate(waveform for _, waveform in clips))
         again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
@@ -184,7 +186,7 @@ def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: 
     }
 
 
-def features_row(item: Item) -> dict[str, Any]:
+def features_row(item: MeasurementRequest) -> dict[str, Any]:
     """What a row of `features` says beside the features."""
     clip = item.clip
     return {
@@ -196,10 +198,10 @@ def features_row(item: Item) -> dict[str, Any]:
     }
 
 
-def measured_tables(
+def evaluation_tables(
     output_dir: str,
     address: str | None,
-    items: list[Item],
+    items: list[MeasurementRequest],
     weights: tuple[bytes, bytes | None, Model | None],
     *,
     settings: str,
@@ -215,7 +217,7 @@ def measured_tables(
         items: what is measured.
         weights: content of the codec's file, of the classifier's and the model that embeds, or None.
         settings: digest of all settings of the run.
-        job: the last two arguments of `Measurer`, by name.
+        job: the last two arguments of `EvaluatorActor`, by name.
         shard_size: items of a part.
         num_actors: how many; None: by the cluster's size.
 
@@ -235,11 +237,11 @@ def measured_tables(
 
     def prepare(info: ClusterInfo) -> Callable[[], Any]:
         reference = ray.put(weights)
-        actor_class = ray.remote(Measurer).options(**actor_resources(info))
+        actor_class = ray.remote(EvaluatorActor).options(**actor_resources(info))
         device = "cuda" if info.num_gpus else "cpu"
         return lambda: actor_class.remote([reference], parts_folder, settings, device, **job)
 
-    run_missing_shards(output, address, prepare, "measure_part", num_actors)
+    run_missing_shards(output, address, prepare, "evaluate_shard", num_actors)
     metrics, pairs, features, rejected = (
         pa.concat_tables(output.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
     )

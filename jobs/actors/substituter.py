@@ -112,7 +112,7 @@ class Substituter:
             known = self.checkpoint.categories
             self.labels.append(find_category(clip.category, known, "a recording's class", "the checkpoint"))
 
-    def substitute_part(self, work: tuple[str, list[Case]]) -> int:
+    def substitute_shard(self, work: tuple[str, list[Case]]) -> int:
         """Write the table of these lines under the name given; returns how many. A part that is there is left alone."""
         name, lines = work
         part_uri = storage.join(self.parts_folder, name)
@@ -199,5 +199,5 @@ def substitution_table(
         folder = storage.join(output_dir, FOLDER)
         return lambda: actor_class.remote([reference], clips, folder, settings, seed, device)
 
-    run_missing_shards(output, address, prepare, "substitute_part", num_actors)
+    run_missing_shards(output, address, prepare, "substitute_shard", num_actors)
     return pa.concat_tables(output.tables(SUBSTITUTION))

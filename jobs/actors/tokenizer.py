@@ -27,9 +27,9 @@ from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_list
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
 """A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is
 mixed with, or null."""
-HELD_TOGETHER_S = 60.0
+MAX_BATCH_S = 60.0
 """Seconds of sound that are decoded before they are encoded: two batches of a codec. A clip that is longer is alone."""
-DEADLY = "every process that worked on it died; more memory may help"
+KILLS_WORKER = "every process that worked on it died; more memory may help"
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ def read_shard(row: dict[str, Any], max_duration_s: float, tracker: Any, limit_s
     """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their
     clips."""
     clips = from_ipc(row["clips"]).to_pylist()
-    decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{DEADLY}")] * len(clips)
+    decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{KILLS_WORKER}")] * len(clips)
     with Attempt(tracker, f"decode {row['shard']}", limit_s) as attempt:
         for portion in attempt.batches([clip["clip_id"] for clip in clips]):
             for number in portion:
@@ -82,7 +82,7 @@ def decode_recording(uri: str, dataset: str, max_duration_s: float) -> Decoded:
     return Decoded(pcm=to_pcm16(recording.waveform).tobytes(), notes="\n".join(recording.notes), content=content)
 
 
-class ShardEncoder:
+class TokenizerActor:
     """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables.
 
     It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its
@@ -118,10 +118,10 @@ class ShardEncoder:
         with Attempt(self.tracker, f"encode {row['shard']}", self.limit_s) as attempt:
             for portion in attempt.batches([clip["clip_id"] for clip in clips]):
                 decoded = ((clips[number], self._read(row, clips[number], number)) for number in portion)
-                for some in held_together(decoded, lambda one: one[1].duration_s, HELD_TOGETHER_S):
+                for some in held_together(decoded, lambda one: one[1].duration_s, MAX_BATCH_S):
                     self._encode_clips(some, found)
             found.rejected += [
-                _rejection(clip, "encode", Reason.KILLED_WORKER.value, DEADLY)
+                _rejection(clip, "encode", Reason.KILLED_WORKER.value, KILLS_WORKER)
                 for clip in clips
                 if clip["clip_id"] in attempt.poison
             ]

@@ -15,8 +15,8 @@ from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
-from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, read_shard, to_ipc
-from jobs.console.progress import Counter
+from jobs.actors.tokenizer import PLANNED_CLIPS, TokenizerActor, read_shard, to_ipc
+from jobs.console.progress import ProgressCounter
 from soundstorm.data.views import RECORDED, choose_partner
 
 MAX_SHARD_RETRIES = 20
@@ -24,7 +24,7 @@ MAX_SHARD_RETRIES = 20
 deadly clips in it."""
 HANG_S = 1800.0
 """A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
-MAX_NAMED = 5
+MAX_LISTED = 5
 """Clips named in an error."""
 MAX_ERROR_CHARACTERS = 300
 
@@ -57,7 +57,7 @@ class TokenizingPool:
         """Clips of the shards that are not in `todo`."""
         return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
 
-    def work(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: Counter) -> None:
+    def work(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
         """Have Ray Data do the shards in `todo`, and keep watch over it; `tracker` counts their attempts."""
         shards = self._plan(todo, info, tracker)
         rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
@@ -91,7 +91,7 @@ class TokenizingPool:
                 shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
         with bounded_retries():
             return shards.map(
-                ShardEncoder,
+                TokenizerActor,
                 fn_constructor_args=(
                     ray.put(self.weights),
                     storage.absolute(self.output_dir),
@@ -148,7 +148,7 @@ def cause_of(error: RayError, tracker: Any) -> str:
         return "a codec actor was ended from outside, with ray.kill"
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
         shard, clips = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
-        named = f" with {', '.join(clips[:MAX_NAMED])}{', ...' if len(clips) > MAX_NAMED else ''}" if clips else ""
+        named = f" with {', '.join(clips[:MAX_LISTED])}{', ...' if len(clips) > MAX_LISTED else ''}" if clips else ""
         return (
             f"workers died {MAX_SHARD_RETRIES + 1} times at the same shard ('{shard}'{named}); more memory may "
             "help, or a smaller --shard-size"

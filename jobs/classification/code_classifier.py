@@ -39,7 +39,7 @@ from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_pare
 
 FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
 """Modes that start from a generator."""
-MAX_NAMED = 5
+MAX_LISTED = 5
 """Categories named in an error."""
 
 
@@ -161,8 +161,8 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
 
 def _some(names: list[str]) -> str:
     """The first of them, quoted."""
-    return ", ".join(f"'{name}'" for name in names[:MAX_NAMED]) + (
-        f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(f"'{name}'" for name in names[:MAX_LISTED]) + (
+        f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     )
 
 

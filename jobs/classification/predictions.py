@@ -22,7 +22,7 @@ AT_ONCE = 64
 """Recordings that the classifier is given at a time."""
 
 
-def name_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, num_views: int = 1) -> pa.Table:
+def predict_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, num_views: int = 1) -> pa.Table:
     """The classifier's predictions (schema PREDICTIONS) for recordings (schema CLIPS) that can be decoded, in order of
     clip_id; Ray must run.
 
@@ -71,7 +71,7 @@ def write_predictions(uri: str, predictions: pa.Table, categories: Sequence[str]
     write_table(uri, predictions, {"dataset": dataset, "categories": json.dumps(list(categories), ensure_ascii=False)})
 
 
-def count_right(predictions: pa.Table, categories: Sequence[str]) -> dict[str, Any]:
+def count_correct(predictions: pa.Table, categories: Sequence[str]) -> dict[str, Any]:
     """Clips, how many of them are named rightly, and what was taken for what how often."""
     pairs = list(zip(predictions["label"].to_pylist(), predictions["predicted"].to_pylist(), strict=True))
     right = sum(label == guess for label, guess in pairs)

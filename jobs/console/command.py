@@ -112,12 +112,12 @@ def exit_process(code: int) -> NoReturn:
     sys.exit(code)
 
 
-def say_note(text: str) -> None:
+def print_note(text: str) -> None:
     """Tell people what they should know."""
     console.print(f"[yellow]note:[/] {escape(text)}")
 
 
-def say_warning(text: str) -> None:
+def print_warning(text: str) -> None:
     """Tell people what is probably not what they want."""
     console.print(f"[yellow]warning:[/] {escape(text)}")
 

@@ -18,7 +18,7 @@ RECENT_LINES = 10
 """The rate and the time left follow from what was done since so many lines ago."""
 
 
-class Counter:
+class ProgressCounter:
     """Counts the clips of a job and says where it stands; made by `progress`."""
 
     def __init__(self, stage: str, total: int, finished: int) -> None:
@@ -27,7 +27,7 @@ class Counter:
         self.shards = ShardProgress()
         self._finished_before = finished
         self._began = time.monotonic()
-        self._seen: deque[tuple[float, int]] = deque([(self._began, finished)], maxlen=RECENT_LINES)
+        self._samples: deque[tuple[float, int]] = deque([(self._began, finished)], maxlen=RECENT_LINES)
         self.bar: Progress | None = None
         """Of a terminal."""
 
@@ -54,19 +54,21 @@ class Counter:
     def line(self) -> str:
         """Where the job stands now: `generate: 120/600 clips (20%), 2.10/s, ETA 3:48 min; 1 retry`."""
         now = time.monotonic()
-        (since, done_then), share = self._seen[0], self.done / max(self.total, 1)
-        self._seen.append((now, self.done))
+        (since, done_then), share = self._samples[0], self.done / max(self.total, 1)
+        self._samples.append((now, self.done))
         rate = (self.done - done_then) / max(now - since, 1e-9)
         eta = f", {rate:.2f}/s, ETA {duration((self.total - self.done) / rate)}" if rate else ""
-        return f"{self.stage}: {self.done}/{self.total} clips ({share:.0%}){eta}{self._trouble()}"
+        return f"{self.stage}: {self.done}/{self.total} clips ({share:.0%}){eta}{self._faults_text()}"
 
     def last_line(self) -> str:
         """What was done, and how fast."""
         elapsed = time.monotonic() - self._began
         rate = (self.done - self._finished_before) / max(elapsed, 1e-9)
-        return f"{self.stage}: {self.done}/{self.total} clips in {duration(elapsed)} ({rate:.2f}/s){self._trouble()}"
+        return (
+            f"{self.stage}: {self.done}/{self.total} clips in {duration(elapsed)} ({rate:.2f}/s){self._faults_text()}"
+        )
 
-    def _trouble(self) -> str:
+    def _faults_text(self) -> str:
         """Retries and losses, "" where all is well."""
         named = {
             "retries" if self.shards.retries > 1 else "retry": self.shards.retries,
@@ -79,11 +81,11 @@ class Counter:
 
     def _update_bar(self) -> None:
         if self.bar is not None:
-            self.bar.update(self.bar.task_ids[0], completed=self.done, description=f"{self.stage}{self._trouble()}")
+            self.bar.update(self.bar.task_ids[0], completed=self.done, description=f"{self.stage}{self._faults_text()}")
 
 
 @contextmanager
-def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
+def progress(stage: str, total: int, finished: int = 0) -> Iterator[ProgressCounter]:
     """A bar on a terminal; elsewhere a line at once, one after 10 seconds, one a minute, also while nothing gets done,
     and one at the end.
 
@@ -92,7 +94,7 @@ def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
         total: clips in all.
         finished: clips that earlier runs finished.
     """
-    counter = Counter(stage, total, finished)
+    counter = ProgressCounter(stage, total, finished)
     try:
         if console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -108,7 +110,7 @@ def progress(stage: str, total: int, finished: int = 0) -> Iterator[Counter]:
 
 
 @contextmanager
-def _lines(counter: Counter) -> Iterator[None]:
+def _lines(counter: ProgressCounter) -> Iterator[None]:
     ended = threading.Event()
     console.print(counter.line())
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster import storage
 from cluster.tables import stage_record as records
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from soundstorm.errors import SoundStormError
 
 
@@ -30,5 +30,5 @@ def has_all_outputs(output_dir: str, *names: str) -> bool:
     made again, if not."""
     lost = [name for name in names if not storage.exists(storage.join(output_dir, name))]
     if lost:
-        say_note(f"{output_dir} has no {', '.join(lost)} any more: made again")
+        print_note(f"{output_dir} has no {', '.join(lost)} any more: made again")
     return not lost

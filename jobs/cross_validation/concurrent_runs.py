@@ -35,7 +35,7 @@ ANSWER_S = 5.0
 """How long a trial may take to say where it stands; else it is asked again."""
 SAY_EVERY_S = 15.0
 """From one line of progress of a trial to the next."""
-AT_ONCE = ("warning:", "note:", "stage ")
+IMMEDIATE_PREFIXES = ("warning:", "note:", "stage ")
 """How lines begin that are not held back."""
 MAX_DEATHS = 2
 """Times that a trial is begun again after its process died."""
@@ -51,7 +51,7 @@ class Outcome:
     error: str | None = None
 
 
-def plan_trials(
+def concurrency_for(
     num_trials: int, max_concurrent: int | None, num_workers: int | None, use_gpus: bool, info: ClusterInfo
 ) -> tuple[int, ResourceQuota]:
     """How many trials run at a time, and what each may take.
@@ -120,7 +120,7 @@ class _Running:
     quota: ResourceQuota
     scratch: str
     deaths: int = 0
-    said_at: float = field(default_factory=time.monotonic)
+    last_printed_at: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self._begin()
@@ -139,10 +139,10 @@ class _Running:
             return
         now, last = time.monotonic(), len(lines) - 1
         for number, line in enumerate(lines):
-            is_due = number == last and now - self.said_at >= SAY_EVERY_S
-            if is_due or line.startswith(AT_ONCE):
-                self._say(line)
-                self.said_at = now
+            is_due = number == last and now - self.last_printed_at >= SAY_EVERY_S
+            if is_due or line.startswith(IMMEDIATE_PREFIXES):
+                self._print_line(line)
+                self.last_printed_at = now
 
     def outcome(self) -> Outcome | None:
         """How the trial ended, None while it is at work; a trial whose process died is begun again."""
@@ -158,7 +158,7 @@ class _Running:
                     "time (--max-concurrent)"
                 )
             self.deaths += 1
-            self._say(f"its process died and is begun again ({cause})")
+            self._print_line(f"its process died and is begun again ({cause})")
             self._begin()
             return None
         if outcome.error is not None:
@@ -169,7 +169,7 @@ class _Running:
         """End the trial's process, and with it all that it started."""
         ray.kill(self.process)
 
-    def _say(self, line: str) -> None:
+    def _print_line(self, line: str) -> None:
         console.print(f"{escape(self.name)}: {escape(line)}")
 
 
@@ -180,7 +180,7 @@ class _Process:
         set_quota(quota)
         tempfile.tempdir = scratch  # a process that is killed leaves nothing behind
         torch.set_num_threads(quota.num_cpus)
-        self.said = _Lines()
+        self.said = LineBuffer()
         console.file = self.said  # type: ignore[assignment]  # all that a console asks of a file
 
     def run(self, trial: Trial) -> Outcome:
@@ -199,7 +199,7 @@ class _Process:
         return self.said.take()
 
 
-class _Lines:
+class LineBuffer:
     """A file that keeps what is written to it until it is taken."""
 
     def __init__(self) -> None:

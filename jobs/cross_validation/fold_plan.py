@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.classifiers import CODEC_FILE
 from jobs.inputs.codecs import choose_codec
@@ -85,7 +85,7 @@ class Settings:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Start:
+class PretrainedInputs:
     """A codec, and perhaps a generator, that folds may start from."""
 
     codec: str
@@ -101,11 +101,11 @@ class Start:
 
 
 @dataclass(kw_only=True, frozen=True)
-class FoldPlan:
+class FoldInputs:
     """How one fold is done."""
 
     fold: int
-    start: Start | None
+    start: PretrainedInputs | None
     """What it starts from; None: nothing, as its classifier hears no codes."""
     generator: bool
     """Whether the generator of `start` is used; else one is trained, if one is wanted."""
@@ -116,7 +116,7 @@ class FoldPlan:
 # ---- planning
 
 
-def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir: str) -> list[FoldPlan]:
+def choose_fold_inputs(settings: Settings, clips: pa.Table, folds: list[int], output_dir: str) -> list[FoldInputs]:
     """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
 
     Args:
@@ -131,7 +131,7 @@ def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir
         ClusterError: it cannot be read.
     """
     if settings.model != SOUNDSTORM:
-        return [FoldPlan(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
+        return [FoldInputs(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
     starts = (
         [_start(settings, settings.codec, settings.checkpoint, output_dir)]
         if settings.codec or settings.checkpoint
@@ -140,11 +140,12 @@ def plan_folds(settings: Settings, clips: pa.Table, folds: list[int], output_dir
     if settings.packaged:
         starts.append(_start(settings, None, None, output_dir))
     return [
-        plan_fold(settings, test_of(clips, fold), [*starts, synthetic_start(settings, output_dir)]) for fold in folds
+        choose_inputs(settings, test_of(clips, fold), [*starts, synthetic_inputs(settings, output_dir)])
+        for fold in folds
     ]
 
 
-def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
+def choose_inputs(settings: Settings, test: Test, starts: list[PretrainedInputs]) -> FoldInputs:
     """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator
     likewise.
 
@@ -157,13 +158,13 @@ def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
         if codec_leaks and not settings.allow_leak:
             continue
         if not settings.is_pretrained or start.generator_trained_on is None:
-            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
+            return FoldInputs(fold=fold, start=start, generator=False, leaks=codec_leaks)
         generator_leaks = _seen(
             test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}"
         )
         if generator_leaks and not settings.allow_leak:
-            return FoldPlan(fold=fold, start=start, generator=False, leaks=codec_leaks)
-        return FoldPlan(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
+            return FoldInputs(fold=fold, start=start, generator=False, leaks=codec_leaks)
+        return FoldInputs(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
     seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
     raise SoundStormError(
         f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to "
@@ -171,7 +172,7 @@ def plan_fold(settings: Settings, test: Test, starts: list[Start]) -> FoldPlan:
     )
 
 
-def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> Start:
+def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> PretrainedInputs:
     """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it
     fits the codec."""
     generator = (
@@ -184,7 +185,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
     if codec is None:
         codec = storage.join(output_dir, "codecs", f"{key}{CODEC_SUFFIX}")
         storage.write_bytes(codec, weights)
-    return Start(
+    return PretrainedInputs(
         codec=codec,
         codec_name=opened.fingerprint.name,
         codec_trained_on=provenance_of_codec(weights),
@@ -194,10 +195,10 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
     )
 
 
-def synthetic_start(settings: Settings, output_dir: str) -> Start:
+def synthetic_inputs(settings: Settings, output_dir: str) -> PretrainedInputs:
     """The codec that `_fit_codec_to_synthetic_sounds` fits."""
     name = f"block-{SYNTHETIC}" + ("" if settings.seed is None else f"-{settings.seed}")
-    return Start(
+    return PretrainedInputs(
         codec=storage.join(settings.stages or output_dir, "codecs", name, CODEC_FILE),
         codec_name=name,
         codec_trained_on=TrainedOn(outside=("synthetic sounds",)),
@@ -226,12 +227,12 @@ def _seen(test: Test, trained_on: Provenance, what: str) -> tuple[str, ...]:
 # ---- doing
 
 
-def fold_identity(settings: Settings, plan: FoldPlan) -> dict[str, Any]:
+def fold_identity(settings: Settings, plan: FoldInputs) -> dict[str, Any]:
     """What a fold's record is compared by."""
     return settings.identity() | {"fold": plan.fold} | describe(settings, plan)
 
 
-def describe(settings: Settings, plan: FoldPlan) -> dict[str, str | None]:
+def describe(settings: Settings, plan: FoldInputs) -> dict[str, str | None]:
     """For people: which codec a fold has, and what its classifier starts from."""
     if plan.start is None:
         return {"codec": None, "start": settings.weights}
@@ -274,5 +275,5 @@ def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> 
             "other folds"
         )
     if skipped:
-        say_note(f"fold {', '.join(map(str, skipped))}: no clips there, skipped")
+        print_note(f"fold {', '.join(map(str, skipped))}: no clips there, skipped")
     return wanted, skipped

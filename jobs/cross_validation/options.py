@@ -106,7 +106,7 @@ class Options(DatasetOptions):
             )
 
     @property
-    def starts_as(self) -> str | None:
+    def initialization(self) -> str | None:
         """The mode that follows from all options; None for the cnn, which has none."""
         if self.model == "cnn":
             return None
@@ -128,4 +128,6 @@ class Options(DatasetOptions):
             for name in ("codec", "checkpoint", "weights")
         }
         stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
-        return Settings(location=storage.absolute(self.location), mode=self.starts_as, stages=stages, **given | paths)
+        return Settings(
+            location=storage.absolute(self.location), mode=self.initialization, stages=stages, **given | paths
+        )

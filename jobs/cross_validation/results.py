@@ -29,7 +29,7 @@ NAMES = {"cnn": "log-mel CNN", "soundstorm": "SoundStorm", "ast": "AST"}
 
 
 @dataclass(kw_only=True, frozen=True)
-class Other:
+class ComparedRun:
     """A cross-validation to compare with."""
 
     uri: str
@@ -49,7 +49,7 @@ def classifier_name(model: str, mode: str | None) -> str:
     return NAMES[model] + (f", {mode}" if mode else "")
 
 
-def open_other(uri: str, dataset: str, stage: str) -> Other:
+def open_compared_run(uri: str, dataset: str, stage: str) -> ComparedRun:
     """The cross-validation, a run of the job `stage`, whose output folder is `uri`.
 
     Raises:
@@ -77,7 +77,7 @@ def open_other(uri: str, dataset: str, stage: str) -> Other:
     table, categories = read_predictions(table_uri)
     settings = record.settings if record is not None else {}
     result = classify_predictions(table, categories, table_uri)
-    return Other(
+    return ComparedRun(
         uri=uri, name=name, model=model, mode=mode, settings=settings, starts=starts, predictions=table, result=result
     )
 
@@ -117,7 +117,7 @@ class Run:
     def leaks(self) -> list[str]:
         return [leak for fold in sorted(self.folds) for leak in self.folds[fold]["leaks"]]
 
-    def beside(self, other: Other, predictions: pa.Table) -> Compared:
+    def beside(self, other: ComparedRun, predictions: pa.Table) -> Compared:
         """The comparison of this run's `predictions` with those of another."""
         differing, otherwise = _differing(self.settings, other), _otherwise_started(self.folds, other)
         return Compared(
@@ -132,7 +132,7 @@ class Run:
         )
 
 
-def write_results(output_dir: str, index: Index, run: Run, others: Sequence[Other]) -> dict[str, Any]:
+def write_results(output_dir: str, index: Index, run: Run, others: Sequence[ComparedRun]) -> dict[str, Any]:
     """Write the table, `summary.json` and the page; returns the summary.
 
     Args:
@@ -217,7 +217,7 @@ def fold_folder(output_dir: str, fold: int) -> str:
     return storage.join(output_dir, f"fold-{fold}")
 
 
-def _differing(settings: Mapping[str, Any], other: Other) -> set[str]:
+def _differing(settings: Mapping[str, Any], other: ComparedRun) -> set[str]:
     return {key for key in settings.keys() | other.settings.keys() if settings.get(key) != other.settings.get(key)}
 
 
@@ -226,7 +226,7 @@ def _starts(folds: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
     return {fold: (counts.get("codec"), counts.get("network")) for fold, counts in folds.items()}
 
 
-def _otherwise_started(folds: Mapping[int, Mapping[str, Any]], other: Other) -> list[int]:
+def _otherwise_started(folds: Mapping[int, Mapping[str, Any]], other: ComparedRun) -> list[int]:
     """Folds of both runs that differ in their codec or in the size of their network."""
     mine = _starts(folds)
     return [fold for fold in sorted(mine.keys() & other.starts.keys()) if mine[fold] != other.starts[fold]]

@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 MUCH_BYTES = 20 * 10**6
 """The code alone is far smaller."""
-MAX_NAMED = 3
+MAX_LISTED = 3
 LIMIT_S = 5.0
 """A folder that takes longer to look through is far too large to be sent."""
 
@@ -35,7 +35,7 @@ class Sent:
         amount = f"{'' if self.is_whole else 'more than '}{_size(self.num_bytes)}"
         if self.num_bytes < MUCH_BYTES and self.is_whole:
             return f"`ray job submit --working-dir .` from here takes along {amount}"
-        named = ", ".join(f"{name} ({_size(num_bytes)})" for name, num_bytes in self.largest[:MAX_NAMED])
+        named = ", ".join(f"{name} ({_size(num_bytes)})" for name, num_bytes in self.largest[:MAX_LISTED])
         refused = (
             f", and Ray refuses more than {_size(GCS_STORAGE_MAX_SIZE)}"
             if self.num_bytes > GCS_STORAGE_MAX_SIZE

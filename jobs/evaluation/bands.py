@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from cluster.tables import tar_shards as tars
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from jobs.inputs.audio_files import load_clip_recording
 from jobs.inputs.clips import Clip, draw_per_category
 from soundstorm.audio.bands import Band, Bands, band_of
@@ -35,7 +35,7 @@ def common_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> 
     """The same, with the band that both sides have in common to cut them off at, if there is anything to cut off."""
     bands = find_bands(real, generated, seed)
     if bands.lowest_hz is None:
-        say_note("--common-band: both sides reach as high as can be measured, nothing is cut off")
+        print_note("--common-band: both sides reach as high as can be measured, nothing is cut off")
     return replace(bands, common_band_hz=bands.lowest_hz)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage, tables
-from jobs.evaluation.selection import Scope
+from jobs.evaluation.selection import ComparisonSets
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import Bands
 from soundstorm.codec.codec import Codec
@@ -28,7 +28,7 @@ class Evaluation:
     real: list[Clip]
     generated: list[Clip]
     codec: Codec
-    scope: Scope | None
+    scope: ComparisonSets | None
     """None: the metrics of single clips alone."""
     metrics: pa.Table
     pairs: pa.Table

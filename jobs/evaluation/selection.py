@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
-from jobs.inputs.clips import Clip, digest, draw_per_category, pair_up
+from jobs.inputs.clips import Clip, draw_per_category, fingerprint_of_clips, pair_up
 from jobs.inputs.provenance import read_contents
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.classification.cnn import PACKAGED_WEIGHTS, TrainedClassifier, load_classifier
@@ -28,7 +28,7 @@ CLIPS_PER_CLASS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class MeasurementRequest:
     """One clip to measure, and what is wanted of it."""
 
     clip: Clip
@@ -79,7 +79,7 @@ def choose_model(uri: str | None, sample_rate: int | None) -> Model | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scope:
+class ComparisonSets:
     """What the closeness of generated to real clips rests on."""
 
     roles: dict[Role, list[Clip]]
@@ -102,7 +102,7 @@ class Scope:
         return {
             "held_out_fold": self.held_out_fold,
             "classifier_sha256": self.classifier.sha256 if self.classifier else None,
-            "reference_clips": digest(self.roles[Role.REFERENCE]),
+            "reference_clips": fingerprint_of_clips(self.roles[Role.REFERENCE]),
             "clips_per_class_with_features": CLIPS_PER_CLASS,
             "embedding_model_sha256": hashlib.sha256(self.model.content).hexdigest() if self.model else None,
             "embedding_rate": self.model.sample_rate if self.model else None,
@@ -121,7 +121,7 @@ class Scope:
         return found
 
 
-def choose_scope(
+def select_comparison_sets(
     dataset: Sequence[Clip],
     real: Sequence[Clip],
     generated: Sequence[Clip],
@@ -132,7 +132,7 @@ def choose_scope(
     held_out_fold: int | None,
     fold: int | None,
     seed: int,
-) -> Scope:
+) -> ComparisonSets:
     """Draw the clips that have features, and open the classifier.
 
     Args:
@@ -176,7 +176,7 @@ def choose_scope(
             f"({trained.provenance}): it names those recordings "
             "better than new ones."
         )
-    return Scope(
+    return ComparisonSets(
         roles=roles,
         held_out_fold=held_out,
         no_fold=no_fold,
@@ -188,9 +188,9 @@ def choose_scope(
     )
 
 
-def choose_items(
-    real: Sequence[Clip], generated: Sequence[Clip], scope: Scope | None, made_by_codec: bool
-) -> list[Item]:
+def measurement_requests(
+    real: Sequence[Clip], generated: Sequence[Clip], scope: ComparisonSets | None, made_by_codec: bool
+) -> list[MeasurementRequest]:
     """What is to be measured: the metrics of all clips, with a scope also pairs, and features of the clips in it.
 
     Args:
@@ -202,14 +202,15 @@ def choose_items(
     partners: Sequence[Clip | None] = pair_up(generated, real) if scope else [None] * len(generated)
     roles = {(role, clip.uri): role for role, clips in scope.roles.items() for clip in clips} if scope else {}
     reals = [
-        Item(clip=clip, source=Source.REAL, role=roles.get((Role.REAL, clip.uri)), through_codec=True) for clip in real
+        MeasurementRequest(clip=clip, source=Source.REAL, role=roles.get((Role.REAL, clip.uri)), through_codec=True)
+        for clip in real
     ]
     others = [
-        Item(clip=clip, role=Role.REFERENCE, through_codec=True)
+        MeasurementRequest(clip=clip, role=Role.REFERENCE, through_codec=True)
         for clip in (scope.roles[Role.REFERENCE] if scope else [])
     ]
     rest = [
-        Item(
+        MeasurementRequest(
             clip=clip,
             source=Source.GENERATED,
             role=roles.get((Role.GENERATED, clip.uri)),

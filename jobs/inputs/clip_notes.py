@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from cluster import storage
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from soundstorm.data.notes import told
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, Note
@@ -46,10 +46,10 @@ def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: se
     )
 
 
-def tell(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
+def report_notes(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
     """Show a line for each kind of note; see `soundstorm.data.notes.told`."""
     for line in told(notes, num_clips, remedy):
-        say_note(line)
+        print_note(line)
 
 
 def _part(uri: str) -> dict[str, list[str]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.tables import stage_record as records
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.file_listing import audio_below
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES
@@ -122,12 +122,12 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
                 f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example "
                 f"{index.rejected['detail'][0].as_py()}"
             )
-            say_note(told)
+            print_note(told)
         return index.clips
     raise problems[0]
 
 
-def digest(clips: Sequence[Clip]) -> str:
+def fingerprint_of_clips(clips: Sequence[Clip]) -> str:
     """SHA-256 over names, places and versions, in order: changes when the clips do."""
     found = hashlib.sha256()
     for clip in clips:

@@ -10,7 +10,7 @@ import torch
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.transfer.http_download import fetch
-from jobs.console.command import say_warning
+from jobs.console.command import print_warning
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import OFFICIAL_FILE, OFFICIAL_SIZE, OFFICIAL_URL, Codec
 from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes
@@ -80,7 +80,7 @@ def _default_codec() -> bytes:
     official = official_codec_bytes()
     if official is not None:
         return official
-    say_warning(
+    print_warning(
         "the official EnCodec weights are not at hand (no file, and no download); using the codec "
         "that "
         f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give "

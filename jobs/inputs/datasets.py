@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 from rich.markup import escape
 
 from cluster import storage
-from jobs.console.command import console, say_note
+from jobs.console.command import console, print_note
 from jobs.console.options import JobOptions, OneOf
-from jobs.inputs.outputs_apart import require_outside
+from jobs.inputs.outputs_apart import check_not_inside
 from soundstorm.data.datasets import DATASETS, Index, index_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import IGNORED, Ignored
@@ -54,11 +54,11 @@ def open_dataset(name: str, location: str, *, strict_folds: bool = False) -> Ind
     return index_dataset(name, filesystem, root, prefix, strict_folds=strict_folds)
 
 
-def open_and_tell(options: DatasetOptions) -> Index:
+def open_and_report(options: DatasetOptions) -> Index:
     """Index the dataset that `options` name, and say what people should know of it; raises as `open_dataset` does."""
     index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
     for note in index.notes:
-        say_note(note)
+        print_note(note)
     return index
 
 
@@ -98,7 +98,7 @@ def only_listed(index: Index, list_uri: str | None) -> Index:
     return replace(index, clips=index.clips.filter(pa.array(listed)), ignored=ignored)
 
 
-def tell_ignored(index: Index, verbose: bool) -> None:
+def report_ignored(index: Index, verbose: bool) -> None:
     """Say how many files of the data folder are ignored, for what reasons; `verbose` names each."""
     rows = index.ignored.to_pylist()
     if verbose:
@@ -109,7 +109,7 @@ def tell_ignored(index: Index, verbose: bool) -> None:
             f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common()
         )
         example = f"{rows[0]['uri']} ({rows[0]['detail']})"
-        say_note(
+        print_note(
             f"{len(rows)} of {index.num_files} files are ignored ({reasons}), for example "
             f"{example}; --verbose names all"
         )
@@ -131,11 +131,11 @@ def index_digest(clips: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def require_apart(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
+def check_not_inside_dataset(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
     """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take
     it for recordings."""
     if options.dataset == "folder":
-        require_outside(output_dir, options.location, option, "--data-dir")
+        check_not_inside(output_dir, options.location, option, "--data-dir")
 
 
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.tables.stream import write_table_stream
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES, is_audio
 from soundstorm.data.data_folder import shown
 from soundstorm.errors import SoundStormError
@@ -128,7 +128,7 @@ def audio_below(folder: str) -> Iterator[tuple[str, int]]:
             f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, "
             f"for example {shown(linked[0])}"
         )
-        say_note(f"{told}: name what it leads to as well, or copy it there")
+        print_note(f"{told}: name what it leads to as well, or copy it there")
 
 
 def _below(folder: str) -> Iterator[tuple[str, int]]:

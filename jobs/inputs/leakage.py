@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jobs.console.command import say_note, say_warning
+from jobs.console.command import print_note, print_warning
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Learned, Test, judge
 
@@ -24,7 +24,7 @@ def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: s
     if leaks and not allowed:
         raise SoundStormError(f"{'; '.join(leaks)}: {remedy}, or give --allow-leak and do not trust the accuracy")
     for leak in leaks:
-        say_warning(f"{leak}; it is used all the same (--allow-leak)")
+        print_warning(f"{leak}; it is used all the same (--allow-leak)")
     for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
-        say_note(note)
+        print_note(note)
     return leaks

@@ -12,7 +12,7 @@ LEAST_CLASSES = 2
 """A folder with so many sub-folders of audio is taken for one of recordings."""
 
 
-def require_outside(output_dir: str, recordings: str, option: str, recordings_option: str) -> None:
+def check_not_inside(output_dir: str, recordings: str, option: str, recordings_option: str) -> None:
     """Raise if `output_dir`, the value of `option`, is or lies within the folder `recordings`, the value of
     `recordings_option`.
 
@@ -25,7 +25,7 @@ def require_outside(output_dir: str, recordings: str, option: str, recordings_op
         )
 
 
-def require_no_class_folder(output_dir: str, option: str = "--output-dir") -> None:
+def check_not_class_folder(output_dir: str, option: str = "--output-dir") -> None:
     """Raise if `output_dir` would be a class, or lie within one, of a folder of recordings.
 
     A folder is taken for one of recordings if it has several sub-folders beside `output_dir`, and all of them have

@@ -12,10 +12,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from cluster.runtime.ray_data import BLOCK_TIMEOUT_S, bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, start_tracker
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
-from jobs.console.command import say_warning
+from jobs.console.command import print_warning
 from jobs.console.options import Allowed
 from jobs.inputs.audio_files import load_known_recording
-from jobs.inputs.clip_notes import tell
+from jobs.inputs.clip_notes import report_notes
 from jobs.inputs.datasets import rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, to_pcm16
 from soundstorm.errors import SoundStormError
@@ -41,7 +41,7 @@ RecordingSeconds = Annotated[
 ]
 """The type of the option that says how much of a recording is used."""
 """The most seconds of a recording that can be asked for."""
-DEADLY = "every process that decoded it died; more memory may help"
+KILLS_WORKER = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
 MAX_RETRIES = 12
 """Times that a batch is tried again after its task died: Ray Data by itself would go on for ever."""
@@ -77,7 +77,7 @@ def decode_clips(
 
     def decode(batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
-        decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": DEADLY} for row in rows]
+        decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": KILLS_WORKER} for row in rows]
         with Attempt(tracker, rows[0]["clip_id"], HANG_S + len(rows) * max_duration_s) as attempt:
             for portion in attempt.batches([row["clip_id"] for row in rows]):
                 for number in portion:
@@ -133,10 +133,10 @@ def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
     for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
         notes[row["clip_id"]] = list(row["notes"])
         if row["reason"]:
-            say_warning(f"{row['clip_id']} is left out: {row['reason']} ({row['detail']})")
+            print_warning(f"{row['clip_id']} is left out: {row['reason']} ({row['detail']})")
         else:
             usable += 1
-    tell(notes, len(notes))
+    report_notes(notes, len(notes))
     return usable
 
 

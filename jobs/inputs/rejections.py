@@ -7,7 +7,7 @@ import pyarrow as pa
 from soundstorm.errors import SoundStormError
 
 
-def require_few(
+def check_rejected_fraction(
     rejected: pa.Table, total: int, max_share: float, *, problem: str, named_by: str, remedy: str
 ) -> dict[str, int]:
     """How many clips were rejected for each reason.

@@ -11,7 +11,7 @@ def steps_per_epoch(num_clips: int, batch_size: int, world_size: int) -> int:
     return math.ceil(math.ceil(num_clips / world_size) / batch_size)
 
 
-def dealt_batches(
+def epoch_batches(
     num_clips: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int
 ) -> Iterator[list[int]]:
     """The clips of each batch of one worker in one epoch.

@@ -5,7 +5,7 @@ import json
 
 from cluster import storage
 from cluster.errors import NotFoundError
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from jobs.training.ray_trainer import RUN_FOLDER
 
 STEP_FILE = "step.json"
@@ -41,7 +41,7 @@ def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
             f"{batch} clips a step each: a step has {batch * num_workers} in place of {wanted}, and an epoch "
             "another number of steps"
         )
-    say_note(
+    print_note(
         f"this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with {num_workers}: {told}"
     )
     return batch

@@ -102,16 +102,20 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
 
 
 def first_weights(
-    architecture: ModelConfig, seed: int, tokens: Tokens, origin: Checkpoint | None, codec: Codec | None
+    architecture: ModelConfig, seed: int, tokens: Tokens, init_checkpoint: Checkpoint | None, codec: Codec | None
 ) -> dict[str, torch.Tensor] | None:
     """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each
     worker."""
-    if origin is not None:
-        weights = weights_for_categories(origin.model, origin.categories, tokens.categories)
-        if isinstance(origin.model, PlaceNetwork) and origin.model.timbre is not None:
+    if init_checkpoint is not None:
+        weights = weights_for_categories(init_checkpoint.model, init_checkpoint.categories, tokens.categories)
+        if isinstance(init_checkpoint.model, PlaceNetwork) and init_checkpoint.model.timbre is not None:
             training = tokens.split()[0]
             weights |= timbre_weights(
-                origin.model.timbre, origin.model.centroids, architecture, training.views, training.labels
+                init_checkpoint.model.timbre,
+                init_checkpoint.model.centroids,
+                architecture,
+                training.views,
+                training.labels,
             )
         return weights
     if codec is None:

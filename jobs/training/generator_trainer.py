@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from jobs.inputs.tokens import TokenSet
-from jobs.training.batches import dealt_batches, steps_per_epoch
+from jobs.training.batches import epoch_batches, steps_per_epoch
 from jobs.training.training_log import Row
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import ModelConfig, TrainingConfig
@@ -140,7 +140,7 @@ class TrainingRun:
         )  # dropout draws from the global generator
         self.model.train()
         total: LevelLosses | None = None
-        deal = dealt_batches(
+        deal = epoch_batches(
             len(self.training),
             config.batch_size,
             seed=config.seed,

@@ -49,7 +49,7 @@ WORKER_WAIT_S = 120.0
 
 
 @dataclass(kw_only=True, frozen=True)
-class WorkerPlan:
+class WorkerScaling:
     """The workers of a training run."""
 
     num_workers: int
@@ -69,7 +69,9 @@ class WorkerPlan:
         )
 
 
-def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s: float = WORKER_WAIT_S) -> WorkerPlan:
+def scaling_for(
+    num_workers: int | None, device: str, info: ClusterInfo, wait_s: float = WORKER_WAIT_S
+) -> WorkerScaling:
     """Decide on workers, and make sure that the cluster can hold them.
 
     Args:
@@ -87,16 +89,18 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
         raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
     count = num_workers or (max(1, gpus) if use_gpu else 1)
-    plan = WorkerPlan(num_workers=count, cpus_per_worker=_cpus_per_worker(count, int(info.num_cpus)), use_gpu=use_gpu)
+    scaling = WorkerScaling(
+        num_workers=count, cpus_per_worker=_cpus_per_worker(count, int(info.num_cpus)), use_gpu=use_gpu
+    )
     too_many = (
-        f"--num-workers is {count}, which needs {plan}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on "
+        f"--num-workers is {count}, which needs {scaling}; the cluster has {info.num_cpus:g} CPUs and {gpus} GPUs on "
         f"{info.nodes} node" + ("s" if info.nodes > 1 else "")
     )
     fits = count <= info.num_cpus and (not use_gpu or count <= gpus)
     if not fits and info.started_here:
         raise SoundStormError(f"{too_many}: give at most {gpus if use_gpu else int(info.num_cpus)}")
     wait_s = max(wait_s, info.scale_up_s)
-    group = placement_group([plan.resources] * count, strategy="PACK")
+    group = placement_group([scaling.resources] * count, strategy="PACK")
     try:
         if not group.wait(wait_s):
             raise SoundStormError(
@@ -105,7 +109,7 @@ def plan_workers(num_workers: int | None, device: str, info: ClusterInfo, wait_s
             )
     finally:
         remove_placement_group(group)
-    return plan
+    return scaling
 
 
 def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
@@ -125,7 +129,7 @@ def use_threads(cpus: int, chosen: int | None = None) -> None:
     torch.set_num_threads(chosen or (int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus))
 
 
-class Forward(UserCallback):
+class ReportForwarder(UserCallback):
     """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble
     would come again."""
 
@@ -152,7 +156,7 @@ def run_trainer(
     settings: dict[str, Any],
     datasets: dict[str, "ray.data.Dataset"],
     *,
-    plan: WorkerPlan,
+    scaling: WorkerScaling,
     output_uri: str,
     max_failures: int,
     on_report: Callable[[dict[str, Any]], None],
@@ -167,7 +171,7 @@ def run_trainer(
         loop: runs on each worker; what it returns on rank 0 is in the result.
         settings: handed to the loop.
         datasets: materialized, so that reading them takes no CPU beside those that the workers hold.
-        plan: the workers.
+        scaling: the workers.
         output_uri: the job's output folder.
         max_failures: restarts allowed.
         on_report: called here with the metrics of each `ray.train.report`.
@@ -195,7 +199,7 @@ def run_trainer(
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=ScalingConfig(
-            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=plan.resources
+            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.resources
         ),
         run_config=RunConfig(
             name="train",
@@ -204,7 +208,7 @@ def run_trainer(
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[Forward(reports, output_uri)],
+            callbacks=[ReportForwarder(reports, output_uri)],
         ),
     )
 
@@ -214,8 +218,8 @@ def run_trainer(
 
     watchdog = Watchdog(
         tracker=tracker,
-        worker=plan.resources,
-        num_workers=plan.num_workers,
+        worker=scaling.resources,
+        num_workers=scaling.num_workers,
         storage_uri=output_uri,
         limits=limits_here(),
     )

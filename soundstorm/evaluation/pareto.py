@@ -56,7 +56,7 @@ def iterations_curve(results: Mapping[int, Sequence[tuple[float, float]]]) -> li
     return curve
 
 
-def where_more_stops_paying(curve: Sequence[CurvePoint]) -> CurvePoint:
+def fewest_sufficient_iterations(curve: Sequence[CurvePoint]) -> CurvePoint:
     """The fewest iterations whose quality is no further from the best than chance moves such a difference.
 
     Chance is the standard error of the difference of the two means, with one spread pooled over the whole curve: three

@@ -24,7 +24,7 @@ WHOLE = {"fold": (0, 1_000_000), "threads": (1, 4_096)}
 
 
 @dataclass(kw_only=True, frozen=True)
-class ChosenSettings:
+class SettingsOverrides:
     """What a settings file holds; tables that it lacks are empty."""
 
     where: str
@@ -72,7 +72,7 @@ class ChosenSettings:
             )
 
 
-def parse_settings(data: bytes, where: str) -> ChosenSettings:
+def parse_settings(data: bytes, where: str) -> SettingsOverrides:
     """The content of a settings file; TOML where `where` ends in `.toml`, else JSON.
 
     Raises:
@@ -103,7 +103,7 @@ def parse_settings(data: bytes, where: str) -> ChosenSettings:
         raise SoundStormError(
             f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}"
         )
-    return ChosenSettings(
+    return SettingsOverrides(
         where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None}
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from soundstorm.evaluation.pareto import CurvePoint, where_more_stops_paying
+from soundstorm.evaluation.pareto import CurvePoint, fewest_sufficient_iterations
 from soundstorm.reports.page import decimal, setting_groups, themed
 from soundstorm.reports.study_figures import (
     front_picture,
@@ -138,7 +138,7 @@ def _row(row: Mapping[str, Any], data: StudyData) -> dict[str, Any]:
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
-    enough = {name: where_more_stops_paying(curve) for name, curve in cost.iterations.items() if curve}
+    enough = {name: fewest_sufficient_iterations(curve) for name, curve in cost.iterations.items() if curve}
     stops = {name: point.iterations for name, point in enough.items()}
     shown = {name: curve for name, curve in cost.iterations.items() if curve}
     front = [(float(entry["quality"]), float(entry["seconds_per_clip"])) for entry in cost.front]

@@ -85,7 +85,7 @@ def place(process: int, cores: tuple[int, int]) -> None:
     """Put all threads of a process on its core."""
     with contextlib.suppress(OSError):  # it may have ended
         folder = Path(f"/proc/{process}")
-        core = cores[0] if b"ClipNamer" in (folder / "cmdline").read_bytes() else cores[1]
+        core = cores[0] if b"ClassifierActor" in (folder / "cmdline").read_bytes() else cores[1]
         for thread in (folder / "task").iterdir():
             os.sched_setaffinity(int(thread.name), [core])
 

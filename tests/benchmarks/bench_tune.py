@@ -26,7 +26,7 @@ from tune.training_study import run
 
 
 @dataclass(kw_only=True)
-class Bench:
+class ReferenceSet:
     """What to run."""
 
     tokens: str
@@ -63,7 +63,7 @@ def file(folder: Path, point: Point) -> Path:
 
 def main() -> None:
     """Study, full runs, figures."""
-    bench, console = tyro.cli(Bench), Console(soft_wrap=True)
+    bench, console = tyro.cli(ReferenceSet), Console(soft_wrap=True)
     settings: dict[str, Any] = {
         name: getattr(bench, name) for name in ("tokens", "preset", "num_trials", "epochs", "space")
     }

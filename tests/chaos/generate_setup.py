@@ -128,7 +128,7 @@ def actors_of(cluster: Cluster) -> list[int]:
             parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
             if (
                 parent in raylets
-                and title.startswith((b"ray::Generator", b"ray::Measurer"))
+                and title.startswith((b"ray::Generator", b"ray::EvaluatorActor"))
                 and b"__init__" not in title
             ):
                 found.append(int(folder.name))

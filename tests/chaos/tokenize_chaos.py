@@ -37,7 +37,7 @@ from tests.chaos.generate_setup import make_model, nodes
 
 SHARD_SIZE, BROKEN = 5, 4
 BAR_S = 120.0
-ACTOR = "ShardEncoder"
+ACTOR = "TokenizerActor"
 
 
 def make_recordings(folder: Path, clips_per_class: int) -> int:

@@ -22,7 +22,7 @@ from cluster.errors import ClusterError
 from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs import classify
-from jobs.actors.classifier import ClipNamer
+from jobs.actors.classifier import ClassifierActor
 from jobs.inputs.classifiers import classifier_files
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, read_audio, to_pcm16
 from soundstorm.classification.cnn import AudioClassifier, load_classifier, save_classifier
@@ -183,7 +183,7 @@ def test_files_in_object_storage_are_named_alike(
 def dying_namer(deadly: Sequence[str]) -> type:
     """An actor that is killed whenever it decodes one of these files."""
 
-    class DyingNamer(ClipNamer):
+    class DyingNamer(ClassifierActor):
         def _decoded(self, uris: Sequence[str]) -> Any:
             for uri, clip in super()._decoded(uris):
                 if uri in deadly:
@@ -197,7 +197,7 @@ def test_a_file_that_always_kills_its_actor_is_set_aside_and_all_others_are_name
     folder: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uris = sorted(str(path) for path in (folder / "a" / "b").iterdir())[:16]
-    monkeypatch.setattr(jobs.classify, "ClipNamer", dying_namer([uris[5]]))
+    monkeypatch.setattr(jobs.classify, "ClassifierActor", dying_namer([uris[5]]))
     monkeypatch.setattr(jobs.classify, "start_tracker", lambda: start_tracker(max_deaths=1))
     summary = classify.run(options(*uris, output=str(tmp_path / "out"), num_actors=1))
     assert (summary["classified"], summary["reasons"]) == (15, {"killed_worker": 1})
@@ -227,11 +227,11 @@ def test_a_file_is_heard_as_far_as_it_was_asked_for_and_files_are_named_in_order
         "settings": "",
         "name_all": False,
     }
-    namer = ClipNamer([ray.put(classifier_files(None))], start_tracker(), job, "cpu")
+    namer = ClassifierActor([ray.put(classifier_files(None))], start_tracker(), job, "cpu")
     found = []
     for number, together_s in enumerate((0.01, 3.0, 600.0)):
-        monkeypatch.setattr(jobs.actors.classifier, "HEARD_TOGETHER_S", together_s)
-        assert namer.name_part((f"part-{number}.parquet", uris)) == 30
+        monkeypatch.setattr(jobs.actors.classifier, "MAX_BATCH_S", together_s)
+        assert namer.classify_shard((f"part-{number}.parquet", uris)) == 30
         found.append(tables.read_table(f"{tmp_path}/parts/classified/part-{number}.parquet")[0].to_pylist())
     for named in found:
         assert [row["uri"] for row in named] == uris
@@ -262,7 +262,9 @@ def namer(tmp_path: Path, ray_session: None) -> Callable[..., list[dict[str, Any
             "limit_s": 60.0,
         }
         job |= {"settings": "", "name_all": False} | changes
-        ClipNamer([ray.put(classifier_files(None))], start_tracker(), job, "cpu").name_part(("part-0.parquet", uris))
+        ClassifierActor([ray.put(classifier_files(None))], start_tracker(), job, "cpu").classify_shard(
+            ("part-0.parquet", uris)
+        )
         found = tables.read_table(f"{tmp_path}/parts/classified/part-0.parquet")[0].to_pylist()
         storage.delete(str(tmp_path / "parts"))
         return found
@@ -333,4 +335,4 @@ def test_more_categories_than_there_are_are_refused(folder: Path, tmp_path: Path
 
 @pytest.mark.parametrize(("count", "size"), [(1, 1), (8, 1), (100, 13), (8_192, 1024), (10_000_000, 1024)])
 def test_parts_are_large_but_several_where_nothing_else_is_asked(count: int, size: int) -> None:
-    assert classify.part_size(count) == size
+    assert classify.default_shard_size(count) == size

@@ -15,7 +15,7 @@ from jobs import cross_validate
 from jobs.console.command import console
 from jobs.cross_validate import run
 from jobs.cross_validation.options import Options
-from jobs.cross_validation.results import Run, open_other, read_predictions, write_results
+from jobs.cross_validation.results import Run, open_compared_run, read_predictions, write_results
 from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
@@ -210,7 +210,7 @@ def test_the_worth_of_pretraining_is_the_difference_only_where_nothing_else_diff
             folds=folds,
             skipped=[],
         ),
-        [open_other(str(other), "folder", "cross_validate")],
+        [open_compared_run(str(other), "folder", "cross_validate")],
     )
     assert made["compared"][0]["is_pretraining"] is is_pretraining
     page = (tmp_path / "this" / "report.html").read_text()

@@ -22,7 +22,7 @@ from cluster.tables import stage_record as records
 from jobs import generate
 from jobs.actors.generator import Generator, file_stem, sample_seed
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
-from jobs.inputs.outputs_apart import require_no_class_folder
+from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.audio.files import encode_audio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
@@ -412,9 +412,9 @@ def test_an_output_folder_among_recordings_is_refused(
     assert file_times(str(tmp_path)) == before
     (tmp_path / "sounds" / "notes" / "more").mkdir(parents=True)
     (tmp_path / "sounds" / "notes" / "more" / "letter.txt").write_text("a folder of many things")
-    require_no_class_folder(str(tmp_path / "sounds" / "generated"))
-    require_no_class_folder(str(tmp_path / "sounds" / "notes" / "generated"))
-    require_no_class_folder(str(tmp_path / "generated"))
+    check_not_class_folder(str(tmp_path / "sounds" / "generated"))
+    check_not_class_folder(str(tmp_path / "sounds" / "notes" / "generated"))
+    check_not_class_folder(str(tmp_path / "generated"))
 
 
 def test_a_prompt_that_is_no_audio_is_refused_by_its_name(checkpoint: str, tmp_path: Path, command: Command) -> None:

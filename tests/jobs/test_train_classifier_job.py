@@ -20,7 +20,7 @@ import jobs.train_classifier
 from cluster.errors import ClusterError
 from cluster.tables import read_table
 from cluster.tables import stage_record as records
-from jobs.classification.predictions import clips_of_classes, name_clips
+from jobs.classification.predictions import clips_of_classes, predict_clips
 from jobs.inputs.datasets import open_dataset, rows_of_folds
 from jobs.train_classifier import Options, _recipe, run, train_on_worker
 from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
@@ -165,13 +165,13 @@ def test_probabilities_of_several_views_of_a_recording_are_averaged(
 ) -> None:
     classifier = load_classifier(Path(trained["classifier"]))
     clips = rows_of_folds(open_dataset("synthetic", str(dataset)).clips, {5})
-    table = name_clips(classifier, clips, 30.0, num_views=3)
+    table = predict_clips(classifier, clips, 30.0, num_views=3)
     row = table.to_pylist()[0]
     recorded = from_pcm16(to_pcm16(read_audio(dataset / "audio" / f"{row['clip_id']}.wav").waveform))
     views = [recorded, *(make_view(recorded, row["clip_id"], view) for view in (1, 2))]
     averaged_C = classifier.predict([to_pcm16(view) for view in views]).mean(0)
     assert row["predicted"] == averaged_C.argmax() and row["probability"] == pytest.approx(averaged_C.max(), abs=1e-5)
-    assert table["probability"] != name_clips(classifier, clips, 30.0)["probability"]
+    assert table["probability"] != predict_clips(classifier, clips, 30.0)["probability"]
 
 
 def test_the_classifier_it_leaves_knows_what_it_was_trained_on(trained: dict[str, Any], dataset: Path) -> None:

@@ -20,7 +20,7 @@ from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 from soundstorm.schemas import TOKENS, codes_to_lists
 from tune.joint_study import Options, best_networks, run
-from tune.search.trial_journal import Ended
+from tune.search.trial_journal import TrialResult
 
 
 @pytest.fixture
@@ -125,8 +125,8 @@ def test_what_the_decoding_is_given_is_looked_at_before_the_training(
 
 
 def test_only_trials_that_finished_go_on() -> None:
-    def ended(name: str, state: str, loss: float) -> Ended:
-        return Ended(trial=name, point={}, state=state, rows=[{"val_loss": loss}])
+    def ended(name: str, state: str, loss: float) -> TrialResult:
+        return TrialResult(trial=name, point={}, state=state, rows=[{"val_loss": loss}])
 
     trials = [
         ended("a", "finished", 4.0),

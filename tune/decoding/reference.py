@@ -13,10 +13,10 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
-from jobs.console.command import say_note
+from jobs.console.command import print_note
 from jobs.console.options import Allowed, Count
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
-from jobs.inputs.clips import Clip, digest, draw_per_category, with_sizes
+from jobs.inputs.clips import Clip, draw_per_category, fingerprint_of_clips, with_sizes
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import DatasetOptions, open_dataset
 from soundstorm.classification.cnn import load_classifier
@@ -26,14 +26,14 @@ from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_cla
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
 from tune.decoding.objective import Measured
-from tune.decoding.trial import Bench, measure_real
+from tune.decoding.trial import ReferenceSet, measure_real
 
 CHUNK = 10
 """Recordings measured at once."""
 
 
 @dataclass(kw_only=True)
-class BenchOptions(DatasetOptions):
+class ReferenceOptions(DatasetOptions):
     """What a decoding study draws, and what it compares with."""
 
     fold: int | None = None
@@ -52,7 +52,7 @@ class BenchOptions(DatasetOptions):
 
 
 @dataclass(kw_only=True, frozen=True)
-class Stand:
+class StudyInputs:
     """A bench that is not set up yet: all that is known without Ray."""
 
     files: dict[str, dict[str, bytes]]
@@ -76,13 +76,15 @@ class Stand:
             "checkpoints": {name: checkpoint.sha256 for name, checkpoint in self.checkpoints.items()},
             "codec_sha256": self.first.fingerprint.sha256,
             "listener_sha256": None if self.listener is None else hashlib.sha256(self.listener).hexdigest(),
-            "real_clips": digest(self.real),
+            "real_clips": fingerprint_of_clips(self.real),
             "fold": self.fold,
             "classes": [self.first.categories[label] for label in self.labels],
         }
 
 
-def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], wants_reranker: bool) -> Stand:
+def prepare_study_inputs(
+    options: ReferenceOptions, checkpoints: dict[str, str | None], wants_reranker: bool
+) -> StudyInputs:
     """Open the checkpoints and choose the real clips.
 
     Args:
@@ -105,7 +107,7 @@ def choose_stand(options: BenchOptions, checkpoints: dict[str, str | None], want
     listener = None
     if wants_reranker or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
         listener = open_reranker(options, [first.categories[label] for label in real.labels])
-    return Stand(
+    return StudyInputs(
         files=files,
         checkpoints=opened,
         weights=weights,
@@ -127,7 +129,7 @@ class Real:
     """The fold that they are not of."""
 
 
-def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
+def choose_real(options: ReferenceOptions, categories: Sequence[str]) -> Real:
     """Draw real clips of `categories`, by label, from the folds that are trained on.
 
     Raises:
@@ -156,7 +158,7 @@ def choose_real(options: BenchOptions, categories: Sequence[str]) -> Real:
     return Real(labels=labels, clips=with_sizes(draw_per_category(pool, options.real_per_class, seed=0)), fold=fold)
 
 
-def open_reranker(options: BenchOptions, categories: Sequence[str]) -> bytes:
+def open_reranker(options: ReferenceOptions, categories: Sequence[str]) -> bytes:
     """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
     listener = (
         packaged(PACKAGED_RERANKER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
@@ -186,27 +188,27 @@ def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:
             )
 
 
-def set_up(stand: Stand, options: BenchOptions, seed: int) -> Bench:
+def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int) -> ReferenceSet:
     """Measure the real clips in the cluster, and put all that trials share into the object store."""
-    weights = ray.put(stand.weights)
-    chunks = [stand.real[first : first + CHUNK] for first in range(0, len(stand.real), CHUNK)]
+    weights = ray.put(inputs.weights)
+    chunks = [inputs.real[first : first + CHUNK] for first in range(0, len(inputs.real), CHUNK)]
     tasks = [measure_real.remote(weights, chunk) for chunk in chunks]
     _await_all(tasks, limits_here())
     found: list[tuple[Measured | None, list[str]]] = ray.get(tasks)
     parts = [part for part, _ in found if part is not None]
     rejected = [name for _, names in found for name in names]
     if rejected:
-        say_note(f"{len(rejected)} of {len(stand.real)} real clips cannot be used, such as {rejected[0]}")
+        print_note(f"{len(rejected)} of {len(inputs.real)} real clips cannot be used, such as {rejected[0]}")
     if not parts:
         raise SoundStormError(
-            f"none of {len(stand.real)} real clips can be used, such as {rejected[0]}: check --data-dir"
+            f"none of {len(inputs.real)} real clips can be used, such as {rejected[0]}: check --data-dir"
         )
-    return Bench(
-        models={name: ray.put((files, stand.weights, stand.listener)) for name, files in stand.files.items()},
-        samplers={name: checkpoint.sampler for name, checkpoint in stand.checkpoints.items()},
-        labels=stand.labels,
+    return ReferenceSet(
+        models={name: ray.put((files, inputs.weights, inputs.listener)) for name, files in inputs.files.items()},
+        samplers={name: checkpoint.sampler for name, checkpoint in inputs.checkpoints.items()},
+        labels=inputs.labels,
         real=Measured.joined(parts),
-        num_levels=stand.first.model.config.iterated_levels,
+        num_levels=inputs.first.model.config.iterated_levels,
         clips_per_class=options.clips_per_class,
         duration_s=options.duration,
         seed=seed,

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
-from soundstorm.evaluation.pareto import where_more_stops_paying
+from soundstorm.evaluation.pareto import fewest_sufficient_iterations
 from soundstorm.reports.study_page import Cost, StudyData, stop_text
-from tune.decoding.reference import Stand
+from tune.decoding.reference import StudyInputs
 from tune.decoding.search import Found, best_sampler
 from tune.decoding.trial import COST
 from tune.search.results import importances, now, versions, write_best, write_page, write_trials
@@ -31,12 +31,12 @@ class About:
     """Of the head of the page, beside those of the decoding."""
 
 
-def write_decoding(output_dir: str, found: Found, stand: Stand, space: Space, about: About) -> dict[str, Any]:
+def write_decoding(output_dir: str, found: Found, inputs: StudyInputs, space: Space, about: About) -> dict[str, Any]:
     """Write trials.parquet, trials.csv, best.json, best.toml and report.html; returns the counts for the record."""
     write_trials(output_dir, found.rows, {"study": about.name})
     best = found.best
-    sampler = best_sampler(best, stand)
-    front = [entry | {"sampler": best_sampler(entry, stand).to_dict()} for entry in found.front]
+    sampler = best_sampler(best, inputs)
+    front = [entry | {"sampler": best_sampler(entry, inputs).to_dict()} for entry in found.front]
     write_best(
         output_dir,
         {
@@ -52,7 +52,7 @@ def write_decoding(output_dir: str, found: Found, stand: Stand, space: Space, ab
         | dict(about.extra),
     )
     said = [
-        stop_text(name if len(found.curves) > 1 else "", curve, where_more_stops_paying(curve))
+        stop_text(name if len(found.curves) > 1 else "", curve, fewest_sufficient_iterations(curve))
         for name, curve in found.curves.items()
         if curve
     ]
@@ -65,15 +65,15 @@ def write_decoding(output_dir: str, found: Found, stand: Stand, space: Space, ab
         "best": best["point"],
         "said": " ".join(said),
     }
-    write_page(output_dir, _page(found, stand, space, counts, about))
+    write_page(output_dir, _page(found, inputs, space, counts, about))
     return counts
 
 
-def _page(found: Found, stand: Stand, space: Space, counts: Mapping[str, Any], about: About) -> StudyData:
+def _page(found: Found, inputs: StudyInputs, space: Space, counts: Mapping[str, Any], about: About) -> StudyData:
     best = found.best
     searched: dict[str, Range | Choice] = dict(space)
-    if len(stand.checkpoints) > 1:
-        searched["checkpoint"] = Choice(*stand.checkpoints)
+    if len(inputs.checkpoints) > 1:
+        searched["checkpoint"] = Choice(*inputs.checkpoints)
     return StudyData(
         title={"decoding": "Decoding study", "joint": "Joint study of training and decoding"}[about.name],
         generated_at=now(),
@@ -82,7 +82,7 @@ def _page(found: Found, stand: Stand, space: Space, counts: Mapping[str, Any], a
             (
                 "Distance",
                 f"{best['quality']:.3f}",
-                f"from {len(stand.real)} real clips, none of fold {stand.fold}; ± {found.spread:.3f} over seeds",
+                f"from {len(inputs.real)} real clips, none of fold {inputs.fold}; ± {found.spread:.3f} over seeds",
             ),
             ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
             (
@@ -108,7 +108,7 @@ def _page(found: Found, stand: Stand, space: Space, counts: Mapping[str, Any], a
             best=(best["quality"], best[COST]),
             spread=found.spread,
         ),
-        best_settings=best["point"] | ({"checkpoint": best["checkpoint"]} if len(stand.checkpoints) > 1 else {}),
+        best_settings=best["point"] | ({"checkpoint": best["checkpoint"]} if len(inputs.checkpoints) > 1 else {}),
         command=about.command,
         settings=dict(about.settings) | {"versions": versions()},
     )

@@ -12,20 +12,20 @@ from jobs.console.options import Count
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
 from soundstorm.model.config import SamplerSettings
-from tune.decoding.reference import BenchOptions, Stand, set_up
+from tune.decoding.reference import ReferenceOptions, StudyInputs, load_reference
 from tune.decoding.trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
 from tune.search.options import StudyOptions
 from tune.search.results import trial_row
-from tune.search.runner import Search, plan_trials, run_search
+from tune.search.runner import Search, concurrency_for, run_search
 from tune.search.space import Choice, Range, Space, check_space
-from tune.search.trial_journal import Ended, Point
+from tune.search.trial_journal import Point, TrialResult
 
 LEVEL_0 = f"{PASSES}0"
 CURVE, TRIALS = "curve", "trials"
 
 
 @dataclass(kw_only=True)
-class DecodingOptions(BenchOptions):
+class DecodingOptions(ReferenceOptions):
     """What is tried."""
 
     curve_iterations: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
@@ -67,7 +67,7 @@ class Found:
     """Of the front, the cheapest whose quality is within the spread of the best."""
     best_row: str
     """The trial whose row stands for the best; of a point of the curve that of the seed nearest to its mean."""
-    trials: list[Ended]
+    trials: list[TrialResult]
     """Of the search."""
 
 
@@ -97,22 +97,22 @@ def wants_reranker(space: Space) -> bool:
 
 
 def run_decoding(
-    options: StudyOptions, decoding: DecodingOptions, stand: Stand, space: Space, output_dir: str
+    options: StudyOptions, decoding: DecodingOptions, inputs: StudyInputs, space: Space, output_dir: str
 ) -> Found:
     """Run what is missing of the curve and the search."""
-    names = list(stand.checkpoints)
+    names = list(inputs.checkpoints)
     searched: dict[str, Range | Choice] = dict(space) | ({"checkpoint": Choice(*names)} if len(names) > 1 else {})
     with connect(options.address) as info:
-        plan = plan_trials(options, info, max(options.num_trials, decoding.num_curve_trials * len(names)))
-        per_trial = decoding.clips_per_class * len(stand.labels)
+        plan = concurrency_for(options, info, max(options.num_trials, decoding.num_curve_trials * len(names)))
+        per_trial = decoding.clips_per_class * len(inputs.labels)
         console.print(
             f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the "
             f"search, {per_trial} clips each, "
-            f"against {len(stand.real)} real clips; {plan.num_workers} at a time"
+            f"against {len(inputs.real)} real clips; {plan.num_workers} at a time"
         )
-        trainable = tune.with_parameters(trial, bench=set_up(stand, decoding, options.seed))
+        trainable = tune.with_parameters(trial, reference_set=load_reference(inputs, decoding, options.seed))
         metrics = ("quality", COST)
-        ended: dict[str, list[Ended]] = {CURVE: [], TRIALS: []}
+        ended: dict[str, list[TrialResult]] = {CURVE: [], TRIALS: []}
         if decoding.num_curve_trials:
             points = curve_points(decoding, names, options.seed)
             curve_space = {name: Choice(*sorted({point[name] for point in points})) for name in points[0]}
@@ -130,7 +130,7 @@ def run_decoding(
                 name=TRIALS, space=searched, metrics=metrics, figures=TRIAL_FIGURES, num_trials=options.num_trials
             )
             ended[TRIALS] = run_search(search, trainable, plan, output_dir, options, describe=_describe)
-    return digest_trials(ended[CURVE], ended[TRIALS], list(searched), names)
+    return summarize_trials(ended[CURVE], ended[TRIALS], list(searched), names)
 
 
 def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: int) -> list[Point]:
@@ -144,7 +144,7 @@ def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: in
     ]
 
 
-def _describe(ended: Ended) -> str:
+def _describe(ended: TrialResult) -> str:
     last = ended.last
     return (
         f"quality {last['quality']:.3f} (KS {last['ks_mean']:.3f} + embedding {last['embedding_distance']:.3f})  "
@@ -152,7 +152,9 @@ def _describe(ended: Ended) -> str:
     )
 
 
-def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], checkpoints: list[str]) -> Found:
+def summarize_trials(
+    curve: list[TrialResult], trials: list[TrialResult], searched: list[str], checkpoints: list[str]
+) -> Found:
     """What the trials come to; raises SoundStormError if not one came to an end."""
     names = [*dict.fromkeys([*([LEVEL_0] if curve else []), *searched])]
     curves = {name: _curve(curve, name, checkpoints) for name in checkpoints if curve}
@@ -187,7 +189,7 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
         candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])
     ]
     best = next(found for found in front if found["quality"] <= front[-1]["quality"] + spread)
-    of_entry: dict[str | tuple[str, int], list[Ended]] = {ended.trial: [ended] for ended in trials}
+    of_entry: dict[str | tuple[str, int], list[TrialResult]] = {ended.trial: [ended] for ended in trials}
     for name, points in curves.items():
         of_entry |= {(name, point.iterations): _seeds(curve, name, checkpoints, point.iterations) for point in points}
     on_front = {ended.trial for found in front for ended in of_entry[_key(found)]}
@@ -203,7 +205,7 @@ def digest_trials(curve: list[Ended], trials: list[Ended], searched: list[str], 
     return Found(rows=rows, curves=curves, spread=spread, front=front, best=best, best_row=best_row, trials=trials)
 
 
-def _curve(curve: list[Ended], checkpoint: str, checkpoints: list[str]) -> list[CurvePoint]:
+def _curve(curve: list[TrialResult], checkpoint: str, checkpoints: list[str]) -> list[CurvePoint]:
     passes = {int(ended.point[LEVEL_0]) for ended in curve}
     seeds = {count: _seeds(curve, checkpoint, checkpoints, count) for count in passes}
     return iterations_curve(
@@ -211,7 +213,7 @@ def _curve(curve: list[Ended], checkpoint: str, checkpoints: list[str]) -> list[
     )
 
 
-def _seeds(curve: list[Ended], checkpoint: str, checkpoints: list[str], passes: int) -> list[Ended]:
+def _seeds(curve: list[TrialResult], checkpoint: str, checkpoints: list[str], passes: int) -> list[TrialResult]:
     """The trials behind a point of the curve."""
     return [
         ended
@@ -231,8 +233,8 @@ def _sampler_point(point: Point) -> Point:
     return {name: value for name, value in point.items() if name not in ("checkpoint", "seed")}
 
 
-def best_sampler(found: dict[str, Any], stand: Stand) -> SamplerSettings:
+def best_sampler(found: dict[str, Any], inputs: StudyInputs) -> SamplerSettings:
     """The sampler of an entry of the front."""
     return sampler_of(
-        found["point"], stand.checkpoints[found["checkpoint"]].sampler, stand.first.model.config.iterated_levels
+        found["point"], inputs.checkpoints[found["checkpoint"]].sampler, inputs.first.model.config.iterated_levels
     )

@@ -23,8 +23,8 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import SamplerSettings
 from tune.decoding.objective import FIGURES, Measured, unlikeness
-from tune.search.failures import problem_of
-from tune.search.runner import WORST
+from tune.search.failures import failure_reason
+from tune.search.runner import PENALTY
 from tune.search.trial_journal import Point
 
 BATCH = 10
@@ -37,7 +37,7 @@ TRIAL_FIGURES = (*FIGURES, "seconds")
 
 
 @dataclass(kw_only=True, frozen=True)
-class Bench:
+class ReferenceSet:
     """What all trials share."""
 
     models: dict[str, ray.ObjectRef]
@@ -73,33 +73,37 @@ def sampler_of(point: Point, base: SamplerSettings, num_levels: int) -> SamplerS
     return SamplerSettings.from_dict(base.to_dict() | changes | {"iterations": passes}, "the sampler")
 
 
-def trial(point: Point, bench: Bench) -> None:
+def trial(point: Point, reference_set: ReferenceSet) -> None:
     """The trial as Ray Tune runs it."""
-    run_trial(dict(point), bench, tune.report)
+    run_trial(dict(point), reference_set, tune.report)
 
 
-def run_trial(point: Point, bench: Bench, report: Callable[[dict[str, Any]], None]) -> None:
+def run_trial(point: Point, reference_set: ReferenceSet, report: Callable[[dict[str, Any]], None]) -> None:
     """Draw, measure and report once; one that cannot reports why."""
     try:
-        name = str(point.get("checkpoint", next(iter(bench.models))))
-        sampler = sampler_of(point, bench.samplers[name], bench.num_levels)
-        clips, seconds = draw(_generator(name, bench), sampler, bench, int(point.get("seed", bench.seed)))
-        found = unlikeness(bench.real, Measured.of(clips, _generator(name, bench).codec))
+        name = str(point.get("checkpoint", next(iter(reference_set.models))))
+        sampler = sampler_of(point, reference_set.samplers[name], reference_set.num_levels)
+        clips, seconds = draw(
+            _generator(name, reference_set), sampler, reference_set, int(point.get("seed", reference_set.seed))
+        )
+        found = unlikeness(reference_set.real, Measured.of(clips, _generator(name, reference_set).codec))
         if not math.isfinite(found["quality"]):
             raise SoundStormError("the distance from real clips is not finite")
         report({"epoch": 1, COST: seconds / len(clips), "seconds": seconds} | found)
     except Exception as error:
-        problem = problem_of(error)
+        problem = failure_reason(error)
         if problem is None:
             raise
-        report({"quality": WORST, COST: WORST, "problem": problem, "state": "failed"})
+        report({"quality": PENALTY, COST: PENALTY, "problem": problem, "state": "failed"})
 
 
-def draw(generator: Generator, sampler: SamplerSettings, bench: Bench, seed: int) -> tuple[list[Any], float]:
+def draw(
+    generator: Generator, sampler: SamplerSettings, reference_set: ReferenceSet, seed: int
+) -> tuple[list[Any], float]:
     """Clips (int16), as many of each class, and the seconds it took: of processor time, which other work on the machine
     does not lengthen, or with a GPU of the clock."""
-    work = [(label, index) for index in range(bench.clips_per_class) for label in bench.labels]
-    num_samples = round(bench.duration_s * generator.codec.sample_rate)
+    work = [(label, index) for index in range(reference_set.clips_per_class) for label in reference_set.labels]
+    num_samples = round(reference_set.duration_s * generator.codec.sample_rate)
     generator.sampler = sampler
     clock = time.process_time if generator.device == "cpu" else time.perf_counter
     began = clock()
@@ -113,12 +117,12 @@ def draw(generator: Generator, sampler: SamplerSettings, bench: Bench, seed: int
     return clips, clock() - began
 
 
-def _generator(name: str, bench: Bench) -> Generator:
+def _generator(name: str, reference_set: ReferenceSet) -> Generator:
     """A checkpoint at work, opened by the first trial of this process that wants it."""
-    reference = bench.models[name]
+    reference = reference_set.models[name]
     if reference.hex() not in _open:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        _open[reference.hex()] = Generator([reference], bench.samplers[name], None, {}, device)
+        _open[reference.hex()] = Generator([reference], reference_set.samplers[name], None, {}, device)
     return _open[reference.hex()]
 
 

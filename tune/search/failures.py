@@ -7,7 +7,7 @@ from soundstorm.errors import SoundStormError
 MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
 
-def problem_of(error: Exception) -> str | None:
+def failure_reason(error: Exception) -> str | None:
     """Why a trial cannot go on, for an error that its settings are to blame for; None for any other, after which it is
     begun again."""
     if isinstance(error, SoundStormError):

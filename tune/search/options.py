@@ -41,7 +41,7 @@ class StudyOptions(JobOptions):
             )
 
 
-def require_begun(output_dir: str, stage: str, resume: bool) -> None:
+def check_resumable(output_dir: str, stage: str, resume: bool) -> None:
     """Raise SoundStormError if there is nothing to resume."""
     if resume and not records.is_begun(output_dir, stage) and records.read(output_dir, stage) is None:
         raise SoundStormError(f"--resume: no study was begun in {output_dir}; leave it out to begin one there")

@@ -20,14 +20,14 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.settings_file import to_json, to_toml
 from soundstorm.reports.study_page import StudyData, render_study
 from tune.search.space import Space
-from tune.search.trial_journal import Ended
+from tune.search.trial_journal import TrialResult
 
 RESULTS = ("trials.parquet", "trials.csv", "best.json", "best.toml", "report.html")
 """What a finished study leaves for its user."""
 OUTPUTS = ("trials", "curve", "states", "checkpoints", *RESULTS)
 
 
-def trial_row(ended: Ended, names: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
+def trial_row(ended: TrialResult, names: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
     """A row of the table: what the trial was, its settings (columns `names`), and the figures it reported last."""
     row: dict[str, Any] = {
         "trial": ended.trial,

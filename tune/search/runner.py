@@ -22,17 +22,17 @@ from rich.markup import escape
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo
 from jobs.console.command import console
-from jobs.training.ray_trainer import WorkerPlan, plan_workers
+from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from soundstorm.errors import SoundStormError
 from tune.search.options import StudyOptions
 from tune.search.space import Space
-from tune.search.trial_journal import Ended, Journal, Point, point_name
+from tune.search.trial_journal import Journal, Point, TrialResult, point_name
 
 REDUCTION_FACTOR = 3
 """ASHA lets the best third of the trials that reach a rung go on."""
-PATIENCE = 6
+GRACE_PERIOD_DIVISOR = 6
 """The first rung is after this part of the epochs."""
-WORST = 100.0
+PENALTY = 100.0
 """What Optuna is told of a trial without a figure; more than any loss or distance."""
 RESTARTS = 2
 """Of a trial whose process was killed."""
@@ -46,11 +46,11 @@ QUIET = {
 """Settings of Ray Tune that are read from the environment."""
 
 
-def plan_trials(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerPlan:
+def concurrency_for(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerScaling:
     """Trials at a time, and what each has of the cluster: as many as it has GPUs, or CPUs, unless fewer are asked for
     or needed."""
     slots = int(info.num_gpus) if info.num_gpus and device != "cpu" else int(info.num_cpus)
-    return plan_workers(max(1, min(options.max_concurrent or slots, slots, num_trials)), device, info)
+    return scaling_for(max(1, min(options.max_concurrent or slots, slots, num_trials)), device, info)
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -75,19 +75,19 @@ class Search:
     @property
     def first_rung(self) -> int:
         """Epochs after which ASHA first compares."""
-        return max(1, self.epochs // PATIENCE)
+        return max(1, self.epochs // GRACE_PERIOD_DIVISOR)
 
 
 def run_search(
     search: Search,
     trainable: Callable[[Point], None],
-    plan: WorkerPlan,
+    plan: WorkerScaling,
     output_dir: str,
     options: StudyOptions,
     *,
-    describe: Callable[[Ended], str],
+    describe: Callable[[TrialResult], str],
     resources: dict[str, float] | None = None,
-) -> list[Ended]:
+) -> list[TrialResult]:
     """Run the trials that are missing; returns all, those of earlier calls too.
 
     Args:
@@ -124,9 +124,9 @@ def run_search(
 
 def _run_missing(
     search: Search,
-    before: list[Ended],
+    before: list[TrialResult],
     trainable: Callable[[Point], None],
-    plan: WorkerPlan,
+    plan: WorkerScaling,
     output_dir: str,
     options: StudyOptions,
     recorder: "_Recorder",
@@ -163,7 +163,7 @@ def _name(trial: Trial) -> str:
     return str(trial.trial_id)
 
 
-def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) -> OptunaSearch:
+def _optuna(search: Search, before: list[TrialResult], first: list[Point], seed: int) -> OptunaSearch:
     """The search, told of what earlier calls found."""
     distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in search.space.items()})
     several = len(search.metrics) > 1
@@ -181,14 +181,14 @@ def _optuna(search: Search, before: list[Ended], first: list[Point], seed: int) 
     )
     for ended in before:
         is_bad = ended.state in ("diverged", "failed")  # as the running study told it
-        values = [WORST if is_bad else float(ended.last.get(name, WORST)) for name in search.metrics]
+        values = [PENALTY if is_bad else float(ended.last.get(name, PENALTY)) for name in search.metrics]
         searcher._ot_study.add_trial(  # its own way in takes one metric only
             optuna.trial.create_trial(values=values, params=ended.point, distributions=distributions)
         )
     return searcher
 
 
-def _scheduler(search: Search, before: list[Ended]) -> TrialScheduler:
+def _scheduler(search: Search, before: list[TrialResult]) -> TrialScheduler:
     """ASHA, with the trials of earlier calls on its rungs; for trials of one report there is nothing to stop early."""
     if search.epochs == 1 or not search.stops_early:
         return FIFOScheduler()
@@ -201,7 +201,7 @@ def _scheduler(search: Search, before: list[Ended]) -> TrialScheduler:
         reduction_factor=REDUCTION_FACTOR,
     )
     for ended in before:
-        trial = _Remembered(ended.trial)
+        trial = _PastTrial(ended.trial)
         scheduler.on_trial_add(None, trial)
         for row in ended.rows:
             scheduler.on_trial_result(None, trial, row)
@@ -209,7 +209,7 @@ def _scheduler(search: Search, before: list[Ended]) -> TrialScheduler:
 
 
 @dataclass(frozen=True)
-class _Remembered:
+class _PastTrial:
     """What ASHA looks at of a trial."""
 
     trial_id: str
@@ -230,7 +230,7 @@ def _trackers(options: StudyOptions) -> list[tune.Callback]:
 class _Recorder(tune.Callback):
     """Keeps the journal, and says one line for each trial that ends."""
 
-    def __init__(self, journal: Journal, search: Search, describe: Callable[[Ended], str]) -> None:
+    def __init__(self, journal: Journal, search: Search, describe: Callable[[TrialResult], str]) -> None:
         self.journal, self.search, self.describe = journal, search, describe
         self.count = len(journal.ended())
         self.rows: dict[str, dict[int, dict[str, Any]]] = {}
@@ -281,7 +281,7 @@ class _Recorder(tune.Callback):
 
     def _end(self, trial: Trial, state: str, problem: str | None) -> None:
         rows = [row for _, row in sorted(self.rows.pop(trial.trial_id, {}).items())]
-        ended = Ended(trial=trial.trial_id, point=dict(trial.config), state=state, rows=rows, problem=problem)
+        ended = TrialResult(trial=trial.trial_id, point=dict(trial.config), state=state, rows=rows, problem=problem)
         self.journal.end(ended)
         self.count += 1
         mark = f"[yellow]{state}[/]: {escape(problem)}" if problem else self.describe(ended)

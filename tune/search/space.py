@@ -125,7 +125,7 @@ def load_space(path: str | None, default: Space, option: str = "--space") -> Spa
     return found
 
 
-def spans_of(space: Space) -> dict[str, str]:
+def describe_space(space: Space) -> dict[str, str]:
     """A space as a record holds it."""
     return {name: repr(span) for name, span in space.items()}
 

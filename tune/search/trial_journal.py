@@ -19,7 +19,7 @@ Point = dict[str, Any]
 
 
 @dataclass(kw_only=True, frozen=True)
-class Ended:
+class TrialResult:
     """A trial that came to its end, whichever it was."""
 
     trial: str
@@ -54,13 +54,13 @@ class Journal:
         """Note that a trial of `point` starts."""
         storage.write_bytes(storage.join(self.uri, "begun", f"{point_name(point)}.json"), _to_json(point))
 
-    def end(self, ended: Ended) -> None:
+    def end(self, ended: TrialResult) -> None:
         """Note how a trial ended."""
         storage.write_bytes(storage.join(self.uri, "ended", f"{ended.trial}.json"), _to_json(asdict(ended)))
 
-    def ended(self) -> list[Ended]:
+    def ended(self) -> list[TrialResult]:
         """The trials that ended, by name; raises SoundStormError for a file that is none of ours."""
-        names = [field.name for field in fields(Ended)]
+        names = [field.name for field in fields(TrialResult)]
         found = []
         for uri, content in self._read("ended"):
             if (
@@ -69,7 +69,7 @@ class Journal:
                 or not isinstance(content["point"], dict)
             ):
                 raise SoundStormError(f"{uri}: not the record of a trial; delete it, and its trial runs again")
-            found.append(Ended(**content))
+            found.append(TrialResult(**content))
         return found
 
     def interrupted(self) -> list[Point]:

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from cluster import storage
 from jobs.training.generator_loop import train_on_worker
-from jobs.training.ray_trainer import WorkerPlan, run_trainer
+from jobs.training.ray_trainer import WorkerScaling, run_trainer
 from soundstorm.errors import SoundStormError
-from tune.search.failures import problem_of
-from tune.search.runner import RESTARTS, WORST
+from tune.search.failures import failure_reason
+from tune.search.runner import PENALTY, RESTARTS
 from tune.search.trial_journal import Point, point_name
 from tune.training.trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
 
@@ -35,7 +35,7 @@ def workers_end_with_their_run() -> bool:
 
 
 def trial_on_workers(
-    point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerPlan
+    point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
 ) -> None:
     """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes
     on from them."""
@@ -77,7 +77,7 @@ def trial_on_workers(
             train_on_worker,
             settings,
             {"tokens": tokens},
-            plan=plan,
+            scaling=plan,
             output_uri=home,
             max_failures=RESTARTS,
             on_report=report,
@@ -90,7 +90,7 @@ def trial_on_workers(
         storage.delete(home)
         tune.report(last[-1])
     except Exception as error:
-        problem = problem_of(error)
+        problem = failure_reason(error)
         if problem is None:
             raise
-        tune.report({"val_loss": WORST, "problem": problem, "state": "diverged" if told else "failed"})
+        tune.report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if told else "failed"})

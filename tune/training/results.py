@@ -15,7 +15,7 @@ from tune.search.results import (
     write_trials,
 )
 from tune.search.runner import Search
-from tune.search.trial_journal import Ended
+from tune.search.trial_journal import TrialResult
 from tune.training.beginning import TRIALS, Options, Start
 from tune.training.trial import (
     FOLLOWS,
@@ -24,7 +24,9 @@ from tune.training.trial import (
 )
 
 
-def write_results(options: Options, begin: Start, trials: list[Ended], settings: dict[str, Any]) -> dict[str, Any]:
+def write_results(
+    options: Options, begin: Start, trials: list[TrialResult], settings: dict[str, Any]
+) -> dict[str, Any]:
     """Write tables, best settings and page; returns the counts for the record."""
     order = {"finished": 0, "stopped": 1}
     trials = sorted(trials, key=lambda ended: (order.get(ended.state, 2), ended.last.get("val_loss", float("inf"))))
@@ -56,7 +58,7 @@ def write_results(options: Options, begin: Start, trials: list[Ended], settings:
 def _page(
     options: Options,
     begin: Start,
-    trials: list[Ended],
+    trials: list[TrialResult],
     rows: list[dict[str, Any]],
     states: dict[str, int],
     settings: dict[str, Any],
@@ -107,7 +109,7 @@ def _page(
     )
 
 
-def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
+def best_content(options: Options, begin: Start, best: TrialResult) -> dict[str, Any]:
     """What best.json says of a trial: all that `train --config` needs to do the same."""
     model, training = applied(best.point, begin.model, begin.training)
     return {
@@ -126,5 +128,5 @@ def best_content(options: Options, begin: Start, best: Ended) -> dict[str, Any]:
     }
 
 
-def _seconds(ended: Ended) -> float:
+def _seconds(ended: TrialResult) -> float:
     return float(sum(row["seconds"] for row in ended.rows))

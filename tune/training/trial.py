@@ -28,8 +28,8 @@ from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
-from tune.search.failures import problem_of
-from tune.search.runner import WORST
+from tune.search.failures import failure_reason
+from tune.search.runner import PENALTY
 from tune.search.trial_journal import Point, point_name
 
 SAVE_EVERY_S = 30.0
@@ -131,13 +131,13 @@ def run_trial(
         trainer = TrainingRun(model, config, training, validation, device=device, weights=weights)
         _run_epochs(trainer, point, base, report)
     except Exception as error:
-        problem = problem_of(error)
+        problem = failure_reason(error)
         if problem is None:
             raise
         began = trainer is not None and isinstance(
             error, SoundStormError
         )  # then it is the loss or its gradient that is not finite
-        report({"val_loss": WORST, "problem": problem, "state": "diverged" if began else "failed"})
+        report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if began else "failed"})
 
 
 def _run_epochs(trainer: TrainingRun, point: Point, base: Base, report: Callable[[dict[str, Any]], None]) -> None:

@@ -11,7 +11,7 @@ import jobs.actors.tokenizing_pool
 from cluster import tables
 from cluster.runtime import memory
 from jobs import tokenize
-from jobs.actors.tokenizer import ShardEncoder
+from jobs.actors.tokenizer import TokenizerActor
 
 RATE = 24_000
 SHARD_SIZE = 32
@@ -24,7 +24,7 @@ all."""
 def measured_encoder(log: Path) -> type:
     """A codec actor that writes the most memory that its process has held so far, in MB, after each shard."""
 
-    class MeasuredEncoder(ShardEncoder):
+    class MeasuredEncoder(TokenizerActor):
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             done = super().__call__(row)
             status = Path("/proc/self/status").read_text()
@@ -54,7 +54,7 @@ def test_a_worker_that_splits_a_long_recording_holds_little_more_than_one_that_r
     peak_mb, frames = {}, {}
     for length in ("short", "long"):  # each in a process of its own
         log, output = tmp_path / f"{length}-peaks", str(tmp_path / f"{length}-out")
-        monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", measured_encoder(log))
+        monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", measured_encoder(log))
         options = tokenize.Options(
             dataset="folder", data_dir=str(tmp_path / length), output_dir=output, codec=str(tiny_codec)
         )

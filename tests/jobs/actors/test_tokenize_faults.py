@@ -19,7 +19,7 @@ import jobs.tokenize
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import start_tracker
 from jobs import tokenize
-from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, ShardEncoder, read_shard, to_ipc
+from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, TokenizerActor, read_shard, to_ipc
 from jobs.actors.tokenizing_pool import with_partners
 from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.files import encode_audio
@@ -31,7 +31,7 @@ from tests.jobs.test_tokenize_job import rejected_rows, token_rows
 def killing_encoder(marker: Path) -> type:
     """A codec actor that is killed when it gets shard 0, the first time."""
 
-    class KillingEncoder(ShardEncoder):
+    class KillingEncoder(TokenizerActor):
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             if row["shard"] == 0 and not marker.exists():
                 marker.touch()
@@ -44,7 +44,7 @@ def killing_encoder(marker: Path) -> type:
 def dying_encoder(clip_id: str) -> type:
     """A codec actor that is killed whenever it encodes one of the clips."""
 
-    class DyingEncoder(ShardEncoder):
+    class DyingEncoder(TokenizerActor):
         def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: Any) -> None:
             if any(clip["clip_id"] == clip_id for clip, _ in clips):
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -56,7 +56,7 @@ def dying_encoder(clip_id: str) -> type:
 def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", killing_encoder(tmp_path / "killed"))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", killing_encoder(tmp_path / "killed"))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
     )
@@ -69,7 +69,7 @@ def test_a_codec_actor_that_is_killed_is_replaced_and_no_clip_is_lost(
 def ended_from_outside(marker: Path) -> type:
     """A codec actor that is ended for good by `ray.kill` when it gets its second shard, the first time."""
 
-    class Ended(ShardEncoder):
+    class TrialResult(TokenizerActor):
         def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
             if row["shard"] == 1 and not marker.exists():
                 marker.touch()
@@ -77,7 +77,7 @@ def ended_from_outside(marker: Path) -> type:
                 time.sleep(60)
             return super().__call__(row)
 
-    return Ended
+    return TrialResult
 
 
 def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
@@ -88,7 +88,7 @@ def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
     monkeypatch: pytest.MonkeyPatch,
     command: Command,
 ) -> None:
-    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", ended_from_outside(tmp_path / "ended"))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", ended_from_outside(tmp_path / "ended"))
     output = tmp_path / "out"
     arguments = [
         "--dataset",
@@ -115,7 +115,7 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
     synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
-    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", dying_encoder(deadly))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", dying_encoder(deadly))
     monkeypatch.setattr(jobs.tokenize, "start_tracker", lambda: start_tracker(max_deaths=1))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
@@ -137,7 +137,7 @@ def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names
     command: Command,
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
-    monkeypatch.setattr(jobs.actors.tokenizing_pool, "ShardEncoder", dying_encoder(deadly))
+    monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", dying_encoder(deadly))
     monkeypatch.setattr(jobs.actors.tokenizing_pool, "MAX_SHARD_RETRIES", 1)
     output = tmp_path / "out"
     arguments = (
@@ -211,7 +211,7 @@ def test_a_second_attempt_at_a_shard_forgets_what_the_first_rejected(
         "partners": [],
     }
     row = {"shard": 0, "clips": to_ipc(pa.Table.from_pylist([clip], PLANNED_CLIPS))}
-    encoder = ShardEncoder(
+    encoder = TokenizerActor(
         ray.put(weights),
         str(folder),
         load_codec(weights).fingerprint.to_metadata(),
@@ -240,7 +240,7 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
     reading = {"max_duration_s": 30.0, "tracker": tracker, "limit_s": 600.0}
     [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
     for name, given in (("by itself", row), ("by a task", decoded)):
-        ShardEncoder(
+        TokenizerActor(
             ray.put(weights),
             str(tmp_path / name),
             load_codec(weights).fingerprint.to_metadata(),
@@ -260,7 +260,7 @@ def test_a_batch_that_the_codec_cannot_take_is_encoded_clip_by_clip(
     tiny_codec: Path, tmp_path: Path, ray_session: None
 ) -> None:
 
-    encoder = ShardEncoder(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, False, start_tracker(), 600.0)
+    encoder = TokenizerActor(ray.put(tiny_codec.read_bytes()), str(tmp_path), {}, 30.0, False, start_tracker(), 600.0)
     encode = encoder.codec.encode_clips
 
     def encode_small(waveforms: list[np.ndarray]) -> list[np.ndarray]:

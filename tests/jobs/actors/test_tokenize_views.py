@@ -16,7 +16,7 @@ from cluster.errors import ClusterError
 from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs import tokenize
-from jobs.actors.tokenizer import PLANNED_CLIPS, ShardEncoder, to_ipc
+from jobs.actors.tokenizer import PLANNED_CLIPS, TokenizerActor, to_ipc
 from jobs.actors.tokenizing_pool import with_partners
 from soundstorm.audio.files import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec.files import load_codec
@@ -148,7 +148,7 @@ def test_a_clip_of_which_one_view_cannot_be_encoded_is_rejected_whole(
 ) -> None:
     (tmp_path / "a.wav").write_bytes(encode_audio(synthetic_clip("rain"), 24_000, "wav"))
     weights = tiny_codec.read_bytes()
-    encoder = ShardEncoder(
+    encoder = TokenizerActor(
         ray.put(weights),
         str(tmp_path / "out"),
         load_codec(weights).fingerprint.to_metadata(),

@@ -70,7 +70,7 @@ def test_what_goes_wrong_stands_in_the_line(capsys: pytest.CaptureFixture[str]) 
 def test_the_time_left_follows_from_the_recent_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: now[0])
-    counter = progress_module.Counter("generate", 10_000, 0)
+    counter = progress_module.ProgressCounter("generate", 10_000, 0)
     for _ in range(20):  # a fast start, then 1 clip a second
         now[0] += 60
         counter.advance(60)

@@ -15,19 +15,19 @@ import torch
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.resources import ResourceQuota, current_quota
 from jobs.console.command import console
-from jobs.cross_validation.concurrent_runs import plan_trials, run_trials
+from jobs.cross_validation.concurrent_runs import concurrency_for, run_trials
 from soundstorm.errors import SoundStormError
 
 
 def test_the_cluster_is_shared_out_among_trials(ray_session: None) -> None:
     cluster = ClusterInfo(num_cpus=16, num_gpus=4, nodes=2, started_here=False)
-    assert plan_trials(10, 4, None, True, cluster) == (4, ResourceQuota(num_cpus=4, num_gpus=1))
-    assert plan_trials(10, 3, None, False, cluster) == (3, ResourceQuota(num_cpus=5, num_gpus=0))
-    assert plan_trials(2, None, None, True, cluster)[1] == ResourceQuota(num_cpus=8, num_gpus=2)
+    assert concurrency_for(10, 4, None, True, cluster) == (4, ResourceQuota(num_cpus=4, num_gpus=1))
+    assert concurrency_for(10, 3, None, False, cluster) == (3, ResourceQuota(num_cpus=5, num_gpus=0))
+    assert concurrency_for(2, None, None, True, cluster)[1] == ResourceQuota(num_cpus=8, num_gpus=2)
     with pytest.raises(
         SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is room for 2 at a time"
     ):
-        plan_trials(10, 3, 2, True, cluster)
+        concurrency_for(10, 3, 2, True, cluster)
 
 
 def _look(folder: str, name: str) -> dict[str, Any]:

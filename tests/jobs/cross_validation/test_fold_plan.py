@@ -8,7 +8,14 @@ import pytest
 
 from cluster import storage
 from jobs.cross_validate import stages_of
-from jobs.cross_validation.fold_plan import FoldPlan, Settings, Start, describe, plan_fold, synthetic_start
+from jobs.cross_validation.fold_plan import (
+    FoldInputs,
+    PretrainedInputs,
+    Settings,
+    choose_inputs,
+    describe,
+    synthetic_inputs,
+)
 from jobs.cross_validation.options import Options
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.leakage import Test
@@ -24,7 +31,7 @@ def esc10_without(fold: int) -> TrainedOn:
 
 
 ENCODEC = TrainedOn(outside=("encodec",))
-PACKAGE = Start(
+PACKAGE = PretrainedInputs(
     codec="codec.weights",
     codec_name="block-24khz",
     codec_trained_on=esc10_without(5),
@@ -47,16 +54,18 @@ def settings(**changes: Any) -> Settings:
     return asked.settings
 
 
-def plans(asked: Settings, folds: range, *starts: Start) -> dict[int, FoldPlan]:
+def plans(asked: Settings, folds: range, *starts: PretrainedInputs) -> dict[int, FoldInputs]:
     """Where the codec of synthetic sounds can be had, as in every run."""
-    return {fold: plan_fold(asked, on_fold(asked, fold), [*starts, synthetic_start(asked, "out")]) for fold in folds}
+    return {
+        fold: choose_inputs(asked, on_fold(asked, fold), [*starts, synthetic_inputs(asked, "out")]) for fold in folds
+    }
 
 
 @pytest.mark.parametrize("dataset", ["esc10", "esc50"])
 def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generator_are_trained(dataset: str) -> None:
     asked = settings(dataset=dataset)
     found = plans(asked, range(1, 6), PACKAGE)
-    synthetic = synthetic_start(asked, "out")
+    synthetic = synthetic_inputs(asked, "out")
     assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(
         range(1, 5), (synthetic, False)
     ) | {5: (PACKAGE, True)}
@@ -78,7 +87,7 @@ def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
     with pytest.raises(
         SoundStormError, match=r"fold 1 of esc10: every codec .*'block-24khz' \(esc10 without fold 5\); give --codec"
     ):
-        plan_fold(settings(), on_fold(settings(), 1), [PACKAGE])
+        choose_inputs(settings(), on_fold(settings(), 1), [PACKAGE])
 
 
 def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
@@ -88,7 +97,7 @@ def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
 
 def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
     outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=ENCODEC, generator_trained_on=None)
-    plan = plan_fold(settings(), on_fold(settings(), 1), [outside])
+    plan = choose_inputs(settings(), on_fold(settings(), 1), [outside])
     assert plan.start == outside and not plan.generator
     assert describe(settings(), plan) == {
         "codec": "encodec-24khz (encodec)",
@@ -99,23 +108,23 @@ def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
 def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
     given = replace(PACKAGE, codec="mine", codec_trained_on=esc10_without(2), generator_trained_on=None)
     found = plans(settings(), range(1, 6), given, PACKAGE)
-    assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_start(settings(), "out"), given, PACKAGE]
+    assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_inputs(settings(), "out"), given, PACKAGE]
 
 
 def test_a_generator_that_has_seen_the_fold_is_not_used_although_its_codec_is() -> None:
     seen = replace(PACKAGE, codec_trained_on=ENCODEC)
-    plan = plan_fold(settings(), on_fold(settings(), 1), [seen])
+    plan = choose_inputs(settings(), on_fold(settings(), 1), [seen])
     assert plan.start == seen and not plan.generator
 
 
 def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
-    plan = plan_fold(settings(allow_leak=True), on_fold(settings(), 1), [PACKAGE])
+    plan = choose_inputs(settings(allow_leak=True), on_fold(settings(), 1), [PACKAGE])
     assert plan.start == PACKAGE and plan.generator
     assert plan.leaks == (
         "fold 1: the codec 'block-24khz' was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
         "fold 1: the generator in the package was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
     )
-    assert not plan_fold(settings(allow_leak=True), on_fold(settings(), 5), [PACKAGE]).leaks
+    assert not choose_inputs(settings(allow_leak=True), on_fold(settings(), 5), [PACKAGE]).leaks
 
 
 @pytest.mark.parametrize("unknown", [{"codec_trained_on": MISSING}, {"generator_trained_on": MISSING}])
@@ -142,7 +151,7 @@ def test_the_codec_of_synthetic_sounds_does_for_every_fold_of_every_data_set() -
 def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode: str, start: str) -> None:
     asked = settings(**changes)
     assert asked.mode == mode
-    plan = plan_fold(asked, on_fold(asked, 5), [PACKAGE])
+    plan = choose_inputs(asked, on_fold(asked, 5), [PACKAGE])
     assert plan.start == PACKAGE and not plan.generator
     assert describe(asked, plan)["start"] == start
     assert "generator" not in stages_of(asked, plan, "out/fold-5")
@@ -157,7 +166,7 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
         settings(**elsewhere, epochs=3),
         settings(**elsewhere, pretrain_epochs=3),
     ):
-        plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
+        plan = choose_inputs(asked, on_fold(asked, 1), [synthetic_inputs(asked, "s3://lab/out")])
         assert plan.start is not None
         stages = stages_of(asked, plan, "s3://lab/out/fold-1")
         assert list(stages) == ["teacher", "generator", "classifier"]
@@ -191,7 +200,7 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
 def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> None:
     def stages(**changes: Any) -> list[str]:
         asked = replace(settings(stages_dir="s3://lab/stages", **changes), clips=changes.get("dataset", ""))
-        plan = plan_fold(asked, on_fold(asked, 1), [synthetic_start(asked, "s3://lab/out")])
+        plan = choose_inputs(asked, on_fold(asked, 1), [synthetic_inputs(asked, "s3://lab/out")])
         assert plan.start is not None
         made = stages_of(asked, plan, "s3://lab/out/fold-1")
         return [
@@ -219,7 +228,7 @@ def test_only_a_generator_needs_views_of_the_tokens() -> None:
 @pytest.mark.parametrize("changes", [{"taught": False}, {"preset": "published"}])
 def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
     asked = settings(**changes)
-    stages = stages_of(asked, plan_fold(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
+    stages = stages_of(asked, choose_inputs(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
     assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
 
 
@@ -229,9 +238,9 @@ def test_the_seed_and_the_paths_reach_every_stage() -> None:
         storage.absolute("mine"),
         storage.absolute("runs/train"),
     )  # trials run in folders of their own
-    start = synthetic_start(asked, "out")
+    start = synthetic_inputs(asked, "out")
     assert start.codec == storage.absolute("out/codecs/block-synthetic-7/codec.safetensors")
     assert {
         stage.args[0].seed
-        for stage in stages_of(asked, plan_fold(asked, on_fold(asked, 1), [start]), "out/fold-1").values()
+        for stage in stages_of(asked, choose_inputs(asked, on_fold(asked, 1), [start]), "out/fold-1").values()
     } == {7}

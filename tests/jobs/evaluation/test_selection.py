@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.evaluation import selection as features
-from jobs.evaluation.selection import Scope, choose_items, choose_scope, recording_of
+from jobs.evaluation.selection import ComparisonSets, measurement_requests, recording_of, select_comparison_sets
 from jobs.inputs.clips import Clip
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.errors import SoundStormError
@@ -31,7 +31,7 @@ GENERATED = [
 ]
 
 
-def scope(real: list[Clip], dataset: list[Clip] | None = None, **changes: Any) -> Scope:
+def scope(real: list[Clip], dataset: list[Clip] | None = None, **changes: Any) -> ComparisonSets:
     settings: dict[str, Any] = {
         "real_audio": "/data",
         "classifier": None,
@@ -39,7 +39,7 @@ def scope(real: list[Clip], dataset: list[Clip] | None = None, **changes: Any) -
         "fold": None,
         "seed": 0,
     }
-    return choose_scope(DATASET if dataset is None else dataset, real, GENERATED, **(settings | changes))
+    return select_comparison_sets(DATASET if dataset is None else dataset, real, GENERATED, **(settings | changes))
 
 
 def classifier(folder: Path, **about: Any) -> str:
@@ -140,7 +140,7 @@ def test_a_classifier_that_is_none_is_refused_by_name(tmp_path: Path) -> None:
 def test_what_the_codec_made_goes_through_it_no_second_time() -> None:
     real = [clip for clip in DATASET if clip.fold == 5]
     for made_by_codec in (True, False):
-        items = choose_items(real, GENERATED, scope(real), made_by_codec=made_by_codec)
+        items = measurement_requests(real, GENERATED, scope(real), made_by_codec=made_by_codec)
         through = {
             source: {item.through_codec for item in items if item.source == source}
             for source in (Source.REAL, Source.GENERATED, None)
@@ -150,11 +150,11 @@ def test_what_the_codec_made_goes_through_it_no_second_time() -> None:
 
 def test_every_compared_clip_is_measured_and_only_the_scope_has_features() -> None:
     real = [clip for clip in DATASET if clip.fold == 5]
-    items = choose_items(real, GENERATED, scope(real), made_by_codec=True)
+    items = measurement_requests(real, GENERATED, scope(real), made_by_codec=True)
     assert [item.clip for item in items if item.source is not None] == [*real, *GENERATED]
     assert [item.role for item in items if item.clip.category == "sea_waves"] == [None, None]
     assert all((item.partner is not None) == (item.source == Source.GENERATED) for item in items)
-    alone = choose_items(real, GENERATED, None, made_by_codec=True)
+    alone = measurement_requests(real, GENERATED, None, made_by_codec=True)
     assert len(alone) == len(real) + len(GENERATED)
     assert {(item.role, item.partner) for item in alone} == {(None, None)}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.training.batches import dealt_batches
+from jobs.training.batches import epoch_batches
 from jobs.training.clips_per_step import batch_of_worker
 
 
@@ -32,7 +32,7 @@ def test_what_does_not_come_out_even_is_told(tmp_path: Path, capsys: pytest.Capt
 def test_a_step_has_the_same_clips_whichever_workers_they_are_dealt_to(num_clips: int, batch_size: int) -> None:
     def steps(workers: int) -> list[set[int]]:
         shared = {"seed": 3, "epoch": 5, "world_size": workers}
-        hands = [list(dealt_batches(num_clips, batch_size // workers, rank=rank, **shared)) for rank in range(workers)]
+        hands = [list(epoch_batches(num_clips, batch_size // workers, rank=rank, **shared)) for rank in range(workers)]
         return [{index for hand in hands for index in hand[step]} for step in range(len(hands[0]))]
 
     assert steps(1) == steps(2) == steps(4)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jobs.inputs.tokens import TokenSet
-from jobs.training.batches import dealt_batches, steps_per_epoch
+from jobs.training.batches import epoch_batches, steps_per_epoch
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import Centroids, log_counts
@@ -26,7 +26,7 @@ from tests.jobs.test_train_job import pattern
 )
 def test_workers_get_equal_batches_and_no_clip_is_left_out(num_clips: int, batch_size: int, world_size: int) -> None:
     hands = [
-        list(dealt_batches(num_clips, batch_size, seed=3, epoch=5, rank=rank, world_size=world_size))
+        list(epoch_batches(num_clips, batch_size, seed=3, epoch=5, rank=rank, world_size=world_size))
         for rank in range(world_size)
     ]
     sizes = [[len(batch) for batch in hand] for hand in hands]
@@ -40,7 +40,7 @@ def test_workers_get_equal_batches_and_no_clip_is_left_out(num_clips: int, batch
 
 def test_order_depends_on_seed_and_epoch_only() -> None:
     def order(seed: int, epoch: int) -> list[list[int]]:
-        return list(dealt_batches(20, 4, seed=seed, epoch=epoch, rank=0, world_size=1))
+        return list(epoch_batches(20, 4, seed=seed, epoch=epoch, rank=0, world_size=1))
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3) != order(2, 3)

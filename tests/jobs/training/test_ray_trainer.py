@@ -10,23 +10,23 @@ import torch
 
 from cluster.errors import StorageUnavailableError
 from cluster.runtime.connect import ClusterInfo
-from jobs.training.ray_trainer import Forward, _as_sentence, plan_workers
+from jobs.training.ray_trainer import ReportForwarder, _as_sentence, scaling_for
 from soundstorm.errors import SoundStormError
 
 
 def test_more_workers_than_the_cluster_holds_are_refused_at_once_or_after_a_wait(ray_session: None) -> None:
     here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
     with pytest.raises(SoundStormError, match=r"--num-workers is 9.*give at most 4"):
-        plan_workers(9, "auto", here)
+        scaling_for(9, "auto", here)
     with pytest.raises(SoundStormError, match="no room for them within 1 s"):
-        plan_workers(9, "auto", ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=False), wait_s=1)
+        scaling_for(9, "auto", ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=False), wait_s=1)
     with pytest.raises(SoundStormError, match="Ray sees no GPU"):
-        plan_workers(1, "cuda", here)
+        scaling_for(1, "cuda", here)
 
 
 def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
     here = ClusterInfo(num_cpus=4, num_gpus=0, nodes=1, started_here=True)
-    assert [plan_workers(count, "cpu", here).cpus_per_worker for count in (1, 2, 3, 4)] == [4, 2, 1, 1]
+    assert [scaling_for(count, "cpu", here).cpus_per_worker for count in (1, 2, 3, 4)] == [4, 2, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -42,12 +42,12 @@ def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
 )
 def test_a_failure_that_would_come_again_ends_the_run_at_once(error: Exception, told: str) -> None:
     with pytest.raises((SoundStormError, StorageUnavailableError), match=told):
-        Forward(None, "out").after_exception(None, {1: error})
+        ReportForwarder(None, "out").after_exception(None, {1: error})
 
 
 @pytest.mark.parametrize("error", [RuntimeError("connection closed by peer"), OSError(errno.ECONNRESET, "reset")])
 def test_a_failure_that_may_pass_is_left_to_a_restart(error: Exception) -> None:
-    Forward(None, "out").after_exception(None, {0: error})
+    ReportForwarder(None, "out").after_exception(None, {0: error})
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a file that is always full is had on Linux")
@@ -59,7 +59,7 @@ def test_a_full_disk_ends_the_run_whoever_finds_it() -> None:
         with pytest.raises((OSError, RuntimeError)) as full:
             write()
         with pytest.raises(SoundStormError, match="the disk is full or read-only"):
-            Forward(None, "out").after_exception(None, {0: full.value})
+            ReportForwarder(None, "out").after_exception(None, {0: full.value})
 
 
 def test_a_machine_without_memory_is_told_in_our_words() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.pareto import iterations_curve, pareto_front, pooled_spread, where_more_stops_paying
+from soundstorm.evaluation.pareto import fewest_sufficient_iterations, iterations_curve, pareto_front, pooled_spread
 
 figure = st.floats(0, 10, allow_nan=False).map(lambda value: round(value, 1))
 
@@ -38,15 +38,16 @@ def test_more_passes_pay_as_long_as_the_gain_is_more_than_chance() -> None:
         return [(mean - noise, 1.0), (mean, 1.0), (mean + noise, 1.0)]
 
     falling = {1: seeds(0.9, 0.01), 4: seeds(0.5, 0.01), 12: seeds(0.301, 0.01), 32: seeds(0.3, 0.01)}
-    assert where_more_stops_paying(iterations_curve(falling)).iterations == 12
+    assert fewest_sufficient_iterations(iterations_curve(falling)).iterations == 12
     assert (
-        where_more_stops_paying(
+        fewest_sufficient_iterations(
             iterations_curve({count: seeds(mean[1][0], 0.5) for count, mean in falling.items()})
         ).iterations
         == 4
     )
     assert (
-        where_more_stops_paying(iterations_curve({1: [(0.5, 1.0)], 2: [(0.4, 2.0)], 4: [(0.45, 4.0)]})).iterations == 2
+        fewest_sufficient_iterations(iterations_curve({1: [(0.5, 1.0)], 2: [(0.4, 2.0)], 4: [(0.45, 4.0)]})).iterations
+        == 2
     )  # no spread known
     with pytest.raises(SoundStormError, match="no point"):
-        where_more_stops_paying([])
+        fewest_sufficient_iterations([])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from soundstorm.evaluation.pareto import iterations_curve, where_more_stops_paying
+from soundstorm.evaluation.pareto import fewest_sufficient_iterations, iterations_curve
 from soundstorm.reports.study_figures import (
     front_picture,
     importance_bars,
@@ -89,7 +89,7 @@ def test_the_page_holds_everything_and_asks_for_nothing() -> None:
     assert "A study" in page and "soundstorm train --config best.json" in page and "80%" in page
     assert "<script" not in page and "&lt;b&gt;c&lt;/b&gt;" in page and "out of memory &lt;script&gt;" in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)
-    assert stop_text("", CURVE, where_more_stops_paying(CURVE)) in page
+    assert stop_text("", CURVE, fewest_sufficient_iterations(CURVE)) in page
 
 
 def test_what_is_not_there_is_left_out() -> None:
@@ -99,7 +99,7 @@ def test_what_is_not_there_is_left_out() -> None:
 
 
 def test_where_more_passes_stop_paying_is_said_in_words() -> None:
-    assert stop_text("", CURVE, where_more_stops_paying(CURVE)).startswith(
+    assert stop_text("", CURVE, fewest_sufficient_iterations(CURVE)).startswith(
         "More passes stop paying after 4: the best, 0.403 after 32 passes"
     )
     rising = iterations_curve({1: [(0.9, 1.0)], 8: [(0.5, 2.0)]})

@@ -10,27 +10,27 @@ import ray
 
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
-from jobs.inputs.clips import digest
+from jobs.inputs.clips import fingerprint_of_clips
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
-from tune.decoding.reference import BenchOptions, _await_all, choose_real, open_reranker
+from tune.decoding.reference import ReferenceOptions, _await_all, choose_real, open_reranker
 
 
 def test_a_changed_recording_makes_another_study(synthetic_dataset: Path, tmp_path: Path) -> None:
     sounds = shutil.copytree(synthetic_dataset, tmp_path / "sounds")
-    options = BenchOptions(dataset="synthetic", data_dir=str(sounds))
+    options = ReferenceOptions(dataset="synthetic", data_dir=str(sounds))
     before = choose_real(options, CLASSES)
-    assert digest(choose_real(options, CLASSES).clips) == digest(before.clips)
+    assert fingerprint_of_clips(choose_real(options, CLASSES).clips) == fingerprint_of_clips(before.clips)
     changed = Path(before.clips[0].uri)
     changed.write_bytes(changed.read_bytes() + b"\0\0")
-    assert digest(choose_real(options, CLASSES).clips) != digest(before.clips)
+    assert fingerprint_of_clips(choose_real(options, CLASSES).clips) != fingerprint_of_clips(before.clips)
 
 
 def test_a_damaged_classifier_is_named(tmp_path: Path) -> None:
     path = tmp_path / "classifier.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(SoundStormError, match=f"^--listener {path}: not a classifier "):
-        open_reranker(BenchOptions(listener=str(path)), CLASSES)
+        open_reranker(ReferenceOptions(listener=str(path)), CLASSES)
 
 
 def test_tasks_are_awaited_while_some_end_and_given_up_when_none_does(ray_session: None) -> None:

@@ -7,11 +7,11 @@ from typing import Any
 
 from ray import tune
 
-from jobs.training.ray_trainer import WorkerPlan
+from jobs.training.ray_trainer import WorkerScaling
 from tune.search.options import StudyOptions
-from tune.search.runner import RESTARTS, WORST, Search, _optuna, run_search
+from tune.search.runner import PENALTY, RESTARTS, Search, _optuna, run_search
 from tune.search.space import Choice, Range
-from tune.search.trial_journal import Ended, Point
+from tune.search.trial_journal import Point, TrialResult
 
 
 def trainable(folder: Path) -> Callable[[Point], None]:
@@ -41,10 +41,10 @@ def test_a_trial_that_is_killed_is_begun_again_and_one_that_always_is_marked(tmp
         num_trials=len(names),
         points=[{"name": name} for name in names],
     )
-    plan = WorkerPlan(num_workers=2, cpus_per_worker=1, use_gpu=False)
+    plan = WorkerScaling(num_workers=2, cpus_per_worker=1, use_gpu=False)
     told: list[Any] = []
 
-    def describe(ended: Ended) -> str:
+    def describe(ended: TrialResult) -> str:
         told.append(ended)
         return ""
 
@@ -66,8 +66,8 @@ def test_a_trial_that_is_killed_is_begun_again_and_one_that_always_is_marked(tmp
 def test_a_search_that_goes_on_takes_trials_that_went_wrong_for_the_worst() -> None:
     search = Search(name="trials", space={"lr": Range(0.0, 1.0)}, metrics=("loss",), num_trials=4)
     before = [
-        Ended(trial=state, point={"lr": 0.5}, state=state, rows=[{"loss": 5.0}])
+        TrialResult(trial=state, point={"lr": 0.5}, state=state, rows=[{"loss": 5.0}])
         for state in ("finished", "stopped", "diverged", "failed")
     ]
     study = _optuna(search, before, [], 0)._ot_study
-    assert study is not None and [trial.value for trial in study.trials] == [5.0, 5.0, WORST, WORST]
+    assert study is not None and [trial.value for trial in study.trials] == [5.0, 5.0, PENALTY, PENALTY]

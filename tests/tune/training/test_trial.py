@@ -13,9 +13,9 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.presets import preset
-from tune.search.failures import problem_of
-from tune.search.runner import WORST
-from tune.search.trial_journal import Ended, Journal
+from tune.search.failures import failure_reason
+from tune.search.runner import PENALTY
+from tune.search.trial_journal import Journal, TrialResult
 from tune.training import trial as training_trial
 from tune.training.trial import Base, applied, checkpoint_uri, run_trial
 
@@ -92,18 +92,18 @@ def test_a_trial_that_cannot_go_on_says_why(
     point: dict[str, Any], state: str, problem: str, tokens: str, tmp_path: Path
 ) -> None:
     last = trial(tokens, tmp_path, point)[-1]
-    assert last["val_loss"] == WORST and last["state"] == state and problem in last["problem"]
+    assert last["val_loss"] == PENALTY and last["state"] == state and problem in last["problem"]
 
 
 def test_running_out_of_memory_is_told_from_other_errors() -> None:
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**50)
-    assert "out of memory" in str(problem_of(caught.value)) and "fewer trials at a time" in str(
-        problem_of(caught.value)
+    assert "out of memory" in str(failure_reason(caught.value)) and "fewer trials at a time" in str(
+        failure_reason(caught.value)
     )
-    assert "out of memory" in str(problem_of(MemoryError()))
-    assert problem_of(SoundStormError("lr is 0")) == "lr is 0"
-    assert problem_of(RuntimeError("a bug")) is None
+    assert "out of memory" in str(failure_reason(MemoryError()))
+    assert failure_reason(SoundStormError("lr is 0")) == "lr is 0"
+    assert failure_reason(RuntimeError("a bug")) is None
 
 
 def test_a_point_changes_network_and_training() -> None:
@@ -118,7 +118,7 @@ def test_a_point_changes_network_and_training() -> None:
 def test_the_journal_knows_what_ended_and_what_did_not(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     assert journal.ended() == [] and journal.interrupted() == []
-    done = Ended(
+    done = TrialResult(
         trial="a_1",
         point={"lr": 0.1, "schedule": "cosine"},
         state="failed",
