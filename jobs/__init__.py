@@ -1,5 +1,5 @@
-"""The jobs: one file for each command at the top, what they share in rooms; started as `soundstorm NAME` or `python -m
-jobs.NAME`."""
+"""The jobs: one file per command at the top, shared parts in sub-packages. Run a job as `soundstorm NAME` or
+`python -m jobs.NAME`."""
 
 from jobs.console.starting import begin
 

@@ -1,8 +1,8 @@
-"""Name any number of audio files: a classifier's likeliest categories of each, with their probabilities, in one table.
+"""Classify any number of audio files: one table with the most probable categories of each file.
 
-Actors take parts of the list of files, read and decode them ahead of the classifier, and write a part of the table
-each; the list never is in memory as a whole. A run that was stopped goes on with the parts that are missing, and a file
-that cannot be heard becomes a row of `rejected`. So does one at which worker after worker dies.
+Each actor takes a shard of the list of files, reads and decodes them ahead of the classifier, and writes the shard's
+tables; the list is never in memory as a whole. An interrupted run resumes with the missing shards. A file that cannot
+be decoded, or that crashes every worker, becomes a row of `rejected`.
 """
 
 import json
@@ -38,59 +38,59 @@ from soundstorm.schemas import CLASSIFIED, REJECTED
 
 STAGE = "classify"
 TABLES = {"classified": CLASSIFIED, "rejected": REJECTED}
-"""What each part has a table of."""
+"""Tables of each shard, and their schemas."""
 MAX_RETRIES = 20
-"""Times that a part is tried again after its actor died: enough to find six deadly files in it."""
+"""Retries of a shard after its actor died: enough to find six poison files in it."""
 HANG_S = 1800.0
-"""A part that takes this long, and as long as all of its sound can last, hangs."""
+"""A shard hangs if it takes longer than this plus the longest duration of its audio."""
 DEFAULT_TOP = 3
 MAX_SHOWN = 20
-"""So many files at most are shown on the terminal too."""
+"""Results of at most this many files are also printed."""
 
 MIN_SHARDS, MAX_SHARD_SIZE = 8, 1024
-"""Parts of a run, if it has as many files, and files of a part."""
+"""Minimum number of shards, if there are as many files, and maximum size of a shard."""
 
 
 @dataclass(kw_only=True)
 class Options(PoolOptions):
-    """Name audio files: the likeliest categories of each, with their probabilities."""
+    """Classify audio files: the most probable categories of each, with their probabilities."""
 
     files: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FILES_OR_URIS")] = ()
     """Audio files, folders, s3:// prefixes, and patterns such as 's3://bucket/**/*.wav' (in quotes)."""
     list: str | None = None
     """More files: a Parquet table, or a folder of part-*.parquet, with a column `uri`."""
     checkpoint: str | None = None
-    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the
-    network in the package."""
+    """Classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the one
+    in the package."""
     codec: str | None = None
-    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the
-    official one."""
+    """Codec, path or URI, if the classifier works on codes; default: the one beside the classifier, else the one in the
+    package, else official EnCodec."""
     output_dir: str = "runs/classified"
     """Folder or s3:// prefix for classified.parquet, rejected.parquet, parts/ and classify.json."""
     top: Count | None = None
-    """Categories of each file, the likeliest first; default: 3, or all where the classifier knows fewer."""
+    """Number of categories per file, the most probable first; default: 3, or all if the classifier knows fewer."""
     name_all: bool = False
-    """Name silent and very short files too, of which a classifier can say nothing; their column `note` says what they
-    are in any case."""
+    """Also classify silent and very short files, although the result is meaningless. The column `note` marks such files
+    in any case."""
     window: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = 10.0
-    """Seconds: a longer file is heard in windows of at most this, of equal length, and its probabilities are the means
-    of theirs."""
+    """Longest window in seconds: a longer file is classified in windows of equal length, and their probabilities are
+    averaged."""
     max_duration: Annotated[float, Ge(0.1), Le(86_400), Allowed("0.1 to 86400 seconds")] = 3600.0
-    """Seconds of a file that are heard; what lies beyond is not."""
+    """Seconds of each file that are used; the rest is ignored."""
     shard_size: Count | None = None
-    """Files per part, which a run that is cut short does again; give fewer where files are long. Default: an eighth of
-    all, at most 1,024."""
+    """Files per shard; an interrupted run repeats its unfinished shards. Give fewer if files are long. Default: an
+    eighth of all files, at most 1,024."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Name the files that have no name yet, then put the tables together."""
+    """Classify the files that are missing, then write the tables."""
     storage.check_writable(options.output_dir)
     files, classifier = _open_classifier(options)
     known = len(classifier.categories)
     if options.top is not None and options.top > known:
         raise SoundStormError(
-            f"--top is {options.top}: the classifier knows {known} {'category' if known == 1 else 'categories'}, give "
-            "at most as many"
+            f"--top is {options.top}: the classifier knows {known} {'category' if known == 1 else 'categories'}; give "
+            "at most that many"
         )
     top = options.top or min(DEFAULT_TOP, known)
     with list_audio(options.files, options.list) as listing:
@@ -130,19 +130,19 @@ def run(options: Options) -> dict[str, Any]:
             options.num_actors,
             limits,
         )
-    counts = _put_together(options, output, classifier)
+    counts = _write_tables(options, output, classifier)
     records.complete_stage(options.output_dir, STAGE, settings, counts)
     return _summary(options, counts, "")
 
 
 def default_shard_size(count: int) -> int:
-    """Files of each part: the time between two large parts does not matter, and small runs have work for several
-    actors."""
+    """Default number of files per shard: small runs are divided among several actors, and shards are never too
+    large."""
     return max(1, min(MAX_SHARD_SIZE, -(-count // MIN_SHARDS)))
 
 
 def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
-    """The classifier, and its files with the codec that it hears by, so that no actor looks for one."""
+    """The classifier, and its files with the codec that it needs, so that no actor has to find one."""
     files = classifier_files(options.checkpoint)
     where = classifier_place(options.checkpoint)
     classifier = open_classifier_files(files, codec_option=options.codec, where=where)
@@ -154,7 +154,7 @@ def _open_classifier(options: Options) -> tuple[dict[str, bytes], Classifier]:
 def _actors(
     options: Options, top: int, output: ShardedOutput, info: ClusterInfo, files: dict[str, bytes], limit_s: float
 ) -> Callable[[], Any]:
-    """What creates an actor in the cluster."""
+    """A function that creates an actor in the cluster."""
     reference, tracker = ray.put(files), start_tracker()
     actor_class = ray.remote(ClassifierActor).options(**actor_resources(info))
     job = {
@@ -169,8 +169,8 @@ def _actors(
     return lambda: actor_class.remote([reference], tracker, job, "cuda" if info.num_gpus else "cpu")
 
 
-def _put_together(options: Options, output: ShardedOutput, classifier: Classifier) -> dict[str, Any]:
-    """Write both tables from the parts, a few parts at a time; returns the counts."""
+def _write_tables(options: Options, output: ShardedOutput, classifier: Classifier) -> dict[str, Any]:
+    """Write both tables from those of the shards, a few at a time; returns the counts."""
     reasons: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     first: list[str] = []
@@ -199,7 +199,7 @@ def _put_together(options: Options, output: ShardedOutput, classifier: Classifie
     if rejected == output.num_items:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise SoundStormError(
-            f"none of {rejected} files can be heard ({listing}; {first[0]}); all are in "
+            f"none of {rejected} files can be used ({listing}; {first[0]}); all are listed in "
             f"{_table_uri(options, 'rejected')}"
         )
     classified = write_table_stream(
@@ -241,7 +241,7 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
         if counts["rejected"]
         else ""
     )
-    named_files = f"{counts['classified'] - unnamed} of {counts['files']} files named{without}"
+    named_files = f"{counts['classified'] - unnamed} of {counts['files']} files classified{without}"
     message = f"{prefix}{named_files}, {counts['rejected']} rejected{listing}, in {uri}"
     return {"message": message, "output_dir": options.output_dir, **counts}
 

@@ -1,7 +1,7 @@
 """The console script: `soundstorm COMMAND`, the same commands as `python -m jobs.COMMAND`.
 
-Commands are named as text and loaded when called, as are the libraries that they need, so that `--help` answers at once
-and this floor does not import the one above it.
+The modules of the commands and their libraries are imported when a command is called: `--help` answers at once, and this
+layer does not import the layer above it.
 """
 
 import sys
@@ -11,26 +11,26 @@ from soundstorm import __version__
 
 COMMANDS = {
     "download": ("jobs.download", "fetch ESC-50 or UrbanSound8K, verify and unpack it"),
-    "tokenize": ("jobs.tokenize", "recordings to codec tokens, with Ray Data"),
+    "tokenize": ("jobs.tokenize", "turn recordings into codec tokens, with Ray Data"),
     "train-codec": ("jobs.train_codec", "fit a codec to recordings, in minutes"),
     "train": ("jobs.train", "train SoundStorm on tokens, with Ray Train"),
     "train-classifier": ("jobs.train_classifier", "train a classifier of recordings, with Ray Train"),
     "evaluate-classifier": ("jobs.evaluate_classifier", "test a classifier on recordings that it has not seen"),
-    "classify": ("jobs.classify", "name any audio files with a classifier, with Ray actors"),
-    "cross-validate": ("jobs.cross_validate", "test a classifier on every fold of a dataset, side by side"),
-    "generate": ("jobs.generate", "make new sound from a checkpoint, with Ray actors"),
-    "evaluate": ("jobs.evaluate", "measure generated sound against real, and write a report with players"),
-    "tune training": ("tune.training_study", "search how to train, with Ray Tune: Optuna and ASHA"),
-    "tune decoding": ("tune.decoding_study", "search how to decode a checkpoint: quality against cost"),
-    "tune joint": ("tune.joint_study", "both: training, then the decoding of its best networks"),
-    "export": ("jobs.sharing.export", "a checkpoint, its codec and a model card in one folder, to share"),
-    "pipeline": ("jobs.pipeline", "all of the above from recordings to report, restartable"),
-    "doctor": ("jobs.doctor", "say what this machine has and lacks"),
+    "classify": ("jobs.classify", "classify any audio files, with Ray actors"),
+    "cross-validate": ("jobs.cross_validate", "test a classifier on every fold of a dataset, several at once"),
+    "generate": ("jobs.generate", "generate sound from a checkpoint, with Ray actors"),
+    "evaluate": ("jobs.evaluate", "compare generated with real sound, and write a report with players"),
+    "tune training": ("tune.training_study", "search training settings, with Ray Tune: Optuna and ASHA"),
+    "tune decoding": ("tune.decoding_study", "search decoding settings of a checkpoint: quality against cost"),
+    "tune joint": ("tune.joint_study", "search both: training, then decoding of the best networks"),
+    "export": ("jobs.sharing.export", "put a checkpoint, its codec and a model card in one folder, to share"),
+    "pipeline": ("jobs.pipeline", "run all steps from recordings to the report, restartable"),
+    "doctor": ("jobs.doctor", "check what this machine and its cluster have and lack"),
 }
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of the console script; exits with 0, 1 (a problem, told on standard error), 2 (usage) or 130
+    """Entry point of the console script. Exit codes: 0, 1 (a problem, reported on standard error), 2 (wrong usage), 130
     (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
     count, name = next(((count, name) for count, name in found if name in COMMANDS), (0, ""))
     if not count:
         known = [name for name in COMMANDS if name.startswith(f"{words[0]} ")] or list(COMMANDS)
-        sys.stderr.write(f"error: command '{words[0]}': there are {', '.join(known)}\n")
+        sys.stderr.write(f"error: command '{words[0]}' does not exist: give one of {', '.join(known)}\n")
         sys.exit(2)
     module = import_module(COMMANDS[name][0])
     exit_process(run_command(module.Options, module.run, arguments[count:], f"soundstorm {name}"))

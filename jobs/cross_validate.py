@@ -1,8 +1,8 @@
-"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that has not seen it, nor has
-anything that it learned from.
+"""Cross-validate a classifier: every fold of a dataset is tested once, by a classifier that was not trained on it,
+directly or through its codec, generator or teacher.
 
-The folds are those of the dataset, and are done side by side on the cluster, each with its share of it. A run that was
-cut short goes on with the folds that are not finished, and with each of them where it was.
+The folds are those of the dataset. Several run at once on the cluster, each with a quota of its resources. An
+interrupted run resumes with the unfinished folds, each where it stopped.
 """
 
 from collections.abc import Callable
@@ -50,23 +50,23 @@ from soundstorm.reports.classification_page import mean_text
 
 FOLD_STAGE = "fold"
 SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
-"""Clips of each class that the codec is fitted to, and where their seeds begin: they are not those of `pipeline`."""
+"""Clips per class that the codec is fitted to, and their first seed, which differs from that of `pipeline`."""
 CODEC_FITTING = FittingConfig(pool_blocks=120_000)
-"""How: seconds a level."""
+"""Settings of that fitting, which takes seconds per level."""
 CODEBOOK_SIZE = 1024
 
 STAGE = "cross_validate"
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Do the folds that are not finished, and sum up all that are; returns the summary."""
+    """Run the unfinished folds and summarize all finished ones; returns the summary."""
     for option, folder in (("--output-dir", options.output_dir), ("--stages-dir", options.stages_dir)):
         if folder is not None:
             check_not_inside_dataset(folder, options, option)
             storage.check_writable(folder)
     index = open_and_report(options)
     settings = replace(options.settings, clips=index_digest(index.clips))
-    wanted, skipped = folds_to_test(options.fold, options.folds, options.location, index)
+    selected, skipped = folds_to_test(options.fold, options.folds, options.location, index)
     others = [open_compared_run(uri, options.dataset, STAGE) for uri in options.compare]
     everywhere = range(1, index.num_folds + 1)
     outputs = (
@@ -80,11 +80,11 @@ def run(options: Options) -> dict[str, Any]:
     record = records.start_stage(
         options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs
     )
-    asked = {"compare": [storage.absolute(uri) for uri in options.compare]}
+    requested = {"compare": [storage.absolute(uri) for uri in options.compare]}
     is_summed_up = (
         record is not None
-        and record.counts.get("compare") == asked["compare"]
-        and set(wanted) <= set(record.counts.get("done", []))
+        and record.counts.get("compare") == requested["compare"]
+        and set(selected) <= set(record.counts.get("done", []))
     )
     if (
         record is not None
@@ -92,7 +92,7 @@ def run(options: Options) -> dict[str, Any]:
         and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE)
     ):
         return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    done = _do_folds(options, settings, index, wanted)
+    done = _do_folds(options, settings, index, selected)
     done |= {
         fold: found.counts
         for fold in everywhere
@@ -107,25 +107,27 @@ def run(options: Options) -> dict[str, Any]:
         skipped=skipped,
     )
     summary = write_results(options.output_dir, index, run_of_folds, others)
-    kept = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
-    counts = {name: summary[name] for name in kept} | asked | {"done": sorted(done)} | folds_record(index, options)
+    reported = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
+    counts = (
+        {name: summary[name] for name in reported} | requested | {"done": sorted(done)} | folds_record(index, options)
+    )
     records.complete_stage(options.output_dir, STAGE, settings.identity(), counts)
     return _summary(options, counts, "")
 
 
-def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[int]) -> dict[int, dict[str, Any]]:
-    """Do the folds that are not finished, side by side; returns the counts of the records of all."""
-    plans = {plan.fold: plan for plan in choose_fold_inputs(settings, index.clips, wanted, options.output_dir)}
+def _do_folds(options: Options, settings: Settings, index: Index, selected: list[int]) -> dict[int, dict[str, Any]]:
+    """Run the unfinished folds, several at once; returns the counts of all folds' records."""
+    plans = {plan.fold: plan for plan in choose_fold_inputs(settings, index.clips, selected, options.output_dir)}
     for leak in (leak for plan in plans.values() for leak in plan.leaks):
-        print_warning(f"{leak}, and is used all the same (--allow-leak)")
-    folders = {fold: fold_folder(options.output_dir, fold) for fold in wanted}
+        print_warning(f"{leak}, and is used nevertheless (--allow-leak)")
+    folders = {fold: fold_folder(options.output_dir, fold) for fold in selected}
     for fold, plan in plans.items():
-        stages_of(settings, plan, folders[fold])  # a wrong setting of a late stage is told before anything is started
+        steps_of(settings, plan, folders[fold])  # a wrong setting of a late step is reported before anything runs
     finished = {
-        fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in wanted
+        fold: records.finished(folders[fold], FOLD_STAGE, fold_identity(settings, plans[fold])) for fold in selected
     }
     done = {fold: record.counts for fold, record in finished.items() if record is not None}
-    todo = [fold for fold in wanted if fold not in done]
+    todo = [fold for fold in selected if fold not in done]
     if not todo:
         return done
     with connect(options.address, await_gpu=options.device != "cpu") as info:
@@ -134,18 +136,19 @@ def _do_folds(options: Options, settings: Settings, index: Index, wanted: list[i
             len(todo), options.max_concurrent, options.num_workers, options.device != "cpu", info
         )
         gpus = f" and {share.num_gpus} GPU" if share.num_gpus else ""
-        at_a_time = f"{concurrent} at a time with {share.num_cpus} CPU{gpus} each"
+        concurrency = f"{concurrent} at once with {share.num_cpus} CPU{gpus} each"
         console.print(
-            f"cross-validate: fold {', '.join(map(str, todo))} to do, {at_a_time}"
+            f"cross-validate: fold {', '.join(map(str, todo))} to run, {concurrency}"
             + (f"; {len(done)} done before" if done else "")
         )
         trials = {f"fold {fold}": partial(run_fold, settings, plans[fold], folders[fold]) for fold in todo}
         outcomes = dict(zip(todo, run_trials(trials, concurrent, share).values(), strict=True))
     failed = {fold: outcome.error for fold, outcome in outcomes.items() if outcome.error is not None}
     if failed:
-        told = "; ".join(f"fold {fold}: {error}" for fold, error in failed.items())
+        errors = "; ".join(f"fold {fold}: {error}" for fold, error in failed.items())
         raise SoundStormError(
-            f"{len(failed)} of {len(wanted)} folds failed ({told}). The others are finished and kept: mend the cause "
+            f"{len(failed)} of {len(selected)} folds failed ({errors}). The others are finished and kept: fix the "
+            "cause "
             "and run the same command again"
         )
     return done | {fold: outcome.result for fold, outcome in outcomes.items() if outcome.result is not None}
@@ -166,12 +169,12 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 
 
 def prepare(settings: Settings, plans: list[FoldInputs], output_dir: str) -> None:
-    """Make what several folds have in common: the codec of synthetic sounds, where one needs it, and the tokens of each
-    codec. Ray must run."""
-    for shared in {plan.start.tokens: plan.start for plan in plans if plan.start is not None}.values():
+    """Run the shared steps: fit the codec to synthetic sounds if a fold needs it, and tokenize with each codec. Ray
+    must be connected."""
+    for shared in {plan.pretrained.tokens: plan.pretrained for plan in plans if plan.pretrained is not None}.values():
         if shared == synthetic_inputs(settings, output_dir):
             _fit_codec_to_synthetic_sounds(settings, shared)
-        console.print(f"stage tokenize: codec '{shared.codec_name}', for all folds that it has not seen")
+        console.print(f"step tokenize: codec '{shared.codec_name}', for all folds that it was not trained on")
         options = tokenize.Options(
             dataset=settings.dataset,
             data_dir=settings.location,
@@ -184,14 +187,14 @@ def prepare(settings: Settings, plans: list[FoldInputs], output_dir: str) -> Non
         console.print(f"    {escape(tokenize.run(options)['message'])}")
 
 
-def _fit_codec_to_synthetic_sounds(settings: Settings, start: PretrainedInputs) -> None:
-    console.print("stage codec: of synthetic sounds alone, for all folds")
-    folder, seed = start.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
+def _fit_codec_to_synthetic_sounds(settings: Settings, inputs: PretrainedInputs) -> None:
+    console.print("step codec: fitted to synthetic sounds alone, for all folds")
+    folder, seed = inputs.codec.rpartition("/")[0], {} if settings.seed is None else {"seed": settings.seed}
     options = train_codec.Options(
         dataset=SYNTHETIC,
         data_dir=make_synthetic(storage.join(folder, "recordings"), SYNTHETIC_CLIPS, SYNTHETIC_SEED),
         output_dir=folder,
-        name=start.codec_name,
+        name=inputs.codec_name,
         fitting=replace(CODEC_FITTING, **seed),
         codebook_size=CODEBOOK_SIZE,
         device=settings.device,  # type: ignore[arg-type]
@@ -200,15 +203,16 @@ def _fit_codec_to_synthetic_sounds(settings: Settings, start: PretrainedInputs) 
 
 
 def run_fold(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, Any]:
-    """Do what is not done yet of one fold, and record it; returns the counts of its record. Ray must run."""
-    said = describe(settings, plan)
+    """Run the missing steps of one fold and write its record; returns the counts of the record. Ray must be
+    connected."""
+    description = describe(settings, plan)
     identity = fold_identity(settings, plan)
     record = records.start_stage(fold_dir, FOLD_STAGE, identity)
     if record is None:
-        stages = stages_of(settings, plan, fold_dir)
-        for number, (name, stage) in enumerate(stages.items(), start=1):
-            console.print(f"stage {number}/{len(stages)} {name}")
-            summary = stage()
+        steps = steps_of(settings, plan, fold_dir)
+        for number, (name, step) in enumerate(steps.items(), start=1):
+            console.print(f"step {number}/{len(steps)} {name}")
+            summary = step()
             console.print(f"    {escape(summary['message'])}")
         counts = {
             "fold": plan.fold,
@@ -217,32 +221,32 @@ def run_fold(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, A
             "leaks": list(plan.leaks),
         }
         counts["own_generator"] = settings.is_pretrained and not plan.generator
-        record = records.complete_stage(fold_dir, FOLD_STAGE, identity, counts | said)
+        record = records.complete_stage(fold_dir, FOLD_STAGE, identity, counts | description)
     return record.counts
 
 
-def _stage_folder(settings: Settings, fold_dir: str, fold: int, name: str, *deciding: Any) -> str:
-    """Where a stage of a fold is done that several runs may have in common."""
+def _step_folder(settings: Settings, fold_dir: str, fold: int, name: str, *depends_on: Any) -> str:
+    """Folder of a step of a fold, which several runs may share."""
     if settings.stages is None:
         return storage.join(fold_dir, name)
-    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{settings_key(*deciding)}")
+    return storage.join(settings.stages, f"fold-{fold}", f"{name}-{settings_key(*depends_on)}")
 
 
-def stages_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The jobs of a fold by name, in order.
+def steps_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, Callable[[], dict[str, Any]]]:
+    """The steps of a fold by name, in order; each is a job.
 
     Raises:
-        SoundStormError: a setting is none of its job's.
+        SoundStormError: a job does not accept a setting.
     """
     shared: dict[str, Any] = {"num_workers": settings.num_workers, "device": settings.device}
     recordings: dict[str, Any] = {"dataset": settings.dataset, "data_dir": settings.location}
     classifier: dict[str, Any] = {
         name: value for name, value in settings.classifier_options().items() if value is not None
     }
-    stages: dict[str, Callable[[], dict[str, Any]]] = {}
-    folder = partial(_stage_folder, settings, fold_dir, plan.fold)
-    if plan.start is not None:
-        classifier |= {"tokens": plan.start.tokens, "codec": plan.start.codec}
+    steps: dict[str, Callable[[], dict[str, Any]]] = {}
+    folder = partial(_step_folder, settings, fold_dir, plan.fold)
+    if plan.pretrained is not None:
+        classifier |= {"tokens": plan.pretrained.tokens, "codec": plan.pretrained.codec}
         if settings.taught:
             classifier["teacher"] = folder(
                 "teacher", settings.clips, settings.location, settings.seed, settings.num_workers
@@ -251,29 +255,29 @@ def stages_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, 
             teacher = train_classifier.Options(
                 model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared
             )
-            stages["teacher"] = partial(train_classifier.run, teacher)
+            steps["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:
             training = (settings.generator_preset, settings.pretrain_epochs, settings.seed, settings.num_workers)
-            classifier["checkpoint"] = folder("generator", plan.start.tokens, *training)
+            classifier["checkpoint"] = folder("generator", plan.pretrained.tokens, *training)
             generator = train.Options(
-                tokens=plan.start.tokens,
+                tokens=plan.pretrained.tokens,
                 output_dir=classifier["checkpoint"],
                 preset=settings.generator_preset,
                 fold=plan.fold,
                 epochs=settings.pretrain_epochs,
-                codec=plan.start.codec,
+                codec=plan.pretrained.codec,
                 seed=settings.seed,
                 **shared,
             )
-            stages["generator"] = partial(train.run, generator)
-        elif plan.start.checkpoint is not None:
-            classifier["checkpoint"] = plan.start.checkpoint
+            steps["generator"] = partial(train.run, generator)
+        elif plan.pretrained.checkpoint is not None:
+            classifier["checkpoint"] = plan.pretrained.checkpoint
     else:
-        classifier["strict_folds"] = settings.strict_folds  # tokens are made with or without
+        classifier["strict_folds"] = settings.strict_folds  # `tokenize` applied it to tokens already
     trained = train_classifier.Options(
         output_dir=storage.join(fold_dir, "classifier"), fold=plan.fold, **recordings, **shared, **classifier
     )
-    return stages | {"classifier": partial(train_classifier.run, trained)}
+    return steps | {"classifier": partial(train_classifier.run, trained)}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Test a classifier of any kind on recordings: what it takes each of them for, and how often it is right.
+"""Evaluate a classifier of any kind on recordings: its predictions and its accuracy.
 
-A test on a fold that the classifier, its codec or the generator that it started from was trained on is refused.
+A test fold is refused if the classifier, its codec or the generator that initialized it was trained on that fold.
 """
 
 import json
@@ -47,33 +47,34 @@ class Options(DatasetOptions):
     """Test a classifier on recordings that it has not seen."""
 
     output_dir: str = "runs/classifier-evaluation"
-    """Folder for predictions.parquet and summary.json, a path or s3:// URI."""
+    """Folder for predictions.parquet and summary.json, path or s3:// URI."""
     checkpoint: str | None = None
-    """The classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the
-    network in the package."""
+    """Classifier: the --output-dir of `train-classifier` or its classifier.safetensors, path or URI; default: the one
+    in the package."""
     codec: str | None = None
-    """Codec of a classifier of codes, path or URI; default: the one beside it, or else the one in the package or the
-    official one."""
+    """Codec, path or URI, if the classifier works on codes; default: the one beside the classifier, else the one in the
+    package, else official EnCodec."""
     fold: int | None = None
-    """Fold to test on; default: the one that the classifier held out of this dataset, or all of a dataset that it was
+    """Test fold; default: the fold of this dataset that the classifier held out, or all folds of a dataset that it was
     not trained on."""
     max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
     test_views: Count = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
-    at a speed, pitch and level of their own."""
+    """Test-time augmentation: number of views of each test recording whose probabilities are averaged, the original and
+    views with another start, speed, pitch and loudness."""
     allow_leak: bool = False
-    """Test also what the classifier has seen; the accuracy is then not to be trusted, and the summary says so."""
+    """Also test on folds that the classifier was trained on. The accuracy is then not to be trusted; the summary says
+    so."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Test the classifier that `options` name; returns its accuracy."""
+    """Evaluate the classifier; returns its accuracy."""
     check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
     index, files = open_and_report(options), classifier_files(options.checkpoint)
     classifier = open_classifier_files(files, codec_option=options.codec, where=classifier_place(options.checkpoint))
     folds = _folds(options, index, classifier)
-    remedy = "give --fold the one that was held out, or a classifier that was trained without this one"
+    remedy = "give --fold the held-out fold, or a classifier that was trained without this fold"
     learned = [Learned(name="the classifier", provenance=classifier.provenance, sha256=classifier.sha256)]
     if isinstance(classifier, TrainedTokenClassifier) and CODEC_FILE in files:
         found = provenance_of_codec(files[CODEC_FILE])
@@ -102,13 +103,15 @@ def run(options: Options) -> dict[str, Any]:
     )
     if record is not None and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
         return finished_summary(
-            options.output_dir, STAGE, lambda: _told(options, record.counts, "already tested, nothing to do; ")
+            options.output_dir, STAGE, lambda: _message(options, record.counts, "already tested, nothing to do; ")
         )
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
-        console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_named(folds)}")
+        console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_folds_text(folds)}")
         predictions = predict_clips(classifier, clips, options.max_duration, options.test_views)
     if not predictions.num_rows:
-        raise SoundStormError(f"{options.location}: no usable recording in {_named(folds)}; see the warnings above")
+        raise SoundStormError(
+            f"{options.location}: no usable recording in {_folds_text(folds)}; see the warnings above"
+        )
     summary = _summary(options, classifier, predictions, clips.num_rows, leaks)
     write_predictions(
         storage.join(options.output_dir, PREDICTIONS_FILE), predictions, classifier.categories, options.dataset
@@ -120,11 +123,11 @@ def run(options: Options) -> dict[str, Any]:
     told = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
     counts = {name: summary[name] for name in told} | {"folds": folds} | folds_record(index, options)
     records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _told(options, counts, "")
+    return _message(options, counts, "")
 
 
 def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
-    """The folds to test on, of those that have clips."""
+    """The test folds that have clips."""
     there = sorted(set(index.clips["fold"].to_pylist()))
     if options.fold is not None:
         if options.fold not in there:
@@ -143,7 +146,7 @@ def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:
 def _summary(
     options: Options, classifier: Classifier, predictions: pa.Table, num_clips: int, leaks: list[str]
 ) -> dict[str, Any]:
-    """What `summary.json` holds."""
+    """Content of `summary.json`."""
     result = classify_predictions(predictions, classifier.categories)
     return {
         "dataset": options.dataset,
@@ -154,10 +157,10 @@ def _summary(
             "held_out_fold": classifier.held_out_fold,
             "accuracy": classifier.accuracy,
         },
-        **_plain(result.overall),
+        **_accuracy_dict(result.overall),
         "unusable": num_clips - predictions.num_rows,
-        "folds": {str(fold): _plain(found) for fold, found in result.folds.items()},
-        "classes": {category: _plain(found) for category, found in result.classes.items()},
+        "folds": {str(fold): _accuracy_dict(found) for fold, found in result.folds.items()},
+        "classes": {category: _accuracy_dict(found) for category, found in result.classes.items()},
         "categories": result.categories,
         "confusion": result.confusion,
         "confused_pairs": [asdict(pair) for pair in result.pairs],
@@ -170,18 +173,18 @@ def _summary(
     }
 
 
-def _plain(accuracy: Accuracy) -> dict[str, Any]:
+def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
     return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
 
 
-def _named(folds: list[int]) -> str:
+def _folds_text(folds: list[int]) -> str:
     return f"fold {', '.join(map(str, folds))}"
 
 
-def _told(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
+def _message(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
     figures = (
-        f"it names {counts['right']} of {counts['clips']} recordings of {_named(counts['folds'])} rightly "
+        f"{counts['right']} of {counts['clips']} recordings of {_folds_text(counts['folds'])} correct "
         f"({counts['accuracy']:.1%})"
     )
     where = storage.join(options.output_dir, SUMMARY_FILE)

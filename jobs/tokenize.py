@@ -1,11 +1,11 @@
-"""Recordings to codec tokens: Ray Data has a pool of codec actors read and encode them; for actors with GPUs, CPU tasks
-read and decode ahead.
+"""Turn recordings into codec tokens: Ray Data runs a pool of codec actors that read and encode the recordings. If the
+actors have GPUs, CPU tasks read and decode ahead of them.
 
-The unit of work is a shard of clips with a fixed number. Its actor writes the shard's table of tokens itself, whole or
-not at all, under a name made of that number: doing a shard twice changes nothing, and a later run skips the shards that
-are there. A clip that cannot be used becomes a row of `rejected`, and the run goes on; so does one at which worker
-after worker dies. With `--views` the tokens have as many rows more of each clip, see `soundstorm.data.views`; what a
-view is does not depend on how the clips are cut into shards.
+The unit of work is a numbered shard of clips. The actor writes the shard's table of tokens atomically, under a name
+made of the number: processing a shard twice changes nothing, and a later run skips finished shards. A clip that cannot
+be decoded, or that crashes every worker, becomes a row of `rejected`, and the run continues. With `--views` the table
+has further rows of each clip, one per augmented view, see `soundstorm.data.views`. Views do not depend on how clips are
+divided into shards.
 """
 
 import gc
@@ -53,9 +53,9 @@ from soundstorm.schemas import REJECTED, Note, check_table
 from soundstorm.serialization.provenance import TrainedOn
 
 MAX_POOLS = 4
-"""Pools of actors that are begun, should actors be ended from outside again and again."""
+"""Number of pools that are started at most, if actors are killed from outside repeatedly."""
 SHORTEST_WINDOW_S = 0.1
-"""Of `--long split`; windows are named by milliseconds."""
+"""Shortest window of `--long split`; windows are named by milliseconds."""
 IGNORED_FILE = "ignored.parquet"
 MAX_VIEWS = 1000
 
@@ -67,24 +67,24 @@ class Options(DatasetOptions, PoolOptions):
     output_dir: str = "runs/tokens"
     """Folder or s3:// prefix for clips.parquet, tokens/, rejected/, ignored.parquet, notes/ and tokenize.json."""
     clips: str | None = None
-    """Text file, path or URI, with one clip id or file name a line: only these are tokenized. Default: all."""
+    """Text file, path or URI, with one clip id or file name per line: only these are tokenized. Default: all."""
     codec: str | None = None
-    """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if to be had,
+    """Weights of the codec (.safetensors or the official .th), path or URI; default: official EnCodec if available,
     else the one in the package."""
     max_duration: Annotated[float, Gt(0), Le(3600), Allowed("seconds, more than 0 and at most 3600")] = MAX_DURATION_S
-    """Seconds of a clip at most."""
+    """Longest clip in seconds."""
     long: Literal["cut", "split"] = "cut"
-    """What becomes of longer recordings: cut off what lies beyond, or split them into windows of equal length, each a
-    clip, in the fold of theirs."""
+    """How longer recordings are treated: cut: the rest is ignored; split: they are divided into windows of equal
+    length, each a clip in the recording's fold."""
     views: Annotated[int, Ge(0), Le(MAX_VIEWS), Allowed(f"0 to {MAX_VIEWS} views beside the recording")] = 0
-    """Augmented views of each clip to tokenize beside the recording: other speed, start and level, some mixed with
-    another clip of their class."""
+    """Number of augmented views of each clip that are tokenized beside the original: at another speed, start and
+    loudness, some mixed with another clip of the class."""
     max_rejected: Fraction = 0.05
-    """Share of clips (0 to 1) that may be rejected before the job fails."""
+    """Fraction of clips (0 to 1) that may be rejected before the job fails."""
     shard_size: Annotated[int, Ge(1), Le(4096), Allowed("1 to 4096 clips")] = 32
-    """Clips per unit of work."""
+    """Clips per shard."""
     verbose: bool = False
-    """Name every file of the data folder that is ignored, with the reason."""
+    """List every file of the data folder that is ignored, with the reason."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +95,7 @@ class Options(DatasetOptions, PoolOptions):
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Index the dataset, tokenize every clip that has no tokens yet, and account for the rest."""
+    """Index the dataset, tokenize every clip that has no tokens yet, and count what was rejected."""
     check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
     index = only_listed(open_and_report(options), options.clips)
@@ -138,8 +138,8 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> None:
-    """Do the shards that are missing. Ray Data does not replace an actor that was ended with `ray.kill`: then another
-    pool does what is left."""
+    """Process the missing shards. Ray Data does not replace an actor that was killed with `ray.kill`: then another pool
+    processes the remaining shards."""
     pool = TokenizingPool(
         output_dir=options.output_dir,
         clips=clips,
@@ -166,25 +166,26 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
                 cause = cause_of(error, tracker)
                 if not (was_killed(error) and pools_left):
                     raise SoundStormError(
-                        f"{options.output_dir}: tokenizing broke off ({cause}); what is finished is kept, run again"
+                        f"{options.output_dir}: tokenizing failed ({cause}); what is finished is kept, run the same "
+                        "command again"
                     ) from error
-            print_warning(f"{cause}; another one does what is left")
-            # the actors that are left hold their CPUs while the error, a cycle of references, is not collected
+            print_warning(f"{cause}; a new pool processes the remaining shards")
+            # the remaining actors hold their CPUs until the error, a reference cycle, is garbage-collected
             gc.collect()
             todo = pool.missing()
             counter.advance(max(0, pool.num_done(todo) - counter.done))
 
 
 def _is_whole(options: Options, index: Index) -> bool:
-    """Whether all that a finished run left is still there; of windows of recordings, which are not counted yet, only
-    whether there are any."""
+    """Whether all outputs of a finished run still exist. With `--long split` the number of shards is not known yet, so
+    only their folder is checked."""
     if not has_all_outputs(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
         return False
     return options.long == "split" or not missing_shards(options.output_dir, index.clips.num_rows, options.shard_size)
 
 
 def _account(options: Options, index: Index) -> dict[str, Any]:
-    """Row counts of what lies in storage; raises when too many clips were rejected or any is unaccounted for."""
+    """Count the rows in storage; raises SoundStormError if too many clips were rejected or any is missing."""
     num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
     rejected_uri = storage.join(options.output_dir, "rejected")
     rejected, _ = tables.read_table(rejected_uri)
@@ -192,7 +193,7 @@ def _account(options: Options, index: Index) -> dict[str, Any]:
     total = index.clips.num_rows + index.rejected.num_rows
     rows_per_clip = 1 + options.views
     if num_tokens != rows_per_clip * (total - rejected.num_rows):
-        each = f", {rows_per_clip} a clip," if options.views else ""
+        each = f", {rows_per_clip} per clip," if options.views else ""
         raise SoundStormError(
             f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} "
             "rejected: run again with --overwrite"

@@ -1,11 +1,10 @@
 """Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same
 command.
 
-Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB a view of 5 s).
-Which worker sees which clip when is a permutation by (seed, epoch), see `jobs.training.batches.epoch_batches`: all
-workers make the same number of steps, no clip is dropped, and a run that was cut short goes on exactly where it was. An
-epoch passes over the clips once, however many views of them there are: each clip is seen in one, see
-`soundstorm.training.batches.drawn_view`.
+Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB per view of 5 s).
+A permutation determined by (seed, epoch) assigns clips to workers and steps, see `jobs.training.batches.epoch_batches`:
+all workers make the same number of steps, no clip is dropped, and an interrupted run resumes exactly. An epoch passes
+over the clips once, each in one of its views, see `soundstorm.training.batches.drawn_view`.
 """
 
 import tempfile
@@ -53,37 +52,35 @@ class Options(TrainingOptions, RestartOptions):
     output_dir: str = "runs/train"
     """Folder or s3:// prefix for checkpoint/, log.csv, tensorboard/ and train.json."""
     preset: Annotated[str, OneOf(PRESETS)] = "places"
-    """Network and training: places (all levels of a place at once; an hour on a core for ten classes) and draft (the
-    same, small), reference (the published set-up), small (SoundStorm's order, two hours on two cores), hearing (to
-    classify with), tiny (tests), or faults (those of the reference work)."""
+    """Network and training settings: places (generates all levels of a place at once; an hour on one core for ten
+    classes), draft (the same, small), reference (the published set-up), small (SoundStorm's order, two hours on two
+    cores), hearing (for classifiers), tiny (for tests), faults (reproduces flaws of the published system, for
+    ablation)."""
     config: str | None = None
-    """JSON or TOML file whose tables "training", "model" and "sampler" replace settings of the preset, which it may
-    name, such as best.json of `tune`; path or URI."""
+    """JSON or TOML file, path or URI, whose tables "training", "model" and "sampler" override settings of the preset,
+    such as best.json of `tune`; it may name the preset."""
     fold: int | None = None
-    """The test fold, which is validated with and not trained on; default: the dataset's last."""
+    """Test fold: held out of training and used for validation; default: the dataset's last."""
     checkpoint: str | None = None
-    """Output folder of `train`, or a checkpoint folder, path or URI, to start from; its architecture is used, and its
-    classes are matched by name."""
+    """Checkpoint to start from: an output folder of `train` or a checkpoint folder, path or URI. Its architecture is
+    used; classes are matched by name."""
     codec: str | None = None
-    """Codec of the tokens, path or URI, whose vectors the embeddings of codes start from; default: they start at
-    random. For a network that goes through the codec's centroids (preset places) the default is the codec in the
-    package or the cache."""
+    """Codec of the tokens, path or URI: code embeddings are initialized with its codebook embeddings; default: random
+    initialization. A network that embeds codes by the codec's centroids (preset places) needs the codec; its default is
+    the one in the package or the cache."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch always has one."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.codec is not None and self.checkpoint is not None:
-            raise SoundStormError(
-                "--codec says where the embeddings of codes start, and --checkpoint has them already: give one of the "
-                "two"
-            )
+            raise SoundStormError("--codec and --checkpoint both initialize the code embeddings: give one of the two")
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Train as `options` say, or go on where an earlier call was cut short; returns the final losses."""
+    """Train, or resume an interrupted run; returns the final losses."""
     storage.check_writable(options.output_dir)
-    overrides = _chosen(options)
+    overrides = _overrides(options)
     options = replace(options, preset=overrides.preset or options.preset)
     by_file = options.fold is None and overrides.fold is not None
     tokens = open_tokens(
@@ -174,7 +171,7 @@ def _train(
             )
             if result.return_value:
                 raise SoundStormError(f"training stopped: {result.return_value}. {_kept(result, options.output_dir)}")
-            assert result.checkpoint is not None  # the last epoch always has one
+            assert result.checkpoint is not None  # the last epoch always saves one
             folder = Path(result.checkpoint.to_directory(scratch))
             finished, state = load_checkpoint(folder), load_training_state(folder)
             log.update(state["rows"])
@@ -189,7 +186,7 @@ def _train(
 
 
 def _losses(rows: list[dict[str, Any]], num_levels: int) -> dict[str, Any]:
-    """What the rows of the log end with."""
+    """The final losses, from the last row of the log."""
     last = rows[-1]
     return {
         "epochs": last["epoch"],
@@ -208,7 +205,7 @@ def _loop_settings(
     init_checkpoint: Checkpoint | None,
     overrides: SettingsOverrides,
 ) -> dict[str, Any]:
-    """What workers are told, beside how they train."""
+    """Settings of the workers, beside the training settings."""
     return {
         "architecture": architecture.to_dict(),
         "sampler": overrides.sampler_over(
@@ -220,27 +217,27 @@ def _loop_settings(
         "fold": tokens.fold,
         "trained_on": tokens.trained_on(init_checkpoint).to_dict(),
         "checkpoint_every": options.checkpoint_every,
-        "threads": overrides.threads,  # another number of them adds up in another order
+        "threads": overrides.threads,  # the order of sums depends on the number of threads
     }
 
 
 def _kept(result: Result, output_dir: str) -> str:
-    """Publish the last good checkpoint of a run that was stopped; says where it is, and how to go on."""
+    """Publish the last good checkpoint of a run that stopped; returns a sentence that names it and the remedy."""
     if result.checkpoint is None:
-        return "No epoch was any good; start again with --overwrite"
+        return "No epoch succeeded; start again with --overwrite"
     where = storage.join(output_dir, CHECKPOINT_FOLDER)
     with result.checkpoint.as_directory() as name:
         epoch = load_checkpoint(Path(name)).extra["epoch"]
         storage.copy_from_local(Path(name), where)
     return (
-        f"The last good epoch was {epoch}: {where} has it; start again with --overwrite, or from there with "
-        "--checkpoint and another --output-dir"
+        f"The last good epoch was {epoch}, saved in {where}: start again with --overwrite, or from that checkpoint "
+        "with --checkpoint and another --output-dir"
     )
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     where = storage.join(options.output_dir, CHECKPOINT_FOLDER)
-    losses = f"loss {counts['train_loss']:.3f} in training, {counts['val_loss']:.3f} on the test fold (nats a code)"
+    losses = f"loss {counts['train_loss']:.3f} in training, {counts['val_loss']:.3f} on the test fold (nats per code)"
     message = f"{prefix}{where}: {counts['epochs']} epochs, {losses}, in {duration(counts['seconds'])}"
     return {"message": message, "output_dir": options.output_dir, "checkpoint": where, **counts}
 
@@ -248,8 +245,8 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
 # ---- settings
 
 
-def _chosen(options: Options) -> SettingsOverrides:
-    """What --config says; nothing without one."""
+def _overrides(options: Options) -> SettingsOverrides:
+    """The settings in the file --config; no settings without it."""
     if options.config is None:
         return SettingsOverrides(where="")
     overrides = parse_settings(storage.read_bytes(options.config), f"--config {options.config}")
@@ -258,13 +255,14 @@ def _chosen(options: Options) -> SettingsOverrides:
 
 
 def _training_config(options: Options, overrides: SettingsOverrides, tokens: Tokens) -> TrainingConfig:
-    """The preset's training at the frame rate of the tokens, changed by --config, changed by single options."""
+    """The training settings of the preset at the frame rate of the tokens, overridden by --config and then by
+    options."""
     base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
     return replace(overrides.training_over(base), **options.given)
 
 
 def _open_init_checkpoint(uri: str | None, tokens: Tokens) -> Checkpoint | None:
-    """The checkpoint to start from."""
+    """The checkpoint to start from, None without --checkpoint."""
     if uri is None:
         return None
     checkpoint = open_checkpoint(checkpoint_files(uri), uri=uri)

@@ -1,7 +1,7 @@
-"""Train a classifier of recordings, with Ray Train, and say how many of the test fold it names rightly.
+"""Train a classifier of recordings, with Ray Train, and report its accuracy on the test fold.
 
-What the kinds of classifier have of their own is in `train_cnn.py`, `train_token_classifier.py` and `train_ast.py`. A
-run that was cut short goes on as if it had not been.
+The parts that differ between the kinds of classifier are the recipes in `jobs.classification`. An interrupted run
+resumes exactly.
 """
 
 import tempfile
@@ -54,52 +54,52 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
     """Train a classifier of recordings, with Ray Train."""
 
     output_dir: str = "runs/classifier"
-    """Folder for the classifier, its predictions and its log, a path or s3:// URI."""
+    """Folder for the classifier, its predictions and its log, path or s3:// URI."""
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
-    """Which classifier: cnn, a small convolutional network on log-mel spectrograms; soundstorm, the generator's network
-    on codes; ast, the Audio Spectrogram Transformer (extra `ast`)."""
+    """Kind of classifier: cnn: a small convolutional network on log-mel spectrograms; soundstorm: the generator's
+    network on codes; ast: the Audio Spectrogram Transformer (needs the extra `ast`)."""
     mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
-    """How soundstorm or ast starts: fine-tuned (the default) and frozen from trained weights, which frozen leaves as
-    they are but for the last layers; scratch from random ones; codec (soundstorm only) from random ones too, but it
-    hears codes by the codec's vectors for them. The cnn is always trained from scratch."""
+    """How soundstorm or ast is initialized. fine-tuned (the default): from trained weights; frozen: the same, but only
+    the last layers are trained; scratch: from random weights; codec (soundstorm only): from random weights, with the
+    codebook embeddings of the codec. The cnn is always trained from scratch."""
     clips: str | None = None
-    """Text file, path or URI, with one clip id or file name a line: cnn and ast use only these. Default: all."""
+    """Text file, path or URI, with one clip id or file name per line: cnn and ast use only these. Default: all."""
     tokens: str | None = None
-    """Output folder of `tokenize`, path or URI; soundstorm takes the dataset from there, and not from --dataset and
-    --data-dir: its recordings are read where they were when they were tokenized."""
+    """Output folder of `tokenize`, path or URI, for soundstorm. It replaces --dataset and --data-dir: the recordings
+    are read from where they were tokenized."""
     checkpoint: str | None = None
-    """Generator that soundstorm starts from: the --output-dir of `train` or its checkpoint, path or URI; default: the
+    """Generator that initializes soundstorm: the --output-dir of `train` or its checkpoint, path or URI; default: the
     one in the package."""
     codec: str | None = None
-    """Weights of the codec of --tokens, path or URI; default: the one in the package or the official one, whichever the
-    tokens are from."""
+    """Weights of the codec of --tokens, path or URI; default: the one in the package or official EnCodec, whichever
+    encoded the tokens."""
     teacher: str | None = None
-    """Classifier of `train-classifier --model cnn` with the same --fold, path or URI: soundstorm learns what it makes
-    of every example, beside the labels."""
+    """Teacher for distillation: a classifier of `train-classifier --model cnn` with the same --fold, path or URI.
+    soundstorm learns its predictions beside the labels."""
     weights: str | None = None
-    """Folder of AST's weights, path or URI; default: the published ones. Others say in their config.json what they were
-    trained on: see docs/provenance.md."""
+    """Folder of the weights that initialize ast, path or URI; default: the published ones. The config.json of others
+    must state what they were trained on: see docs/provenance.md."""
     preset: str | None = None
-    """Settings of the training: ours (the default), or published (those of the reference work) for soundstorm."""
+    """Training settings: ours (the default) or, for soundstorm, published (those of the published system)."""
     fold: int | None = None
-    """The test fold, which is not trained on but named; default: the last that has clips."""
+    """Test fold: held out of training and evaluated; default: the last that has clips."""
     max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
     test_views: Count = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
-    at a speed, pitch and level of their own."""
+    """Test-time augmentation: number of views of each test recording whose probabilities are averaged, the original and
+    views with another start, speed, pitch and loudness."""
     checkpoint_every: Count = 10
-    """Epochs between checkpoints, and between updates of the log."""
+    """Epochs between checkpoints and between updates of the log."""
     allow_leak: bool = False
-    """Go on although codec, generator, teacher or --weights has seen the test fold, or may have; the accuracy is then
-    not to be trusted, and the record says so."""
+    """Train although the codec, generator, teacher or --weights was, or may have been, trained on the test fold. The
+    accuracy is then not to be trusted; the record says so."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model == "cnn" and self.mode not in (None, "scratch"):
-            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
+            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch; leave it out")
         if self.model == "ast" and self.mode == "codec":
-            raise SoundStormError("--mode is codec: ast hears no codes, give fine-tuned, frozen or scratch")
+            raise SoundStormError("--mode is codec: ast does not work on codes; give fine-tuned, frozen or scratch")
         if self.preset not in (None, "ours", *(PRESETS if self.model == "soundstorm" else ())):
             raise SoundStormError(
                 f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} "
@@ -109,36 +109,35 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
             remedy = (
                 "give the --output-dir of `soundstorm tokenize`"
                 if self.tokens is None
-                else "only soundstorm hears tokens, leave it out"
+                else "only --model soundstorm works on tokens; leave it out"
             )
             raise SoundStormError(f"--tokens is {self.tokens} for --model {self.model}: {remedy}")
-        for option, hears in (
+        for option, model in (
             ("checkpoint", "soundstorm"),
             ("codec", "soundstorm"),
             ("teacher", "soundstorm"),
             ("weights", "ast"),
         ):
-            if getattr(self, option) is not None and self.model != hears:
+            if getattr(self, option) is not None and self.model != model:
                 raise SoundStormError(
-                    f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for "
+                    f"--{option} is {getattr(self, option)}: only --model {model} uses it; leave it out for "
                     f"{self.model}"
                 )
         if self.model == "soundstorm" and (self.strict_folds or self.clips is not None):
             option = "--strict-folds" if self.strict_folds else "--clips"
             raise SoundStormError(
-                f"{option} with --tokens: which clips there are is decided by `tokenize`, give it to that"
+                f"{option} with --tokens: `tokenize` decides which clips are used; give the option to `tokenize`"
             )
         if self.model == "soundstorm" and self.batch_size == 1:
-            raise SoundStormError("--batch-size is 1: soundstorm normalizes over the clips of a step, give at least 2")
+            raise SoundStormError("--batch-size is 1: soundstorm uses batch normalization; give at least 2")
 
     def changed(self, config: Config) -> Config:
-        """`config` with what single options say."""
+        """`config`, overridden by single options."""
         return replace(config, **self.given)
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Train the classifier that `options` describe, or go on where an earlier call was cut short; returns its accuracy
-    on the test fold."""
+    """Train the classifier, or resume an interrupted run; returns its accuracy on the test fold."""
     index = None if options.model == "soundstorm" else only_listed(open_and_report(options), options.clips)
     recipe = _recipe(options, index)
     settings = {
@@ -168,7 +167,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _recipe(options: Options, index: Index | None) -> Recipe:
-    """What is trained, and how; without an index on tokens."""
+    """The recipe: what is trained and how. Without an index, it trains on tokens."""
     if index is None:
         assert options.tokens is not None  # as `Options` checked
         mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
@@ -246,9 +245,9 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     where, test = storage.join(options.output_dir, CLASSIFIER_FILE), counts["test"]
-    named = f"it names {test['right']} of {test['clips']} recordings of fold {counts['fold']} rightly"
+    correct = f"{test['right']} of {test['clips']} recordings of fold {counts['fold']} correct"
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
-    told = with_caveats(f"{named} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
+    told = with_caveats(f"{correct} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
     figures = "" if test["accuracy"] is None else f"; {told}{leaked}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
     return {

@@ -55,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.MeasurementRequest]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the tests run side by side, say which stay together."""
     if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
         from tests.support.parallel_groups import arrange

@@ -1,5 +1,5 @@
 """What a study searches, under the name that users' files import: `from tune.space import Choice, Range`."""
 
-from tune.search.space import Choice, Range, check_space, load_space
+from tune.search.space import Choice, Range, check_space, describe_space, load_space
 
 __all__ = ["Choice", "Range", "check_space", "describe_space", "load_space"]

@@ -204,7 +204,7 @@ def _run_shards(
             num_actors=min(default_actors(info, num_actors), len(missing)),
             on_done=lambda shard, count: counter.advance(count),
             on_failed=record_failure,
-            on_progress=lambda now: counter.watch(now, len(missing)),
+            on_progress=lambda now: counter.update_shards(now, len(missing)),
             check=output.require_storage,
             can_schedule=lambda: can_schedule({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
             limits=limits,

@@ -1,4 +1,4 @@
-"""How every command starts and ends: options in, one summary line out, problems told as a sentence."""
+"""Start and end of every command: it parses options, prints one summary line, and reports problems as a sentence."""
 
 import contextlib
 import io
@@ -24,13 +24,13 @@ from soundstorm.errors import SoundStormError
 Options = TypeVar("Options")
 
 console = Console(stderr=True, soft_wrap=True, highlight=False)
-"""Where people read: progress, warnings and errors. What a program may read goes to standard output."""
+"""Console on standard error for people: progress, warnings and errors. Results for programs go to standard output."""
 
 EXIT_PROBLEM = 1
 EXIT_INTERRUPTED = starting.EXIT_INTERRUPTED
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 MAX_CHARACTERS = 2000
-"""Of a message."""
+"""Longest message."""
 
 
 def run_command(
@@ -39,16 +39,16 @@ def run_command(
     arguments: list[str] | None = None,
     program: str | None = None,
 ) -> int:
-    """Parse the command line into `options_type`, run the job, say where its output is; returns the exit code.
+    """Parse the command line into `options_type`, run the job and print its summary; returns the exit code.
 
-    A problem that the user can mend (`SoundStormError`, `ClusterError`) is one message without a traceback. So is a
-    fault of the program, whose traceback goes into a file. Set SOUNDSTORM_DEBUG=1 to see the traceback all the same.
+    A problem that the user can fix (`SoundStormError`, `ClusterError`) is shown as one message without a traceback. So
+    is a fault of the program; its traceback is written to a file. With SOUNDSTORM_DEBUG=1 the traceback is shown.
     """
     show_every_character()
     try:
         if threading.current_thread() is threading.main_thread():
             starting.end()
-            signal.signal(signal.SIGTERM, _interrupt)  # as schedulers send it
+            signal.signal(signal.SIGTERM, _interrupt)  # sent by schedulers
         logging.basicConfig(level=_log_level(), format="%(levelname)s %(name)s: %(message)s")
         options = tyro.cli(options_type, args=arguments, prog=program or _module())
         summary = run(options)
@@ -59,10 +59,10 @@ def run_command(
         return EXIT_PROBLEM
     except KeyboardInterrupt:
         console.print(
-            "[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to go on"
+            "[bold]interrupted[/]: what is finished is kept; run the same command again (without --overwrite) to resume"
         )
         return EXIT_INTERRUPTED
-    except Exception as error:  # the last place where anything can be caught
+    except Exception as error:  # the outermost handler
         if os.environ.get("SOUNDSTORM_DEBUG"):
             raise
         with tempfile.NamedTemporaryFile(
@@ -79,7 +79,7 @@ def run_command(
 
 
 def _module() -> str | None:
-    """How this program was called, where that was by the name of a module."""
+    """`python -m MODULE` if this program was started so, else None."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else f"python -m {spec.name}"
 
@@ -94,8 +94,8 @@ def _log_level() -> str:
 
 
 def show_every_character() -> None:
-    """From now on both streams write a character that their encoding lacks as an escape: no text ends a job that has
-    done its work."""
+    """Make both streams write characters that their encoding lacks as escapes: such a text must not fail a finished
+    job."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             with contextlib.suppress(OSError, ValueError):  # closed
@@ -103,8 +103,8 @@ def show_every_character() -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with what `start` returned; without tidying up where a thread was left behind that waits in Ray,
-    which would crash it."""
+    """End the process with the exit code of `run_command`. If an abandoned thread still waits in Ray, skip the clean-up
+    of Python, which would crash."""
     if has_abandoned_thread():
         sys.stdout.flush()
         sys.stderr.flush()
@@ -113,17 +113,17 @@ def exit_process(code: int) -> NoReturn:
 
 
 def print_note(text: str) -> None:
-    """Tell people what they should know."""
+    """Print a note."""
     console.print(f"[yellow]note:[/] {escape(text)}")
 
 
 def print_warning(text: str) -> None:
-    """Tell people what is probably not what they want."""
+    """Print a warning about something that is probably not intended."""
     console.print(f"[yellow]warning:[/] {escape(text)}")
 
 
 def printable(text: str) -> str:
-    """`text` on one line, without what a terminal would obey, and not too long to read."""
+    """`text` on one line, with control characters escaped, and cut to MAX_CHARACTERS."""
     line = " ".join(text.split())
     shown = "".join(character if character.isprintable() else f"\\x{ord(character):02x}" for character in line)
     return shown if len(shown) <= MAX_CHARACTERS else f"{shown[:MAX_CHARACTERS]} ..."

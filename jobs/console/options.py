@@ -1,4 +1,4 @@
-"""Options that several commands have, and the check of their bounds: those that stand in a field's annotation, as in
+"""Options that several commands share, and the check of bounds in the annotation of an option, such as
 `Annotated[int, Ge(1)]`."""
 
 import math
@@ -13,14 +13,14 @@ from soundstorm.errors import SoundStormError
 
 @dataclass(frozen=True)
 class Allowed:
-    """What an error says is allowed, where bounds alone do not say it well: `give 1 to 4096 clips`."""
+    """Text for the error message in place of the bounds: `give 1 to 4096 clips`."""
 
     text: str
 
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """Only these names are allowed."""
+    """Bound: one of these names."""
 
     names: tuple[str, ...]
 
@@ -31,11 +31,11 @@ class OneOf:
 Count = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
 Rate = Annotated[float, Gt(0), Lt(math.inf), Allowed("a number above 0")]
-Fraction = Annotated[float, Ge(0), Le(1), Allowed("a share from 0 to 1")]
+Fraction = Annotated[float, Ge(0), Le(1), Allowed("a fraction from 0 to 1")]
 
 
 def check_bounds(options: Any) -> None:
-    """Raise SoundStormError for the first field of a dataclass whose value is outside the bounds of its annotation;
+    """Raise SoundStormError for the first field of a dataclass whose value is outside the bounds in its annotation.
     None is always allowed."""
     hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
@@ -48,7 +48,7 @@ def check_bounds(options: Any) -> None:
 
 
 def _bounds(hint: Any) -> Iterator[Any]:
-    """What stands beside the type in an annotation, or in one alternative of it: `Annotated[int, Ge(1)] | None`."""
+    """The metadata of an `Annotated` type, or of the alternatives of a union: `Annotated[int, Ge(1)] | None`."""
     if get_origin(hint) is Annotated:
         yield from hint.__metadata__
     else:
@@ -83,12 +83,12 @@ def _allowed(bounds: tuple[Any, ...]) -> str:
 
 @dataclass(kw_only=True)
 class JobOptions:
-    """What all jobs have in common."""
+    """Options of all jobs."""
 
     overwrite: bool = False
-    """Start afresh: delete what earlier runs left in the output folder."""
+    """Delete the output of earlier runs of this command in the output folder first."""
     address: str | None = None
-    """Ray cluster to join; default: start one here."""
+    """Address of the Ray cluster to join; default: start Ray on this machine."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -96,39 +96,39 @@ class JobOptions:
 
 @dataclass(kw_only=True)
 class TrainingOptions(JobOptions):
-    """What all trainings of networks have in common."""
+    """Options of all jobs that train networks."""
 
     epochs: Count | None = None
     """Passes over the clips; default: the preset's."""
     batch_size: Count | None = None
     """Clips per step and worker; default: the preset's."""
     lr: Rate | None = None
-    """Highest learning rate; default: the preset's."""
+    """Peak learning rate; default: the preset's."""
     seed: NotNegative | None = None
-    """Seed of order, variations and initial weights; default: the preset's."""
+    """Random seed of the order of clips, augmentation and initial weights; default: the preset's."""
     num_workers: Count | None = None
-    """Training processes; default: one per GPU, or one."""
+    """Number of training processes; default: one per GPU, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes GPUs where there are any."""
+    """Where to train; auto: on GPUs if there are any."""
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those of them that replace a setting of a preset."""
+        """The options that override a setting of the preset."""
         values = {name: getattr(self, name) for name in ("epochs", "batch_size", "lr", "seed")}
         return {name: value for name, value in values.items() if value is not None}
 
 
 @dataclass(kw_only=True)
 class RestartOptions(JobOptions):
-    """Of trainings that start again where a process of theirs dies."""
+    """Options of jobs that restart when a process dies."""
 
     max_failures: NotNegative = 3
-    """Restarts from the latest checkpoint before the run is given up."""
+    """Restarts from the latest checkpoint before the run fails."""
 
 
 @dataclass(kw_only=True)
 class PoolOptions(JobOptions):
-    """Of jobs that a pool of actors does."""
+    """Options of jobs that run on a pool of actors."""
 
     num_actors: Count | None = None
-    """Actors; default: one per GPU, or one per CPU where there is none."""
+    """Number of actors; default: one per GPU, or one per CPU if there is no GPU."""

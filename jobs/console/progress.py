@@ -1,4 +1,4 @@
-"""Progress that reads well on a terminal and in a job's log alike, and that Prometheus can follow."""
+"""Progress of a job: a bar on a terminal, lines in a log, and Prometheus metrics."""
 
 import threading
 import time
@@ -13,13 +13,13 @@ from cluster.scheduling.shards import Progress as ShardProgress
 from jobs.console.command import console
 
 FIRST_LOG_S, LOG_INTERVAL_S = 10.0, 60.0
-"""Where output is not a terminal: seconds to the second line, and from line to line after it."""
+"""If the output is not a terminal: seconds until the second line, and between further lines."""
 RECENT_LINES = 10
-"""The rate and the time left follow from what was done since so many lines ago."""
+"""The rate and the remaining time are computed over this many lines."""
 
 
 class ProgressCounter:
-    """Counts the clips of a job and says where it stands; made by `progress`."""
+    """Counts the clips of a job and prints its progress; `progress` creates it."""
 
     def __init__(self, stage: str, total: int, finished: int) -> None:
         self.stage, self.total, self.done = stage, total, finished
@@ -29,18 +29,18 @@ class ProgressCounter:
         self._began = time.monotonic()
         self._samples: deque[tuple[float, int]] = deque([(self._began, finished)], maxlen=RECENT_LINES)
         self.bar: Progress | None = None
-        """Of a terminal."""
+        """Progress bar on a terminal."""
 
     def advance(self, count: int = 1, rejected: int = 0) -> None:
-        """`count` more clips are finished, `rejected` of them could not be used."""
+        """Record that `count` more clips are finished, of which `rejected` were rejected."""
         self.done += count
         self.rejected += rejected
         telemetry.increment(self.stage, "clips_done", count)
         telemetry.increment(self.stage, "clips_rejected", rejected)
         self._update_bar()
 
-    def watch(self, now: ShardProgress, num_shards: int) -> None:
-        """The actors at work on `num_shards` shards stand at `now`."""
+    def update_shards(self, now: ShardProgress, num_shards: int) -> None:
+        """Record the progress `now` of the actors over `num_shards` shards."""
         if now == self.shards:
             return
         before, self.shards = self.shards, now
@@ -52,7 +52,7 @@ class ProgressCounter:
         self._update_bar()
 
     def line(self) -> str:
-        """Where the job stands now: `generate: 120/600 clips (20%), 2.10/s, ETA 3:48 min; 1 retry`."""
+        """The progress in one line: `generate: 120/600 clips (20%), 2.10/s, ETA 3:48 min; 1 retry`."""
         now = time.monotonic()
         (since, done_then), share = self._samples[0], self.done / max(self.total, 1)
         self._samples.append((now, self.done))
@@ -61,7 +61,7 @@ class ProgressCounter:
         return f"{self.stage}: {self.done}/{self.total} clips ({share:.0%}){eta}{self._faults_text()}"
 
     def last_line(self) -> str:
-        """What was done, and how fast."""
+        """Total and rate, after the end."""
         elapsed = time.monotonic() - self._began
         rate = (self.done - self._finished_before) / max(elapsed, 1e-9)
         return (
@@ -69,15 +69,15 @@ class ProgressCounter:
         )
 
     def _faults_text(self) -> str:
-        """Retries and losses, "" where all is well."""
+        """Retries, losses and failures; "" if there are none."""
         named = {
             "retries" if self.shards.retries > 1 else "retry": self.shards.retries,
             "actors replaced" if self.shards.replaced > 1 else "actor replaced": self.shards.replaced,
-            "shards set aside" if self.shards.failed > 1 else "shard set aside": self.shards.failed,
+            "failed shards" if self.shards.failed > 1 else "failed shard": self.shards.failed,
             "rejected": self.rejected,
         }
-        said = ", ".join(f"{count} {name}" for name, count in named.items() if count)
-        return f"; {said}" if said else ""
+        text = ", ".join(f"{count} {name}" for name, count in named.items() if count)
+        return f"; {text}" if text else ""
 
     def _update_bar(self) -> None:
         if self.bar is not None:
@@ -86,12 +86,11 @@ class ProgressCounter:
 
 @contextmanager
 def progress(stage: str, total: int, finished: int = 0) -> Iterator[ProgressCounter]:
-    """A bar on a terminal; elsewhere a line at once, one after 10 seconds, one a minute, also while nothing gets done,
-    and one at the end.
+    """Show progress: a bar on a terminal; elsewhere a line at once, after 10 seconds, every minute, and at the end.
 
     Args:
-        stage: its name, in the lines and in the metrics.
-        total: clips in all.
+        stage: name of the job in the lines and metrics.
+        total: total number of clips.
         finished: clips that earlier runs finished.
     """
     counter = ProgressCounter(stage, total, finished)
@@ -131,7 +130,7 @@ def _lines(counter: ProgressCounter) -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """`seconds` for people: 45 s, 3:05 min, 1:02:03 h."""
+    """`seconds` as text: 45 s, 3:05 min, 1:02:03 h."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

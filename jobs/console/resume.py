@@ -1,5 +1,4 @@
-"""What a finished stage says when it is called again: the summary of the counts in its record, if what it made is still
-there."""
+"""Repeated calls of a finished stage: the summary from its record, if its outputs still exist."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,14 +9,14 @@ from jobs.console.command import print_note
 from soundstorm.errors import SoundStormError
 
 
-def finished_summary(output_dir: str, stage: str, tell: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The summary that `tell` makes of a record's counts.
+def finished_summary(output_dir: str, stage: str, summarize: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The summary of a finished run, which `summarize` makes from the counts of its record.
 
     Raises:
-        SoundStormError: the record's counts are not those that the stage writes.
+        SoundStormError: the counts of the record are not those that the stage writes.
     """
     try:
-        return tell()
+        return summarize()
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         where = records.record_uri(output_dir, stage)
         raise SoundStormError(
@@ -26,9 +25,9 @@ def finished_summary(output_dir: str, stage: str, tell: Callable[[], dict[str, A
 
 
 def has_all_outputs(output_dir: str, *names: str) -> bool:
-    """Whether a finished stage still has all that it left, by their names below `output_dir`; says what is lost, and
-    made again, if not."""
-    lost = [name for name in names if not storage.exists(storage.join(output_dir, name))]
-    if lost:
-        print_note(f"{output_dir} has no {', '.join(lost)} any more: made again")
-    return not lost
+    """Whether all outputs of a finished stage, names below `output_dir`, still exist; prints a note about missing
+    ones."""
+    missing = [name for name in names if not storage.exists(storage.join(output_dir, name))]
+    if missing:
+        print_note(f"{output_dir} has no {', '.join(missing)} any more: it is recreated")
+    return not missing

@@ -1,8 +1,7 @@
-"""Several runs of jobs side by side on one cluster, each in a process of its own with its share of the CPUs and GPUs.
+"""Several jobs at once on one cluster, each in its own Ray process with a quota of the CPUs and GPUs.
 
-A trial is a call that a process of Ray makes: whatever it starts with Ray Data and Ray Train is its own and ends with
-it. A trial that fails is told of, and the others go on; one whose process dies is begun again, as every job goes on
-where it was.
+A trial is a call in such a process; what it starts with Ray Data and Ray Train ends with the process. If a trial fails,
+the error is reported and the others continue. If its process dies, it is started again and resumes.
 """
 
 import logging
@@ -32,20 +31,20 @@ Trial = Callable[[], dict[str, Any]]
 
 POLL_S = 1.0
 ANSWER_S = 5.0
-"""How long a trial may take to say where it stands; else it is asked again."""
+"""Longest wait for the lines of a trial; then it is asked again later."""
 SAY_EVERY_S = 15.0
-"""From one line of progress of a trial to the next."""
-IMMEDIATE_PREFIXES = ("warning:", "note:", "stage ")
-"""How lines begin that are not held back."""
+"""Interval between printed progress lines of a trial."""
+IMMEDIATE_PREFIXES = ("warning:", "note:", "step ")
+"""Lines with these beginnings are printed at once."""
 MAX_DEATHS = 2
-"""Times that a trial is begun again after its process died."""
+"""Restarts of a trial after its process died."""
 MEMORY_BYTES = 4 * 2**30
-"""That a trial needs, by and large: its own process, that of one worker, and those that read for them."""
+"""Approximate memory of a trial: its own process, one worker, and the processes that read for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """How a trial ended: one of the two."""
+    """How a trial ended: with a result or an error."""
 
     result: dict[str, Any] | None = None
     error: str | None = None
@@ -54,13 +53,13 @@ class Outcome:
 def concurrency_for(
     num_trials: int, max_concurrent: int | None, num_workers: int | None, use_gpus: bool, info: ClusterInfo
 ) -> tuple[int, ResourceQuota]:
-    """How many trials run at a time, and what each may take.
+    """Number of trials that run at once, and the quota of each.
 
     Args:
         num_trials: trials to run.
-        max_concurrent: the most at a time; None = as many as there are CPUs (or GPUs) for, and memory.
-        num_workers: training processes of each.
-        use_gpus: whether a trial trains on GPUs where there are any.
+        max_concurrent: requested number; None: as many as CPUs (or GPUs) and memory allow.
+        num_workers: training processes of each trial.
+        use_gpus: whether a trial trains on GPUs if there are any.
         info: the cluster.
 
     Raises:
@@ -68,27 +67,26 @@ def concurrency_for(
     """
     by_gpu = use_gpus and info.num_gpus >= 1
     what, have = ("GPUs", int(info.num_gpus)) if by_gpu else ("CPUs", int(info.num_cpus))
-    room = max(1, have // (num_workers or 1))
-    if max_concurrent is not None and max_concurrent > room:
+    capacity = max(1, have // (num_workers or 1))
+    if max_concurrent is not None and max_concurrent > capacity:
         raise SoundStormError(
-            f"--max-concurrent is {max_concurrent}: the cluster has {have} {what}, which is room for {room} at a time"
+            f"--max-concurrent is {max_concurrent}: the cluster has {have} {what}, which is enough for {capacity} at "
+            "once"
         )
     in_memory = max(1, int(ray.cluster_resources().get("memory", 0.0) // MEMORY_BYTES))
-    concurrent = max(1, min(num_trials, max_concurrent or min(room, in_memory)))
+    concurrent = max(1, min(num_trials, max_concurrent or min(capacity, in_memory)))
     return concurrent, ResourceQuota(
         num_cpus=max(1, int(info.num_cpus) // concurrent), num_gpus=int(info.num_gpus) // concurrent if use_gpus else 0
     )
 
 
 def run_trials(trials: Mapping[str, Trial], concurrent: int, quota: ResourceQuota) -> dict[str, Outcome]:
-    """Run all trials, `concurrent` at a time, and show what they say; returns how each ended.
-
-    When this is interrupted, all end at once.
+    """Run all trials, `concurrent` at once, and print their lines; returns how each ended. An interrupt ends all.
 
     Args:
-        trials: by name; each is pickled, and called in a process on this node.
-        concurrent: trials at a time.
-        quota: of each.
+        trials: by name; each is pickled and called in a process on this node.
+        concurrent: number of trials that run at once.
+        quota: quota of each.
     """
     waiting, running = deque(trials), dict[str, _Running]()
     outcomes: dict[str, Outcome] = {}
@@ -100,7 +98,7 @@ def run_trials(trials: Mapping[str, Trial], concurrent: int, quota: ResourceQuot
                     running[name] = _Running(name, trials[name], quota, scratch)
                 ray.wait([trial.done for trial in running.values()], timeout=POLL_S)
                 for name, trial in list(running.items()):
-                    trial.listen()
+                    trial.print_lines()
                     outcome = trial.outcome()
                     if outcome is not None:
                         outcomes[name] = outcome
@@ -113,7 +111,7 @@ def run_trials(trials: Mapping[str, Trial], concurrent: int, quota: ResourceQuot
 
 @dataclass
 class _Running:
-    """A trial at work."""
+    """A running trial."""
 
     name: str
     trial: Trial
@@ -131,8 +129,8 @@ class _Running:
         self.process = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
         self.done = self.process.run.remote(self.trial)
 
-    def listen(self) -> None:
-        """Show what the trial has said since it was last asked."""
+    def print_lines(self) -> None:
+        """Print the lines that the trial has written since the last call."""
         try:
             lines = ray.get(self.process.lines.remote(), timeout=ANSWER_S)
         except (GetTimeoutError, RayActorError):
@@ -145,7 +143,7 @@ class _Running:
                 self.last_printed_at = now
 
     def outcome(self) -> Outcome | None:
-        """How the trial ended, None while it is at work; a trial whose process died is begun again."""
+        """How the trial ended, None while it runs. A trial whose process died is started again."""
         if not ray.wait([self.done], timeout=0)[0]:
             return None
         try:
@@ -154,11 +152,11 @@ class _Running:
             cause = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]
             if not isinstance(error, RayActorError) or self.deaths == MAX_DEATHS:
                 return Outcome(
-                    error=f"its process died {self.deaths + 1} times ({cause}); more memory may help, or fewer at a "
-                    "time (--max-concurrent)"
+                    error=f"its process died {self.deaths + 1} times ({cause}); more memory may help, or fewer at "
+                    "once (--max-concurrent)"
                 )
             self.deaths += 1
-            self._print_line(f"its process died and is begun again ({cause})")
+            self._print_line(f"its process died and is started again ({cause})")
             self._begin()
             return None
         if outcome.error is not None:
@@ -166,7 +164,7 @@ class _Running:
         return outcome
 
     def end(self) -> None:
-        """End the trial's process, and with it all that it started."""
+        """Kill the trial's process, and with it all that it started."""
         ray.kill(self.process)
 
     def _print_line(self, line: str) -> None:
@@ -174,33 +172,33 @@ class _Running:
 
 
 class _Process:
-    """The actor that runs one trial; it is asked for its lines by another thread."""
+    """The actor that runs one trial; its lines are read in another thread."""
 
     def __init__(self, quota: ResourceQuota, scratch: str) -> None:
         set_quota(quota)
-        tempfile.tempdir = scratch  # a process that is killed leaves nothing behind
+        tempfile.tempdir = scratch  # removed by the driver if this process is killed
         torch.set_num_threads(quota.num_cpus)
-        self.said = LineBuffer()
-        console.file = self.said  # type: ignore[assignment]  # all that a console asks of a file
+        self.line_buffer = LineBuffer()
+        console.file = self.line_buffer  # type: ignore[assignment]  # it has the methods that a console needs
 
     def run(self, trial: Trial) -> Outcome:
         try:
             return Outcome(result=trial())
         except (SoundStormError, ClusterError) as error:
             return Outcome(error=str(error))
-        except Exception as error:  # the other trials are to go on
+        except Exception as error:  # the other trials continue
             logger.exception("a trial failed")
             return Outcome(
                 error=f"unexpected {type(error).__name__}: {error}. This is a fault of the program: please report it"
             )
 
     def lines(self) -> list[str]:
-        """Whole lines since the last call."""
-        return self.said.take()
+        """Complete lines since the last call."""
+        return self.line_buffer.take()
 
 
 class LineBuffer:
-    """A file that keeps what is written to it until it is taken."""
+    """A file-like buffer of lines."""
 
     def __init__(self) -> None:
         self._lock, self._kept = threading.Lock(), ""
@@ -211,7 +209,7 @@ class LineBuffer:
         return len(text)
 
     def flush(self) -> None:
-        """Nothing waits."""
+        """Does nothing: writes are not buffered further."""
 
     def take(self) -> list[str]:
         with self._lock:

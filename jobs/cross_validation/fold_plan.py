@@ -1,9 +1,8 @@
-"""One fold of a cross-validation: a codec, tokens and a generator that have not seen the fold, and the classifier that
-is tested on it.
+"""Plan of a cross-validation: for each test fold, a codec, tokens and a generator that were not trained on that fold.
 
-Each stage is a job of its own in a folder of its own. What is at hand and has not seen the fold is used. Where every
-codec at hand has, one is fitted to synthetic sounds alone, into which no fold can have leaked, so that all have it and
-its tokens in common. Generators and teachers are trained for each fold.
+Each step is a job with its own folder. An available codec or generator is used if it was not trained on the fold. If
+every available codec was, a codec is fitted to synthetic sounds alone, into which no fold can leak; all such folds
+share it and its tokens. Generators and teachers are trained separately for each fold.
 """
 
 import hashlib
@@ -31,15 +30,15 @@ SYNTHETIC = "synthetic"
 
 @dataclass(kw_only=True, frozen=True)
 class Settings:
-    """What decides how each fold is done."""
+    """The settings that the result of each fold depends on."""
 
     dataset: str
     location: str
-    """Of the recordings."""
+    """Folder of the recordings."""
     clips: str = ""
-    """Digest of their index."""
+    """Digest of the index of the recordings."""
     strict_folds: bool = False
-    """Whether one side of recordings with clips in two folds was left out of it."""
+    """Whether, of each source recording with clips in two folds, the smaller side was left out."""
     model: str
     mode: str | None
     preset: str | None
@@ -58,24 +57,27 @@ class Settings:
     test_views: int
     max_rejected: float
     stages: str | None
-    """Folder of what several runs have in common; None: the run's own."""
+    """Folder of results that several runs share; None: the output folder of the run."""
     num_workers: int | None
     device: str
     allow_leak: bool
 
     def identity(self) -> dict[str, Any]:
-        """For records: all but what leaves the result as it is."""
-        aside = ("location", "device", "stages", "strict_folds")  # the digest of the clips tells strict folds
-        return {name: value for name, value in asdict(self).items() if name not in aside} | {"data_dir": self.location}
+        """The settings for the record: all except those that do not change the result."""
+        excluded = ("location", "device", "stages", "strict_folds")  # the digest of the clips covers strict folds
+        return {name: value for name, value in asdict(self).items() if name not in excluded} | {
+            "data_dir": self.location
+        }
 
     def classifier_options(self) -> dict[str, Any]:
-        """Of `train-classifier`, as they were given; None = its default."""
+        """Options of `train-classifier` as requested; None: its default."""
         names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
         return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
 
     @property
     def token_views(self) -> int:
-        """Views to tokenize: only a generator is trained on codes, a classifier hears recordings."""
+        """Number of views to tokenize: only a generator is trained on tokens; a classifier encodes recordings
+        itself."""
         return self.views if self.is_pretrained else 0
 
     @property
@@ -86,10 +88,10 @@ class Settings:
 
 @dataclass(kw_only=True, frozen=True)
 class PretrainedInputs:
-    """A codec, and perhaps a generator, that folds may start from."""
+    """A codec, its tokens and perhaps a generator, which may be used for a fold."""
 
     codec: str
-    """Its weights, path or URI."""
+    """Weights of the codec, path or URI."""
     codec_name: str
     codec_trained_on: Provenance
     tokens: str
@@ -102,36 +104,36 @@ class PretrainedInputs:
 
 @dataclass(kw_only=True, frozen=True)
 class FoldInputs:
-    """How one fold is done."""
+    """Inputs of one fold."""
 
     fold: int
-    start: PretrainedInputs | None
-    """What it starts from; None: nothing, as its classifier hears no codes."""
+    pretrained: PretrainedInputs | None
+    """Codec, tokens and generator; None: the classifier does not work on codes."""
     generator: bool
-    """Whether the generator of `start` is used; else one is trained, if one is wanted."""
+    """Whether the generator of `pretrained` is used; if not, one is trained if the settings need one."""
     leaks: tuple[str, ...]
-    """What has seen the fold and is used all the same."""
+    """Sentences about what was trained on the fold and is used nevertheless (--allow-leak)."""
 
 
 # ---- planning
 
 
 def choose_fold_inputs(settings: Settings, clips: pa.Table, folds: list[int], output_dir: str) -> list[FoldInputs]:
-    """Decide for each fold what it starts from; weights that came without a path are copied to below `output_dir`.
+    """Choose the inputs of each fold. Weights without a path (in the package) are copied to `output_dir`.
 
     Args:
-        settings: of the run.
-        clips: of the whole data set, schema CLIPS.
-        folds: to test.
-        output_dir: of the run.
+        settings: settings of the run.
+        clips: all clips of the dataset, schema CLIPS.
+        folds: test folds.
+        output_dir: output folder of the run.
 
     Raises:
-        SoundStormError: what was given is damaged, or the checkpoint is of another codec, or no codec will do for a
-            fold.
-        ClusterError: it cannot be read.
+        SoundStormError: --codec or --checkpoint is damaged, the checkpoint is of another codec, or every codec was
+            trained on a fold.
+        ClusterError: a file cannot be read.
     """
     if settings.model != SOUNDSTORM:
-        return [FoldInputs(fold=fold, start=None, generator=False, leaks=()) for fold in folds]
+        return [FoldInputs(fold=fold, pretrained=None, generator=False, leaks=()) for fold in folds]
     starts = (
         [_start(settings, settings.codec, settings.checkpoint, output_dir)]
         if settings.codec or settings.checkpoint
@@ -146,11 +148,11 @@ def choose_fold_inputs(settings: Settings, clips: pa.Table, folds: list[int], ou
 
 
 def choose_inputs(settings: Settings, test: Test, starts: list[PretrainedInputs]) -> FoldInputs:
-    """The first of `starts` whose codec has not seen the test (or the first, if that is allowed), and its generator
-    likewise.
+    """The first of `starts` whose codec was not trained on the test fold (or the first, if leaks are allowed), with its
+    generator under the same condition.
 
     Raises:
-        SoundStormError: all have seen it.
+        SoundStormError: every codec was trained on the fold.
     """
     fold = test.fold
     for start in starts:
@@ -158,22 +160,22 @@ def choose_inputs(settings: Settings, test: Test, starts: list[PretrainedInputs]
         if codec_leaks and not settings.allow_leak:
             continue
         if not settings.is_pretrained or start.generator_trained_on is None:
-            return FoldInputs(fold=fold, start=start, generator=False, leaks=codec_leaks)
+            return FoldInputs(fold=fold, pretrained=start, generator=False, leaks=codec_leaks)
         generator_leaks = _seen(
             test, start.generator_trained_on, f"the generator {start.checkpoint or 'in the package'}"
         )
         if generator_leaks and not settings.allow_leak:
-            return FoldInputs(fold=fold, start=start, generator=False, leaks=codec_leaks)
-        return FoldInputs(fold=fold, start=start, generator=True, leaks=codec_leaks + generator_leaks)
+            return FoldInputs(fold=fold, pretrained=start, generator=False, leaks=codec_leaks)
+        return FoldInputs(fold=fold, pretrained=start, generator=True, leaks=codec_leaks + generator_leaks)
     seen = ", ".join(f"'{start.codec_name}' ({start.codec_trained_on})" for start in starts)
     raise SoundStormError(
-        f"{test}: every codec at hand was trained on it, or may have been: {seen}; give --codec, or --allow-leak to "
-        "use the first"
+        f"{test}: every available codec was, or may have been, trained on it: {seen}; give another --codec, or "
+        "--allow-leak to use the first"
     )
 
 
 def _start(settings: Settings, codec: str | None, checkpoint: str | None, output_dir: str) -> PretrainedInputs:
-    """What `--codec` and `--checkpoint` name, with what they were trained on; the generator in the package where it
+    """The inputs from `--codec` and `--checkpoint`, with their provenance; the generator in the package is used if it
     fits the codec."""
     generator = (
         open_checkpoint(checkpoint_files(checkpoint), uri=checkpoint) if checkpoint or settings.packaged else None
@@ -196,7 +198,7 @@ def _start(settings: Settings, codec: str | None, checkpoint: str | None, output
 
 
 def synthetic_inputs(settings: Settings, output_dir: str) -> PretrainedInputs:
-    """The codec that `_fit_codec_to_synthetic_sounds` fits."""
+    """The inputs with the codec that `_fit_codec_to_synthetic_sounds` fits."""
     name = f"block-{SYNTHETIC}" + ("" if settings.seed is None else f"-{settings.seed}")
     return PretrainedInputs(
         codec=storage.join(settings.stages or output_dir, "codecs", name, CODEC_FILE),
@@ -207,7 +209,7 @@ def synthetic_inputs(settings: Settings, output_dir: str) -> PretrainedInputs:
 
 
 def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
-    """Of the tokens of the codec called `codec`."""
+    """Folder of the tokens of the codec named `codec`."""
     if settings.stages is None:
         return storage.join(output_dir, "tokens", codec)
     return storage.join(
@@ -216,7 +218,7 @@ def _tokens_folder(settings: Settings, output_dir: str, codec: str) -> str:
 
 
 def settings_key(*deciding: Any) -> str:
-    """Short name for what decides how a stage comes out: runs that differ in it have stages of their own."""
+    """Short key of the settings that a step depends on: runs with other settings use another folder."""
     return hashlib.sha256(repr(deciding).encode()).hexdigest()[:8]
 
 
@@ -228,15 +230,15 @@ def _seen(test: Test, trained_on: Provenance, what: str) -> tuple[str, ...]:
 
 
 def fold_identity(settings: Settings, plan: FoldInputs) -> dict[str, Any]:
-    """What a fold's record is compared by."""
+    """The settings in the record of a fold."""
     return settings.identity() | {"fold": plan.fold} | describe(settings, plan)
 
 
 def describe(settings: Settings, plan: FoldInputs) -> dict[str, str | None]:
-    """For people: which codec a fold has, and what its classifier starts from."""
-    if plan.start is None:
+    """Text for reports: the codec of a fold, and what its classifier is initialized from."""
+    if plan.pretrained is None:
         return {"codec": None, "start": settings.weights}
-    start = plan.start
+    start = plan.pretrained
     codec = f"{start.codec_name} ({start.codec_trained_on})"
     if not settings.is_pretrained:
         return {"codec": codec, "start": "the codec's vectors" if settings.mode == "codec" else "random weights"}
@@ -249,7 +251,7 @@ def describe(settings: Settings, plan: FoldInputs) -> dict[str, str | None]:
 
 
 def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> tuple[list[int], list[int]]:
-    """The folds to test, and those of them that have no clips."""
+    """The test folds that have clips, and those that have none."""
     there = range(1, index.num_folds + 1)
     if fold is not None:
         asked, option = [fold], f"--fold is {fold}"
@@ -267,12 +269,11 @@ def folds_to_test(fold: int | None, folds: str, location: str, index: Index) -> 
     wanted, skipped = [fold for fold in asked if fold in with_clips], [fold for fold in asked if fold not in with_clips]
     if not wanted:
         raise SoundStormError(
-            f"{option}: {location} has no clip there; it has some in fold {', '.join(map(str, sorted(with_clips)))}"
+            f"{option}: {location} has no clip there; it has clips in fold {', '.join(map(str, sorted(with_clips)))}"
         )
     if with_clips == set(wanted) and len(wanted) == 1:
         raise SoundStormError(
-            f"{location}: all clips are in fold {wanted[0]}, and there is nothing to train on: give some of them "
-            "other folds"
+            f"{location}: all clips are in fold {wanted[0]}, so there is nothing to train on: move some to other folds"
         )
     if skipped:
         print_note(f"fold {', '.join(map(str, skipped))}: no clips there, skipped")

@@ -13,7 +13,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 
 FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
-"""Options that are refused for other models; their defaults are the same as none."""
+"""Options that other models refuse unless they have their default value."""
 
 
 @dataclass(kw_only=True)
@@ -21,74 +21,74 @@ class Options(DatasetOptions):
     """Test a classifier on every fold of a dataset, each time trained without that fold."""
 
     output_dir: str = "runs/cross-validation"
-    """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html of
-    all."""
+    """Folder or s3:// prefix with a folder for each fold, and predictions.parquet, summary.json and report.html for all
+    folds."""
     model: Literal["cnn", "soundstorm", "ast"] = "cnn"
-    """Which classifier, as in `train-classifier`."""
+    """Kind of classifier, as in `train-classifier`."""
     mode: Literal["fine-tuned", "frozen", "codec", "scratch"] | None = None
-    """How it starts, as in `train-classifier`; default: fine-tuned. The cnn is always trained from scratch."""
+    """How it is initialized, as in `train-classifier`; default: fine-tuned. The cnn is always trained from scratch."""
     folds: str = "all"
-    """Folds to test: all, or their numbers, as in 1,3. Other folds may follow into the same --output-dir later."""
+    """Test folds: all, or their numbers, as in 1,3. Other folds may be added to the same --output-dir later."""
     fold: int | None = None
-    """One fold to test, in place of --folds."""
+    """Single test fold, instead of --folds."""
     max_concurrent: Count | None = None
-    """Folds at a time; default: as many as there are GPUs, or else CPUs and memory for. The CPUs and GPUs are shared
-    out among them."""
+    """Folds that run at once; default: as many as there are GPUs, or else as CPUs and memory allow. The CPUs and GPUs
+    are divided among them."""
     preset: str | None = None
     """Settings of the classifier's training, as in `train-classifier`."""
     epochs: Count | None = None
-    """Passes of the classifier's training; default: the preset's."""
+    """Epochs of the classifier's training; default: the preset's."""
     batch_size: Count | None = None
     """Clips per step and worker of the classifier's training; default: the preset's."""
     lr: float | None = None
-    """Highest learning rate of the classifier's training; default: the preset's."""
+    """Peak learning rate of the classifier's training; default: the preset's."""
     seed: int | None = None
-    """Seed of all training; default: that of each job."""
+    """Random seed of all training; default: that of each job."""
     weights: str | None = None
-    """Folder of AST's weights; default: from the hub."""
+    """Folder of AST's weights; default: the published ones from the hub."""
     codec: str | None = None
-    """Codec to use for the folds that it holds out, path or URI."""
+    """Codec for the folds that it was not trained on, path or URI."""
     checkpoint: str | None = None
-    """Generator to start from in the folds that it holds out, path or URI."""
+    """Generator that initializes soundstorm for the folds that it was not trained on, path or URI."""
     packaged: bool = True
-    """Use the codec of `tokenize` and the generator in the package for the folds that they hold out."""
+    """Use the codec of `tokenize` and the generator in the package for the folds that they were not trained on."""
     generator_preset: Annotated[str, OneOf(PRESETS)] = "hearing"
-    """Preset of training a generator where none at hand holds a fold out: one of `train`'s."""
+    """Preset of `train` for a generator that is trained if every available one was trained on the fold."""
     pretrain_epochs: NotNegative | None = None
-    """Passes of training that generator; default: the preset's. 0: train none, so that the classifier starts from the
-    codec's vectors."""
+    """Epochs of that generator's training; default: the preset's. 0: no generator is trained, and the classifier starts
+    from the codebook embeddings of the codec."""
     taught: bool = True
-    """Train a cnn for each fold first, whose opinions soundstorm learns beside the labels; it has not seen the fold
-    either. Not with --preset published, which is to learn from labels alone."""
+    """Distillation: first train a cnn for each fold, without that fold, as a teacher whose predictions soundstorm
+    learns beside the labels. Not used with --preset published, which learns from labels alone."""
     views: NotNegative = 7
-    """Augmented views of each clip to tokenize beside the recording, as in `tokenize`."""
+    """Number of augmented views of each clip that are tokenized beside the original, as in `tokenize`."""
     test_views: Count = 1
-    """Views of each test recording whose probabilities are averaged: the recording itself, and others begun elsewhere,
-    at a speed, pitch and level of their own."""
+    """Test-time augmentation: number of views of each test recording whose probabilities are averaged, the original and
+    views with another start, speed, pitch and loudness."""
     max_rejected: Fraction = 0.05
-    """Share of clips (0 to 1) that may be rejected when they are tokenized."""
+    """Fraction of clips (0 to 1) that `tokenize` may reject before the job fails."""
     stages_dir: str | None = None
-    """Folder or s3:// prefix where codecs, tokens, teachers and generators of the folds are kept, for runs that have
-    them in common, one after the other; default: --output-dir."""
+    """Folder or s3:// prefix for the codecs, tokens, teachers and generators of the folds, which later runs with the
+    same settings reuse; default: --output-dir."""
     compare: tuple[str, ...] = ()
-    """Output folders of other cross-validations of the same dataset, to compare with fold by fold."""
+    """Output folders of other cross-validations of the same dataset to compare with, fold by fold."""
     allow_leak: bool = False
-    """Use --codec, --checkpoint and the package for every fold, also where they have seen it; the report says so."""
+    """Use --codec, --checkpoint and the package for every fold, even if they were trained on it; the report says so."""
     num_workers: Count | None = None
-    """Training processes of each fold; default: one per GPU of its share, or one."""
+    """Number of training processes per fold; default: one per GPU of its quota, or one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes GPUs where there are any."""
+    """Where to train; auto: on GPUs if there are any."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.model == "cnn" and self.mode not in (None, "scratch"):
-            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch, leave it out")
+            raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch; leave it out")
         if self.fold is not None and self.folds != "all":
             raise SoundStormError(f"--fold is {self.fold} and --folds is {self.folds}: give one of the two")
-        for option, hears in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
-            if getattr(self, option) is not None and self.model != hears:
+        for option, model in (("codec", "soundstorm"), ("checkpoint", "soundstorm"), ("weights", "ast")):
+            if getattr(self, option) is not None and self.model != model:
                 raise SoundStormError(
-                    f"--{option} is {getattr(self, option)}: only --model {hears} starts from it, leave it out for "
+                    f"--{option} is {getattr(self, option)}: only --model {model} uses it; leave it out for "
                     f"{self.model}"
                 )
         if self.model != "soundstorm":
@@ -96,33 +96,34 @@ class Options(DatasetOptions):
                 value, usual = getattr(self, option), self.__dataclass_fields__[option].default
                 if value != usual:
                     raise SoundStormError(
-                        f"--{option.replace('_', '-')} is {value}: only --model soundstorm has use for it, leave it "
+                        f"--{option.replace('_', '-')} is {value}: only --model soundstorm uses it; leave it "
                         f"out for {self.model}"
                     )
         if self.mode == "frozen" and self.pretrain_epochs == 0:
             raise SoundStormError(
-                "--mode is frozen and --pretrain-epochs is 0: without a generator there is nothing to freeze, give 1 "
+                "--mode is frozen and --pretrain-epochs is 0: without a generator there are no weights to freeze; "
+                "give 1 "
                 "or more"
             )
 
     @property
     def initialization(self) -> str | None:
-        """The mode that follows from all options; None for the cnn, which has none."""
+        """How the classifier is initialized, from --mode and --pretrain-epochs; None for the cnn."""
         if self.model == "cnn":
             return None
         mode = self.mode or "fine-tuned"
         return "codec" if self.model == "soundstorm" and mode == "fine-tuned" and self.pretrain_epochs == 0 else mode
 
     @property
-    def is_taught(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether a teacher is trained for each fold."""
         return self.taught and self.model == "soundstorm" and self.preset != "published"
 
     @property
     def settings(self) -> Settings:
-        """What decides how each fold is done."""
+        """The settings that the result of each fold depends on."""
         names = [name for name in Settings.__dataclass_fields__ if name not in ("location", "clips", "mode", "stages")]
-        given = {name: getattr(self, name) for name in names} | {"taught": self.is_taught}
+        given = {name: getattr(self, name) for name in names} | {"taught": self.has_teacher}
         paths = {
             name: None if given[name] is None else storage.absolute(given[name])
             for name in ("codec", "checkpoint", "weights")

@@ -1,5 +1,4 @@
-"""What the folds of a cross-validation come to: one table of predictions, the figures, and a page of them, beside those
-of other runs."""
+"""Results of a cross-validation: one table of predictions, a summary, and a report that compares it with other runs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,22 +21,22 @@ from soundstorm.schemas import PREDICTIONS, check_table
 
 PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"
 OF_PRETRAINING = frozenset({"mode", "checkpoint", "packaged", "generator_preset", "pretrain_epochs"})
-"""Settings in which a run that was pre-trained differs from one that was not."""
+"""Settings in which a pre-trained run differs from one without pre-training."""
 PRETRAINED_AND_NOT = (("soundstorm", "fine-tuned", "soundstorm", "codec"), ("ast", "fine-tuned", "ast", "scratch"))
-"""Model and mode of a run that was pre-trained, and of the one that knows all the rest that it knew."""
+"""Model and mode of a pre-trained run, and of the run that differs from it only in pre-training."""
 NAMES = {"cnn": "log-mel CNN", "soundstorm": "SoundStorm", "ast": "AST"}
 
 
 @dataclass(kw_only=True, frozen=True)
 class ComparedRun:
-    """A cross-validation to compare with."""
+    """Another cross-validation to compare with."""
 
     uri: str
     name: str
     model: str
     mode: str | None
     settings: Mapping[str, Any]
-    """Of its record."""
+    """Settings in its record."""
     starts: Mapping[int, Any]
     """Codec and network of each fold."""
     predictions: pa.Table
@@ -45,12 +44,12 @@ class ComparedRun:
 
 
 def classifier_name(model: str, mode: str | None) -> str:
-    """As it stands in tables: `SoundStorm, fine-tuned`."""
+    """Name in tables and reports: `SoundStorm, fine-tuned`."""
     return NAMES[model] + (f", {mode}" if mode else "")
 
 
 def open_compared_run(uri: str, dataset: str, stage: str) -> ComparedRun:
-    """The cross-validation, a run of the job `stage`, whose output folder is `uri`.
+    """Open the cross-validation with the output folder `uri`; `stage` is the name of its record.
 
     Raises:
         SoundStormError: there is none, it is damaged, or it is of another dataset.
@@ -66,12 +65,11 @@ def open_compared_run(uri: str, dataset: str, stage: str) -> ComparedRun:
         ) from error
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise SoundStormError(
-            f"{where}: not the summary of a cross-validation: make it again with `soundstorm cross-validate`"
+            f"{where}: not the summary of a cross-validation: run `soundstorm cross-validate` again"
         ) from error
     if found != dataset:
         raise SoundStormError(
-            f"--compare {uri}: it is of the dataset '{found}', this one of '{dataset}': compare runs on the same "
-            "recordings"
+            f"--compare {uri}: its dataset is '{found}', not '{dataset}': compare runs on the same recordings"
         )
     table_uri, record = storage.join(uri, PREDICTIONS_FILE), records.read(uri, stage)
     table, categories = read_predictions(table_uri)
@@ -83,27 +81,31 @@ def open_compared_run(uri: str, dataset: str, stage: str) -> ComparedRun:
 
 
 def read_predictions(uri: str) -> tuple[pa.Table, list[str]]:
-    """A table of predictions (schema PREDICTIONS) that names its categories."""
+    """A table of predictions (schema PREDICTIONS), and its categories."""
     table, metadata = read_table(uri)
     check_table(table, PREDICTIONS, uri)
     try:
         categories = json.loads(metadata["categories"])
     except (ValueError, LookupError, RecursionError) as error:
-        raise SoundStormError(f"{uri}: its metadata has no list of categories: make it again") from error
+        raise SoundStormError(
+            f"{uri}: its metadata has no list of categories: run the step that writes it with --overwrite"
+        ) from error
     if not isinstance(categories, list) or not all(isinstance(name, str) for name in categories):
-        raise SoundStormError(f"{uri}: its categories are not a list of names: make it again")
+        raise SoundStormError(
+            f"{uri}: its categories are not a list of names: run the step that writes it with --overwrite"
+        )
     return table, categories
 
 
 @dataclass(kw_only=True, frozen=True)
 class Run:
-    """A cross-validation whose folds are summed up."""
+    """A cross-validation whose folds are summarized."""
 
     dataset: str
     model: str
     mode: str | None
     settings: Mapping[str, Any]
-    """Of its record."""
+    """Settings in its record."""
     folds: Mapping[int, Mapping[str, Any]]
     """Counts of the record of each fold."""
     skipped: Sequence[int]
@@ -118,8 +120,8 @@ class Run:
         return [leak for fold in sorted(self.folds) for leak in self.folds[fold]["leaks"]]
 
     def beside(self, other: ComparedRun, predictions: pa.Table) -> Compared:
-        """The comparison of this run's `predictions` with those of another."""
-        differing, otherwise = _differing(self.settings, other), _otherwise_started(self.folds, other)
+        """The comparison of this run's `predictions` with those of another run."""
+        differing, otherwise = _differing(self.settings, other), _folds_with_other_inputs(self.folds, other)
         return Compared(
             name=other.name,
             result=other.result,
@@ -133,12 +135,13 @@ class Run:
 
 
 def write_results(output_dir: str, index: Index, run: Run, others: Sequence[ComparedRun]) -> dict[str, Any]:
-    """Write the table, `summary.json` and the page; returns the summary.
+    """Write the table of predictions, `summary.json` and the report; returns the summary.
 
     Args:
-        output_dir: has the predictions of fold 1 at `fold-1/classifier/predictions.parquet`, and so on.
-        index: of the dataset.
-        run: what was done.
+        output_dir: output folder of the run; the predictions of fold N are in
+            `fold-N/classifier/predictions.parquet`.
+        index: index of the dataset.
+        run: the run and its folds.
         others: runs to compare with.
     """
     parts = [
@@ -198,12 +201,12 @@ def _summary(run: Run, result: Classification) -> dict[str, Any]:
         "accuracy_of_all_clips": result.overall.share,
         "clips": result.overall.clips,
         "folds": [
-            {"fold": fold, **_plain(accuracy)}
+            {"fold": fold, **_accuracy_dict(accuracy)}
             | {name: run.folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
             for fold, accuracy in result.folds.items()
         ],
         "skipped_folds": list(run.skipped),
-        "classes": {category: _plain(accuracy) for category, accuracy in result.classes.items()},
+        "classes": {category: _accuracy_dict(accuracy) for category, accuracy in result.classes.items()},
         "categories": result.categories,
         "confusion": result.confusion,
         "confused_pairs": [asdict(pair) for pair in result.pairs],
@@ -213,7 +216,7 @@ def _summary(run: Run, result: Classification) -> dict[str, Any]:
 
 
 def fold_folder(output_dir: str, fold: int) -> str:
-    """Where a fold is done."""
+    """Output folder of a fold."""
     return storage.join(output_dir, f"fold-{fold}")
 
 
@@ -226,13 +229,13 @@ def _starts(folds: Mapping[int, Mapping[str, Any]]) -> dict[int, Any]:
     return {fold: (counts.get("codec"), counts.get("network")) for fold, counts in folds.items()}
 
 
-def _otherwise_started(folds: Mapping[int, Mapping[str, Any]], other: ComparedRun) -> list[int]:
-    """Folds of both runs that differ in their codec or in the size of their network."""
+def _folds_with_other_inputs(folds: Mapping[int, Mapping[str, Any]], other: ComparedRun) -> list[int]:
+    """Folds of both runs that differ in codec or network."""
     mine = _starts(folds)
     return [fold for fold in sorted(mine.keys() & other.starts.keys()) if mine[fold] != other.starts[fold]]
 
 
-def _plain(accuracy: Accuracy) -> dict[str, Any]:
+def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
     return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
 
 
@@ -241,10 +244,10 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if skipped:
-        warnings.append(f"There is no clip in fold {', '.join(map(str, skipped))} of the recordings at hand: skipped.")
+        warnings.append(f"There is no clip in fold {', '.join(map(str, skipped))} of these recordings: skipped.")
     left = [fold for fold in range(1, index.num_folds + 1) if fold not in folds and fold not in skipped]
     if left:
-        warnings.append(f"Fold {', '.join(map(str, left))} was not tested: the figures are of the others alone.")
+        warnings.append(f"Fold {', '.join(map(str, left))} was not tested: the figures cover the other folds only.")
     missing = sum(fold in folds for fold in index.clips["fold"].to_pylist()) - result.overall.clips
     if missing:
         warnings.append(f"{missing} clips of these folds could not be used and are not among the predictions.")
@@ -259,14 +262,14 @@ def _warnings(
     ]
     if len({(counts["codec"], counts.get("own_generator", False)) for counts in folds.values()}) > 1:
         warnings.append(
-            "Not all folds started from the same: see the table of folds. What was not trained for one fold alone was "
-            "trained for longer."
+            "The folds did not all use the same codec or generator: see the table of folds. A generator that was not "
+            "trained for one fold alone was trained longer."
         )
     return warnings
 
 
 def _untrained(index: Index, folds: Iterable[int]) -> list[tuple[int, list[str]]]:
-    """Folds that hold all clips of a class, and these classes."""
+    """Folds that have all clips of some classes, and these classes."""
     where: dict[str, set[int]] = {}
     for fold, category in zip(index.clips["fold"].to_pylist(), index.clips["category"].to_pylist(), strict=True):
         where.setdefault(category, set()).add(fold)

@@ -115,7 +115,7 @@ def test_a_finished_run_is_told_again_and_other_settings_are_refused(
     before = file_times(output)
     again = classify.run(options(str(folder), str(folder / "absent.wav"), output=output))
     assert again["message"].startswith(
-        "already done: 51 of 55 files named, 1 without a class (1 too short), 3 rejected"
+        "already done: 51 of 55 files classified, 1 without a class (1 too short), 3 rejected"
     )
     assert again["reasons"] == summary["reasons"]
     for changes, message in (({"top": 2}, "top: then 3, now 2"), ({"window": 2.0}, "window_s: then 2.5, now 2.0")):
@@ -172,7 +172,9 @@ def test_files_in_object_storage_are_named_alike(
         "1",
     )
     code, out, err = command(classify, *arguments)
-    assert code == 0 and "2 of 5 files named, 1 without a class (1 too short), 2 rejected (2 not_audio)" in out, err
+    assert code == 0 and "2 of 5 files classified, 1 without a class (1 too short), 2 rejected (2 not_audio)" in out, (
+        err
+    )
     local = {row["uri"].removeprefix(f"{folder}/"): row for row in rows(classified[0])}
     for row in rows(f"{bucket}/out"):
         expected = local[row["uri"].removeprefix(f"{bucket}/in/")]
@@ -206,7 +208,7 @@ def test_a_file_that_always_kills_its_actor_is_set_aside_and_all_others_are_name
 
 
 def test_a_run_in_which_nothing_can_be_heard_is_an_error(folder: Path, tmp_path: Path, ray_session: None) -> None:
-    with pytest.raises(SoundStormError, match=r"none of 1 files can be heard \(1 not_audio; .*text\.wav"):
+    with pytest.raises(SoundStormError, match=r"none of 1 files can be used \(1 not_audio; .*text\.wav"):
         classify.run(options(str(folder / "text.wav"), output=str(tmp_path / "out"), num_actors=1))
 
 
@@ -302,7 +304,7 @@ def test_a_classifier_of_two_classes_gives_both_where_nothing_else_is_asked(
         "1",
     ]
     code, out, err = command(classify, *arguments)
-    assert code == 0 and "1 of 1 files named, 0 rejected" in out, err
+    assert code == 0 and "1 of 1 files classified, 0 rejected" in out, err
     assert [sorted(row["categories"]) for row in rows(str(tmp_path / "out"))] == [["dog", "rain"]]
     assert_one_message(command(classify, *arguments, "--top", "3"), "--top is 3: the classifier knows 2 categories")
 

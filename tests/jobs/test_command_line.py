@@ -151,7 +151,7 @@ def test_wrong_usage_ends_with_exit_code_2_and_says_what_is_allowed(
     assert code == 2 and out == ""
     assert "Traceback" not in err
     text = " ".join(err.split())
-    assert {"compose": "there are download, tokenize", "[/red]": "command '[/red]'"}.get(
+    assert {"compose": "give one of download, tokenize", "[/red]": "command '[/red]'"}.get(
         arguments[0], arguments[-1]
     ) in text
 
@@ -161,7 +161,11 @@ def test_a_command_of_two_words_says_which_second_ones_there_are(
     rest: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = soundstorm(monkeypatch, capsys, "tune", *rest)
-    assert code == 2 and "command 'tune': there are tune training, tune decoding, tune joint" in " ".join(err.split())
+    assert (
+        code == 2
+        and "command 'tune' does not exist: give one of tune training, tune decoding, tune joint"
+        in " ".join(err.split())
+    )
 
 
 def test_an_interruption_is_no_error_of_the_program(

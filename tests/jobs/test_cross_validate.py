@@ -97,8 +97,8 @@ def test_a_fold_that_fails_is_told_with_its_error_and_the_others_are_finished(cu
 
 
 def test_each_fold_says_where_it_stands(cut_short: CutShort) -> None:
-    assert "fold 1, 2 to do, 2 at a time with 2 CPU each" in cut_short.said
-    assert "fold 1: stage 1/1 classifier" in cut_short.said and "fold 2: failed: " in cut_short.said
+    assert "fold 1, 2 to run, 2 at once with 2 CPU each" in cut_short.said
+    assert "fold 1: step 1/1 classifier" in cut_short.said and "fold 2: failed: " in cut_short.said
 
 
 def test_the_same_command_does_the_unfinished_fold_only(cut_short: CutShort, validated: dict[str, Any]) -> None:
@@ -317,9 +317,9 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"fold": 2, "folds": "1,2"}, "--fold is 2 and --folds is 1,2: give one of the two"),
         ({"max_rejected": 1.5}, "--max-rejected is 1.5"),
         ({"test_views": 0}, "--test-views is 0"),
-        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
-        ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast starts from it"),
-        ({"views": 3}, "--views is 3: only --model soundstorm has use for it, leave it out for cnn"),
+        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm uses it"),
+        ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast uses it"),
+        ({"views": 3}, "--views is 3: only --model soundstorm uses it; leave it out for cnn"),
         ({"taught": False}, "--taught is False: only --model soundstorm has use for it"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],

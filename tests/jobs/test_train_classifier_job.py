@@ -203,7 +203,7 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
         ({"max_duration": 0.0}, "--max-duration is 0.0"),
         ({"max_duration": float("inf")}, "--max-duration is inf: give seconds, more than 0 and at most 3600"),
         ({"test_views": 0}, "--test-views is 0"),
-        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm starts from it"),
+        ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm uses it"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ LONG_FIRST = (
 TESTS = Path(__file__).resolve().parents[1]
 
 
-def group_of(item: pytest.MeasurementRequest) -> str:
+def group_of(item: pytest.Item) -> str:
     """The group of a test: that of its file, or else the file."""
     file = item.path.relative_to(TESTS).as_posix()
     return GROUPS.get(file, file)
@@ -67,7 +67,7 @@ def rank(group: str) -> int:
     return next((place for place, name in enumerate(LONG_FIRST) if group == name or group.startswith(f"{name}/")), 99)
 
 
-def arrange(items: list[pytest.MeasurementRequest]) -> None:
+def arrange(items: list[pytest.Item]) -> None:
     """Mark each test with its group, and put the long groups first."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group(group_of(item)))

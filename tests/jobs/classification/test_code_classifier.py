@@ -230,14 +230,14 @@ def test_a_generator_of_another_codec_is_refused(
     ("changes", "message"),
     [
         ({"tokens": None}, "--tokens is None for --model soundstorm: give the --output-dir of `soundstorm tokenize`"),
-        ({"model": "cnn"}, "only soundstorm hears tokens, leave it out"),
+        ({"model": "cnn"}, "only --model soundstorm works on tokens; leave it out"),
         (
             {"model": "cnn", "tokens": None, "mode": "frozen"},
             "--mode is frozen: the cnn is always trained from scratch",
         ),
         ({"preset": "theirs"}, "--preset is 'theirs': give ours or published for soundstorm"),
         ({"model": "cnn", "tokens": None, "preset": "published"}, "--preset is 'published': give ours for cnn"),
-        ({"model": "ast", "tokens": None, "mode": "codec"}, "--mode is codec: ast hears no codes"),
+        ({"model": "ast", "tokens": None, "mode": "codec"}, "--mode is codec: ast does not work on codes"),
         ({"batch_size": 1}, "--batch-size is 1: soundstorm normalizes over the clips of a step"),
     ],
 )

@@ -151,7 +151,7 @@ def test_a_command_that_is_stopped_while_its_libraries_load_says_so_in_one_sente
         time.sleep(0.005)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (130, "", "interrupted: nothing was begun\n")
+    assert (process.returncode, out, err) == (130, "", "interrupted: nothing was started\n")
 
 
 def test_a_process_that_only_imports_the_jobs_answers_signals_as_before() -> None:

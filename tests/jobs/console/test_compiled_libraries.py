@@ -77,4 +77,7 @@ def test_a_command_without_the_extra_says_which_install_is_missing(tmp_path: Pat
     (tmp_path / "ray.py").write_text("raise ModuleNotFoundError(\"No module named 'ray'\", name='ray')\n")
     done = python("-m", "jobs.doctor", before=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.startswith("error: ray is not installed") and "'soundstorm-env[cluster]'" in done.stderr
+    assert (
+        done.stderr.startswith("error: the commands need ray, which is not installed")
+        and "'soundstorm-env[cluster]'" in done.stderr
+    )

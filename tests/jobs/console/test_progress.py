@@ -61,10 +61,10 @@ def test_a_run_that_breaks_off_says_how_far_it_came(capsys: pytest.CaptureFixtur
 
 def test_what_goes_wrong_stands_in_the_line(capsys: pytest.CaptureFixture[str]) -> None:
     with progress("generate", 40) as counter:
-        counter.watch(Progress(done=1, retries=1, ready=2), 5)
+        counter.update_shards(Progress(done=1, retries=1, ready=2), 5)
         assert counter.line() == "generate: 0/40 clips (0%); 1 retry"
-        counter.watch(Progress(done=2, retries=7, replaced=1, failed=2, ready=2), 5)
-        assert counter.line() == "generate: 0/40 clips (0%); 7 retries, 1 actor replaced, 2 shards set aside"
+        counter.update_shards(Progress(done=2, retries=7, replaced=1, failed=2, ready=2), 5)
+        assert counter.line() == "generate: 0/40 clips (0%); 7 retries, 1 actor replaced, 2 failed shards"
 
 
 def test_the_time_left_follows_from_the_recent_rate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +144,7 @@ def test_a_job_tells_prometheus_what_it_did(ray_session: None, checkpoint: str, 
     row: Row = {"epoch": 91, "step": 77, "train_loss": 6.5, "val_loss": None, "lr": 0.25, "seconds": 2.0}
     with TrainingLog(str(tmp_path / "train"), "epoch", "train", clips=50) as log, progress("tally", 40) as counter:
         log.update([row])
-        counter.watch(Progress(done=1, retries=3, ready=2), 20)
+        counter.update_shards(Progress(done=1, retries=3, ready=2), 20)
         told = told_once(
             {("training", "train_loss"), ("actors_ready", "tally"), ("retries_total", "tally")}, known, ours=True
         )

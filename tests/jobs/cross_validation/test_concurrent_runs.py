@@ -25,7 +25,7 @@ def test_the_cluster_is_shared_out_among_trials(ray_session: None) -> None:
     assert concurrency_for(10, 3, None, False, cluster) == (3, ResourceQuota(num_cpus=5, num_gpus=0))
     assert concurrency_for(2, None, None, True, cluster)[1] == ResourceQuota(num_cpus=8, num_gpus=2)
     with pytest.raises(
-        SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is room for 2 at a time"
+        SoundStormError, match="--max-concurrent is 3: the cluster has 4 GPUs, which is enough for 2 at once"
     ):
         concurrency_for(10, 3, 2, True, cluster)
 
@@ -60,7 +60,7 @@ def test_a_trial_has_its_share_and_one_that_dies_is_begun_again(tmp_path: Path, 
         result = outcomes[name].result
         assert result is not None and (result["cpus"], result["share"], result["threads"]) == (2, True, 2)
     assert outcomes["fails"].error == "no such thing: give another"
-    assert "dies: its process died and is begun again" in said.get() and "lives: warning: half a thing" in said.get()
+    assert "dies: its process died and is started again" in said.get() and "lives: warning: half a thing" in said.get()
 
 
 def _sleep(folder: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster import storage
-from jobs.cross_validate import stages_of
+from jobs.cross_validate import steps_of
 from jobs.cross_validation.fold_plan import (
     FoldInputs,
     PretrainedInputs,
@@ -66,7 +66,7 @@ def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generat
     asked = settings(dataset=dataset)
     found = plans(asked, range(1, 6), PACKAGE)
     synthetic = synthetic_inputs(asked, "out")
-    assert {fold: (plan.start, plan.generator) for fold, plan in found.items()} == dict.fromkeys(
+    assert {fold: (plan.pretrained, plan.generator) for fold, plan in found.items()} == dict.fromkeys(
         range(1, 5), (synthetic, False)
     ) | {5: (PACKAGE, True)}
     assert not any(plan.leaks for plan in found.values())
@@ -92,13 +92,13 @@ def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
 
 def test_what_was_trained_on_other_recordings_does_for_every_fold() -> None:
     found = plans(settings(dataset="urbansound8k"), range(1, 11), PACKAGE)
-    assert all(plan.start == PACKAGE and plan.generator and not plan.leaks for plan in found.values())
+    assert all(plan.pretrained == PACKAGE and plan.generator and not plan.leaks for plan in found.values())
 
 
 def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
     outside = replace(PACKAGE, codec_name="encodec-24khz", codec_trained_on=ENCODEC, generator_trained_on=None)
     plan = choose_inputs(settings(), on_fold(settings(), 1), [outside])
-    assert plan.start == outside and not plan.generator
+    assert plan.pretrained == outside and not plan.generator
     assert describe(settings(), plan) == {
         "codec": "encodec-24khz (encodec)",
         "start": "a generator trained without fold 1",
@@ -108,18 +108,18 @@ def test_a_codec_from_outside_goes_with_a_generator_of_the_fold() -> None:
 def test_the_first_codec_that_holds_the_fold_out_is_taken() -> None:
     given = replace(PACKAGE, codec="mine", codec_trained_on=esc10_without(2), generator_trained_on=None)
     found = plans(settings(), range(1, 6), given, PACKAGE)
-    assert [found[fold].start for fold in (1, 2, 5)] == [synthetic_inputs(settings(), "out"), given, PACKAGE]
+    assert [found[fold].pretrained for fold in (1, 2, 5)] == [synthetic_inputs(settings(), "out"), given, PACKAGE]
 
 
 def test_a_generator_that_has_seen_the_fold_is_not_used_although_its_codec_is() -> None:
     seen = replace(PACKAGE, codec_trained_on=ENCODEC)
     plan = choose_inputs(settings(), on_fold(settings(), 1), [seen])
-    assert plan.start == seen and not plan.generator
+    assert plan.pretrained == seen and not plan.generator
 
 
 def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
     plan = choose_inputs(settings(allow_leak=True), on_fold(settings(), 1), [PACKAGE])
-    assert plan.start == PACKAGE and plan.generator
+    assert plan.pretrained == PACKAGE and plan.generator
     assert plan.leaks == (
         "fold 1: the codec 'block-24khz' was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
         "fold 1: the generator in the package was trained on esc10 without fold 5, and fold 1 of esc10 is the test",
@@ -130,8 +130,8 @@ def test_a_leak_is_allowed_only_when_asked_for_and_named() -> None:
 @pytest.mark.parametrize("unknown", [{"codec_trained_on": MISSING}, {"generator_trained_on": MISSING}])
 def test_what_does_not_say_what_it_was_trained_on_is_not_used(unknown: dict[str, Provenance]) -> None:
     plan = plans(settings(), range(5, 6), replace(PACKAGE, **unknown))[5]
-    assert plan.start is not None and not plan.generator
-    assert (plan.start.codec_name == "block-24khz") is ("generator_trained_on" in unknown)
+    assert plan.pretrained is not None and not plan.generator
+    assert (plan.pretrained.codec_name == "block-24khz") is ("generator_trained_on" in unknown)
 
 
 def test_the_codec_of_synthetic_sounds_does_for_every_fold_of_every_data_set() -> None:
@@ -152,9 +152,9 @@ def test_from_random_weights_no_generator_is_used(changes: dict[str, Any], mode:
     asked = settings(**changes)
     assert asked.mode == mode
     plan = choose_inputs(asked, on_fold(asked, 5), [PACKAGE])
-    assert plan.start == PACKAGE and not plan.generator
+    assert plan.pretrained == PACKAGE and not plan.generator
     assert describe(asked, plan)["start"] == start
-    assert "generator" not in stages_of(asked, plan, "out/fold-5")
+    assert "generator" not in steps_of(asked, plan, "out/fold-5")
 
 
 def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None:
@@ -167,13 +167,19 @@ def test_runs_may_have_codecs_tokens_teachers_and_generators_in_common() -> None
         settings(**elsewhere, pretrain_epochs=3),
     ):
         plan = choose_inputs(asked, on_fold(asked, 1), [synthetic_inputs(asked, "s3://lab/out")])
-        assert plan.start is not None
-        stages = stages_of(asked, plan, "s3://lab/out/fold-1")
+        assert plan.pretrained is not None
+        stages = steps_of(asked, plan, "s3://lab/out/fold-1")
         assert list(stages) == ["teacher", "generator", "classifier"]
         trained, heard = stages["classifier"].args[0], stages["generator"].args[0]
-        assert (heard.codec, heard.tokens) == (trained.codec, trained.tokens) == (plan.start.codec, plan.start.tokens)
+        assert (
+            (heard.codec, heard.tokens)
+            == (trained.codec, trained.tokens)
+            == (plan.pretrained.codec, plan.pretrained.tokens)
+        )
         assert (trained.teacher, trained.checkpoint) == (stages["teacher"].args[0].output_dir, heard.output_dir)
-        folders.append([plan.start.codec, plan.start.tokens, trained.teacher, trained.checkpoint, trained.output_dir])
+        folders.append(
+            [plan.pretrained.codec, plan.pretrained.tokens, trained.teacher, trained.checkpoint, trained.output_dir]
+        )
     own, common, of_other_classifiers, of_other_generators = folders
     names = [
         "codecs/block-synthetic/codec.safetensors",
@@ -201,11 +207,11 @@ def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> N
     def stages(**changes: Any) -> list[str]:
         asked = replace(settings(stages_dir="s3://lab/stages", **changes), clips=changes.get("dataset", ""))
         plan = choose_inputs(asked, on_fold(asked, 1), [synthetic_inputs(asked, "s3://lab/out")])
-        assert plan.start is not None
-        made = stages_of(asked, plan, "s3://lab/out/fold-1")
+        assert plan.pretrained is not None
+        made = steps_of(asked, plan, "s3://lab/out/fold-1")
         return [
-            plan.start.codec,
-            plan.start.tokens,
+            plan.pretrained.codec,
+            plan.pretrained.tokens,
             made["teacher"].args[0].output_dir,
             made["generator"].args[0].output_dir,
         ]
@@ -228,7 +234,7 @@ def test_only_a_generator_needs_views_of_the_tokens() -> None:
 @pytest.mark.parametrize("changes", [{"taught": False}, {"preset": "published"}])
 def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
     asked = settings(**changes)
-    stages = stages_of(asked, choose_inputs(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
+    stages = steps_of(asked, choose_inputs(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
     assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
 
 
@@ -242,5 +248,5 @@ def test_the_seed_and_the_paths_reach_every_stage() -> None:
     assert start.codec == storage.absolute("out/codecs/block-synthetic-7/codec.safetensors")
     assert {
         stage.args[0].seed
-        for stage in stages_of(asked, choose_inputs(asked, on_fold(asked, 1), [start]), "out/fold-1").values()
+        for stage in steps_of(asked, choose_inputs(asked, on_fold(asked, 1), [start]), "out/fold-1").values()
     } == {7}
