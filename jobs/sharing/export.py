@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import storage
-from jobs.console.command import exit_process, run_command, say_note
+from jobs.console.command import exit_process, print_note, run_command
 from jobs.inputs.checkpoints import CODEC_FILE, checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from soundstorm.errors import SoundStormError
@@ -63,7 +63,7 @@ def run(options: Options) -> dict[str, Any]:
         files, checkpoint = _packed(checkpoint)
     licence = options.licence or (PACKAGED_LICENCE if options.checkpoint is None else OTHER_LICENCE)
     if licence == OTHER_LICENCE:
-        say_note("without --licence the card says 'other': nobody knows what is allowed with the weights")
+        print_note("without --licence the card says 'other': nobody knows what is allowed with the weights")
     title = options.title or storage.absolute(options.output_dir).rstrip("/").rpartition("/")[2]
     card = model_card(checkpoint, title=title, licence=licence, size_bytes=len(files[WEIGHTS_FILE]))
     content = {CODEC_FILE: codec, CARD_FILE: card.encode(), WEIGHTS_FILE: files[WEIGHTS_FILE]}
