@@ -1,7 +1,8 @@
-"""What this machine and its cluster have and lack: processors, GPUs, libraries, codec weights, room on disk, storage,
-Ray and its nodes.
+"""Checks of this machine and its cluster: processors, GPUs, libraries, codec weights, disk space, storage, Ray and its
+nodes.
 
-What stands in the way of a job is lacking; what may, such as a folder too large to be sent to a cluster, is a note.
+A finding is `lacks` if jobs cannot run, and `note` if something may cause trouble, such as a folder that is too large
+to be sent to a cluster.
 """
 
 import os
@@ -37,20 +38,22 @@ from soundstorm.errors import SoundStormError
 from soundstorm.optimization.precision import uses_bf16
 
 LIBRARIES = ("ray", "torch", "torchaudio", "encodec", "pyarrow", "boto3", "soundfile", "numpy")
-TOKEN = "on: who has no token is refused"
-NO_TOKEN = "off: who reaches the cluster's ports can run code there; export RAY_AUTH_MODE=token before `ray start`"
+TOKEN = "on: connections without the token are refused"
+NO_TOKEN = (
+    "off: anyone who reaches the cluster's ports can run code there; export RAY_AUTH_MODE=token before `ray start`"
+)
 MAX_LISTED = 5
 MIN_SHARED_MEMORY_GB = 1.0
 
 
 @dataclass(kw_only=True)
 class Options:
-    """Say what this machine and its cluster have and lack."""
+    """Check what this machine and its cluster have and lack."""
 
     output_dir: str | None = None
-    """Also check that this folder or s3:// prefix can be written, listed, read and deleted, from every node."""
+    """Also check that every node can write, list, read and delete in this folder or s3:// prefix."""
     address: str | None = None
-    """Ray cluster to check; default: start one here."""
+    """Address of the Ray cluster to check; default: start Ray on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,14 @@ class Finding:
 
     subject: str
     fine: bool
-    """False: something will not work, and the text says what to do."""
+    """False: something does not work, and the text gives the remedy."""
     text: str
     is_note: bool = False
-    """Nothing is missing, but somebody should look at it."""
+    """Nothing is missing, but the user should know it."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Look at everything, show a table; raises when something that every job needs is missing."""
+    """Run all checks and print a table; raises SoundStormError if something that jobs need is missing."""
     checks: dict[str, Callable[[], tuple[bool, str]]] = {
         "processor": _processors,
         "GPU": _gpu,
@@ -111,7 +114,7 @@ def _processors() -> tuple[bool, str]:
 
 def _gpu() -> tuple[bool, str]:
     if not torch.cuda.is_available():
-        return True, "none: everything runs on the CPU, preset 'places' or 'draft' is meant for that"
+        return True, "none: everything runs on the CPU; use preset 'places' or 'draft'"
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return True, ", ".join(names)
 
@@ -138,7 +141,7 @@ def _submission() -> Finding:
         return Finding(
             "submission",
             True,
-            f"what `ray job submit --working-dir .` would take along cannot be read: {error}",
+            f"what `ray job submit --working-dir .` would send cannot be read: {error}",
             is_note=True,
         )
     return Finding("submission", True, str(sent), is_note=sent.is_much)
@@ -161,7 +164,7 @@ def _official_weights() -> tuple[bool, str]:
         return True, str(path)
     return (
         True,
-        f"not here: downloaded at first use where there is a network, or put {OFFICIAL_FILE} into {path.parent}",
+        f"not here: they are downloaded at first use; without a network, put {OFFICIAL_FILE} into {path.parent}",
     )
 
 
@@ -174,14 +177,14 @@ def _disk() -> tuple[bool, str]:
         "memory"
     )
     if min(free_gb, scratch_gb) < MIN_FREE_GB:
-        return False, f"{text}: make room, at least {MIN_FREE_GB:g} GB each"
+        return False, f"{text}: free at least {MIN_FREE_GB:g} GB in each"
     if shared_gb < MIN_SHARED_MEMORY_GB:
         text += "; Ray will use slower files for its objects: give a container --shm-size=4g"
     return True, text
 
 
 def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
-    """Ray, its nodes, and who gets in."""
+    """Findings about Ray, its nodes and authentication."""
     began = time.monotonic()
     with connect(address, await_gpu=False) as info:
         where = "started here" if info.started_here else "joined"
@@ -203,7 +206,7 @@ def _cluster(address: str | None, storage_uri: str | None) -> list[Finding]:
 
 def _authentication(reports: list[NodeReport]) -> str:
     if not reports:
-        return "not known: no node answers"
+        return "unknown: no node answers"
     return TOKEN if all(report.token_required for report in reports) else NO_TOKEN
 
 
@@ -213,7 +216,8 @@ def _alike(reports: list[NodeReport]) -> str:
     least = min(report.free_gb for report in reports)
     skew = max(abs(report.skew_s) for report in reports)
     return (
-        f"{len(reports)} with the libraries of this process, {named}, at least {least:.0f} GB for temporary files, "
+        f"{len(reports)} with the same libraries as this process, {named}, at least {least:.0f} GB for temporary "
+        "files, "
         f"clocks within {skew + 1:.0f} s"
     )
 

@@ -1,5 +1,4 @@
-"""`soundstorm download`: fetch ESC-50, ESC-10 or UrbanSound8K, verify it, and unpack it to where the other jobs look
-for it."""
+"""Download ESC-50, ESC-10 or UrbanSound8K, verify it, and unpack it into the default folder of the other jobs."""
 
 import csv
 import re
@@ -22,9 +21,9 @@ from soundstorm.errors import SoundStormError
 
 PUBLISHED = tuple(name for name, dataset in DATASETS.items() if dataset.url)
 MAX_BYTES = 16 * 2**30
-"""Bound on what an archive unpacks to; UrbanSound8K has 7 GB."""
+"""Maximum size of an unpacked archive; UrbanSound8K has 7 GB."""
 MAX_FILES = 100_000
-"""Bound on the entries of an archive; UrbanSound8K has about 9,000."""
+"""Maximum number of entries of an archive; UrbanSound8K has about 9,000."""
 NATIVE_RATE = 44_100
 """ESC-50's own sample rate: clips are verified without resampling."""
 
@@ -33,31 +32,31 @@ _PAPERS = re.compile(r"(LICENSE|README|FREESOUNDCREDITS|UrbanSound8K_README)[^/]
 
 @dataclass(kw_only=True)
 class Options:
-    """Fetch a published data set, verify it and unpack it. A data set that is complete is left alone; a broken download
-    goes on."""
+    """Download a published dataset, verify it and unpack it. A complete dataset is not downloaded again; an interrupted
+    download is resumed."""
 
     dataset: str = "esc50"
-    """esc50 (646 MB to download), esc10 (the same archive, of which a fifth is kept) or urbansound8k (6 GB)."""
+    """esc50 (646 MB to download), esc10 (the same archive; a fifth of it is kept) or urbansound8k (6 GB)."""
     output_dir: str | None = None
-    """Folder for the data set, a path or s3:// URI; default: data/NAME."""
+    """Folder for the dataset, path or s3:// URI; default: data/NAME."""
     url: str | None = None
-    """Get the archive from this mirror instead of its publisher."""
+    """Download the archive from this mirror instead of the publisher."""
     cache_dir: str = "~/.cache/soundstorm"
     """Local folder for the archive while it is downloaded and unpacked."""
     keep_archive: bool = False
-    """Leave the archive in the cache afterwards."""
+    """Keep the archive in the cache afterwards."""
 
     def __post_init__(self) -> None:
         if self.dataset not in PUBLISHED:
-            raise SoundStormError(f"--dataset is '{self.dataset}': there are downloads for {', '.join(PUBLISHED)}")
+            raise SoundStormError(f"--dataset is '{self.dataset}': give one of {', '.join(PUBLISHED)}")
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Make sure that the data set is complete at its place; returns where that is, and the number of clips.
+    """Download the dataset unless it is complete; returns its folder and the number of clips.
 
     Raises:
-        ClusterError: the archive cannot be downloaded or unpacked, or the place cannot be written.
-        SoundStormError: the archive does not hold the data set, or the place holds something else.
+        ClusterError: the archive cannot be downloaded or unpacked, or the folder cannot be written.
+        SoundStormError: the archive is not the dataset, or the folder has something else.
     """
     dataset = DATASETS[options.dataset]
     location = storage.absolute(options.output_dir or f"data/{options.dataset}")
@@ -84,7 +83,7 @@ def main() -> None:
 
 
 def _download(options: Options, dataset: Dataset, location: str) -> None:
-    """Archive into the cache, files into a scratch folder, and only when they are verified to their place."""
+    """Download the archive into the cache, unpack it into a temporary folder, verify it, then move it to `location`."""
     url = options.url or str(dataset.url)
     cache = Path(options.cache_dir).expanduser().absolute()
     archive = cache / ("UrbanSound8K.tar.gz" if options.dataset == "urbansound8k" else "ESC-50.zip")
@@ -97,7 +96,11 @@ def _download(options: Options, dataset: Dataset, location: str) -> None:
             folder = Path(scratch) / options.dataset
             console.print(f"unpacking {archive}")
             unpack(
-                archive, folder, choose=lambda path: _place_of(path, dataset), max_bytes=MAX_BYTES, max_files=MAX_FILES
+                archive,
+                folder,
+                choose=lambda path: _target_path(path, dataset),
+                max_bytes=MAX_BYTES,
+                max_files=MAX_FILES,
             )
             if options.dataset == "esc10":
                 _keep_esc10(folder)
@@ -108,14 +111,14 @@ def _download(options: Options, dataset: Dataset, location: str) -> None:
                 folder.rename(location)
     except (ClusterError, SoundStormError):
         if not was_here and dataset.md5 is None:
-            archive.unlink(missing_ok=True)  # it may be the culprit, and would be taken again
+            archive.unlink(missing_ok=True)  # it may be damaged, and would be used again
         raise
     if not was_here and not options.keep_archive:
         archive.unlink(missing_ok=True)
 
 
 def _clips_at(name: str, location: str) -> int:
-    """How many clips of the data set lie at `location` with row and file."""
+    """Number of clips of the dataset at `location` that have both a row and a file."""
     if not storage.list_objects(location, ".csv"):
         return 0
     filesystem, root = storage.filesystem(location)
@@ -125,9 +128,8 @@ def _clips_at(name: str, location: str) -> int:
         return 0
 
 
-def _place_of(path: str, dataset: Dataset) -> str | None:
-    """Where a file of the archive belongs: its path without the archive's one top folder; None for what is neither data
-    nor licence."""
+def _target_path(path: str, dataset: Dataset) -> str | None:
+    """Path of a file of the archive below the dataset's folder; None if it is neither data nor a licence."""
     inner = path.partition("/")[2]
     is_clip = inner.startswith("audio/") and is_audio(inner) and "/." not in inner
     is_table = dataset.layout is not None and inner == dataset.layout.csv_path
@@ -135,7 +137,7 @@ def _place_of(path: str, dataset: Dataset) -> str | None:
 
 
 def _keep_esc10(folder: Path) -> None:
-    """Reduces ESC-50 to the rows and files of ESC-10."""
+    """Reduce ESC-50 to the rows and files of ESC-10."""
     table = folder / "meta" / "esc50.csv"
     if not table.exists():
         return
@@ -154,8 +156,7 @@ def _keep_esc10(folder: Path) -> None:
 
 
 def _verify(name: str, folder: Path, archive: Path) -> None:
-    """The number of clips must be the published one; where no checksum vouches for the archive, every clip is
-    decoded."""
+    """Check that the number of clips is the published one. If the archive has no known checksum, decode every clip."""
     dataset = DATASETS[name]
     filesystem, root = storage.filesystem(folder)
     index = index_dataset(name, filesystem, root, folder.as_posix())
@@ -171,7 +172,7 @@ def _verify(name: str, folder: Path, archive: Path) -> None:
                 read_audio(Path(uri), NATIVE_RATE)
             except RejectedAudio as error:
                 raise SoundStormError(
-                    f"{archive}: {Path(uri).name} is no whole recording ({error}): give another --url"
+                    f"{archive}: {Path(uri).name} is not a complete recording ({error}): give another --url"
                 ) from error
 
 

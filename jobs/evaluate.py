@@ -1,9 +1,8 @@
-"""Generated sound against real: every clip is brought to one sample rate, measured by a pool of actors, and shown side
-by side.
+"""Compare generated with real sound: a pool of actors resamples every clip to one rate and measures it; a report shows
+both side by side.
 
-Three columns: real, real through the codec (the ceiling of any model on that codec), generated. Beside them stands how
-close the generated clips come as sound: see `soundstorm.evaluation.closeness`. Parts are written by the actors that
-made them; a run that was stopped goes on where it was.
+The report has three columns: real; real through the codec, the upper bound for any model with that codec; generated. A
+further section compares the distributions, see `soundstorm.evaluation.closeness`. An interrupted run resumes.
 """
 
 import hashlib
@@ -49,19 +48,15 @@ from soundstorm.evaluation.summary import summarize
 
 STAGE = "evaluate"
 OUTPUTS = (
-    "parts",
-    *(f"{name}.parquet" for name in (*TABLES, "substitution")),
-    "summary.json",
-    "report.html",
-    PLAYERS_FOLDER,
-    "failed.parquet",
+    *(f"{name}.parquet" for name in (*TABLES, "substitution", "failed")),
+    *("parts", "summary.json", "report.html", PLAYERS_FOLDER),
 )
 MAX_LINK_DAYS = 7
 
 
 @dataclass(kw_only=True)
 class Options(PoolOptions):
-    """Measure generated clips against real ones and write a report with players."""
+    """Compare generated clips with real ones and write a report with players."""
 
     real_audio: str
     """Real clips: a dataset's folder, a table of clips, the output of `tokenize`, or a folder of audio; path or URI."""
@@ -71,55 +66,56 @@ class Options(PoolOptions):
     """Folder or s3:// prefix for metrics, pairs, features and rejected (.parquet), summary.json, report.html and
     evaluate.json."""
     metrics: Literal["all", "acoustic"] = "all"
-    """acoustic: the six of single clips; all: also the two that compare pairs, and the closeness of the sound."""
+    """acoustic: the six metrics of single clips; all: also the two metrics of pairs, and the closeness of the
+    distributions."""
     fold: Count | None = None
     """Use real clips of this fold only."""
     held_out_fold: Count | None = None
-    """The fold of --real-audio that the model was not trained on, to tell likeness from copies; default: --fold, else
+    """Fold of --real-audio that the generator was not trained on, needed to detect memorization; default: --fold, else
     the last."""
     classifier: str | None = None
-    """Classifier that names the clips, a file of `train-classifier`, path or URI; default: the one in the package."""
+    """Classifier that classifies the clips, a file of `train-classifier`, path or URI; default: the one in the
+    package."""
     embedding_model: str | None = None
-    """Model that distances are also taken in, such as PANNs or CLAP, path or URI: ONNX, waveforms (batch, samples) in,
-    embeddings out; extra onnx."""
+    """Further embedding model for distances, such as PANNs or CLAP, path or URI: an ONNX file from waveforms (batch,
+    samples) to embeddings; needs the extra `onnx`."""
     embedding_rate: Count | None = None
-    """Samples per second that this model expects; default: 24000."""
+    """Sample rate that this model expects, in Hz; default: 24000."""
     substitution: str | None = None
-    """The generator (output of `train`, path or URI, or `packaged`): adds a table of where it loses, true codes of the
-    first levels of recordings and the rest its own."""
+    """Generator (output of `train`, path or URI, or `packaged`) for an additional table: the accuracy if the first
+    levels keep the true codes of recordings and the generator makes the others."""
     substitution_clips: Count = 100
-    """Recordings for that table, about."""
+    """Approximate number of recordings for that table."""
     clips_per_class: Count | None = None
-    """Real clips per class, drawn by --seed; default: all."""
+    """Real clips per class, a random sample by --seed; default: all."""
     max_duration: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = MAX_CLIP_S
-    """Seconds of a clip that are measured, real or generated; what lies beyond is not."""
+    """Seconds of each clip, real or generated, that are measured; the rest is ignored."""
     seed: NotNegative = 0
-    """Draws the real clips."""
+    """Random seed of the sample of real clips."""
     common_band: bool = False
-    """Take from both sides what lies above the frequency that both reach, before they are measured: for clips of unlike
-    sample rates."""
+    """Low-pass all clips to the bandwidth that both sides have: for clips of different sample rates."""
     codec: str | None = None
-    """Weights of the codec for the column `resynthesized`; default: the one the generated clips were made with, else as
-    in `tokenize`."""
+    """Weights of the codec for the column `resynthesized`; default: the codec of the generated clips, else as in
+    `tokenize`."""
     training_log: str | None = None
     """log.csv of `train`, for the curves in the report."""
     examples_per_class: NotNegative = 1
-    """Clips of each class and source to listen to in the report."""
+    """Clips of each class and source that the report plays."""
     players: Literal["inside", "linked"] = "inside"
-    """inside: the report holds its audio and plays anywhere, for ever; linked: it has links to files in players/,
-    signed and ending in storage."""
+    """inside: the report contains its audio and always works; linked: it links to files in players/; in object storage
+    the links are signed and expire."""
     link_days: Annotated[int, Ge(1), Le(MAX_LINK_DAYS), Allowed(f"1 to {MAX_LINK_DAYS}")] = 7
-    """Days that signed links are valid, 1 to 7: whoever has the report can play its clips until then."""
+    """Days that signed links are valid, 1 to 7: anyone who has the report can play its clips until then."""
     max_rejected: Fraction = 0.05
-    """Share of clips (0 to 1) that may be unusable before the job fails."""
+    """Fraction of clips (0 to 1) that may be rejected before the job fails."""
     shard_size: Count = 16
-    """Clips per part."""
+    """Clips per shard."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.embedding_rate is not None and self.embedding_model is None:
             raise SoundStormError(
-                f"--embedding-rate is {self.embedding_rate}: it is that of an --embedding-model, and none is given"
+                f"--embedding-rate is {self.embedding_rate} without --embedding-model: give both or neither"
             )
         for name, given in (
             ("--classifier", self.classifier),
@@ -127,12 +123,12 @@ class Options(PoolOptions):
             ("--embedding-model", self.embedding_model),
         ):
             if given is not None and self.metrics != "all":
-                raise SoundStormError(f"{name} is {given}: it is for --metrics all, and --metrics is {self.metrics}")
+                raise SoundStormError(f"{name} is {given}: it needs --metrics all, and --metrics is {self.metrics}")
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Measure what is missing, then compare and write the report."""
-    _check_places(options)
+    """Measure the clips that are missing, then compare and write the report."""
+    _check_paths(options)
     dataset = find_clips("--real-audio", options.real_audio)
     real = draw_per_category(
         clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed
@@ -166,7 +162,7 @@ def run(options: Options) -> dict[str, Any]:
         options.max_rejected,
         problem="cannot be measured",
         named_by="uri",
-        remedy="mend them and run again with --overwrite",
+        remedy="fix or remove them and run again with --overwrite",
     )
     unusable = set(rejected["uri"].to_pylist())
     evaluation = Evaluation(
@@ -193,7 +189,7 @@ def run(options: Options) -> dict[str, Any]:
     return _summary(options, evaluation.counts, "")
 
 
-def _check_places(options: Options) -> None:
+def _check_paths(options: Options) -> None:
     for option, uri in (("--real-audio", options.real_audio), ("--generated-audio", options.generated_audio)):
         if is_listed(uri):
             check_not_inside(options.output_dir, uri, "--output-dir", option)
@@ -209,7 +205,7 @@ def _settings(
     scope: ComparisonSets | None,
     bands: Bands | None,
 ) -> dict[str, Any]:
-    """What decides the result, for the record; `bands` where they are common ones."""
+    """The settings that the result depends on, for the record; `bands` with --common-band."""
     return {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
@@ -267,11 +263,8 @@ def _measure(
     is_long = pc.greater_equal(found[0]["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE)
     long = found[0].filter(is_long)["clip_id"].unique()
     if len(long):
-        told = (
-            f"{len(long)} clips last {options.max_duration:g} s or longer, for example {long[0].as_py()}: "
-            "what lies beyond is not measured"
-        )
-        print_note(f"{told} (--max-duration)")
+        named = f"{len(long)} clips last {options.max_duration:g} s or longer, for example {long[0].as_py()}"
+        print_note(f"{named}: the rest is not measured (--max-duration)")
     return found
 
 

@@ -1,6 +1,6 @@
-"""From recordings to a page to listen to: tokenize, train, generate, evaluate, one after the other, restartable.
+"""The whole pipeline from recordings to a report: tokenize, train, generate, evaluate, in order and restartable.
 
-Each stage keeps a record of its settings in its own folder; a stage that is finished is not repeated.
+Each step writes a record of its settings in its own folder; finished steps are not repeated.
 """
 
 from collections.abc import Callable
@@ -21,46 +21,46 @@ from soundstorm.data.datasets import DATASETS
 from soundstorm.model.presets import PRESETS, preset
 
 CLIPS_PER_CLASS = 10
-"""Of the synthetic dataset that the pipeline makes for itself."""
+"""Clips per class of the synthetic dataset that the pipeline creates."""
 SAMPLES_PER_CLASS = 2
-"""Generated where --num-samples is not given."""
+"""Clips per class to generate, if --num-samples is not given."""
 
 
 @dataclass(kw_only=True)
 class Options(DatasetOptions):
-    """Run every stage from a dataset to a report."""
+    """Run every step from a dataset to a report."""
 
     dataset: Annotated[str, OneOf(DATASETS)] = "synthetic"
-    """esc50, esc10, urbansound8k, folder or synthetic (made on the spot, where --data-dir is not given)."""
+    """esc50, esc10, urbansound8k, folder or synthetic (created if --data-dir is not given)."""
     output_dir: str = "runs/pipeline"
-    """Folder or s3:// prefix with a folder for each stage."""
+    """Folder or s3:// prefix with a folder for each step."""
     preset: Annotated[str, OneOf(PRESETS)] = "draft"
-    """Network and training, as in `train`; draft takes minutes, places an hour."""
+    """Network and training settings, as in `train`; draft takes minutes, places an hour."""
     fold: int | None = None
-    """The test fold, which is not trained on; default: the dataset's last."""
+    """Test fold: held out of training; default: the dataset's last."""
     views: int = 0
-    """Augmented views of each clip to train on beside the recording, as in `tokenize`; the checkpoint in the package
-    has 8."""
+    """Number of augmented views of each clip to train on beside the original, as in `tokenize`; the checkpoint in the
+    package was trained with 8."""
     epochs: int | None = None
     """Passes over the clips; default: the preset's."""
     num_workers: int | None = None
-    """Training processes; default: one per GPU, or one."""
+    """Number of training processes; default: one per GPU, or one."""
     num_samples: int | None = None
-    """Clips to generate, in equal shares of all classes; default: two of each class."""
+    """Clips to generate, all classes equally often; default: two per class."""
     duration: float = 5.0
-    """Seconds of each generated clip."""
+    """Length of each generated clip in seconds."""
     clips_per_class: int = 10
-    """Real clips of each class to compare with."""
+    """Real clips per class to compare with."""
     seed: int = 0
-    """Seed of training, generation and of the choice of real clips."""
+    """Random seed of training, generation and the sample of real clips."""
     codec: str | None = None
     """Weights of the codec, as in `tokenize`."""
     max_rejected: float = 0.05
-    """Share of clips that may be rejected."""
+    """Fraction of clips that may be rejected before the job fails."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Run the stages that are not finished; returns the summary of the last."""
+    """Run the unfinished steps; returns the summary of the last."""
     check_not_inside_dataset(options.output_dir, options)
     storage.check_writable(options.output_dir)
     folders = {
@@ -86,7 +86,7 @@ def run(options: Options) -> dict[str, Any]:
 def _stages(
     options: Options, folders: dict[str, str], location: str, num_samples: int
 ) -> dict[str, Callable[[], dict[str, Any]]]:
-    """The jobs by name, in order, each with its folder; the recordings lie at `location`."""
+    """The steps by name, in order; each is a job with its own folder. The recordings are in `location`."""
     shared: dict[str, Any] = {"overwrite": options.overwrite, "address": options.address}
     return {
         "tokenize": partial(
@@ -147,7 +147,7 @@ def _stages(
 
 
 def _dataset(options: Options, folder: str) -> str:
-    """Where the recordings lie; the synthetic ones are made at `folder` first, if nothing else is given."""
+    """Folder of the recordings; creates the synthetic ones in `folder` if no other dataset is given."""
     if options.dataset != "synthetic" or options.data_dir is not None:
         return options.location
     return make_synthetic(folder, CLIPS_PER_CLASS, overwrite=options.overwrite)

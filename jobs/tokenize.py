@@ -150,7 +150,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
         max_duration_s=options.max_duration,
         num_actors=options.num_actors,
     )
-    todo = pool.missing()
+    todo = pool.missing_shards()
     if not todo:
         return
     with (
@@ -160,7 +160,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
         tracker = start_tracker()
         for pools_left in reversed(range(MAX_POOLS)):
             try:
-                pool.work(todo, info, tracker, counter)
+                pool.run(todo, info, tracker, counter)
                 return
             except RayError as error:
                 cause = cause_of(error, tracker)
@@ -172,7 +172,7 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
             print_warning(f"{cause}; a new pool processes the remaining shards")
             # the remaining actors hold their CPUs until the error, a reference cycle, is garbage-collected
             gc.collect()
-            todo = pool.missing()
+            todo = pool.missing_shards()
             counter.advance(max(0, pool.num_done(todo) - counter.done))
 
 

@@ -1,8 +1,8 @@
-"""Fit the codec to the recordings of a dataset: blocks of log-mel frames by Ray Data, codebooks level by level in an
-actor.
+"""Fit the codec to the recordings of a dataset: Ray Data computes blocks of log-mel frames, and an actor fits codebooks
+to them, level by level.
 
-Nothing is learned by gradients, and the recordings give a bounded pool of blocks, however many there are. The state is
-stored after each level: the same command goes on from there.
+There is no gradient descent. The pool of blocks is bounded, however many recordings there are. The state is saved after
+each level, and the same command resumes from it.
 """
 
 import hashlib
@@ -51,9 +51,9 @@ STAGE = "train_codec"
 CODEC_FILE = "codec.safetensors"
 STATE_FILE = "fitting.safetensors"
 HELD_OUT = 20
-"""One in so many recordings is not fitted to: what the codes lose is measured on them."""
-MOST_HELD_OUT, MOST_MEASURED = 200, 400
-"""Recordings that suffice for that, and for the figures of the test fold."""
+"""One in this many recordings is held out of fitting: the loss of the codes is measured on it."""
+MAX_HELD_OUT, MAX_MEASURED = 200, 400
+"""Maximum number of held-out recordings, and of recordings of the test fold that are measured."""
 DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
@@ -62,28 +62,28 @@ class Options(DatasetOptions, RestartOptions):
     """Fit the codec to recordings."""
 
     output_dir: str
-    """Folder for the codec and its log, a path or s3:// URI."""
+    """Folder for the codec and its log, path or s3:// URI."""
     folds: tuple[int, ...] = ()
-    """Folds to fit to; default: all but the test fold."""
+    """Folds to fit to; default: all except the test fold."""
     test_fold: int | None = None
-    """Fold that is measured and not fitted to; default: the dataset's last."""
+    """Test fold: held out of fitting and measured; default: the dataset's last."""
     clips: str | None = None
-    """Text file, path or URI, with one clip id or file name a line: only these are fitted to. Default: all."""
+    """Text file, path or URI, with one clip id or file name per line: only these are fitted to. Default: all."""
     frames_per_block: Literal["1", "2", "4"] = "1"
-    """Log-mel frames (75 a second) that a column of codes describes; it has 8 codes of 1024 for each of them."""
+    """Log-mel frames (75 per second) per block; a block has 8 codes of 1024 for each of its frames."""
     name: str = "block"
-    """The codec's name in fingerprints."""
+    """Name of the codec in fingerprints."""
     fitting: Annotated[FittingConfig, tyro.conf.arg(name="")] = FittingConfig()
     codebook_size: int = 1024
-    """Codes of a level."""
+    """Number of codes per level."""
     num_levels: int | None = None
-    """Codes of a column; default: 8 for each frame of a block."""
+    """Number of levels; default: 8 for each frame of a block."""
     max_duration: Annotated[float, Gt(0), Allowed("a number of seconds above 0")] = 30.0
     """Seconds of a recording that are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to look for clusters."""
+    """Where k-means runs; auto: on a GPU if there is one."""
     max_failures: NotNegative = 3
-    """Times that fitting goes on in another process after one died."""
+    """Restarts of the fitting after its process died."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -97,17 +97,17 @@ class Options(DatasetOptions, RestartOptions):
             if value < 0:
                 raise SoundStormError(f"--{option} is {value}: give 0 or more")
         if self.name in EARLIER_CODECS:
-            raise SoundStormError(f"--name is '{self.name}': codecs of earlier versions are known by it, give another")
+            raise SoundStormError(f"--name is '{self.name}': codecs of earlier versions have this name; give another")
         self.config()
 
     def config(self) -> BlockCodecConfig:
-        """The codec's settings."""
+        """The settings of the codec."""
         default = for_block(int(self.frames_per_block))
         return replace(default, codebook_size=self.codebook_size, num_levels=self.num_levels or default.num_levels)
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Fit the codec that `options` describe; returns the figures of its levels and of the test fold."""
+    """Fit the codec; returns the figures of its levels and of the test fold."""
     index = open_and_report(options)
     fold = index.num_folds if options.test_fold is None else options.test_fold
     every = set(range(1, index.num_folds + 1))
@@ -142,7 +142,7 @@ def run(options: Options) -> dict[str, Any]:
 def _train(
     options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int], settings: dict[str, Any]
 ) -> dict[str, Any]:
-    """Fit to `clips`, measure on `fold` and write the codec, unless it is there."""
+    """Fit to `clips`, measure on `fold` and write the codec, unless that is done."""
     config = options.config()
     outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
     record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
@@ -155,7 +155,7 @@ def _train(
         blocks = blocks_per_copy(fitted.num_rows, options.fitting)
         pool, usable = _pool(fitted, blocks, options, config)
         state = _fit(pool, blocks, options, config, info)
-        console.print("train-codec: measuring what the codes lose")
+        console.print("train-codec: measuring the loss of the codes")
         measured = decode_clips(held_out, SAMPLE_RATE, options.max_duration)
         codec = finish(state, _waveforms(measured), config)
         outside = ("synthetic sounds",) if options.fitting.simple_sounds else ()
@@ -166,7 +166,7 @@ def _train(
         counts: dict[str, Any] = {
             "recordings": usable,
             "levels": [asdict(report) for report in state.reports],
-            "test": _measure(content, test.slice(0, MOST_MEASURED), options),
+            "test": _measure(content, test.slice(0, MAX_MEASURED), options),
         } | folds_record(index, options)
         storage.write_bytes(storage.join(options.output_dir, CODEC_FILE), content)
     _show_levels(state)
@@ -179,7 +179,7 @@ def _summary(options: Options, counts: dict[str, Any], what: str) -> dict[str, A
     where = storage.join(options.output_dir, CODEC_FILE)
     last, test = counts["levels"][-1], counts["test"]
     figures = "" if test is None else f"; test fold: log-mel distance {test['log_mel_distance']:.3f} nats"
-    message = f"{where}: {what}, {len(counts['levels'])} levels leave {last['error_nats']:.3f} nats{figures}"
+    message = f"{where}: {what}, {len(counts['levels'])} levels, error {last['error_nats']:.3f} nats{figures}"
     return {"message": message, "output_dir": options.output_dir, "codec": where, **counts}
 
 
@@ -187,20 +187,20 @@ def _summary(options: Options, counts: dict[str, Any], what: str) -> dict[str, A
 
 
 def _held_out(clips: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """Recordings to measure on, and those to fit to; in which part a clip is follows from its id."""
+    """Held-out recordings, and those to fit to; a hash of the clip id decides."""
     clips = clips.take(np.argsort([_key(clip_id) for clip_id in clips["clip_id"].to_pylist()]))
-    count = min(MOST_HELD_OUT, max(1, clips.num_rows // HELD_OUT))
+    count = min(MAX_HELD_OUT, max(1, clips.num_rows // HELD_OUT))
     return clips.slice(0, count), clips.slice(count)
 
 
 def _key(clip_id: str) -> int:
-    """A number of its own for each recording, 63 bits."""
+    """A hash of the clip id, 63 bits."""
     return int.from_bytes(hashlib.sha256(clip_id.encode()).digest()[:8], "big") >> 1
 
 
 def _pool(clips: pa.Table, blocks: int, options: Options, config: BlockCodecConfig) -> tuple["ray.data.Dataset", int]:
-    """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and how many recordings there
-    are."""
+    """The blocks of the recordings, as the `samples` of a dataset of schema DECODED, and the number of usable
+    recordings."""
     bank_FM, fitting = mel_bank(config), options.fitting
 
     def keep(waveform_N: np.ndarray, clip_id: str) -> bytes:
@@ -221,7 +221,7 @@ def _waveforms(decoded: "ray.data.Dataset") -> list[np.ndarray]:
 
 
 def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any] | None:
-    """Figures of the codec on the recordings of the test fold, none where there are none."""
+    """Figures of the codec on the recordings of the test fold; None if there are none."""
     waveforms = _waveforms(decode_clips(clips, SAMPLE_RATE, options.max_duration))
     if not waveforms:
         return None
@@ -235,7 +235,7 @@ def _measure(content: bytes, clips: pa.Table, options: Options) -> dict[str, Any
 def _fit(
     pool: "ray.data.Dataset", blocks: int, options: Options, config: BlockCodecConfig, info: ClusterInfo
 ) -> FittingState:
-    """Find level after level, and store what is found; a fitter that dies is followed by another."""
+    """Fit level after level and save the state after each; a fitter that dies is replaced."""
     scaling, state_uri = scaling_for(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
     state = _stored_state(stored, state_uri)
@@ -256,9 +256,9 @@ def _fit(
                 failures, fitter = failures + 1, None
                 if failures > options.max_failures:
                     raise SoundStormError(
-                        f"{options.output_dir}: fitting broke off, {failures} processes died at level "
-                        f"{len(state.packed)}; what is found is kept, "
-                        "run again; more memory may help, or a smaller --pool-blocks"
+                        f"{options.output_dir}: fitting failed, {failures} processes died at level "
+                        f"{len(state.packed)}; finished levels are kept, "
+                        "run the same command again; more memory may help, or a smaller --pool-blocks"
                     ) from error
                 continue
             state = files.state_from_bytes(stored)
@@ -267,12 +267,12 @@ def _fit(
             report, found = state.reports[-1], len(state.reports) - first
             left = (config.num_levels - len(state.reports)) * (time.monotonic() - began) / found
             console.print(
-                f"level {report.level + 1}/{config.num_levels}  leaves {report.error_nats:.4f} nats  codes in use "
+                f"level {report.level + 1}/{config.num_levels}  error {report.error_nats:.4f} nats  codes in use "
                 f"{report.codes_in_use:.0%}"
                 f"  entropy {report.entropy_bits:.2f} bits  ETA {duration(left)}"
             )
     if fitter is not None:
-        ray.kill(fitter)  # whose processors are wanted at once
+        ray.kill(fitter)  # to free its CPUs at once
     return state
 
 
@@ -305,7 +305,7 @@ def _rows(state: FittingState) -> list[dict[str, Any]]:
 
 
 def _show_levels(state: FittingState) -> None:
-    table = Table("level", "leaves, nats", "codes in use", "entropy, bits")
+    table = Table("level", "error, nats", "codes in use", "entropy, bits")
     for report in state.reports:
         table.add_row(
             str(report.level), f"{report.error_nats:.4f}", f"{report.codes_in_use:.0%}", f"{report.entropy_bits:.2f}"

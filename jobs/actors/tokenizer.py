@@ -1,8 +1,8 @@
-"""The workers behind `tokenize`: one reads and decodes a shard's recordings, the other encodes them and writes the
-shard's tables.
+"""Workers of `tokenize`: a task reads and decodes a shard's recordings, an actor encodes them and writes the shard's
+tables.
 
-Where a worker died at a shard, the next one takes its clips one by one; a clip at which worker after worker dies is
-rejected, and the run goes on.
+After a worker died at a shard, the next worker processes its clips one by one. A clip that crashes every worker (a
+poison item) is rejected, and the run continues.
 """
 
 from collections.abc import Iterator
@@ -25,34 +25,34 @@ from soundstorm.data.views import make_view
 from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
-"""A shard's clips; `partners` has, for each view to make beside the recording, the URI of the recording that it is
-mixed with, or null."""
+"""Schema of a shard's clips; `partners` has, for each augmented view, the URI of the recording that it is mixed with,
+or null."""
 MAX_BATCH_S = 60.0
-"""Seconds of sound that are decoded before they are encoded: two batches of a codec. A clip that is longer is alone."""
+"""Longest batch in seconds of decoded audio: two batches of a codec. A longer clip is a batch of its own."""
 KILLS_WORKER = "every process that worked on it died; more memory may help"
 
 
 @dataclass(slots=True)
-class _Found:
-    """What became of a shard's clips."""
+class _ShardResult:
+    """Result of a shard: tokens, rejected clips and notes."""
 
     tokens: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
-    """By clip_id; of the clips that were decoded."""
+    """Notes of each decoded clip, by clip_id."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decoded:
-    """What became of a recording: 16-bit mono at the codec's rate, or why there is none (reason and detail, a line
+    """A decoded recording, 16-bit mono at the codec's rate, or why it was rejected (reason and detail, one line
     each)."""
 
     pcm: bytes = b""
     problem: str = ""
     notes: str = ""
-    """A line each."""
+    """One note per line."""
     content: str = ""
-    """What the file is known again by: see `soundstorm.serialization.recordings.content_of`."""
+    """Hash of the content: see `soundstorm.serialization.recordings.content_of`."""
 
     @property
     def duration_s(self) -> float:
@@ -60,7 +60,7 @@ class Decoded:
 
 
 def read_shard(row: dict[str, Any], max_duration_s: float, tracker: Any, limit_s: float) -> dict[str, Any]:
-    """A task that decodes a shard's recordings to 16-bit mono at the codec's rate; failures are kept beside their
+    """Ray task: decode a shard's recordings to 16-bit mono at the codec's rate. Rejections are stored beside their
     clips."""
     clips = from_ipc(row["clips"]).to_pylist()
     decoded = [Decoded(problem=f"{Reason.KILLED_WORKER.value}\n{KILLS_WORKER}")] * len(clips)
@@ -83,19 +83,19 @@ def decode_recording(uri: str, dataset: str, max_duration_s: float) -> Decoded:
 
 
 class TokenizerActor:
-    """An actor that encodes shards, which it reads itself unless `read_shard` did, and writes their tables.
+    """Actor that encodes shards and writes their tables. It reads the recordings itself unless `read_shard` did.
 
-    It makes the views of one clip at a time, and reads their partners as it needs them. A clip is tokenized in all its
-    views or rejected.
+    It makes the views of one clip at a time, and reads mixing partners when it needs them. A clip is tokenized in all
+    its views or rejected.
 
     Args:
-        weights: of the codec.
-        output_dir: URI of the folder of the tables.
-        metadata: of the tables of tokens.
-        max_duration_s: what a recording holds beyond is cut off.
-        gpu: whether to encode on one.
-        tracker: of `cluster.scheduling.attempt_tracker`.
-        limit_s: a shard that takes longer hangs: the process ends itself.
+        weights: weights of the codec.
+        output_dir: URI of the output folder.
+        metadata: metadata of the tables of tokens.
+        max_duration_s: longest part of a recording that is used.
+        gpu: whether to encode on a GPU.
+        tracker: the attempt tracker.
+        limit_s: a shard that takes longer hangs: the process kills itself.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class TokenizerActor:
         self.tracker, self.limit_s = tracker, limit_s
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        clips, found = from_ipc(row["clips"]).to_pylist(), _Found()
+        clips, found = from_ipc(row["clips"]).to_pylist(), _ShardResult()
         with Attempt(self.tracker, f"encode {row['shard']}", self.limit_s) as attempt:
             for portion in attempt.batches([clip["clip_id"] for clip in clips]):
                 decoded = ((clips[number], self._read(row, clips[number], number)) for number in portion)
@@ -125,7 +125,7 @@ class TokenizerActor:
                 for clip in clips
                 if clip["clip_id"] in attempt.poison
             ]
-            self._note(row["shard"], found)
+            self._write_rejections(row["shard"], found)
             table = pa.Table.from_pylist(found.tokens, TOKENIZED)
             tables.write_table(
                 tables.part_uri(storage.join(self.output_dir, "tokens"), row["shard"]), table, self.metadata
@@ -142,8 +142,8 @@ class TokenizerActor:
             content=row["content"][number],
         )
 
-    def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _Found) -> None:
-        """Add what becomes of these clips to `found`."""
+    def _encode_clips(self, clips: list[tuple[dict[str, Any], Decoded]], found: _ShardResult) -> None:
+        """Add the results of these clips to `found`."""
         usable: list[tuple[dict[str, Any], bytes]] = []
         contents = {clip["clip_id"]: decoded.content for clip, decoded in clips}
         for clip, decoded in clips:
@@ -170,7 +170,7 @@ class TokenizerActor:
     def _encode_views(
         self, clips: list[tuple[dict[str, Any], bytes]]
     ) -> Iterator[tuple[dict[str, Any], list[np.ndarray | str]]]:
-        """Each clip with the codes of its views, the recording first."""
+        """Each clip with the codes of its views, the original first."""
         if not any(clip["partners"] for clip, _ in clips):
             recordings = self._encode([_waveform(pcm) for _, pcm in clips])
             yield from ((clip, [codes_QT]) for (clip, _), codes_QT in zip(clips, recordings, strict=True))
@@ -182,7 +182,7 @@ class TokenizerActor:
             yield clip, self._encode(views)
 
     def _partner(self, uri: str | None, dataset: str) -> np.ndarray | None:
-        """The recording that a view is mixed with; None where it has none, or it cannot be used."""
+        """The waveform of a mixing partner; None if there is none or it is rejected."""
         if uri is None:
             return None
         try:
@@ -190,9 +190,8 @@ class TokenizerActor:
         except RejectedAudio:
             return None
 
-    def _note(self, shard: int, found: _Found) -> None:
-        """Write which clips of the shard were rejected and the notes of the others, in place of what an earlier attempt
-        wrote."""
+    def _write_rejections(self, shard: int, found: _ShardResult) -> None:
+        """Write the rejected clips of the shard and the notes of the others; replaces those of an earlier attempt."""
         rejected_uri = tables.part_uri(storage.join(self.output_dir, "rejected"), shard)
         if found.rejected:
             tables.write_table(rejected_uri, pa.Table.from_pylist(found.rejected, REJECTED), {})
@@ -201,8 +200,8 @@ class TokenizerActor:
         write_notes(self.output_dir, shard, found.notes)
 
     def _encode(self, waveforms: list[np.ndarray]) -> list[np.ndarray | str]:
-        """Codes of each waveform; where the batch fails, clip by clip, and the error's text in place of the codes of a
-        clip that fails."""
+        """Codes of each waveform. If the batch fails, each clip is encoded alone; a clip that fails gets the error's
+        text instead of codes."""
         try:
             return list(self.codec.encode_clips(waveforms))
         except RuntimeError:

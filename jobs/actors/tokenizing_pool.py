@@ -1,5 +1,5 @@
-"""The pool of codec actors behind `tokenize`: Ray Data has them do shards of clips; for actors with GPUs, CPU tasks
-read and decode ahead."""
+"""The pool of codec actors of `tokenize`: Ray Data assigns shards of clips to them. If they have GPUs, CPU tasks read
+and decode ahead of them."""
 
 import re
 from dataclasses import dataclass
@@ -20,36 +20,35 @@ from jobs.console.progress import ProgressCounter
 from soundstorm.data.views import RECORDED, choose_partner
 
 MAX_SHARD_RETRIES = 20
-"""Times that a shard is tried again after its worker died: Ray Data by itself would go on for ever. Enough to find six
-deadly clips in it."""
+"""Retries of a shard after its worker died; Ray Data itself would retry for ever. Enough to find six poison clips."""
 HANG_S = 1800.0
-"""A shard that takes this long and as long as all of its sound lasts hangs; its worker is replaced."""
+"""A shard hangs if it takes longer than this plus the longest duration of its audio; its worker is replaced."""
 MAX_LISTED = 5
-"""Clips named in an error."""
+"""Clips that an error lists."""
 MAX_ERROR_CHARACTERS = 300
 
 
 @dataclass(kw_only=True, frozen=True)
 class TokenizingPool:
-    """What all shards have in common."""
+    """Settings that all shards share."""
 
     output_dir: str
     clips: pa.Table
-    """Of all shards, schema CLIPS."""
+    """Clips of all shards, schema CLIPS."""
     shard_size: int
     """Clips per shard."""
     views: int
-    """Augmented views of each clip to tokenize beside the recording."""
+    """Number of augmented views of each clip beside the original."""
     weights: bytes
-    """Of the codec."""
+    """Weights of the codec."""
     metadata: dict[str, str]
-    """Of the tables of tokens."""
+    """Metadata of the tables of tokens."""
     max_duration_s: float
-    """What a recording holds beyond is cut off."""
+    """Longest part of a recording that is used."""
     num_actors: int | None
-    """At most; None: as many as there is room for."""
+    """Maximum number of actors; None: as many as the cluster can hold."""
 
-    def missing(self) -> list[int]:
+    def missing_shards(self) -> list[int]:
         """Shards that have no table of tokens yet."""
         return missing_shards(self.output_dir, self.clips.num_rows, self.shard_size)
 
@@ -57,9 +56,9 @@ class TokenizingPool:
         """Clips of the shards that are not in `todo`."""
         return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
 
-    def work(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
-        """Have Ray Data do the shards in `todo`, and keep watch over it; `tracker` counts their attempts."""
-        shards = self._plan(todo, info, tracker)
+    def run(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
+        """Have Ray Data process the shards in `todo` under a watchdog; `tracker` counts their attempts."""
+        shards = self._build_dataset(todo, info, tracker)
         rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
         def work() -> None:
@@ -76,15 +75,15 @@ class TokenizingPool:
             work, Watchdog(tracker=tracker, worker=worker, storage_uri=self.output_dir, limits=limits_here()), show
         )
 
-    def _plan(self, todo: list[int], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
+    def _build_dataset(self, todo: list[int], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
         quiet_ray_data(watched=True)
         planned = with_partners(self.clips, self.views)
         rows = [{"shard": shard, "clips": to_ipc(self._of_shard(planned, shard))} for shard in todo]
-        room = int(info.num_gpus) or max(1, int(info.num_cpus))
+        capacity = int(info.num_gpus) or max(1, int(info.num_cpus))
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
         shards = ray.data.from_items(rows, override_num_blocks=len(rows))
-        # CPU tasks read ahead of the GPUs; elsewhere an actor reads for itself, so that throughput grows with their
-        # number
+        # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
+        # the number of actors
         if info.num_gpus:
             reading = {"max_duration_s": self.max_duration_s, "tracker": tracker, "limit_s": limit_s}
             with bounded_retries():
@@ -101,7 +100,7 @@ class TokenizingPool:
                     tracker,
                     limit_s,
                 ),
-                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or room, room, len(todo))),
+                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or capacity, capacity, len(todo))),
                 num_cpus=1,
                 num_gpus=1 if info.num_gpus else 0,
                 max_task_retries=MAX_SHARD_RETRIES,
@@ -119,8 +118,8 @@ def missing_shards(output_dir: str, num_clips: int, shard_size: int) -> list[int
 
 
 def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
-    """Clips (schema CLIPS) with the recordings that their views are mixed with, which are of their class and fold:
-    schema PLANNED_CLIPS."""
+    """Clips (schema CLIPS) with the mixing partners of their views, which have the same class and fold: schema
+    PLANNED_CLIPS."""
     rows = clips.select(["clip_id", "fold", "label", "uri"]).to_pylist()
     groups: dict[tuple[int, int], list[str]] = {}
     for row in sorted(rows, key=lambda row: row["clip_id"]):
@@ -137,15 +136,15 @@ def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
 
 
 def was_killed(error: RayError) -> bool:
-    """Whether an actor was ended from outside, and not by the shard that it worked on."""
+    """Whether an actor was killed from outside, and did not crash at its shard."""
     return isinstance(error, RayActorError) and "ray.kill" in str(error)
 
 
 def cause_of(error: RayError, tracker: Any) -> str:
-    """What went wrong in a worker: Ray carries the traceback over as text, in which the last error that is not Ray's
-    own is the cause."""
+    """The cause of a worker's failure: Ray passes the traceback as text, and the last error in it that is not Ray's own
+    is the cause."""
     if was_killed(error):
-        return "a codec actor was ended from outside, with ray.kill"
+        return "a codec actor was killed from outside, with ray.kill"
     if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
         shard, clips = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" with {', '.join(clips[:MAX_LISTED])}{', ...' if len(clips) > MAX_LISTED else ''}" if clips else ""

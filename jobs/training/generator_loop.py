@@ -1,5 +1,4 @@
-"""The training of SoundStorm on one worker of Ray Train: epochs until the last, a report and a checkpoint after
-each."""
+"""Training of SoundStorm on one worker of Ray Train: all epochs, with a report and a checkpoint after each."""
 
 import tempfile
 from dataclasses import replace
@@ -32,7 +31,7 @@ from soundstorm.serialization.provenance import TrainedOn
 
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:
-    """Ray Train's loop: epochs until the last, a report after each; returns why training had to stop, if it had to."""
+    """Ray Train's loop: run all epochs, with a report after each; returns why training stopped early, or None."""
     use_threads(settings["cpus"], settings["threads"])
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
@@ -49,7 +48,7 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         weights=None if settings["weights"] is None else ray.get(settings["weights"]),
         wrap=partial(
             prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}
-        ),  # centroids, which never change
+        ),  # the buffers are centroids, which are constant
     )
     checkpoint = get_checkpoint()
     if checkpoint is not None:
@@ -58,7 +57,7 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     while not worker.is_finished:
         try:
             worker.run_epoch()
-        except SoundStormError as error:  # the gradient is not finite: the same on all workers, and would be again
+        except SoundStormError as error:  # the gradient is not finite, on all workers, and would be after a restart
             return str(error)
         _report(worker, settings, fingerprint)
         if worker.problem():
@@ -73,8 +72,8 @@ def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, To
 
 
 def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far, on rank 0 with a checkpoint where one is due and worth it: the last good one is not driven
-    out by worse."""
+    """Report the log so far. Rank 0 adds a checkpoint if one is due and the epoch was good: the last good checkpoint is
+    not replaced by a bad one."""
     is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
     with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
         saved = None
@@ -104,8 +103,8 @@ def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFin
 def first_weights(
     architecture: ModelConfig, seed: int, tokens: Tokens, init_checkpoint: Checkpoint | None, codec: Codec | None
 ) -> dict[str, torch.Tensor] | None:
-    """What the network starts from; what is not among it, and with None the whole network, is random and drawn by each
-    worker."""
+    """Initial weights of the network: from a checkpoint or the codec. Missing ones (all, if None is returned) are
+    initialized randomly by each worker."""
     if init_checkpoint is not None:
         weights = weights_for_categories(init_checkpoint.model, init_checkpoint.categories, tokens.categories)
         if isinstance(init_checkpoint.model, PlaceNetwork) and init_checkpoint.model.timbre is not None:

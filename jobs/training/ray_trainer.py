@@ -1,5 +1,4 @@
-"""Running a Ray Train loop from a job: how many workers, what they report as they report it, and problems as
-sentences."""
+"""Running a Ray Train loop from a job: the number of workers, their reports as they arrive, and errors as sentences."""
 
 import errno
 import os
@@ -35,22 +34,22 @@ from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"
-"""Below a job's output while it trains: checkpoints as Ray Train keeps them."""
+"""Folder of Ray Train's checkpoints in the output folder, during training."""
 CHECKPOINTS_KEPT = 2
-"""The newest and the one before it, should the newest be damaged."""
+"""The newest checkpoint, and the one before in case the newest is damaged."""
 FULL_OR_READ_ONLY = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 FULL_FOR_TORCH = ("PytorchStreamWriter failed", "inline_container.cc")
-"""What PyTorch says when the disk takes no more of a file that it writes."""
+"""Texts of PyTorch's error when the disk is full."""
 LOW_ON_MEMORY = "the out of memory issue"
-"""What Ray says of a process that it ended because the machine had too little memory."""
+"""Text of Ray's error when it killed a process because memory ran out."""
 STOPPED = "training stopped: "
 WORKER_WAIT_S = 120.0
-"""How long a cluster that can grow, or that is busy, has for making room."""
+"""Longest wait for a busy cluster to free resources, or to scale up."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class WorkerScaling:
-    """The workers of a training run."""
+    """Number and resources of the workers of a training run."""
 
     num_workers: int
     cpus_per_worker: int
@@ -58,7 +57,7 @@ class WorkerScaling:
 
     @property
     def resources(self) -> dict[str, float]:
-        """What one worker reserves."""
+        """Ray resources that one worker reserves."""
         return {"CPU": float(self.cpus_per_worker)} | ({"GPU": 1.0} if self.use_gpu else {})
 
     def __str__(self) -> str:
@@ -72,17 +71,17 @@ class WorkerScaling:
 def scaling_for(
     num_workers: int | None, device: str, info: ClusterInfo, wait_s: float = WORKER_WAIT_S
 ) -> WorkerScaling:
-    """Decide on workers, and make sure that the cluster can hold them.
+    """Choose the number and resources of workers, and check that the cluster can hold them.
 
     Args:
-        num_workers: None = one for each GPU, or a single one where there is none.
-        device: `auto` (GPUs where there are any), `cpu` or `cuda`.
+        num_workers: requested number; None: one per GPU, or one if there is no GPU.
+        device: `auto` (GPUs if there are any), `cpu` or `cuda`.
         info: the cluster.
-        wait_s: how long a cluster joined may take to make room, longer if it takes longer to grow; one started here is
-            given no time.
+        wait_s: longest wait for a joined cluster to free resources, or longer if it needs longer to scale up; a Ray
+            that was started here is not waited for.
 
     Raises:
-        SoundStormError: it cannot hold them.
+        SoundStormError: the cluster cannot hold them.
     """
     gpus = int(info.num_gpus)
     if device == "cuda" and not gpus and info.started_here:
@@ -104,7 +103,7 @@ def scaling_for(
     try:
         if not group.wait(wait_s):
             raise SoundStormError(
-                f"{too_many}, and had no room for them within {wait_s:.0f} s: give fewer, or wait until other jobs "
+                f"{too_many}, and could not schedule them within {wait_s:.0f} s: give fewer, or wait until other jobs "
                 "have ended"
             )
     finally:
@@ -113,8 +112,7 @@ def scaling_for(
 
 
 def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
-    """The most of `num_cpus` that each of `num_workers` can have when a worker must fit on one node; 1 where they
-    cannot have that."""
+    """The largest number of CPUs per worker such that `num_workers` fit on the nodes, each on one node; at least 1."""
     nodes = [int(node["Resources"].get("CPU", 0)) for node in alive_nodes()]
     for cpus in range(max(1, min(sum(nodes), num_cpus) // num_workers), 1, -1):
         if sum(node // cpus for node in nodes) >= num_workers:
@@ -122,16 +120,15 @@ def _cpus_per_worker(num_workers: int, num_cpus: int) -> int:
     return 1
 
 
-def use_threads(cpus: int, chosen: int | None = None) -> None:
-    """Have PyTorch use the `chosen` threads; where none are, as many as OMP_NUM_THREADS says, or as this worker has
-    CPUs."""
-    wanted = os.environ.get("OMP_NUM_THREADS", "")
-    torch.set_num_threads(chosen or (int(wanted) if wanted.isdecimal() and int(wanted) > 0 else cpus))
+def use_threads(cpus: int, requested: int | None = None) -> None:
+    """Set the number of PyTorch's threads: `requested`, else OMP_NUM_THREADS, else the CPUs of this worker."""
+    variable = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(requested or (int(variable) if variable.isdecimal() and int(variable) > 0 else cpus))
 
 
 class ReportForwarder(UserCallback):
-    """Sends the metrics of each report, rank 0's, from Ray Train's controller to the driver; ends a run whose trouble
-    would come again."""
+    """Callback in Ray Train's controller: forwards the metrics of rank 0's reports to the driver, and ends a run after
+    an error that a restart cannot fix."""
 
     def __init__(self, queue: Queue, output_uri: str) -> None:
         self.queue, self.output_uri = queue, output_uri
@@ -140,13 +137,14 @@ class ReportForwarder(UserCallback):
         self.queue.put_nowait(metrics[0])
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Raise what no restart would mend; Ray Train then ends the run."""
+        """Raise an error that a restart cannot fix; Ray Train then ends the run."""
         for _, error in sorted(worker_exceptions.items()):
             if isinstance(error, SoundStormError | ClusterError):
                 raise error
-            if _found_no_room(error):
+            if _is_disk_full(error):
                 raise SoundStormError(
-                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); make room in {self.output_uri} and "
+                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); free space for {self.output_uri} "
+                    "and "
                     "for temporary files"
                 )
 
@@ -161,40 +159,39 @@ def run_trainer(
     max_failures: int,
     on_report: Callable[[dict[str, Any]], None],
 ) -> Result:
-    """Run `loop(settings)` on the workers until it returns, restarting all of them from the latest checkpoint when one
-    is lost.
+    """Run `loop(settings)` on the workers until it returns. If a worker is lost, all restart from the latest
+    checkpoint.
 
-    A run that was cut short goes on where the same call left off, since Ray Train finds its checkpoints below
-    `output_uri`. Every worker gets each of `datasets` whole, through `ray.train.get_dataset_shard`.
+    An interrupted run resumes with the same call, because Ray Train finds its checkpoints below `output_uri`. Every
+    worker gets each whole dataset through `ray.train.get_dataset_shard`.
 
     Args:
-        loop: runs on each worker; what it returns on rank 0 is in the result.
-        settings: handed to the loop.
-        datasets: materialized, so that reading them takes no CPU beside those that the workers hold.
+        loop: runs on each worker; the return value of rank 0 is in the result.
+        settings: argument of the loop.
+        datasets: materialized datasets, so that reading them needs no further CPU.
         scaling: the workers.
         output_uri: the job's output folder.
-        max_failures: restarts allowed.
-        on_report: called here with the metrics of each `ray.train.report`.
+        max_failures: maximum number of restarts.
+        on_report: called in the driver with the metrics of each `ray.train.report`.
 
     Raises:
-        SoundStormError: more workers failed than allowed, or one for a reason that would come again.
-        ClusterError: there are no nodes for the workers any more, or the storage is gone.
+        SoundStormError: more failures than allowed, or an error that a restart cannot fix.
+        ClusterError: no node can hold the workers any more, or the storage cannot be reached.
     """
-    # a report waits for the next check: 2 s are long beside a short epoch
+    # reports are collected at each check; the default of 2 s is long for short epochs
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
-    here = NodeAffinitySchedulingStrategy(
-        ray.get_runtime_context().get_node_id(), soft=False
-    )  # whatever other node goes, the reports do not
+    # on the driver's node: the loss of another node does not lose reports
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     tracker = start_tracker()
 
-    def loop_with_beats(given: dict[str, Any]) -> Any:
+    def loop_with_heartbeat(given: dict[str, Any]) -> Any:
         with Heartbeat(tracker):
             return loop(given)
 
     trainer = TorchTrainer(
-        loop_with_beats,
+        loop_with_heartbeat,
         train_loop_config=settings,
         datasets=datasets,
         dataset_config=DataConfig(datasets_to_split=[]),
@@ -216,39 +213,32 @@ def run_trainer(
         for metrics in reports.get_nowait_batch(reports.qsize()):
             on_report(metrics)
 
+    resources, count = scaling.resources, scaling.num_workers
     watchdog = Watchdog(
-        tracker=tracker,
-        worker=scaling.resources,
-        num_workers=scaling.num_workers,
-        storage_uri=output_uri,
-        limits=limits_here(),
+        tracker=tracker, worker=resources, num_workers=count, storage_uri=output_uri, limits=limits_here()
     )
-    try:
-        return run_with_watchdog(
-            trainer.fit, watchdog, show
-        )  # not in the main thread: so Ray Train leaves the handling of Ctrl-C alone
+    try:  # not in the main thread: Ray Train then does not change the handling of Ctrl-C
+        return run_with_watchdog(trainer.fit, watchdog, show)
     except Exception as error:
         sentence = _as_sentence(error, max_failures)
         if sentence is error:
-            raise  # an error that is its own cause sends Ray Tune round in circles
+            raise  # an error that is its own cause makes Ray Tune loop for ever
         raise sentence from error
     finally:
         reports.shutdown(force=True)
 
 
 def _as_sentence(error: Exception, max_failures: int) -> Exception:
-    """A SoundStormError for what Ray Train raised; other errors come back as they are."""
+    """The SoundStormError for an error of Ray Train; other errors are returned unchanged."""
     cause = getattr(error, "cause", None)  # of an error within Ray Train's controller
     if isinstance(cause, SoundStormError | ClusterError):
         return cause
     if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
         return error
-    kept = "What is saved is kept: run the same command again to go on (SOUNDSTORM_DEBUG=1 shows the traceback)"
+    kept = "Saved checkpoints are kept: run the same command again to resume (SOUNDSTORM_DEBUG=1 shows the traceback)"
     if LOW_ON_MEMORY in str(error):
-        remedy = "give it more, end other programs, or take fewer --num-workers or a smaller --batch-size"
-        return SoundStormError(
-            f"{STOPPED}the machine ran out of memory, and Ray ended a process for it: {remedy}. {kept}"
-        )
+        remedy = "add memory, end other programs, or give fewer --num-workers or a smaller --batch-size"
+        return SoundStormError(f"{STOPPED}the machine ran out of memory, and Ray killed a process: {remedy}. {kept}")
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
@@ -259,13 +249,13 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
     return SoundStormError(f"{STOPPED}{_lines(error)[-1].rpartition(STOPPED)[2]}. {kept}")
 
 
-def _found_no_room(error: Exception) -> bool:
-    """Whether something could not be written because the disk is full or read-only."""
+def _is_disk_full(error: Exception) -> bool:
+    """Whether the error means that the disk is full or read-only."""
     if isinstance(error, OSError):
         return error.errno in FULL_OR_READ_ONLY
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in FULL_FOR_TORCH)
 
 
 def _lines(error: BaseException) -> list[str]:
-    """The lines of an error's text; in those of Ray the last is the one that says what happened."""
+    """The lines of an error's text; the last line of a Ray error states what happened."""
     return [line.strip()[:300].rstrip(".") for line in str(error).splitlines() if line.strip()] or ["no reason given"]

@@ -152,7 +152,7 @@ def test_urbansound8k_is_checked_against_its_published_checksum(
         (partial(esc50_zip, clips_per_class=39), "holds 1950 clips, but ESC-50 has 2000"),
         (
             partial(esc50_zip, clip=lambda number: CLIP[:-10] if number == 77 else CLIP),
-            r"3-77-A-1.wav is no whole recording \(truncated",
+            r"3-77-A-1.wav is not a complete recording \(truncated",
         ),
         (lambda path: path.write_bytes(b"<html>try later</html>"), "damaged or not an archive"),
         (lambda path: zipfile.ZipFile(path, "w").writestr("ESC-50-master/README.md", "text"), "esc50.csv is missing"),
@@ -193,7 +193,7 @@ def test_problems_on_the_command_line_are_a_sentence_and_exit_code_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(Options, run, ["--dataset", "synthetic"]) == 1
-    assert "--dataset is 'synthetic': there are downloads for esc50, esc10, urbansound8k" in capsys.readouterr().err
+    assert "--dataset is 'synthetic': give one of esc50, esc10, urbansound8k" in capsys.readouterr().err
     arguments = [
         "--output-dir",
         str(tmp_path / "new"),

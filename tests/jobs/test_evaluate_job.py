@@ -446,7 +446,7 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
         ),
         (
             ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--metrics", "acoustic", "--held-out-fold", "3"],
-            ["--held-out-fold is 3: it is for --metrics all"],
+            ["--held-out-fold is 3: it needs --metrics all"],
         ),
     ],
 )

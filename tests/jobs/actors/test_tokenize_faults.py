@@ -103,7 +103,7 @@ def test_the_only_actor_ended_for_good_from_outside_is_replaced_by_another_pool(
     code, _, err = command(tokenize, *arguments, "--shard-size", "16", "--output-dir", str(output))
     assert (
         code == 0
-        and "a codec actor was ended from outside, with ray.kill; another one does what is left"
+        and "a codec actor was killed from outside, with ray.kill; a new pool processes the remaining shards"
         in " ".join(err.split())
     )
     assert (tmp_path / "ended").exists() and len(token_rows(str(output))) == 50
