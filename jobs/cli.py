@@ -1,7 +1,7 @@
 """The console script: `soundstorm COMMAND`, the same commands as `python -m jobs.COMMAND`.
 
-The modules of the commands and their libraries are imported when a command is called: `--help` answers at once, and this
-layer does not import the layer above it.
+The modules of the commands and their libraries are imported when a command is called: `--help` answers at once, and
+this layer does not import the layer above it.
 """
 
 import sys

@@ -143,7 +143,7 @@ def test_the_summary_has_the_mean_and_spread_of_the_folds(validated: dict[str, A
     assert summary["accuracy_std"] == pytest.approx(abs(shares[0] - shares[1]) / 2**0.5)
     assert sum(map(sum, summary["confusion"])) == summary["clips"] == 8
     untested, few = summary["warnings"]
-    assert untested == "Fold 3, 4, 5 was not tested: the figures are of the others alone."
+    assert untested == "Fold 3, 4, 5 was not tested: the figures cover the other folds only."
     assert few.startswith("The accuracy says little: 8 clips leave it anywhere from ")
     assert untested in validated["message"] and few in validated["message"]
     assert (summary["name"], summary["leaks"], summary["skipped_folds"]) == ("SoundStorm, codec", [], [])
@@ -172,7 +172,7 @@ def test_a_run_of_another_dataset_is_not_compared_with(validated: dict[str, Any]
     (tmp_path / "other").mkdir()
     summary = json.loads((Path(validated["output_dir"]) / "summary.json").read_text()) | {"dataset": "esc10"}
     (tmp_path / "other" / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(SoundStormError, match="it is of the dataset 'esc10', this one of 'folder'"):
+    with pytest.raises(SoundStormError, match="its dataset is 'esc10', not 'folder'"):
         run(hearing(sounds, tmp_path / "out", compare=(str(tmp_path / "other"),)))
     with pytest.raises(SoundStormError, match=r"--compare .*nothing: no summary.json there"):
         run(hearing(sounds, tmp_path / "out", compare=(str(tmp_path / "nothing"),)))
@@ -257,7 +257,10 @@ def test_folds_that_did_not_start_from_the_same_are_told_of(
         ),
         [],
     )
-    assert any("Not all folds started from the same" in warning for warning in made["warnings"]) is warned
+    assert (
+        any("The folds did not all use the same codec or generator" in warning for warning in made["warnings"])
+        is warned
+    )
 
 
 def test_folds_are_told_apart_when_their_clips_change(
@@ -311,7 +314,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"pretrain_epochs": -1}, "--pretrain-epochs is -1"),
         (
             {"model": "soundstorm", "mode": "frozen", "pretrain_epochs": 0},
-            "without a generator there is nothing to freeze",
+            "without a generator there are no weights to freeze",
         ),
         ({"model": "soundstorm", "generator_preset": "huge"}, "--generator-preset is 'huge'"),
         ({"fold": 2, "folds": "1,2"}, "--fold is 2 and --folds is 1,2: give one of the two"),
@@ -320,7 +323,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm uses it"),
         ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast uses it"),
         ({"views": 3}, "--views is 3: only --model soundstorm uses it; leave it out for cnn"),
-        ({"taught": False}, "--taught is False: only --model soundstorm has use for it"),
+        ({"taught": False}, "--taught is False: only --model soundstorm uses it"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],
 )

@@ -32,7 +32,7 @@ def test_a_machine_that_has_everything_is_ready(ray_session: None, tmp_path: Pat
     assert "4 CPUs" in summary["findings"]["Ray"]
     assert "not here" in summary["findings"]["EnCodec weights"]
     assert summary["findings"]["storage"] == f"{tmp_path / 'out'} can be written, listed, read and deleted"
-    assert summary["findings"]["nodes"].startswith("1 with the libraries of this process, ")
+    assert summary["findings"]["nodes"].startswith("1 with the same libraries as this process, ")
     assert summary["findings"]["authentication"].startswith("on:")
     assert (
         requests.get(

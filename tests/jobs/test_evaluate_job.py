@@ -282,7 +282,7 @@ def test_unfinished_output_of_an_earlier_kind_is_refused(evaluated: Evaluated, t
         started["settings"]["metrics"] = metrics
         storage.write_bytes(storage.join(output, "evaluate.started.json"), json.dumps(started).encode())
         changes = {} if metrics == "all" else {"classifier": None}
-        with pytest.raises(ClusterError, match=r"was begun there with other settings: .*tables: then not set"):
+        with pytest.raises(ClusterError, match=r"was started there with other settings: .*tables: then not set"):
             evaluate.run(replace(evaluated.again, output_dir=output, metrics=metrics, **changes))
 
 

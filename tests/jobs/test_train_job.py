@@ -316,7 +316,7 @@ def test_a_run_whose_loss_stays_far_above_guessing_is_stopped_and_its_last_good_
         ({"seed": -1}, "--seed is -1"),
         ({"max_failures": -1}, "--max-failures is -1"),
         ({"preset": "huge"}, "--preset is 'huge': give one of reference, small, "),
-        ({"codec": "codec.safetensors", "checkpoint": "out"}, "--codec says where .* give one of the two"),
+        ({"codec": "codec.safetensors", "checkpoint": "out"}, "--codec and --checkpoint both .* give one of the two"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:

@@ -98,7 +98,7 @@ def test_of_many_runs_with_other_settings_begun_at_once_all_but_one_are_refused(
     errors = [run.exception() for run in runs]
     assert errors.count(None) == 1
     assert all(
-        "'generate' was begun there with other settings: seed" in str(error) for error in errors if error is not None
+        "'generate' was started there with other settings: seed" in str(error) for error in errors if error is not None
     )
     records.complete_stage(
         root, "generate", {"seed": errors.index(None)}, {}

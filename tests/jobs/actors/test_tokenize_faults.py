@@ -158,7 +158,7 @@ def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names
     finally:
         gc.enable()
     assert_one_message(
-        (code, "", err), "tokenizing failed", "died 2 times at the same shard", deadly, "run again"
+        (code, "", err), "tokenizing failed", "died 2 times at the same shard", deadly, "run the same command again"
     )  # Ray tells of it on stdout
     assert not (output / "tokenize.json").exists()
 

@@ -238,7 +238,7 @@ def test_a_generator_of_another_codec_is_refused(
         ({"preset": "theirs"}, "--preset is 'theirs': give ours or published for soundstorm"),
         ({"model": "cnn", "tokens": None, "preset": "published"}, "--preset is 'published': give ours for cnn"),
         ({"model": "ast", "tokens": None, "mode": "codec"}, "--mode is codec: ast does not work on codes"),
-        ({"batch_size": 1}, "--batch-size is 1: soundstorm normalizes over the clips of a step"),
+        ({"batch_size": 1}, "--batch-size is 1: soundstorm uses batch normalization"),
     ],
 )
 def test_options_that_do_not_fit_the_model_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

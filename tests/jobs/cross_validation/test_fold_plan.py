@@ -85,7 +85,8 @@ def test_for_a_fold_that_all_have_seen_a_codec_of_synthetic_sounds_and_a_generat
 
 def test_a_fold_that_every_codec_has_seen_is_refused_with_their_names() -> None:
     with pytest.raises(
-        SoundStormError, match=r"fold 1 of esc10: every codec .*'block-24khz' \(esc10 without fold 5\); give --codec"
+        SoundStormError,
+        match=r"fold 1 of esc10: every available codec .*'block-24khz' \(esc10 without fold 5\); give another --codec",
     ):
         choose_inputs(settings(), on_fold(settings(), 1), [PACKAGE])
 

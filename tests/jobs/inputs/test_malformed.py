@@ -37,7 +37,7 @@ from tests.support.malformed import Broken, call, command, counted, many, messag
 from tests.support.mutations import broken_csv, broken_json, broken_safetensors, broken_state, broken_table, damaged
 
 OTHERWISE = {"settings": {"begun": "with other settings"}, "started": "2026-01-01T00:00:00+00:00"}
-REFUSED_AT_LAST = "was begun there with other settings"
+REFUSED_AT_LAST = "was started there with other settings"
 """What a job says that has read all its input, and is kept from beginning."""
 CATEGORIES = ["rain", "dog"]
 
