@@ -296,7 +296,7 @@ def test_a_clip_beyond_full_scale_is_scaled_down_whole_and_not_cut(
     _, audio = generator._clip(0, 0, 0, 30, loud)
     samples = decoded(audio) / 32768
     np.testing.assert_allclose(samples, loud * (0.999 / np.abs(loud).max()), atol=1e-4)
-    with pytest.raises(SoundStormError, match="NaN or infinity"):
+    with pytest.raises(SoundStormError, match="NaN or infinite"):
         generator._clip(0, 0, 0, 30, np.full(9_600, np.nan, dtype=np.float32))
 
 
