@@ -342,7 +342,7 @@ def nothing_finished(output: Path) -> bool:
         (["--top-p", "0"], ["top_p"]),
         (["--num-samples", "0"], ["--num-samples is 0: give at least 1"]),
         (["--duration", "0"], ["--duration is 0.0"]),
-        (["--prompt", "x.wav", "--prompt-duration", "9"], ["--prompt-duration is 9.0", "less than --duration 5.0"]),
+        (["--prompt", "x.wav", "--prompt-duration", "9"], ["--prompt-duration is 9.0", "less than 5.0 seconds"]),
         (["--prompt", "/nowhere/x.wav"], ["/nowhere/x.wav does not exist"]),
         (["--codec", "/nowhere/codec.th"], ["/nowhere/codec.th does not exist"]),
     ],
