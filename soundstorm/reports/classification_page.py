@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, Comparison
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
-from soundstorm.reports.page import setting_groups, themed, thousands
+from soundstorm.reports.page import render_page, themed, thousands
 
 PUBLISHED_DATASETS = {"esc50": "ESC-50", "urbansound8k": "UrbanSound8K"}
 PUBLISHED = (
@@ -25,7 +23,6 @@ PUBLISHED = (
 """What an earlier study of SoundStorm as a classifier published: it used the codes of level 0 alone."""
 NUMBERED_CATEGORIES = 60
 """Up to this many categories the page has the confusion matrix as a table too."""
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -76,19 +73,11 @@ class ClassificationData:
 
 def render_classification(data: ClassificationData) -> str:
     """The whole page as text."""
-    environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     result = data.result
-    return environment.get_template("classification.html.j2").render(
-        data=data,
-        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
-        num_columns=1,
-        policy=POLICY,
+    return render_page(
+        "classification.html.j2",
+        data,
+        credits=data.credits,
         tiles=_tiles(result),
         folds=_folds(data),
         published=_published(data),
@@ -115,7 +104,6 @@ def render_classification(data: ClassificationData) -> str:
         ],
         calibration=share_text(result.calibration_error),
         certainty=_certainty(result),
-        groups=setting_groups(data.settings),
     )
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from soundstorm.audio.bands import Bands
@@ -23,7 +22,7 @@ from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, 
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
 from soundstorm.reports.listening_section import SCRIPT, Example, listening_section, policy, searchable
-from soundstorm.reports.page import decimal, percent, setting_groups, themed, thousands
+from soundstorm.reports.page import decimal, percent, render_page, themed, thousands
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
 
@@ -72,17 +71,11 @@ def render_report(data: ReportData) -> str:
     Raises:
         SoundStormError: `data.metrics` lacks a column.
     """
-    environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     confusion = None if data.closeness is None else data.closeness.confusion
-    return environment.get_template("report.html.j2").render(
-        data=data,
-        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
+    return render_page(
+        "report.html.j2",
+        data,
+        credits=data.credits,
         num_columns=max(1, len({example.source for example in data.examples})),
         sources=[
             {"name": source.value, "meaning": MEANINGS[source]}
@@ -99,7 +92,6 @@ def render_report(data: ReportData) -> str:
         metric_titles=[metric.title for metric in CLIP_METRICS],
         distributions=_distributions(data.metrics),
         training=_training(data.training_log),
-        groups=setting_groups(data.settings),
         common_rate=_common_rate(data.bands),
         bar_percent=f"{DIFFERENCE_BAR_PERCENT:g}",
         significance=f"{SIGNIFICANCE:g}",

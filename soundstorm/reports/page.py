@@ -3,10 +3,66 @@ dark."""
 
 import base64
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from soundstorm.reports.style import DARK, LIGHT, Theme
+
+NO_SCRIPTS = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+"""Content security policy of a page that asks nothing of any server and has no script."""
+
+
+class PageData(Protocol):
+    """What every page has."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def generated_at(self) -> datetime: ...
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+
+def render_page(
+    template: str,
+    data: PageData,
+    *,
+    policy: str = NO_SCRIPTS,
+    num_columns: int = 1,
+    credits: Sequence[str] = (),
+    **values: Any,
+) -> str:
+    """A page from `template`, which extends `page.html.j2`; texts from `data` and `values` are escaped.
+
+    Args:
+        template: name of the file in `templates/`.
+        data: title, time and settings, shown on every page.
+        policy: content security policy.
+        num_columns: columns of players.
+        credits: lines of the footer.
+        values: what this template needs beside.
+    """
+    environment = Environment(
+        loader=PackageLoader("soundstorm.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(
+        data=data,
+        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
+        groups=setting_groups(data.settings),
+        policy=policy,
+        num_columns=num_columns,
+        credits=credits,
+        **values,
+    )
 
 
 def themed(draw: Callable[[Theme], bytes]) -> dict[str, str]:

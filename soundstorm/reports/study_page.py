@@ -9,10 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from soundstorm.evaluation.pareto import CurvePoint, fewest_sufficient_iterations
-from soundstorm.reports.page import decimal, setting_groups, themed
+from soundstorm.reports.page import decimal, render_page, themed
 from soundstorm.reports.study_figures import (
     front_picture,
     importance_bars,
@@ -21,7 +19,6 @@ from soundstorm.reports.study_figures import (
     trial_curves,
 )
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 MAX_ROWS = 500
 """Of the table of trials; trials.csv has them all."""
 
@@ -83,21 +80,12 @@ class StudyData:
 
 def render_study(data: StudyData) -> str:
     """The whole page as text."""
-    environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     valued = [row for row in data.rows if row.get(data.value) is not None]
     lines = [(curve.epochs, curve.values, curve.state) for curve in data.curves]
     best = next((number for number, curve in enumerate(data.curves) if curve.trial == data.best), None)
-    return environment.get_template("study.html.j2").render(
-        data=data,
-        made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
-        num_columns=1,
-        policy=POLICY,
+    return render_page(
+        "study.html.j2",
+        data,
         hues=("generated", "real", "resynthesized"),
         curves=themed(lambda theme: trial_curves(lines, best, data.metric, theme)) if lines else None,
         importances=themed(lambda theme: importance_bars(data.importances, theme)) if data.importances else None,
@@ -111,7 +99,6 @@ def render_study(data: StudyData) -> str:
         rows=[_row(row, data) for row in data.rows[:MAX_ROWS]],
         left_out=max(0, len(data.rows) - MAX_ROWS),
         best_settings=[(name, value_text(value)) for name, value in data.best_settings.items()],
-        groups=setting_groups(data.settings),
     )
 
 
