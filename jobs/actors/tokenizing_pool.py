@@ -17,7 +17,7 @@ from cluster.scheduling.attempt_tracker import ANSWER_S
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.tokenizer import PLANNED_CLIPS, TokenizerActor, read_shard, to_ipc
 from jobs.console.progress import ProgressCounter
-from soundstorm.data.views import RECORDED, choose_partner
+from soundstorm.data.views import ORIGINAL, choose_partner
 
 MAX_SHARD_RETRIES = 20
 """Retries of a shard after its worker died; Ray Data itself would retry for ever. Enough to find six poison clips."""
@@ -128,7 +128,7 @@ def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
     partners = [
         [
             uris.get(choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]]))
-            for view in range(RECORDED + 1, num_views + 1)
+            for view in range(ORIGINAL + 1, num_views + 1)
         ]
         for row in rows
     ]

@@ -260,8 +260,8 @@ class TokenRecipe:
             load_codec(ray.get(self.codec), str(device)),
         )
         if self.generator is not None:
-            model.start_from(ray.get(self.generator))
-        model.take_vectors(codec)
+            model.load_generator(ray.get(self.generator))
+        model.set_codebook_embeddings(codec)
         recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
         teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
         shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}

@@ -16,7 +16,7 @@ from soundstorm.classification.accuracy import Accuracy, Classification, classif
 from soundstorm.classification.caveats import accuracy_caveats
 from soundstorm.data.datasets import DATASETS, Index
 from soundstorm.errors import SoundStormError
-from soundstorm.reports.classification_page import ClassificationData, Compared, FoldNote, render_classification
+from soundstorm.reports.classification_page import ClassificationData, FoldNote, OtherRun, render_classification
 from soundstorm.schemas import PREDICTIONS, check_table
 
 PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"
@@ -119,10 +119,10 @@ class Run:
     def leaks(self) -> list[str]:
         return [leak for fold in sorted(self.folds) for leak in self.folds[fold]["leaks"]]
 
-    def beside(self, other: ComparedRun, predictions: pa.Table) -> Compared:
+    def beside(self, other: ComparedRun, predictions: pa.Table) -> OtherRun:
         """The comparison of this run's `predictions` with those of another run."""
         differing, otherwise = _differing(self.settings, other), _folds_with_other_inputs(self.folds, other)
-        return Compared(
+        return OtherRun(
             name=other.name,
             result=other.result,
             comparison=compare(predictions, other.predictions, storage.join(other.uri, PREDICTIONS_FILE)),
@@ -167,7 +167,7 @@ def write_results(output_dir: str, index: Index, run: Run, others: Sequence[Comp
     return summary
 
 
-def _page(run: Run, result: Classification, compared: list[Compared], warnings: list[str]) -> ClassificationData:
+def _page(run: Run, result: Classification, compared: list[OtherRun], warnings: list[str]) -> ClassificationData:
     dataset = DATASETS[run.dataset]
     return ClassificationData(
         title=f"{run.name} on {dataset.title}",

@@ -11,7 +11,7 @@ from soundstorm.audio.bands import Band, Bands, band_of
 from soundstorm.audio.files import MAX_DURATION_S, RejectedAudio, to_pcm16
 from soundstorm.data.categories import normalized
 
-MOST_CLIPS = 100
+MAX_CLIPS = 100
 """Of each side that are looked at; of each, the first 30 s."""
 
 
@@ -54,5 +54,5 @@ def _band(clips: Sequence[Clip], seed: int) -> Band:
 
 def _some(clips: Sequence[Clip], seed: int) -> list[Clip]:
     """At most MOST_CLIPS, of all classes alike."""
-    per_class = max(1, MOST_CLIPS // max(1, len({clip.category for clip in clips})))
-    return draw_per_category(clips, per_class, seed)[:MOST_CLIPS]
+    per_class = max(1, MAX_CLIPS // max(1, len({clip.category for clip in clips})))
+    return draw_per_category(clips, per_class, seed)[:MAX_CLIPS]

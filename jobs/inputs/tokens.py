@@ -17,7 +17,7 @@ from cluster.tables import stage_record as records
 from jobs.inputs.datasets import rows_of_folds
 from jobs.inputs.provenance import combined, read_contents
 from soundstorm.codec.files import OFFICIAL_SHA256
-from soundstorm.data.views import RECORDED
+from soundstorm.data.views import ORIGINAL
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
@@ -124,7 +124,7 @@ class Tokens:
     def training_labels(self) -> list[int]:
         """Class of each clip to train on."""
         rows = self.table.select(["fold", "view", "label"]).to_pylist()
-        return [row["label"] for row in rows if row["fold"] != self.fold and row["view"] == RECORDED]
+        return [row["label"] for row in rows if row["fold"] != self.fold and row["view"] == ORIGINAL]
 
     def split(self) -> tuple[TokenSet, TokenSet]:
         """Clips to train on and clips to validate with; see `split_tokens`."""
@@ -232,11 +232,11 @@ def _require_recorded(table: pa.Table, where: str) -> None:
     """Raise unless every clip has each of its views once, and view 0 among them."""
     found = Counter(zip(table["clip_id"].to_pylist(), table["view"].to_pylist(), strict=True))
     for (clip_id, view), count in found.items():
-        if count > 1 or (clip_id, RECORDED) not in found:
+        if count > 1 or (clip_id, ORIGINAL) not in found:
             problem = (
                 f"has view {view} {count} times"
                 if count > 1
-                else f"has view {view} and not view {RECORDED}, the recording"
+                else f"has view {view} and not view {ORIGINAL}, the recording"
             )
             raise SoundStormError(
                 f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`"
@@ -255,7 +255,7 @@ def split_tokens(
     rows = pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("view", "ascending")])
     held_out = pc.equal(rows["fold"], fold)
     training = rows.filter(pc.invert(held_out))
-    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], RECORDED)))
+    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], ORIGINAL)))
     return _token_set(training, num_levels, codebook_size, where), _token_set(
         validation, num_levels, codebook_size, where
     )

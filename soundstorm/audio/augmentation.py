@@ -22,7 +22,7 @@ QUIETEST_RMS = 3e-4
 MAX_DRAWS = 20
 LEVEL_FRAME = SAMPLE_RATE // 10
 """Samples over which a level is taken; the loudest of a clip counts."""
-LEAST_LEVEL = 1e-5
+MIN_RMS = 1e-5
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -58,7 +58,7 @@ def vary(recording_N: np.ndarray, length: int, variation: Variation, rng: np.ran
 
 def is_audible(excerpt_N: np.ndarray) -> bool:
     """Whether there is sound in it that another could be weighed against."""
-    return _level(excerpt_N) > LEAST_LEVEL
+    return _level(excerpt_N) > MIN_RMS
 
 
 def blend(first_N: np.ndarray, second_N: np.ndarray, share: float) -> np.ndarray:
@@ -88,4 +88,4 @@ def _level(excerpt_N: np.ndarray) -> float:
     """Root mean square of the loudest stretch of `LEVEL_FRAME` samples, or of all, if there are fewer."""
     size = min(LEVEL_FRAME, len(excerpt_N))
     stretches = excerpt_N[: len(excerpt_N) // size * size].reshape(-1, size)
-    return max(LEAST_LEVEL, float(np.sqrt(np.square(stretches, dtype=np.float64).mean(1).max())))
+    return max(MIN_RMS, float(np.sqrt(np.square(stretches, dtype=np.float64).mean(1).max())))

@@ -10,7 +10,7 @@ LOUDEST_DB, SOFTEST_DB = -3.0, -50.0
 """Root mean square level, relative to full scale."""
 LOWEST_HZ, HIGHEST_SHARE = 60.0, 0.48
 """Fundamental tones: from here to this share of the sample rate."""
-MOST_HARMONICS = 8
+MAX_HARMONICS = 8
 NOISE_DB = (-100.0, -50.0)
 """Noise beneath a sound, relative to it; half of the sounds have none."""
 
@@ -41,7 +41,7 @@ def _tones(rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDAr
         hz = LOWEST_HZ * ratio ** rng.random() * 2 ** (rng.choice([0, 0, 0.5, -0.5]) * time_s)
         phase_N = 2 * np.pi * np.cumsum(hz) / sample_rate
         tone_N = np.zeros(len(time_s))
-        for harmonic in range(1, 1 + int(rng.choice([1, 1, MOST_HARMONICS]))):
+        for harmonic in range(1, 1 + int(rng.choice([1, 1, MAX_HARMONICS]))):
             audible_N = harmonic * hz < HIGHEST_SHARE * sample_rate
             tone_N += audible_N * np.sin(harmonic * phase_N) * harmonic ** -rng.uniform(0, 2)
         parts.append(tone_N * np.exp(-time_s * rng.choice([0, 0, 2, 8])))

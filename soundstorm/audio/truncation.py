@@ -15,7 +15,7 @@ _STREAMED_SIZE = 0x7FFF0000
 _OGG_HEADER_BYTES = 27
 _OGG_LAST_PAGE = 0x04
 _OGG_PAGE_BYTES = _OGG_HEADER_BYTES + 255 + 255 * 255
-_MOST_CHUNKS = 10_000
+_MAX_CHUNKS = 10_000
 _FARTHEST = 2**62
 
 
@@ -95,7 +95,7 @@ _WALKS: dict[bytes, Callable[[BinaryIO], Iterator[Chunk]]] = {
 def _missing_chunk(file: BinaryIO, chunks: Iterator[Chunk]) -> str | None:
     """Walks up to the audio and compares its size with what the file holds."""
     held, end = size_of(file), 0
-    for _, chunk in zip(range(_MOST_CHUNKS), chunks, strict=False):
+    for _, chunk in zip(range(_MAX_CHUNKS), chunks, strict=False):
         if chunk.name in (b"data", b"SSND", b"BODY"):
             return _compared(chunk.start, chunk.size, held)
         end = chunk.start + chunk.size

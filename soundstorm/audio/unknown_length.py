@@ -14,9 +14,9 @@ from typing import Any, BinaryIO
 from soundstorm.audio.truncation import read_at, riff_chunks, size_of
 
 _BLOCK_BYTES = 1 << 20
-_MOST_JUNK_BYTES = 1 << 16
+_MAX_JUNK_BYTES = 1 << 16
 """Between two frames of an MP3 file that still count as one file."""
-_LEAST_FRAMES = 2
+_MIN_FRAMES = 2
 """One header that four bytes look like makes no MP3 file."""
 _MPG123_DELAY = 529
 _KBPS = {
@@ -112,7 +112,7 @@ def _mp3_with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
     if not _frame_bytes(head[:4]) or any(name in head for name in (b"Xing", b"Info", b"VBRI")):
         return file, 0
     count = sum(1 for _ in _frames(file, start))
-    if count < _LEAST_FRAMES:
+    if count < _MIN_FRAMES:
         return file, 0
     samples = 1152 if head[1] >> 3 & 3 == 3 else 576
     return Spliced(_first_frames(head[:4], count, size_of(file) - start), file, start), samples - _MPG123_DELAY  # type: ignore[return-value]
@@ -143,7 +143,7 @@ def _frames(file: BinaryIO, start: int) -> Iterator[int]:
         size = _frame_bytes(held[at : at + 4])
         if not size:
             junk += 1
-            if junk > _MOST_JUNK_BYTES:
+            if junk > _MAX_JUNK_BYTES:
                 return
             at += 1
             continue

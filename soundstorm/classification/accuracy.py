@@ -21,7 +21,7 @@ from soundstorm.schemas import PREDICTIONS, check_table
 
 NUM_BINS = 10
 """Of the probability, from 0 to 1, in the calibration."""
-MOST_PAIRS = 10
+MAX_CONFUSED_PAIRS = 10
 """Confused pairs that are named."""
 CONFIDENCE = 0.95
 """Of the interval around a difference."""
@@ -52,7 +52,7 @@ class ConfusedPair:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Bin:
+class CalibrationBin:
     """The predictions of one range of probability."""
 
     low: float
@@ -83,7 +83,7 @@ class Classification:
     """Clips by label (row) and by what they are taken for (column)."""
     pairs: list[ConfusedPair]
     """The most frequent confusions, the most frequent first."""
-    bins: list[Bin]
+    bins: list[CalibrationBin]
     calibration_error: float
     """Expected calibration error: mean distance of confidence and accuracy, weighted by clips (Guo et al., arXiv
     1706.04599)."""
@@ -92,7 +92,7 @@ class Classification:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Comparison:
+class PairedComparison:
     """One classifier's accuracy less another's, on the same clips of the same folds."""
 
     folds: dict[int, tuple[float, float]]
@@ -160,7 +160,7 @@ def classify_predictions(
     )
 
 
-def compare(this: pa.Table, other: pa.Table, where: str) -> Comparison:
+def compare(this: pa.Table, other: pa.Table, where: str) -> PairedComparison:
     """Compare two tables of predictions (schema PREDICTIONS) over the folds that both have.
 
     Args:
@@ -193,7 +193,7 @@ def compare(this: pa.Table, other: pa.Table, where: str) -> Comparison:
     mean, std = float(np.mean(differences)), _spread(differences)
     reach = None if std is None else float(stats.t.ppf((1 + CONFIDENCE) / 2, len(folds) - 1)) * std / len(folds) ** 0.5
     disagreements = only_this + only_other
-    return Comparison(
+    return PairedComparison(
         folds=folds,
         difference=mean,
         std=std,
@@ -232,7 +232,7 @@ def _spread(values: Sequence[float]) -> float | None:
 
 def _pairs(confusion_CC: NDArray[np.int64], categories: Sequence[str]) -> list[ConfusedPair]:
     off_diagonal = confusion_CC * (1 - np.eye(len(categories), dtype=np.int64))
-    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MOST_PAIRS]
+    order = np.argsort(-off_diagonal, axis=None, kind="stable")[:MAX_CONFUSED_PAIRS]
     return [
         ConfusedPair(
             category=categories[row],
@@ -245,14 +245,14 @@ def _pairs(confusion_CC: NDArray[np.int64], categories: Sequence[str]) -> list[C
     ]
 
 
-def _bins(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[Bin]:
+def _bins(probability: NDArray[np.float64], right: NDArray[np.bool_]) -> list[CalibrationBin]:
     numbers = np.clip(np.ceil(probability * NUM_BINS).astype(int) - 1, 0, NUM_BINS - 1)  # a bin holds its upper edge
     bins = []
     for number in range(NUM_BINS):
         inside = numbers == number
         clips = int(inside.sum())
         bins.append(
-            Bin(
+            CalibrationBin(
                 low=number / NUM_BINS,
                 high=(number + 1) / NUM_BINS,
                 clips=clips,

@@ -29,7 +29,12 @@ from soundstorm.classification.ast_network import (
     require_named,
     require_transformers,
 )
-from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.classification.files import (
+    classifier_metadata,
+    read_classifier_metadata,
+    read_provenance,
+    write_classifier,
+)
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.int8 import unpack
@@ -133,12 +138,12 @@ def save_ast_classifier(
     trained_on: TrainedOn | None = None,
 ) -> None:
     """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header;
-    arguments as `about_classifier`.
+    arguments as `classifier_metadata`.
 
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
     """
-    about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
+    about = {"architecture": model.config.to_dict()} | classifier_metadata(categories, dataset, held_out_fold, accuracy)
     tensors = model.weights()
     tensors[POSITIONS] = tensors[POSITIONS].squeeze(0)  # rows with a scale each
     write_classifier(path, tensors, FORMAT, about, model.num_categories, trained_on)
@@ -152,7 +157,7 @@ def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> Trained
     """
     require_transformers()
     try:
-        about = read_about(data, FORMAT)
+        about = read_classifier_metadata(data, FORMAT)
         categories, config = about["categories"], AstConfig.from_dict(about["architecture"], "architecture")
         tensors = unpack(load_safetensors(data))
         tensors[POSITIONS] = tensors[POSITIONS].unsqueeze(0)

@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.state_dicts import require_fit
+from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
 AST_RATE = 16_000
 """Samples per second that the AST hears."""
 FRAME, HOP = 400, 160
 """Samples of a frame of its features (25 ms), and from frame to frame (10 ms)."""
-MOST = {
+MAX_VALUES = {
     "hidden_size": 8_192,
     "num_hidden_layers": 256,
     "num_attention_heads": 256,
@@ -82,7 +82,7 @@ class AstConfig(Settings):
     """Their standard deviation; they are divided by twice that."""
 
     def __post_init__(self) -> None:
-        for name, most in MOST.items():
+        for name, most in MAX_VALUES.items():
             if not 1 <= getattr(self, name) <= most:
                 raise SoundStormError(
                     f"AST setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
@@ -177,13 +177,13 @@ def _named_as(names: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Ten
 
 
 def require_named(
-    num_categories: int, config: AstConfig, weights: dict[str, Tensor], may_lack: tuple[str, ...] = ()
+    num_categories: int, config: AstConfig, weights: dict[str, Tensor], optional: tuple[str, ...] = ()
 ) -> None:
     """Raise ValueError unless `weights` are those of an AST, found out before a byte of memory is given to it; see
-    `require_fit`."""
+    `check_state_dict`."""
     with torch.device("meta"):
         network = AstClassifier(num_categories, config).network
-    require_fit(lambda: network, _named_as(network.state_dict(), weights), may_lack)
+    check_state_dict(lambda: network, _named_as(network.state_dict(), weights), optional)
 
 
 def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) -> Tensor:
@@ -219,7 +219,7 @@ def pretrained_ast(
         tensors = {
             name: value.float() for name, value in load_safetensors(weights).items() if not name.startswith(HEAD)
         }
-        require_named(1, config, tensors, may_lack=HEAD_NAMES)
+        require_named(1, config, tensors, optional=HEAD_NAMES)
     except (SoundStormError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
         detail = " ".join(str(error).split())[:200]
         raise SoundStormError(

@@ -109,7 +109,7 @@ class AstTrainer:
         self.frozen = config.mode == "frozen"
         if self.frozen:
             model.network.audio_spectrogram_transformer.requires_grad_(False)
-            self.heard_XD = self._hear()
+            self.heard_XD = self._augmented_batch()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, config.peak_lr, betas=config.betas, weight_decay=config.weight_decay)
         scorer = _Scorer(model, self.frozen)
@@ -167,7 +167,7 @@ class AstTrainer:
         return float(self.config.peak_lr * self.config.lr_decay ** max(0, epoch - self.config.full_epochs + 1))
 
     @torch.no_grad()
-    def _hear(self) -> Tensor:
+    def _augmented_batch(self) -> Tensor:
         """What the head gets of each clip, (clips, D); of a clip longer than the network hears at once, of its
         beginning."""
         config, heard = self.model.config, []

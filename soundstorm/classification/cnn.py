@@ -20,17 +20,22 @@ from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.audio.spectra import mel_bands
-from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.classification.files import (
+    classifier_metadata,
+    read_classifier_metadata,
+    read_provenance,
+    write_classifier,
+)
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.bundled import packaged
 from soundstorm.serialization.int8 import unpack
 from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
-from soundstorm.serialization.state_dicts import require_fit
+from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"
-MOST = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
+MAX_VALUES = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
 """The most of a setting."""
 MAX_WIDTHS, MAX_WIDTH = 16, 65_536
 SHORTEST_S = 1.0
@@ -59,7 +64,7 @@ class AudioClassifierConfig(Settings):
     """Share of the pooled channels that training drops."""
 
     def __post_init__(self) -> None:
-        for name, most in MOST.items():
+        for name, most in MAX_VALUES.items():
             if not 1 <= getattr(self, name) <= most:
                 raise SoundStormError(
                     f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
@@ -239,7 +244,7 @@ def save_classifier(
     Raises:
         SoundStormError: there are more or fewer categories than outputs.
     """
-    about = {"architecture": model.config.to_dict()} | about_classifier(categories, dataset, held_out_fold, accuracy)
+    about = {"architecture": model.config.to_dict()} | classifier_metadata(categories, dataset, held_out_fold, accuracy)
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
     write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
 
@@ -270,13 +275,13 @@ def load_classifier(
                 f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`"
             ) from error
     try:
-        about = read_about(data, FORMAT)
+        about = read_classifier_metadata(data, FORMAT)
         categories = about["categories"]
         config, tensors = (
             AudioClassifierConfig.from_dict(about["architecture"], "architecture"),
             unpack(load_safetensors(data)),
         )
-        require_fit(lambda: AudioClassifier(len(categories), config), tensors, may_lack=("num_batches_tracked",))
+        check_state_dict(lambda: AudioClassifier(len(categories), config), tensors, optional=("num_batches_tracked",))
         model = AudioClassifier(len(categories), config)
         model.load_state_dict(tensors, strict=False)
         return TrainedClassifier(

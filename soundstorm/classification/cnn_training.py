@@ -25,7 +25,7 @@ from soundstorm.optimization.precision import autocast
 
 SILENCE = 1e-12
 """Added to powers before they are kept as logarithms."""
-LEAST_LEVEL = 1e-6
+MIN_RMS = 1e-6
 """Level of silence, as the root of a power."""
 EQUALIZER_KNOTS = 6
 
@@ -223,9 +223,9 @@ class AudioClassifierTrainer:
         mixed = rng.random(size) < self.config.mix_share
         ratio_B = torch.from_numpy(np.where(mixed, rng.uniform(1e-3, 1, size), 1.0)).float().to(self.device)
         loudest_B = power_BMT.sum(1).amax(1).sqrt()
-        audible_B = loudest_B > LEAST_LEVEL  # silence would silence the other one
+        audible_B = loudest_B > MIN_RMS  # silence would silence the other one
         ratio_B = ratio_B.where(audible_B & audible_B.roll(1, 0), 1.0)
-        level_B = loudest_B.clamp(min=LEAST_LEVEL)
+        level_B = loudest_B.clamp(min=MIN_RMS)
         share_B = 1 / (1 + level_B / level_B.roll(1, 0) * (1 - ratio_B) / ratio_B)  # of amplitude, as published
         norm_B = share_B.square() + (1 - share_B).square()
         own_B, other_B = (share_B.square() / norm_B)[:, None, None], ((1 - share_B).square() / norm_B)[:, None, None]

@@ -17,7 +17,7 @@ from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agre
 from soundstorm.serialization.safetensors_header import read_metadata, with_sorted_notes
 
 
-def about_classifier(
+def classifier_metadata(
     categories: Sequence[str], dataset: str, held_out_fold: int | None, accuracy: float | None
 ) -> dict[str, Any]:
     """What every kind says of itself.
@@ -45,7 +45,7 @@ def write_classifier(
         path: file to write.
         tensors: by name.
         form: the kind's format.
-        about: plain values; those of `about_classifier` are among them.
+        about: plain values; those of `classifier_metadata` are among them.
         num_outputs: of the network.
         trained_on: what it learned from; None: not known, and every test of it is refused.
 
@@ -70,8 +70,8 @@ def read_format(data: bytes) -> str | None:
         return None
 
 
-def read_about(data: bytes, form: str) -> dict[str, Any]:
-    """What was written beside the weights, with the values of `about_classifier` checked.
+def read_classifier_metadata(data: bytes, form: str) -> dict[str, Any]:
+    """What was written beside the weights, with the values of `classifier_metadata` checked.
 
     Raises:
         ValueError, LookupError or TypeError: it is anything else.
@@ -93,7 +93,7 @@ def read_about(data: bytes, form: str) -> dict[str, Any]:
 
 def read_provenance(data: bytes, about: Mapping[str, Any], **parents: str | None) -> Provenance:
     """What the classifier was trained on; arguments as `soundstorm.serialization.provenance.agreeing`, with what
-    `read_about` found."""
+    `read_classifier_metadata` found."""
     return agreeing(
         provenance_of_weights(data), dataset=about["dataset"], held_out_fold=about["held_out_fold"], **parents
     )

@@ -15,7 +15,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
-from soundstorm.classification.files import about_classifier, read_about, read_provenance, write_classifier
+from soundstorm.classification.files import (
+    classifier_metadata,
+    read_classifier_metadata,
+    read_provenance,
+    write_classifier,
+)
 from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.codec.codec import Codec
@@ -27,7 +32,7 @@ from soundstorm.optimization.precision import autocast
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.int8 import unpack
 from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
-from soundstorm.serialization.state_dicts import require_fit
+from soundstorm.serialization.state_dicts import check_state_dict
 
 FORMAT = "soundstorm-token-classifier-1"
 SHORTEST_S = 1.0
@@ -161,7 +166,7 @@ def save_token_classifier(
     architecture = {"network": model.network.to_dict(), "readout": model.readout.to_dict()}
     about = (
         {"architecture": architecture}
-        | about_classifier(categories, dataset, held_out_fold, accuracy)
+        | classifier_metadata(categories, dataset, held_out_fold, accuracy)
         | origin.to_dict()
     )
     kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
@@ -183,7 +188,7 @@ def load_token_classifier(
         SoundStormError: the file is damaged or of another kind, or the codec is not the one that it needs.
     """
     try:
-        about = read_about(data, FORMAT)
+        about = read_classifier_metadata(data, FORMAT)
         categories, origin = about["categories"], Origin.from_dict(about)
         network = ModelConfig.from_dict(about["architecture"]["network"], "network")
         readout = ReadoutConfig.from_dict(about["architecture"]["readout"], "readout")
@@ -192,8 +197,8 @@ def load_token_classifier(
                 f"its network hears {network.num_levels}x{network.codebook_size} codes, its codec makes others"
             )
         tensors = unpack(load_safetensors(data))
-        require_fit(
-            lambda: TokenClassifier(len(categories), network, readout), tensors, may_lack=("num_batches_tracked",)
+        check_state_dict(
+            lambda: TokenClassifier(len(categories), network, readout), tensors, optional=("num_batches_tracked",)
         )
         model = TokenClassifier(len(categories), network, readout)
         model.load_state_dict(tensors, strict=False)
@@ -218,7 +223,7 @@ def load_token_classifier(
             f"{where}: not a classifier (its codec's vectors have another size): give a file that `soundstorm "
             "train-classifier` wrote"
         )
-    model.take_vectors(codec)
+    model.set_codebook_embeddings(codec)
     return TrainedTokenClassifier(
         model=model.eval().requires_grad_(False).to(device),
         codec=codec,

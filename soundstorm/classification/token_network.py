@@ -28,7 +28,7 @@ from soundstorm.settings import Settings
 Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
 """From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random
 weights alone."""
-LEAST_VARIANCE = 1e-5
+MIN_VARIANCE = 1e-5
 """Added to variances before their root is taken."""
 NORM_MOMENTUM = 0.05
 """Of the running statistics of the pooled features."""
@@ -68,19 +68,19 @@ class AttentiveStatistics(nn.Module):
         B, T, _ = x_BTD.shape
         score_BTH = self.query(torch.tanh(self.hidden(x_BTD))).float()
         weight_BTH = score_BTH.masked_fill(~valid_BT[:, :, None], -torch.inf).softmax(1)
-        return statistics(x_BTD.float().view(B, T, self.heads, -1), weight_BTH[..., None])
+        return mean_and_std(x_BTD.float().view(B, T, self.heads, -1), weight_BTH[..., None])
 
 
-def statistics(x: Tensor, weight: Tensor) -> Tensor:
+def mean_and_std(x: Tensor, weight: Tensor) -> Tensor:
     """Mean and standard deviation over the second axis, the frames, of x (B, T, ...): (B, 2 D); the weights of a clip's
     frames add up to 1."""
     mean = (weight * x).sum(1, keepdim=True)
     variance = (weight * (x - mean).square()).sum(1)
-    return torch.cat([mean.flatten(1), (variance + LEAST_VARIANCE).sqrt().flatten(1)], 1)
+    return torch.cat([mean.flatten(1), (variance + MIN_VARIANCE).sqrt().flatten(1)], 1)
 
 
 @dataclass(kw_only=True, frozen=True)
-class Embedded:
+class TokenEmbeddings:
     """Clips as the network takes them in."""
 
     x_BTD: Tensor
@@ -101,7 +101,8 @@ class TokenClassifier(nn.Module):
     """
 
     code_vectors: Tensor
-    """The codec's, (Q (K + 1), L): zeros for MASK. They are not in the classifier's file: `take_vectors` sets them."""
+    """The codec's, (Q (K + 1), L): zeros for MASK. They are not in the classifier's file: `set_codebook_embeddings`
+    sets them."""
 
     def __init__(self, num_categories: int, network: ModelConfig, readout: ReadoutConfig) -> None:
         super().__init__()
@@ -140,7 +141,7 @@ class TokenClassifier(nn.Module):
     def device(self) -> torch.device:
         return self.code_vectors.device
 
-    def start_from(self, weights: Mapping[str, Tensor]) -> None:
+    def load_generator(self, weights: Mapping[str, Tensor]) -> None:
         """Take the weights of a generator of this architecture, all but its heads; while `take_in` is 0 the stages are
         the generator's own."""
         mine = self.backbone.state_dict()
@@ -148,20 +149,20 @@ class TokenClassifier(nn.Module):
         if self.take_in is not None:
             nn.init.zeros_(self.take_in.weight)
 
-    def take_vectors(self, codec: Codec) -> None:
+    def set_codebook_embeddings(self, codec: Codec) -> None:
         """Have the vectors of the codec that the codes are from, in units of the standard deviation of their sum over
         the levels."""
         if self.readout.latent_dim:
             self.code_vectors.copy_(code_vectors(codec))
 
-    def embed(self, codes_BQT: Tensor, valid_BT: Tensor) -> Embedded:
+    def embed(self, codes_BQT: Tensor, valid_BT: Tensor) -> TokenEmbeddings:
         """What codes (B, Q, T) are taken in as; `backbone.mask_id` where masked, any value at padding frames, where
         `valid_BT` is False."""
         B, Q, T = codes_BQT.shape
         no_class_B = torch.full((B,), self.backbone.no_class, device=codes_BQT.device)
         x_BTD = self.backbone.embed(codes_BQT, no_class_B, valid_BT)
         if not self.readout.latent_dim:
-            return Embedded(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], valid_BT=valid_BT)
+            return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], valid_BT=valid_BT)
         first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.network.codebook_size + 1)
         rows = (
             (codes_BQT.masked_fill(~valid_BT[:, None, :], self.backbone.mask_id) + first_row_Q1)
@@ -169,9 +170,9 @@ class TokenClassifier(nn.Module):
             .reshape(B * T, Q)
         )
         latent_BTL = F.embedding_bag(rows, self.code_vectors, mode="sum").view(B, T, -1)
-        return Embedded(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
+        return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
 
-    def frames(self, embedded: Embedded) -> Tensor:
+    def frames(self, embedded: TokenEmbeddings) -> Tensor:
         """What all blocks make of clips, normed and mixed: (B, T, D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
         *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.valid_BT)
@@ -187,7 +188,7 @@ class TokenClassifier(nn.Module):
         pooled_BF = self.pooling(frames_BTD, valid_BT)
         if self.readout.latent_dim:
             weight_BT1 = (valid_BT / valid_BT.sum(1, keepdim=True))[..., None]
-            pooled_BF = torch.cat([pooled_BF, statistics(latent_BTL.float(), weight_BT1)], 1)
+            pooled_BF = torch.cat([pooled_BF, mean_and_std(latent_BTL.float(), weight_BT1)], 1)
         return self.head(F.dropout(self.norm(pooled_BF), self.readout.dropout, self.training))
 
     def forward(self, codes_BQT: Tensor, valid_BT: Tensor) -> Tensor:

@@ -195,7 +195,7 @@ class TokenClassifierTrainer:
         config = self.config
         rng = np.random.default_rng([config.seed, self.rank, self.step_count])
         chosen = self._chosen()
-        heard, target_BC = self._heard(chosen, rng)
+        heard, target_BC = self._augmented_batch(chosen, rng)
         batch = self._encoded(heard, chosen, rng)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -207,7 +207,9 @@ class TokenClassifierTrainer:
         loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
         if self.teacher is not None:
             loss = torch.lerp(
-                loss, self._disagreement(logits_BC.float(), self._taught(self.teacher, heard)), config.teacher_share
+                loss,
+                self._distillation_loss(logits_BC.float(), self._teacher_logits(self.teacher, heard)),
+                config.teacher_share,
             )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -268,7 +270,7 @@ class TokenClassifierTrainer:
             self.rank :: self.num_workers
         ]
 
-    def _heard(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
+    def _augmented_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
         """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
         ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
         excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
@@ -290,7 +292,7 @@ class TokenClassifierTrainer:
         )
 
     @torch.no_grad()
-    def _taught(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
+    def _teacher_logits(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
         """Scores of the teacher (B, C)."""
         with autocast(self.model.device, self.config.precision):
             scores = in_equal_batches(
@@ -303,7 +305,7 @@ class TokenClassifierTrainer:
             )
         return torch.from_numpy(np.stack(scores)).to(self.model.device)
 
-    def _disagreement(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
+    def _distillation_loss(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
         """Divergence (nats) from the teacher, scaled up so that its gradient does not vanish with the temperature."""
         temperature = self.config.teacher_temperature
         own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, taught_BC))

@@ -232,8 +232,10 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
     codebooks = Codebooks(
         np.stack([codes for codes, _ in state.packed]), np.stack([multiplier for _, multiplier in state.packed])
     )
-    bare = BlockTables(mel_bank(config), state.space, codebooks, texture_M=np.zeros(config.bands, dtype=np.float32))
-    codec = BlockCodec(config, bare)
+    unwrap_ddp = BlockTables(
+        mel_bank(config), state.space, codebooks, texture_M=np.zeros(config.bands, dtype=np.float32)
+    )
+    codec = BlockCodec(config, unwrap_ddp)
     squares_M, frames = np.zeros(config.bands), 0.0
     for waveform_N in held_out:
         true_TM = codec.log_mel(waveform_N)
@@ -244,4 +246,4 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
     if not np.any(frames):
         raise ValueError("no recording to measure the codec's texture on")
     texture_M = np.sqrt(squares_M / np.maximum(frames, 1)).astype(np.float32)
-    return BlockCodec(config, BlockTables(bare.bank_FM, state.space, codebooks, texture_M))
+    return BlockCodec(config, BlockTables(unwrap_ddp.bank_FM, state.space, codebooks, texture_M))

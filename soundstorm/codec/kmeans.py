@@ -17,7 +17,7 @@ ROUND_POINTS = 40_000
 """Points of a mini-batch, at least."""
 POINTS_PER_CODE = 40
 """Points of a mini-batch per code, at least."""
-LEAST_POINTS = 3
+MIN_POINTS = 3
 """A cluster of fewer points of a mini-batch is moved."""
 SHIFT = 0.05
 """How far beside the other cluster, in standard deviations of the centroids."""
@@ -53,7 +53,7 @@ def fit(points_SD: Tensor, num_codes: int, generator: torch.Generator) -> Tensor
     for batch_SD in _batches(points_SD, size, generator):
         cluster_S = nearest(batch_SD, centroids_KD)
         centroids_KD, count_K = means(batch_SD, cluster_S, centroids_KD)
-        rare_K = (count_K < LEAST_POINTS).nonzero()[: num_codes // 2, 0]
+        rare_K = (count_K < MIN_POINTS).nonzero()[: num_codes // 2, 0]
         error_S = (batch_SD - centroids_KD[cluster_S]).square().sum(1)
         worst_K = torch.zeros_like(count_K).index_add_(0, cluster_S, error_S).topk(len(rare_K)).indices
         shift_KD = torch.randn(len(rare_K), centroids_KD.shape[1], generator=generator).to(points_SD.device)

@@ -21,13 +21,13 @@ from soundstorm.codec.log_mel import Array, hann
 from soundstorm.codec.noise import TEXTURE, WHITE, normal, uniform
 
 TINY = 1e-12
-MOST_CORRECTION = 4.0
+MAX_CORRECTION = 4.0
 """Factor, up or down, by which the amplitude of a band is corrected at most."""
 ACCELERATION = 1.8
 """Exponent of the factors of Richardson-Lucy: its rounds count almost twice."""
 TONAL_NATS = (1.0, 3.0)
 """Contrast of a band, in nats of power, from which it is tonal in part and altogether."""
-SINE_WIDTH, MOST_NARROWING = 0.85, 8.0
+SINE_WIDTH, MAX_NARROWING = 0.85, 8.0
 """Bins from the centre of a Hann window's spectrum to 1/e of its power, and the exponent of the least factor."""
 SILENT = 0.25 / 32_768
 """Standard deviation of a frame's samples below which it is digital silence: they would round to 0 in a 16-bit file."""
@@ -109,7 +109,7 @@ class Synthesis:
         gravity: bands alone would leave it spread over their width."""
         gravity_FT = (self._around_FF @ (self._bin_F1 * power_FT)) / (self._around_FF @ power_FT + TINY**2)
         squared_FT = np.square((self._bin_F1 - gravity_FT) / SINE_WIDTH)
-        return np.exp(-self._tonality(power_MT) * np.minimum(squared_FT, MOST_NARROWING))
+        return np.exp(-self._tonality(power_MT) * np.minimum(squared_FT, MAX_NARROWING))
 
     def _tonality(self, power_MT: Array) -> Array:
         """How tonal each bin (F, T) is, 0 to 1: by how much its bands stand out from the second next on both sides."""
@@ -140,7 +140,7 @@ class Synthesis:
         at_frames_KF = found_KF[1::2]
         found_FT = np.ascontiguousarray((np.square(at_frames_KF.real) + np.square(at_frames_KF.imag)).T)
         ratio_MT = (power_MT[:, 1:-1] + TINY) / (self._bank_MF @ found_FT + TINY)
-        factor_MT = np.sqrt(np.clip(ratio_MT, MOST_CORRECTION**-2, MOST_CORRECTION**2))
+        factor_MT = np.sqrt(np.clip(ratio_MT, MAX_CORRECTION**-2, MAX_CORRECTION**2))
         return _at_half_hops(np.pad(self._spread_FM @ factor_MT, ((0, 0), (1, 1)), mode="edge"))
 
     def _spectrum(self, samples_N: Array) -> NDArray[np.complex128]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pyarrow.fs import FileType
 
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES, is_audio
-from soundstorm.data.data_folder import Listing, Place, composed, is_hidden
+from soundstorm.data.data_folder import DatasetFolder, Listing, composed, is_hidden
 from soundstorm.data.labels_file import has_columns
-from soundstorm.data.layouts import FOLDER_FOLDS, Candidate, Contents, fold_of_source, is_category
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, fold_of_source, is_category
 from soundstorm.data.own_labels import AUDIO_FOLDERS, COLUMNS, TABLE_FOLDERS, csv_contents
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
@@ -45,7 +45,7 @@ class _Levels:
     notes: tuple[str, ...]
 
 
-def folder_contents(place: Place) -> Contents:
+def folder_contents(place: DatasetFolder) -> Contents:
     """A folder of one's own: with one CSV at its top that CSV decides, else each sub-folder is a class."""
     listing = place.list_files()
     tables = [
@@ -65,7 +65,7 @@ def folder_contents(place: Place) -> Contents:
     return _beside_tables(place, listing) or _sub_folder_contents(place, listing)
 
 
-def _beside_tables(place: Place, listing: Listing) -> Contents | None:
+def _beside_tables(place: DatasetFolder, listing: Listing) -> Contents | None:
     """`audio/` without class folders beside `meta/`: a table of labels in there decides; None where it does not look
     like that."""
     recordings = [path.split("/") for path in listing.files if is_audio(path) and not is_hidden(path)]
@@ -97,7 +97,7 @@ def _beside_tables(place: Place, listing: Listing) -> Contents | None:
     return replace(found, notes=(note, *found.notes))
 
 
-def _sub_folder_contents(place: Place, listing: Listing) -> Contents:
+def _sub_folder_contents(place: DatasetFolder, listing: Listing) -> Contents:
     """One class per sub-folder; files may lie deeper in it. The clip_id is the path, with its ending."""
     names = {
         stored: composed(stored).split("/") for stored in listing.files if is_audio(stored) and not is_hidden(stored)
@@ -127,7 +127,7 @@ def _sub_folder_contents(place: Place, listing: Listing) -> Contents:
         )
         clip_id = listing.name_of(stored)
         candidates.append(
-            Candidate(
+            IndexEntry(
                 clip_id=clip_id,
                 path=stored,
                 fold=fold,
@@ -153,7 +153,7 @@ def _sub_folder_contents(place: Place, listing: Listing) -> Contents:
     )
 
 
-def _levels(place: Place, paths: list[list[str]]) -> _Levels:
+def _levels(place: DatasetFolder, paths: list[list[str]]) -> _Levels:
     """Where the classes are, given the parts of the path of each recording."""
     above, notes = 0, []
     while True:
@@ -207,15 +207,15 @@ def _folds(tops: set[str]) -> dict[str, int]:
     return dict(sorted(((name, number + offset) for name, number in numbers.items()), key=lambda pair: pair[1]))
 
 
-def table_contents(place: Place, csv_name: str) -> Contents:
+def table_contents(place: DatasetFolder, csv_name: str) -> Contents:
     """The recordings that a CSV names which was given itself; one in a folder such as `meta` may name those in `audio`
     beside that folder."""
     above, _, folder = place.root.rpartition("/")
     if folder.casefold() in TABLE_FOLDERS and any(_has_folder(place, above, name) for name in AUDIO_FOLDERS):
-        outer = Place(filesystem=place.filesystem, root=above, uri=place.uri.rpartition("/")[0])
+        outer = DatasetFolder(filesystem=place.filesystem, root=above, uri=place.uri.rpartition("/")[0])
         return csv_contents(outer, posixpath.join(folder, csv_name))
     return csv_contents(place, csv_name)
 
 
-def _has_folder(place: Place, above: str, name: str) -> bool:
+def _has_folder(place: DatasetFolder, above: str, name: str) -> bool:
     return bool(place.filesystem.get_file_info(posixpath.join(above, name)).type == FileType.Directory)

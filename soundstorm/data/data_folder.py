@@ -63,7 +63,7 @@ class Listing:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Place:
+class DatasetFolder:
     """A data folder: where to read it, and what to call it."""
 
     filesystem: FileSystem

@@ -12,8 +12,8 @@ from soundstorm.audio.synthesis import CLASSES
 from soundstorm.data.accounting import ignored_files
 from soundstorm.data.class_folders import folder_contents, table_contents
 from soundstorm.data.clip_windows import split_window
-from soundstorm.data.data_folder import Place
-from soundstorm.data.layouts import FOLDER_FOLDS, Candidate, Contents, TableLayout, alike
+from soundstorm.data.data_folder import DatasetFolder
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, TableLayout, alike
 from soundstorm.data.source_recordings import SplitSources, named, smaller_sides, split_sources
 from soundstorm.data.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
 from soundstorm.errors import SoundStormError
@@ -196,13 +196,15 @@ def index_dataset(
     """
     if name not in DATASETS:
         raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
-    place = Place(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
+    place = DatasetFolder(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
     layout = DATASETS[name].layout
     if layout is not None:
         contents = layout.contents(place)
     elif filesystem.get_file_info(place.root or "/").type == FileType.File:
         parent, _, csv_name = place.root.rpartition("/")
-        contents = table_contents(Place(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0]), csv_name)
+        contents = table_contents(
+            DatasetFolder(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0]), csv_name
+        )
     else:
         contents = folder_contents(place)
     return _to_index(name, contents, strict_folds)
@@ -225,7 +227,7 @@ def source_of(clip_id: str, dataset: str) -> str:
 def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
     """Splits the candidates into clips and rejected rows; of clips with one clip_id, or one file, the first is kept."""
     place, clips, rejected = contents.place, [], []
-    kept: dict[str, Candidate] = {}
+    kept: dict[str, IndexEntry] = {}
     owners: dict[str, str] = {}
     for candidate in contents.candidates:
         problem = candidate.problem
@@ -279,7 +281,9 @@ def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
     )
 
 
-def _two_folds(name: str, place: Place, split: SplitSources, strict_folds: bool) -> tuple[set[str], tuple[str, ...]]:
+def _two_folds(
+    name: str, place: DatasetFolder, split: SplitSources, strict_folds: bool
+) -> tuple[set[str], tuple[str, ...]]:
     """The clips to leave out because their recording lies in another fold too, and what is to be said of such
     recordings."""
     if not split:

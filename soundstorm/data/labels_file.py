@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from soundstorm.data.data_folder import Place, composed
+from soundstorm.data.data_folder import DatasetFolder, composed
 from soundstorm.errors import SoundStormError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -29,7 +29,9 @@ class LabelRow:
     """Cells that are filled beyond the last column: a name with a delimiter in it was not put into quotes."""
 
 
-def read_labels(place: Place, path: str, columns: Sequence[str], optional: Sequence[str], hint: str) -> list[LabelRow]:
+def read_labels(
+    place: DatasetFolder, path: str, columns: Sequence[str], optional: Sequence[str], hint: str
+) -> list[LabelRow]:
     """The rows of a file with a header; absent cells are empty.
 
     Columns are told by their names without case, spaces, `_` and `-`: ` File Name` is `filename`.
@@ -79,7 +81,7 @@ def read_labels(place: Place, path: str, columns: Sequence[str], optional: Seque
     return found
 
 
-def has_columns(place: Place, path: str, columns: Sequence[str]) -> bool:
+def has_columns(place: DatasetFolder, path: str, columns: Sequence[str]) -> bool:
     """Whether a file is a table with these columns."""
     try:
         read_labels(place, path, columns, (), "")

@@ -1,7 +1,7 @@
 """How data sets lie on disk or in a bucket: which files and rows there are, before anything is opened as audio.
 
-Each layout yields one `Candidate` per row or file, with what is wrong about it, if anything. Listings are read once per
-data set.
+Each layout yields one `IndexEntry` per row or file, with what is wrong about it, if anything. Listings are read once
+per data set.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from soundstorm.data.categories import normalized
-from soundstorm.data.data_folder import Listing, Place, Problem, composed
+from soundstorm.data.data_folder import DatasetFolder, Listing, Problem, composed
 from soundstorm.data.labels_file import LabelRow, read_labels, whole_number
 from soundstorm.schemas import Ignored, Reason
 
@@ -22,7 +22,7 @@ _NOT_A_NAME = re.compile(r"[/\\\x00-\x1f]|^\.")
 
 
 @dataclass(kw_only=True, frozen=True)
-class Candidate:
+class IndexEntry:
     """One row or file of a data set. `problem` says why it cannot be used, in which case the numbers mean nothing."""
 
     clip_id: str
@@ -40,9 +40,9 @@ class Candidate:
 class Contents:
     """What there is of a data set."""
 
-    place: Place
+    place: DatasetFolder
     listing: Listing
-    candidates: list[Candidate]
+    candidates: list[IndexEntry]
     categories: list[str]
     """In the order of their labels."""
     num_folds: int
@@ -78,7 +78,7 @@ class TableLayout:
     only: str | None = None
     """Column that must be true for a row to belong to the data set."""
 
-    def contents(self, place: Place) -> Contents:
+    def contents(self, place: DatasetFolder) -> Contents:
         """One candidate per row of the CSV, in its order; of the files those in the folder `audio` count."""
         columns = [self.filename, "fold", self.label, self.category, *([self.only] if self.only else [])]
         audio = self.audio_folder(1).split("/")[0]
@@ -119,7 +119,7 @@ class TableLayout:
             notes=tuple(notes),
         )
 
-    def _candidate(self, row: LabelRow, listing: Listing) -> Candidate:
+    def _candidate(self, row: LabelRow, listing: Listing) -> IndexEntry:
         cells, where = row.cells, f"row {row.number} of {self.csv_path}"
         fold, published = (
             whole_number(cells["fold"], 1, self.num_folds),
@@ -131,8 +131,8 @@ class TableLayout:
         path = stored or f"{folder}/{inside or cells[self.filename]}"
         clip_id = posixpath.splitext(inside)[0] if inside else cells[self.filename] or where
 
-        def reject(reason: Reason, detail: str) -> Candidate:
-            return Candidate(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
+        def reject(reason: Reason, detail: str) -> IndexEntry:
+            return IndexEntry(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
 
         if not cells[self.filename]:
             return reject(Reason.MISSING_FILE, f"the {self.filename} is empty")
@@ -155,7 +155,7 @@ class TableLayout:
         problem = listing.files[stored]
         if problem is not None:
             return reject(problem[0], f"{stored}: {problem[1]}")
-        return Candidate(
+        return IndexEntry(
             clip_id=clip_id, path=stored, fold=fold, label=label, category=category, source=cells.get(self.source, "")
         )
 

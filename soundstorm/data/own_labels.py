@@ -4,9 +4,9 @@ import posixpath
 from dataclasses import dataclass
 
 from soundstorm.audio.file_kinds import is_audio
-from soundstorm.data.data_folder import Listing, Place, composed, is_hidden
+from soundstorm.data.data_folder import DatasetFolder, Listing, composed, is_hidden
 from soundstorm.data.labels_file import LabelRow, read_labels, whole_number
-from soundstorm.data.layouts import FOLDER_FOLDS, Candidate, Contents, fold_of_source, is_category, path_inside
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, fold_of_source, is_category, path_inside
 from soundstorm.schemas import Reason
 
 COLUMNS = ("filename", "category")
@@ -23,7 +23,7 @@ MAX_FOLDS = 100
 class _Table:
     """What the rows of one table have in common."""
 
-    place: Place
+    place: DatasetFolder
     path: str
     listing: Listing
     labels: dict[str, int]
@@ -31,7 +31,7 @@ class _Table:
     """Folders that names may be relative to, the first match counts; "" is the data folder."""
 
 
-def csv_contents(place: Place, path: str, listing: Listing | None = None) -> Contents:
+def csv_contents(place: DatasetFolder, path: str, listing: Listing | None = None) -> Contents:
     """A CSV of one's own with columns `filename`, `category`, and if known `fold` and `source`.
 
     Names are looked for in the folder of the CSV, in the data folder, and in a folder such as `audio` there. Without
@@ -69,7 +69,7 @@ def csv_contents(place: Place, path: str, listing: Listing | None = None) -> Con
     )
 
 
-def _overridden(table: _Table, usable: list[Candidate]) -> list[str]:
+def _overridden(table: _Table, usable: list[IndexEntry]) -> list[str]:
     """What the table leaves unused though it looks like a class folder."""
     taken = {candidate.path for candidate in usable}
     recordings = [name for name in table.listing.files if is_audio(name) and not is_hidden(name)]
@@ -88,7 +88,7 @@ def _overridden(table: _Table, usable: list[Candidate]) -> list[str]:
     return notes
 
 
-def _candidate(table: _Table, row: LabelRow) -> Candidate:
+def _candidate(table: _Table, row: LabelRow) -> IndexEntry:
     cells, where = row.cells, f"row {row.number} of {table.path}"
     given, category = cells["filename"], composed(cells["category"])
     inside, stored = _looked_up(table, given)
@@ -97,8 +97,8 @@ def _candidate(table: _Table, row: LabelRow) -> Candidate:
         clip_id = stored  # another file has the same name in composed form
     path = stored or clip_id
 
-    def reject(reason: Reason, detail: str) -> Candidate:
-        return Candidate(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
+    def reject(reason: Reason, detail: str) -> IndexEntry:
+        return IndexEntry(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
 
     surplus = (
         f"; the row has {row.surplus} more cells than the header: put names that hold what parts the cells into quotes"
@@ -126,7 +126,7 @@ def _candidate(table: _Table, row: LabelRow) -> Candidate:
     problem = table.listing.files[stored]
     if problem is not None:
         return reject(problem[0], f"{stored}: {problem[1]}")
-    return Candidate(
+    return IndexEntry(
         clip_id=clip_id, path=stored, fold=fold, label=table.labels[category], category=category, source=source
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from soundstorm.audio.files import from_pcm16, to_pcm16
 
-RECORDED = 0
+ORIGINAL = 0
 """The view that is the recording itself."""
 SPEED_PERCENT = (93, 107)
 """Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay
@@ -76,7 +76,7 @@ def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
         One of the others in `group`; None where the view has no partner, as in view 0, or there is no other.
     """
     num_others = len(group) - 1
-    if view == RECORDED or num_others < 1:
+    if view == ORIGINAL or num_others < 1:
         return None
     settings = view_settings(clip_id, view)
     if not settings.is_mixed:
@@ -97,7 +97,7 @@ def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarr
         partner: waveform of any length of the clip that `choose_partner` names; without it, or where it is silent, the
             view is made of the recording alone.
     """
-    if view == RECORDED:
+    if view == ORIGINAL:
         return waveform_N
     settings = view_settings(clip_id, view)
     view_N = _looped(_at_speed(waveform_N, settings.speed_percent), settings.start, len(waveform_N))

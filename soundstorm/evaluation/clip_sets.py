@@ -84,7 +84,7 @@ class ClipSet:
             groups.setdefault(category, []).append(float(value))
         return float(np.mean([np.mean(group) for group in groups.values()]))
 
-    def halves(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def split_halves(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of two halves, equal in each class up to one recording: all clips of a recording are in the same
         half."""
         rng = np.random.default_rng(seed)
@@ -93,15 +93,15 @@ class ClipSet:
             zip(self.categories, self.table["recording"].to_pylist(), strict=True)
         ):
             recordings.setdefault(category, {}).setdefault(recording, []).append(position)
-        halves: tuple[list[int], list[int]] = ([], [])
+        split_halves: tuple[list[int], list[int]] = ([], [])
         for category in sorted(recordings):
             groups = sorted(recordings[category].values())
             sizes = [0, 0]
             for group in rng.permutation(len(groups)):
                 half = int(sizes[1] < sizes[0]) if sizes[0] != sizes[1] else int(rng.integers(2))
-                halves[half].extend(groups[group])
+                split_halves[half].extend(groups[group])
                 sizes[half] += len(groups[group])
-        return np.array(sorted(halves[0]), np.int64), np.array(sorted(halves[1]), np.int64)
+        return np.array(sorted(split_halves[0]), np.int64), np.array(sorted(split_halves[1]), np.int64)
 
     def like(self, other: Sequence[str], seed: int) -> NDArray[np.int64]:
         """Positions of as many clips of each class as `other`, a list of classes, has of it, or all there are; drawn by

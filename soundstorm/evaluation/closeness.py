@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.clip_sets import ClipSet
-from soundstorm.evaluation.closeness_result import FEW_CLIPS, Closeness, Confusion, Copy, Embedding, Measure
+from soundstorm.evaluation.closeness_result import FEW_CLIPS, Closeness, Confusion, Embedding, Measure, MemorizedClip
 from soundstorm.evaluation.distances import within_class_distance
-from soundstorm.evaluation.memorization import nearest_share
+from soundstorm.evaluation.memorization import nearest_training_match
 from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo
 from soundstorm.evaluation.split_distances import (
     NUM_SPLITS,
@@ -40,7 +40,7 @@ its commonest code, which is mostly silence. Of the 400 recordings of ESC-10, ea
 folds, none has more than 0.13; a copy has 1."""
 
 
-class Unsaid(Exception):  # noqa: N818 - no error: a measure without a value
+class Undefined(Exception):  # noqa: N818 - no error: a measure without a value
     """Why a measure or its floor cannot be said; `generated` is the value that can be said all the same."""
 
     def __init__(self, reason: str, generated: float | None = None) -> None:
@@ -92,7 +92,7 @@ def closeness(
         raise SoundStormError(
             f"features: {len(real)} real and {len(generated)} generated clips; a comparison needs at least one of each"
         )
-    comparison = _Comparison(
+    comparison = _ClosenessMetrics(
         real=real,
         generated=generated,
         training=dataset.where([False] * len(dataset))
@@ -108,14 +108,14 @@ def closeness(
         seed=seed,
     )
     comparison.find_shares()
-    ways = comparison.ways()
+    metric_functions = comparison.metric_functions()
     infos = [
         *MEASURES,
         *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None),
     ]
     copies = comparison.copies()
     return Closeness(
-        measures=[_measure(info, ways[info.name]) for info in infos],
+        measures=[_measure(info, metric_functions[info.name]) for info in infos],
         counts={name: len(getattr(comparison, name)) for name in ("real", "generated", "training", "held_out")},
         held_out_fold=held_out_fold,
         confusion=comparison.confusion(),
@@ -125,7 +125,7 @@ def closeness(
     )
 
 
-def _warnings(real: ClipSet, generated: ClipSet, copies: Sequence[Copy], pooled: bool) -> list[str]:
+def _warnings(real: ClipSet, generated: ClipSet, copies: Sequence[MemorizedClip], pooled: bool) -> list[str]:
     warnings = []
     if pooled:
         warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
@@ -159,7 +159,7 @@ def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
             ratio = max(0.0, generated) / floor
         else:
             reason = "the real clips have 0, so there is no ratio"
-    except Unsaid as unsaid:
+    except Undefined as unsaid:
         generated, reason = unsaid.generated, str(unsaid)
     except SoundStormError as error:  # too few clips for a distance
         reason = str(error)
@@ -179,7 +179,7 @@ def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
 
 
 @dataclass(kw_only=True, slots=True, eq=False)
-class _Comparison:
+class _ClosenessMetrics:
     """The sets of clips, and each measure on them as a pair: of the generated clips, of the real ones."""
 
     real: ClipSet
@@ -196,14 +196,14 @@ class _Comparison:
     seed: int
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
-    def ways(self) -> dict[str, Callable[[], Values]]:
+    def metric_functions(self) -> dict[str, Callable[[], Values]]:
         """By name of the measure, what finds its values; raises Unsaid."""
-        ways: dict[str, Callable[[], Values]] = {"class_agreement": self.agreement, "copying": self.copying}
+        metric_functions: dict[str, Callable[[], Values]] = {"class_agreement": self.agreement, "copying": self.copying}
         for embedding in ("codec", "classifier", "model"):
-            ways[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_over_splits)
-            ways[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_over_splits)
-            ways[f"diversity_{embedding}"] = partial(self.diversity, embedding)
-        return ways | {column: partial(self.motion, column) for column in MOTION}
+            metric_functions[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_over_splits)
+            metric_functions[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_over_splits)
+            metric_functions[f"diversity_{embedding}"] = partial(self.diversity, embedding)
+        return metric_functions | {column: partial(self.motion, column) for column in MOTION}
 
     def distance(
         self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]
@@ -233,7 +233,7 @@ class _Comparison:
             means_ND = np.stack([rows_WD.mean(axis=0) for rows_WD in clips.embedding(embedding)])
             value = within_class_distance(means_ND, clips.categories)
             if value is None:
-                raise Unsaid(f"no class has two {name} clips", generated=values[0] if values else None)
+                raise Undefined(f"no class has two {name} clips", generated=values[0] if values else None)
             values.append(value)
         return values[0], values[1]
 
@@ -243,25 +243,25 @@ class _Comparison:
 
     def agreement(self) -> tuple[float, float]:
         if self.named is None:
-            raise Unsaid(self.no_classifier)
+            raise Undefined(self.no_classifier)
         if self.pooled:
-            raise Unsaid(NOTHING_IN_COMMON)
+            raise Undefined(NOTHING_IN_COMMON)
         unknown = sorted(set(self.generated.categories) - set(self.named))
         if unknown:
-            raise Unsaid(
+            raise Undefined(
                 f"the classifier knows no '{unknown[0]}': name one that was trained on these classes with --classifier"
             )
         generated = _agreement(self.generated)
         if not len(self.held_out):
-            raise Unsaid(self.no_fold or "the held-out fold has no clip of these classes", generated)
+            raise Undefined(self.no_fold or "the held-out fold has no clip of these classes", generated)
         return generated, _agreement(self.held_out)
 
     def copying(self) -> tuple[float, float]:
         if not self.shares:
-            raise Unsaid(self.no_fold or "the other folds have no clip of these classes")
+            raise Undefined(self.no_fold or "the other folds have no clip of these classes")
         generated = float(np.median(self.shares["generated"]))
         if not len(self.held_out):
-            raise Unsaid("the held-out fold has no clip of these classes", generated)
+            raise Undefined("the held-out fold has no clip of these classes", generated)
         return generated, float(np.median(self.shares["held_out"]))
 
     def find_shares(self) -> None:
@@ -269,11 +269,11 @@ class _Comparison:
         if len(self.training):
             trained = self.training.codes(), self.training.categories
             self.shares = {
-                name: nearest_share(clips.codes(), clips.categories, *trained)
+                name: nearest_training_match(clips.codes(), clips.categories, *trained)
                 for name, clips in (("generated", self.generated), ("held_out", self.held_out))
             }
 
-    def copies(self) -> list[Copy]:
+    def copies(self) -> list[MemorizedClip]:
         """Generated clips that repeat a training clip, and not silence alone."""
         if not self.shares:
             return []
@@ -288,7 +288,7 @@ class _Comparison:
         for clip_id, category, codes_T, share in rows:
             commonest = float(np.bincount(codes_T).max()) / len(codes_T)
             if commonest < 1 and (share - commonest) / (1 - commonest) >= COPY_SHARE:
-                found.append(Copy(clip_id=clip_id, category=category, share=float(share)))
+                found.append(MemorizedClip(clip_id=clip_id, category=category, share=float(share)))
         return sorted(found, key=lambda copy: (-copy.share, copy.clip_id))
 
     def confusion(self) -> Confusion | None:
@@ -307,7 +307,7 @@ class _Comparison:
 
     def _require_classifier(self, embedding: str) -> None:
         if embedding == "classifier" and self.named is None:
-            raise Unsaid(self.no_classifier)
+            raise Undefined(self.no_classifier)
 
 
 def _agreement(clips: ClipSet) -> float:

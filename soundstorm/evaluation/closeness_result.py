@@ -63,7 +63,7 @@ class Confusion:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Copy:
+class MemorizedClip:
     """A generated clip that repeats a training clip."""
 
     clip_id: str
@@ -82,7 +82,7 @@ class Closeness:
     """Clips that were looked at: real, generated, training (of other folds than the held-out one), held_out."""
     held_out_fold: int | None
     confusion: Confusion | None
-    copies: list[Copy]
+    copies: list[MemorizedClip]
     """The worst first."""
     warnings: list[str]
     shares: dict[str, list[float]] = field(default_factory=dict)

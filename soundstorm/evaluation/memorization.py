@@ -18,7 +18,7 @@ _BLOCK_FRAMES = 255
 """Frames compared at once: as many as 8 bits can count."""
 
 
-def equal_share(codes_T: NDArray[np.integer], other_T: NDArray[np.integer]) -> float:
+def matching_fraction(codes_T: NDArray[np.integer], other_T: NDArray[np.integer]) -> float:
     """Largest share of the frames of `codes_T` that equal `other_T` where one is shifted against the other, over all
     shifts; 0 to 1.
 
@@ -48,14 +48,14 @@ def equal_share(codes_T: NDArray[np.integer], other_T: NDArray[np.integer]) -> f
     return int(equal_L.max()) / length
 
 
-def nearest_share(
+def nearest_training_match(
     codes: Sequence[NDArray[np.integer]],
     categories: Sequence[str],
     training_codes: Sequence[NDArray[np.integer]],
     training_categories: Sequence[str],
 ) -> NDArray[np.float64]:
-    """`equal_share` of each clip with the training clip of its class that gives the most, (N,); any class if its own
-    has no training clip.
+    """`matching_fraction` of each clip with the training clip of its class that gives the most, (N,); any class if its
+    own has no training clip.
 
     A 5 s clip beside 32 training clips takes 2 ms.
 
@@ -66,7 +66,7 @@ def nearest_share(
         training_categories: the class of each.
 
     Raises:
-        SoundStormError: numbers of clips and classes differ, there is no training clip, or as `equal_share`.
+        SoundStormError: numbers of clips and classes differ, there is no training clip, or as `matching_fraction`.
     """
     if len(codes) != len(categories) or len(training_codes) != len(training_categories):
         raise SoundStormError(
@@ -80,7 +80,7 @@ def nearest_share(
     for other_T, category in zip(training_codes, training_categories, strict=True):
         by_category.setdefault(category, []).append(other_T)
     shares = [
-        max(equal_share(codes_T, other_T) for other_T in by_category.get(category, training_codes))
+        max(matching_fraction(codes_T, other_T) for other_T in by_category.get(category, training_codes))
         for codes_T, category in zip(codes, categories, strict=True)
     ]
     return np.array(shares, dtype=np.float64)

@@ -113,7 +113,7 @@ def _over_splits(
     real_rows, generated_rows = real.embedding(embedding), generated.embedding(embedding)
     found, floor, sizes = [], [], []
     for split_seed in range(seed, seed + NUM_SPLITS):
-        first, second = real.halves(split_seed)
+        first, second = real.split_halves(split_seed)
         guests = generated.like([real.categories[position] for position in second], split_seed)
         if not (len(first) and len(second) and len(guests)):
             raise SoundStormError(

@@ -25,7 +25,7 @@ SIGNIFICANCE = 0.05
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Comparison:
+class KSComparison:
     """One metric of one set of clips beside the same metric of the real clips."""
 
     n_real: int
@@ -47,7 +47,7 @@ class Comparison:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Spread:
+class Distribution:
     """Where the values of one metric lie in one set of clips."""
 
     n: int
@@ -57,9 +57,9 @@ class Spread:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class SourceValues(Spread):
-    """`Spread` of one source; the last three compare it with the real clips, and are None for the real clips and where
-    there are none."""
+class SourceValues(Distribution):
+    """`Distribution` of one source; the last three compare it with the real clips, and are None for the real clips and
+    where there are none."""
 
     difference_percent: float | None
     ks: float | None
@@ -82,7 +82,7 @@ class Summary:
     categories: dict[str, Breakdown]
     groups: dict[str, Breakdown]
     """The groups of ESC-50 of which there are classes (`soundstorm.data.categories`)."""
-    pairs: dict[str, Spread]
+    pairs: dict[str, Distribution]
     """Both pair metrics; empty where no pairs were measured."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Summary:
         return asdict(self)
 
 
-def compare(real: ArrayLike, other: ArrayLike) -> Comparison:
+def compare(real: ArrayLike, other: ArrayLike) -> KSComparison:
     """Compare the values of one metric in two sets of clips, two-sample Kolmogorov-Smirnov included.
 
     Args:
@@ -103,7 +103,7 @@ def compare(real: ArrayLike, other: ArrayLike) -> Comparison:
     a, b = _values(real, "real"), _values(other, "other")
     mean_a, mean_b = float(a.mean()), float(b.mean())
     test = ks_2samp(a, b)
-    return Comparison(
+    return KSComparison(
         n_real=len(a),
         n_other=len(b),
         mean_real=mean_a,
@@ -181,14 +181,16 @@ def _source_values(source: Source, column: NDArray[np.float64], real: NDArray[np
     )
 
 
-def _summarize_pairs(pairs: pa.Table) -> dict[str, Spread]:
+def _summarize_pairs(pairs: pa.Table) -> dict[str, Distribution]:
     check_schema(pairs.schema, PAIRS, "pairs")
     _refuse_not_finite(pairs, PAIR_METRIC_NAMES, "generated_id", "pairs")
     return {name: _spread(pairs[name].to_numpy()) for name in PAIR_METRIC_NAMES}
 
 
-def _spread(values: NDArray[np.float64]) -> Spread:
-    return Spread(n=len(values), mean=float(values.mean()), std=float(values.std()), median=float(np.median(values)))
+def _spread(values: NDArray[np.float64]) -> Distribution:
+    return Distribution(
+        n=len(values), mean=float(values.mean()), std=float(values.std()), median=float(np.median(values))
+    )
 
 
 def _difference_percent(mean_real: float, mean_other: float) -> float | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 
-LEAST_VARIANCE = 1e-12
+MIN_VARIANCE = 1e-12
 PSEUDO_COUNT = 1.0
 """Added to the count of each code, so that one that never occurred can be drawn."""
 
@@ -55,8 +55,8 @@ class Centroids(nn.Module):
         vectors_QKL = vectors_QKL[:num_levels].float()
         variance_QL = vectors_QKL.var(1, correction=0)
         self.vectors_QKL.copy_(vectors_QKL)
-        self.sum_scale.copy_(variance_QL.sum(0).mean().clamp(min=LEAST_VARIANCE).rsqrt())
-        self.level_scale_Q.copy_(variance_QL.mean(1).clamp(min=LEAST_VARIANCE).rsqrt())
+        self.sum_scale.copy_(variance_QL.sum(0).mean().clamp(min=MIN_VARIANCE).rsqrt())
+        self.level_scale_Q.copy_(variance_QL.mean(1).clamp(min=MIN_VARIANCE).rsqrt())
 
     def sums(self, codes_NQ: Tensor) -> Tensor:
         """Sum over all levels (N, L)."""

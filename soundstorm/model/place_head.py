@@ -20,7 +20,7 @@ from soundstorm.model.config import HEAD_CHANNELS, ModelConfig
 from soundstorm.model.conformer import FeedForward
 from soundstorm.model.starting_weights import start_projection
 
-MOST_HEADS = 4
+MAX_HEADS = 4
 PADDED_TO = 128
 """Places are filled up to a multiple of so many: oneDNN prepares its products anew, and keeps that, for every size."""
 FIRST_LOGITS = 0.2
@@ -34,7 +34,7 @@ class LevelAttention(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = math.gcd(MOST_HEADS, width // HEAD_CHANNELS)
+        self.heads = math.gcd(MAX_HEADS, width // HEAD_CHANNELS)
         self.norm = nn.LayerNorm(width)
         self.query_key_value = nn.Linear(width, 3 * width, bias=False)
         self.project = nn.Linear(width, width)

@@ -21,9 +21,9 @@ from soundstorm.model.centroids import Centroids
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.starting_weights import start_projection
 
-MOST_ENTRIES = 64
+MAX_ENTRIES = 64
 """Stored timbres of a class."""
-LEAST_DEVIATION = 1e-4
+MIN_DEVIATION = 1e-4
 FIRST_SCALE = 0.5
 """Standard deviation of what the network is told at the start."""
 
@@ -101,7 +101,7 @@ def clip_features(sums_BTL: Tensor, valid_BT: Tensor) -> Tensor:
 
 def num_entries(labels: Sequence[int]) -> int:
     """How many timbres are stored for training clips of these classes."""
-    return sum(min(MOST_ENTRIES, count) for count in np.unique(np.asarray(labels), return_counts=True)[1].tolist())
+    return sum(min(MAX_ENTRIES, count) for count in np.unique(np.asarray(labels), return_counts=True)[1].tolist())
 
 
 def timbre_weights(
@@ -131,7 +131,7 @@ def timbre_weights(
     for label in label_N.unique().tolist():
         of_class_NS = timbre_NS[label_N == label]
         centred_NS[label_N == label] = of_class_NS - of_class_NS.mean(0)
-        count = min(MOST_ENTRIES, len(of_class_NS))
+        count = min(MAX_ENTRIES, len(of_class_NS))
         entries.append(of_class_NS[torch.arange(count) * len(of_class_NS) // count])
         entry_labels += [float(label)] * count
     fitted = {
@@ -163,7 +163,7 @@ def _principal_components(features_NF: Tensor, size: int) -> tuple[Tensor, Tenso
     _, singular_K, basis_KF = torch.linalg.svd(features_NF.double() - mean_F, full_matrices=False)
     deviation_K = singular_K / len(features_NF) ** 0.5
     scaled_KF = torch.where(
-        deviation_K[:, None] > LEAST_DEVIATION, basis_KF / deviation_K[:, None].clamp(min=LEAST_DEVIATION), 0.0
+        deviation_K[:, None] > MIN_DEVIATION, basis_KF / deviation_K[:, None].clamp(min=MIN_DEVIATION), 0.0
     )[:size]
     basis_FS = torch.zeros(features_NF.shape[1], size, dtype=torch.float64)
     basis_FS[:, : len(scaled_KF)] = scaled_KF.T

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from soundstorm.classification.accuracy import Bin
+from soundstorm.classification.accuracy import CalibrationBin
 from soundstorm.reports.closeness_figures import draw_shares, short_names
 from soundstorm.reports.style import Theme, style_axes, to_png
 from soundstorm.schemas import Source
@@ -35,7 +35,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], categories: Sequence[s
     return to_png(figure)
 
 
-def reliability_picture(bins: Sequence[Bin], theme: Theme) -> bytes:
+def reliability_picture(bins: Sequence[CalibrationBin], theme: Theme) -> bytes:
     """Share that is right over the mean probability of each range, above how many clips fall into it; the diagonal is
     perfect calibration."""
     figure = Figure(figsize=(3.8, 3.9))

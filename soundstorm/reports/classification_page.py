@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, Comparison
+from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, PairedComparison
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
 from soundstorm.reports.page import render_page, themed, thousands
 
@@ -37,12 +37,12 @@ class FoldNote:
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
-class Compared:
+class OtherRun:
     """Another classification beside this one."""
 
     name: str
     result: Classification
-    comparison: Comparison
+    comparison: PairedComparison
     is_pretraining: bool
     """Whether all that differs between the two is that one was pre-trained, so that the difference is what this is
     worth."""
@@ -62,7 +62,7 @@ class ClassificationData:
     generated_at: datetime
     result: Classification
     notes: Sequence[FoldNote] = ()
-    compared: Sequence[Compared] = ()
+    compared: Sequence[OtherRun] = ()
     leaks: Sequence[str] = ()
     """What has seen clips that it is tested on."""
     warnings: Sequence[str] = ()
@@ -173,7 +173,7 @@ def _published(data: ClassificationData) -> list[dict[str, str]]:
     ]
 
 
-def _compared(other: Compared) -> dict[str, Any]:
+def _compared(other: OtherRun) -> dict[str, Any]:
     found = other.comparison
     interval = found.interval
     p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"

@@ -165,7 +165,7 @@ def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:
                     "clips": thousands(overall.counts[source]),
                     "of": len(compared),
                     "close": sum(_is_close(value) for value in compared),
-                    "apart": sum(_is_told_apart(value) for value in compared),
+                    "apart": sum(_is_significant(value) for value in compared),
                 }
             )
     return verdicts
@@ -196,7 +196,7 @@ def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, 
             else f"p = {value.p_value:.3f}"
             if value.p_value < 0.1
             else f"p = {value.p_value:.2f}",
-            "told_apart": _is_told_apart(value),
+            "told_apart": _is_significant(value),
         }
     return cell
 
@@ -243,5 +243,5 @@ def _is_close(value: SourceValues) -> bool:
     return value.difference_percent is not None and abs(value.difference_percent) <= DIFFERENCE_BAR_PERCENT
 
 
-def _is_told_apart(value: SourceValues) -> bool:
+def _is_significant(value: SourceValues) -> bool:
     return value.p_value is not None and value.p_value < SIGNIFICANCE

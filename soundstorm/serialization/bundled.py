@@ -8,7 +8,7 @@ from pathlib import Path
 
 from soundstorm.errors import SoundStormError
 
-ELSEWHERE = "SOUNDSTORM_WEIGHTS"
+WEIGHTS_VARIABLE = "SOUNDSTORM_WEIGHTS"
 
 
 def packaged(name: str) -> Traversable:
@@ -19,7 +19,7 @@ def packaged(name: str) -> Traversable:
         SoundStormError: it is in neither.
     """
     here = resources.files("soundstorm") / "weights" / name
-    elsewhere = os.environ.get(ELSEWHERE)
+    elsewhere = os.environ.get(WEIGHTS_VARIABLE)
     if here.is_file() or here.is_dir():
         return here
     if elsewhere and (Path(elsewhere) / name).exists():
@@ -27,6 +27,7 @@ def packaged(name: str) -> Traversable:
     raise SoundStormError(
         f"{name} is not among the weights of this copy of the package "
         f"({here.parent if isinstance(here, Path) else here}), "
-        f"and {ELSEWHERE} {f'names {elsewhere}, where it is not either' if elsewhere else 'names no other folder'}: "
+        f"and {WEIGHTS_VARIABLE} "
+        f"{f'names {elsewhere}, where it is not either' if elsewhere else 'names no other folder'}: "
         "install the package whole"
     )

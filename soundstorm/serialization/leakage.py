@@ -65,7 +65,7 @@ def judge(learned: Sequence[Learned], test: Test) -> Verdict:
     return Verdict(leaks=tuple(leaks), notes=tuple(notes))
 
 
-def has_seen(provenance: Provenance, test: Test) -> bool:
+def may_contain(provenance: Provenance, test: Test) -> bool:
     """Whether weights may have seen the test, through their parents or by themselves."""
     return bool(judge([Learned(name="it", provenance=provenance)], test).leaks)
 

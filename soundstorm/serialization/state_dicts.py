@@ -11,20 +11,22 @@ from soundstorm.errors import SoundStormError
 from soundstorm.serialization.int8 import unpack
 
 
-def require_fit(make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], may_lack: tuple[str, ...] = ()) -> None:
+def check_state_dict(
+    make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], optional: tuple[str, ...] = ()
+) -> None:
     """Raise unless `tensors` have the names and shapes of the network's and finite values.
 
     Args:
         make: the network, which is made without memory for its tensors.
         tensors: by name.
-        may_lack: ends of the names of tensors that may be absent.
+        optional: ends of the names of tensors that may be absent.
 
     Raises:
         ValueError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
     """
     with torch.device("meta"):
         expected = make().state_dict()
-    absent = [name for name in expected if name not in tensors and not name.endswith(may_lack)]
+    absent = [name for name in expected if name not in tensors and not name.endswith(optional)]
     unknown = sorted(tensors.keys() - expected.keys())
     if absent or unknown:
         raise ValueError(f"parameters differ from its architecture: {', '.join((absent + unknown)[:3])}")

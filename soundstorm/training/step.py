@@ -29,7 +29,6 @@ __all__ = [
     "StepLoss",
     "apply_gradients",
     "autocast",
-    "bare",
     "build_optimizer",
     "build_schedule",
     "evaluate_loss",
@@ -37,6 +36,7 @@ __all__ = [
     "masked_nats",
     "mixed_loss",
     "training_step",
+    "unwrap_ddp",
     "uses_bf16",
 ]
 
@@ -45,7 +45,7 @@ ONECYCLE_START = 1 / 25
 ONECYCLE_END = 1 / 250_000
 
 
-def bare(model: nn.Module) -> GeneratorNetwork:
+def unwrap_ddp(model: nn.Module) -> GeneratorNetwork:
     """The network inside a DDP wrapper, or `model` itself."""
     return cast(GeneratorNetwork, model.module if isinstance(model, DistributedDataParallel) else model)
 
@@ -81,7 +81,7 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
         model: a `SoundStorm` or `PlaceNetwork`, or it wrapped in DDP, in training mode.
         batch: clips on the device of the model.
     """
-    network = bare(model)
+    network = unwrap_ddp(model)
     if isinstance(network, PlaceNetwork):
         places = training_places(batch, generator, config)
         label_B = _some_dropped(batch.label_B, generator, network, config)
@@ -129,7 +129,7 @@ def apply_gradients(
     optimizer.step()
     schedule.step()
     if ema is not None:
-        ema.update(bare(model))
+        ema.update(unwrap_ddp(model))
     return norm
 
 
@@ -198,7 +198,7 @@ def evaluate_loss(
         first: place of the first clip among those of all workers.
         stride: places from one clip of this worker to its next.
     """
-    network = bare(model)
+    network = unwrap_ddp(model)
     num_levels, device = network.config.num_levels, network.device
     total = LevelLosses.none(num_levels, device)
     was_training = network.training

@@ -14,7 +14,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 
 from cluster.deploy.aws.node_provider import SpotFirstNodeProvider
 from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
-from soundstorm.serialization.bundled import ELSEWHERE
+from soundstorm.serialization.bundled import WEIGHTS_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[3]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -112,13 +112,13 @@ def test_the_dashboard_is_not_public_and_all_nodes_ask_for_the_same_token(config
 def test_the_nodes_have_the_weights_that_a_jobs_own_copy_of_the_code_leaves_out(config: Config) -> None:
     [(code, _)] = [(target, source) for target, source in config["file_mounts"].items() if source == "."]
     everything = yaml.safe_dump(config, width=1000)
-    assert f"{ELSEWHERE}={code}/soundstorm/weights" in everything
+    assert f"{WEIGHTS_VARIABLE}={code}/soundstorm/weights" in everything
     assert f"pip install --quiet --constraint {code}/constraints.txt --editable {code}'[cluster]'" in commands(
         config, "setup_commands"
     )
     dockerfile = (ROOT / "cluster" / "deploy" / "docker" / "Dockerfile").read_text()
     assert (
-        f"ENV {ELSEWHERE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile
+        f"ENV {WEIGHTS_VARIABLE}=/home/ray/soundstorm/soundstorm/weights" in dockerfile
         and "WORKDIR /home/ray/soundstorm" in dockerfile
     )
 

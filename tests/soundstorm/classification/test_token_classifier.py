@@ -49,7 +49,7 @@ def network(codec: Codec, readout: ReadoutConfig = READOUT) -> TokenClassifier:
         model.norm.running_var = torch.rand(2 * (SMALL.width + readout.latent_dim)) + 0.5
         torch.nn.init.normal_(model.stage_weight)
         torch.nn.init.normal_(model.head.weight)
-    model.take_vectors(codec)
+    model.set_codebook_embeddings(codec)
     return model.eval()
 
 
@@ -104,7 +104,7 @@ def test_a_clip_hears_what_the_generator_makes_of_it_without_a_class(codec: Code
         torch.manual_seed(1)
         generator = SoundStorm(SMALL).eval()
     model, codes_1QT, valid_BT = network(codec), codes(12), torch.ones(1, 12, dtype=torch.bool)
-    model.start_from(generator.state_dict())
+    model.load_generator(generator.state_dict())
     torch.nn.init.constant_(model.stage_weight[:-1], -100.0)  # the last stage alone
     frames_BTD = model.frames(model.embed(codes_1QT, valid_BT))
     torch.testing.assert_close(

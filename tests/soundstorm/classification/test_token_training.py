@@ -47,7 +47,7 @@ def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = TokenClassifier(2, SMALL, ReadoutConfig(latent_dim=latent_dim, heads=2, dropout=0.1))
-    model.take_vectors(codec)
+    model.set_codebook_embeddings(codec)
     return model
 
 
@@ -133,7 +133,7 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
     run = trainer(codec, recordings, "fine-tuned", replace(published, batch_size=4, precision="fp32"))
     assert run.learning_rate() == 5e-5
-    heard, target_BC = run._heard(np.arange(4), np.random.default_rng(0))
+    heard, target_BC = run._augmented_batch(np.arange(4), np.random.default_rng(0))
     for clip_N, recording in zip(heard, recordings[:4], strict=True):
         assert len(clip_N) >= 24_000  # a short one is repeated, as when it is named
         np.testing.assert_array_equal(clip_N, np.resize(from_pcm16(recording), len(clip_N)))
@@ -155,8 +155,8 @@ def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(
 ) -> None:
     run = trainer(codec, recordings, config=replace(PLAIN, window_s=4 / 3))
     rng = np.random.default_rng(0)
-    (first,), _ = run._heard(np.array([0]), rng)
-    (second,), _ = run._heard(np.array([0]), rng)
+    (first,), _ = run._augmented_batch(np.array([0]), rng)
+    (second,), _ = run._augmented_batch(np.array([0]), rng)
     assert first.shape == second.shape == (32_000,) and not np.array_equal(first, second)
     assert run._encoded([first, second], np.array([0, 0]), rng).codes_BQT.shape == (2, 8, 100)
 
@@ -176,7 +176,7 @@ def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say
 
 def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, recordings: list[np.ndarray]) -> None:
     run = trainer(codec, recordings, config=replace(SHORT, batch_size=1000, mix_share=0.3, window_s=0.0267))
-    _, target_BC = run._heard(np.arange(1000) % 8, np.random.default_rng(0))
+    _, target_BC = run._augmented_batch(np.arange(1000) % 8, np.random.default_rng(0))
     own_B = target_BC[torch.arange(1000), torch.tensor([LABELS[index % 8] for index in range(1000)])]
     mixed_B = own_B[own_B < 1]
     assert 0.25 < len(mixed_B) / 1000 < 0.35 and 0.4 < float(mixed_B.mean()) < 0.6
@@ -186,7 +186,7 @@ def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, recording
 def test_silence_is_not_mixed_with_anything(codec: Codec, recordings: list[np.ndarray]) -> None:
     silent = [recordings[0], np.zeros(24_000, np.int16), *recordings[2:]]
     run = trainer(codec, silent, config=replace(SHORT, mix_share=1.0))
-    heard, target_BC = run._heard(np.arange(8), np.random.default_rng(0))
+    heard, target_BC = run._augmented_batch(np.arange(8), np.random.default_rng(0))
     assert not heard[1].any() and np.abs(heard[2]).max() > 0.01  # the one after it would have it mixed in
     assert [int((target_BC[row] == 1).sum()) for row in (1, 2)] == [1, 1]
     assert not (target_BC[3:] == 1).any()
@@ -220,8 +220,8 @@ def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(
     run = trainer(codec, recordings, config=replace(SHORT, teacher_temperature=2.0))
     own_BC, taught_BC = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 3.0]])
     p, q = (taught_BC / 2).softmax(1), (own_BC / 2).softmax(1)
-    assert float(run._disagreement(own_BC, taught_BC)) == pytest.approx(4 * float((p * (p / q).log()).sum()))
-    assert float(run._disagreement(taught_BC, taught_BC)) == pytest.approx(0, abs=1e-7)
+    assert float(run._distillation_loss(own_BC, taught_BC)) == pytest.approx(4 * float((p * (p / q).log()).sum()))
+    assert float(run._distillation_loss(taught_BC, taught_BC)) == pytest.approx(0, abs=1e-7)
 
 
 def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, recordings: list[np.ndarray]) -> None:

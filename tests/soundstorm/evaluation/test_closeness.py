@@ -376,11 +376,11 @@ def test_halves_are_disjoint_equal_in_each_class_and_keep_recordings_together(ro
         clip | {"recording": f"{clip['category']}-{number // 6}"} for number, clip in enumerate(of(rows, Role.REAL))
     ]
     clips = ClipSet.of_table(pa.Table.from_pylist(real, schema=FEATURES))
-    first, second = clips.halves(0)
+    first, second = clips.split_halves(0)
     assert sorted([*first, *second]) == list(range(len(real)))
     assert {real[i]["recording"] for i in first}.isdisjoint({real[i]["recording"] for i in second})
     for category in CLASSES:
         sizes = [sum(real[i]["category"] == category for i in half) for half in (first, second)]
         assert abs(sizes[0] - sizes[1]) <= 2  # a recording has two clips of a class
-    np.testing.assert_array_equal(clips.halves(0)[0], first)
-    assert not np.array_equal(clips.halves(1)[0], first)
+    np.testing.assert_array_equal(clips.split_halves(0)[0], first)
+    assert not np.array_equal(clips.split_halves(1)[0], first)

@@ -13,7 +13,7 @@ from soundstorm.model.centroids import Centroids
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.model.timbre import MOST_ENTRIES, Timbre, clip_features, num_entries, timbre_weights
+from soundstorm.model.timbre import MAX_ENTRIES, Timbre, clip_features, num_entries, timbre_weights
 from soundstorm.training.batches import collate
 from soundstorm.training.place_step import training_timbre
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
@@ -89,11 +89,11 @@ def test_timbres_of_the_training_clips_have_variance_one_and_are_stored_with_the
 
 
 def test_of_a_large_class_some_are_stored_and_the_order_of_classes_does_not_matter() -> None:
-    assert num_entries([1] * 200 + [0] * 3) == MOST_ENTRIES + 3
-    model, _, _ = network(2 * MOST_ENTRIES + 40)
+    assert num_entries([1] * 200 + [0] * 3) == MAX_ENTRIES + 3
+    model, _, _ = network(2 * MAX_ENTRIES + 40)
     assert model.timbre is not None
-    assert model.timbre.entries_ES.shape == (2 * MOST_ENTRIES, 3)
-    assert model.timbre.entry_label_E.tolist() == [0.0] * MOST_ENTRIES + [1.0] * MOST_ENTRIES
+    assert model.timbre.entries_ES.shape == (2 * MAX_ENTRIES, 3)
+    assert model.timbre.entry_label_E.tolist() == [0.0] * MAX_ENTRIES + [1.0] * MAX_ENTRIES
 
 
 @pytest.mark.parametrize("spread", [0.0, 0.5, 1.0])

@@ -15,7 +15,7 @@ import pytest
 
 from soundstorm.classification.accuracy import classify_predictions, compare
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
-from soundstorm.reports.classification_page import ClassificationData, Compared, FoldNote, render_classification
+from soundstorm.reports.classification_page import ClassificationData, FoldNote, OtherRun, render_classification
 from soundstorm.reports.style import DARK, LIGHT
 from soundstorm.schemas import PREDICTIONS
 
@@ -42,7 +42,7 @@ def predictions(seed: int, skill: float = 0.8) -> pa.Table:
 
 def classification_data(**changes: Any) -> ClassificationData:
     this, other = predictions(0), predictions(1, 0.6)
-    compared = Compared(
+    compared = OtherRun(
         name="SoundStorm, scratch",
         result=classify_predictions(other, CATEGORIES),
         comparison=compare(this, other, "other"),

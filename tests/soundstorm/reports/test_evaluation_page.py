@@ -301,7 +301,7 @@ def test_a_linked_clip_plays_from_its_address_and_the_policy_allows_it() -> None
 
 
 def test_what_is_left_out_leaves_no_empty_section() -> None:
-    bare = {
+    unwrap_ddp = {
         "examples": (),
         "metrics": None,
         "closeness": None,
@@ -313,7 +313,7 @@ def test_what_is_left_out_leaves_no_empty_section() -> None:
         "warnings": (),
         "credits": (),
     }
-    elements = Elements(render_report(report_data(("rain",), clips=1, **bare)))
+    elements = Elements(render_report(report_data(("rain",), clips=1, **unwrap_ddp)))
     assert {section.get("id") for section in elements.named("section")} == {None, "metrics", "classes", "settings"}
     assert not elements.named("audio") and not elements.named("img")
 

@@ -7,12 +7,12 @@ import pytest
 
 from soundstorm.codec.files import PACKAGED_WEIGHTS
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.bundled import ELSEWHERE, packaged
+from soundstorm.serialization.bundled import WEIGHTS_VARIABLE, packaged
 
 
 def test_the_packages_own_weights_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / PACKAGED_WEIGHTS).write_bytes(b"others")
-    monkeypatch.setenv(ELSEWHERE, str(tmp_path))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     assert packaged(PACKAGED_WEIGHTS).read_bytes() != b"others"
 
 
@@ -20,7 +20,7 @@ def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "left_out.safetensors").write_bytes(b"weights")
-    monkeypatch.setenv(ELSEWHERE, str(tmp_path))
+    monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
     assert packaged("left_out.safetensors").read_bytes() == b"weights"
 
 
@@ -28,10 +28,11 @@ def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(
 def test_weights_that_are_nowhere_are_named_with_the_places(
     folder: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(ELSEWHERE, raising=False)
+    monkeypatch.delenv(WEIGHTS_VARIABLE, raising=False)
     if folder:
-        monkeypatch.setenv(ELSEWHERE, folder)
+        monkeypatch.setenv(WEIGHTS_VARIABLE, folder)
     with pytest.raises(
-        SoundStormError, match=rf"left_out.safetensors is not among.*{ELSEWHERE} names {folder or 'no other folder'}"
+        SoundStormError,
+        match=rf"left_out.safetensors is not among.*{WEIGHTS_VARIABLE} names {folder or 'no other folder'}",
     ):
         packaged("left_out.safetensors")

@@ -111,7 +111,7 @@ def test_a_classifier_of_codes_learns_from_a_teacher_on_spectrograms(
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     network = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
     model = TokenClassifier(2, network, ReadoutConfig(latent_dim=latent_dim(codecs[1]), heads=2, dropout=0.1))
-    model.take_vectors(codecs[1])
+    model.set_codebook_embeddings(codecs[1])
     learning = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3)
     run = TokenClassifierTrainer(
         model.to(GPU), codecs[1], "codec", learning, recordings, labels, teacher=teacher.eval()
