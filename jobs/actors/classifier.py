@@ -1,5 +1,5 @@
-"""The actor behind `classify`: reads and decodes the files of a part ahead of the classifier, names them, and writes
-the part's tables."""
+"""The actor of `classify`: reads and decodes the files of a shard ahead of the classifier, classifies them, and writes
+the shard's tables."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -26,20 +26,19 @@ from soundstorm.classification.windows import predict_in_windows
 from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 
 READERS = 4
-"""Threads that read from object storage, which answers late."""
+"""Threads that read from object storage, to hide its latency."""
 DECODERS = 4
-"""Threads that decode beside a classifier on a GPU, which hears faster than one of them decodes. On a CPU they would
-only wait for each other and for the classifier, so there a file is decoded where it is named."""
+"""Threads that decode for a classifier on a GPU, which is faster than one of them. On a CPU they would only compete
+with the classifier, so files are decoded in its thread."""
 PREFETCH_FILES = 2 * READERS
-"""Files that are read, and on a GPU decoded, before they are wanted."""
+"""Files that are prefetched (with a GPU, also decoded)."""
 MAX_BATCH_S = 240.0
-"""Seconds of sound that the classifier is given at once at most; of a longer file one part is decoded and heard after
-the other."""
+"""Longest batch in seconds of audio; a longer file is decoded and classified in parts."""
 
 
 @dataclass(slots=True)
-class _Found:
-    """What became of a part's files."""
+class _ShardResult:
+    """Result of a shard: rows of `classified` and of `rejected`."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, str]] = field(default_factory=list)
@@ -47,22 +46,22 @@ class _Found:
 
 @dataclass(slots=True)
 class _Long:
-    """A file with more sound than is heard at once."""
+    """A file that is longer than a batch."""
 
     file: BinaryIO
     duration_s: float
-    """Of what is to be heard."""
+    """Seconds that are used."""
 
 
 class ClassifierActor:
-    """An actor that names the files of a part.
+    """Actor that classifies the files of a shard.
 
     Args:
-        files: one reference, to the files of the classifier.
-        tracker: of `cluster.scheduling.attempt_tracker`.
-        job: `parts_folder`, the URI of the folder for a folder of parts of each table; `top`, `window_s`,
-            `max_duration_s`; `name_all`, whether files in which there is nothing to hear are named too; `limit_s`, the
-            seconds after which a part hangs; and `settings`, the digest of all settings of the run.
+        files: a list of one reference to the files of the classifier.
+        tracker: the attempt tracker.
+        job: `parts_folder`, the URI of the folder with a folder of part files for each table; `top`, `window_s`,
+            `max_duration_s`; `name_all`, whether silent and very short files are classified too; `limit_s`, the
+            seconds after which a shard hangs; and `settings`, the digest of all settings of the run.
         device: where the classifier runs.
     """
 
@@ -78,18 +77,18 @@ class ClassifierActor:
         )
 
     def classify_shard(self, work: tuple[str, list[str]]) -> int:
-        """Write the categories of files, and the rejected; returns how many files.
+        """Classify a shard: write the tables of classified and rejected files; returns the number of files.
 
-        A part that is there, made by another attempt or another run, is left alone.
+        If the table exists, because another attempt or another run wrote it, nothing is written.
         """
         name, uris = work
         part_uri = storage.join(self.job["parts_folder"], "classified", name)
         if storage.exists(part_uri):
             return len(uris)
-        found = _Found()
+        found = _ShardResult()
         with Attempt(self.tracker, name, self.job["limit_s"]) as attempt:
             for portion in attempt.batches(uris):
-                self._name([uris[number] for number in portion], found)
+                self._classify([uris[number] for number in portion], found)
             found.rejected += [
                 _rejection(uri, Reason.KILLED_WORKER, KILLS_WORKER) for uri in uris if uri in attempt.poison
             ]
@@ -99,8 +98,8 @@ class ClassifierActor:
             tables.write_table(part_uri, pa.Table.from_pylist(found.rows, CLASSIFIED), metadata)
         return len(uris)
 
-    def _name(self, uris: Sequence[str], found: _Found) -> None:
-        """Add what becomes of these files to `found`."""
+    def _classify(self, uris: Sequence[str], found: _ShardResult) -> None:
+        """Add the results of these files to `found`."""
         held: list[tuple[str, np.ndarray]] = []
         held_s = 0.0
         for uri, clip in self._decoded(uris):
@@ -120,8 +119,8 @@ class ClassifierActor:
         found.rows += self._rows(held)
 
     def _rows(self, clips: Sequence[tuple[str, np.ndarray]]) -> list[dict[str, Any]]:
-        """A row of `classified` for each clip; where there is nothing to hear, it has no categories, unless all are to
-        be named."""
+        """A row of `classified` for each clip; silent and very short clips have no categories, unless `name_all` is
+        set."""
         longest = round(self.job["window_s"] * SAMPLE_RATE)
         notes = [unheard(clip) for _, clip in clips]
         wanted = [number for number, note in enumerate(notes) if note is None or self.job["name_all"]]
@@ -156,8 +155,8 @@ class ClassifierActor:
         }
         return row | named
 
-    def _add_long(self, uri: str, long: _Long, found: _Found) -> None:
-        """Add what becomes of a long file, of which one part is decoded and heard after the other."""
+    def _add_long(self, uri: str, long: _Long, found: _ShardResult) -> None:
+        """Add the result of a long file, which is decoded and classified in parts."""
         count = -(-long.duration_s // self.job["window_s"])
         at_once = max(1, int(MAX_BATCH_S // self.job["window_s"]))
         longest = round(self.job["window_s"] * SAMPLE_RATE)
@@ -182,7 +181,7 @@ class ClassifierActor:
             found.rows.append(self._row(uri, long.duration_s, total_C / count if is_named else None, note))
 
     def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:
-        """Each file as int16 (N,) at 24 kHz, or why there is none, in order; a few are read ahead, and decoded where
+        """Each file as int16 (N,) at 24 kHz, or why it is rejected, in order. A few are prefetched, and decoded if
         there are threads for it."""
         pending: deque[tuple[str, Callable[[], np.ndarray | _Long | RejectedAudio]]] = deque()
         for uri in uris:
@@ -207,7 +206,7 @@ class ClassifierActor:
             yield first, clip()
 
     def _decode(self, uri: str, read: Callable[[], BinaryIO]) -> np.ndarray | _Long | RejectedAudio:
-        """What a file that is being read holds. Storage that is out of reach is raised: the file is not to blame."""
+        """The decoded file. Errors of the storage itself are raised: they are not the file's fault."""
         most_s = self.job["max_duration_s"]
         try:
             file = read()

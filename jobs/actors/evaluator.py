@@ -1,5 +1,5 @@
-"""The actor behind `evaluate`: brings clips to the one sample rate, measures them, also through the codec, compares
-pairs, and finds features."""
+"""The actor of `evaluate`: resamples clips to one rate and computes their metrics, also through the codec, the metrics
+of pairs, and features."""
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
@@ -80,10 +80,10 @@ class EvaluatorActor:
         self.metadata = {SETTINGS: settings}
 
     def evaluate_shard(self, work: tuple[str, list[MeasurementRequest]]) -> int:
-        """Write the metrics of clips, real ones also through the codec, the pairs, the features and the rejected;
-        returns how many clips.
+        """Evaluate a shard: write the metrics of clips (of real ones also through the codec), pairs, features and
+        rejected clips; returns the number of clips.
 
-        A part that is there, made by another attempt or another run, is left alone.
+        If the table of metrics exists, because another attempt or another run wrote it, nothing is written.
         """
         name, items = work
         part_uri = storage.join(self.parts_folder, "metrics", name)
@@ -108,7 +108,7 @@ class EvaluatorActor:
     def _loaded(
         self, items: Sequence[MeasurementRequest], found: _Found, reader: tars.TarMemberReader
     ) -> Iterator[tuple[MeasurementRequest, np.ndarray]]:
-        """Items with their clips; the rejected go to `found`."""
+        """Requests with their decoded clips; rejected clips are added to `found`."""
         for item in items:
             clip = item.clip
             try:
@@ -156,7 +156,7 @@ class EvaluatorActor:
         ]
 
     def _banded(self, pcm: np.ndarray) -> np.ndarray:
-        """A clip as it is measured: low-passed where a common band was asked for."""
+        """The clip to measure: low-passed if a common band is set."""
         return pcm if self.common_band_hz is None else low_passed(pcm, self.common_band_hz)
 
 
@@ -187,7 +187,7 @@ def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: 
 
 
 def features_row(item: MeasurementRequest) -> dict[str, Any]:
-    """What a row of `features` says beside the features."""
+    """The columns of a row of `features` beside the features."""
     clip = item.clip
     return {
         "clip_id": clip.clip_id,
@@ -209,17 +209,17 @@ def evaluation_tables(
     shard_size: int,
     num_actors: int | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
-    """Metrics, pairs, features and rejected, from parts that are made where they are missing.
+    """Evaluate the missing shards; returns the tables of metrics, pairs, features and rejected clips.
 
     Args:
-        output_dir: of the evaluation.
-        address: Ray cluster to join.
-        items: what is measured.
-        weights: content of the codec's file, of the classifier's and the model that embeds, or None.
+        output_dir: output folder of the evaluation.
+        address: address of the Ray cluster to join.
+        items: the measurement requests.
+        weights: content of the codec's file, content of the classifier's file or None, the embedding model or None.
         settings: digest of all settings of the run.
         job: the last two arguments of `EvaluatorActor`, by name.
-        shard_size: items of a part.
-        num_actors: how many; None: by the cluster's size.
+        shard_size: items per shard.
+        num_actors: number of actors; None: by the cluster's size.
 
     Raises:
         SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.

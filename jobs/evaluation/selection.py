@@ -1,5 +1,5 @@
-"""Which clips `evaluate` finds features of, and the classifier that names them: what the closeness of generated to real
-clips rests on."""
+"""Selection of the clips whose features `evaluate` computes, and of the classifier: the basis of the closeness of
+generated to real clips."""
 
 import hashlib
 from collections import Counter
@@ -24,47 +24,47 @@ from soundstorm.serialization.leakage import Test, may_contain
 from soundstorm.serialization.recordings import digest_of
 
 CLIPS_PER_CLASS = 200
-"""Clips of each class and role that have features, so that a large dataset or a million samples stay cheap."""
+"""Maximum number of clips per class and role with features: bounds the cost of large datasets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasurementRequest:
-    """One clip to measure, and what is wanted of it."""
+    """One clip to measure, and what to compute."""
 
     clip: Clip
     source: Source | None = None
-    """Its column in the metrics; None: it has none."""
+    """Its column in the metrics; None: no metrics."""
     role: Role | None = None
-    """What its features are compared as; None: none are wanted."""
+    """The set in which its features are compared; None: no features."""
     partner: Clip | None = None
-    """The real clip that it is compared with as a pair."""
+    """The real clip of its pair."""
     through_codec: bool = False
-    """Whether it is wanted through the codec too."""
+    """Whether it is also measured through the codec."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model that embeds clips, in ONNX format."""
+    """An embedding model in ONNX format."""
 
     content: bytes
     sample_rate: int
-    """Samples per second that it expects."""
+    """Sample rate that it expects, in Hz."""
     name: str
 
     def open(self) -> OnnxEmbedder:
-        """It at work; raises SoundStormError if it is no such model, or onnxruntime is not installed."""
+        """Load the model; raises SoundStormError if it is not an embedding model, or onnxruntime is not installed."""
         return OnnxEmbedder(self.content, self.sample_rate, self.name)
 
 
 def choose_model(uri: str | None, sample_rate: int | None) -> Model | None:
-    """The model at `uri`, which must be one.
+    """Open and check the embedding model at `uri`.
 
     Args:
         uri: the value of `--embedding-model`.
         sample_rate: the value of `--embedding-rate`; None: 24 kHz.
 
     Raises:
-        SoundStormError: it is no model in ONNX format from waveforms to embeddings, or onnxruntime is not installed.
+        SoundStormError: it is not an ONNX model from waveforms to embeddings, or onnxruntime is not installed.
         ClusterError: it cannot be read.
     """
     if uri is None:
@@ -80,10 +80,10 @@ def choose_model(uri: str | None, sample_rate: int | None) -> Model | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonSets:
-    """What the closeness of generated to real clips rests on."""
+    """The sets of clips and the networks that closeness is computed with."""
 
     roles: dict[Role, list[Clip]]
-    """The clips that have features."""
+    """The clips with features, by role."""
     held_out_fold: int | None
     no_fold: str
     """Why there is no held-out fold."""
@@ -91,14 +91,14 @@ class ComparisonSets:
     """Content of the classifier's file."""
     classifier: TrainedClassifier | None
     no_classifier: str
-    """Why there is none."""
+    """Why there is no classifier."""
     model: Model | None
-    """Given to embed the clips, beside the codec and the classifier."""
+    """Further embedding model, beside the codec and the classifier."""
     warnings: list[str]
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the features beside the clips that are compared, for the record."""
+        """The settings that features depend on, beside the compared clips, for the record."""
         return {
             "held_out_fold": self.held_out_fold,
             "classifier_sha256": self.classifier.sha256 if self.classifier else None,
@@ -109,7 +109,7 @@ class ComparisonSets:
         }
 
     def embeddings(self, codec: Codec) -> dict[str, Embedding]:
-        """The networks that distances are taken in, by the name of the embedding."""
+        """The networks whose embeddings distances are computed in, by name."""
         known = codec.fingerprint
         found = {"codec": Embedding(name=f"codec {known.name}", sha256=known.sha256, sample_rate_hz=known.sample_rate)}
         if self.classifier is not None:
@@ -133,7 +133,7 @@ def select_comparison_sets(
     fold: int | None,
     seed: int,
 ) -> ComparisonSets:
-    """Draw the clips that have features, and open the classifier.
+    """Sample the clips with features, and open the classifier.
 
     Args:
         dataset: all clips at `real_audio`.
@@ -141,10 +141,10 @@ def select_comparison_sets(
         generated: what they are compared with.
         real_audio: the value of `--real-audio`, for errors.
         classifier: the value of `--classifier`.
-        model: what `choose_model` found.
+        model: the result of `choose_model`.
         held_out_fold: the value of `--held-out-fold`; None: `fold`, else the last.
         fold: the value of `--fold`.
-        seed: draws the clips.
+        seed: random seed of the sample.
 
     Raises:
         SoundStormError: there is no such fold, or the classifier's file is damaged.
@@ -191,13 +191,13 @@ def select_comparison_sets(
 def measurement_requests(
     real: Sequence[Clip], generated: Sequence[Clip], scope: ComparisonSets | None, made_by_codec: bool
 ) -> list[MeasurementRequest]:
-    """What is to be measured: the metrics of all clips, with a scope also pairs, and features of the clips in it.
+    """The measurement requests: metrics of all clips and, with `scope`, pairs and features.
 
     Args:
         real: clips that are compared.
         generated: clips that they are compared with.
         scope: None for the metrics of single clips alone.
-        made_by_codec: whether the generated clips came out of the codec that is in use.
+        made_by_codec: whether the generated clips were decoded by the codec that is used here.
     """
     partners: Sequence[Clip | None] = pair_up(generated, real) if scope else [None] * len(generated)
     roles = {(role, clip.uri): role for role, clips in scope.roles.items() for clip in clips} if scope else {}
@@ -223,7 +223,7 @@ def measurement_requests(
 
 
 def _one_sided(real: Sequence[Clip], generated: Sequence[Clip], common: set[str]) -> list[str]:
-    """A warning where real and generated clips have only some of their classes in common."""
+    """A warning if real and generated clips do not have the same classes."""
     alone = ({normalized(clip.category) for clip in real} | {normalized(clip.category) for clip in generated}) - common
     if not common or not alone:
         return []
@@ -235,7 +235,7 @@ def _one_sided(real: Sequence[Clip], generated: Sequence[Clip], common: set[str]
 
 
 def recording_of(clip: Clip) -> str:
-    """The recording that a clip was cut from, as far as that is known."""
+    """The source recording of a clip, as far as it is known."""
     return source_of(clip.clip_id, clip.dataset) if clip.dataset else clip.clip_id
 
 

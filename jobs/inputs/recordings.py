@@ -1,4 +1,4 @@
-"""Decoded recordings in Ray's object store, from where every worker of a training reads all of them."""
+"""Decoded recordings in Ray's object store, where every training worker reads all of them."""
 
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any
@@ -39,14 +39,13 @@ MAX_DURATION_S = 3600.0
 RecordingSeconds = Annotated[
     float, Gt(0), Le(MAX_DURATION_S), Allowed(f"seconds, more than 0 and at most {MAX_DURATION_S:g}")
 ]
-"""The type of the option that says how much of a recording is used."""
-"""The most seconds of a recording that can be asked for."""
+"""Type of the option that limits how much of a recording is used."""
 KILLS_WORKER = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
 MAX_RETRIES = 12
-"""Times that a batch is tried again after its task died: Ray Data by itself would go on for ever."""
+"""Retries of a batch after its task died; Ray Data itself would retry for ever."""
 HANG_S = 1800.0
-"""A batch that takes this long and as long as all of its sound lasts hangs; its process ends itself."""
+"""A batch hangs if it takes longer than this plus the longest duration of its audio; its process kills itself."""
 
 
 def pcm16(waveform_N: np.ndarray, clip_id: str) -> bytes:
@@ -59,17 +58,17 @@ def decode_clips(
 ) -> "ray.data.Dataset":
     """The recordings of `clips` (schema CLIPS), decoded by Ray tasks, in the object store; schema DECODED.
 
-    A recording that kills the tasks that decode it is one that cannot be used.
+    A recording that crashes the tasks that decode it is rejected.
 
     Args:
-        clips: which.
-        sample_rate: samples per second.
+        clips: clips to decode.
+        sample_rate: sample rate of the result, in Hz.
         max_duration_s: seconds of a recording that are used.
         keep: makes the bytes that are kept as its `samples`, at least one, of a waveform (N,) and its clip_id.
 
     Raises:
-        SoundStormError: tasks died again and again.
-        ClusterError: the nodes or the storage are gone.
+        SoundStormError: tasks died repeatedly.
+        ClusterError: no node is left, or the storage cannot be reached.
     """
     if not clips.num_rows:
         return ray.data.from_arrow(DECODED.empty_table())
@@ -92,12 +91,12 @@ def decode_clips(
     try:
         decoded = run_with_watchdog(dataset.materialize, watchdog)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
-        _, deadly = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
-        named = f" at {', '.join(deadly[:5])}" if deadly else ""
+        _, poison = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
+        named = f" at {', '.join(poison[:5])}" if poison else ""
         raise SoundStormError(
             f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
         ) from error
-    decoded.context.execution_no_progress_timeout_s = BLOCK_TIMEOUT_S  # no vigil is kept over those who read it
+    decoded.context.execution_no_progress_timeout_s = BLOCK_TIMEOUT_S  # its readers run without a watchdog
     return decoded
 
 
@@ -128,7 +127,7 @@ def _decoded_row(
 
 
 def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
-    """Name the recordings that could not be decoded, and tell what became of others; returns how many could."""
+    """Print a warning for each rejected recording and the notes of the others; returns the number of usable ones."""
     usable, notes = 0, {}
     for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
         notes[row["clip_id"]] = list(row["notes"])
@@ -153,16 +152,16 @@ def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
 def training_recordings(
     clips: pa.Table, fold: int, location: str, max_duration_s: float
 ) -> "tuple[ray.data.Dataset, int]":
-    """All recordings but those of the test fold, decoded at 24 kHz, and how many of them can be used.
+    """All recordings outside the test fold, decoded at 24 kHz, and the number of usable ones.
 
     Args:
-        clips: of all folds, schema CLIPS.
+        clips: clips of all folds, schema CLIPS.
         fold: the test fold.
-        location: where the dataset lies, for errors.
+        location: folder of the dataset, for errors.
         max_duration_s: seconds of a recording that are used.
 
     Raises:
-        SoundStormError: none can be used.
+        SoundStormError: no recording is usable.
     """
     training = decode_clips(rows_of_folds(clips, set(clips["fold"].to_pylist()) - {fold}), SAMPLE_RATE, max_duration_s)
     usable = warn_of_rejected(training)

@@ -1,7 +1,7 @@
 """Settings of the model, its training and its sampler.
 
-Every field is checked when the object is made, and when it is read back from a checkpoint, so that a wrong value is met
-with its name, its value and what is allowed, and not later as a shape error."""
+Every field is checked when the object is created and when it is read from a checkpoint. A wrong value raises an error
+that names the field, the value and what is allowed, instead of a shape error later."""
 
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -9,10 +9,10 @@ from typing import Literal
 from soundstorm.settings import Settings, require
 
 PRESET_FRAME_RATE = 75
-"""Frames per second that the presets' numbers of frames are meant for."""
+"""Frame rate, in Hz, that the numbers of frames in the presets assume."""
 
 HEAD_CHANNELS = 16
-"""Least channels of an attention head over the levels of a place."""
+"""Channels of an attention head over the levels of a place."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -20,44 +20,45 @@ class ModelConfig(Settings):
     """Architecture of a `SoundStorm` network."""
 
     width: int
-    """Channels of the residual stream."""
+    """Width of the residual stream."""
     depth: int
-    """Conformer blocks."""
+    """Number of Conformer blocks."""
     heads: int
-    """Attention heads; width / heads must be even, for rotary attention."""
+    """Number of attention heads; width / heads must be even, for rotary embeddings."""
     kernel: int = 31
-    """Frames that the depthwise convolution sees, odd."""
+    """Kernel size of the depthwise convolution in frames, odd."""
     ff_mult: int = 4
-    """Hidden width of a feed-forward module, in units of width."""
+    """Hidden width of a feed-forward module, as a multiple of width."""
     conv_mult: int = 1
-    """Channels of the depthwise convolution, in units of width."""
+    """Channels of the depthwise convolution, as a multiple of width."""
     dropout: float = 0.0
-    """Share of each module's output that training drops."""
+    """Dropout probability at the output of each module."""
     num_levels: int = 8
-    """Levels that it generates: those of the codec, or the first of them."""
+    """Levels that the network generates: all levels of the codec, or the first ones."""
     codebook_size: int = 1024
-    """Codes per level; the id after the last one is MASK."""
+    """Codes per level; the next id is MASK."""
     num_classes: int = 50
-    """Categories; the id after the last one means 'no class'."""
+    """Number of classes; the next label means 'no class'."""
     order: Literal["levels", "places"] = "levels"
-    """Order of generation: `levels` is SoundStorm's, level after level of the whole clip; `places` decides all levels
-    of a place at once."""
+    """Order of generation: `levels` (as in SoundStorm) decodes level after level of the whole clip; `places` decodes
+    all levels of a place (a position in time) at once."""
     generated_levels: int | None = None
-    """Generate only so many of the codec's levels, the first; the codec puts the rest back as variance. None: all."""
+    """Number of the codec's levels, from the first, that are generated; the codec replaces the others by noise of their
+    variance. None: all."""
     centroids: bool = False
-    """Codes go in and out through the codec's own vectors, in place of embeddings and heads that are learned from
-    nothing; `places` needs it."""
+    """Embed and predict codes by the codec's centroids (codebook embeddings) instead of learned embeddings and heads;
+    `places` needs it."""
     centroid_dim: int = 0
-    """Size of these vectors, which training takes from the codec; 0 where there are none, or none yet."""
+    """Dimension of the centroids, which training takes from the codec; 0 without centroids, or before training."""
     head_width: int = 256
-    """Channels of the network over the levels of a place, with `places`."""
+    """Width of the network over the levels of a place, with `places`."""
     head_depth: int = 2
-    """Blocks of that network."""
+    """Number of blocks of that network."""
     timbre_dim: int = 0
-    """Numbers that say how a clip sounds as a whole, told beside its class, with `places`; 0: none. See
+    """Dimension of the timbre embedding of a clip, a condition beside the class, with `places`; 0: none. See
     `soundstorm.model.timbre`."""
     timbre_entries: int = 0
-    """Training clips whose timbre is stored to draw from; training takes it from the clips."""
+    """Number of training clips whose timbre is stored for sampling; training sets it."""
 
     def __post_init__(self) -> None:
         require(1 <= self.width <= 16_384, "width", self.width, "1 to 16384")
@@ -99,78 +100,78 @@ class ModelConfig(Settings):
         require(0 <= self.timbre_entries <= 16_777_216, "timbre_entries", self.timbre_entries, "0 to 16777216")
 
     def at_most(self, num_levels: int) -> "ModelConfig":
-        """The settings of a preset for a codec of so many levels: no more are generated than it has."""
+        """These settings for a codec of `num_levels` levels: `generated_levels` is at most that number."""
         most = self.generated_levels
         return self if most is None else replace(self, generated_levels=min(most, num_levels))
 
     @property
     def iterated_levels(self) -> int:
-        """Levels that have decoding passes of their own: 1 where a place is decided as a whole."""
+        """Number of levels that have their own decoding iterations; 1 with order `places`."""
         return 1 if self.order == "places" else self.num_levels
 
 
 @dataclass(kw_only=True, frozen=True)
 class TrainingConfig(Settings):
-    """How a `SoundStorm` network is trained."""
+    """Training settings of a generator."""
 
     batch_size: int
     """Clips per step and worker."""
     epochs: int
-    """Passes over the clips."""
+    """Number of passes over the clips."""
     lr: float
-    """Highest learning rate."""
+    """Peak learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of Adam's two averages."""
+    """Decay rates of Adam's two moment estimates."""
     weight_decay: float = 0.0
-    """Decoupled weight decay on matrices; 0 makes AdamW the plain Adam."""
+    """Decoupled weight decay of matrices; with 0, AdamW is Adam."""
     schedule: Literal["onecycle", "cosine", "trapezoid"] = "onecycle"
     """`onecycle` rises and falls along a cosine; `cosine` rises linearly and falls along a cosine; `trapezoid` rises
     and falls linearly."""
     warmup_share: float = 0.3
-    """Share of all steps in which the learning rate rises."""
+    """Fraction of all steps in which the learning rate rises."""
     cooldown_share: float = 0.3
-    """Share of all steps in which the learning rate of `trapezoid` falls; the other schedules fall from the end of the
+    """Fraction of all steps in which the learning rate of `trapezoid` falls; the other schedules fall after the
     rise."""
     recorded_share: float = 0.3
-    """Share of examples that are the clip as recorded, where there are other views of it; the rest is drawn evenly from
-    all its views. This, `crop_frames` and `filled_frames` are for whoever makes the batches, see
-    `soundstorm.training.batches`; a step takes these as they are."""
+    """Probability that an example is the original clip if it has augmented views; else one of all views is chosen
+    uniformly. This field, `crop_frames` and `filled_frames` concern the batches, see `soundstorm.training.batches`; a
+    training step ignores them."""
     class_dropout: float = 0.1
-    """Share of examples trained without their class, for guidance."""
+    """Probability that an example is trained without its class, for classifier-free guidance."""
     first_level_share: float = 0.125
-    """Share of examples that train level 0; the other levels share the rest equally. With `places` each level's weight
+    """Probability that an example trains level 0; the other levels are equally likely. With `places`: weight of level 0
     in the loss."""
     head_share: float = 1.0
-    """Share of the masked places that a step asks for, with `places`: the network over the levels costs as much as all
-    the rest."""
+    """Fraction of the masked places whose loss a step computes, with `places`: the network over the levels costs as
+    much as the rest."""
     prompt_share: float = 0.5
-    """Share of examples with a visible prefix of all levels, outside the loss."""
+    """Probability that an example has a visible prefix of all levels (a prompt), which is outside the loss."""
     span_share: float = 0.0
-    """Share of examples in which spans of frames are masked, in place of single frames."""
+    """Probability that spans of frames are masked instead of single frames."""
     span_frames: int = 10
-    """Length of such a span in frames."""
+    """Length of a masked span in frames."""
     noise_share: float = 0.0
-    """Share of the visible codes of the trained level that are drawn from other clips, so that decoding is not led
-    astray by one bad draw."""
+    """Corruption: fraction of the visible codes of the trained level that are replaced by codes of other clips, which
+    makes decoding robust to a wrong sample."""
     timbre_dropout: float = 0.15
-    """Share of examples trained without their timbre, for continuations, where a network has timbres."""
+    """Probability that an example is trained without its timbre, for continuations, if the network has timbres."""
     timbre_noise: float = 0.3
-    """Deviation of the noise on timbres in training, as a share of that within a class."""
+    """Standard deviation of the noise on timbres in training, relative to that within a class."""
     label_smoothing: float = 0.0
-    """Share of the target spread over all codes; reported losses are without it."""
+    """Label smoothing: probability mass of the target that is spread over all codes; reported losses exclude it."""
     ema_decay: float = 0.999
-    """Decay of the averaged weights, reached after a warm-up."""
+    """Decay of the exponential moving average of the weights, reached after a warm-up."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient, to which it is clipped."""
     crop_frames: int | None = None
-    """Random crop of longer clips in frames; none keeps whole clips."""
+    """Length in frames of random crops of longer clips; none: whole clips."""
     filled_frames: int | None = None
-    """Fill clips up to this many frames with code 0 and train on that as on sound: a fault of the reference work, to
-    measure what it costs."""
+    """Pad clips to this many frames with code 0 and train on the padding like on sound: reproduces a flaw of the
+    published system, for ablation."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` computes linear layers in bfloat16 where the device has instructions for it."""
+    """`auto`: linear layers in bfloat16 if the device supports it in hardware."""
     seed: int = 0
-    """Seed of order, crops, masks and initial weights."""
+    """Random seed of the order of clips, crops, masks and initial weights."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "epochs", "span_frames"):
@@ -217,8 +218,8 @@ class TrainingConfig(Settings):
         require(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
 
     def at_frame_rate(self, frame_rate: float) -> "TrainingConfig":
-        """The settings of a preset, whose frames are those of PRESET_FRAME_RATE, for codes of another rate: the same in
-        seconds."""
+        """These settings for codes of another frame rate: numbers of frames, which assume PRESET_FRAME_RATE, are scaled
+        to the same duration."""
         frames = {name: getattr(self, name) for name in ("span_frames", "crop_frames", "filled_frames")}
         scale = frame_rate / PRESET_FRAME_RATE
         return replace(
@@ -228,41 +229,40 @@ class TrainingConfig(Settings):
 
 @dataclass(kw_only=True, frozen=True)
 class SamplerSettings(Settings):
-    """How codes are drawn from a network; `soundstorm.generation.decoding` gives the procedure."""
+    """Settings of decoding; `soundstorm.generation.decoding` describes the procedure."""
 
     iterations: int | tuple[int, ...] = 12
-    """Passes per level; one number is that many at level 0 and one pass at each level after. A network of order
-    `places` takes one number."""
+    """Iterations per level; a single number applies to level 0, and each further level has one iteration. A network of
+    order `places` takes a single number."""
     order: Literal["confidence", "even"] = "confidence"
-    """Which frames a pass keeps: `confidence` the surest of the codes drawn; `even` frames spread evenly over the clip,
-    whatever was drawn."""
+    """Which frames an iteration keeps: `confidence`: those with the most confident codes; `even`: evenly spaced frames
+    (a low-discrepancy order), whatever their confidence."""
     temperature: float = 1.0
-    """Sampling temperature in the first pass of a level."""
+    """Sampling temperature in the first iteration of a level."""
     final_temperature: float = 0.0
-    """Sampling temperature in the last pass of a level, and in an only one; 0 takes the likeliest codes."""
+    """Sampling temperature in the last iteration of a level, or in a single one; 0 takes the likeliest codes."""
     choice_temperature: float = 1.0
-    """Gumbel noise on the log-confidence that ranks the frames in the first pass of a level, annealed to 0 in its
-    last."""
+    """Scale of the Gumbel noise on the log-confidence by which frames are ranked, in the first iteration of a level; it
+    is annealed to 0 in the last."""
     top_p: float = 1.0
-    """Sample only from the likeliest codes that hold this probability; 1 keeps all."""
+    """Nucleus sampling: sample from the likeliest codes that together have this probability; 1: from all."""
     typical_mass: float = 1.0
-    """Sample only from the most typical codes that hold this probability (Meister et al., arXiv 2202.00666); 1 keeps
-    all."""
+    """Typical sampling: sample from the most typical codes that together have this probability (Meister et al., arXiv
+    2202.00666); 1: from all."""
     guidance: float = 1.0
-    """Classifier-free guidance weight while a level is all masked, falling to 1 with the masked share; 1 is
-    unguided."""
+    """Classifier-free guidance weight while a level is fully masked; it falls to 1 with the fraction of masked frames.
+    1: no guidance."""
     upper_temperature: float | None = None
-    """Sampling temperature at all levels above 0, in every pass; none: that of level 0, on its way to
+    """Sampling temperature at all levels above 0, in every iteration; none: as at level 0, falling to
     `final_temperature`."""
     upper_guidance: float | None = None
-    """Guidance weight at all levels above 0; none: that of level 0."""
+    """Guidance weight at all levels above 0; none: as at level 0."""
     timbre_spread: float = 0.5
-    """How far the timbre of a sample may lie from those of the training clips, where a network has timbres: 0 draws
-    theirs, 1 from a normal distribution of the class."""
+    """How far the timbre of a sample may lie from those of the training clips, if the network has timbres: 0: sampled
+    from theirs; 1: from a normal distribution of the class."""
     candidates: int = 1
-    """Draws of each sample, of which the one is kept that a classifier takes most surely for its class; see
-    `soundstorm.generation.reranking`. What decodes makes
-    one draw: whoever wants more calls it so often."""
+    """Number of candidates per sample, of which reranking keeps one, see `soundstorm.generation.reranking`. Decoding
+    itself makes one candidate per call."""
 
     def __post_init__(self) -> None:
         passes = (self.iterations,) if isinstance(self.iterations, int) else self.iterations
@@ -270,7 +270,7 @@ class SamplerSettings(Settings):
             len(passes) > 0 and all(1 <= count <= 10_000 for count in passes),
             "iterations",
             self.iterations,
-            "1 to 10000 passes a level",
+            "1 to 10000 iterations per level",
         )
         require(self.order in ("confidence", "even"), "order", self.order, "confidence or even")
         require(1 <= self.candidates <= 1000, "candidates", self.candidates, "1 to 1000")
@@ -285,8 +285,8 @@ class SamplerSettings(Settings):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
 
     def iterations_per_level(self, num_levels: int) -> tuple[int, ...]:
-        """Number of passes at each of `num_levels` levels; raises SoundStormError when `iterations` lists another
-        number of levels."""
+        """Iterations of each of `num_levels` levels; raises SoundStormError if `iterations` lists another number of
+        levels."""
         if isinstance(self.iterations, int):
             return (self.iterations,) + (1,) * (num_levels - 1)
         require(
@@ -298,8 +298,8 @@ class SamplerSettings(Settings):
         return self.iterations
 
     def iterations_for(self, model: ModelConfig) -> tuple[int, ...]:
-        """Number of passes at each level of a network, or the one over its places; raises SoundStormError when
-        `iterations` lists others."""
+        """Iterations of each level of a network, or the single number of order `places`; raises SoundStormError if
+        `iterations` lists another number of levels."""
         if model.order == "places" and not isinstance(self.iterations, int):
             allowed = "one number: this network decides all levels of a place at once"
             require(len(self.iterations) == 1, "iterations", self.iterations, allowed)

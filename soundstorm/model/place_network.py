@@ -46,7 +46,7 @@ class PlaceNetwork(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits near their biases."""
+        """Normal weights of variance 1 / fan-in, residual branches scaled down with depth, logits near their biases."""
         start_layers(self, self.conformer)
         start_projection(self.take_in.weight, self.take_in.in_features, math.sqrt(0.5))
         nn.init.normal_(self.mask_vector, std=math.sqrt(0.5))
@@ -68,8 +68,7 @@ class PlaceNetwork(nn.Module):
         return self.mask_vector.device
 
     def timbre_of(self, codes_BQT: Tensor, valid_BT: Tensor) -> Tensor | None:
-        """Timbres (B, S) of clips, all of whose codes are known at the places where `valid_BT` is True; None where the
-        network has none."""
+        """Timbres (B, S) of clips whose codes are all known; None if the network is not conditioned on timbre."""
         if self.timbre is None:
             return None
         B, Q, T = codes_BQT.shape
@@ -80,13 +79,13 @@ class PlaceNetwork(nn.Module):
             return self.timbre.of(sums_NL.view(B, T, -1), valid_BT)
 
     def embed(self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, timbre_BS: Tensor | None = None) -> Tensor:
-        """What the Conformer takes in, (B, T, D).
+        """Input of the Conformer, (B, T, D).
 
         Args:
-            codes_BQT: int64 codes; any value where the place is not known.
+            codes_BQT: int64 codes; any value at masked places.
             known_BT: True at places whose codes the network sees.
             label_B: int64 class, or `no_class`.
-            timbre_BS: timbre of each clip; rows of NaN, and None: not known.
+            timbre_BS: timbre of each clip; None or a row of NaN: unknown.
         """
         B, Q, T = codes_BQT.shape
         codes_NQ = codes_BQT.masked_fill(~known_BT[:, None, :], 0).transpose(1, 2).reshape(B * T, Q)
@@ -98,11 +97,11 @@ class PlaceNetwork(nn.Module):
     def hidden(
         self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, valid_BT: Tensor, timbre_BS: Tensor | None = None
     ) -> Tensor:
-        """Features (B, T, D) of the places.
+        """Hidden states (B, T, D) of the places.
 
         Args:
-            codes_BQT, known_BT, label_B, timbre_BS: those of `embed`.
-            valid_BT: True at real places, of which every clip has at least one; padding is seen by none.
+            codes_BQT, known_BT, label_B, timbre_BS: as in `embed`.
+            valid_BT: True at real places, of which every clip has at least one; padding is masked in attention.
         """
         return self.conformer(self.embed(codes_BQT, known_BT & valid_BT, label_B, timbre_BS), valid_BT)
 
@@ -118,9 +117,9 @@ class PlaceNetwork(nn.Module):
         """Logits (Q, N, K) of all levels of the places where `asked_BT` is True, each level given the codes below it.
 
         Args:
-            codes_BQT, known_BT, label_B, valid_BT, timbre_BS: those of `hidden`; the codes of the places that are asked
-                for must be there too.
-            asked_BT: real places that are not known.
+            codes_BQT, known_BT, label_B, valid_BT, timbre_BS: as in `hidden`; `codes_BQT` must have the true codes at
+                `asked_BT` too.
+            asked_BT: masked real places whose logits are computed.
         """
         x_BTD = self.hidden(codes_BQT, known_BT, label_B, valid_BT, timbre_BS)
         return self.head(x_BTD[asked_BT], codes_BQT.transpose(1, 2)[asked_BT], self.centroids)

@@ -17,7 +17,7 @@ from soundstorm.model.conformer import Conformer
 from soundstorm.model.starting_weights import start_layers, start_projection
 
 FIRST_LOGITS = 0.2
-"""Standard deviation of the logits at the start."""
+"""Standard deviation of the logits at initialization."""
 
 
 class SoundStorm(nn.Module):
@@ -55,8 +55,8 @@ class SoundStorm(nn.Module):
         self._initialize()
 
     def _initialize(self) -> None:
-        """Normal weights of variance 1 / inputs, residual branches scaled down with depth, logits small: the first loss
-        is ln K."""
+        """Normal weights of variance 1 / fan-in, residual branches scaled down with depth, small logits: the first loss
+        is about ln K."""
         config = self.config
         embedding = self.code_embedding if self.centroids is None else self.mask_embedding
         nn.init.normal_(embedding.weight, std=1 / math.sqrt(config.num_levels + 1))
@@ -78,7 +78,7 @@ class SoundStorm(nn.Module):
         return self.class_embedding.weight.device
 
     def embed(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor) -> Tensor:
-        """What the Conformer takes in, (B, T, D): the sum of the embeddings of a frame's codes and of the class.
+        """Input of the Conformer, (B, T, D): the sum of the embeddings of a frame's codes and of the class.
 
         Args:
             codes_BQT: int64 codes, `mask_id` where masked; any value at padding frames.
@@ -98,8 +98,8 @@ class SoundStorm(nn.Module):
         return x_BTD + self.class_embedding(label_B)[:, None, :]
 
     def _embed_centroids(self, centroids: Centroids, codes_NQ: Tensor) -> Tensor:
-        """Frames (N, D): the sum of the visible codes' centroids, projected, and a vector for each level that is
-        masked."""
+        """Frame embeddings (N, D): the projected sum of the visible codes' centroids, plus a mask embedding for each
+        masked level."""
         visible_NQ = codes_NQ < self.mask_id
         return (
             self.take_in(centroids.visible_sums(codes_NQ, visible_NQ))
@@ -107,12 +107,12 @@ class SoundStorm(nn.Module):
         )
 
     def hidden(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor) -> Tensor:
-        """Features (B, T, D) of the frames; the arguments are those of `embed`."""
+        """Hidden states (B, T, D) of the frames; arguments as in `embed`."""
         return self.conformer(self.embed(codes_BQT, label_B, valid_BT), valid_BT)
 
     def head(self, x_BTD: Tensor, level: int | Tensor) -> Tensor:
-        """Logits (B, T, K) of one level for the whole batch, or of one level per clip (level_B int64); no other level
-        is computed."""
+        """Logits (B, T, K) of one level for the whole batch, or of one level per clip (int64 (B,)); other levels are
+        not computed."""
         if self.centroids is not None:
             levels = torch.tensor([level], device=x_BTD.device) if isinstance(level, int) else level
             projected = torch.matmul(x_BTD, self.head_weight[levels].transpose(1, 2))
@@ -126,7 +126,7 @@ class SoundStorm(nn.Module):
         return torch.bmm(x_BTD, self.head_weight[level].transpose(1, 2)) + self.head_bias[level][:, None, :]
 
     def forward(self, codes_BQT: Tensor, label_B: Tensor, valid_BT: Tensor, level: int | Tensor) -> Tensor:
-        """Logits (B, T, K) of `level`; the arguments are those of `hidden` and `head`."""
+        """Logits (B, T, K) of `level`; arguments as in `hidden` and `head`."""
         return self.head(self.hidden(codes_BQT, label_B, valid_BT), level)
 
     def num_parameters(self) -> int:

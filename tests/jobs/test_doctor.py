@@ -76,6 +76,6 @@ def test_everything_that_lacks_is_named_at_once(
     assert "see libraries, disk, Ray above" in text
     assert (
         "missing: no-such-library" in text
-        and "make room" in text
+        and "free at least" in text
         and "the cluster 'somewhere:1' does not answer" in text
     )

@@ -34,7 +34,7 @@ def test_workers_share_the_cpus_of_the_cluster(ray_session: None) -> None:
     [
         (
             OSError(errno.ENOSPC, "No space left on device"),
-            "the disk is full or read-only .*No space left on device.*make room in out",
+            "the disk is full or read-only .*No space left on device.*free space for out",
         ),
         (SoundStormError("the state is not of this network"), "not of this network"),
         (StorageUnavailableError("s3://bucket: gone"), "s3://bucket: gone"),
