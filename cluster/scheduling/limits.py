@@ -59,7 +59,7 @@ class Health:
         self._last_success = time.monotonic()
 
     def shard_failed(self, key: str, error: str) -> None:
-        """Record that a shard failed finally."""
+        """Record that a shard failed after all retries."""
         self._failed_in_a_row += 1
         self._losses_in_a_row = 0
         if self._failed_in_a_row >= self.limits.max_failed_in_a_row:

@@ -21,7 +21,7 @@ class Progress:
     done: int = 0
     """Shards finished."""
     failed: int = 0
-    """Shards that failed finally."""
+    """Shards that failed after all retries."""
     retries: int = 0
     """Failed attempts that were, or will be, retried."""
     replaced: int = 0
