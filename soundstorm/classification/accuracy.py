@@ -20,67 +20,67 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS, check_table
 
 NUM_BINS = 10
-"""Of the probability, from 0 to 1, in the calibration."""
+"""Bins of the probability, from 0 to 1, in the calibration."""
 MAX_CONFUSED_PAIRS = 10
-"""Confused pairs that are named."""
+"""Maximum number of confused pairs in the result."""
 CONFIDENCE = 0.95
-"""Of the interval around a difference."""
+"""Confidence level of the interval around a difference."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Accuracy:
-    """Clips, and how many of them are named rightly."""
+    """Number of clips, and how many are classified correctly."""
 
     clips: int
     right: int
 
     @property
     def share(self) -> float | None:
-        """From 0 to 1; None without clips."""
+        """Accuracy from 0 to 1; None without clips."""
         return self.right / self.clips if self.clips else None
 
 
 @dataclass(kw_only=True, frozen=True)
 class ConfusedPair:
-    """Clips of one category that are taken for another."""
+    """Clips of one category that are predicted as another."""
 
     category: str
     predicted: str
     clips: int
     share: float
-    """Of the clips of the category."""
+    """Fraction of the clips of the category."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class CalibrationBin:
-    """The predictions of one range of probability."""
+    """The predictions in one bin of probability."""
 
     low: float
     high: float
     clips: int
     confidence: float | None
-    """Mean of the probabilities; None without clips."""
+    """Mean probability (confidence); None without clips."""
     accuracy: float | None
-    """Share that is right."""
+    """Fraction that is correct."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Classification:
-    """What `classify_predictions` finds."""
+    """Result of `classify_predictions`."""
 
     categories: list[str]
     folds: dict[int, Accuracy]
-    """By fold, in order."""
+    """Accuracy of each fold, in order."""
     overall: Accuracy
-    """Of all clips together."""
+    """Accuracy over all clips."""
     mean: float
     """Mean of the accuracies of the folds."""
     std: float | None
-    """Their standard deviation (n - 1); None of a single fold."""
+    """Standard deviation (n - 1) over the folds; None for a single fold."""
     classes: dict[str, Accuracy]
-    """By category, in the order of the labels."""
+    """Accuracy of each category, in the order of the labels."""
     confusion: list[list[int]]
-    """Clips by label (row) and by what they are taken for (column)."""
+    """Confusion matrix: clips by true label (row) and predicted label (column)."""
     pairs: list[ConfusedPair]
     """The most frequent confusions, the most frequent first."""
     bins: list[CalibrationBin]
@@ -88,27 +88,27 @@ class Classification:
     """Expected calibration error: mean distance of confidence and accuracy, weighted by clips (Guo et al., arXiv
     1706.04599)."""
     confidence: float
-    """Mean probability of what was predicted."""
+    """Mean probability of the predictions."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class PairedComparison:
-    """One classifier's accuracy less another's, on the same clips of the same folds."""
+    """Difference of the accuracies of two classifiers on the same clips and folds."""
 
     folds: dict[int, tuple[float, float]]
-    """Accuracy of this one and of the other, by fold."""
+    """Accuracies of this and of the other classifier, by fold."""
     difference: float
     """Mean over the folds."""
     std: float | None
     """Standard deviation (n - 1) of the differences; None of a single fold."""
     interval: tuple[float, float] | None
-    """Where the mean lies with a confidence of CONFIDENCE, by Student's t over the folds."""
+    """Confidence interval of the mean, by Student's t over the folds."""
     only_this: int
-    """Clips that this one alone names rightly."""
+    """Clips that only this classifier classifies correctly."""
     only_other: int
-    """Clips that the other alone names rightly."""
+    """Clips that only the other classifier classifies correctly."""
     p_value: float
-    """Of McNemar's exact test: how often chance alone would split these clips so unevenly."""
+    """P-value of McNemar's exact test."""
 
     @property
     def better_folds(self) -> int:

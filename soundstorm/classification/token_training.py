@@ -39,47 +39,47 @@ class TokenClassifierTrainingConfig:
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
     epochs: int = 40
-    """Passes over the recordings."""
+    """Number of passes over the recordings."""
     batch_size: int = 16
-    """Clips a step on each worker, at least 2."""
+    """Clips per step and worker, at least 2."""
     lr: float = 1e-3
     """Peak learning rate of Adam."""
     betas: tuple[float, float] = (0.9, 0.98)
-    """Decay of Adam's two averages."""
+    """Decay rates of Adam's two moment estimates."""
     weight_decay: float = 0.05
-    """Decoupled weight decay of matrices; 0 makes AdamW the plain Adam."""
+    """Decoupled weight decay of matrices; with 0, AdamW is Adam."""
     warmup_share: float = 0.1
-    """Share of all steps in which the learning rate rises; then it falls along a cosine to 0."""
+    """Fraction of all steps in which the learning rate rises; then it falls along a cosine to 0."""
     window_s: float | None = 3.0
-    """Seconds of an excerpt; a shorter recording is repeated. None: the whole recording, from its beginning."""
+    """Length of an excerpt in seconds; a shorter recording is repeated. None: the whole recording."""
     speed_octaves: float = 0.3
     """Excerpts are played up to this much faster or slower."""
     gain_db: float = 10.0
-    """Excerpts are up to this much louder or softer."""
+    """Excerpts are up to this much louder or quieter."""
     equalizer_db: float = 3.0
     """Standard deviation of the gain at the knots of the random equalizer."""
     mix_share: float = 0.5
-    """Share of examples that another one is mixed into."""
+    """Probability that another example is mixed into an example."""
     frame_masks: int = 2
-    """Stretches of frames that are masked in an example."""
+    """Number of masked time stretches per example (SpecAugment)."""
     mask_share: float = 0.15
-    """Longest of such a stretch, as a share of the window."""
+    """Longest masked stretch, as a fraction of the window."""
     level_drop_share: float = 0.3
-    """Share of examples in which the levels above one drawn are masked."""
+    """Probability that the levels above a random one are masked in an example."""
     label_smoothing: float = 0.1
-    """Share of the target that is spread over all categories."""
+    """Label smoothing: probability mass of the target that is spread over all categories."""
     teacher_share: float = 0.7
-    """Share that agreement with the teacher, where there is one, has in the loss."""
+    """Weight of the distillation loss, if there is a teacher."""
     teacher_temperature: float = 2.0
-    """By which the scores of both are divided before they are compared."""
+    """Temperature of the distillation: both logits are divided by it."""
     ema_decay: float = 0.99
-    """Decay of the averaged weights, which are published; 0: the last ones are."""
+    """Decay of the moving average of the weights, which is saved; 0: the last weights are saved."""
     grad_clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient, to which it is clipped."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` computes linear layers in bfloat16 where the device has instructions for it."""
+    """`auto`: linear layers in bfloat16 if the device supports it in hardware."""
     seed: int = 0
-    """Seed of order, variations and initial weights."""
+    """Random seed of the order of clips, augmentation and initial weights."""
 
 
 PRESETS: dict[str, TokenClassifierTrainingConfig] = {
@@ -171,7 +171,7 @@ class TokenClassifierTrainer:
         self.network = model if wrap is None else wrap(model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a later run needs to go on."""
+        """State that a later run resumes from."""
         states = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -180,7 +180,7 @@ class TokenClassifierTrainer:
         return states | {"step_count": self.step_count}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+        """Resume from a state of `state_dict`."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.load_state_dict(state["ema"])
@@ -225,7 +225,7 @@ class TokenClassifierTrainer:
         return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
 
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """Learning rate of the next step."""
         return self.config.lr * self._lr_share()
 
     def averaged(self) -> TokenClassifier:
@@ -233,7 +233,7 @@ class TokenClassifierTrainer:
         return self.ema.averaged(self.model)
 
     def _lr_share(self) -> float:
-        """Share of the peak learning rates at the next step."""
+        """Factor of the peak learning rates at the next step."""
         warm = min(1.0, (self.step_count + 1) / max(1.0, self.config.warmup_share * self.total_steps))
         return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_count / self.total_steps)))
 
@@ -243,7 +243,7 @@ class TokenClassifierTrainer:
             self.model.backbone.eval()
 
     def _optimizer(self) -> torch.optim.AdamW:
-        """AdamW, whose decay is of matrices; what is frozen has no gradient."""
+        """AdamW with weight decay on matrices only; frozen weights have no gradient."""
         config, model = self.config, self.model
         if self.mode == "frozen":
             model.backbone.requires_grad_(False)
@@ -271,7 +271,7 @@ class TokenClassifierTrainer:
         ]
 
     def _augmented_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
-        """Examples as they sound, float32 (N,), and the share of each category in them (B, C)."""
+        """Augmented waveforms, float32 (N,), and the weight of each category in them (B, C)."""
         ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
         excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
         audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
@@ -285,7 +285,7 @@ class TokenClassifierTrainer:
         return [np.clip(clip_N, -1, 1) for clip_N in heard], target_BC.to(self.model.device)
 
     def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
-        """Their codes, partly masked."""
+        """The codes of the examples, partly masked."""
         codes = self.codec.encode_clips(heard)  # not rounded: when it is asked later it hears in full precision too
         return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(
             self.model.device
@@ -293,7 +293,7 @@ class TokenClassifierTrainer:
 
     @torch.no_grad()
     def _teacher_logits(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
-        """Scores of the teacher (B, C)."""
+        """Logits of the teacher (B, C)."""
         with autocast(self.model.device, self.config.precision):
             scores = in_equal_batches(
                 heard,
@@ -306,13 +306,14 @@ class TokenClassifierTrainer:
         return torch.from_numpy(np.stack(scores)).to(self.model.device)
 
     def _distillation_loss(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
-        """Divergence (nats) from the teacher, scaled up so that its gradient does not vanish with the temperature."""
+        """Kullback-Leibler divergence (nats) from the teacher, times the squared temperature, which keeps its gradient
+        comparable."""
         temperature = self.config.teacher_temperature
         own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, taught_BC))
         return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
 
     def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """What an example is made of, float32."""
+        """The recording of an example, float32."""
         recording_N, window_s = from_pcm16(samples_N), self.config.window_s
         if window_s is None:  # a short one is repeated, as when it is named
             return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))

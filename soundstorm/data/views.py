@@ -18,7 +18,7 @@ import numpy as np
 from soundstorm.audio.files import from_pcm16, to_pcm16
 
 ORIGINAL = 0
-"""The view that is the recording itself."""
+"""Number of the view that is the original recording."""
 SPEED_PERCENT = (93, 107)
 """Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay
 small."""
@@ -26,26 +26,26 @@ SPEED_ZERO_CROSSINGS, SPEED_ROLLOFF = 6, 0.99
 """Of the filter of another speed: its length, and the share of the band that it passes half of."""
 GAIN_DB = (-4.0, 4.0)
 MIX_SHARE = 0.2
-"""Share of views in which a partner, another recording of the same class and fold, is heard too."""
+"""Fraction of views that are mixed with a partner, another recording of the same class and fold."""
 MIX_DB = (-5.0, 5.0)
-"""Level of the partner against that of the recording."""
+"""RMS of the partner relative to the recording, in dB."""
 PEAK = 0.999
 """A view that would be louder is scaled down as a whole."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class ViewSettings:
-    """What distinguishes a view from the recording."""
+    """Augmentation settings of a view."""
 
     speed_percent: int
-    """100 is the recording's own speed; pitch moves with it."""
+    """Speed in per cent of the original; the pitch changes with it."""
     start: float
-    """Where in the recording it begins, as a share of its length; the end is followed by the beginning."""
+    """Start of the view, as a fraction of the recording's length; the recording is looped."""
     gain_db: float
     is_mixed: bool
-    """Whether a partner is heard too."""
+    """Whether a partner is mixed in."""
     partner: float
-    """Which of the possible partners, as a share of their number."""
+    """Which partner, as a fraction of the number of candidates."""
     partner_start: float
     partner_db: float
 

@@ -32,9 +32,9 @@ CONFIG_FILE = "config.json"
 TRAINING_STATE_FILE = "training_state.pt"
 FORMAT = 1
 PACKAGED_FOLDER = "esc50"
-"""Of the checkpoint that ships, below the package's weights."""
+"""Folder of the checkpoint in the package, below its weights."""
 STACKED = ("head_weight", "head.project_QHL")
-"""Tensors that are a matrix for each level."""
+"""Tensors with one matrix per level."""
 CENTROIDS = ("vectors_QKL", "timbre.basis_FS", "timbre.entries_ES")
 """End of the name of a matrix that is packed less: its small dimensions would be lost beside the large ones."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
@@ -42,25 +42,25 @@ KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sa
 
 @dataclass(kw_only=True, frozen=True)
 class Checkpoint:
-    """What `load_checkpoint` returns."""
+    """A loaded checkpoint."""
 
     model: GeneratorNetwork
-    """In evaluation mode."""
+    """The network, in evaluation mode."""
     categories: list[str]
     """Name of each class, by label."""
     fingerprint: CodecFingerprint
     """Codec whose codes the network was trained on."""
     step: int
-    """Optimizer steps done."""
+    """Number of optimizer steps."""
     training: TrainingConfig
     sampler: SamplerSettings
     sha256: str
     """SHA-256 of the weights file."""
     provenance: Provenance
-    """What it was trained on, as far as `config.json` tells."""
+    """What it was trained on, as recorded in `config.json`."""
     extra: dict[str, Any]
-    """What the trainer noted: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two must
-    agree with `provenance`."""
+    """Further metadata of the trainer: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two
+    must agree with `provenance`."""
 
 
 def save_checkpoint(
@@ -159,7 +159,7 @@ def packaged_checkpoint_files() -> dict[str, bytes]:
 
 
 def _replace_folder(source: Path, target: Path) -> None:
-    """Renames `source` to `target`; a folder that was there is put back if that fails, and deleted if it succeeds."""
+    """Rename `source` to `target`. An existing folder is restored if that fails, and deleted if it succeeds."""
     previous = target.parent / f"{source.name}.previous"
     if target.exists():
         target.replace(previous)

@@ -1,4 +1,4 @@
-"""Whether weights have seen the clips that they are to be tested on. What is not known counts as seen."""
+"""Data leakage: whether weights were trained on the clips of a test. What is unknown counts as leaked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from soundstorm.serialization.provenance import OUTSIDE, Provenance, Unknown
 from soundstorm.serialization.recordings import Recordings
 
 FAMILIES = {"esc10": "ESC", "esc50": "ESC"}
-"""ESC-10 is a part of ESC-50: its clips lie in the same folds there."""
+"""ESC-10 is a subset of ESC-50, with the same folds."""
 OF_NO_FIXED_CLIPS = ("folder", "synthetic")
-"""Data sets whose name does not say which clips they have."""
+"""Datasets whose name does not determine their clips."""
 FREESOUND = {"ESC", "urbansound8k"}
-"""Data sets cut from recordings of freesound.org, some of them from the same."""
+"""Datasets of clips from freesound.org, partly from the same recordings."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Test:
-    """A fold of a data set that something is to be tested on."""
+    """A test fold of a dataset."""
 
     __test__ = False
 
@@ -36,10 +36,10 @@ class Test:
 
 @dataclass(kw_only=True, frozen=True)
 class Learned:
-    """Weights that a tested network is, or learned from."""
+    """Weights that a tested network has, or was initialized or trained from."""
 
     name: str
-    """For people, such as `the codec 'block-24khz'`."""
+    """Name for messages, such as `the codec 'block-24khz'`."""
     provenance: Provenance
     sha256: str | None = None
     """Of the file, where it was at hand."""
@@ -47,16 +47,16 @@ class Learned:
 
 @dataclass(kw_only=True, frozen=True)
 class Verdict:
-    """What is to be said of a test."""
+    """Result of a check for leakage."""
 
     leaks: tuple[str, ...]
-    """Why it is not to be trusted, a sentence each; none: it is honest."""
+    """Sentences that say why the test is not to be trusted; none: it is valid."""
     notes: tuple[str, ...]
-    """What is told of an honest one."""
+    """Notes about a valid test."""
 
 
 def judge(learned: Sequence[Learned], test: Test) -> Verdict:
-    """Whether a test of what has learned from all of `learned` is honest; their parents count too."""
+    """Check a test of a network that used all of `learned`, with their parents, for leakage."""
     leaks: dict[str, None] = {}
     notes: dict[str, None] = {}
     accounts = {part.sha256: part.provenance for part in learned if part.sha256 is not None}
@@ -66,7 +66,7 @@ def judge(learned: Sequence[Learned], test: Test) -> Verdict:
 
 
 def may_contain(provenance: Provenance, test: Test) -> bool:
-    """Whether weights may have seen the test, through their parents or by themselves."""
+    """Whether weights, or their parents, may have been trained on the test fold."""
     return bool(judge([Learned(name="it", provenance=provenance)], test).leaks)
 
 
