@@ -128,7 +128,7 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
 
 
 def fingerprint_of_clips(clips: Sequence[Clip]) -> str:
-    """SHA-256 over names, places and versions, in order: changes when the clips do."""
+    """SHA-256 of names, URIs and versions, in order: it changes when the clips change."""
     found = hashlib.sha256()
     for clip in clips:
         found.update(repr((clip.clip_id, clip.uri, clip.category, clip.version)).encode())
@@ -198,7 +198,7 @@ def clips_of_fold(clips: list[Clip], fold: int | None, where: str) -> list[Clip]
 
 
 def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> list[Clip]:
-    """At most `count` clips of each category, drawn by `seed`, in their order; all of them where `count` is None."""
+    """A random sample of at most `count` clips per category, in their order; all clips if `count` is None."""
     if count is None:
         return list(clips)
     chosen: set[int] = set()
@@ -210,7 +210,7 @@ def draw_per_category(clips: Sequence[Clip], count: int | None, seed: int) -> li
 
 
 def pair_up(generated: Sequence[Clip], real: Sequence[Clip]) -> list[Clip]:
-    """For each generated clip a real one of its category, taken in turn; of any category where its own has none."""
+    """For each generated clip a real clip of its category, in turn; of any category if its own has none."""
     by_category: dict[str, list[Clip]] = {}
     for clip in real:
         by_category.setdefault(normalized(clip.category), []).append(clip)

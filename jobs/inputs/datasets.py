@@ -24,16 +24,16 @@ class DatasetOptions(JobOptions):
     """Which recordings to use."""
 
     dataset: Annotated[str, OneOf(DATASETS)] = "esc50"
-    """esc50, esc10, urbansound8k, folder (one sub-folder a class, or a CSV) or synthetic."""
+    """esc50, esc10, urbansound8k, folder (one sub-folder per class, or a CSV file) or synthetic."""
     data_dir: str | None = None
-    """Folder of the dataset, a path or s3:// URI; default: data/NAME, where `download` puts it."""
+    """Folder of the dataset, path or s3:// URI; default: data/NAME, where `download` puts it."""
     strict_folds: bool = False
-    """Leave out the smaller side of each recording that has clips in two folds; default: published folds are used as
-    they are published."""
+    """Of each source recording with clips in two folds, leave out the smaller side; default: published folds are used
+    unchanged."""
 
     @property
     def location(self) -> str:
-        """Where the dataset lies."""
+        """Folder of the dataset."""
         return self.data_dir or f"data/{self.dataset}"
 
 
@@ -55,7 +55,7 @@ def open_dataset(name: str, location: str, *, strict_folds: bool = False) -> Ind
 
 
 def open_and_report(options: DatasetOptions) -> Index:
-    """Index the dataset that `options` name, and say what people should know of it; raises as `open_dataset` does."""
+    """Index the dataset of `options` and print notes about it; raises like `open_dataset`."""
     index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
     for note in index.notes:
         print_note(note)
@@ -63,10 +63,10 @@ def open_and_report(options: DatasetOptions) -> Index:
 
 
 def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
-    """For each clip whether the text file `list_uri` names it, by clip id or file name, one a line.
+    """For each clip, whether the text file `list_uri` lists it, by clip id or file name, one per line.
 
     Raises:
-        SoundStormError: it names none of them.
+        SoundStormError: it lists none of them.
         ClusterError: it cannot be read.
     """
     named = {
@@ -84,8 +84,8 @@ def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
 
 
 def only_listed(index: Index, list_uri: str | None) -> Index:
-    """The clips of `index` that the list names, the others ignored; all where there is none. Raises as `is_listed`
-    does."""
+    """`index` with only the clips that `list_uri` lists; the others become ignored. None: all clips. Raises like
+    `is_listed`."""
     if list_uri is None:
         return index
     listed = is_listed(index.clips, list_uri)
@@ -99,7 +99,7 @@ def only_listed(index: Index, list_uri: str | None) -> Index:
 
 
 def report_ignored(index: Index, verbose: bool) -> None:
-    """Say how many files of the data folder are ignored, for what reasons; `verbose` names each."""
+    """Print how many files of the data folder are ignored and why; `verbose` lists each."""
     rows = index.ignored.to_pylist()
     if verbose:
         for row in rows:
@@ -122,7 +122,7 @@ def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
 
 
 def index_digest(clips: pa.Table) -> str:
-    """SHA-256 over the rows of the index and the sizes of the files, in order: changes when the dataset does."""
+    """SHA-256 of the rows of the index and the sizes of the files, in order: it changes when the dataset changes."""
     folder = posixpath.commonprefix(clips["uri"].to_pylist()).rpartition("/")[0]
     sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)} if folder else {}
     digest = hashlib.sha256()
@@ -132,8 +132,8 @@ def index_digest(clips: pa.Table) -> str:
 
 
 def check_not_inside_dataset(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
-    """Raise if `output_dir`, the value of `option`, lies within a folder of recordings, where the next run would take
-    it for recordings."""
+    """Raise SoundStormError if `output_dir`, the value of `option`, is inside a folder of recordings, where the next
+    run would index it."""
     if options.dataset == "folder":
         check_not_inside(output_dir, options.location, option, "--data-dir")
 
