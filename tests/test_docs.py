@@ -6,15 +6,19 @@ import re
 import shlex
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import soundfile
 import tyro
 
 from jobs.cli import COMMANDS
+from soundstorm.audio.files import encode_audio
+from soundstorm.audio.synthesis import synthesize
 from soundstorm.errors import SoundStormError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -155,3 +159,14 @@ def test_the_examples_in_python_run() -> None:
     [space] = blocks(ROOT / "docs" / "studies.md", "python")
     exec(space, names)
     assert set(names["SPACE"]) == {"lr", "schedule", "depth"}  # type: ignore[call-overload]
+
+
+def test_the_example_of_editing_mends_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "dog.wav").write_bytes(encode_audio(synthesize("rain", 1, 2.5, 24_000), 24_000, "wav"))
+    [example] = blocks(ROOT / "docs" / "editing.md", "python")
+    few = example.replace("settings=checkpoint.sampler", "settings=replace(checkpoint.sampler, iterations=2)")
+    exec(few, {"replace": replace})
+    before, after = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("dog.wav", "mended.wav"))
+    assert (before[:28_800] == after[:28_800]).all() and (before[48_000:] == after[48_000:]).all()
+    assert (before != after).mean() > 0.2

@@ -21,11 +21,13 @@ from soundstorm.audio.files import encode_audio, within_full_scale
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import continuation, generate_codes
-from soundstorm.generation.reranking import best_candidates, candidate_seed
+from soundstorm.generation.editing import Editor
+from soundstorm.generation.edits import Edit, New
 from soundstorm.model.config import SamplerSettings
-from soundstorm.optimization.precision import uses_bf16
 from soundstorm.schemas import SAMPLES
+
+MAX_BATCH_S = 600.0
+"""Seconds of sound that are made as one batch; a clip that is longer is a batch of its own."""
 
 
 def sample_seed(seed: int, label: int, index: int) -> int:
@@ -42,13 +44,17 @@ def file_stem(category: str) -> str:
     return re.sub(r"[^\w-]+", "_", spelt).removesuffix("_" if spelt != category else "") or "_"
 
 
+def finite(waveform: np.ndarray, index: int) -> np.ndarray:
+    """The waveform of sample `index`; raises SoundStormError if it holds NaN or infinity."""
+    if not np.isfinite(waveform).all():
+        raise SoundStormError(f"sample {index} has NaN or infinite values: the checkpoint or the codec is damaged")
+    return waveform
+
+
 def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
     """The first `num_samples` of `waveform`, scaled down if they would clip. Raises SoundStormError, which names sample
     `index`, if a value is not finite."""
-    waveform = waveform[:num_samples]
-    if not np.isfinite(waveform).all():
-        raise SoundStormError(f"sample {index} has NaN or infinite values: the checkpoint or the codec is damaged")
-    return within_full_scale(waveform)
+    return within_full_scale(finite(waveform[:num_samples], index))
 
 
 class Generator:
@@ -58,9 +64,10 @@ class Generator:
         model: a list of one reference to a tuple: the checkpoint's files, the codec's file, and the reranker's file or
             None.
         sampler: how codes are sampled.
-        prompt: codes (Q, T) that every clip begins with.
+        edit: what is made; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
-            run.
+            run; where they are there, `recipe`, which is written beside each clip, and `own_seed`, that of the one
+            clip to make.
         device: where the networks run.
     """
 
@@ -68,7 +75,7 @@ class Generator:
         self,
         model: list[ray.ObjectRef],
         sampler: SamplerSettings,
-        prompt: np.ndarray | None,
+        edit: Edit | None,
         job: dict[str, Any],
         device: str,
     ) -> None:
@@ -76,8 +83,16 @@ class Generator:
         files, weights, reranker = ray.get(model[0])
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
-        self.reranker = None if reranker is None else load_classifier(reranker, device)
-        self.sampler, self.prompt, self.job, self.device = sampler, prompt, job, device
+        self.edit, self.job = edit or New(), job
+        self.editor = Editor(
+            model=self.checkpoint.model,
+            codec=self.codec,
+            settings=sampler,
+            filled_frames=self.checkpoint.training.filled_frames or 0,
+            takes_class=self.checkpoint.training.class_dropout < 1,
+            reranker=None if reranker is None else load_classifier(reranker, device),
+            categories=self.checkpoint.categories,
+        )
 
     def generate_shard(self, work: tuple[str, list[tuple[int, int]]]) -> int:
         """Generate a shard: write the audio of its samples, then its table; returns the number of samples.
@@ -91,64 +106,42 @@ class Generator:
         part_uri = storage.join(self.job["output_dir"], "parts", name)
         if storage.exists(part_uri):
             return len(samples)
-        seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
-        num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
-        num_frames = math.ceil(num_samples / self.codec.hop)
-        waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
-        clips = [
-            self._clip(index, label, seed, num_frames, wave)
-            for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)
-        ]
+        at_once = max(1, int(MAX_BATCH_S / self.job["duration_s"]))
+        clips = []
+        for first in range(0, len(samples), at_once):
+            clips += self._clips(samples[first : first + at_once])
         if storage.exists(part_uri):  # the shard may have been given to another actor meanwhile
             return len(samples)
         rows = self._store_tar(name, clips) if self.job["layout"] == "webdataset" else self._store_files(clips)
         tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
         return len(samples)
 
-    def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
-        """The waveform (num_samples,) of each sample, the best of its candidates if the sampler asks for several."""
-        if self.reranker is None:
-            return self._sample(labels, seeds, num_samples)
-        candidates = [
-            self._sample(labels, [candidate_seed(seed, candidate) for seed in seeds], num_samples)
-            for candidate in range(self.sampler.candidates)
+    def _clips(self, samples: list[tuple[int, int]]) -> list[tuple[dict[str, Any], bytes]]:
+        """Row and audio file of samples `(index, label)` that are made as one batch."""
+        own_seed = self.job.get("own_seed")
+        seeds = [
+            sample_seed(self.job["seed"], label, index) if own_seed is None else own_seed for index, label in samples
         ]
-        return best_candidates(candidates, [self.checkpoint.categories[label] for label in labels], self.reranker)
-
-    def _sample(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
-        """One waveform (num_samples,) for each label and seed."""
+        num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
         num_frames = math.ceil(num_samples / self.codec.hop)
-        drawn_frames = max(
-            num_frames, self.checkpoint.training.filled_frames or 0
-        )  # a network trained on padded clips expects the padding
-        known, known_mask = (None, None)
-        if self.prompt is not None:
-            prompt_QT = torch.from_numpy(self.prompt[: self.checkpoint.model.config.num_levels].astype(np.int64))
-            known, known_mask = continuation([prompt_QT] * len(labels), [drawn_frames] * len(labels))
-        codes = generate_codes(
-            self.checkpoint.model,
-            torch.tensor(
-                [
-                    label if self.checkpoint.training.class_dropout < 1 else self.checkpoint.model.no_class
-                    for label in labels
-                ]
-            ),
-            [drawn_frames] * len(labels),
-            self.sampler,
-            seeds,
-            known_BQT=known,
-            known_mask_BQT=known_mask,
-            bf16=uses_bf16(self.checkpoint.model.device, "auto"),
-        )
-        waveforms = self.codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes], seeds)
-        return [waveform[:num_samples] for waveform in waveforms]
+        waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
+        return [
+            self._clip(index, label, seed, num_frames, wave)
+            for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)
+        ]
+
+    def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
+        """The waveform (num_samples,) of each sample."""
+        return self.edit.takes(self.editor, labels, seeds, num_samples)
 
     def _clip(
         self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray
     ) -> tuple[dict[str, Any], bytes]:
         """A sample's row, without its URI, and the content of its audio file."""
         sample_rate = self.codec.sample_rate
-        waveform = playable(waveform, round(self.job["duration_s"] * sample_rate), index)
+        waveform = finite(waveform[: round(self.job["duration_s"] * sample_rate)], index)
+        if not self.edit.keeps_recording:
+            waveform = within_full_scale(waveform)
         category = self.checkpoint.categories[label]
         audio = encode_audio(waveform, sample_rate, self.job["format"])
         row = {
@@ -162,19 +155,22 @@ class Generator:
         }
         return row, audio
 
+    def _about(self, row: dict[str, Any]) -> bytes:
+        """The JSON file beside a clip."""
+        recipe = self.job.get("recipe")
+        about = row | {"sample_rate": self.codec.sample_rate} | ({} if recipe is None else {"recipe": recipe})
+        return json.dumps(about, sort_keys=True, ensure_ascii=False).encode()
+
     def _store_files(self, clips: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
         """Write one audio file per clip; returns the rows with their URIs."""
         rows = []
         for row, audio in clips:
             folder = folder_of(int(row["sample_id"].rpartition("-")[2]))
-            uri = storage.join(
-                self.job["output_dir"],
-                "audio",
-                folder,
-                file_stem(row["category"]),
-                f"{row['sample_id']}.{self.job['format']}",
-            )
+            stem = storage.join(self.job["output_dir"], "audio", folder, file_stem(row["category"]), row["sample_id"])
+            uri = f"{stem}.{self.job['format']}"
             storage.write_bytes(uri, audio)
+            if self.job.get("recipe") is not None:
+                storage.write_bytes(f"{stem}.json", self._about(row))
             rows.append(row | {"uri": uri})
         return rows
 
@@ -183,7 +179,7 @@ class Generator:
         uri = storage.join(self.job["output_dir"], "audio", name.removesuffix(tables.SUFFIX) + ".tar")
         files = []
         for row, audio in clips:
-            notes = json.dumps(row | {"sample_rate": self.codec.sample_rate}, sort_keys=True, ensure_ascii=False)
-            files += [(f"{row['sample_id']}.{self.job['format']}", audio), (f"{row['sample_id']}.json", notes.encode())]
+            stem = row["sample_id"]
+            files += [(f"{stem}.{self.job['format']}", audio), (f"{stem}.json", self._about(row))]
         storage.write_bytes(uri, tars.write_tar(files))
         return [row | {"uri": tars.member_uri(uri, f"{row['sample_id']}.{self.job['format']}")} for row, _ in clips]

@@ -112,6 +112,7 @@ def generate_codes(
     *,
     known_BQT: Tensor | None = None,
     known_mask_BQT: Tensor | None = None,
+    timbre_BS: Tensor | None = None,
     bf16: bool = False,
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> list[Tensor]:
@@ -125,6 +126,8 @@ def generate_codes(
         seeds: random seed of each sample.
         known_BQT: codes that are given, (B, Q, longest length): a prompt (`continuation`) or the context of a gap.
         known_mask_BQT: True where a code of `known_BQT` is given.
+        timbre_BS: timbre of each sample, from `PlaceNetwork.timbre_of`, for a network with timbre conditioning; None:
+            sampled for the class if no codes are given, else unknown.
         bf16: compute linear layers in bfloat16.
         on_step: called after each iteration.
 
@@ -148,7 +151,9 @@ def generate_codes(
         bf16=bf16,
         on_step=on_step,
     )
-    if isinstance(model, PlaceNetwork) and model.timbre is not None:
+    if timbre_BS is not None:
+        task.timbre_BS = timbre_BS.to(device)
+    elif isinstance(model, PlaceNetwork) and model.timbre is not None:
         drawn_BS = model.timbre.draw(label_B, task.generators, settings.timbre_spread)
         given_B1 = (codes_BQT != model.mask_id).flatten(1).any(1, keepdim=True)
         task.timbre_BS = torch.where(

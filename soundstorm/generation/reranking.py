@@ -57,11 +57,11 @@ def candidate_seed(seed: int, candidate: int) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/draw {candidate}".encode()).digest()[:8], "big") >> 1
 
 
-def best_candidates(
+def best_indices(
     candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
-) -> list[np.ndarray]:
-    """The candidate of each sample to which `reranker` gives the highest probability of its class; ties go to the
-    first.
+) -> list[int]:
+    """For each sample the index of the candidate to which `reranker` gives the highest probability of its class; ties
+    go to the first.
 
     Args:
         candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
@@ -69,11 +69,18 @@ def best_candidates(
         reranker: a classifier that knows all of these classes.
     """
     if len(candidates) == 1:
-        return list(candidates[0])
+        return [0] * len(categories)
     column_B = [
         find_category(category, reranker.categories, "a sample's class", "the classifier") for category in categories
     ]
     probability_DB = np.stack(
         [reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B] for waves in candidates]
     )
-    return [candidates[best][sample] for sample, best in enumerate(probability_DB.argmax(0))]
+    return [int(best) for best in probability_DB.argmax(0)]
+
+
+def best_candidates(
+    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
+) -> list[np.ndarray]:
+    """The waveform of each sample that `best_indices` names."""
+    return [candidates[best][sample] for sample, best in enumerate(best_indices(candidates, categories, reranker))]

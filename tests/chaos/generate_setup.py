@@ -75,9 +75,9 @@ def result_of(output: str, num_samples: int) -> Result:
         f"sample {number} is {counts[number]} times there" for number in range(num_samples) if counts[number] != 1
     ]
     problems += [f"{uri} has not the bytes of the manifest" for uri in wrong]
-    stray = {entry.uri for entry in storage.list_objects(storage.join(output, "audio"))} - {
-        row["uri"].partition("#")[0] for row in rows
-    }
+    named = {row["uri"].partition("#")[0] for row in rows}
+    named |= {f"{uri.rpartition('.')[0]}.json" for uri in named}  # the recipes
+    stray = {entry.uri for entry in storage.list_objects(storage.join(output, "audio"))} - named
     problems += [f"{uri} is not in the manifest" for uri in sorted(stray)]
     return Result({row["sample_id"]: row["sha256"] for row in rows}, problems)
 

@@ -15,7 +15,6 @@ import ray
 import soundfile
 import torch
 
-import jobs.actors.generator
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
@@ -27,7 +26,9 @@ from soundstorm.audio.files import encode_audio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
+from soundstorm.generation import editing, windows
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.edits import New
 from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
 from tests.jobs.conftest import (
@@ -57,6 +58,7 @@ def audio_files(output: str) -> dict[str, bytes]:
     return {
         entry.uri[len(root) :]: storage.read_bytes(entry.uri)
         for entry in storage.list_objects(storage.join(output, "audio"))
+        if not entry.uri.endswith(".json")
     }
 
 
@@ -242,7 +244,7 @@ def part_uri(generator: Generator) -> str:
 
 def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
     [prompt_QT] = load_codec().encode_clips([synthetic_clip("rain")[:4_800]])
-    generator = Generator(model, SamplerSettings(iterations=2), prompt_QT, work, "cpu")
+    generator = Generator(model, SamplerSettings(iterations=2), New(prompt_QT=prompt_QT), work, "cpu")
     codes = codes_of(generator, [(0, 0), (1, 1)])
     for codes_QT in codes:
         assert codes_QT.shape == (len(prompt_QT), np.ceil(0.4 * load_codec().frame_rate))
@@ -254,14 +256,14 @@ def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.Obje
 def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
     fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.actors.generator, "uses_bf16", lambda device, precision: fast)
+    monkeypatch.setattr(editing, "uses_bf16", lambda device, precision: fast)
     asked = []
 
     def watch(*arguments: Any, bf16: bool, **others: Any) -> list[torch.Tensor]:
         asked.append(bf16)
         return generate_codes(*arguments, bf16=bf16, **others)
 
-    monkeypatch.setattr(jobs.actors.generator, "generate_codes", watch)
+    monkeypatch.setattr(windows, "generate_codes", watch)
     Generator(model, SamplerSettings(iterations=1), None, work, "cpu").generate_shard((PART, [(0, 0)]))
     assert asked == [fast]
 

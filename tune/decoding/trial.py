@@ -8,7 +8,7 @@ and holds them.
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import ray
@@ -104,8 +104,8 @@ def draw(
     does not lengthen, or with a GPU of the clock."""
     work = [(label, index) for index in range(reference_set.clips_per_class) for label in reference_set.labels]
     num_samples = round(reference_set.duration_s * generator.codec.sample_rate)
-    generator.sampler = sampler
-    clock = time.process_time if generator.device == "cpu" else time.perf_counter
+    generator.editor = replace(generator.editor, settings=sampler)
+    clock = time.process_time if generator.codec.device.type == "cpu" else time.perf_counter
     began = clock()
     clips = []
     for first in range(0, len(work), BATCH):

@@ -35,13 +35,14 @@ pytestmark = pytest.mark.usefixtures("ray_session")
 
 
 def sha256_of(output: str) -> dict[str, str]:
-    """Every sample of the manifest; its audio must be there with these bytes, and nothing beside it."""
+    """Every sample of the manifest; its audio must be there with these bytes, and nothing beside it but its recipe."""
     rows = tables.read_table(storage.join(output, "samples.parquet"))[0].to_pylist()
     found = {row["sample_id"]: row["sha256"] for row in rows}
+    entries = storage.list_objects(storage.join(output, "audio"))
     files = {
-        Path(entry.uri).stem: storage.read_bytes(entry.uri)
-        for entry in storage.list_objects(storage.join(output, "audio"))
+        Path(entry.uri).stem: storage.read_bytes(entry.uri) for entry in entries if not entry.uri.endswith(".json")
     }
+    assert {Path(entry.uri).stem for entry in entries if entry.uri.endswith(".json")} == found.keys()
     assert {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == found and len(rows) == len(
         found
     )

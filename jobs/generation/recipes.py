@@ -1,0 +1,209 @@
+"""Recipes: a JSON file beside each clip that says all that it was made of, and from which the same bytes come again."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+from cluster import storage
+from cluster.tables import stage_record as records
+from jobs.generation.options import STRENGTH, Options
+from soundstorm.codec.codec import Codec
+from soundstorm.errors import SoundStormError
+from soundstorm.generation.editing import KEPT_LEVELS
+from soundstorm.model.config import SamplerSettings
+from soundstorm.serialization.hub import is_hub_address
+from soundstorm.settings import Settings
+
+FORMAT = 1
+KEY = "recipe"
+"""Of the file, beside the clip's row of the manifest."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Source(Settings):
+    """A file that something was made from."""
+
+    uri: str | None = None
+    """Where it was; None: in the package."""
+    sha256: str = ""
+
+    def require(self, sha256: str, what: str, where: str, remedy: str) -> None:
+        """Raise SoundStormError unless `sha256` is that of this source."""
+        if sha256 != self.sha256:
+            raise SoundStormError(
+                f"{where} was made with {what} {self.uri or 'in the package'} of SHA-256 {self.sha256[:12]}, and what "
+                f"is there now has {sha256[:12]}: {remedy}"
+            )
+
+
+@dataclass(kw_only=True, frozen=True)
+class Recipe(Settings):
+    """What all clips of a run are made of; a clip's own class and seed stand in its row."""
+
+    format: int = FORMAT
+    checkpoint: dict = field(default_factory=dict)
+    """A `Source`."""
+    codec: dict = field(default_factory=dict)
+    """`uri` (None: found by its digest) and the fingerprint."""
+    listener: dict | None = None
+    """A `Source`: the classifier that chose among draws."""
+    sampler: dict = field(default_factory=dict)
+    """`SamplerSettings`."""
+    edit: str = "new"
+    """`new`, `prompt`, `inpaint` or `vary`."""
+    loop: bool = False
+    regions: tuple[str, ...] = ()
+    strength: float | None = None
+    kept_levels: int | None = None
+    prompt_duration_s: float | None = None
+    parents: tuple[dict, ...] = ()
+    """A `Source` of each recording that it was made from."""
+    audio_format: str = "flac"
+    versions: dict = field(default_factory=dict)
+    """Of Python and the libraries."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class ClipRecipe:
+    """The recipe of one clip, read from its file."""
+
+    where: str
+    sample_id: str
+    category: str
+    seed: int
+    duration_s: float
+    sha256: str
+    recipe: Recipe
+
+    @property
+    def number(self) -> int:
+        """The clip's number in its run."""
+        return int(self.sample_id.rpartition("-")[2])
+
+    @property
+    def sampler(self) -> SamplerSettings:
+        """How its codes were drawn."""
+        return SamplerSettings.from_dict(self.recipe.sampler, f"{self.where}: sampler")
+
+    @property
+    def parents(self) -> list[Source]:
+        """The recordings that it was made from."""
+        return [Source.from_dict(parent, f"{self.where}: parents") for parent in self.recipe.parents]
+
+    def options(self, given: Options) -> Options:
+        """The options that make it; where files lie is as `given`, and else as the recipe has it.
+
+        Raises:
+            SoundStormError: the recipe is not one that this version can follow.
+        """
+        of_edit: dict[str, Any] = {}
+        kind, parents = self.recipe.edit, self.parents
+        if kind not in ("new", "prompt", "inpaint", "vary") or (kind != "new") != (len(parents) == 1):
+            raise SoundStormError(f"{self.where}: an edit '{kind}' of {len(parents)} recordings is not known here")
+        if kind != "new":
+            of_edit[kind] = parents[0].uri
+        if kind == "prompt":
+            of_edit["prompt_duration"] = self.recipe.prompt_duration_s
+        if kind == "inpaint":
+            of_edit["region"] = tuple(self.recipe.regions)
+        if kind == "vary":
+            of_edit |= {"strength": self.recipe.strength, "kept_levels": self.recipe.kept_levels}
+        if kind in ("new", "prompt"):
+            of_edit["duration"] = self.duration_s
+        places: dict[str, Any] = {
+            name: getattr(given, name) or (None if source is None else Source.from_dict(source, self.where).uri)
+            for name, source in (("checkpoint", self.recipe.checkpoint), ("listener", self.recipe.listener))
+        }
+        places["codec"] = given.codec or self.recipe.codec.get("uri")
+        try:
+            return replace(
+                given,
+                recipe=None,
+                class_name=self.category,
+                num_samples=1,
+                loop=self.recipe.loop,
+                format=self.recipe.audio_format,  # type: ignore[arg-type]
+                **places,
+                **of_edit,
+            )
+        except SoundStormError as error:
+            raise SoundStormError(f"{self.where}: {error}") from error
+
+
+def recipe_of(
+    options: Options,
+    *,
+    checkpoint_sha256: str,
+    codec: Codec,
+    reranker: bytes | None,
+    sampler: SamplerSettings,
+    parents: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The recipe of the clips that a run makes, as it stands in their files.
+
+    Args:
+        options: of the run.
+        checkpoint_sha256: digest of its checkpoint.
+        codec: that decodes.
+        reranker: content of the file of the classifier that chooses among candidates.
+        sampler: how codes are drawn.
+        parents: sources, as dictionaries, of what is edited or continued.
+    """
+    edited = options.edited
+    kind = "prompt" if options.prompt is not None else "new" if edited is None else edited[0].removeprefix("--")
+    recipe = Recipe(
+        checkpoint=Source(uri=_place(options.checkpoint), sha256=checkpoint_sha256).to_dict(),
+        codec={"uri": _place(options.codec)} | asdict(codec.fingerprint),
+        listener=None
+        if reranker is None
+        else Source(
+            uri=_place(options.listener),
+            sha256=hashlib.sha256(reranker).hexdigest(),
+        ).to_dict(),
+        sampler=sampler.to_dict(),
+        edit=kind,
+        loop=options.loop,
+        regions=options.region,
+        strength=(STRENGTH if options.strength is None else options.strength) if kind == "vary" else None,
+        kept_levels=(KEPT_LEVELS if options.kept_levels is None else options.kept_levels) if kind == "vary" else None,
+        prompt_duration_s=options.prompt_duration if kind == "prompt" else None,
+        parents=tuple(dict(parent) for parent in parents),
+        audio_format=options.format,
+        versions=records.versions(),
+    )
+    return recipe.to_dict()
+
+
+def _place(uri: str | None) -> str | None:
+    """`uri` as it means the same from anywhere."""
+    return uri if uri is None or is_hub_address(uri) else storage.absolute(uri)
+
+
+def read_recipe(uri: str) -> ClipRecipe:
+    """The recipe in the file at `uri`.
+
+    Raises:
+        SoundStormError: it is none.
+        ClusterError: there is no such file.
+    """
+    where, data = f"--recipe {uri}", storage.read_bytes(uri)
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise SoundStormError(f"{where} is not JSON ({error}): give the .json file beside a clip") from error
+    if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
+        raise SoundStormError(f"{where} is not a recipe: give the .json file beside a clip")
+    if content[KEY].get("format") != FORMAT:
+        raise SoundStormError(f"{where} has format {content[KEY].get('format')}, this version reads {FORMAT}")
+    row = {each.name: content.get(each.name) for each in fields(ClipRecipe) if each.name not in ("where", "recipe")}
+    kinds = {"sample_id": str, "category": str, "seed": int, "duration_s": (int, float), "sha256": str}
+    for name, kind in kinds.items():
+        if not isinstance(row[name], kind) or isinstance(row[name], bool):  # type: ignore[arg-type]
+            raise SoundStormError(
+                f"{where}: {name} is {row[name]!r}: give the .json file beside a clip, as it was made"
+            )
+    if not str(row["sample_id"]).rpartition("-")[2].isdecimal():
+        raise SoundStormError(f"{where}: sample_id is {row['sample_id']!r}, which does not end with a number")
+    return ClipRecipe(where=where, recipe=Recipe.from_dict(content[KEY], where), **row)  # type: ignore[arg-type]

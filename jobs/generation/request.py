@@ -1,0 +1,221 @@
+"""What a run of `generate` is asked to make: options, or a recipe, with all files that they name read and checked."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from cluster import storage
+from jobs.console.command import print_note
+from jobs.generation.options import STRENGTH, Options
+from jobs.generation.recipes import ClipRecipe, Source, read_recipe, recipe_of
+from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
+from jobs.inputs.codecs import choose_codec
+from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm16
+from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
+from soundstorm.data.categories import find_category
+from soundstorm.errors import SoundStormError
+from soundstorm.generation.editing import KEPT_LEVELS, LEAST_LOOP_S
+from soundstorm.generation.edits import Edit, Inpainting, New, Variation
+from soundstorm.generation.regions import parse_region, sample_spans
+from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
+from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.model.config import SamplerSettings
+from soundstorm.serialization.bundled import packaged
+
+LONGEST_EDITED_S = 600.0
+"""Of a recording that is edited."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Request:
+    """All that decides what is made."""
+
+    options: Options
+    """With what a recipe says in their place."""
+    files: dict[str, bytes]
+    """Of the checkpoint."""
+    checkpoint: Checkpoint
+    labels: list[int]
+    """Classes, of which the clips are in turn."""
+    sampler: SamplerSettings
+    codec_file: bytes
+    codec: Codec
+    reranker: bytes | None
+    """File of the classifier that chooses among draws."""
+    edit: Edit
+    duration_s: float
+    parents: list[Source]
+    again: ClipRecipe | None = None
+    """The recipe that is followed."""
+
+    @property
+    def recipe(self) -> dict[str, Any] | None:
+        """What is written beside each clip."""
+        if not self.options.recipes:
+            return None
+        return recipe_of(
+            self.options,
+            checkpoint_sha256=self.checkpoint.sha256,
+            codec=self.codec,
+            reranker=self.reranker,
+            sampler=self.sampler,
+            parents=[parent.to_dict() for parent in self.parents],
+        )
+
+    def items(self, numbers: range) -> list[tuple[int, int]]:
+        """Number and class of each clip of a part."""
+        if self.again is not None:
+            return [(self.again.number, self.labels[0])]
+        return [(number, self.labels[number % len(self.labels)]) for number in numbers]
+
+    def settings_of_edit(self) -> dict[str, Any]:
+        """What an edit adds to the settings of a run; nothing where there is none."""
+        found: dict[str, Any] = {"loop": True} if self.options.loop else {}
+        if self.options.edited is not None:
+            option, _ = self.options.edited
+            found |= {"edit": option.removeprefix("--"), "parent_sha256": self.parents[0].sha256}
+            for name in ("region", "strength", "kept_levels"):
+                found |= {} if getattr(self.options, name) in (None, ()) else {name: getattr(self.options, name)}
+        return found | ({} if self.again is None else {"recipe_of": self.again.sha256})
+
+
+def request_of(given: Options) -> Request:
+    """Read and check what the options, or the recipe, name.
+
+    Raises:
+        SoundStormError, ClusterError: something is not there, or does not fit.
+    """
+    again = None if given.recipe is None else read_recipe(given.recipe)
+    options = given if again is None else again.options(given)
+    files = checkpoint_files(options.checkpoint)
+    checkpoint = open_checkpoint(files, uri=options.checkpoint)
+    if again is not None:
+        made_with = Source.from_dict(again.recipe.checkpoint, again.where)
+        made_with.require(checkpoint.sha256, "the checkpoint", again.where, "give --checkpoint with that one")
+    labels = _labels(options, checkpoint)
+    sampler = options.sampler(checkpoint.sampler) if again is None else again.sampler
+    sampler.iterations_for(checkpoint.model.config)
+    where = options.checkpoint or "the checkpoint in the package"
+    codec_file, codec = choose_codec(options.codec, checkpoint.fingerprint, where, codec_beside(options.checkpoint))
+    reranker = None
+    if sampler.candidates > 1:
+        reranker = _listener(options, [checkpoint.categories[label] for label in labels])
+    if again is not None and reranker is not None:
+        chosen_by = Source.from_dict(again.recipe.listener, again.where)
+        digest = hashlib.sha256(reranker).hexdigest()
+        chosen_by.require(digest, "the reranker", again.where, "give --listener with that one")
+    edit, duration_s, parents = _edit(options, checkpoint, codec)
+    if again is not None:
+        for before, now in zip(again.parents, parents, strict=True):
+            before.require(now.sha256, "the recording", again.where, "put the recording as it was there")
+    return Request(
+        options=options,
+        files=files,
+        checkpoint=checkpoint,
+        labels=labels,
+        sampler=sampler,
+        codec_file=codec_file,
+        codec=codec,
+        reranker=reranker,
+        edit=edit,
+        duration_s=duration_s,
+        parents=parents,
+        again=again,
+    )
+
+
+def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
+    if options.class_name is None:
+        return list(range(len(checkpoint.categories)))
+    return [find_category(options.class_name, checkpoint.categories, "--class", "the checkpoint")]
+
+
+def _listener(options: Options, categories: list[str]) -> bytes:
+    """The file of the classifier that chooses, which knows all of `categories`."""
+    data = (
+        packaged(PACKAGED_RERANKER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+    )
+    where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
+    require_known_classes(load_classifier(data, where=where), categories, where)
+    return data
+
+
+def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[Source]]:
+    """What is made, its length in seconds, and the recordings that it is made from."""
+    if options.loop and options.edited is None and options.duration < LEAST_LOOP_S:
+        raise SoundStormError(
+            f"--duration is {options.duration}: a loop needs at least {LEAST_LOOP_S:g} s, give more or leave --loop out"
+        )
+    if options.prompt is not None:
+        edit, source = _continued(options, options.prompt, codec)
+        return edit, options.duration, [source]
+    if options.edited is None:
+        return New(loop=options.loop), options.duration, []
+    option, uri = options.edited
+    recording, source = _read(option, uri, "edited", LONGEST_EDITED_S)
+    if recording.original_duration_s > LONGEST_EDITED_S:
+        raise SoundStormError(
+            f"{option} {uri} has {recording.original_duration_s:.0f} s: give a part of it of at most "
+            f"{LONGEST_EDITED_S:g} s"
+        )
+    if (recording.original_rate, recording.channels) != (codec.sample_rate, 1):
+        print_note(
+            f"{option} {uri} has {recording.original_rate} Hz and {recording.channels} "
+            f"channel{'s' if recording.channels > 1 else ''}: the result has {codec.sample_rate} Hz and one"
+        )
+    for note in recording.notes:
+        print_note(f"{option} {uri}: {note}")
+    recording_N = to_pcm16(recording.waveform)
+    duration_s = len(recording_N) / codec.sample_rate
+    if options.loop and duration_s < LEAST_LOOP_S:
+        raise SoundStormError(f"{option} {uri} has {duration_s:g} s: a loop needs at least {LEAST_LOOP_S:g} s")
+    if options.vary is not None:
+        return _variation(options, recording_N, checkpoint), duration_s, [source]
+    spans: list[tuple[int, int]] = []
+    if options.region:
+        regions = [parse_region(text) for text in options.region]
+        try:
+            spans = sample_spans(regions, len(recording_N), codec.sample_rate)
+        except SoundStormError as error:
+            raise SoundStormError(f"--{error}") from error
+    return Inpainting(recording_N=recording_N, spans=tuple(spans), loop=options.loop), duration_s, [source]
+
+
+def _variation(options: Options, recording_N: Any, checkpoint: Checkpoint) -> Variation:
+    num_levels = checkpoint.model.config.num_levels
+    kept_levels = KEPT_LEVELS if options.kept_levels is None else options.kept_levels
+    if kept_levels > num_levels:
+        raise SoundStormError(f"--kept-levels is {kept_levels}: the checkpoint has {num_levels} levels")
+    strength = STRENGTH if options.strength is None else options.strength
+    if strength == 0 and kept_levels == num_levels:
+        raise SoundStormError(
+            f"--strength 0 with --kept-levels {kept_levels} leaves nothing to make: give more or less"
+        )
+    return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=options.loop)
+
+
+def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
+    recording, source = _read("--prompt", uri, "continued", options.prompt_duration)
+    prompt_QT = codec.encode_clips([recording.waveform])[0]
+    if recording.original_duration_s < options.prompt_duration:
+        print_note(f"--prompt {uri} has only {recording.original_duration_s:.2f} s: all of it is used")
+    if prompt_QT.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
+        raise SoundStormError(
+            f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to "
+            "generate: give less"
+        )
+    return New(prompt_QT=prompt_QT), source
+
+
+def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording, Source]:
+    """The first `longest_s` seconds of the recording at `uri`, and which file that was."""
+    content = storage.read_bytes(uri)
+    try:
+        recording = read_audio(content, max_duration_s=longest_s)
+    except RejectedAudio as error:
+        raise SoundStormError(
+            f"{option} {uri} cannot be {done} ({error}): give a WAV, FLAC, Ogg or MP3 file"
+        ) from error
+    return recording, Source(uri=storage.absolute(uri), sha256=hashlib.sha256(content).hexdigest())
