@@ -130,17 +130,17 @@ def test_an_actor_that_was_given_up_changes_nothing_once_another_has_made_its_pa
     model = [ray.put((checkpoint_files(checkpoint), packaged_codec_bytes(), None))]
     late = Generator(model, SamplerSettings(iterations=1), None, job, "cpu")
     work = ("01/part-0000001.parquet", [(number, number % 10) for number in range(SAMPLES_SHARD, 2 * SAMPLES_SHARD)])
-    draw = late._sample
+    draw = late.waveforms
 
     def slowly(*arguments: Any) -> Any:
         waveforms = draw(*arguments)
         generate.run(generate_options(checkpoint, str(unfinished), num_actors=1))  # meanwhile
         return waveforms
 
-    late._sample = slowly  # type: ignore[method-assign]
+    late.waveforms = slowly  # type: ignore[method-assign]
     assert late.generate_shard(work) == SAMPLES_SHARD
     assert sha256_of(str(unfinished)) == sha256_of(generated)
-    late._sample = draw  # type: ignore[method-assign]
+    late.waveforms = draw  # type: ignore[method-assign]
     before = file_times(str(unfinished))
     assert late.generate_shard(work) == SAMPLES_SHARD
     assert file_times(str(unfinished)) == before
@@ -186,6 +186,6 @@ def test_a_part_of_other_settings_is_not_taken_for_one_of_this_run(
     part = unfinished / "parts" / "01" / "part-0000001.parquet"
     table, metadata = tables.read_table(f"{generated}/parts/01/part-0000001.parquet")
     tables.write_table(str(part), table, metadata | {"settings_sha256": "0" * 64})
-    with pytest.raises(SoundStormError, match=r"part-0000001\.parquet was made with other settings"):
+    with pytest.raises(SoundStormError, match=r"part-0000001\.parquet was written with other settings"):
         generate.run(generate_options(checkpoint, str(unfinished)))
     assert not (unfinished / "samples.parquet").exists() and not (unfinished / "generate.json").exists()
