@@ -166,6 +166,7 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo) -> Calla
         "duration_s": request.duration_s,
         "seed": options.seed,
         "own_seed": None if request.again is None else request.again.seed,
+        "batch_size": 1 if request.again is None else request.again.batch_size,
         "recipe": request.recipe,
         "settings": output.settings,
     }

@@ -66,8 +66,8 @@ class Generator:
         sampler: how codes are sampled.
         edit: what is made; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
-            run; where they are there, `recipe`, which is written beside each clip, and `own_seed`, that of the one
-            clip to make.
+            run; where they are there, `recipe`, which is written beside each clip, and `own_seed` and `batch_size`,
+            the seed of the one clip to make and how many it was made together with.
         device: where the networks run.
     """
 
@@ -118,17 +118,18 @@ class Generator:
 
     def _clips(self, samples: list[tuple[int, int]]) -> list[tuple[dict[str, Any], bytes]]:
         """Row and audio file of samples `(index, label)` that are made as one batch."""
-        own_seed = self.job.get("own_seed")
-        seeds = [
-            sample_seed(self.job["seed"], label, index) if own_seed is None else own_seed for index, label in samples
-        ]
+        labels = [label for _, label in samples]
+        seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
+        if self.job.get("own_seed") is not None:  # one clip again: in bfloat16 its codes depend on the batch's size
+            labels, seeds = [labels[0]] * self.job["batch_size"], [self.job["own_seed"]] * self.job["batch_size"]
         num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
         num_frames = math.ceil(num_samples / self.codec.hop)
-        waveforms = self.waveforms([label for _, label in samples], seeds, num_samples)
-        return [
+        waveforms = self.waveforms(labels, seeds, num_samples)
+        clips = [
             self._clip(index, label, seed, num_frames, wave)
-            for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=True)
+            for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=False)
         ]
+        return [(row | {"batch_size": len(labels)}, audio) for row, audio in clips]
 
     def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
         """The waveform (num_samples,) of each sample."""

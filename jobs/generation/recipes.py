@@ -16,6 +16,8 @@ from soundstorm.model.config import SamplerSettings
 from soundstorm.serialization.hub import is_hub_address
 from soundstorm.settings import Settings
 
+MAX_BATCH_SIZE = 4096
+"""Clips that may be made together."""
 FORMAT = 1
 KEY = "recipe"
 """Of the file, beside the clip's row of the manifest."""
@@ -75,6 +77,8 @@ class ClipRecipe:
     seed: int
     duration_s: float
     sha256: str
+    batch_size: int
+    """Clips that were made together: in bfloat16 the codes of one depend on their number."""
     recipe: Recipe
 
     @property
@@ -199,11 +203,14 @@ def read_recipe(uri: str) -> ClipRecipe:
         raise SoundStormError(f"{where} has format {content[KEY].get('format')}, this version reads {FORMAT}")
     row = {each.name: content.get(each.name) for each in fields(ClipRecipe) if each.name not in ("where", "recipe")}
     kinds = {"sample_id": str, "category": str, "seed": int, "duration_s": (int, float), "sha256": str}
+    kinds["batch_size"] = int
     for name, kind in kinds.items():
         if not isinstance(row[name], kind) or isinstance(row[name], bool):  # type: ignore[arg-type]
             raise SoundStormError(
                 f"{where}: {name} is {row[name]!r}: give the .json file beside a clip, as it was made"
             )
+    if not 0 < int(str(row["batch_size"])) <= MAX_BATCH_SIZE:
+        raise SoundStormError(f"{where}: batch_size is {row['batch_size']}: give 1 to {MAX_BATCH_SIZE}")
     if not str(row["sample_id"]).rpartition("-")[2].isdecimal():
         raise SoundStormError(f"{where}: sample_id is {row['sample_id']!r}, which does not end with a number")
     return ClipRecipe(where=where, recipe=Recipe.from_dict(content[KEY], where), **row)  # type: ignore[arg-type]

@@ -60,6 +60,21 @@ def test_of_several_draws_of_a_sample_the_one_that_sounds_most_like_its_class_is
     assert digests["4"] != digests["1"]
 
 
+def test_one_clip_of_several_that_were_made_together_comes_again_from_its_recipe(
+    tmp_path: Path, ray_session: None, command: Command
+) -> None:
+    output = tmp_path / "five"
+    short = ("--num-samples", "5", "--duration", "1", "--iterations", "4", "--candidates", "1", "--num-actors", "1")
+    code, _, err = command(generate, *short, "--output-dir", str(output))
+    assert code == 0, err
+    row = tables.read_table(str(output / "samples.parquet"))[0].to_pylist()[2]
+    recipe = Path(row["uri"]).with_suffix(".json")
+    code, _, err = command(
+        generate, "--recipe", str(recipe), "--num-actors", "1", "--output-dir", str(tmp_path / "one")
+    )
+    assert code == 0 and "is the same, byte for byte, as the clip of" in err, err
+
+
 def test_candidates_of_classes_that_the_classifier_does_not_know_are_refused(tmp_path: Path, command: Command) -> None:
     other = tmp_path / "other.safetensors"
     save_classifier(other, AudioClassifier(2), categories=["siren", "whale"], dataset="none")

@@ -67,6 +67,7 @@ def test_a_recipe_says_all_that_a_clip_was_made_of(mended: str, recording: Path,
     for row in rows_of(mended):
         about = json.loads(recipe_beside(row["uri"]).read_text())
         recipe = about.pop("recipe")
+        assert about.pop("batch_size") >= 1
         assert about == {name: value for name, value in row.items() if name != "uri"} | {"sample_rate": RATE}
         assert (recipe["edit"], recipe["regions"]) == ("inpaint", ["0.5-1.0", "0.9-1.25"])
         [parent] = recipe["parents"]
@@ -174,6 +175,7 @@ def test_an_edit_asks_for_the_class_and_a_recipe_for_nothing_else(recording: Pat
         ({"sample_id": "rain"}, "sample_id is 'rain', which does not end with a number"),
         ({"seed": "7"}, "seed is '7': give the .json file beside a clip"),
         ({"recipe": 1}, "is not a recipe: give the .json file beside a clip"),
+        ({"batch_size": 0}, "batch_size is 0: give 1 to 4096"),
         ({"recipe": {"format": 2}}, "has format 2, this version reads 1"),
         ({"recipe": {"format": 1, "future": 1}}, "unknown setting 'future'"),
     ],
@@ -181,7 +183,14 @@ def test_an_edit_asks_for_the_class_and_a_recipe_for_nothing_else(recording: Pat
 def test_a_damaged_recipe_is_refused_by_what_is_wrong_with_it(
     change: dict[str, Any], told: str, tmp_path: Path, command: Command
 ) -> None:
-    about = {"sample_id": "rain-0000001", "category": "rain", "seed": 1, "duration_s": 1.0, "sha256": "0" * 64}
+    about = {
+        "sample_id": "rain-0000001",
+        "category": "rain",
+        "seed": 1,
+        "duration_s": 1.0,
+        "sha256": "0" * 64,
+        "batch_size": 1,
+    }
     path = tmp_path / "recipe.json"
     path.write_text(json.dumps(about | {"recipe": {"format": 1}} | change))
     assert_one_message(command(generate, "--recipe", str(path), "--output-dir", str(tmp_path / "out")), told)
