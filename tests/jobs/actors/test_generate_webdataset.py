@@ -60,7 +60,7 @@ def test_the_webdataset_library_reads_sound_and_labels(archives: str) -> None:
     assert len(samples) == NUM_SAMPLES and {sample["__key__"] for sample in samples} == rows.keys()
     for sample in samples:
         about, row = json.loads(sample["json"]), rows[sample["__key__"]]
-        assert about.pop("recipe")["edit"] == "new"
+        assert about.pop("recipe")["edit"] == "new" and 1 <= about.pop("batch_size") <= 8
         assert about == {name: value for name, value in row.items() if name != "uri"} | {"sample_rate": 24_000}
         waveform, rate = soundfile.read(io.BytesIO(sample["flac"]))
         assert rate == 24_000 and len(waveform) == 24_000
