@@ -23,6 +23,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import Editor
 from soundstorm.generation.edits import Edit, New
+from soundstorm.generation.seeds import derived_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES
 
@@ -32,7 +33,7 @@ MAX_BATCH_S = 600.0
 
 def sample_seed(seed: int, label: int, index: int) -> int:
     """The seed, 63 bits, of sample `index`: a hash, so that runs with neighbouring seeds have no sample in common."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{label}/{index}".encode()).digest()[:8], "big") >> 1
+    return derived_seed(seed, f"{label}/{index}")
 
 
 def file_stem(category: str) -> str:

@@ -1,5 +1,7 @@
 """A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
 
+import functools
+
 from cluster import storage
 from cluster.tables import stage_record as records
 from soundstorm.errors import SoundStormError
@@ -41,7 +43,7 @@ def checkpoint_place(uri: str) -> str:
         SoundStormError: there is no checkpoint.
     """
     if is_hub_address(uri):
-        return str(fetch_from_hub(uri, (CONFIG_FILE, WEIGHTS_FILE), (CODEC_FILE,)))
+        return _hub_folder(uri)
     for place in (uri, storage.join(uri, CHECKPOINT_FOLDER)):
         if storage.exists(storage.join(place, CONFIG_FILE)):
             return place
@@ -55,6 +57,12 @@ def checkpoint_place(uri: str) -> str:
         f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder "
         "'checkpoint'"
     )
+
+
+@functools.cache
+def _hub_folder(address: str) -> str:
+    """The local folder of a repository. The hub is asked once, so that all that a job reads is of one revision."""
+    return str(fetch_from_hub(address, (CONFIG_FILE, WEIGHTS_FILE), (CODEC_FILE,)))
 
 
 def codec_beside(uri: str | None) -> str | None:

@@ -11,10 +11,9 @@ from jobs.console.command import exit_process, print_note, run_command
 from jobs.inputs.checkpoints import CODEC_FILE, checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, pack_checkpoint
 from soundstorm.reports.model_card import model_card
 from soundstorm.serialization.bundled import packaged
-from soundstorm.serialization.provenance import TrainedOn
 
 CARD_FILE = "README.md"
 CREDITS_FILE = "credits.csv"
@@ -85,18 +84,7 @@ def _packed(checkpoint: Checkpoint) -> tuple[dict[str, bytes], Checkpoint]:
     """The checkpoint with its weights rounded, and its files."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "checkpoint"
-        sha256 = save_checkpoint(
-            folder,
-            checkpoint.model,
-            training=checkpoint.training,
-            categories=checkpoint.categories,
-            fingerprint=checkpoint.fingerprint,
-            step=checkpoint.step,
-            sampler=checkpoint.sampler,
-            trained_on=checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None,
-            extra=checkpoint.extra | {"packed_from_sha256": checkpoint.sha256},
-            packed=True,
-        )
+        sha256 = pack_checkpoint(checkpoint, folder)
         files = {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
     return files, replace(checkpoint, sha256=sha256)
 

@@ -77,6 +77,12 @@ def by_group(categories: Iterable[str]) -> Mapping[str, list[str]]:
     return {group: members for group, members in found.items() if members}
 
 
+def listed(categories: Sequence[str], most: int) -> str:
+    """The first `most` of the categories by name, the others by their number."""
+    more = len(categories) - most
+    return ", ".join(categories[:most]) + (f" and {more} more" if more > 0 else "")
+
+
 def _nearest(name: str, categories: Sequence[str], most: int = 3) -> list[str]:
     """Categories that `name` may have been meant to be: those that share a word with it or are spelt much like it, the
     likeliest first."""

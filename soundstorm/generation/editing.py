@@ -28,11 +28,11 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation
 from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
 from soundstorm.generation.sampling import low_discrepancy_order
+from soundstorm.generation.seeds import derived_seed
 from soundstorm.generation.windows import (
     Choose,
     Window,
     WindowSize,
-    derived_seed,
     draw_in_windows,
     plan_windows,
     window_seed,

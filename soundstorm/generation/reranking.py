@@ -4,7 +4,6 @@ class.
 The reranker is not the classifier that `evaluate` measures with.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -12,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundstorm.audio.files import to_pcm16
-from soundstorm.data.categories import find_category, normalized
+from soundstorm.data.categories import find_category, listed, normalized
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.seeds import derived_seed
 
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
+SHOWN_CLASSES = 5
+"""Classes that an error names."""
 
 
 class Classifier(Protocol):
@@ -38,23 +40,17 @@ def require_known_classes(reranker: Classifier, categories: Sequence[str], where
     unknown = [category for category in categories if normalized(category) not in known]
     if unknown:
         raise SoundStormError(
-            f"{where} cannot rerank --candidates: it does not know {_listed(unknown)}, only "
-            f"{_listed(reranker.categories)}. Give --candidates 1, or --listener with a classifier that "
+            f"{where} cannot rerank --candidates: it does not know {listed(unknown, SHOWN_CLASSES)}, only "
+            f"{listed(reranker.categories, SHOWN_CLASSES)}. Give --candidates 1, or --listener with a classifier that "
             "`train-classifier` trained on your recordings"
         )
-
-
-def _listed(categories: Sequence[str], most: int = 5) -> str:
-    """The first `most` of the categories by name, the others by their number."""
-    more = len(categories) - most
-    return ", ".join(categories[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def candidate_seed(seed: int, candidate: int) -> int:
     """The seed, 63 bits, of candidate number `candidate` of a sample; candidate 0 has the sample's own seed."""
     if candidate == 0:
         return seed
-    return int.from_bytes(hashlib.sha256(f"{seed}/draw {candidate}".encode()).digest()[:8], "big") >> 1
+    return derived_seed(seed, f"draw {candidate}")
 
 
 def best_indices(

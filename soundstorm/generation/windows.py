@@ -7,7 +7,6 @@ for the next one. So a clip of one window is drawn as it always was.
 Legend: B batch, Q levels, T frames.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.reranking import candidate_seed
+from soundstorm.generation.seeds import derived_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
@@ -89,11 +89,6 @@ def _windows(unknown: list[bool], size: WindowSize) -> Iterator[Window]:
 def window_seed(seed: int, number: int) -> int:
     """The seed, 63 bits, of window `number` of a sample: the first has the sample's own."""
     return seed if number == 0 else derived_seed(seed, f"window {number}")
-
-
-def derived_seed(seed: int, purpose: str) -> int:
-    """A seed, 63 bits, that follows from another one and is independent of it."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{purpose}".encode()).digest()[:8], "big") >> 1
 
 
 def _passes_for(settings: SamplerSettings, num_frames: int) -> SamplerSettings:

@@ -125,19 +125,19 @@ def save_checkpoint(
     return sha256
 
 
-def pack_checkpoint(source: Path, target: Path, sampler: SamplerSettings | None = None) -> str:
-    """Writes the checkpoint in `source` with weights packed to a third of their size; returns the SHA-256 of the packed
+def pack_checkpoint(source: Path | Checkpoint, target: Path, sampler: SamplerSettings | None = None) -> str:
+    """Writes the checkpoint `source` with weights packed to a third of their size; returns the SHA-256 of the packed
     weights.
 
     What it generates differs from sample to sample, not in its measured figures: `soundstorm.serialization.int8` says
     how much is rounded.
 
     Args:
-        source: folder of the checkpoint.
+        source: folder of the checkpoint, or the checkpoint.
         target: folder that is written.
         sampler: how codes are drawn by default; none: as the checkpoint says.
     """
-    checkpoint = load_checkpoint(source)
+    checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
     return save_checkpoint(
         target,
         checkpoint.model,

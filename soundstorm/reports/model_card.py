@@ -2,6 +2,7 @@
 
 import json
 
+from soundstorm.data.categories import listed
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.provenance import TrainedOn
 
@@ -35,9 +36,6 @@ def model_card(checkpoint: Checkpoint, *, title: str, licence: str, size_bytes: 
         rows["learned from"] = "; ".join(f"{parent.role} `{parent.name}` ({parent.trained_on})" for parent in parents)
     table = "\n".join(f"| {name} | {_in_a_cell(value)} |" for name, value in rows.items())
     names = checkpoint.categories
-    classes = ", ".join(names[:SHOWN_CLASSES]) + (
-        f" and {more} more" if (more := len(names) - SHOWN_CLASSES) > 0 else ""
-    )
     example = json.dumps(names[0], ensure_ascii=False)
     front = "\n".join(f"{name}: {json.dumps(value)}" for name, value in head.items())  # JSON is YAML
     return f"""---
@@ -62,7 +60,7 @@ or with the folder itself as `--checkpoint`, or as the start of a training (`sou
 
 ## Classes
 
-{len(names)}: {classes}.
+{len(names)}: {listed(names, SHOWN_CLASSES)}.
 
 ## Limits
 
