@@ -23,8 +23,8 @@ STRENGTH = 0.6
 OF_A_RECIPE = ("recipe", "checkpoint", "codec", "listener", "output_dir", "overwrite", "address", "num_actors")
 """Options that may be given with --recipe."""
 SAMPLER_OPTIONS = (
-    "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "typical_mass",
-    "guidance", "upper_guidance", "timbre_spread", "candidates",
+    "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "upper_top_p",
+    "typical_mass", "guidance", "upper_guidance", "timbre_spread", "candidates",
 )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ class Options(PoolOptions):
     iterations: tuple[int, ...] | None = None
     """Decoding iterations: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
-    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the nine options
+    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the ten options
     below: the checkpoint's."""
     temperature: float | None = None
     """Sampling temperature in the first iteration of a level."""
@@ -90,6 +90,8 @@ class Options(PoolOptions):
     """Scale of the Gumbel noise on the confidence by which frames are ranked."""
     top_p: float | None = None
     """Nucleus sampling: sample from the likeliest codes that together have this probability."""
+    upper_top_p: float | None = None
+    """--top-p at all levels above 0; default: that of level 0."""
     typical_mass: float | None = None
     """Typical sampling: sample from the most typical codes that together have this probability."""
     guidance: float | None = None

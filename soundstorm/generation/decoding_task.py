@@ -85,6 +85,11 @@ class DecodingTask:
             return self.settings.upper_temperature
         return self.settings.final_temperature + (self.settings.temperature - self.settings.final_temperature) * factor
 
+    def top_p(self, level: int) -> float:
+        """Probability mass of nucleus sampling at a level."""
+        upper = self.settings.upper_top_p
+        return self.settings.top_p if level == 0 or upper is None else upper
+
     def guidance(self, level: int, masked_share_B: Tensor) -> Tensor | None:
         """Guidance weight of each sample at a level, which falls to 1 with the fraction of masked frames; None if
         guidance is off."""

@@ -70,7 +70,8 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             factor = annealing(iteration, iterations)
             temperature = task.temperature(level, factor)
             if temperature > 0:
-                probability_BTK = filtered_probability(logits_BTK, temperature, settings.top_p, settings.typical_mass)
+                top_p = task.top_p(level)
+                probability_BTK = filtered_probability(logits_BTK, temperature, top_p, settings.typical_mass)
                 drawn_BT = sample_codes(probability_BTK, task.uniform(num_drawn_B, longest))
             else:
                 drawn_BT = logits_BTK.argmax(-1)

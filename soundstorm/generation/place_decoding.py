@@ -113,7 +113,7 @@ def _sample_places(
             temperature = task.temperature(level, factor)
             if temperature > 0:
                 drawn_N = sample_codes(
-                    filtered_probability(logits_NK, temperature, settings.top_p, settings.typical_mass),
+                    filtered_probability(logits_NK, temperature, task.top_p(level), settings.typical_mass),
                     uniform_NQ[:, level],
                 )
             else:

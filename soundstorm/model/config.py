@@ -255,6 +255,8 @@ class SamplerSettings(Settings):
     upper_temperature: float | None = None
     """Sampling temperature at all levels above 0, in every iteration; none: as at level 0, falling to
     `final_temperature`."""
+    upper_top_p: float | None = None
+    """`top_p` at all levels above 0; none: as at level 0."""
     upper_guidance: float | None = None
     """Guidance weight at all levels above 0; none: as at level 0."""
     timbre_spread: float = 0.5
@@ -283,6 +285,8 @@ class SamplerSettings(Settings):
         require(0 <= self.timbre_spread <= 1, "timbre_spread", self.timbre_spread, "0 to 1")
         for name in ("top_p", "typical_mass"):
             require(0 < getattr(self, name) <= 1, name, getattr(self, name), "above 0 and at most 1")
+        if self.upper_top_p is not None:
+            require(0 < self.upper_top_p <= 1, "upper_top_p", self.upper_top_p, "above 0 and at most 1, or none")
 
     def iterations_per_level(self, num_levels: int) -> tuple[int, ...]:
         """Iterations of each of `num_levels` levels; raises SoundStormError if `iterations` lists another number of

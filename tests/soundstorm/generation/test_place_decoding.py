@@ -1,5 +1,7 @@
 """Decoding by places: what is kept stays, what is given is followed, and a sample follows from its seed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -186,6 +188,21 @@ def test_guidance_moves_away_from_what_no_class_would_be(model: PlaceNetwork) ->
         (codes,) = generate_codes(opinionated, torch.tensor([1]), [2000], settings, [0])
         counts.append(torch.bincount(codes[0], minlength=20) / 2000)
     assert float(counts[1].max()) > 1.1 * float(counts[0].max())
+
+
+def test_upper_levels_have_their_own_nucleus(model: PlaceNetwork) -> None:
+    with torch.no_grad():
+        for parameter in (model.head.project_QHL, model.class_embedding.weight):
+            parameter.zero_()
+        share_K = torch.tensor([0.6] + [0.4 / 19] * 19)
+        model.head.head_bias.copy_(share_K.log().expand(3, 20))
+    settings = SamplerSettings(iterations=1, order="even", final_temperature=1.0, upper_top_p=0.5)
+    (codes_QT,) = generate_codes(model, torch.tensor([0]), [500], settings, [0])
+    assert len(codes_QT[0].unique()) == 20
+    assert not codes_QT[1:].any()
+    (codes_QT,) = generate_codes(model, torch.tensor([0]), [500], replace(settings, top_p=0.5, upper_top_p=1.0), [0])
+    assert not codes_QT[0].any()
+    assert len(codes_QT[1].unique()) == len(codes_QT[2].unique()) == 20
 
 
 def test_upper_levels_have_their_own_temperature(model: PlaceNetwork) -> None:

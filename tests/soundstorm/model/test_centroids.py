@@ -179,7 +179,8 @@ def test_a_checkpoint_from_before_there_were_two_orders_is_soundstorms(tmp_path:
     config = json.loads(path.read_text())
     for name in ("order", "centroids", "centroid_dim", "generated_levels", "head_width", "head_depth"):
         del config["architecture"][name]
-    for table, name in (("training", "head_share"), ("sampler", "upper_temperature"), ("sampler", "upper_guidance")):
+    del config["sampler"]["upper_guidance"]
+    for table, name in (("training", "head_share"), ("sampler", "upper_temperature"), ("sampler", "upper_top_p")):
         del config[table][name]
     path.write_text(json.dumps(config))
     loaded = load_checkpoint(tmp_path / "checkpoint").model
