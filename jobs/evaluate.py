@@ -6,13 +6,11 @@ further section compares the distributions, see `soundstorm.evaluation.closeness
 """
 
 import hashlib
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from annotated_types import Ge, Le
 
 from cluster import storage
 from cluster.tables import stage_record as records
@@ -20,10 +18,10 @@ from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.console.command import exit_process, print_note, run_command
-from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
+from jobs.evaluation.options import Options
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.selection import (
     ComparisonSets,
@@ -33,7 +31,7 @@ from jobs.evaluation.selection import (
     measurement_requests,
     select_comparison_sets,
 )
-from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
+from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip, clips_of_fold, draw_per_category, find_clips, fingerprint_of_clips, is_listed
 from jobs.inputs.codecs import choose_codec, codec_of_samples
 from jobs.inputs.outputs_apart import check_not_inside
@@ -41,89 +39,17 @@ from jobs.inputs.rejections import check_rejected_fraction
 from soundstorm.audio.bands import Bands
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
-from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import summarize
+
+__all__ = ["Options", "run"]
 
 STAGE = "evaluate"
 OUTPUTS = (
     *(f"{name}.parquet" for name in (*TABLES, "substitution", "failed")),
     *("parts", "summary.json", "report.html", PLAYERS_FOLDER),
 )
-MAX_LINK_DAYS = 7
-
-
-@dataclass(kw_only=True)
-class Options(PoolOptions):
-    """Compare generated clips with real ones and write a report with players."""
-
-    real_audio: str
-    """Real clips: a dataset's folder, a table of clips, the output of `tokenize`, or a folder of audio; path or URI."""
-    generated_audio: str
-    """Generated clips: the output of `generate`, its samples.parquet, or a folder of audio."""
-    output_dir: str = "runs/evaluation"
-    """Folder or s3:// prefix for metrics, pairs, features and rejected (.parquet), summary.json, report.html and
-    evaluate.json."""
-    metrics: Literal["all", "acoustic"] = "all"
-    """acoustic: the six metrics of single clips; all: also the two metrics of pairs, and the closeness of the
-    distributions."""
-    fold: Count | None = None
-    """Use real clips of this fold only."""
-    held_out_fold: Count | None = None
-    """Fold of --real-audio that the generator was not trained on, needed to detect memorization; default: --fold, else
-    the last."""
-    classifier: str | None = None
-    """Classifier that classifies the clips, a file of `train-classifier`, path or URI; default: the one in the
-    package."""
-    embedding_model: str | None = None
-    """Further embedding model for distances, such as PANNs or CLAP, path or URI: an ONNX file from waveforms (batch,
-    samples) to embeddings; needs the extra `onnx`."""
-    embedding_rate: Count | None = None
-    """Sample rate that this model expects, in Hz; default: 24000."""
-    substitution: str | None = None
-    """Generator (output of `train`, path or URI, or `packaged`) for an additional table: the accuracy if the first
-    levels keep the true codes of recordings and the generator makes the others."""
-    substitution_clips: Count = 100
-    """Approximate number of recordings for that table."""
-    clips_per_class: Count | None = None
-    """Real clips per class, a random sample by --seed; default: all."""
-    max_duration: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = MAX_CLIP_S
-    """Seconds of each clip, real or generated, that are measured; the rest is ignored."""
-    seed: NotNegative = 0
-    """Random seed of the sample of real clips."""
-    common_band: bool = False
-    """Low-pass all clips to the bandwidth that both sides have: for clips of different sample rates."""
-    codec: str | None = None
-    """Weights of the codec for the column `resynthesized`; default: the codec of the generated clips, else as in
-    `tokenize`."""
-    training_log: str | None = None
-    """log.csv of `train`, for the curves in the report."""
-    examples_per_class: NotNegative = 1
-    """Clips of each class and source that the report plays."""
-    players: Literal["inside", "linked"] = "inside"
-    """inside: the report contains its audio and always works; linked: it links to files in players/; in object storage
-    the links are signed and expire."""
-    link_days: Annotated[int, Ge(1), Le(MAX_LINK_DAYS), Allowed(f"1 to {MAX_LINK_DAYS}")] = 7
-    """Days that signed links are valid, 1 to 7: anyone who has the report can play its clips until then."""
-    max_rejected: Fraction = 0.05
-    """Fraction of clips (0 to 1) that may be rejected before the job fails."""
-    shard_size: Count = 16
-    """Clips per shard."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.embedding_rate is not None and self.embedding_model is None:
-            raise SoundStormError(
-                f"--embedding-rate is {self.embedding_rate} without --embedding-model: give both or neither"
-            )
-        for name, given in (
-            ("--classifier", self.classifier),
-            ("--held-out-fold", self.held_out_fold),
-            ("--embedding-model", self.embedding_model),
-        ):
-            if given is not None and self.metrics != "all":
-                raise SoundStormError(f"{name} is {given}: it needs --metrics all, and --metrics is {self.metrics}")
 
 
 def run(options: Options) -> dict[str, Any]:
