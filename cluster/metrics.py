@@ -1,7 +1,7 @@
 """Prometheus metrics of a job, exported by Ray on every node; `grafana/soundstorm.json` is a dashboard for them.
 
-The driver of a job sets all metrics, once per shard or epoch, so workers spend no time on them. Ray exports a value
-about ten seconds after it was set.
+The driver of a job sets all metrics, once per shard or epoch, so workers spend no time on them; those of the endpoint
+are set where its requests arrive. Ray exports a value about ten seconds after it was set.
 """
 
 import functools
@@ -18,11 +18,14 @@ COUNTERS = {
     "retries": "Attempts at a shard that failed and are repeated",
     "actors_replaced": "Actors that died or hung, and were replaced",
     "shards_set_aside": "Shards that failed repeatedly",
+    "sounds_made": "Sounds that the endpoint made",
+    "requests_refused": "Requests that the endpoint refused because too many waited",
 }
 """Counters by name, with their descriptions."""
 GAUGES = {
     "shards_waiting": "Shards that no actor has started",
     "actors_ready": "Actors that are ready",
+    "requests_waiting": "Requests for sound that are being made or wait",
     "training": "Newest value of a column of log.csv",
 }
 """Gauges by name, with their descriptions."""

@@ -20,7 +20,9 @@ NEW_SAMPLES, EDITED_SAMPLES = 10, 1
 """Clips where --num-samples is not given."""
 MAX_SAMPLES = 1_000_000_000
 STRENGTH = 0.6
-OF_A_RECIPE = ("recipe", "checkpoint", "codec", "listener", "output_dir", "overwrite", "address", "num_actors")
+OF_A_RECIPE = (
+    "recipe", "recording", "checkpoint", "codec", "listener", "output_dir", "overwrite", "address", "num_actors",
+)  # fmt: skip
 """Options that may be given with --recipe."""
 SAMPLER_OPTIONS = (
     "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "upper_top_p",
@@ -65,6 +67,8 @@ class Options(PoolOptions):
     """End and beginning fit, so that the clip repeats without a click; with --inpaint, those of the recording."""
     recipe: str | None = None
     """JSON file beside a clip (path or URI): makes the same clip again, with nothing else to say."""
+    recording: str | None = None
+    """Where the recording is now that --recipe names (path or URI); default: where it was."""
     recipes: bool = True
     """Write a recipe beside each clip."""
     format: Literal["flac", "wav"] = "flac"
@@ -116,6 +120,10 @@ class Options(PoolOptions):
         super().__post_init__()
         if self.recipe is not None:
             self._require_only_places()
+        elif self.recording is not None:
+            raise SoundStormError(
+                "--recording goes with --recipe FILE: to edit a recording, give it to --inpaint, --vary or --prompt"
+            )
         if self.num_samples is not None and self.num_samples > MAX_SAMPLES:
             raise SoundStormError(
                 f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; for more, run again with another "

@@ -21,6 +21,8 @@ MAX_BATCH_SIZE = 4096
 FORMAT = 1
 KEY = "recipe"
 """Of the file, beside the clip's row of the manifest."""
+UPLOADED = "uploaded"
+"""In place of the URI of a recording that was sent to the endpoint, which does not keep it."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -107,7 +109,9 @@ class ClipRecipe:
         if kind not in ("new", "prompt", "inpaint", "vary") or (kind != "new") != (len(parents) == 1):
             raise SoundStormError(f"{self.where}: an edit '{kind}' of {len(parents)} recordings is not known here")
         if kind != "new":
-            of_edit[kind] = parents[0].uri
+            of_edit[kind] = self._recording(parents[0], given)
+        elif given.recording is not None:
+            raise SoundStormError(f"{self.where} was not made from a recording: leave --recording out")
         if kind == "prompt":
             of_edit["prompt_duration"] = self.recipe.prompt_duration_s
         if kind == "inpaint":
@@ -125,6 +129,7 @@ class ClipRecipe:
             return replace(
                 given,
                 recipe=None,
+                recording=None,
                 class_name=self.category,
                 num_samples=1,
                 loop=self.recipe.loop,
@@ -134,6 +139,15 @@ class ClipRecipe:
             )
         except SoundStormError as error:
             raise SoundStormError(f"{self.where}: {error}") from error
+
+    def _recording(self, parent: Source, given: Options) -> str | None:
+        """Where the recording is now."""
+        if given.recording is None and parent.uri == UPLOADED:
+            raise SoundStormError(
+                f"{self.where} was made from a recording that was sent to an endpoint: say with --recording where that "
+                f"is now (SHA-256 {parent.sha256[:12]})"
+            )
+        return given.recording or parent.uri
 
 
 def recipe_of(
