@@ -17,6 +17,7 @@ from cluster.tables import stage_record as records
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
+from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import finished_summary, has_all_outputs
 from jobs.evaluation.bands import common_bands, find_bands
@@ -47,7 +48,7 @@ __all__ = ["Options", "run"]
 
 STAGE = "evaluate"
 OUTPUTS = (
-    *(f"{name}.parquet" for name in (*TABLES, "substitution", "failed")),
+    *(f"{name}.parquet" for name in (*TABLES, "substitution", "utility", "failed")),
     *("parts", "summary.json", "report.html", PLAYERS_FOLDER),
 )
 
@@ -66,9 +67,12 @@ def run(options: Options) -> dict[str, Any]:
     scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
     bands = common_bands(real, generated, options.seed) if options.common_band else None
     generator = find_generator(options.substitution, codec)
+    utility = _utility_clips(options, dataset, generated, scope)
     settings = _settings(options, real, generated, training_log, codec, scope, bands) | (
         generator.settings(options.substitution_clips) if generator else {}
     )
+    if utility is not None:
+        settings |= {"utility": (options.utility_clips, options.utility_seeds, options.utility_steps)}
     record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
     made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
     if record is not None and has_all_outputs(options.output_dir, *made, "summary.json", "report.html"):
@@ -105,6 +109,7 @@ def run(options: Options) -> dict[str, Any]:
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, codec, features) if scope else None,
         substitution=_substitution(options, generator, real, weights, settings_digest(settings)),
+        utility=_utility(options, utility, settings_digest(settings)),
     )
     evaluation.write(options.output_dir)
     page = _report(options, evaluation, training_log)
@@ -223,6 +228,29 @@ def _substitution(
         clips_to_substitute(real, generator, options.substitution_clips, options.seed),
         settings=settings,
         seed=options.seed,
+        num_actors=options.num_actors,
+    )
+
+
+def _utility_clips(
+    options: Options, dataset: list[Clip], generated: list[Clip], scope: ComparisonSets | None
+) -> UtilityClips | None:
+    if scope is None or not options.utility:
+        return None
+    return utility_clips(dataset, generated, scope.held_out_fold, scope.no_fold)
+
+
+def _utility(options: Options, clips: UtilityClips | None, settings: str) -> pa.Table | None:
+    if clips is None:
+        return None
+    return utility_table(
+        options.output_dir,
+        options.address,
+        clips,
+        steps=options.utility_steps,
+        sizes=options.utility_clips,
+        seeds=options.utility_seeds,
+        settings=settings,
         num_actors=options.num_actors,
     )
 

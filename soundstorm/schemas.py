@@ -135,6 +135,19 @@ SUBSTITUTION = pa.schema(
 """A line of `soundstorm.generation.substitution`: levels whose codes are true, what makes the others, the share of
 clips named rightly (null: the classifier does not know the classes), log-mel distance in nats, number of clips."""
 
+UTILITY = pa.schema(
+    [
+        pa.field("training_set", pa.string(), nullable=False),
+        pa.field("clips_per_class", pa.int32(), nullable=False),
+        pa.field("seed", pa.int32(), nullable=False),
+        pa.field("training_clips", pa.int32(), nullable=False),
+        pa.field("test_clips", pa.int32(), nullable=False),
+        pa.field("accuracy", pa.float64(), nullable=False),
+    ]
+)
+"""One training of `soundstorm.classification.utility`: what it was trained on, and the share of the test recordings
+that the classifier names correctly."""
+
 MAX_DIGITS = 18
 """Of a number in the metadata."""
 EARLIER_CODECS = ("compact-24khz", "compact")

@@ -7,6 +7,7 @@ from annotated_types import Ge, Le
 
 from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
 from jobs.inputs.audio_files import MAX_CLIP_S
+from soundstorm.classification.utility import CLIPS_PER_CLASS, SEEDS, STEPS
 from soundstorm.errors import SoundStormError
 
 MAX_LINK_DAYS = 7
@@ -44,6 +45,15 @@ class Options(PoolOptions):
     levels keep the true codes of recordings and the generator makes the others."""
     substitution_clips: Count = 100
     """Approximate number of recordings for that table."""
+    utility: bool = False
+    """Also measure what the generated clips are worth as training data: classifiers are trained on them, on recordings
+    of the other folds and on both, and tested on the held-out fold."""
+    utility_clips: tuple[int, ...] = CLIPS_PER_CLASS
+    """Numbers of recordings per class that they are trained on."""
+    utility_seeds: Count = SEEDS
+    """Trainings of each kind, with other recordings and initial weights."""
+    utility_steps: Count = STEPS
+    """Optimizer steps of each training."""
     clips_per_class: Count | None = None
     """Real clips per class, a random sample by --seed; default: all."""
     max_duration: Annotated[float, Ge(0.1), Le(600), Allowed("0.1 to 600 seconds")] = MAX_CLIP_S
@@ -75,10 +85,15 @@ class Options(PoolOptions):
             raise SoundStormError(
                 f"--embedding-rate is {self.embedding_rate} without --embedding-model: give both or neither"
             )
+        if not self.utility_clips or min(self.utility_clips) < 1:
+            raise SoundStormError(
+                f"--utility-clips is {self.utility_clips}: give numbers of recordings per class, at least 1"
+            )
         for name, given in (
             ("--classifier", self.classifier),
             ("--held-out-fold", self.held_out_fold),
             ("--embedding-model", self.embedding_model),
+            ("--utility", self.utility or None),
         ):
             if given is not None and self.metrics != "all":
                 raise SoundStormError(f"{name} is {given}: it needs --metrics all, and --metrics is {self.metrics}")

@@ -1,7 +1,7 @@
 """What comes out of an evaluation: tables, summary.json, and the page with examples, settings and fingerprints."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +11,7 @@ from cluster import storage, tables
 from jobs.evaluation.selection import ComparisonSets
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import Bands
+from soundstorm.classification.utility_result import utility_lines
 from soundstorm.codec.codec import Codec
 from soundstorm.data.datasets import DATASETS
 from soundstorm.evaluation.closeness_result import Closeness
@@ -41,6 +42,8 @@ class Evaluation:
     """How many clips were rejected for each reason."""
     substitution: pa.Table | None = None
     """Where the generator loses; None: not asked for."""
+    utility: pa.Table | None = None
+    """What the generated clips are worth as training data; None: not asked for."""
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -77,10 +80,14 @@ class Evaluation:
             written["features"] = self.features, self.codec.fingerprint.to_metadata() | about
         if self.substitution is not None:
             written["substitution"] = self.substitution, {}
+        if self.utility is not None:
+            written["utility"] = self.utility, {}
         for name, (table, metadata) in written.items():
             tables.write_table(storage.join(output_dir, f"{name}.parquet"), table, metadata)
         closeness = self.closeness and self.closeness.to_dict()
         told = self.summary.to_dict() | {"bands": self.bands.to_dict(), "closeness": closeness}
+        if self.utility is not None:
+            told["utility"] = [asdict(line) for line in utility_lines(self.utility)]
         content = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
         storage.write_bytes(storage.join(output_dir, "summary.json"), content.encode())
 
@@ -136,6 +143,7 @@ def render_evaluation(
             fingerprints=fingerprints | checkpoint,
             rejected=made.reasons,
             substitution=made.substitution,
+            utility=made.utility,
             bands=made.bands,
             warnings=warnings,
             credits=[

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from soundstorm.audio.bands import Bands
+from soundstorm.classification.utility_result import utility_lines, utility_verdict
 from soundstorm.data.categories import group_of
 from soundstorm.evaluation.acoustic import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.closeness_result import Closeness
@@ -48,6 +49,8 @@ class ReportData:
     """The table behind `closeness`, for its pictures."""
     substitution: pa.Table | None = None
     """Where the generator loses, schema SUBSTITUTION."""
+    utility: pa.Table | None = None
+    """What the generated clips are worth as training data, schema UTILITY."""
     bands: Bands | None = None
     """Up to which frequency both sides reach; its note is not shown unless it is in `warnings` too."""
     examples: Sequence[Example] = ()
@@ -86,6 +89,7 @@ def render_report(data: ReportData) -> str:
         listening=listening_section(data.examples, confusion),
         closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
         substitution=None if data.substitution is None else _substitution(data.substitution),
+        utility=None if data.utility is None else _utility(data.utility),
         rows=[_metric_row(metric, data.summary.overall) for metric in CLIP_METRICS],
         pair_rows=[_pair_row(metric, data.summary) for metric in PAIR_METRICS if metric.name in data.summary.pairs],
         category_tables=_category_tables(data.summary),
@@ -113,6 +117,24 @@ def _substitution(table: pa.Table) -> dict[str, Any]:
                 "log_mel": f"{row['log_mel']:.2f}",
             }
             for row in rows
+        ],
+    }
+
+
+def _utility(table: pa.Table) -> dict[str, Any]:
+    lines = utility_lines(table)
+    return {
+        "caption": f"{thousands(table['test_clips'][0].as_py())} test recordings, mean ± standard deviation over "
+        f"{lines[0].seeds} trainings",
+        "verdict": utility_verdict(lines),
+        "rows": [
+            {
+                "training_set": line.training_set.value,
+                "clips_per_class": line.clips_per_class,
+                "accuracy": f"{100 * line.mean:.1f}%",
+                "spread": "n/a" if line.std is None else f"{100 * line.std:.1f}",
+            }
+            for line in lines
         ],
     }
 

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
@@ -28,7 +29,7 @@ from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES, clip
 from soundstorm.evaluation.embeddings import CodecEmbedder
 from soundstorm.evaluation.metric_info import MEASURE_NAMES
 from soundstorm.evaluation.temporal import spectral_flux
-from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, SUBSTITUTION, CodecFingerprint, check_schema
+from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, SUBSTITUTION, UTILITY, CodecFingerprint, check_schema
 from tests.jobs.conftest import (
     NUM_SAMPLES,
     Command,
@@ -200,6 +201,35 @@ def test_a_table_says_where_a_generator_loses(
     assert all(0 <= row["named"] <= 1 for row in rows.values())
     page = storage.read_bytes(storage.join(options.output_dir, "report.html")).decode()
     assert "Where the generator loses" in page and "left out" in page
+
+
+def test_a_table_says_what_the_generated_clips_are_worth_as_training_data(
+    synthetic_dataset: Path, generated: str, tiny_classifier: str, tmp_path: Path
+) -> None:
+    chosen: dict[str, Any] = {"utility": True, "utility_clips": (2,), "utility_seeds": 1, "utility_steps": 2}
+    chosen |= {"clips_per_class": 1, "classifier": tiny_classifier}
+    options = evaluate_options(str(synthetic_dataset), generated, str(tmp_path / "out"), **chosen)
+    evaluate.run(options)
+    table, _ = tables.read_table(storage.join(options.output_dir, "utility.parquet"))
+    check_schema(table.schema, UTILITY, "utility")
+    found = {(row["training_set"], row["clips_per_class"]): row["training_clips"] for row in table.to_pylist()}
+    classes = len(CLASSES)
+    assert found == {
+        ("generated", 2): 2 * classes,
+        ("recordings", 2): 2 * classes,
+        ("recordings and generated", 2): 4 * classes,
+    }
+    assert {row["test_clips"] for row in table.to_pylist()} == {classes}
+    summary = json.loads(storage.read_bytes(storage.join(options.output_dir, "summary.json")))
+    assert [line["training_set"] for line in summary["utility"]] == [name for name, _ in found]
+    page = storage.read_bytes(storage.join(options.output_dir, "report.html")).decode()
+    assert "Worth as training data" in page and "Generated clips alone reach" in page
+
+
+def test_without_folds_to_test_on_there_is_no_such_table(generated: str, tmp_path: Path) -> None:
+    options = evaluate_options(generated, generated, str(tmp_path / "out"), utility=True)
+    with pytest.raises(SoundStormError, match="--utility needs a fold to test on"):
+        evaluate.run(options)
 
 
 def test_a_generator_of_another_codec_has_no_table(
