@@ -39,6 +39,8 @@ os.environ["RAY_AUTH_MODE"] = (
 os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
+# No worker processes in stock: each costs a second of a core, and a driver that is new gets as many as it has cores.
+os.environ.update(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
 os.environ.pop("RAY_ADDRESS", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console keeps the width that it began with

@@ -17,7 +17,8 @@ from cluster import storage, tables
 from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS, folder_of
 from jobs.inputs.checkpoints import open_checkpoint
-from soundstorm.audio.files import encode_audio, within_full_scale
+from soundstorm.audio.files import encode_audio
+from soundstorm.audio.limiter import within_full_scale
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError

@@ -120,11 +120,6 @@ def to_pcm16(waveform: np.ndarray) -> np.ndarray:
     return samples
 
 
-def within_full_scale(waveform: np.ndarray) -> np.ndarray:
-    """float (N,), scaled down as a whole to a peak of PEAK where it exceeds that, so that nothing clips."""
-    return waveform * min(1.0, PEAK / max(float(np.abs(waveform).max()), 1e-9))
-
-
 def from_pcm16(samples: np.ndarray) -> np.ndarray:
     """int16 (N,) to float32 in [-1, 1); the exact inverse of `to_pcm16` on its own results."""
     return samples.astype(np.float32) / np.float32(32768.0)

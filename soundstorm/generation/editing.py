@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundstorm.audio.files import from_pcm16, to_pcm16, within_full_scale
+from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.joining import closed, replaced
+from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation

@@ -15,7 +15,8 @@ from enum import StrEnum
 import numpy as np
 import torch
 
-from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16, within_full_scale
+from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
 from soundstorm.data.categories import normalized

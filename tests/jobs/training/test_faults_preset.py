@@ -12,7 +12,8 @@ import torch
 
 from cluster import storage, tables
 from jobs import generate
-from soundstorm.audio.files import PEAK, to_pcm16
+from soundstorm.audio.files import to_pcm16
+from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.files import load_codec
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import save_checkpoint
@@ -43,5 +44,5 @@ def test_a_network_trained_on_filled_up_clips_without_classes_draws_the_filling_
         assert row["num_frames"] == frames
         [waveform] = codec.decode_clips([codes_QT[:, :frames].numpy()], [row["seed"]])
         found, _ = soundfile.read(io.BytesIO(storage.read_bytes(row["uri"])), dtype="int16")
-        expected = to_pcm16(waveform[:4800] * min(1.0, PEAK / float(np.abs(waveform).max())))
+        expected = to_pcm16(within_full_scale(waveform[:4800]))
         assert np.abs(found.astype(int) - expected.astype(int)).max() <= 1
