@@ -54,7 +54,7 @@ def finite(waveform: np.ndarray, index: int) -> np.ndarray:
 
 
 def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
-    """The first `num_samples` of `waveform`, scaled down if they would clip. Raises SoundStormError, which names sample
+    """The first `num_samples` of `waveform`, limited to full scale. Raises SoundStormError, which names sample
     `index`, if a value is not finite."""
     return within_full_scale(finite(waveform[:num_samples], index))
 

@@ -170,5 +170,5 @@ def by_noise(codes: Sequence[np.ndarray], kept: int, seed: int) -> list[np.ndarr
 
 
 def playable_pcm(waveform_N: np.ndarray, num_samples: int) -> np.ndarray:
-    """The first `num_samples` as 16-bit samples, scaled down if they would clip."""
+    """The first `num_samples` as 16-bit samples, limited to full scale."""
     return to_pcm16(within_full_scale(waveform_N[:num_samples]))
