@@ -24,6 +24,7 @@ COMMANDS = {
     "tune decoding": ("tune.decoding_study", "search decoding settings of a checkpoint: quality against cost"),
     "tune joint": ("tune.joint_study", "search both: training, then decoding of the best networks"),
     "export": ("jobs.sharing.export", "put a checkpoint, its codec and a model card in one folder, to share"),
+    "serve": ("jobs.serving.serve", "sound on demand: an endpoint and a page, with Ray Serve"),
     "pipeline": ("jobs.pipeline", "run all steps from recordings to the report, restartable"),
     "doctor": ("jobs.doctor", "check what this machine and its cluster have and lack"),
 }

@@ -1,11 +1,6 @@
 """The actor of `generate`: samples the codes of a shard as one batch, decodes them, and writes the audio and the
 shard's table."""
 
-import hashlib
-import json
-import math
-import re
-import unicodedata
 from typing import Any
 
 import numpy as np
@@ -15,16 +10,16 @@ import torch
 
 from cluster import storage, tables
 from cluster.tables import tar_shards as tars
+from jobs.actors.finishing import Finishing, as_json, file_stem
 from jobs.actors.sharded_output import SETTINGS, folder_of
 from jobs.inputs.checkpoints import open_checkpoint
-from soundstorm.audio.files import encode_audio
-from soundstorm.audio.limiter import within_full_scale
 from soundstorm.classification.cnn import load_classifier
+from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
-from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import Editor
 from soundstorm.generation.edits import Edit, New
 from soundstorm.generation.seeds import derived_seed
+from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES
 
@@ -37,26 +32,27 @@ def sample_seed(seed: int, label: int, index: int) -> int:
     return derived_seed(seed, f"{label}/{index}")
 
 
-def file_stem(category: str) -> str:
-    """The class name as a file name: letters, digits, `_` and `-` stay; a symbol such as an emoji becomes its code
-    point; everything else becomes `_`."""
-    spelt = "".join(
-        f"u{ord(character):x}_" if unicodedata.category(character) == "So" else character for character in category
+def editor_of(
+    checkpoint: Checkpoint, codec: Codec, sampler: SamplerSettings, reranker: bytes | None, device: str
+) -> Editor:
+    """What makes sound with a checkpoint.
+
+    Args:
+        checkpoint: with the network, on `device`.
+        codec: that the network was trained with.
+        sampler: how codes are sampled.
+        reranker: file of the classifier that chooses among draws.
+        device: where the reranker runs.
+    """
+    return Editor(
+        model=checkpoint.model,
+        codec=codec,
+        settings=sampler,
+        filled_frames=checkpoint.training.filled_frames or 0,
+        takes_class=checkpoint.training.class_dropout < 1,
+        reranker=None if reranker is None else load_classifier(reranker, device),
+        categories=checkpoint.categories,
     )
-    return re.sub(r"[^\w-]+", "_", spelt).removesuffix("_" if spelt != category else "") or "_"
-
-
-def finite(waveform: np.ndarray, index: int) -> np.ndarray:
-    """The waveform of sample `index`; raises SoundStormError if it holds NaN or infinity."""
-    if not np.isfinite(waveform).all():
-        raise SoundStormError(f"sample {index} has NaN or infinite values: the checkpoint or the codec is damaged")
-    return waveform
-
-
-def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
-    """The first `num_samples` of `waveform`, limited to full scale. Raises SoundStormError, which names sample
-    `index`, if a value is not finite."""
-    return within_full_scale(finite(waveform[:num_samples], index))
 
 
 class Generator:
@@ -86,14 +82,14 @@ class Generator:
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
         self.edit, self.job = edit or New(), job
-        self.editor = Editor(
-            model=self.checkpoint.model,
-            codec=self.codec,
-            settings=sampler,
-            filled_frames=self.checkpoint.training.filled_frames or 0,
-            takes_class=self.checkpoint.training.class_dropout < 1,
-            reranker=None if reranker is None else load_classifier(reranker, device),
-            categories=self.checkpoint.categories,
+        self.editor = editor_of(self.checkpoint, self.codec, sampler, reranker, device)
+        self.finishing = Finishing(
+            sample_rate=self.codec.sample_rate,
+            hop=self.codec.hop,
+            num_samples=round(job["duration_s"] * self.codec.sample_rate),
+            format=job["format"],
+            keeps_recording=self.edit.keeps_recording,
+            recipe=job.get("recipe"),
         )
 
     def generate_shard(self, work: tuple[str, list[tuple[int, int]]]) -> int:
@@ -124,11 +120,9 @@ class Generator:
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
         if self.job.get("own_seed") is not None:  # one clip again: in bfloat16 its codes depend on the batch's size
             labels, seeds = [labels[0]] * self.job["batch_size"], [self.job["own_seed"]] * self.job["batch_size"]
-        num_samples = round(self.job["duration_s"] * self.codec.sample_rate)
-        num_frames = math.ceil(num_samples / self.codec.hop)
-        waveforms = self.waveforms(labels, seeds, num_samples)
+        waveforms = self.waveforms(labels, seeds, self.finishing.num_samples)
         clips = [
-            self._clip(index, label, seed, num_frames, wave)
+            self.finishing.clip(index, label, self.checkpoint.categories[label], seed, wave)
             for (index, label), seed, wave in zip(samples, seeds, waveforms, strict=False)
         ]
         return [(row | {"batch_size": len(labels)}, audio) for row, audio in clips]
@@ -136,33 +130,6 @@ class Generator:
     def waveforms(self, labels: list[int], seeds: list[int], num_samples: int) -> list[np.ndarray]:
         """The waveform (num_samples,) of each sample."""
         return self.edit.takes(self.editor, labels, seeds, num_samples)
-
-    def _clip(
-        self, index: int, label: int, seed: int, num_frames: int, waveform: np.ndarray
-    ) -> tuple[dict[str, Any], bytes]:
-        """A sample's row, without its URI, and the content of its audio file."""
-        sample_rate = self.codec.sample_rate
-        waveform = finite(waveform[: round(self.job["duration_s"] * sample_rate)], index)
-        if not self.edit.keeps_recording:
-            waveform = within_full_scale(waveform)
-        category = self.checkpoint.categories[label]
-        audio = encode_audio(waveform, sample_rate, self.job["format"])
-        row = {
-            "sample_id": f"{file_stem(category)}-{index:07d}",
-            "label": label,
-            "category": category,
-            "seed": seed,
-            "num_frames": num_frames,
-            "duration_s": len(waveform) / sample_rate,
-            "sha256": hashlib.sha256(audio).hexdigest(),
-        }
-        return row, audio
-
-    def _about(self, row: dict[str, Any]) -> bytes:
-        """The JSON file beside a clip."""
-        recipe = self.job.get("recipe")
-        about = row | {"sample_rate": self.codec.sample_rate} | ({} if recipe is None else {"recipe": recipe})
-        return json.dumps(about, sort_keys=True, ensure_ascii=False).encode()
 
     def _store_files(self, clips: list[tuple[dict[str, Any], bytes]]) -> list[dict[str, Any]]:
         """Write one audio file per clip; returns the rows with their URIs."""
@@ -173,7 +140,7 @@ class Generator:
             uri = f"{stem}.{self.job['format']}"
             storage.write_bytes(uri, audio)
             if self.job.get("recipe") is not None:
-                storage.write_bytes(f"{stem}.json", self._about(row))
+                storage.write_bytes(f"{stem}.json", as_json(self.finishing.about(row)))
             rows.append(row | {"uri": uri})
         return rows
 
@@ -183,6 +150,6 @@ class Generator:
         files = []
         for row, audio in clips:
             stem = row["sample_id"]
-            files += [(f"{stem}.{self.job['format']}", audio), (f"{stem}.json", self._about(row))]
+            files += [(f"{stem}.{self.job['format']}", audio), (f"{stem}.json", as_json(self.finishing.about(row)))]
         storage.write_bytes(uri, tars.write_tar(files))
         return [row | {"uri": tars.member_uri(uri, f"{row['sample_id']}.{self.job['format']}")} for row, _ in clips]

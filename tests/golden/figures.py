@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from jobs import cli
-from jobs.actors.generator import playable, sample_seed
+from jobs.actors.finishing import playable
+from jobs.actors.generator import sample_seed
 from jobs.console.command import run_command
 from jobs.inputs.tokens import TokenSet
 from jobs.training.generator_trainer import TrainingRun

@@ -19,7 +19,8 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import generate
-from jobs.actors.generator import Generator, file_stem, sample_seed
+from jobs.actors.finishing import file_stem
+from jobs.actors.generator import Generator, sample_seed
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.audio.files import encode_audio

@@ -22,6 +22,7 @@ GROUPS = {
 """Groups of more than one file: `tokenized`, `generated` and `evaluated` of tests/jobs/conftest.py are made once."""
 LONG_FIRST = (
     SHARED_RUNS,
+    "jobs/serving/test_endpoint.py",
     "jobs/test_cross_validate.py",
     "jobs/test_train_job.py",
     "cluster/runtime/test_connect.py",

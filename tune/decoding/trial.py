@@ -15,7 +15,8 @@ import ray
 import torch
 from ray import tune
 
-from jobs.actors.generator import Generator, playable, sample_seed
+from jobs.actors.finishing import playable
+from jobs.actors.generator import Generator, sample_seed
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio, to_pcm16

@@ -133,7 +133,8 @@ def test_the_image_has_the_packages_in_a_layer_below_the_code_and_no_development
     installed = {name for name in PROJECT["optional-dependencies"] if f"--extra {name}" in packages_layer}
     assert installed == {"cluster", "av"}
     assert [text for kind, text in rest if kind == "RUN"] == [
-        "python -m pip install --quiet --no-cache-dir --no-deps --constraint constraints.txt --editable '.[cluster,av]'"
+        "python -m pip install --quiet --no-cache-dir --no-deps --constraint constraints.txt "
+        "--editable '.[cluster,av,serve]'"
     ]
     copied = " ".join(re.findall(r"^COPY --chown=ray:users (.*) \S+$", dockerfile, re.MULTILINE)).split()
     packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]["include"]

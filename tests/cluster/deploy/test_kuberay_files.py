@@ -14,9 +14,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.schema import ServeDeploySchema
 
 from cluster.runtime.connect import CLUSTER_PORT, MAX_GPUS
 from jobs.cli import COMMANDS
+from jobs.serving.application import TOKEN_VARIABLE, build
+from jobs.serving.serve import PORT
+from jobs.serving.settings import EndpointSettings
 from tests.cluster.deploy.test_cluster_file import DASHBOARD_PORT
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -103,7 +107,10 @@ def pods(spec: Fields) -> list[Fields]:
     ]
 
 
-@pytest.mark.parametrize(("name", "kind"), [("ray_cluster.yaml", "RayCluster"), ("ray_job.yaml", "RayJob")])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ray_cluster.yaml", "RayCluster"), ("ray_job.yaml", "RayJob"), ("ray_service.yaml", "RayService")],
+)
 def test_a_manifest_says_what_it_is(name: str, kind: str) -> None:
     manifest = load(name)
     assert set(manifest) == {"apiVersion", "kind", "metadata", "spec"}
@@ -183,3 +190,21 @@ def test_the_job_runs_one_of_our_commands_on_the_same_cluster(spec: Fields) -> N
         "--output-dir",
     }
     assert job["shutdownAfterJobFinishes"] is True and job["submissionMode"] == "K8sJobMode"
+
+
+def test_the_service_serves_what_the_file_for_serve_deploy_does_and_asks_for_a_token(spec: Fields) -> None:
+    service = load("ray_service.yaml")["spec"]
+    assert set(service) == {"serveConfigV2", "rayClusterConfig"}
+    deployed = yaml.safe_load((ROOT / "cluster" / "deploy" / "serve.yaml").read_text())
+    assert yaml.safe_load(service["serveConfigV2"]) == deployed
+    [application] = ServeDeploySchema.model_validate(deployed).applications
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    EndpointSettings.from_dict(application.args, "args")
+    config = service["rayClusterConfig"]
+    for pod in pods(config):
+        [container] = pod["containers"]
+        [variable] = container.pop("env")
+        assert variable["name"] == TOKEN_VARIABLE and "secretKeyRef" in variable["valueFrom"]
+    port = pods(config)[0]["containers"][0]["ports"].pop()
+    assert port == {"name": "serve", "containerPort": PORT} and deployed["http_options"]["port"] == PORT
+    assert config == spec  # but for the token and the port, the same cluster

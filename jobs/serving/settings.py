@@ -1,0 +1,80 @@
+"""The settings of an endpoint: those of `soundstorm serve`, and the arguments of the application in
+`cluster/deploy/serve.yaml`."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from jobs.console.options import Count, NotNegative, check_bounds
+from jobs.generation.options import Options
+from jobs.serving.limits import Limits
+from soundstorm.errors import SoundStormError
+from soundstorm.settings import Settings
+
+OF_A_MODEL = ("checkpoint", "codec", "listener", "config", "candidates")
+"""Options that `generate` has too."""
+
+
+@dataclass(kw_only=True)
+class EndpointSettings(Settings):
+    """What is served, how much may be asked for, and who may ask."""
+
+    checkpoint: str | None = None
+    """Output folder of `train`, or a checkpoint folder, path or URI that every node can read; default: the one in the
+    package, trained on ESC-50."""
+    codec: str | None = None
+    """Weights of the codec, path or URI; default: the codec that the checkpoint was trained with."""
+    listener: str | None = None
+    """Classifier that chooses among the --candidates, path or URI; default: the one in the package."""
+    config: str | None = None
+    """JSON or TOML file, path or URI, whose table "sampler" overrides the checkpoint's settings."""
+    candidates: Count | None = None
+    """Draws of each sound, of which the best is kept: 1 is fastest; default: the checkpoint's."""
+    longest: float = Limits.longest_s
+    """Seconds of the longest sound that is made or edited."""
+    upload_mb: float = Limits.upload_bytes / 1e6
+    """Megabytes of the largest recording that is taken."""
+    waiting: Count = Limits.waiting
+    """Requests that are made or wait at once; the next is answered with 429."""
+    wait: float = Limits.wait_s
+    """Seconds after which a request that is not made yet is answered with 503."""
+    batch_size: Count = 8
+    """Requests of one kind and length that are made as one batch; 1: one by one."""
+    batch_wait_ms: NotNegative = 20
+    """Milliseconds that a request waits for others where nothing is being made."""
+    min_replicas: Count = 1
+    """Replicas of the generator that are always there, each with one core, or half a GPU."""
+    max_replicas: Count | None = None
+    """Replicas while many wait; default: one for each core, or two for each GPU."""
+    page: bool = True
+    """Serve the page at / (where Gradio is installed)."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self)
+        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
+            raise SoundStormError(
+                f"--max-replicas is {self.max_replicas}: give at least {self.min_replicas}, which is --min-replicas"
+            )
+        check_bounds(self.limits)
+
+    @property
+    def limits(self) -> Limits:
+        """What one request may ask for."""
+        return Limits(
+            longest_s=self.longest,
+            upload_bytes=round(self.upload_mb * 1e6),
+            waiting=self.waiting,
+            wait_s=self.wait,
+        )
+
+    @property
+    def model(self) -> Options:
+        """The options of `generate` that name the model.
+
+        Raises:
+            SoundStormError: they do not go together.
+        """
+        return Options(**{name: getattr(self, name) for name in OF_A_MODEL})
+
+    def of_endpoint(self) -> dict[str, Any]:
+        """These settings alone, as arguments of the application."""
+        return {field.name: getattr(self, field.name) for field in fields(EndpointSettings)}
