@@ -54,7 +54,8 @@ class Front:
         app: Any = build_routes(self._studio)
         if self._settings.page and find_spec("gradio") is not None:
             import_module("jobs.serving.page.mounting").mount_page(app, self._studio)
-        return Doors(app, self._token, self._settings.limits.upload_bytes)
+        limits = self._settings.limits
+        return Doors(app, self._token, limits.upload_bytes, limits.waiting, self._studio.retry_after_s)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:

@@ -3,14 +3,16 @@
 1. A token, where one is asked for: `Authorization: Bearer TOKEN`, or the cookie that the page sets when it is opened as
    `/?token=TOKEN`. Where none is asked for, only requests to this machine by its own name are answered, and no page of
    another site may send any: a browser cannot be made to ask for somebody else.
-2. No more bytes than are allowed.
+2. No more bytes than are allowed, no more requests that bring some than may wait, and none that takes for ever to.
 3. Whatever fails inside is written to the log, and answered with a sentence.
 """
 
+import asyncio
 import hashlib
 import hmac
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -26,6 +28,8 @@ OPEN_PATHS = ("/healthz",)
 COOKIE = "soundstorm"
 SMALL_BODY = 1 << 16
 """Bytes of a request that brings no recording, and of what stands around a recording."""
+UPLOAD_S = 120.0
+"""Within which a request has come as a whole."""
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 logger = logging.getLogger(__name__)
 
@@ -56,10 +60,20 @@ class Doors:
         app: what is inside.
         token: that is asked for; None: none.
         upload_bytes: of the largest recording.
+        waiting: requests for sound that may be inside.
+        retry_after_s: says after how many seconds one that is too many may come again.
     """
 
-    def __init__(self, app: App, token: str | None, upload_bytes: int) -> None:
+    def __init__(
+        self,
+        app: App,
+        token: str | None,
+        upload_bytes: int,
+        waiting: int,
+        retry_after_s: Callable[[], int] = lambda: 1,
+    ) -> None:
         self._app, self._token = app, token
+        self._waiting, self._retry_after_s, self._inside_now = waiting, retry_after_s, 0
         self._most = upload_bytes + SMALL_BODY
         self._cookie = None if token is None else hmac.new(token.encode(), b"page", hashlib.sha256).hexdigest()
 
@@ -76,7 +90,19 @@ class Doors:
             for message in refusal:
                 await send(message)
             return
-        await self._inside(scope, receive, send)
+        if scope["method"] != "POST" or not scope["path"].startswith("/v1/"):
+            await self._inside(scope, receive, send)
+            return
+        self._inside_now += 1
+        try:
+            if self._inside_now <= self._waiting:
+                await self._inside(scope, receive, send)
+                return
+            sentence = f"{self._waiting} requests are made or wait, and no more may: try again in some seconds"
+            for message in answer(429, sentence, retry_after=str(self._retry_after_s())):
+                await send(message)
+        finally:
+            self._inside_now -= 1
 
     def _welcome(self, scope: MutableMapping[str, Any], headers: dict[str, str]) -> list[Message]:
         """The cookie for who opens the page with the token in its address, and the address without it."""
@@ -119,41 +145,42 @@ class Doors:
 
     async def _inside(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """Let the application answer, with no more bytes than are allowed, and without what it raises."""
-        state = {"bytes": 0, "started": False, "refused": False}
-        most = self._most_at(scope["path"])
+        most, deadline_s = self._most_at(scope["path"]), time.monotonic() + UPLOAD_S
+        num_bytes, is_whole, has_begun = 0, False, False
+        refusal: list[Message] = []
 
         async def counted() -> Message:
-            message = await receive()
-            if message["type"] == "http.request":
-                state["bytes"] += len(message.get("body", b""))
-                if state["bytes"] > most:
-                    state["refused"] = True
-                    return {"type": "http.disconnect"}
+            nonlocal num_bytes, is_whole
+            if is_whole:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(deadline_s - time.monotonic(), 0.0))
+            except TimeoutError:
+                refusal[:] = answer(408, f"the request has not come within {UPLOAD_S:g} s: send it again")
+                return {"type": "http.disconnect"}
+            num_bytes += len(message.get("body", b""))
+            is_whole = not message.get("more_body", False)
+            if num_bytes > most:
+                refusal[:] = answer(413, f"the request has more than {most} bytes: give fewer", connection="close")
+                return {"type": "http.disconnect"}
             return message
 
-        async def refused() -> None:
-            state["started"] = True
-            for message in answer(413, f"the request has more than {most} bytes: give fewer", connection="close"):
-                await send(message)
-
         async def guarded(message: Message) -> None:
-            if state["refused"]:
-                if not state["started"]:
-                    await refused()
-                return
-            state["started"] = True
-            await send(message)
+            nonlocal has_begun
+            messages = refusal if refusal else [message]
+            if not (refusal and has_begun):
+                has_begun = True
+                for each in messages:
+                    await send(each)
 
         try:
             await self._app(scope, counted, guarded)
         except Exception:  # the outermost handler: nothing of it gets out
-            if state["refused"] and not state["started"]:
-                await refused()
-                return
-            logger.exception("a request failed")
-            if not state["started"]:
-                for message in answer(500, "something failed here; it is in the log of the endpoint"):
-                    await send(message)
+            if not refusal:
+                logger.exception("a request failed")
+                refusal[:] = answer(500, "something failed here; it is in the log of the endpoint")
+        if refusal and not has_begun:
+            await guarded(refusal[0])
 
 
 def _same(given: str, expected: str) -> bool:

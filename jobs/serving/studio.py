@@ -56,6 +56,10 @@ class Studio:
         """Names of the classes that can be made."""
         return list(self.about.categories)
 
+    def retry_after_s(self) -> int:
+        """Seconds after which a request may come again that was too many: as long as one took lately."""
+        return max(1, math.ceil(self._mean_s))
+
     async def generate(
         self,
         category: str,
@@ -160,7 +164,7 @@ class Studio:
             metrics.increment(STAGE, "requests_refused", 1)
             raise BusyError(
                 f"{self._busy} requests are being made or wait, and no more may: try again in some seconds",
-                max(1, math.ceil(self._mean_s)),
+                self.retry_after_s(),
             )
         self._busy += 1
         metrics.set_gauge(STAGE, "requests_waiting", self._busy)
@@ -190,6 +194,4 @@ class Studio:
                 logger.warning("a replica was lost and its sound is begun again: %s", type(error).__name__)
                 metrics.increment(STAGE, "retries", 1)
                 await asyncio.sleep(PAUSE_S)
-        raise UnavailableError(
-            "the sound could not be made now: try again in some seconds", max(1, math.ceil(self._mean_s))
-        )
+        raise UnavailableError("the sound could not be made now: try again in some seconds", self.retry_after_s())

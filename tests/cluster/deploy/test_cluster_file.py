@@ -131,7 +131,7 @@ def test_the_image_has_the_packages_in_a_layer_below_the_code_and_no_development
     assert first.split() == ["pyproject.toml", "constraints.txt", "./"]
     assert "--constraint constraints.txt" in packages_layer and "--requirements pyproject.toml" in packages_layer
     installed = {name for name in PROJECT["optional-dependencies"] if f"--extra {name}" in packages_layer}
-    assert installed == {"cluster", "av"}
+    assert installed == {"cluster", "av", "serve"}
     assert [text for kind, text in rest if kind == "RUN"] == [
         "python -m pip install --quiet --no-cache-dir --no-deps --constraint constraints.txt "
         "--editable '.[cluster,av,serve]'"

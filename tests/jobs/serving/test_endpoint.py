@@ -30,6 +30,7 @@ from soundstorm.audio.synthesis import CLASSES
 from tests.conftest import free_port
 from tests.jobs.conftest import noise, synthetic_clip, wav
 from tests.support.malformed_requests import Bad, requests
+from tests.support.replicas import makers
 
 TOKEN = "a-token-of-the-tests-0123456789"
 RATE, UPLOAD_BYTES, WAITING, LONGEST_S = 24_000, 400_000, 60, 40.0
@@ -255,34 +256,6 @@ def test_who_went_away_frees_the_place(endpoint: Endpoint) -> None:
 
 
 # ---- replicas that die
-
-
-def makers() -> list[int]:
-    """Process ids of the replicas of the generator below this process's own Ray."""
-    raylets = {pid for pid in processes() if parent_of(pid) == os.getpid()}
-    return [
-        pid
-        for pid in processes()
-        if command_of(pid).startswith("ray::ServeReplica:soundstorm:Maker") and parent_of(pid) in raylets
-    ]
-
-
-def processes() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-
-
-def command_of(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
-
-
-def parent_of(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return 0
 
 
 def test_a_replica_that_is_killed_loses_no_request(endpoint: Endpoint, tmp_path: Path) -> None:
