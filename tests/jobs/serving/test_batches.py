@@ -44,7 +44,7 @@ def test_those_who_come_at_once_are_made_together_by_group_and_no_more_than_may_
 def test_how_many_are_made_at_once_may_depend_on_what_they_are() -> None:
     kitchen = Kitchen(at_once=lambda item: 1 if item[0] == "a" else 9)
     asyncio.run(kitchen.ask("a1", "a2", "b1", "b2"))
-    assert kitchen.made == [["a1"], ["b1", "b2"], ["a2"]]
+    assert kitchen.made == [["a1"], ["a2"], ["b1", "b2"]]
 
 
 def test_those_who_come_while_a_batch_is_made_are_the_next_one() -> None:

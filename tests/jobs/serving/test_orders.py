@@ -86,7 +86,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (new, {"seed": 1 << 63}, "seed is 9223372036854775808: give 0 to 9223372036854775807"),
     (new, {"audio_format": "mp3"}, "format is 'mp3': give one of flac, wav"),
     (continued, {"prompt_duration_s": 2.0}, "prompt_duration_s is 2: give more than 0 and less than 2"),
-    (continued, {"prompt_duration_s": 0.9, "duration_s": 0.92}, "leaves nothing of duration_s 0.92"),
+    (continued, {"prompt_duration_s": 0.9, "duration_s": 0.905}, "leaves nothing of duration_s 0.905"),
     (continued, {"upload": b"I am a dog"}, "the recording cannot be used"),
     (inpainted, {"regions": []}, "regions is empty"),
     (inpainted, {"regions": [(0.1, 0.2)] * 65}, "regions has 65: give at most 64"),
