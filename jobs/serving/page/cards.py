@@ -1,0 +1,50 @@
+"""What the browser is told of a visitor's sounds, from which it draws a card for each."""
+
+from typing import Any
+
+from jobs.serving.page.addresses import address_of
+from jobs.serving.page.shelf import ShelvedSound
+from jobs.serving.page.times import in_words
+from soundstorm.data.categories import by_group
+
+ALL, OTHERS = "all", "others"
+"""Groups beside those of ESC-50."""
+
+
+def title_of(category: str) -> str:
+    """A class as people write it: `Sea waves`."""
+    words = category.replace("_", " ")
+    return words[:1].upper() + words[1:]
+
+
+def groups_of(categories: list[str]) -> dict[str, list[tuple[str, str]]]:
+    """Groups of classes, each class with its title, in the order of the titles; `all` first, `others` last."""
+    sorted_by_title = sorted(categories, key=lambda category: title_of(category).casefold())
+    groups = dict(by_group(sorted_by_title))
+    grouped = {category for members in groups.values() for category in members}
+    others = [category for category in sorted_by_title if category not in grouped]
+    if groups and others:
+        groups[OTHERS] = others
+    return {
+        name: [(title_of(category), category) for category in members]
+        for name, members in ({ALL: sorted_by_title} | groups).items()
+    }
+
+
+def card_of(sound: ShelvedSound) -> dict[str, Any]:
+    """What the browser shows of a sound."""
+    made = "" if sound.seconds is None else f"made in {in_words(sound.seconds)}"
+    seed = "" if sound.seed is None else f"seed {sound.seed}"
+    facts = [sound.kind, f"{sound.picture.duration_s:.1f} s", "loop" if sound.loop else "", seed, made]
+    return {
+        "id": sound.id,
+        "title": sound.name or title_of(sound.category or "sound"),
+        "facts": " · ".join(fact for fact in facts if fact),
+        "duration_s": sound.picture.duration_s,
+        "peaks": sound.picture.peaks,
+        "audio": address_of(sound),
+        "picture": address_of(sound, "/picture"),
+        "recipe": None if sound.recipe is None else address_of(sound, "/recipe"),
+        "kept": sound.kept,
+        "loop": sound.loop,
+    }

@@ -1,0 +1,52 @@
+"""Sounds that visitors bring: uploaded or recorded, decoded as recordings everywhere here are."""
+
+import asyncio
+from pathlib import Path
+
+from jobs.serving.limits import Limits
+from jobs.serving.page.pictures import picture_of
+from jobs.serving.page.shelf import ShelvedSound
+from soundstorm.audio.files import encode_audio, read_audio, to_pcm16
+from soundstorm.audio.rejected_audio import RejectedAudio
+from soundstorm.errors import SoundStormError
+
+LONGEST_NAME = 60
+
+
+async def recording_of(path: Path, sample_rate: int, limits: Limits) -> ShelvedSound:
+    """The recording in an uploaded file, as it will be edited.
+
+    Args:
+        path: of the file.
+        sample_rate: samples per second at which it is edited.
+        limits: of its length and size.
+
+    Raises:
+        SoundStormError: it is not a recording, or too large.
+    """
+    return await asyncio.to_thread(_decoded, path, sample_rate, limits)
+
+
+def _decoded(path: Path, sample_rate: int, limits: Limits) -> ShelvedSound:
+    name = path.name if len(path.name) <= LONGEST_NAME else f"{path.name[: LONGEST_NAME - 1]}…"
+    data = path.read_bytes()
+    if len(data) > limits.upload_bytes:
+        raise SoundStormError(
+            f"{name} has {len(data) / 1e6:.1f} MB: give a file of at most {limits.upload_bytes / 1e6:g} MB."
+        )
+    try:
+        recording = read_audio(data, sample_rate, limits.longest_s)
+    except RejectedAudio as error:
+        raise SoundStormError(f"{name} cannot be used ({error}): give a WAV, FLAC, Ogg or MP3 file.") from error
+    if recording.original_duration_s > limits.longest_s:
+        raise SoundStormError(
+            f"{name} has {recording.original_duration_s:.1f} s: give a part of it of at most {limits.longest_s:g} s."
+        )
+    return ShelvedSound(
+        category=None,
+        kind="Recording",
+        name=name,
+        audio=encode_audio(recording.waveform, sample_rate),
+        picture=picture_of(to_pcm16(recording.waveform), sample_rate),
+        upload=data,
+    )

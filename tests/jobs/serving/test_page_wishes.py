@@ -1,0 +1,96 @@
+"""What a visitor fills in: the wish that it makes, or a sentence that names the field, the value and the remedy."""
+
+from typing import Any
+
+import pytest
+
+from jobs.generation.options import Options
+from jobs.serving.limits import Limits
+from jobs.serving.orders import About
+from jobs.serving.page.pictures import Picture
+from jobs.serving.page.shelf import ShelvedSound
+from jobs.serving.page.wishes import Takes, Wishes, regions_in
+from jobs.serving.studio import Studio
+from soundstorm.errors import SoundStormError
+from soundstorm.generation.regions import Region
+
+SOUND = ShelvedSound(
+    category="rain", kind="New sound", audio=b"", picture=Picture(duration_s=3.0, peaks=[], spectrogram_png=b"")
+)
+
+
+@pytest.fixture(scope="module")
+def wishes() -> Wishes:
+    about = About(categories=("dog", "rain"), sample_rate=24_000, hop=320, num_levels=8, checkpoint_sha256="")
+    return Wishes(Studio(None, about, Limits(longest_s=20.0), Options()))  # type: ignore[arg-type]  nothing is made here
+
+
+def takes(count: Any = 2, seed: Any = 5, is_new: bool = False) -> Takes:
+    return Takes(count=count, seed=seed, is_new=is_new)
+
+
+def test_sounds_have_seeds_from_the_given_one_on_or_from_one_that_is_drawn() -> None:
+    assert takes(count=3.0, seed=5).seeds == range(5, 8)
+    drawn = {takes(is_new=True, seed=None).seeds.start for _ in range(20)}
+    assert len(drawn) > 15
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"count": None}, "How many is empty: give a number."),
+        ({"count": 9}, "How many is 9: give 1 to 8."),
+        ({"count": 1.5}, "How many is 1.5: give a whole number."),
+        ({"seed": None}, "Seed is empty: give a number."),
+        ({"seed": -1}, "Seed is -1: give a whole number from 0 on."),
+    ],
+)
+def test_takes_that_are_none_are_named(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(SoundStormError) as refused:
+        assert takes(**given).seeds
+    assert str(refused.value) == sentence
+
+
+def test_a_wish_says_what_is_done(wishes: Wishes) -> None:
+    new = wishes.new("rain", 5.0, takes(), loop=True)
+    assert (new.category, new.seeds, new.kind, new.loop) == ("rain", range(5, 7), "New loop", True)
+    assert wishes.mended(SOUND, "dog", regions_in("2-2.5, 0.5-1; 0.9-1.2"), takes()).kind == (
+        "Rain, mended at 0.5-1.2, 2-2.5 s"
+    )
+    assert wishes.varied(SOUND, "dog", 0.25, 1, takes()).kind == "Rain, varied by 0.25"
+    assert wishes.continued(SOUND, "dog", 1, 8, takes()).kind == "Rain, continued after 1 s"
+    assert wishes.looped(SOUND, "dog", takes()).loop
+
+
+@pytest.mark.parametrize(
+    ("ask", "sentence"),
+    [
+        (lambda wishes: wishes.new(None, 5.0, takes(), loop=False), "Choose a class first."),
+        (lambda wishes: wishes.new("rain", None, takes(), loop=False), "Length is empty: give a number."),
+        (lambda wishes: wishes.new("rain", 21, takes(), loop=False), "Length is 21 s: give 0.05 to 20 seconds."),
+        (
+            lambda wishes: wishes.mended(SOUND, "rain", [], takes()),
+            "Mark what to make anew: drag over the picture, or type seconds such as 1.2-2.0.",
+        ),
+        (
+            lambda wishes: wishes.mended(SOUND, "rain", [Region(1, 4)], takes()),
+            "1-4 s reaches beyond the sound, which has 3.00 s: give less.",
+        ),
+        (
+            lambda wishes: wishes.continued(SOUND, "rain", 5, 5, takes()),
+            "Seconds to keep is 5: give more than 0 and less than 5.",
+        ),
+        (lambda wishes: wishes.varied(SOUND, None, 0.5, 1, takes()), "Choose a class first."),
+    ],
+)
+def test_what_cannot_be_made_is_a_sentence(wishes: Wishes, ask: Any, sentence: str) -> None:
+    with pytest.raises(SoundStormError) as refused:
+        ask(wishes)
+    assert str(refused.value) == sentence
+
+
+def test_typed_stretches_are_read_as_people_write_them() -> None:
+    assert regions_in(" 1.2-2.0,3–3.5\n4 - 4.5 s ;") == [Region(1.2, 2.0), Region(3.0, 3.5), Region(4.0, 4.5)]
+    assert regions_in("") == []
+    with pytest.raises(SoundStormError, match=r"'1\.2-' is not understood"):
+        regions_in("1.2-")
