@@ -1,11 +1,14 @@
 """What the browser is told of a visitor's sounds, from which it draws a card for each."""
 
+import secrets
+from collections.abc import Sequence
 from typing import Any
 
 from jobs.serving.page.addresses import address_of
 from jobs.serving.page.shelf import ShelvedSound
 from jobs.serving.page.times import in_words
 from soundstorm.data.categories import by_group
+from soundstorm.generation.regions import Region
 
 ALL, OTHERS = "all", "others"
 """Groups beside those of ESC-50."""
@@ -47,4 +50,19 @@ def card_of(sound: ShelvedSound) -> dict[str, Any]:
         "recipe": None if sound.recipe is None else address_of(sound, "/recipe"),
         "kept": sound.kept,
         "loop": sound.loop,
+    }
+
+
+def stage_of(sound: ShelvedSound, regions: Sequence[Region] = (), *, is_chosen: bool = False) -> dict[str, Any]:
+    """What the browser shows of a sound that is edited.
+
+    Args:
+        sound: the sound.
+        regions: stretches that are marked.
+        is_chosen: whether somebody has just chosen it, who is then taken there.
+    """
+    return {
+        "card": card_of(sound),
+        "regions": [[region.start_s, region.end_s] for region in regions],
+        "chosen": secrets.token_hex(4) if is_chosen else None,
     }

@@ -4,8 +4,9 @@ the visitor leaves or stops."""
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,42 +48,60 @@ class Progress:
     error: str | None = None
     """Why what lacks at the end is not made."""
     is_over: bool = False
+    was_stopped: bool = False
 
     @property
     def sentence(self) -> str:
         """For people."""
         if not self.is_over:
             return f"{self.made} of {self.wanted} made, {in_words(self.seconds)} so far."
+        if self.was_stopped:
+            return f"Stopped: {self.made} of {self.wanted} made."
         sounds = "sound" if self.made == 1 else "sounds"
         return f"{self.made} {sounds} made in {in_words(self.seconds)}."
 
 
-async def drawn(wish: Wish, visitor: str, shelf: Shelf, times: Times) -> AsyncIterator[Progress]:
-    """Make the sounds of a wish and shelve each when it is there; yields how far it is, at least every LOOK_S. A reader
-    that closes this generator gives up what is not made."""
+async def drawn(wish: Wish, visitor: str, shelf: Shelf, times: Times, stop: asyncio.Event) -> AsyncIterator[Progress]:
+    """Make the sounds of a wish and shelve each when it is there; yields how far it is, at least every LOOK_S. `stop`,
+    or a reader that closes this generator, gives up what is not made."""
     began_s = time.monotonic()
-    seed_of = {asyncio.create_task(_made(wish, seed, times)): seed for seed in wish.seeds}
-    pending, made, error = set(seed_of), 0, None
+    tasks = [asyncio.create_task(_made(wish, number, began_s, times)) for number in range(len(wish.seeds))]
+    pending, stopping = set(tasks), asyncio.create_task(stop.wait())
+    made, error = 0, None
     try:
         while pending:
-            done, pending = await asyncio.wait(pending, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in sorted(done, key=seed_of.__getitem__, reverse=True):  # the newest stands first
+            waited = {*pending, stopping}
+            done, _ = await asyncio.wait(waited, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+            for task in done & pending:
                 outcome = task.result()
                 if isinstance(outcome, str):
                     error = error or outcome
                 else:
                     shelf.put(visitor, outcome)
                     made += 1
-            seconds = time.monotonic() - began_s
-            yield Progress(made=made, wanted=len(wish.seeds), seconds=seconds, error=error, is_over=not pending)
+            pending -= done
+            if stopping in done:
+                await _give_up(pending)
+            seconds, is_over = time.monotonic() - began_s, stopping in done or not pending
+            yield Progress(
+                made=made, wanted=len(tasks), seconds=seconds, error=error, is_over=is_over,
+                was_stopped=bool(pending) and is_over,
+            )  # fmt: skip
+            if is_over:
+                return
     finally:
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
+        await _give_up({*pending, stopping})
 
 
-async def _made(wish: Wish, seed: int, times: Times) -> ShelvedSound | str:
+async def _give_up(tasks: Collection[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _made(wish: Wish, number: int, began_s: float, times: Times) -> ShelvedSound | str:
     """A sound of a wish, or a sentence that says why it could not be made."""
+    seed = wish.seeds[number]
     times.in_the_making += 1
     try:
         sound = await wish.draw(seed)
@@ -104,6 +123,7 @@ async def _made(wish: Wish, seed: int, times: Times) -> ShelvedSound | str:
         seed=seed,
         seconds=sound.seconds,
         loop=wish.loop,
+        place=(began_s, -number),
     )
 
 

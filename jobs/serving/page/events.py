@@ -1,15 +1,17 @@
 """What the page does when somebody presses, types or drags. Each callback is async and only awaits."""
 
+import asyncio
 import contextlib
 import html
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from jobs.serving.page.cards import card_of, groups_of
+from jobs.serving.page.cards import card_of, groups_of, stage_of
 from jobs.serving.page.drawing import Wish, drawn, sentence_of
 from jobs.serving.page.layout import EDIT, Layout
 from jobs.serving.page.recordings import recording_of
@@ -18,6 +20,7 @@ from jobs.serving.page.times import Times
 from jobs.serving.page.visitors import visitor_in
 from jobs.serving.page.wishes import Takes, Wishes, regions_in
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.regions import Region
 
 NO_COOKIE = "This page knows your sounds by a cookie: allow cookies for this address, and load the page again."
 NOTHING_CHOSEN = "Choose a sound first: upload or record one, or press Edit at one of yours."
@@ -54,6 +57,8 @@ class Actions:
     wishes: Wishes
     shelf: Shelf
     times: Times
+    running: defaultdict[str, set[asyncio.Event]] = field(default_factory=lambda: defaultdict(set))
+    """For each tab of a browser, what stops the wishes that are being made."""
 
     def cost(self) -> str:
         """What sounds cost here."""
@@ -76,17 +81,28 @@ class Actions:
             yield warned(sentence_of(error)), gr.skip(), gr.skip()
             return
         yield said(f"0 of {len(wish.seeds)} made."), gr.skip(), self.cost()
-        shown = 0
-        async for progress in drawn(wish, visitor, self.shelf, self.times):
-            status = said(progress.sentence)
-            if progress.is_over and progress.error:
-                status = warned(progress.error) + (said(progress.sentence) if progress.made else "")
-            yield status, self.cards(visitor) if progress.made > shown else gr.skip(), self.cost()
-            shown = progress.made
+        shown, stop, tab = 0, asyncio.Event(), str(request.session_hash)
+        self.running[tab].add(stop)
+        try:
+            async for progress in drawn(wish, visitor, self.shelf, self.times, stop):
+                status = said(progress.sentence)
+                if progress.is_over and progress.error:
+                    status = warned(progress.error) + (said(progress.sentence) if progress.made else "")
+                yield status, self.cards(visitor) if progress.made > shown else gr.skip(), self.cost()
+                shown = progress.made
+        finally:
+            self.running[tab].discard(stop)
+            if not self.running[tab]:
+                del self.running[tab]
 
-    async def stop(self, request: gr.Request) -> tuple[str, Any, str]:
-        """Status, cards and cost, after the sounds in the making were given up."""
-        return said("Stopped."), self.cards(visitor_in(request.cookies) or ""), self.cost()
+    async def stop(self, request: gr.Request) -> Any:
+        """Status, after a press on Stop; what is being made in this tab says itself that it has stopped."""
+        running = self.running.get(str(request.session_hash))
+        if not running:
+            return said("Nothing is in the making.")
+        for stop in running:
+            stop.set()
+        return gr.skip()
 
     async def keep(self, event: gr.EventData, request: gr.Request) -> Any:
         """Cards, after one was marked as kept or no longer."""
@@ -124,15 +140,21 @@ class Actions:
         self.shelf.put(visitor, sound)
         return said("Ready to edit."), self.cards(visitor), None, *self._on_stage(sound)
 
-    async def mark(self, event: gr.EventData) -> tuple[str, Any]:
-        """Stretches as text and on the stage, after a drag."""
-        stretches = [[float(start), float(end)] for start, end in event.regions]
-        return ", ".join(f"{start:g}-{end:g}" for start, end in stretches), gr.HTML(regions=stretches)
+    async def mark(self, event: gr.EventData, chosen: str | None, request: gr.Request) -> tuple[Any, Any]:
+        """Stretches as text, and stage, after a drag."""
+        regions = [Region(float(start), float(end)) for start, end in event.regions]
+        return ", ".join(map(str, regions)), self._marked(regions, chosen, request)
 
-    async def type(self, text: str) -> Any:
-        """The stage, while stretches are typed; what is not yet one is left out when it is used, with a sentence."""
+    async def type(self, text: str, chosen: str | None, request: gr.Request) -> Any:
+        """The stage, while stretches are typed; what is not yet one is told of when it is used."""
         try:
-            return gr.HTML(regions=[[region.start_s, region.end_s] for region in regions_in(text)])
+            return self._marked(regions_in(text), chosen, request)
+        except SoundStormError:
+            return gr.skip()
+
+    def _marked(self, regions: list[Region], chosen: str | None, request: gr.Request) -> Any:
+        try:
+            return stage_of(self.shelf.get(visitor_of(request), chosen), regions)
         except SoundStormError:
             return gr.skip()
 
@@ -142,7 +164,7 @@ class Actions:
 
     def _on_stage(self, sound: ShelvedSound) -> tuple[Any, ...]:
         begin_s = min(1.0, round(sound.picture.duration_s / 2, 2))
-        return gr.HTML(value=card_of(sound), regions=[]), sound.id, sound.category, "", begin_s
+        return stage_of(sound, is_chosen=True), sound.id, sound.category, "", begin_s
 
 
 def connect(layout: Layout, wishes: Wishes, shelf: Shelf, times: Times) -> None:
@@ -158,8 +180,8 @@ def connect(layout: Layout, wishes: Wishes, shelf: Shelf, times: Times) -> None:
     edit.recording.change(
         actions.bring, edit.recording, [edit.status, layout.results, edit.recording, *on_stage], **QUICK
     )
-    edit.stage.mark_stretches(actions.mark, None, [edit.regions, edit.stage], **QUICK)
-    edit.regions.input(actions.type, edit.regions, edit.stage, **QUICK)
+    edit.stage.mark_stretches(actions.mark, edit.chosen, [edit.regions, edit.stage], **QUICK)
+    edit.regions.input(actions.type, [edit.regions, edit.chosen], edit.stage, **QUICK)
     _connect_new(layout, actions)
     _connect_edits(layout, actions)
 
@@ -180,8 +202,8 @@ def _connect_new(layout: Layout, actions: Actions) -> None:
 
     inputs = [new.category, new.duration, new.loop, *new.takes.inputs]
     triggers = [new.make.click, new.duration.submit, new.takes.seed.submit]
-    made = gr.on(triggers, make, inputs, outcome, **LONG)
-    new.stop.click(actions.stop, None, outcome, cancels=[made], **QUICK)
+    gr.on(triggers, make, inputs, outcome, **LONG)
+    new.stop.click(actions.stop, None, new.status, **QUICK)
 
 
 def _connect_edits(layout: Layout, actions: Actions) -> None:
@@ -189,7 +211,7 @@ def _connect_edits(layout: Layout, actions: Actions) -> None:
     outcome = [edit.status, layout.results, layout.cost]
     common = [edit.chosen, edit.category, *edit.takes.inputs]
 
-    def press(button: gr.Button, wish_of: Callable[..., Wish], fields: list[Any], others: list[Any]) -> Any:
+    def press(button: gr.Button, wish_of: Callable[..., Wish], fields: list[Any], others: list[Any]) -> None:
         """Let a button, and the Enter key in some fields, edit the sound on the stage."""
 
         async def run(
@@ -205,15 +227,13 @@ def _connect_edits(layout: Layout, actions: Actions) -> None:
                 yield shown
 
         triggers = [button.click, *(field.submit for field in others)]
-        return gr.on(triggers, run, common + fields, outcome, **LONG)
+        gr.on(triggers, run, common + fields, outcome, **LONG)
 
     def mended(sound: ShelvedSound, category: Any, text: str, takes: Takes) -> Wish:
         return wishes.mended(sound, category, regions_in(text), takes)
 
-    makers = [
-        press(edit.mend, mended, [edit.regions], [edit.regions]),
-        press(edit.vary, wishes.varied, [edit.strength, edit.kept_levels], [edit.kept_levels]),
-        press(edit.go_on, wishes.continued, [edit.begin, edit.duration], [edit.begin, edit.duration]),
-        press(edit.loop, wishes.looped, [], []),
-    ]
-    edit.stop.click(actions.stop, None, outcome, cancels=makers, **QUICK)
+    press(edit.mend, mended, [edit.regions], [edit.regions])
+    press(edit.vary, wishes.varied, [edit.strength, edit.kept_levels], [edit.kept_levels])
+    press(edit.go_on, wishes.continued, [edit.begin, edit.duration], [edit.begin, edit.duration])
+    press(edit.loop, wishes.looped, [], [])
+    edit.stop.click(actions.stop, None, edit.status, **QUICK)

@@ -79,6 +79,8 @@ class Guard:
         headers = MutableHeaders(scope=message)
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
+        if path.startswith("/assets/"):  # their names change with their content
+            headers["Cache-Control"] = "public, max-age=31536000, immutable"
         if path == "/":
             headers["Content-Security-Policy"] = POLICY
             if visitor is None:

@@ -130,7 +130,7 @@ def _edit_form(groups: dict[str, list[tuple[str, str]]], limits: Limits) -> Edit
         elem_id="recording",
     )  # fmt: skip
     chosen = gr.State(None)
-    stage = _drawn_by_script("stage", value=None, regions=[])
+    stage = _drawn_by_script("stage", value=None)
     category = gr.Dropdown(
         next(iter(groups.values())), value=None, label="Class of this sound", info="What is made anew is of this class."
     )

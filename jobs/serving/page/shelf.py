@@ -43,6 +43,8 @@ class ShelvedSound:
     """It took to make."""
     loop: bool = False
     kept: bool = False
+    place: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+    """When it was asked for, and which of those asked for then it is: the highest stands first."""
     id: str = field(default_factory=_new_id)
     """Cannot be guessed."""
 
@@ -74,7 +76,7 @@ class Shelf:
         self.num_bytes = 0
 
     def put(self, visitor: str, sound: ShelvedSound) -> None:
-        """Add a sound; it is the newest of its visitor."""
+        """Add a sound of a visitor."""
         self._sounds.setdefault(visitor, {})[sound.id] = sound
         self._look(visitor)
         self.num_bytes += sound.num_bytes
@@ -86,7 +88,7 @@ class Shelf:
     def of(self, visitor: str) -> list[ShelvedSound]:
         """A visitor's sounds, the newest first."""
         self._look(visitor)
-        return list(self._sounds.get(visitor, {}).values())[::-1]
+        return sorted(self._sounds.get(visitor, {}).values(), key=lambda sound: sound.place, reverse=True)
 
     def get(self, visitor: str, sound_id: str | None) -> ShelvedSound:
         """One of a visitor's sounds.

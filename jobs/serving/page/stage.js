@@ -68,11 +68,20 @@ function release(event) {
   if (isDrag && event.type === "pointerup") mark([...regions, ends]); else audio.currentTime = ends[0];
 }
 
-function setCard() {
-  card = props.value || null;
+/** Bring the stage to what the server says: another sound, or other stretches of this one. */
+function show() {
+  const value = props.value;
+  regions = value ? value.regions : [];
+  if (value && card && value.card.id === card.id) drawRegions(); else setCard(value ? value.card : null);
+  if (!value || !value.chosen) return;
+  element.querySelector("h3").focus({preventScroll: true});
+  element.scrollIntoView({block: "nearest"});
+}
+
+function setCard(wanted) {
+  card = wanted;
   none.hidden = card !== null;
   body.hidden = card === null;
-  regions = props.regions || [];
   from.dataset.at = "";
   audio.pause();
   if (!card) return;
@@ -90,8 +99,6 @@ function setCard() {
   audio = player;
   follow(audio, shown, card.duration_s);
   drawRegions();
-  element.querySelector("h3").focus({preventScroll: true});
-  element.scrollIntoView({block: "nearest"});
 }
 
 from.addEventListener("click", () => {
@@ -104,6 +111,5 @@ to.addEventListener("click", () => {
   from.dataset.at = "";
   mark([...regions, [Math.min(start, audio.currentTime), Math.max(start, audio.currentTime)]]);
 });
-watch("value", setCard);
-watch("regions", () => { regions = props.regions || []; if (card) drawRegions(); });
-setCard();
+watch("value", show);
+show();
