@@ -72,7 +72,7 @@ async def drawn(wish: Wish, visitor: str, shelf: Shelf, times: Times, stop: asyn
         while pending:
             waited = {*pending, stopping}
             done, _ = await asyncio.wait(waited, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
-            for task in done & pending:
+            for task in pending & done:
                 outcome = task.result()
                 if isinstance(outcome, str):
                     error = error or outcome

@@ -1,5 +1,7 @@
 """The page put into the application of the endpoint, at `/`."""
 
+import os
+
 import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
@@ -29,7 +31,8 @@ def mount_page(app: FastAPI, studio: Studio, shelf: Shelf | None = None) -> None
         studio: makes the sounds.
         shelf: holds them; None: one within the usual bounds.
     """
-    shelf, times = shelf or Shelf(), Times()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # this process asks nothing of any other server either
+    shelf, times = Shelf() if shelf is None else shelf, Times()
     layout = lay_out(studio.classes(), studio.limits)
     with layout.page:
         connect(layout, Wishes(studio), shelf, times)

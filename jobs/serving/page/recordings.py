@@ -32,15 +32,18 @@ def _decoded(path: Path, sample_rate: int, limits: Limits) -> ShelvedSound:
     data = path.read_bytes()
     if len(data) > limits.upload_bytes:
         raise SoundStormError(
-            f"{name} has {len(data) / 1e6:.1f} MB: give a file of at most {limits.upload_bytes / 1e6:g} MB."
+            f"the file {name} has {len(data) / 1e6:.1f} MB: give a file of at most {limits.upload_bytes / 1e6:g} MB."
         )
     try:
         recording = read_audio(data, sample_rate, limits.longest_s)
     except RejectedAudio as error:
-        raise SoundStormError(f"{name} cannot be used ({error}): give a WAV, FLAC, Ogg or MP3 file.") from error
+        raise SoundStormError(
+            f"the file {name} cannot be used ({error}): give a WAV, FLAC, Ogg or MP3 file."
+        ) from error
     if recording.original_duration_s > limits.longest_s:
         raise SoundStormError(
-            f"{name} has {recording.original_duration_s:.1f} s: give a part of it of at most {limits.longest_s:g} s."
+            f"the file {name} has {recording.original_duration_s:.1f} s: give a part of it of at most "
+            f"{limits.longest_s:g} s."
         )
     return ShelvedSound(
         category=None,
