@@ -30,6 +30,7 @@ SMALL_BODY = 1 << 16
 """Bytes of a request that brings no recording, and of what stands around a recording."""
 UPLOAD_S = 120.0
 """Within which a request has come as a whole."""
+FAILED = "something failed here; it is in the log of the endpoint"
 OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
 logger = logging.getLogger(__name__)
 
@@ -167,6 +168,8 @@ class Doors:
 
         async def guarded(message: Message) -> None:
             nonlocal has_begun
+            if message.get("status") == 500 and not refusal:  # in whatever words
+                refusal[:] = answer(500, FAILED)
             messages = refusal if refusal else [message]
             if not (refusal and has_begun):
                 has_begun = True
@@ -176,9 +179,9 @@ class Doors:
         try:
             await self._app(scope, counted, guarded)
         except Exception:  # the outermost handler: nothing of it gets out
-            if not refusal:
+            refusal[:] = refusal or answer(500, FAILED)
+            if refusal[0]["status"] == 500:
                 logger.exception("a request failed")
-                refusal[:] = answer(500, "something failed here; it is in the log of the endpoint")
         if refusal and not has_begun:
             await guarded(refusal[0])
 

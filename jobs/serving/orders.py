@@ -51,6 +51,9 @@ class Order:
     """What is edited, int16, or what a continuation begins with, float32; at the codec's rate."""
     spans: tuple[tuple[int, int], ...] = ()
     """Samples of the recording that are made anew."""
+    is_alone: bool = False
+    """Whether it is made as a batch of its own: the number of frames that it draws, and with it the number of passes,
+    is not that of others."""
     parents: tuple[Source, ...] = ()
 
     @property
@@ -63,7 +66,8 @@ class Order:
     def group(self) -> str:
         """Orders of one group can be made as one batch: of one kind, one length and, if any, one recording that is
         edited in one way. Classes, seeds and formats differ."""
-        way = (self.options.loop, self.options.strength, self.options.kept_levels, self.spans)
+        own = self.take_seed if self.is_alone else None
+        way = (self.options.loop, self.options.strength, self.options.kept_levels, self.spans, own)
         recording = None if self.recording_N is None else hashlib.sha256(self.recording_N.tobytes()).hexdigest()
         return f"{self.kind} {self.num_samples} {way} {recording}"
 
@@ -184,10 +188,11 @@ class Counter:
             raise SoundStormError(f"strength 0 with kept_levels {levels} leaves nothing to make: give more or less")
         recording_N, source = self._edited(upload, loop)
         duration_s = len(recording_N) / self.about.sample_rate
-        return self._order(
+        order = self._order(
             category, seed, audio_format, duration_s, source, recording_N, vary=UPLOADED, strength=share,
             kept_levels=levels, loop=bool(loop),
         )  # fmt: skip
+        return replace(order, is_alone=levels == self.about.num_levels)
 
     def _order(
         self,

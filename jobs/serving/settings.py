@@ -2,10 +2,12 @@
 `cluster/deploy/serve.yaml`."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any
 
-from jobs.console.options import Count, NotNegative, check_bounds
-from jobs.generation.options import Options
+from annotated_types import Ge, Le
+
+from jobs.console.options import Allowed, Count, NotNegative, Rate, check_bounds
+from jobs.generation.options import DURATIONS, MAX_DURATION_S, MIN_DURATION_S, Options
 from jobs.serving.limits import Limits
 from soundstorm.errors import SoundStormError
 from soundstorm.settings import Settings
@@ -29,13 +31,13 @@ class EndpointSettings(Settings):
     """JSON or TOML file, path or URI, whose table "sampler" overrides the checkpoint's settings."""
     candidates: Count | None = None
     """Draws of each sound, of which the best is kept: 1 is fastest; default: the checkpoint's."""
-    longest: float = Limits.longest_s
+    longest: Annotated[float, Ge(MIN_DURATION_S), Le(MAX_DURATION_S), DURATIONS] = Limits.longest_s
     """Seconds of the longest sound that is made or edited."""
-    upload_mb: float = Limits.upload_bytes / 1e6
+    upload_mb: Annotated[float, Ge(0.001), Le(10_000), Allowed("0.001 to 10000 megabytes")] = Limits.upload_bytes / 1e6
     """Megabytes of the largest recording that is taken."""
     waiting: Count = Limits.waiting
     """Requests that are made or wait at once; the next is answered with 429."""
-    wait: float = Limits.wait_s
+    wait: Rate = Limits.wait_s
     """Seconds after which a request that is not made yet is answered with 503."""
     batch_size: Count = 8
     """Requests of one kind and length that are made as one batch; 1: one by one."""
@@ -54,7 +56,6 @@ class EndpointSettings(Settings):
             raise SoundStormError(
                 f"--max-replicas is {self.max_replicas}: give at least {self.min_replicas}, which is --min-replicas"
             )
-        check_bounds(self.limits)
 
     @property
     def limits(self) -> Limits:

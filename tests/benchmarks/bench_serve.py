@@ -72,7 +72,7 @@ def main(arguments: argparse.Namespace) -> None:
                 with served(options) as url, httpx.Client(base_url=url, timeout=3600) as client:
                     measured(client, 2 * arguments.num_cpus, 2 * arguments.num_cpus, asked)
                     for clients in arguments.clients:
-                        requests = max(arguments.requests, 2 * clients)
+                        requests = max(arguments.requests, clients)
                         found = measured(client, clients, requests, asked)
                         rates.setdefault((clients, batch_size), []).append(found["sounds_per_s"])
                         shown = ", ".join(f"{name} {value:.3f}" for name, value in found.items())
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     parser.add_argument("--candidates", type=int, default=1)
     parser.add_argument("--num-cpus", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--requests", type=int, default=16)
+    parser.add_argument("--requests", type=int, default=32)
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[8, 1])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--port", type=int, default=18_200)

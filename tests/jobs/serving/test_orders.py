@@ -73,6 +73,11 @@ def test_orders_of_one_kind_and_length_are_made_together_whatever_their_class_se
     assert len({order.group for order in different}) == len(different)
 
 
+def test_a_variation_that_keeps_all_levels_is_made_alone_as_each_draws_another_number_of_frames() -> None:
+    assert varied(kept_levels=8, seed=1).group != varied(kept_levels=8, seed=2).group
+    assert varied(kept_levels=7, seed=1).group == varied(kept_levels=7, seed=2).group
+
+
 REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (new, {"category": "snow"}, "category is 'snow'"),
     (new, {"category": None}, "category is None"),
