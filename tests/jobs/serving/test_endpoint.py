@@ -75,7 +75,7 @@ def endpoint(checkpoint: str, ray_session: None) -> Iterator[Endpoint]:
         with (
             served(options) as url,
             httpx.Client(
-                base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=120, limits=limits
+                base_url=url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=240, limits=limits
             ) as client,
         ):
             yield Endpoint(url, client)
