@@ -1,1 +1,1 @@
-"""Sound itself: files and waveforms, their rate, channels and spectra, their variation and synthesis."""
+"""Audio: files, waveforms, sample rates, channels and spectra; augmentation and synthesis."""

@@ -1,9 +1,10 @@
-"""Variations of a recording for a classifier: what it could have sounded like, drawn anew each time it is heard.
+"""Data augmentation of recordings for training a classifier: a new random variation each time a clip is used.
 
-An excerpt begins anywhere in the recording, is played faster or slower, louder or softer, through a random equalizer,
-and may have another one mixed in ("between-class" examples, Tokozume et al., arXiv 1711.10282). All of it is made of
-the waveform, so that a codec hears the result as it hears a recording. Where no codec is between,
-`soundstorm.classification.cnn_training` varies spectrograms in the same way for less.
+An excerpt starts anywhere in the recording, is played faster or slower, louder or quieter, through a random equalizer,
+and may be mixed with another excerpt ("between-class" examples, Tokozume et al., arXiv 1711.10282). All changes are
+made to the waveform, so a codec can encode the result as it encodes a recording.
+`soundstorm.classification.cnn_training` varies spectrograms instead, which is cheaper and enough where no codec is
+involved.
 
 Legend: N samples.
 """
@@ -16,30 +17,33 @@ import numpy as np
 from soundstorm.audio.files import SAMPLE_RATE
 
 EQUALIZER_KNOTS = 6
-"""Frequencies, evenly spaced in mel, whose gains are drawn; between them they are interpolated."""
+"""Number of frequencies, evenly spaced in mel, at which a random gain is drawn; gains in between are interpolated."""
 QUIETEST_RMS = 3e-4
-"""A quieter excerpt (-70 dB) is drawn again: in ESC-10 much is digital silence, which is of no class."""
+"""A quieter excerpt (below -70 dB) is drawn again: many clips of ESC-10 are mostly digital silence, which belongs to no
+class."""
 MAX_DRAWS = 20
 LEVEL_FRAME = SAMPLE_RATE // 10
-"""Samples over which a level is taken; the loudest of a clip counts."""
+"""Samples in a frame whose RMS is measured; the level of a clip is that of its loudest frame."""
 MIN_RMS = 1e-5
 
 
 @dataclass(kw_only=True, frozen=True)
 class Variation:
-    """How far examples are from the recording."""
+    """Strength of the augmentation."""
 
     speed_octaves: float
-    """They are played up to this much faster or slower, pitch and all."""
+    """Playback is up to this much faster or slower, which shifts the pitch too."""
     gain_db: float
-    """They are up to this much louder or softer."""
+    """The gain is at most this much up or down."""
     equalizer_db: float
-    """Standard deviation of the gain at the knots of the random equalizer."""
+    """Standard deviation of the gains at the knots of the random equalizer."""
 
 
 def vary(recording_N: np.ndarray, length: int, variation: Variation, rng: np.random.Generator) -> np.ndarray:
-    """A varied excerpt, float32 (length,), of a recording (N,), float32, that is repeated without end; digital silence
-    stays digital silence."""
+    """A randomly varied excerpt of a recording, float32 (length,).
+
+    The recording (N,), float32, is repeated as often as needed. Digital silence stays digital silence.
+    """
     octaves, limit = variation.speed_octaves, variation.gain_db
     speed = 2 ** rng.uniform(-octaves, octaves) if octaves else 1.0
     for _ in range(MAX_DRAWS):
@@ -57,14 +61,15 @@ def vary(recording_N: np.ndarray, length: int, variation: Variation, rng: np.ran
 
 
 def is_audible(excerpt_N: np.ndarray) -> bool:
-    """Whether there is sound in it that another could be weighed against."""
+    """Whether an excerpt is loud enough to be mixed with another one at a given ratio."""
     return _level(excerpt_N) > MIN_RMS
 
 
 def blend(first_N: np.ndarray, second_N: np.ndarray, share: float) -> np.ndarray:
-    """Two excerpts of one length together, so that `share` of what is heard is the first, at about the level of one.
+    """Mix two excerpts of the same length so that the first contributes the fraction `share` of the perceived sound.
 
-    Their amplitudes are weighted by the published formula, each against the level of its loudest tenth of a second.
+    The amplitudes follow the published formula: each is weighted against the level of the loudest tenth of a second of
+    its excerpt. The level of the mix is about that of one excerpt.
     """
     amplitude = 1 / (1 + _level(first_N) / _level(second_N) * (1 - share) / share)
     return ((amplitude * first_N + (1 - amplitude) * second_N) / math.hypot(amplitude, 1 - amplitude)).astype(
@@ -73,8 +78,8 @@ def blend(first_N: np.ndarray, second_N: np.ndarray, share: float) -> np.ndarray
 
 
 def _played(recording_N: np.ndarray, start: int, speed: float, length: int) -> np.ndarray:
-    """`length` samples from `start` at a speed, between samples along a cubic (Catmull-Rom), and on from the beginning
-    after the end."""
+    """`length` samples from `start` at a speed; cubic (Catmull-Rom) interpolation between samples, and wrap-around at
+    the end of the recording."""
     if speed == 1.0:
         return np.take(recording_N, start + np.arange(length), mode="wrap")
     position = start + speed * np.arange(length)
@@ -85,7 +90,7 @@ def _played(recording_N: np.ndarray, start: int, speed: float, length: int) -> n
 
 
 def _level(excerpt_N: np.ndarray) -> float:
-    """Root mean square of the loudest stretch of `LEVEL_FRAME` samples, or of all, if there are fewer."""
+    """Root mean square of the loudest frame of `LEVEL_FRAME` samples, or of the whole excerpt if it is shorter."""
     size = min(LEVEL_FRAME, len(excerpt_N))
     stretches = excerpt_N[: len(excerpt_N) // size * size].reshape(-1, size)
     return max(MIN_RMS, float(np.sqrt(np.square(stretches, dtype=np.float64).mean(1).max())))

@@ -1,8 +1,9 @@
-"""Up to which frequency clips reach: what was recorded or stored at a low sample rate has nothing above half of it,
-whatever rate it is brought to.
+"""Bandwidth of clips: a sound that was recorded or stored at a low sample rate has no energy above half of that rate,
+even after it is resampled to a higher one.
 
-Brought to one rate, such clips still differ from others in all that depends on high frequencies: centroid, roll-off,
-zero crossings, entropy, and distances in embeddings. `low_passed` takes from the others what these cannot have.
+At a common sample rate such clips still differ from others in everything that depends on high frequencies: centroid,
+roll-off, zero crossings, entropy, and distances between embeddings. `low_passed` removes from the other clips the
+frequencies that these cannot have.
 """
 
 from collections import Counter
@@ -18,64 +19,64 @@ from scipy.signal import firwin, kaiserord, oaconvolve
 from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
 
 ENERGY_SHARE = 0.9999
-"""A clip reaches to the frequency below which it has this share of its energy."""
+"""The bandwidth of a clip is the frequency below which this fraction of its energy lies."""
 CLIPS_SHARE = 0.9
-"""A set reaches to where this share of its clips, by rank, does: quiet or dull ones among them say nothing about the
-others. Of 150 clips of ESC-50 that is 11.4 kHz, of the same ones stored at 22.05 kHz 10.4, at 16 kHz 7.6."""
+"""The bandwidth of a set is this quantile of the bandwidths of its clips: quiet or dull clips say nothing about the
+others. For 150 clips of ESC-50 it is 11.4 kHz; for the same clips stored at 22.05 kHz 10.4, at 16 kHz 7.6."""
 APART = 0.93
-"""Sets whose bands differ by more than this factor are said to."""
+"""Two sets are reported as different if the ratio of their bandwidths is below this factor."""
 STOP_DB, PASSED = 80.0, 0.92
-"""Of the low-pass: how much it takes away above the band, and up to which share of the band it changes nothing."""
+"""Of the low-pass filter: attenuation above the band, and the fraction of the band that it leaves unchanged."""
 _FRAME = 2048
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Band:
-    """Up to where a set of clips reaches."""
+    """Bandwidth of a set of clips."""
 
     clips: int
-    """That were looked at and are not silent."""
+    """Number of clips that were analysed and are not silent."""
     sample_rates_hz: dict[int, int]
-    """Sample rate of the files, and how many have it, the most frequent first."""
+    """Number of files per sample rate, most frequent rate first."""
     band_hz: float | None
-    """None where all clips are silent."""
+    """None if all clips are silent."""
 
     @classmethod
     def of(cls, bands_hz: Sequence[float], sample_rates_hz: Sequence[int]) -> "Band":
-        """The band of a set, from those of its clips and the sample rates of their files."""
-        heard = [band_hz for band_hz in bands_hz if band_hz > 0]
-        reach = float(np.quantile(heard, CLIPS_SHARE, method="inverted_cdf")) if heard else None
-        return cls(clips=len(heard), sample_rates_hz=dict(Counter(sample_rates_hz).most_common()), band_hz=reach)
+        """The bandwidth of a set from the bandwidths of its clips and the sample rates of their files."""
+        audible = [band_hz for band_hz in bands_hz if band_hz > 0]
+        band_hz = float(np.quantile(audible, CLIPS_SHARE, method="inverted_cdf")) if audible else None
+        return cls(clips=len(audible), sample_rates_hz=dict(Counter(sample_rates_hz).most_common()), band_hz=band_hz)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Bands:
-    """Up to where both sides of a comparison reach."""
+    """Bandwidths of the real and the generated clips of a comparison."""
 
     real: Band
     generated: Band
     common_band_hz: float | None = None
-    """Above which both sides were cut off before they were measured; None: neither was."""
+    """Cut-off frequency if both sets were low-pass filtered before they were measured; None if not."""
 
     @property
     def lowest_hz(self) -> float | None:
-        """What both sides reach; None where one is silent, or there is nothing to cut off."""
+        """The bandwidth that both sets have; None if one set is silent or if both reach up to the Nyquist frequency."""
         if self.real.band_hz is None or self.generated.band_hz is None:
             return None
-        found = min(self.real.band_hz, self.generated.band_hz)
-        return found if found < APART * SAMPLE_RATE / 2 else None
+        lowest = min(self.real.band_hz, self.generated.band_hz)
+        return lowest if lowest < APART * SAMPLE_RATE / 2 else None
 
     @property
     def differ(self) -> bool:
-        """Whether one side has nothing in a part of the other's band."""
+        """Whether one set has a clearly smaller bandwidth than the other."""
         if self.real.band_hz is None or self.generated.band_hz is None:
             return False
         return min(self.real.band_hz, self.generated.band_hz) < APART * max(self.real.band_hz, self.generated.band_hz)
 
     @property
     def note(self) -> str | None:
-        """Which side has nothing above which frequency, and what follows; None where both reach alike and nothing was
-        cut off."""
+        """A sentence on which set lacks high frequencies and what follows from it; None if the bandwidths agree and
+        nothing was filtered."""
         if self.common_band_hz is not None:
             return (
                 f"Both sides were low-passed to their common band, {_khz(self.common_band_hz)}, before they were "
@@ -107,7 +108,8 @@ class Bands:
 
 
 def band_of(pcm: NDArray[np.int16]) -> float:
-    """The frequency in Hz below which a clip, int16 (N,) at 24 kHz, has ENERGY_SHARE of its energy; 0 of silence."""
+    """Bandwidth in Hz of a clip, int16 (N,) at 24 kHz: the frequency below which ENERGY_SHARE of its energy lies; 0 for
+    silence."""
     samples = pcm.astype(np.float64)
     samples = np.pad(samples, (_FRAME // 2, -len(samples) % (_FRAME // 2) + _FRAME // 2))
     frames = np.lib.stride_tricks.sliding_window_view(samples, _FRAME)[:: _FRAME // 2] * np.hanning(_FRAME)
@@ -118,8 +120,7 @@ def band_of(pcm: NDArray[np.int16]) -> float:
 
 
 def low_passed(pcm: NDArray[np.int16], band_hz: float) -> NDArray[np.int16]:
-    """A clip, int16 (N,) at 24 kHz, without what lies above `band_hz`, and unchanged up to 0.92 of it; nothing is
-    delayed."""
+    """A clip, int16 (N,) at 24 kHz, low-pass filtered at `band_hz` without delay; unchanged up to 0.92 of `band_hz`."""
     taps = _low_pass(band_hz)
     half = len(taps) // 2
     return to_pcm16(oaconvolve(pcm.astype(np.float64), taps, mode="full")[half : half + len(pcm)] / 32768)
@@ -136,6 +137,6 @@ def _khz(frequency_hz: float | None) -> str:
 
 
 def _rates(band: Band) -> str:
-    """The sample rates of the files in words."""
+    """The sample rates of the files as a phrase."""
     rates = [f"{rate:,} Hz" for rate in band.sample_rates_hz]
     return f"files at {', '.join(rates[:3])}{' and others' if len(rates) > 3 else ''}"

@@ -1,4 +1,4 @@
-"""From the channels of a recording to one: what is wrong with their levels, and what is done about it.
+"""Mixing the channels of a recording down to one: DC offset, channels in anti-phase, samples beyond full scale.
 
 Legend: N frames, C channels.
 """
@@ -10,32 +10,34 @@ import numpy as np
 from soundstorm.schemas import Note
 
 OFFSET = 0.01
-"""A recording whose mean lies further than this from 0 has a constant offset (1% of full scale, -40 dB; of the peak,
-where that is higher)."""
+"""A mean further than this from 0 is a DC offset: 1% of full scale (-40 dB), or 1% of the peak if that is beyond full
+scale."""
 CANCELLED = 0.1
-"""Where the mean of the channels has less than this share (-10 dB) of the power that the mean of unrelated channels
-would have, they cancel."""
+"""The channels count as in anti-phase if the power of their mean is below this fraction (-10 dB) of what the mean of
+uncorrelated channels would have."""
 FULL_SCALE = 1 - 1.5 / 32768
-"""A sample from here on counts as clipped: the largest and the smallest of 16 bits."""
+"""A sample of at least this magnitude counts as clipped: the largest and the smallest value of 16 bits."""
 CLIPPED_SHARE = 0.01
-"""Of the samples of a channel: from here on it is told."""
+"""A recording gets a note if at least this fraction of a channel's samples is clipped."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Downmix:
-    """How the channels of a recording become one."""
+    """How to turn the channels of a recording into one."""
 
     span: tuple[int, int]
-    """The first and one past the last frame that is not digital silence, from which the offset is taken."""
+    """First frame that is not digital silence and the one after the last such frame; the offset is removed only between
+    them."""
     offset_C: np.ndarray
-    """float32, what is taken from each channel."""
+    """float32, DC offset that is subtracted from each channel."""
     channel: int | None
-    """The one that is taken; None: the mean of all."""
+    """Index of the channel to use; None: average all channels."""
     gain: float
     notes: list[str] = field(default_factory=list)
 
     def apply(self, block_NC: np.ndarray, first: int) -> np.ndarray:
-        """Frames from frame `first` on, float32 (N, C), as one channel (N,)."""
+        """Mix frames, float32 (N, C), down to one channel (N,); `first` is the index of the first of them in the
+        recording."""
         if self.offset_C.any():
             block_NC = block_NC.copy()
             block_NC[max(0, self.span[0] - first) : max(0, self.span[1] - first)] -= self.offset_C
@@ -47,7 +49,7 @@ class Downmix:
 
 
 class Levels:
-    """The levels of a recording, block by block.
+    """Collects level statistics of a recording, block by block.
 
     Args:
         channels: C.
@@ -62,7 +64,7 @@ class Levels:
         self._clipped_C = np.zeros(channels, np.int64)
 
     def add(self, block_NC: np.ndarray) -> None:
-        """Take the next frames, float32 (N, C), all finite."""
+        """Add the next frames, float32 (N, C), all finite."""
         sounding_N: np.ndarray = (block_NC != 0).any(axis=1)
         if sounding_N.any():
             first = self.num_frames + int(sounding_N.argmax())
@@ -83,11 +85,11 @@ class Levels:
         self._clipped_C += (np.abs(block_NC) >= FULL_SCALE).sum(axis=0)
 
     def downmix(self, is_floating: bool) -> Downmix:
-        """What to do with the recording, which must have a frame.
+        """How to mix the recording down; it must have at least one frame.
 
         Args:
-            is_floating: whether its file may exceed full scale, which is scaled down then; the small overshoots of
-                decoders are not.
+            is_floating: whether the file stores floating-point numbers. Such a file may exceed full scale and is then
+                scaled down; the small overshoots of lossy decoders are not.
         """
         notes = []
         length = max(1, self._span[1] - self._span[0])
@@ -97,8 +99,8 @@ class Levels:
         )
         offset_C = np.where(np.abs(mean_C) > OFFSET * full_scale, mean_C, 0.0)
         if offset_C.any():
-            told = ", ".join(f"{offset:+.3f}" for offset in offset_C / full_scale)
-            notes.append(f"{Note.OFFSET.value}: {told} of full scale was removed")
+            offsets = ", ".join(f"{offset:+.3f}" for offset in offset_C / full_scale)
+            notes.append(f"{Note.OFFSET.value}: {offsets} of full scale was removed")
         varying_C = np.maximum(0.0, self._power_C / length - mean_C**2)
         channel = self._louder(varying_C, max(0.0, self._power / length - (self._sum / length) ** 2))
         if channel is not None:
@@ -120,7 +122,7 @@ class Levels:
 
     @staticmethod
     def _louder(power_C: np.ndarray, power_of_mean: float) -> int | None:
-        """The loudest channel if the channels cancel."""
+        """Index of the loudest channel if the channels cancel each other; None if they do not."""
         unrelated = float(power_C.sum()) / len(power_C) ** 2
         cancels = len(power_C) > 1 and unrelated > 0 and power_of_mean < CANCELLED * unrelated
         return int(np.argmax(power_C)) if cancels else None

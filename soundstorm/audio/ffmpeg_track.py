@@ -1,4 +1,4 @@
-"""Sound that libsndfile does not know, M4A and WMA and the sound tracks of videos, decoded by ffmpeg through PyAV.
+"""Audio formats that libsndfile cannot read (M4A, WMA, sound tracks of videos), decoded by ffmpeg through PyAV.
 
 Legend: N frames, C channels.
 """
@@ -12,24 +12,24 @@ from soundstorm.audio.rejected_audio import RejectedAudio
 from soundstorm.schemas import Reason
 
 SEEKABLE = "mov"
-"""The format of ffmpeg, MP4 and M4A, whose time stamps are right after a jump; in others what lies before a place is
-decoded and dropped."""
+"""Name of ffmpeg's MP4 and M4A format, the one whose time stamps are correct after a seek; in other formats everything
+before the wanted position is decoded and dropped."""
 PRE_ROLL_S = 1.0
-"""Before the place that is wanted: codecs need some frames to settle."""
+"""Seconds decoded before the wanted position: a codec needs some frames until its output is correct."""
 MISSING_SHARE, MISSING_S = 0.02, 0.2
-"""A file that gives less than its header promises by more than both of these was cut short."""
+"""A file is truncated if its audio is shorter than the header says by more than both of these."""
 
 
 class FfmpegTrack:
-    """The first sound track of a file.
+    """The first audio track of a file.
 
     Args:
-        file: any file with `read`, `seek` and `tell`.
-        container: what the file is, in words, for errors.
+        file: any file object with `read`, `seek` and `tell`.
+        container: what the file is, as a phrase for errors.
 
     Raises:
         ModuleNotFoundError: PyAV is not installed.
-        RejectedAudio: it cannot be opened, or has no sound track.
+        RejectedAudio: the file cannot be opened, or has no audio track.
     """
 
     is_floating = is_exact = is_whole = False
@@ -42,7 +42,7 @@ class FfmpegTrack:
         rate, channels = (
             getattr(self._stream, "rate", None),
             getattr(self._stream, "channels", None),
-        )  # without a known codec there are none
+        )  # absent if ffmpeg does not know the codec
         self.sample_rate, self.channels = int(rate or 0), int(channels or 0)
         if not self.sample_rate or not self.channels:
             raise RejectedAudio(Reason.NOT_AUDIO, f"the content is {container} whose codec is unknown")
@@ -54,7 +54,7 @@ class FfmpegTrack:
         self.seek(0)
 
     def _open(self) -> None:
-        """The file from its start: a jump to there would lose the first frame of some."""
+        """Open the file again from its start: seeking back to 0 would lose the first frame in some formats."""
         self._file.seek(0)
         try:
             self._container = self._av.open(self._file, mode="r", metadata_errors="replace")
@@ -66,7 +66,7 @@ class FfmpegTrack:
         self._stream: Any = self._container.streams.audio[0]
 
     def seek(self, frame: int) -> None:
-        """Go to a frame."""
+        """Move to a frame."""
         can_jump = SEEKABLE in self._container.format.name
         jump_s = max(0.0, frame / self.sample_rate - PRE_ROLL_S) if can_jump else 0.0
         if jump_s:
@@ -95,13 +95,13 @@ class FfmpegTrack:
         return all_NC[:num_frames]
 
     def _promised(self) -> int | None:
-        """Frames by the header of the stream, or else of the file."""
+        """Number of frames according to the header of the stream, or else of the container."""
         if self._stream.duration and self._stream.time_base:
             return round(self._stream.duration * self._stream.time_base * self.sample_rate)
         return round(self._container.duration / 1_000_000 * self.sample_rate) if self._container.duration else None
 
     def _decoded(self, first: int, by_time: bool) -> Iterator[np.ndarray]:
-        """Blocks of frames from `first` on, (N, C)."""
+        """Blocks of frames (N, C) from frame `first` on."""
         resampler = self._av.AudioResampler(format="fltp", rate=self.sample_rate, layout=self._stream.layout)
         at: int | None = None if by_time else 0
         try:
@@ -116,13 +116,15 @@ class FfmpegTrack:
                         yield block_NC[skipped:]
         except self._av.FFmpegError as error:
             raise RejectedAudio(
-                Reason.TRUNCATED, f"decoding breaks off at {(at or 0) / self.sample_rate:.2f} s: {_cause(error)}"
+                Reason.TRUNCATED, f"decoding stops at {(at or 0) / self.sample_rate:.2f} s: {_cause(error)}"
             ) from error
 
     def _require_whole(self, decoded: int) -> None:
         promised = self.num_frames or 0
         if promised - decoded > max(MISSING_SHARE * promised, MISSING_S * self.sample_rate):
-            raise RejectedAudio(Reason.TRUNCATED, f"the header promises {promised} frames, {decoded} can be decoded")
+            raise RejectedAudio(
+                Reason.TRUNCATED, f"the header says {promised} frames, but only {decoded} can be decoded"
+            )
 
 
 def _cause(error: Exception) -> str:

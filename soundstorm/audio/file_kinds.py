@@ -1,23 +1,22 @@
-"""Which files are recordings, by the endings of their names, and what reads them: libsndfile, or ffmpeg through
-PyAV."""
+"""Which files are recordings, by their suffix, and which library reads them: libsndfile, or ffmpeg through PyAV."""
 
 LIBSNDFILE_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff",
     ".aifc", ".caf", ".au", ".snd", ".voc", ".sph", ".nist", ".ircam", ".paf", ".svx", ".8svx", ".avr", ".pvf",
 )  # fmt: skip
-"""Read by what is installed in any case."""
+"""Read by libsndfile, which is always installed."""
 FFMPEG_SUFFIXES = (
     ".m4a", ".m4b", ".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".aac", ".ac3", ".eac3", ".dts", ".amr", ".wma", ".wmv",
     ".asf", ".webm", ".weba", ".mkv", ".mka", ".avi", ".flv", ".mpg", ".mpeg", ".mts", ".m2ts", ".ogv", ".ogm", ".spx",
     ".ape", ".wv", ".tta", ".tak", ".mpc", ".ra", ".rm", ".dsf", ".dff", ".mp1",
 )  # fmt: skip
-"""Read with PyAV alone: compressed sound that libsndfile does not know, and video with a sound track."""
+"""Need PyAV: compressed audio that libsndfile does not know, and videos with a sound track."""
 AUDIO_SUFFIXES = LIBSNDFILE_SUFFIXES + FFMPEG_SUFFIXES
-"""A file with another ending is no recording."""
+"""A file with any other suffix is not treated as a recording."""
 AUDIO_EXAMPLES = ".wav, .flac, .ogg, .mp3, .aiff, .m4a and others"
-"""For a message, which has no room for all endings."""
+"""Short list of suffixes for messages."""
 FFMPEG_REMEDY = "install PyAV, which reads it: pip install 'soundstorm-env[av]'"
-"""What to do where a file needs ffmpeg and there is none."""
+"""What to do if a file needs ffmpeg and PyAV is not installed."""
 
 _CONTAINERS = (
     (4, b"ftyp", "MP4 or M4A"),
@@ -51,22 +50,22 @@ _CONTAINERS = (
     (0, b"caff", "CAF of another codec"),
     (0, b"FORM", "AIFF of another codec"),
 )
-"""Where in a file which bytes tell what."""
+"""Magic bytes of container formats: offset, bytes, name of the format."""
 
 
 def is_audio(path: str) -> bool:
-    """Whether the ending of `path`, a path or URI, is that of a recording, whatever its case."""
+    """Whether the suffix of `path`, a path or URI, is that of a recording, ignoring case."""
     return path.lower().endswith(AUDIO_SUFFIXES)
 
 
 def needs_ffmpeg(path: str) -> bool:
-    """Whether a recording of this name can be read with PyAV alone, as far as the name tells: the content decides."""
+    """Whether only PyAV can read a recording, judged by its suffix alone; the content decides in the end."""
     return path.lower().endswith(FFMPEG_SUFFIXES)
 
 
 def container_of(head: bytes) -> str | None:
-    """What a file that ffmpeg may read begins as, in words, from its first bytes; None for anything else, a text or a
-    picture."""
+    """Name of the container format of a file that ffmpeg may be able to read, from its first bytes; None for anything
+    else, such as a text or a picture."""
     for offset, magic, name in _CONTAINERS:
         if head[offset : offset + len(magic)] == magic:
             return name

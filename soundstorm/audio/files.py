@@ -1,4 +1,5 @@
-"""Recordings in, 16-bit files out: decoding, the mix to mono, and the one sample rate that everything is compared at.
+"""Reading recordings and writing 16-bit files: decoding, the mix to mono, and the one sample rate that all comparisons
+use.
 
 Legend: N samples or frames, C channels.
 """
@@ -22,23 +23,22 @@ from soundstorm.schemas import Note, Reason
 __all__ = ["Recording", "RejectedAudio", "encode_audio", "from_pcm16", "read_audio", "resample", "to_pcm16"]
 
 SAMPLE_RATE = 24_000
-"""Samples per second of everything after `read_audio`."""
+"""Samples per second of all audio after `read_audio`."""
 MAX_DURATION_S = 30.0
-"""Seconds of a recording that are kept unless the caller says otherwise."""
+"""Default length in seconds to which recordings are cut."""
 CHECKED_WHOLE_S = 600.0
-"""A compressed recording up to this long is decoded to its end even where less is wanted, to see whether it is
-whole."""
+"""A compressed recording of at most this length is decoded to its end, even if only its beginning is used, to detect
+truncation."""
 NEAR_SILENCE_DB = -70.0
-"""Root mean square below which a recording is told to be nearly silent: ten steps of 16 bits."""
+"""A recording with a lower RMS gets the note that it is nearly silent: ten quantization steps of 16 bits."""
 LOW_RATE = 16_000
-"""Samples per second below which a recording lacks what others have above its Nyquist frequency."""
+"""A recording with a lower sample rate gets a note: it has nothing above its Nyquist frequency, where others have
+sound."""
 
 _MARGIN_S = 0.05
-"""Read beyond both ends of what is wanted, where there is more: so the resampler does not take the cut for a click."""
+"""Extra audio read at both ends, where there is some, so that the resampler does not turn the cut into a click."""
 _HELD_VALUES = 1 << 22
-"""Samples of all channels that are held between the two looks at them; what is longer is decoded twice."""
-PEAK = 0.999
-"""Of a waveform that would exceed full scale."""
+"""Samples of all channels that are kept in memory between the two passes; a longer recording is decoded twice."""
 _PCM_BLOCK = 1 << 20
 
 
@@ -47,17 +47,17 @@ class Recording:
     """A decoded recording."""
 
     waveform: np.ndarray
-    """float32 (N,), mono, within [-1, 1], at the sample rate asked for."""
+    """float32 (N,), mono, within [-1, 1], at the requested sample rate."""
     original_rate: int
     """Samples per second of the file."""
     channels: int
     """Channels of the file."""
     original_duration_s: float
-    """Length of the file before it was cut."""
+    """Duration of the file before it was cut."""
     is_silent: bool
-    """True if every sample is zero once rounded to 16 bits (digital silence)."""
+    """True if every sample rounds to zero in 16 bits (digital silence)."""
     notes: tuple[str, ...] = ()
-    """What was found and done, each a `Note` and details: `offset: +0.900 of full scale was removed`."""
+    """What was found and changed, each a `Note` and details: `offset: +0.900 of full scale was removed`."""
 
 
 def read_audio(
@@ -66,23 +66,24 @@ def read_audio(
     max_duration_s: float = MAX_DURATION_S,
     start_s: float | None = None,
 ) -> Recording:
-    """Decodes a recording of any rate, depth and number of channels, in any format of libsndfile, or of ffmpeg where
-    PyAV is installed.
+    """Decodes a recording of any sample rate, bit depth and number of channels, in any format of libsndfile, or of
+    ffmpeg if PyAV is installed.
 
-    Channels are averaged; where they cancel, the louder one is taken. A constant offset is removed. Floating-point
-    files may exceed full scale: those are scaled down to a peak of 1, which keeps their shape; the small overshoots of
-    lossy decoders and of the resampler are clipped, as any player does. Memory holds what is wanted at `sample_rate`,
-    60 MB beside it, and nothing that grows with the file.
+    Channels are averaged; if they cancel each other, the louder one is used. A DC offset is removed. Floating-point
+    files that exceed full scale are scaled down to a peak of 1, which preserves their waveform; the small overshoots of
+    lossy decoders and of the resampler are clipped, as any player does. Memory use is that of the result plus 60 MB,
+    however long the file is.
 
     Args:
-        source: the file's content, its path, or a file to read, which stays open.
+        source: the file's content, its path, or an open file, which is not closed.
         sample_rate: samples per second of the result.
-        max_duration_s: what lies beyond is cut off. It must be whole, which is not looked at in compressed recordings
-            of over ten minutes.
-        start_s: where in the recording to begin, which is then meant and no cut to tell of; None: at its start.
+        max_duration_s: the recording is cut to this length. What is cut off is still checked for truncation, except in
+            compressed recordings of over ten minutes.
+        start_s: where in the recording to begin. The caller then asks for a window, so there is no note that something
+            was cut; None: at the start.
 
     Raises:
-        RejectedAudio: the file is missing, unreadable, empty, not audio, truncated, without samples, or holds NaN or
+        RejectedAudio: the file is missing, unreadable, empty, not audio, truncated, without samples, or contains NaN or
             infinity.
     """
     file = open_file(source)
@@ -96,10 +97,10 @@ def read_audio(
 
 
 def duration_of(source: bytes | Path | BinaryIO) -> float:
-    """Seconds of a recording: as its header says, or counted where that says nothing.
+    """Duration of a recording in seconds: from its header, or counted by decoding if the header does not say.
 
     Raises:
-        RejectedAudio: as from `read_audio`, as far as its header tells.
+        RejectedAudio: as `read_audio`, for what can be detected from the header.
     """
     file = open_file(source)
     try:
@@ -112,7 +113,7 @@ def duration_of(source: bytes | Path | BinaryIO) -> float:
 
 
 def to_pcm16(waveform: np.ndarray) -> np.ndarray:
-    """float (N,) in [-1, 1] to int16, rounded to nearest; what is beyond full scale is clipped."""
+    """float (N,) in [-1, 1] to int16, rounded to nearest; values beyond full scale are clipped."""
     samples = np.empty(np.shape(waveform), np.int16)
     for first in range(0, len(waveform), _PCM_BLOCK):
         block = np.asarray(waveform[first : first + _PCM_BLOCK], dtype=np.float64)
@@ -129,14 +130,14 @@ def encode_audio(waveform: np.ndarray, sample_rate: int, format: Literal["flac",
     """A 16-bit mono FLAC or WAV file of float (N,).
 
     Raises:
-        SoundStormError: the waveform is not one row of finite samples, or the format is another one.
+        SoundStormError: the waveform is not one-dimensional, is empty or is not finite, or the format is unknown.
     """
     if format not in ("flac", "wav"):
         raise SoundStormError(f"audio format '{format}' is unknown: choose flac or wav")
     if waveform.ndim != 1 or waveform.size == 0 or not np.isfinite(waveform).all():
         raise SoundStormError(
-            f"a waveform of shape {waveform.shape} cannot be written: it must be one row of finite samples, at least "
-            "one"
+            f"a waveform of shape {waveform.shape} cannot be written: give a one-dimensional array of finite samples, "
+            "at least one"
         )
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(waveform), sample_rate, format=format.upper(), subtype="PCM_16")
@@ -171,7 +172,7 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
     waveform = _resampled(again, downmix, lead, levels.num_frames, rate, sample_rate)
     longest = max(1, round(max_duration_s * sample_rate))
     waveform = waveform[:longest]
-    is_silent = max(waveform.max(), -waveform.min()) * 32768 <= 0.5  # which rounds to 0
+    is_silent = max(waveform.max(), -waveform.min()) * 32768 <= 0.5  # rounds to 0
     duration_s = num_frames / rate
     notes = [*downmix.notes, *_level_notes(waveform, is_silent)]
     if rate < LOW_RATE:
@@ -191,8 +192,8 @@ def _read(track: Track, sample_rate: int, max_duration_s: float, start_s: float 
 
 
 def _length(track: Track, decoded: int, is_cut: bool, is_window: bool) -> int:
-    """Frames of the whole file, of which the first `decoded` were decoded, or all where it is not cut; raises
-    RejectedAudio if it is not whole."""
+    """Number of frames of the whole file, of which `decoded` were decoded (all of them unless `is_cut`). Raises
+    RejectedAudio if the file is truncated."""
     promised = track.num_frames
     if is_cut:
         is_long = promised is not None and promised > CHECKED_WHOLE_S * track.sample_rate
@@ -200,14 +201,14 @@ def _length(track: Track, decoded: int, is_cut: bool, is_window: bool) -> int:
             return promised
         decoded += sum(map(len, blocks(track, decoded, None)))
     if promised is not None and decoded < promised and track.is_exact:
-        raise RejectedAudio(Reason.TRUNCATED, f"the header promises {promised} frames, {decoded} can be decoded")
+        raise RejectedAudio(Reason.TRUNCATED, f"the header says {promised} frames, but only {decoded} can be decoded")
     return decoded
 
 
 def _resampled(
     source: Iterable[np.ndarray], downmix: Downmix, lead: int, num_frames: int, rate: int, sample_rate: int
 ) -> np.ndarray:
-    """`num_frames` frames that begin `lead` frames after the first of the blocks, as one channel at another rate,
+    """Resample `num_frames` frames, which begin `lead` frames after the start of the blocks, and mix them to mono,
     float32 (N,)."""
     resampler = Resampler(rate, sample_rate)
     skipped, length = round(lead * sample_rate / rate), -(-num_frames * sample_rate // rate)
@@ -226,7 +227,7 @@ def _resampled(
 
 
 def _fill(waveform_N: np.ndarray, at: int, part: np.ndarray) -> int:
-    """Put `part` at `at`, as far as it lies within the waveform; returns where the next goes."""
+    """Write `part` into the waveform at index `at`, clipped to its bounds; returns the index after it."""
     inner = part[max(0, -at) : max(0, len(waveform_N) - at)]
     waveform_N[max(0, at) : max(0, at) + len(inner)] = inner
     return at + len(part)

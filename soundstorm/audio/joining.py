@@ -1,5 +1,4 @@
-"""Sounds joined without a click: cross-fades of equal power, for sounds whose phases have nothing to do with each
-other.
+"""Joining sounds without clicks: equal-power cross-fades, for sounds with unrelated phases.
 
 Legend: N samples.
 """
@@ -9,17 +8,16 @@ from collections.abc import Sequence
 import numpy as np
 
 FADE_S = 0.010
-"""Seconds of a cross-fade."""
+"""Duration of a cross-fade in seconds."""
 
 
 def fade_in(num_samples: int) -> np.ndarray:
-    """Factors (num_samples,) that rise from above 0 to below 1; with those of its reverse, squared, they add up to
-    1."""
+    """Rising gains (num_samples,) between 0 and 1; their squares and the squares of the reversed gains add up to 1."""
     return np.sin((np.arange(num_samples) + 0.5) / max(1, num_samples) * (np.pi / 2)).astype(np.float32)
 
 
 def crossfade(before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
-    """From one sound to another of the same length, over all of it."""
+    """Cross-fade from one sound to another of the same length, over its whole length."""
     rising_N = fade_in(len(before_N))
     return before_N * rising_N[::-1] + after_N * rising_N
 
@@ -27,14 +25,15 @@ def crossfade(before_N: np.ndarray, after_N: np.ndarray) -> np.ndarray:
 def replaced(
     recording_N: np.ndarray, spans: Sequence[tuple[int, int]], new: Sequence[np.ndarray], sample_rate: int
 ) -> np.ndarray:
-    """A recording, float32 (N,), with new sound in some spans; every sample outside of them is as it was.
+    """A recording, float32 (N,), with new sound in some spans; every sample outside of them is unchanged.
 
-    The cross-fades lie inside the spans, at both ends but where the recording begins or ends.
+    The cross-fades lie inside the spans, at both ends, except where a span touches the start or the end of the
+    recording.
 
     Args:
         recording_N: the recording.
-        spans: first sample and the one after the last, in order and apart from each other.
-        new: the sound of each.
+        spans: first sample and the one after the last, sorted and disjoint.
+        new: the new sound of each span.
         sample_rate: samples per second.
     """
     result_N = recording_N.astype(np.float32)
@@ -51,11 +50,11 @@ def replaced(
 
 
 def closed(waveform_N: np.ndarray, beyond_N: np.ndarray) -> np.ndarray:
-    """A waveform (N,) that goes on without a click where it begins again.
+    """A waveform (N,) that can be played in a loop without a click.
 
     Args:
         waveform_N: the sound of one round.
-        beyond_N: how the sound goes on after its end, as long as the cross-fade with its beginning.
+        beyond_N: how the sound continues after its end, as long as the cross-fade into its beginning.
     """
     result_N = waveform_N.copy()
     fade = min(len(beyond_N), len(result_N))

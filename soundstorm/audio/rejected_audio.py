@@ -13,5 +13,5 @@ class RejectedAudio(SoundStormError):  # noqa: N818 - named after the table it l
         self.detail = detail
 
     def __reduce__(self) -> tuple[type["RejectedAudio"], tuple[Reason, str]]:
-        """Keeps both fields when the error crosses a process boundary."""
+        """Keeps both fields when the error is pickled, to cross a process boundary."""
         return type(self), (self.reason, self.detail)

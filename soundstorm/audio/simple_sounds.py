@@ -1,4 +1,4 @@
-"""Sounds that recordings have too few of for codebooks to know them: tones and clicks, on silence or on faint noise.
+"""Synthetic tones and clicks, on silence or faint noise: recordings contain too few of them to train codebooks on.
 
 Legend: N samples.
 """
@@ -6,23 +6,23 @@ Legend: N samples.
 import numpy as np
 from numpy.typing import NDArray
 
-LOUDEST_DB, SOFTEST_DB = -3.0, -50.0
-"""Root mean square level, relative to full scale."""
+LOUDEST_DB, QUIETEST_DB = -3.0, -50.0
+"""Range of the root mean square level, relative to full scale."""
 LOWEST_HZ, HIGHEST_SHARE = 60.0, 0.48
-"""Fundamental tones: from here to this share of the sample rate."""
+"""Range of the fundamental frequency: from LOWEST_HZ to HIGHEST_SHARE of the sample rate."""
 MAX_HARMONICS = 8
 NOISE_DB = (-100.0, -50.0)
-"""Noise beneath a sound, relative to it; half of the sounds have none."""
+"""Range of the background noise level relative to the sound; half of the sounds have no noise."""
 
 
 def simple_sounds(count: int, duration_s: float, sample_rate: int, seed: int) -> list[NDArray[np.float32]]:
-    """Sounds (N,), two thirds of them tones and a third clicks; the same for the same seed."""
+    """`count` sounds (N,), two thirds of them tones and a third clicks; the same seed gives the same sounds."""
     sounds = []
     for number in range(count):
         rng = np.random.default_rng([seed, number])
         make = _clicks if number % 3 == 2 else _tones
         sound_N = make(rng, round(duration_s * sample_rate), sample_rate)
-        sound_N *= 10 ** (rng.uniform(SOFTEST_DB, LOUDEST_DB) / 20) / max(
+        sound_N *= 10 ** (rng.uniform(QUIETEST_DB, LOUDEST_DB) / 20) / max(
             float(np.sqrt(np.square(sound_N).mean())), 1e-9
         )
         if rng.random() < 0.5:
@@ -33,7 +33,7 @@ def simple_sounds(count: int, duration_s: float, sample_rate: int, seed: int) ->
 
 
 def _tones(rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
-    """A few tones one after another, each steady, gliding or dying away, with harmonics or without."""
+    """A few tones one after another, each steady, gliding or decaying, with or without harmonics."""
     parts = []
     for length_N in np.array_split(np.arange(num_samples), rng.integers(4, 12)):
         time_s = (length_N - length_N[0]) / sample_rate
@@ -49,7 +49,7 @@ def _tones(rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDAr
 
 
 def _clicks(rng: np.random.Generator, num_samples: int, sample_rate: int) -> NDArray[np.float64]:
-    """Impulses at random places, bare or ringing for some milliseconds."""
+    """Impulses at random positions, either bare or followed by some milliseconds of decaying noise."""
     impulses_N = np.zeros(num_samples)
     places = rng.integers(num_samples, size=max(1, round(num_samples / sample_rate * rng.uniform(2, 12))))
     impulses_N[places] = rng.choice([-1, 1], len(places)) * 10 ** rng.uniform(-1, 0, len(places))

@@ -1,4 +1,4 @@
-"""Opening any recording: libsndfile reads it, or else ffmpeg; both give blocks of frames from any place, so that memory
+"""Opens any recording, with libsndfile or else with ffmpeg; both read blocks of frames from any position, so memory use
 stays small.
 
 Legend: N frames, C channels.
@@ -20,42 +20,42 @@ from soundstorm.audio.unknown_length import with_length
 from soundstorm.schemas import Reason
 
 MAX_RATE = 1_000_000
-"""Samples per second of a file at most."""
+"""Highest sample rate that is accepted."""
 BLOCK_VALUES = 1 << 19
 """Samples of all channels that are decoded at once."""
 
 _NUMBERS = ("MAT4", "MAT5")
-"""Formats of libsndfile that hold any matrix, and not just sound."""
+"""Formats of libsndfile that store arbitrary matrices, not only sound."""
 _WALKED = ("WAV", "WAVEX", "RF64", "AIFF", "W64", "CAF", "AU")
-"""Formats whose containers `missing_end` has compared with the file: what they promise is there."""
+"""Formats whose declared size `missing_end` has compared with the size of the file, so it is known to be right."""
 _UNKNOWN_FRAMES = 2**62
-"""libsndfile reports more frames than this when a FLAC file that was written to a pipe does not say how long it is."""
+"""libsndfile reports more frames than this for a FLAC file that was written to a pipe and does not state its length."""
 
 
 class Track(Protocol):
-    """The sound of a recording."""
+    """The audio of a recording."""
 
     sample_rate: int
     """Frames per second."""
     channels: int
     num_frames: int | None
-    """As the file says; None where it does not."""
+    """According to the header; None if it does not say."""
     is_floating: bool
-    """Whether the file holds floating-point numbers, which may exceed 1."""
+    """Whether the file stores floating-point numbers, which may exceed 1."""
     is_exact: bool
-    """Whether `num_frames` is right to the frame, so that less means that the file was cut short."""
+    """Whether `num_frames` is exact, so that fewer decoded frames mean a truncated file."""
     is_whole: bool
-    """Whether the file is known to hold all frames that it promises."""
+    """Whether the file is known to contain all frames that its header states."""
 
     def seek(self, frame: int) -> None:
-        """Go to a frame."""
+        """Move to a frame."""
 
     def read(self, num_frames: int) -> np.ndarray:
         """The next frames, float32 (N, C); fewer than asked for only at the end."""
 
 
 class Guarded(io.RawIOBase):
-    """A file whose errors are kept, because libsndfile's callbacks swallow them."""
+    """A file that remembers its errors, because libsndfile's callbacks swallow them."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -70,7 +70,7 @@ class Guarded(io.RawIOBase):
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (ValueError, OverflowError):  # a damaged header leads out of the file
+        except (ValueError, OverflowError):  # a damaged header points outside of the file
             return self._file.tell()
 
     def tell(self) -> int:
@@ -86,7 +86,7 @@ class Guarded(io.RawIOBase):
         return len(content)
 
     def check(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise the error that occurred while the file was read, if any."""
         if isinstance(self.error, OSError):
             raise RejectedAudio(
                 Reason.UNREADABLE_FILE, f"the file cannot be read: {self.error.strerror or self.error}"
@@ -96,10 +96,10 @@ class Guarded(io.RawIOBase):
 
 
 def open_file(source: bytes | Path | BinaryIO) -> BinaryIO:
-    """Content, a path or a file as a file to read.
+    """Open content, a path or an already open file for reading.
 
     Raises:
-        RejectedAudio: it is missing or cannot be read.
+        RejectedAudio: the file is missing or cannot be read.
     """
     if isinstance(source, bytes):
         return io.BytesIO(source)
@@ -114,11 +114,11 @@ def open_file(source: bytes | Path | BinaryIO) -> BinaryIO:
 
 
 def open_track(file: BinaryIO) -> Track:
-    """The sound in a file; the file must stay open as long as it is read.
+    """The audio of a file, which must stay open while it is read.
 
     Raises:
-        RejectedAudio: it is empty, not audio, cut short as far as its container tells, needs PyAV where that is
-            missing, or holds no frame.
+        RejectedAudio: the file is empty, not audio, truncated as far as its container shows, without samples, or needs
+            PyAV, which is not installed.
     """
     guarded = Guarded(file)
     if not size_of(guarded):  # type: ignore[arg-type]
@@ -129,7 +129,7 @@ def open_track(file: BinaryIO) -> Track:
     track = _open(guarded)
     if not 0 < track.sample_rate <= MAX_RATE:
         raise RejectedAudio(
-            Reason.NOT_AUDIO, f"the header says {track.sample_rate} samples per second, the most is {MAX_RATE}"
+            Reason.NOT_AUDIO, f"the header says {track.sample_rate} samples per second, the maximum is {MAX_RATE}"
         )
     if track.num_frames == 0:
         raise RejectedAudio(Reason.NO_SAMPLES, "the file has a header and no samples")
@@ -137,7 +137,8 @@ def open_track(file: BinaryIO) -> Track:
 
 
 def blocks(track: Track, first: int, num_frames: int | None) -> Iterator[np.ndarray]:
-    """Frames from `first` on, float32 (N, C), at most `num_frames` in all, or all there are."""
+    """Blocks of frames, float32 (N, C), from frame `first` on; `num_frames` in all, or up to the end if that is
+    None."""
     size = max(1, BLOCK_VALUES // track.channels)
     track.seek(first)
     left = num_frames
@@ -150,7 +151,7 @@ def blocks(track: Track, first: int, num_frames: int | None) -> Iterator[np.ndar
 
 
 class _SndfileTrack:
-    """A recording that libsndfile reads."""
+    """A recording that libsndfile can read."""
 
     def __init__(self, file: soundfile.SoundFile, guarded: Guarded, foreign: int) -> None:
         self._file, self._guarded, self._foreign = file, guarded, foreign
@@ -165,7 +166,7 @@ class _SndfileTrack:
             self._file.seek(min(frame, self.num_frames or frame) + self._foreign)
         except soundfile.LibsndfileError as error:
             self._guarded.check()
-            raise RejectedAudio(Reason.TRUNCATED, f"there is no way to frame {frame}: {error.error_string}") from error
+            raise RejectedAudio(Reason.TRUNCATED, f"frame {frame} cannot be reached: {error.error_string}") from error
         self._guarded.check()
         self._position = frame
 
@@ -175,7 +176,7 @@ class _SndfileTrack:
         except soundfile.LibsndfileError as error:
             self._guarded.check()
             promised = "" if self.num_frames is None else f" of {self.num_frames} frames"
-            detail = f"decoding breaks off after {self._position}{promised}: {error.error_string}"
+            detail = f"decoding stops after {self._position}{promised}: {error.error_string}"
             raise RejectedAudio(Reason.TRUNCATED, detail) from error
         self._guarded.check()
         self._position += len(block_NC)
@@ -184,9 +185,9 @@ class _SndfileTrack:
 
 def _open(guarded: Guarded) -> Track:
     head = read_at(guarded, 0, 256)  # type: ignore[arg-type]
-    told, foreign = with_length(guarded)  # type: ignore[arg-type]
+    complete, foreign = with_length(guarded)  # type: ignore[arg-type]
     try:
-        file = soundfile.SoundFile(told)
+        file = soundfile.SoundFile(complete)
     except soundfile.LibsndfileError as error:
         guarded.check()
         is_mp3 = head.startswith(b"\xff") and (b"Xing" in head or b"Info" in head)
@@ -206,6 +207,6 @@ def _open(guarded: Guarded) -> Track:
     guarded.check()
     if file.format in _NUMBERS:
         raise RejectedAudio(
-            Reason.NOT_AUDIO, f"its format is {file.format}, which holds any numbers: convert it to WAV or FLAC"
+            Reason.NOT_AUDIO, f"its format is {file.format}, which may hold any numbers: convert it to WAV or FLAC"
         )
     return _SndfileTrack(file, guarded, foreign)

@@ -1,6 +1,6 @@
-"""The mel filter bank: triangles over frequency whose centres lie at equal steps of the mel scale.
+"""The mel filter bank: triangular filters whose centres are evenly spaced on the mel scale.
 
-Legend: F frequencies of a transform, M bands.
+Legend: F frequency bins, M bands.
 """
 
 import math
@@ -9,22 +9,23 @@ import torch
 from torch import Tensor
 
 _LINEAR_HZ = 200 / 3
-"""Hertz of a mel below 1,000 Hz."""
+"""Hertz per mel below 1,000 Hz."""
 _KNEE_HZ = 1000.0
 _LOG_STEP = math.log(6.4) / 27
-"""Logarithm of the ratio of frequencies a mel apart above 1,000 Hz."""
+"""Above 1,000 Hz, the logarithm of the frequency grows by this per mel."""
 
 
 def mel_bands(
     n_fft: int, num_bands: int, sample_rate: int, lowest_hz: float = 0.0, highest_hz: float | None = None
 ) -> Tensor:
-    """Weights float32 (F, M) of each frequency from 0 to half of `sample_rate` in each band; a triangle's peak is 1.
+    """The mel filter bank, float32 (F, M): the weight of each frequency from 0 to `sample_rate` / 2 in each band; the
+    peak of a triangle is 1.
 
-    The mel scale is that of M. Slaney, "Auditory Toolbox", 1998. To the bit torchaudio's `melscale_fbanks` with
-    `norm=None` and `mel_scale="slaney"`, with which the weights in the package were trained.
+    The mel scale is that of M. Slaney, "Auditory Toolbox", 1998. Bit-identical to torchaudio's `melscale_fbanks` with
+    `norm=None` and `mel_scale="slaney"`, with which the bundled weights were trained.
 
     Args:
-        n_fft: samples of the transform: F is n_fft // 2 + 1.
+        n_fft: samples in a Fourier transform: F is n_fft // 2 + 1.
         num_bands: M.
         sample_rate: samples per second.
         lowest_hz, highest_hz: outer edges of the outermost triangles; default: all frequencies.

@@ -1,8 +1,8 @@
-"""Ten procedural classes of environmental sound that differ in spectrum and in time, written as a data set in ESC-50's
-layout.
+"""Procedural sounds of ten environmental classes, which differ in spectrum and in temporal structure, for a dataset in
+ESC-50's layout.
 
-The data set needs no download, so it is the default of the demo and the fixture of the tests. A clip depends on its
-class and seed only.
+The dataset needs no download, so the demo uses it by default, and the tests use it as a fixture. A clip depends only on
+its class and its seed.
 """
 
 from collections.abc import Callable
@@ -13,12 +13,12 @@ from scipy import fft
 from soundstorm.errors import SoundStormError
 
 SYNTHETIC_RATE = 44_100
-"""Samples per second of the files that `write_dataset` makes, as in ESC-50."""
+"""Samples per second of the files that `write_dataset` writes, as in ESC-50."""
 MIN_RATE = 16_000
-"""The highest partials lie just below 8 kHz."""
+"""The highest partials lie just below 8 kHz, so a lower rate cannot represent them."""
 
 _FLOOR = 3e-4
-"""Amplitude of the faint noise under every clip (-70 dB): a microphone is never digitally silent."""
+"""Amplitude of the faint noise in every clip (-70 dB): a real microphone never records digital silence."""
 _EDGE_S = 0.004
 
 
@@ -80,7 +80,7 @@ def _wander(time_s: np.ndarray, rng: np.random.Generator, speed_hz: float) -> np
 
 
 def _place(num_samples: int, sample_rate: int, events: list[tuple[float, np.ndarray]]) -> np.ndarray:
-    """The sum of short sounds, each given with its start in seconds; what lies beyond the end is cut."""
+    """The sum of short sounds, each given with its start in seconds; sounds are cut at the end of the clip."""
     sound = np.zeros(num_samples)
     for start_s, grain in events:
         start = int(start_s * sample_rate)

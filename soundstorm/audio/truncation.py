@@ -1,7 +1,7 @@
-"""Recognises files that were cut short by what their containers say of their length.
+"""Detects truncated files from the sizes that their containers declare.
 
-libsndfile opens such files without complaint and reports the frames that are left, so the containers are walked here.
-FLAC and MP3 need no such check: decoding them gives fewer frames than their headers promise.
+libsndfile opens such files without complaint and reports only the frames that are left, so this module parses the
+containers itself. FLAC and MP3 need no such check: decoding them gives fewer frames than their headers state.
 """
 
 import os
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 _STREAMED_SIZE = 0x7FFF0000
-"""A chunk size from here on, in 32 bits, is the placeholder of a program that wrote to a pipe: it promises nothing."""
+"""A 32-bit chunk size of at least this is a placeholder, written by a program that wrote to a pipe; it says nothing
+about the size."""
 _OGG_HEADER_BYTES = 27
 _OGG_LAST_PAGE = 0x04
 _OGG_PAGE_BYTES = _OGG_HEADER_BYTES + 255 + 255 * 255
@@ -21,22 +22,22 @@ _FARTHEST = 2**62
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """A part of a container."""
+    """A chunk of a container file."""
 
     name: bytes
     start: int
-    """Where its content begins, in bytes from the start of the file."""
+    """Position of its content in the file, in bytes."""
     size: int
-    """Bytes of the content, as its header says."""
+    """Size of its content in bytes according to its header."""
 
 
 def size_of(file: BinaryIO) -> int:
-    """Bytes of the file."""
+    """Size of the file in bytes."""
     return file.seek(0, os.SEEK_END)
 
 
 def read_at(file: BinaryIO, position: int, size: int) -> bytes:
-    """Up to `size` bytes from `position`, which a damaged header may put anywhere."""
+    """Up to `size` bytes from `position`, which may be anywhere if a header is damaged."""
     if position >= _FARTHEST:
         return b""
     file.seek(position)
@@ -44,7 +45,8 @@ def read_at(file: BinaryIO, position: int, size: int) -> bytes:
 
 
 def missing_end(file: BinaryIO) -> str | None:
-    """What a WAV, AIFF, W64, CAF, AU or Ogg file lacks, as a phrase; None if it is whole or is of another kind."""
+    """What is missing from a truncated WAV, AIFF, W64, CAF, AU or Ogg file, as a phrase; None if the file is complete
+    or of another kind."""
     magic = read_at(file, 0, 4)
     if magic == b"OggS":
         return _missing_ogg_end(file)
@@ -56,7 +58,8 @@ def missing_end(file: BinaryIO) -> str | None:
 
 
 def riff_chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """The chunks of a RIFF, RIFX, RF64 or (big-endian) FORM file; the size of RF64's audio is that of its ds64."""
+    """The chunks of a RIFF, RIFX, RF64 or (big-endian) FORM file; for RF64 the size of the audio comes from the ds64
+    chunk."""
     order = ">" if read_at(file, 0, 4) in (b"RIFX", b"FORM") else "<"
     position, long_data_size = 12, 0
     while len(head := read_at(file, position, 8)) == 8:
@@ -81,7 +84,7 @@ def _w64_chunks(file: BinaryIO) -> Iterator[Chunk]:
 def _caf_chunks(file: BinaryIO) -> Iterator[Chunk]:
     position = 8
     while len(head := read_at(file, position, 12)) == 12:
-        size = max(0, struct.unpack(">q", head[4:])[0])  # -1: up to the end of the file
+        size = max(0, struct.unpack(">q", head[4:])[0])  # -1 means: up to the end of the file
         yield Chunk(name=head[:4], start=position + 12, size=size)
         position += 12 + size
 
@@ -93,7 +96,7 @@ _WALKS: dict[bytes, Callable[[BinaryIO], Iterator[Chunk]]] = {
 
 
 def _missing_chunk(file: BinaryIO, chunks: Iterator[Chunk]) -> str | None:
-    """Walks up to the audio and compares its size with what the file holds."""
+    """Finds the audio chunk and compares its declared size with the size of the file."""
     held, end = size_of(file), 0
     for _, chunk in zip(range(_MAX_CHUNKS), chunks, strict=False):
         if chunk.name in (b"data", b"SSND", b"BODY"):
@@ -103,12 +106,12 @@ def _missing_chunk(file: BinaryIO, chunks: Iterator[Chunk]) -> str | None:
 
 
 def _compared(start: int, size: int, held: int) -> str | None:
-    short = f"the header promises {size} bytes of audio, the file holds {max(0, held - start)}"
+    short = f"the header says {size} bytes of audio, but the file has {max(0, held - start)}"
     return short if start + size > held else None
 
 
 def _missing_ogg_end(file: BinaryIO) -> str | None:
-    """The last page must be complete and carry the end-of-stream flag (RFC 3533, section 6)."""
+    """The last page must be complete and have the end-of-stream flag (RFC 3533, section 6)."""
     end = read_at(file, max(0, size_of(file) - 2 * _OGG_PAGE_BYTES), 2 * _OGG_PAGE_BYTES)
     page = end[max(0, end.rfind(b"OggS")) :]
     if len(page) < _OGG_HEADER_BYTES or len(page) < _OGG_HEADER_BYTES + page[26]:

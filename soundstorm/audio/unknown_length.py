@@ -1,8 +1,8 @@
-"""Files whose header does not say how much sound they hold: WAV files of "0 bytes", and MP3 files of bare frames.
+"""Audio files whose header does not state their length: WAV files of "0 bytes", and MP3 files without a Xing header.
 
-Who writes to a pipe, or is interrupted, leaves such files. libsndfile takes the first for empty, and guesses the length
-of the others from their first frames: 5 s with a variable bit rate may come back as 1.6 s. Here they get the header
-that they lack.
+Programs that write to a pipe, or are interrupted, leave such files. libsndfile reports the WAV files as empty, and
+estimates the length of the MP3 files from their first frames: 5 s at a variable bit rate may be read as 1.6 s. This
+module adds the missing header.
 """
 
 import io
@@ -15,26 +15,27 @@ from soundstorm.audio.truncation import read_at, riff_chunks, size_of
 
 _BLOCK_BYTES = 1 << 20
 _MAX_JUNK_BYTES = 1 << 16
-"""Between two frames of an MP3 file that still count as one file."""
+"""Bytes between two MP3 frames that are skipped at most."""
 _MIN_FRAMES = 2
-"""One header that four bytes look like makes no MP3 file."""
+"""Fewer frames than this do not make an MP3 file: four bytes may look like a frame header by chance."""
 _MPG123_DELAY = 529
+"""Samples that mpg123 drops at the start of a file with a Xing header, to compensate for its own delay."""
 _KBPS = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Bit rates of layer III by MPEG version; 2 stands for 2 and 2.5 (ISO/IEC 11172-3 and 13818-3)."""
+"""Bit rates of layer III by MPEG version; key 2 stands for versions 2 and 2.5 (ISO/IEC 11172-3 and 13818-3)."""
 _RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
-"""Sample rates by the two version bits."""
+"""Sample rates by the two version bits of a frame header."""
 
 
 class Spliced(io.RawIOBase):
-    """A file to read whose first bytes are replaced.
+    """A readable file whose first bytes are replaced.
 
     Args:
-        first: stands in the place of all bytes before `start`.
+        first: replaces all bytes before `start`.
         file: the file.
-        start: where in it the rest begins.
+        start: position in `file` from which on it is unchanged.
     """
 
     def __init__(self, first: bytes, file: BinaryIO, start: int) -> None:
@@ -68,8 +69,8 @@ class Spliced(io.RawIOBase):
 
 
 def with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """The file from its start, with a header that says how long it is where its own does not, and samples at its start
-    that are none of its own."""
+    """The file with a header that states its length, added if its own does not, and the number of samples that the new
+    header adds at the start and that must be skipped."""
     magic, foreign = read_at(file, 0, 4), 0
     if magic in (b"RIFF", b"RIFX"):
         file = _wav_with_length(file, ">I" if magic == b"RIFX" else "<I")
@@ -80,7 +81,7 @@ def with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
 
 
 def _wav_with_length(file: BinaryIO, order: str) -> BinaryIO:
-    """A data chunk of 0 bytes that something other than chunks follows holds all that follows."""
+    """If a data chunk of 0 bytes is followed by something other than chunks, everything that follows is its audio."""
     held = size_of(file)
     chunks = riff_chunks(file)
     for chunk in chunks:
@@ -93,17 +94,17 @@ def _wav_with_length(file: BinaryIO, order: str) -> BinaryIO:
                 if not later.name.isascii() or not later.name.decode().isprintable() or end > held:
                     break
             if held in (end, end + 1) and end > chunk.start:
-                return file  # chunks follow to the very end: it is empty indeed
+                return file  # chunks follow up to the end of the file: its audio is really empty
             header = read_at(file, 0, chunk.start - 4) + struct.pack(order, min(held - chunk.start, 0x7FFEFFFF))
             return Spliced(header, file, chunk.start)  # type: ignore[return-value]
     return file
 
 
 def _mp3_with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
-    """Bare frames behind a header in the form of Xing's, with their number.
+    """MP3 frames preceded by a Xing header with their number.
 
-    mpg123 drops the first 529 samples of a file with such a header, its own delay: those are of a frame of silence that
-    is put before the others.
+    mpg123 drops the first 529 samples of a file with such a header, to compensate for its own delay. Therefore a frame
+    of silence is inserted before the others.
     """
     start = 0
     while (tag := read_at(file, start, 10))[:3] == b"ID3" and len(tag) == 10:
@@ -119,7 +120,8 @@ def _mp3_with_length(file: BinaryIO) -> tuple[BinaryIO, int]:
 
 
 def _frame_bytes(header: bytes) -> int:
-    """Length of the layer III frame that begins with these four bytes; 0 if none does, or it does not say."""
+    """Length of the layer III frame that starts with these four bytes; 0 if they are not a frame header, or do not
+    state a length."""
     if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE6 != 0xE2:
         return 0
     version, bitrate, rate, padding = header[1] >> 3 & 3, header[2] >> 4, header[2] >> 2 & 3, header[2] >> 1 & 1
@@ -130,9 +132,9 @@ def _frame_bytes(header: bytes) -> int:
 
 
 def _frames(file: BinaryIO, start: int) -> Iterator[int]:
-    """Where each whole frame from `start` on begins."""
+    """Position of each complete frame from `start` on."""
     file.seek(start)
-    held, first, junk = b"", start, 0  # what was read from `first` on and is not yet done with
+    held, first, junk = b"", start, 0  # `held` are the bytes read from position `first` on and not yet parsed
     at = 0
     while True:
         if at + 4 > len(held):
@@ -157,8 +159,8 @@ def _frames(file: BinaryIO, start: int) -> Iterator[int]:
 
 
 def _first_frames(header: bytes, count: int, num_bytes: int) -> bytes:
-    """Two frames before `count` frames in the format of `header`, `num_bytes` in all: one that tells their number, and
-    one of silence."""
+    """A Xing header frame, which states the number of frames, and a frame of silence, to precede `count` frames in the
+    format of `header` that have `num_bytes` in all."""
     is_mono, is_first = header[3] >> 6 == 3, header[1] >> 3 & 3 == 3
     side_bytes = (17 if is_mono else 32) if is_first else (9 if is_mono else 17)
     for bitrate in range(1, 15):
