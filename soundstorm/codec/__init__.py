@@ -1,2 +1,2 @@
-"""A codec without a learned network: log-mel spectra in blocks of frames, principal axes, residual k-means, and a rule
-for the way back to sound."""
+"""A codec without a neural network: blocks of log-mel frames, principal component analysis, residual vector
+quantization by k-means, and a rule-based synthesis of sound from log-mel frames."""

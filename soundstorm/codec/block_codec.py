@@ -1,6 +1,6 @@
-"""`BlockCodec`: sound to codes and back, by settings and fitted tables alone.
+"""`BlockCodec` encodes sound to codes and decodes codes to sound with fitted tables, without a neural network.
 
-Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (blocks).
+Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (one per block).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,21 +21,21 @@ from soundstorm.codec.synthesis import Synthesis
 
 @dataclass(frozen=True)
 class BlockTables:
-    """What a block codec is fitted to."""
+    """The tables that are fitted to recordings."""
 
     bank_FM: NDArray[np.float32]
     """The mel filter bank."""
     space: BlockSpace
     codebooks: Codebooks
     texture_M: NDArray[np.float32]
-    """Nats of each band that the codes lose, root mean square, on clips that the codebooks were not fitted to."""
+    """Quantization error in nats of each band, as root mean square, on clips that the codebooks were not fitted to."""
 
 
 class BlockCodec(nn.Module):
-    """Encodes waveforms to codes (Q, C) and decodes them; nearest codes are found on the module's device, all else on
-    the CPU in float64.
+    """Encodes waveforms to codes (Q, C) and decodes them.
 
-    Codes are the same on every machine, and so are the samples once rounded to 16 bits, whole or in windows.
+    The nearest codes are searched on the module's device; everything else runs on the CPU in float64. The codes, and
+    the samples rounded to 16 bits, are the same on every machine, whether a clip is processed whole or in windows.
     """
 
     centroids_QKD: Tensor
@@ -51,7 +51,7 @@ class BlockCodec(nn.Module):
 
     @property
     def search(self) -> Search:
-        """The search for codes, on the module's device."""
+        """The code search, on the module's device."""
         if self._search is None or self._search.device != self.device:
             self._search = Search(self.centroids_QKD, self.config.beam)
         return self._search
@@ -59,32 +59,33 @@ class BlockCodec(nn.Module):
     # ---- sound to codes
 
     def log_mel(self, waveform_N: NDArray) -> Array:
-        """The log-mel frames (T, M) of a waveform, whole blocks, in nats."""
+        """The log-mel frames (T, M) of a waveform in nats; T is a whole number of blocks."""
         return np.concatenate(list(log_mel_windows([waveform_N], self.config, self._log_mel)))
 
     def encode(self, waveform_N: NDArray) -> NDArray[np.uint16]:
-        """A waveform (N,) to codes (Q, ceil(N / block_hop))."""
+        """Encode a waveform (N,) to codes (Q, ceil(N / block_hop))."""
         return np.concatenate(list(self.encode_stream([waveform_N])), axis=1)
 
     def encode_stream(self, parts: Iterable[NDArray]) -> Iterator[NDArray[np.uint16]]:
-        """A waveform that comes in parts of any length, to codes (Q, C) window by window: those of the whole, in
-        bounded memory."""
+        """Encode a waveform that arrives in parts of any length: yields the same codes (Q, C) as `encode` of the whole,
+        window by window, in bounded memory."""
         for log_mel_TM in log_mel_windows(parts, self.config, self._log_mel):
             yield self.encode_log_mel(log_mel_TM)
 
     def encode_log_mel(self, log_mel_TM: Array) -> NDArray[np.uint16]:
-        """Whole blocks of log-mel frames (T, M) to codes (Q, C)."""
+        """Encode log-mel frames (T, M), a whole number of blocks, to codes (Q, C)."""
         points_CD = torch.from_numpy(self.tables.space.points(log_mel_TM))
         return self.search(points_CD).T.cpu().numpy().astype(np.uint16)
 
     # ---- codes to sound
 
     def decode_log_mel(self, codes_QC: NDArray[np.integer]) -> Array:
-        """Codes (Q, C), of the first levels or of all, to the log-mel frames (T, M) that they stand for."""
+        """The log-mel frames (T, M) that codes (Q, C) represent; Q may be smaller than the number of levels."""
         return self.tables.space.log_mel(self.tables.codebooks.sums(codes_QC), self.config.bands)
 
     def texture(self, num_levels: int) -> Array:
-        """Standard deviation (M,) in nats of the noise that stands for what the codes of the first levels leave out."""
+        """Standard deviation (M,) in nats of the noise that is added to each band in place of the detail that the first
+        `num_levels` levels do not represent."""
         if num_levels not in self._textures:
             axes_VD = self.tables.space.axes_VD.astype(np.float64) / AXIS_STEPS
             covariances = [
@@ -96,15 +97,15 @@ class BlockCodec(nn.Module):
         return self._textures[num_levels]
 
     def decode(self, codes_QC: NDArray[np.integer], seed: int = 0) -> NDArray[np.float32]:
-        """Codes (Q, C) to a waveform (C block_hop,); `seed` decides its noise.
+        """Decode codes (Q, C) to a waveform (C block_hop,); `seed` determines its noise.
 
-        Codes of the first levels alone are decoded, too: noise of the variance that the others have takes their place.
+        Q may be smaller than the number of levels: noise of the same variance then replaces the missing levels.
         """
         return np.concatenate(list(self.decode_stream([codes_QC], seed)))
 
     def decode_stream(self, parts: Iterable[NDArray[np.integer]], seed: int = 0) -> Iterator[NDArray[np.float32]]:
-        """Codes that come in parts of any length, to samples window by window: those of the whole, in bounded
-        memory."""
+        """Decode codes that arrive in parts of any length: yields the same samples as `decode` of the whole, window by
+        window, in bounded memory."""
         num_levels = self.config.num_levels
 
         def log_mels() -> Iterator[Array]:
@@ -127,7 +128,7 @@ class BlockCodec(nn.Module):
 
     @property
     def hop(self) -> int:
-        """Samples of a column of codes."""
+        """Samples per column of codes."""
         return self.config.block_hop
 
     @property
@@ -137,16 +138,16 @@ class BlockCodec(nn.Module):
 
     @property
     def codebooks(self) -> Tensor:
-        """The centroids (Q, K, D) in nats, float32."""
+        """The codebook vectors (Q, K, D) in nats, float32."""
         return self.centroids_QKD / POINT_STEPS
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
-        """Waveforms (B, 1, N) to codes (B, Q, C)."""
+        """Encode waveforms (B, 1, N) to codes (B, Q, C)."""
         codes = [self.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
         return torch.from_numpy(np.stack(codes).astype(np.int64)).to(self.device)
 
     def decode_batch(self, codes_BQC: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codes (B, Q, C) with a seed for each clip to waveforms (B, 1, C block_hop)."""
+        """Decode codes (B, Q, C), with a seed for each clip, to waveforms (B, 1, C block_hop)."""
         waves = [self.decode(codes_QC, seed) for codes_QC, seed in zip(codes_BQC.cpu().numpy(), seeds, strict=True)]
         return torch.from_numpy(np.stack(waves))[:, None].to(self.device)
 

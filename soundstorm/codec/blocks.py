@@ -1,7 +1,8 @@
-"""Blocks of log-mel frames as points: less their mean, along their principal axes.
+"""Principal component analysis of blocks of log-mel frames.
 
-Everything here is a whole multiple of a power of two, so that sums in float64 are exact, in whatever order a machine
-adds: a block becomes the same point, and a point the same block, everywhere.
+A block (some consecutive frames) minus the mean block, projected onto the principal axes, is a point. All values are
+whole multiples of a power of two, so that sums in float64 are exact in any order: a block gives the same point, and a
+point the same block, on every machine.
 
 Legend: T frames, M mel bands, B blocks, V values of a block (frames times bands), D principal axes.
 """
@@ -14,27 +15,27 @@ from numpy.typing import NDArray
 from soundstorm.codec.log_mel import Array, on_grid
 
 AXIS_STEPS = 1 << 15
-"""Steps of an axis' values per 1."""
+"""Quantization steps per 1 of the elements of an axis."""
 POINT_STEPS = 1 << 12
-"""Steps of a point's values per nat."""
+"""Quantization steps per nat of the coordinates of a point."""
 
 
 @dataclass(frozen=True)
 class BlockSpace:
-    """Where blocks lie."""
+    """The mean block and the principal axes."""
 
     center_V: Array
-    """The mean block, in nats on the grid of log-mel values."""
+    """The mean block in nats, rounded like log-mel values."""
     axes_VD: NDArray[np.int16]
-    """Orthonormal principal axes, in steps."""
+    """Orthonormal principal axes in steps of 1 / AXIS_STEPS."""
 
     def points(self, log_mel_TM: Array) -> NDArray[np.int64]:
-        """Log-mel frames (T, M), whole blocks on the grid, to points (B, D) in steps."""
+        """Project log-mel frames (T, M), a whole number of blocks, to points (B, D) in steps of 1 / POINT_STEPS nat."""
         blocks_BV = log_mel_TM.reshape(-1, len(self.center_V)) - self.center_V
         return np.rint(blocks_BV @ self.axes_VD.astype(np.float64) * (POINT_STEPS / AXIS_STEPS)).astype(np.int64)
 
     def log_mel(self, points_BD: NDArray[np.int64], num_bands: int) -> Array:
-        """Points (B, D) in steps to log-mel frames (T, M) on the grid."""
+        """Reconstruct log-mel frames (T, M), rounded to the grid, from points (B, D) in steps."""
         blocks_BV = (
             points_BD.astype(np.float64) @ self.axes_VD.T.astype(np.float64) / (POINT_STEPS * AXIS_STEPS)
             + self.center_V
@@ -43,7 +44,7 @@ class BlockSpace:
 
 
 def find_space(blocks_BV: NDArray, dims: int) -> BlockSpace:
-    """The mean and the `dims` principal axes of blocks, those of the largest variance first."""
+    """The mean and the first `dims` principal axes of blocks, in descending order of variance."""
     center_V = on_grid(blocks_BV.mean(0, dtype=np.float64))
     covariance_VV = np.zeros((len(center_V), len(center_V)))
     for part_BV in np.array_split(blocks_BV, max(1, len(blocks_BV) // 50_000)):

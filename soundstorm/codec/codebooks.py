@@ -1,9 +1,10 @@
-"""Codebooks of residual k-means: each level's codes are the means of clusters of what the levels before it leave.
+"""Residual vector quantization: each level's codebook holds k-means centroids of the residuals that the levels before
+it leave.
 
-Centroids are 8-bit integers with one multiplier per level and axis. All are whole steps, so that the distance between a
-point and a sum of centroids is exact in float64 and the choice of codes is the same on every machine.
+Centroids are stored as 8-bit integers, with one scale factor per level and axis. All values are whole steps, so the
+distance between a point and a sum of centroids is exact in float64, and the chosen codes are the same on every machine.
 
-Legend: B blocks, D principal axes, Q levels, K codes of a level, W partial sequences of the beam.
+Legend: B blocks, D principal axes, Q levels, K codes per level, W partial code sequences in the beam.
 """
 
 import math
@@ -17,53 +18,55 @@ from torch import Tensor
 from soundstorm.codec.blocks import POINT_STEPS
 
 SPARE = 4
-"""Candidates that are measured exactly beyond those that stay: single precision orders near equals wrongly."""
+"""Additional candidates whose distance is computed exactly: single precision may order nearly equal distances
+wrongly."""
 GROUP = 32
-"""Codes of which the nearest is looked up at once, at most."""
+"""Maximum number of codes in a group; the search first selects groups by the minimum of each."""
 PART = 256
 """Blocks that are encoded at once."""
 
 
 @dataclass(frozen=True)
 class Codebooks:
-    """Centroids of all levels."""
+    """The codebooks of all levels."""
 
     codes_QKD: NDArray[np.int8]
-    """Centroids in multiples of `multiplier_QD`."""
+    """Centroids in units of `multiplier_QD`."""
     multiplier_QD: NDArray[np.int32]
-    """Steps of a point per unit of a centroid."""
+    """Scale factors: steps of a point per unit of a centroid."""
 
     @property
     def centroids(self) -> NDArray[np.float32]:
-        """Centroids (Q, K, D) in steps of a point: whole numbers below 2^24, exact in single precision."""
+        """Centroids (Q, K, D) in steps of a point: integers below 2^24, so exact in single precision."""
         return self.codes_QKD.astype(np.float32) * self.multiplier_QD[:, None].astype(np.float32)
 
     def sums(self, codes_QB: NDArray[np.integer]) -> NDArray[np.int64]:
-        """Codes (Q, B) of the first levels, or of all, to the sums of their centroids (B, D) in steps."""
+        """The sums (B, D), in steps, of the centroids of codes (Q, B); Q may be smaller than the number of levels."""
         points_BD = np.zeros((codes_QB.shape[1], self.codes_QKD.shape[2]), dtype=np.int64)
         for level, codes_B in enumerate(codes_QB):
             points_BD += self.codes_QKD[level, codes_B].astype(np.int64) * self.multiplier_QD[level]
         return points_BD
 
     def covariance(self, level: int) -> NDArray[np.float64]:
-        """Covariance (D, D) in square steps of what a level adds, its codes taken for equally frequent."""
+        """Covariance (D, D), in squared steps, of the contribution of a level, assuming that its codes are equally
+        frequent."""
         centroids_KD = self.codes_QKD[level].astype(np.float64) * self.multiplier_QD[level]
         return centroids_KD.T @ centroids_KD / len(centroids_KD)
 
 
 def pack_centroids(centroids_KD: NDArray) -> tuple[NDArray[np.int8], NDArray[np.int32]]:
-    """Centroids in nats (K, D) as 8-bit integers and the multiplier (D,) of each axis in steps."""
+    """Quantize centroids (K, D) in nats to 8-bit integers and a scale factor (D,) per axis in steps."""
     steps_KD = centroids_KD.astype(np.float64) * POINT_STEPS
     multiplier_D = np.maximum(np.ceil(np.abs(steps_KD).max(0) / 127), 1)
     return np.rint(steps_KD / multiplier_D).astype(np.int8), multiplier_D.astype(np.int32)
 
 
 class Search:
-    """Finds the codes of points by beam search over the levels.
+    """Finds the codes of points by a beam search over the levels.
 
     Args:
-        centroids_QKD: float32, in steps, on the device that computes; kept as they are.
-        width: partial sequences that are followed.
+        centroids_QKD: float32, in steps, on the device to compute on; not copied.
+        width: beam width: number of partial code sequences that are kept after each level.
     """
 
     def __init__(self, centroids_QKD: Tensor, width: int) -> None:
@@ -78,8 +81,8 @@ class Search:
         return self._centroids_QKD.device
 
     def __call__(self, points_BD: Tensor) -> Tensor:
-        """Points (B, D) in steps to codes (B, Q) with a small distance between their sum and the point; ties go to the
-        lower codes."""
+        """Encode points (B, D) in steps to codes (B, Q), so that the sum of their centroids is close to the point; ties
+        go to the lower codes."""
         return torch.cat([self._part(part_BD) for part_BD in points_BD.split(PART)])
 
     def _part(self, points_BD: Tensor) -> Tensor:
@@ -96,17 +99,16 @@ class Search:
         return chosen_BWQ[:, 0]
 
     def _candidates(self, rest_BWD: Tensor, level: int) -> tuple[Tensor, Tensor]:
-        """The partial sequences and codes (B, C) that single precision takes for the nearest, in ascending order of
-        both."""
+        """The partial sequences and the codes (B, C) that are nearest in single precision, sorted by both."""
         num_blocks, num_sequences, dims = rest_BWD.shape
         size = self._half_norm_QK.shape[1]
         rest_SD = (rest_BWD.to(torch.float32) / POINT_STEPS).view(-1, dims)
-        # Half the squared distance, less that of the sequence itself.
+        # Half the squared distance to each code, without the squared norm of the residual.
         distance_SK = torch.addmm(
             self._half_norm_QK[level], rest_SD, self._centroids_QKD[level].T, alpha=-1 / POINT_STEPS
         )
-        # The groups of codes with the smallest minima first: the smallest distances are among theirs, and little is
-        # left to sort.
+        # First select the groups of codes with the smallest minima, which contain the smallest distances; then only
+        # few codes are left to sort.
         group = math.gcd(size, GROUP)
         distance_BGL = distance_SK.view(num_blocks, -1, group)
         own_BG = (rest_SD.square().sum(1) / 2).view(num_blocks, num_sequences).repeat_interleave(size // group, dim=1)

@@ -1,11 +1,11 @@
-"""`Codec`: waveform to codes and back, whichever network stands behind it.
+"""`Codec` encodes waveforms to codes and decodes codes to waveforms, whatever model does the work.
 
-Two kinds of weights are understood: safetensors files of this project's block codec, and the official EnCodec 24 kHz
-`.th` file (verified by SHA-256 before it is opened, then read with `weights_only=True`). Everything after the codec
-sees only codes and a fingerprint: level count and frame rate are the codec's own, and a rate need not be a whole
-number.
+Two kinds of weights are supported: safetensors files of this project's block codec, and the official EnCodec 24 kHz
+`.th` file (its SHA-256 is checked before it is opened, and it is read with `weights_only=True`). The rest of the
+project sees only codes and a fingerprint: each codec has its own number of levels and frame rate, and the frame rate
+need not be a whole number.
 
-Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a code's vector, D dimensions.
+Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a codebook vector, D dimensions.
 """
 
 from collections.abc import Sequence
@@ -22,49 +22,49 @@ OFFICIAL_FILE = "encodec_24khz-d7cc33bc.th"
 OFFICIAL_SIZE = 93_171_529
 OFFICIAL_URL = f"https://dl.fbaipublicfiles.com/encodec/v0/{OFFICIAL_FILE}"
 MAX_BATCH_S = 30.0
-"""Seconds of audio in one batch at most, for EnCodec's memory; a clip that is longer is a batch of its own."""
+"""Maximum duration in seconds of a batch, which bounds EnCodec's memory; a longer clip is a batch of its own."""
 
 
 class CodecNetwork(Protocol):
-    """What stands behind a `Codec`: in evaluation mode, on the device to use."""
+    """The model behind a `Codec`, in evaluation mode and on the device to use."""
 
     @property
     def device(self) -> torch.device: ...
 
     @property
     def hop(self) -> int:
-        """Samples of a frame of codes."""
+        """Samples per frame of codes."""
         ...
 
     @property
     def latent_rate(self) -> float:
-        """Latents per second."""
+        """Latent frames per second."""
         ...
 
     @property
     def codebooks(self) -> Tensor:
-        """The centroid of each code of each level, (Q, K, L) float32: a frame is the sum of one of each level."""
+        """The codebook vectors, (Q, K, L) float32: a frame is represented by the sum of one vector per level."""
         ...
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
-        """Waveforms (B, 1, N), float32, to codes (B, Q, T), int64."""
+        """Encode waveforms (B, 1, N), float32, to codes (B, Q, T), int64."""
         ...
 
     def decode_batch(self, codes_BQT: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codes of the first levels or of all, and a seed for each clip, to waveforms (B, 1, T * hop)."""
+        """Decode codes of all levels or of the first ones, with a seed for each clip, to waveforms (B, 1, T * hop)."""
         ...
 
     def latents(self, waveform_BN: Tensor) -> Tensor:
-        """What is known of a sound before it is quantized: waveforms (B, N) to (B, D, frames)."""
+        """The continuous representation before quantization: waveforms (B, N) to (B, D, frames)."""
         ...
 
 
 class Codec:
-    """Encodes waveforms to codes and decodes codes to waveforms; frozen.
+    """Encodes waveforms to codes and decodes codes to waveforms; its weights are frozen.
 
     Args:
-        network: what does it.
-        fingerprint: what its codes are comparable with.
+        network: the model.
+        fingerprint: identifies the codec, so that codes of different codecs are never mixed.
     """
 
     def __init__(self, network: CodecNetwork, fingerprint: CodecFingerprint) -> None:
@@ -77,7 +77,8 @@ class Codec:
 
     @torch.inference_mode()
     def encode(self, waveform_B1N: Tensor) -> Tensor:
-        """Waveforms (B, 1, N), float32 in [-1, 1] at `sample_rate`, to codes (B, Q, T) with T = ceil(N / hop)."""
+        """Encode waveforms (B, 1, N), float32 in [-1, 1] at `sample_rate`, to codes (B, Q, T) with T = ceil(N /
+        hop)."""
         if waveform_B1N.ndim != 3 or waveform_B1N.shape[1] != 1 or waveform_B1N.shape[2] == 0:
             raise ValueError(
                 f"waveform has shape {tuple(waveform_B1N.shape)}, expected (batch, 1, samples) with at least one sample"
@@ -86,12 +87,12 @@ class Codec:
 
     @torch.inference_mode()
     def decode(self, codes_BQT: Tensor, seeds: Sequence[int] | None = None) -> Tensor:
-        """Codes (B, Q, T) to waveforms (B, 1, T * hop), float32; loud passages may exceed 1 a little, and the caller
-        scales or clips.
+        """Decode codes (B, Q, T) to waveforms (B, 1, T * hop), float32. Loud passages may slightly exceed 1; the caller
+        scales or clips them.
 
-        Q may be less than the codec's number of levels: they are the first ones, and what the others would add is left
-        to the codec. `seeds`, one a clip and 0 by default, decide the noise of a codec that decodes with noise: equal
-        codes and seed give equal samples.
+        Q may be smaller than the codec's number of levels: the codes are those of the first levels, and each codec
+        decides how to replace the missing ones. `seeds`, one per clip and 0 by default, determine the noise of a codec
+        that decodes with noise: equal codes and seeds give equal samples.
         """
         levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
         if codes_BQT.ndim != 3 or not 1 <= codes_BQT.shape[1] <= levels or codes_BQT.shape[2] == 0:
@@ -104,16 +105,16 @@ class Codec:
         return self.network.decode_batch(codes_BQT.to(self.device), _seeds(seeds, len(codes_BQT)))
 
     def encode_clips(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Waveforms (N,) of any lengths to codes (Q, ceil(N / hop)), uint16, in order.
+        """Encode waveforms (N,) of any lengths to codes (Q, ceil(N / hop)), uint16, in order.
 
-        Clips of equal length share a batch; nothing is padded, so a clip's codes do not depend on the clips beside it.
+        Clips of equal length share a batch. Nothing is padded, so a clip's codes do not depend on the other clips.
         """
         return in_equal_batches(
             waveforms, [len(clip) for clip in waveforms], MAX_BATCH_S * self.sample_rate, self._encode_batch
         )
 
     def decode_clips(self, codes: Sequence[np.ndarray], seeds: Sequence[int] | None = None) -> list[np.ndarray]:
-        """Codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order; `seeds` as `decode` takes them."""
+        """Decode codes (Q, T) of any lengths to waveforms (T * hop,), float32, in order; `seeds` as in `decode`."""
         clips = list(zip(codes, _seeds(seeds, len(codes)), strict=True))
         return in_equal_batches(
             clips, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.frame_rate, self._decode_batch
@@ -130,5 +131,5 @@ class Codec:
 
 def _seeds(seeds: Sequence[int] | None, count: int) -> Sequence[int]:
     if seeds is not None and len(seeds) != count:
-        raise ValueError(f"{len(seeds)} seeds for {count} clips: give one a clip")
+        raise ValueError(f"{len(seeds)} seeds for {count} clips: give one per clip")
     return [0] * count if seeds is None else seeds

@@ -1,11 +1,12 @@
-"""The settings of a block codec: what decides the shape of its codes, and how they become sound again."""
+"""Settings of a block codec: the shape of its codes, and how they are turned into sound."""
 
 from dataclasses import asdict, dataclass, fields
 
 from soundstorm.errors import SoundStormError
 
 STEPS_PER_NAT = 256
-"""Log-mel values are whole multiples of 1/256 nat: what is computed from them is the same on every machine."""
+"""Log-mel values are rounded to multiples of 1/256 nat, so that everything computed from them is the same on every
+machine."""
 BLOCK_LENGTHS = (1, 2, 4)
 LIMITS = {
     "sample_rate": (8_000, 192_000),
@@ -23,27 +24,27 @@ LIMITS = {
     "texture": (0, 4),
     "momentum": (0, 2),
 }
-"""The least and the most of a setting."""
+"""Minimum and maximum of each setting."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class BlockCodecConfig:
-    """The settings of a `BlockCodec`; `for_block` gives those of each block length."""
+    """Settings of a `BlockCodec`; `for_block` returns good ones for each block length."""
 
     frames_per_block: int = 1
-    """Log-mel frames that one column of codes describes: 1, 2 or 4."""
+    """Log-mel frames per block, and so per column of codes: 1, 2 or 4."""
     num_levels: int = 8
-    """Stages of residual k-means: codes of a column."""
+    """Levels of residual vector quantization: codes per column."""
     codebook_size: int = 1024
-    """Codes of a level."""
+    """Codes per level."""
     dims: int = 80
-    """Principal axes of a block that are coded, at most frames_per_block * bands."""
+    """Principal axes of a block that are quantized, at most frames_per_block * bands."""
     beam: int = 8
-    """Partial code sequences that the encoder follows from level to level; 1: the nearest code each time."""
+    """Beam width of the encoder; 1: take the nearest code at each level."""
     sample_rate: int = 24_000
     """Samples per second."""
     hop: int = 320
-    """Samples between log-mel frames; the window is twice as long."""
+    """Samples between log-mel frames; the analysis window is twice as long."""
     bands: int = 80
     """Mel bands."""
     lowest_hz: int = 20
@@ -51,16 +52,17 @@ class BlockCodecConfig:
     highest_hz: int = 12_000
     """Upper edge of the highest band."""
     floor: float = 3e-5
-    """Amplitude that is added before the logarithm, about one step of a 16-bit file: no bits for what such a file
-    cannot hold."""
+    """Amplitude that is added before the logarithm, about one quantization step of a 16-bit file: no bits are spent on
+    detail that such a file cannot hold."""
     texture: float = 0.8
-    """Share of the variance which the codes lose that is put back as noise."""
+    """Strength of the noise that replaces the detail lost in quantization, as a fraction of the error's standard
+    deviation."""
     deconvolution_rounds: int = 10
-    """Rounds of Richardson-Lucy from mel bands to frequency bins."""
+    """Richardson-Lucy iterations from mel bands to frequency bins."""
     phase_rounds: int = 3
-    """Rounds of Griffin-Lim."""
+    """Griffin-Lim iterations."""
     momentum: float = 0.9
-    """Acceleration of the rounds of Griffin-Lim."""
+    """Momentum of the Griffin-Lim iterations."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -68,14 +70,14 @@ class BlockCodecConfig:
             kind = (int, float) if field.type in (float, "float") else (int,)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise SoundStormError(f"codec setting {field.name} is {value!r}: give a number")
-            least, most = LIMITS.get(field.name, (1, 65_536))
-            if not least <= value <= most:
-                raise SoundStormError(f"codec setting {field.name} is {value!r}: give {least} to {most}")
+            lowest, highest = LIMITS.get(field.name, (1, 65_536))
+            if not lowest <= value <= highest:
+                raise SoundStormError(f"codec setting {field.name} is {value!r}: give {lowest} to {highest}")
         if self.frames_per_block not in BLOCK_LENGTHS:
             raise SoundStormError(f"codec setting frames_per_block is {self.frames_per_block}: give 1, 2 or 4")
         if self.dims > self.block_size:
             raise SoundStormError(
-                f"codec setting dims is {self.dims}: a block has {self.block_size} values, give at most that"
+                f"codec setting dims is {self.dims}: a block has only {self.block_size} values, give at most that"
             )
         if not self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
             raise SoundStormError(
@@ -88,22 +90,22 @@ class BlockCodecConfig:
 
     @property
     def window(self) -> int:
-        """Samples of a frame."""
+        """Samples in the analysis window of a frame."""
         return 2 * self.hop
 
     @property
     def num_bins(self) -> int:
-        """Frequency bins of a frame."""
+        """Frequency bins in the spectrum of a frame."""
         return self.hop + 1
 
     @property
     def block_size(self) -> int:
-        """Log-mel values of a block."""
+        """Log-mel values per block."""
         return self.frames_per_block * self.bands
 
     @property
     def block_hop(self) -> int:
-        """Samples of a block, and so of a column of codes."""
+        """Samples per block, and so per column of codes."""
         return self.frames_per_block * self.hop
 
     @property
@@ -116,6 +118,6 @@ class BlockCodecConfig:
 
 
 def for_block(frames_per_block: int) -> BlockCodecConfig:
-    """The settings that spend 80 bits a frame: 8 levels at 75 columns/s, 16 at 37.5, or 32 at 18.75."""
+    """Settings with 80 bits per log-mel frame: 8 levels at 75 columns per second, 16 at 37.5, or 32 at 18.75."""
     dims, beam = {1: (80, 6), 2: (150, 4), 4: (240, 2)}.get(frames_per_block, (80, 6))
     return BlockCodecConfig(frames_per_block=frames_per_block, num_levels=8 * frames_per_block, dims=dims, beam=beam)

@@ -1,9 +1,9 @@
-"""EnCodec 24 kHz behind the interface of all codecs: the only file that imports the `encodec` package, imported only
-where its weights are used.
+"""EnCodec 24 kHz as a `Codec`. This is the only module that imports the `encodec` package, and it is imported only when
+EnCodec's weights are used.
 
 Source: Défossez et al., "High fidelity neural audio compression", arXiv 2210.13438.
 
-Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a code's vector, D dimensions.
+Legend: B batch, N samples, T frames, Q levels, K codebook size, L size of a codebook vector, D dimensions.
 """
 
 import hashlib
@@ -20,17 +20,17 @@ from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
 
 BANDWIDTH_KBPS = 6.0
-"""At which EnCodec 24 kHz uses 8 levels of 1024 codes."""
+"""Bit rate at which EnCodec 24 kHz uses 8 levels of 1024 codes."""
 NUM_LEVELS, CODEBOOK_SIZE, FRAME_RATE, HOP = 8, 1024, 75, 320
 DAMAGED = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError),
     *(ArithmeticError, EOFError, OSError, UnpicklingError),
 )
-"""What the reading of a damaged file may raise."""
+"""Exceptions that reading a damaged file may raise."""
 
 
 class EncodecNetwork(nn.Module):
-    """A `soundstorm.codec.codec.CodecNetwork`."""
+    """EnCodec as a `soundstorm.codec.codec.CodecNetwork`."""
 
     hop, latent_rate = HOP, float(FRAME_RATE)
 
@@ -45,18 +45,20 @@ class EncodecNetwork(nn.Module):
 
     @property
     def codebooks(self) -> Tensor:
-        """The centroids (Q, K, L), float32."""
+        """The codebook vectors (Q, K, L), float32."""
         layers = list(self.model.quantizer.vq.layers)[:NUM_LEVELS]
         return torch.stack([layer.codebook for layer in layers]).detach().float()
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
-        """Waveforms (B, 1, N) to codes (B, Q, T)."""
-        with torch.autocast(waveform_B1N.device.type, enabled=False):  # which code is nearest must not be rounded
+        """Encode waveforms (B, 1, N) to codes (B, Q, T)."""
+        with torch.autocast(
+            waveform_B1N.device.type, enabled=False
+        ):  # lower precision would change which code is nearest
             [(codes_BQT, _)] = self.model.encode(waveform_B1N)
         return codes_BQT
 
     def decode_batch(self, codes_BQT: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Codes (B, Q, T) to waveforms (B, 1, T * hop), without noise, so that the seeds change nothing."""
+        """Decode codes (B, Q, T) to waveforms (B, 1, T * hop); no noise is used, so the seeds have no effect."""
         return self.model.decode([(codes_BQT, None)])
 
     def latents(self, waveform_BN: Tensor) -> Tensor:
@@ -68,13 +70,13 @@ def official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     """EnCodec with the official weights.
 
     Args:
-        data: the content of their file.
-        where: its place, for errors.
-        device: where to run it.
-        sha256: what it must hash to.
+        data: the content of the weights file.
+        where: path of the file, for errors.
+        device: device to run on.
+        sha256: SHA-256 that the file must have.
 
     Raises:
-        SoundStormError: it hashes to another, or is damaged.
+        SoundStormError: the SHA-256 is another one, or the file is damaged.
     """
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:

@@ -1,4 +1,5 @@
-"""Codecs in files: which kind it is, and of block codecs safetensors with the settings in the header."""
+"""Loads codecs of either kind from files, and stores block codecs as safetensors files with their settings in the
+header."""
 
 import hashlib
 import json
@@ -25,20 +26,20 @@ from soundstorm.serialization.safetensors_header import read_metadata, with_sort
 OFFICIAL_SHA256 = "d7cc33bcf1aad7f2dad9836f36431530744abeace3ca033005e3290ed4fa47bf"
 PACKAGED_WEIGHTS = "codec.safetensors"
 EARLIER_FORMATS = ("soundstorm-compact-codec-1", "soundstorm-block-codec-1")
-"""Of codecs that earlier versions wrote."""
+"""Formats of codecs that earlier versions wrote."""
 
 FORMAT = "soundstorm-block-codec-2"
 STATE_FORMAT = "soundstorm-block-codec-fitting-1"
 
 
 def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: TrainedOn | None = None) -> bytes:
-    """The content of a codec's file.
+    """The content of a codec's weights file.
 
     Args:
-        codec: what to write.
+        codec: the codec to store.
         name: the codec's name in fingerprints.
         description: what it was fitted to and how, for people.
-        trained_on: the same as data; None: not known, and every test of what hears by it is refused.
+        trained_on: the same as data; None: unknown, and then no model that uses this codec can be tested.
     """
     tables = codec.tables
     tensors = {
@@ -57,14 +58,14 @@ def to_bytes(codec: BlockCodec, name: str, description: str, trained_on: Trained
 
 
 def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
-    """The codec in the content of a file.
+    """The codec stored in the content of a file.
 
     Args:
         data: the file's content.
-        header: its metadata, as `header_of` gives it.
+        header: its metadata.
 
     Raises:
-        ValueError: the content is damaged, or not that of a block codec.
+        ValueError: the content is damaged, or is not that of a block codec.
         SoundStormError: a setting is out of range.
     """
     if header.get("format") != FORMAT:
@@ -101,7 +102,7 @@ def from_bytes(data: bytes, header: dict[str, Any]) -> BlockCodec:
 
 
 def state_to_bytes(state: FittingState) -> bytes:
-    """What a fitting has found so far, as the content of a file."""
+    """The content of a file with the state of an unfinished fit."""
     assert state.space is not None
     tensors: dict[str, np.ndarray] = {"center": state.space.center_V, "axes": state.space.axes_VD}
     for level, (codes_KD, multiplier_D) in enumerate(state.packed):
@@ -129,23 +130,23 @@ def state_from_bytes(data: bytes) -> FittingState:
             reports=reports,
         )
     except (SafetensorError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise ValueError(f"not the state of a fitting ({error})") from error
+        raise ValueError(f"not the state of an unfinished fit ({error})") from error
 
 
 def packaged_codec_bytes() -> bytes:
-    """The codec's weights that ship in the package."""
+    """Content of the codec's weights file that is shipped in the package."""
     return packaged(PACKAGED_WEIGHTS).read_bytes()
 
 
 def load_codec(
     source: bytes | Path | str | None = None, device: str = "cpu", official_sha256: str = OFFICIAL_SHA256
 ) -> Codec:
-    """A codec from its weights.
+    """Load a codec from its weights.
 
     Args:
-        source: the content or the path of a weights file; None means the codec in the package.
-        device: where to run it.
-        official_sha256: what a `.th` file must hash to.
+        source: content or path of a weights file; None: the codec in the package.
+        device: device to run on.
+        official_sha256: SHA-256 that a `.th` file must have.
 
     Raises:
         SoundStormError: the file is missing, damaged, of another kind, or not the official one.
@@ -163,14 +164,14 @@ def load_codec(
                 f"{where}: cannot read codec weights ({error.strerror}): give --codec a .safetensors or .th file"
             ) from error
     if data[:2] == b"PK" or where.endswith(".th"):
-        from soundstorm.codec.encodec import official_codec  # whose libraries nothing else needs
+        from soundstorm.codec.encodec import official_codec  # imported only here: its libraries are heavy
 
         return official_codec(data, where, device, official_sha256)
     return _own_codec(data, where, device)
 
 
 def provenance_of_codec(data: bytes) -> Provenance:
-    """What the codec whose weights file has this content was trained on."""
+    """What the codec was trained on, from the content of its weights file."""
     if hashlib.sha256(data).hexdigest() == OFFICIAL_SHA256:
         return TrainedOn(outside=("encodec",))
     return provenance_of_weights(data)
@@ -182,10 +183,9 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
         header = read_metadata(data)
         if header["format"] in EARLIER_FORMATS:
             raise SoundStormError(
-                f"{where}: the codec '{header.get('name')}' of an earlier version ({header['format']}), which this "
-                "version cannot read: fit one with "
-                "`soundstorm train-codec`, or take the one in the package, and run `soundstorm tokenize` and "
-                "`soundstorm train` again"
+                f"{where}: the codec '{header.get('name')}' was written by an earlier version ({header['format']}), and "
+                "this version cannot read it: fit a codec with `soundstorm train-codec`, or use the one in the package, "
+                "then run `soundstorm tokenize` and `soundstorm train` again"
             )
     except (ValueError, LookupError) as error:
         raise SoundStormError(f"{where}: not a codec of this project ({error}): {remedy}") from error

@@ -1,9 +1,9 @@
-"""Fitting a block codec to recordings: a pool of blocks in varied loudness and colour, principal axes, and codebooks
-level by level.
+"""Fits a block codec to recordings: collects a pool of blocks with varied loudness and spectral colour, finds the
+principal axes, and then the codebooks level by level.
 
-Every recording gives the same number of blocks at most, drawn by its own seed: however many there are, the pool fits
-into memory, and it does not depend on who computes which part of it. A state holds what is found so far; a run that
-goes on from it finds the rest.
+Every recording contributes the same maximum number of blocks, drawn with its own seed. Therefore the pool fits into
+memory however many recordings there are, and it does not depend on which worker computes which part. `FittingState`
+holds the levels found so far; a run that resumes from it finds the rest.
 
 Legend: N samples, T mel frames, M mel bands, P blocks of the pool, V values of a block, D principal axes.
 """
@@ -25,74 +25,76 @@ from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.log_mel import LogMel, mel_bank, mirrored, on_grid
 
 Packed = tuple[NDArray[np.int8], NDArray[np.int32]]
-"""Centroids of a level and their multipliers."""
+"""Quantized centroids of a level and their scale factors."""
 
 GAIN_NATS = 0.8
-"""Standard deviation of the loudness of a varied copy."""
+"""Standard deviation of the random gain of a copy."""
 SIMPLE_SOUND_S = 5.0
 KNOTS, KNOT_NATS = 9, 0.35
-"""Points of a smooth random equalizer, and their standard deviation."""
+"""Number of points of the smooth random equalizer, and the standard deviation of their gains."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class FittingConfig:
-    """How a codec is fitted."""
+    """Settings of the fit."""
 
     copies: int = 4
-    """Copies of each recording, the first as it is, the others in other loudness and colour."""
+    """Copies of each recording: the first is unchanged, the others have a random gain and equalization."""
     pool_blocks: int = 450_000
-    """Blocks in the pool at most."""
+    """Maximum number of blocks in the pool."""
     simple_sounds: int = 60
-    """Tones and clicks of 5 s that are fitted to beside the recordings."""
+    """Synthetic tones and clicks of 5 s that are added to the recordings."""
     seed: int = 1
-    """Of the variations, the draws and the starts of k-means."""
+    """Seed of the variations, of the choice of blocks and of the initial centroids of k-means."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class LevelReport:
-    """What a level of the codebooks does."""
+    """Statistics of a level of the codebooks."""
 
     level: int
     error_nats: float
-    """Root mean square of what is left of the pool's log-mel values after this level, along the coded axes and the
-    others."""
+    """Root mean square error of the pool's log-mel values after this level, including the axes that are not
+    quantized."""
     codes_in_use: float
-    """Share of the codes to which a block of the pool belongs."""
+    """Fraction of the codes that are the nearest of at least one block of the pool."""
     entropy_bits: float
-    """Of the codes in the pool."""
+    """Entropy of the codes in the pool."""
 
 
 @dataclass
 class FittingState:
-    """What is found so far; a run that was cut short goes on from it."""
+    """Result so far; an interrupted run resumes from it."""
 
     space: BlockSpace | None = None
     packed: list[Packed] = field(default_factory=list)
-    """Centroids and multipliers of the levels that are finished."""
+    """Quantized centroids and scale factors of the finished levels."""
     reports: list[LevelReport] = field(default_factory=list)
 
 
 def blocks_per_copy(num_recordings: int, config: FittingConfig) -> int:
-    """Blocks that a copy of each recording gives at most."""
+    """Maximum number of blocks that each copy of a recording contributes."""
     return max(1, config.pool_blocks // (config.copies * max(1, num_recordings + config.simple_sounds)))
 
 
 def pool_of_recording(
     waveform_N: NDArray, key: int, blocks: int, log_mel: LogMel, config: BlockCodecConfig, fitting: FittingConfig
 ) -> NDArray[np.float16]:
-    """Blocks of a recording in all its copies (P, V), float16, in nats.
+    """Blocks of all copies of a recording (P, V), float16, in nats.
 
     Args:
         waveform_N: float in [-1, 1].
-        key: a number of its own for each recording, 0 or more.
-        blocks: of each copy, at most.
+        key: a unique number of the recording, which seeds its random choices.
+        blocks: maximum number of blocks of each copy.
         log_mel: of the codec.
-        config, fitting: of the codec and of its fitting.
+        config, fitting: settings of the codec and of its fit.
     """
     rng = np.random.default_rng([fitting.seed, key % (1 << 64)])
     pool = []
     for copy in range(fitting.copies):
-        start = min(copy * config.block_hop // fitting.copies, len(waveform_N) - 1)  # a block may begin anywhere
+        start = min(
+            copy * config.block_hop // fitting.copies, len(waveform_N) - 1
+        )  # copies begin at different offsets within a block
         nats_M = np.zeros(config.bands) if copy == 0 else _equalizer(rng, config.bands)
         power_TM = log_mel.power(mirrored(waveform_N[start:], config))
         varied_TM = np.log(np.sqrt(power_TM) * np.exp(nats_M) + config.floor)
@@ -103,13 +105,13 @@ def pool_of_recording(
 
 
 def _equalizer(rng: np.random.Generator, bands: int) -> NDArray[np.float64]:
-    """Nats that a copy has more or less in each band."""
+    """Random gain in nats of each band."""
     knots = rng.normal(0, KNOT_NATS, KNOTS)
     return rng.normal(0, GAIN_NATS) + np.interp(np.linspace(0, KNOTS - 1, bands), np.arange(KNOTS), knots)
 
 
 def pool_of_simple_sounds(blocks: int, config: BlockCodecConfig, fitting: FittingConfig) -> NDArray[np.float16]:
-    """The blocks (P, V) of the simple sounds, as `pool_of_recording` gives those of a recording."""
+    """The blocks (P, V) of the synthetic sounds, in the same form as `pool_of_recording`."""
     log_mel = LogMel(config, mel_bank(config))
     sounds = simple_sounds(fitting.simple_sounds, SIMPLE_SOUND_S, config.sample_rate, fitting.seed)
     pool = [pool_of_recording(sound_N, -key, blocks, log_mel, config, fitting) for key, sound_N in enumerate(sounds, 1)]
@@ -117,7 +119,7 @@ def pool_of_simple_sounds(blocks: int, config: BlockCodecConfig, fitting: Fittin
 
 
 def pool_of(waveforms: Sequence[NDArray], config: BlockCodecConfig, fitting: FittingConfig) -> NDArray[np.float16]:
-    """The pool (P, V) of recordings at hand, and of the simple sounds."""
+    """The pool (P, V) of recordings in memory, and of the synthetic sounds."""
     log_mel = LogMel(config, mel_bank(config))
     blocks = blocks_per_copy(len(waveforms), fitting)
     pool = [pool_of_recording(wave_N, key, blocks, log_mel, config, fitting) for key, wave_N in enumerate(waveforms)]
@@ -129,9 +131,9 @@ class CodebookFit:
 
     Args:
         pool_PV: blocks in nats.
-        config, fitting: of the codec and of its fitting.
-        state: of an earlier run on the same pool.
-        device: where to look for clusters.
+        config, fitting: settings of the codec and of its fit.
+        state: of an earlier run on the same pool, to resume from.
+        device: device on which k-means runs.
 
     Raises:
         ValueError: the pool has fewer blocks than a level has codes.
@@ -147,7 +149,8 @@ class CodebookFit:
     ) -> None:
         if len(pool_PV) < config.codebook_size:
             raise ValueError(
-                f"{len(pool_PV)} blocks cannot make {config.codebook_size} codes: give more recordings, or fewer codes"
+                f"{len(pool_PV)} blocks cannot make {config.codebook_size} codes: give more recordings, or a smaller "
+                "codebook"
             )
         self.config, self.fitting = config, fitting
         self.state = state or FittingState()
@@ -162,7 +165,7 @@ class CodebookFit:
         return len(self.state.packed) == self.config.num_levels
 
     def step(self) -> LevelReport:
-        """Find the next level; the state has it, and its report, too."""
+        """Fit the next level, add it to the state, and return its report."""
         level = len(self.state.packed)
         generator = torch.Generator().manual_seed(self.fitting.seed * 1000 + level)
         packed = pack_centroids(kmeans.fit(self._rest_PD, self.config.codebook_size, generator).cpu().numpy())
@@ -173,7 +176,7 @@ class CodebookFit:
         return report
 
     def _subtract(self, packed: Packed) -> torch.Tensor:
-        """Take the nearest centroid from each point; returns which that was."""
+        """Subtract the nearest centroid from each point; returns the indices of these centroids."""
         centroids_KD = torch.from_numpy((packed[0].astype(np.int32) * packed[1] / POINT_STEPS).astype(np.float32)).to(
             self._rest_PD.device
         )
@@ -189,7 +192,8 @@ def fit_codebooks(
     state: FittingState | None = None,
     on_level: Callable[[LevelReport], None] = lambda report: None,
 ) -> FittingState:
-    """The finished state of a `CodebookFit`, which takes the same arguments; `on_level` is told of each level."""
+    """Run a `CodebookFit` to its end and return its state; takes the same arguments. `on_level` is called with the
+    report of each level."""
     fit = CodebookFit(pool_PV, config, fitting, state)
     while not fit.is_finished:
         on_level(fit.step())
@@ -197,7 +201,8 @@ def fit_codebooks(
 
 
 def _points(pool_PV: NDArray[np.float16], space: BlockSpace) -> tuple[torch.Tensor, float]:
-    """Points (P, D) in nats, float32, and the sum of squares that lies beside the axes, per block."""
+    """Points (P, D) in nats, float32, and the mean squared norm of what the principal axes do not represent, per
+    block."""
     parts, total, kept = [], 0.0, 0.0
     for part_PV in np.array_split(pool_PV, max(1, len(pool_PV) // 20_000)):
         blocks_PV = part_PV.astype(np.float64)
@@ -223,7 +228,7 @@ def _report(
 
 
 def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecConfig) -> BlockCodec:
-    """The codec of a finished state, whose texture is measured on waveforms that the codebooks were not fitted to.
+    """The finished codec; its texture is measured on waveforms that the codebooks were not fitted to.
 
     Raises:
         ValueError: there is no such waveform.
@@ -232,10 +237,8 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
     codebooks = Codebooks(
         np.stack([codes for codes, _ in state.packed]), np.stack([multiplier for _, multiplier in state.packed])
     )
-    unwrap_ddp = BlockTables(
-        mel_bank(config), state.space, codebooks, texture_M=np.zeros(config.bands, dtype=np.float32)
-    )
-    codec = BlockCodec(config, unwrap_ddp)
+    bank_FM = mel_bank(config)
+    codec = BlockCodec(config, BlockTables(bank_FM, state.space, codebooks, np.zeros(config.bands, np.float32)))
     squares_M, frames = np.zeros(config.bands), 0.0
     for waveform_N in held_out:
         true_TM = codec.log_mel(waveform_N)
@@ -244,6 +247,6 @@ def finish(state: FittingState, held_out: Iterable[NDArray], config: BlockCodecC
         squares_M += np.square(lost_TM).sum(0)
         frames += np.square(above_TM).sum(0)
     if not np.any(frames):
-        raise ValueError("no recording to measure the codec's texture on")
+        raise ValueError("there are no held-out recordings to measure the codec's texture on")
     texture_M = np.sqrt(squares_M / np.maximum(frames, 1)).astype(np.float32)
-    return BlockCodec(config, BlockTables(unwrap_ddp.bank_FM, state.space, codebooks, texture_M))
+    return BlockCodec(config, BlockTables(bank_FM, state.space, codebooks, texture_M))

@@ -1,7 +1,7 @@
-"""K-means of one level's codebook, by mini-batches and a last look at all points.
+"""Mini-batch k-means for the codebook of one level, with a final update on all points.
 
-Source: MacQueen, "Some methods for classification and analysis of multivariate observations", 1967; the clusters that
-hardly any point is nearest to are moved beside those that leave most.
+Source: MacQueen, "Some methods for classification and analysis of multivariate observations", 1967. In addition,
+centroids to which hardly any point belongs are moved next to those with the largest error.
 
 Legend: S points, D dimensions, K codes.
 """
@@ -12,27 +12,27 @@ import torch
 from torch import Tensor
 
 ROUNDS = 6
-"""Mini-batches that move the centroids."""
+"""Number of mini-batch updates."""
 ROUND_POINTS = 40_000
-"""Points of a mini-batch, at least."""
+"""Minimum number of points in a mini-batch."""
 POINTS_PER_CODE = 40
-"""Points of a mini-batch per code, at least."""
+"""Minimum number of points in a mini-batch per code."""
 MIN_POINTS = 3
-"""A cluster of fewer points of a mini-batch is moved."""
+"""A cluster with fewer points of a mini-batch is moved."""
 SHIFT = 0.05
-"""How far beside the other cluster, in standard deviations of the centroids."""
+"""Distance of a moved centroid from the other one, in standard deviations of the centroids."""
 PART = 20_000
 
 
 def fast_type(device: torch.device) -> torch.dtype:
-    """bfloat16 where the processor multiplies it, which is three times as quick; emulated, it is seventy times
-    slower."""
+    """bfloat16 if the processor multiplies it natively, which is three times as fast as float32; emulated, it is
+    seventy times slower."""
     multiplies = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
     return torch.bfloat16 if multiplies else torch.float32
 
 
 def nearest(points_SD: Tensor, centroids_KD: Tensor) -> Tensor:
-    """The centroid that is nearest to each point (S,), to the precision of `fast_type`."""
+    """Index of the nearest centroid of each point (S,), computed in `fast_type`."""
     kind = fast_type(points_SD.device)
     half_K, transposed_DK = 0.5 * centroids_KD.square().sum(1), centroids_KD.to(kind).T.contiguous()
     parts = [((part_SD.to(kind) @ transposed_DK).float() - half_K).argmax(1) for part_SD in points_SD.split(PART)]
@@ -40,14 +40,14 @@ def nearest(points_SD: Tensor, centroids_KD: Tensor) -> Tensor:
 
 
 def means(points_SD: Tensor, cluster_S: Tensor, centroids_KD: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of each cluster's points (K, D), the old centroid where it has none, and how many points it has (K,)."""
+    """The mean (K, D) of each cluster's points (the old centroid if it has none), and the number of its points (K,)."""
     count_K = torch.bincount(cluster_S, minlength=len(centroids_KD)).float()
     sum_KD = torch.zeros_like(centroids_KD).index_add_(0, cluster_S, points_SD)
     return torch.where(count_K[:, None] > 0, sum_KD / count_K[:, None].clamp_min(1), centroids_KD), count_K
 
 
 def fit(points_SD: Tensor, num_codes: int, generator: torch.Generator) -> Tensor:
-    """Centroids (num_codes, D) of the points."""
+    """Fit `num_codes` centroids (num_codes, D) to points."""
     size = min(len(points_SD), max(ROUND_POINTS, POINTS_PER_CODE * num_codes))
     centroids_KD = points_SD[torch.randperm(len(points_SD), generator=generator)[:num_codes]].clone()
     for batch_SD in _batches(points_SD, size, generator):

@@ -1,5 +1,5 @@
-"""What a codec makes of sounds whose right answer is known: sines, clicks, digital silence; and how peaked sounds are,
-in frequency and in time.
+"""Probes of a codec with sounds whose correct output is known (sines, clicks, digital silence), and measures of how
+peaked a sound is in frequency and in time.
 
 Legend: N samples, W windows, F frequency bins.
 """
@@ -16,44 +16,45 @@ from soundstorm.codec.codec import Codec
 SINE_DB = -20.0
 """Root mean square level of the sines, relative to full scale."""
 SINE_S, CLICKS_S, EDGE_S = 3.0, 2.0, 0.25
-"""Lengths of the probes, and what is left out at both ends of a sine."""
+"""Durations of the probes, and what is cut off at both ends of a sine before it is measured."""
 CLICKS_PER_S, CLICK_PEAK, FIRST_CLICK_S = 5, 0.8, 0.04
 AROUND_HZ = 300.0
-"""What lies further than this from a sine lies beside it."""
+"""Power further than this from the frequency of a sine counts as distortion."""
 TONAL_WINDOW, CLICK_WINDOW, CLICK_PART = 4096, 1024, 64
-"""Samples of a window of `tonal_crest_db`; of one of `click_crest_db`, and of the parts that it is divided into."""
+"""Window lengths in samples: of `tonal_crest_db`, of `click_crest_db`, and of the parts into which the latter divides a
+window."""
 OCTAVE_PARTS = 3
 LOWEST_HZ = 60.0
 SILENT_POWER = 1e-9
-"""Mean square of a window below which it has no crest."""
+"""Windows with a lower mean square are left out."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class SineProbe:
-    """A sine through a codec."""
+    """Result of passing a sine through a codec."""
 
     hz: float
     level_db: float
-    """Level of the result relative to that of the sine."""
+    """Level of the output relative to the sine."""
     peak_hz: float
-    """Distance of the loudest frequency from the sine's."""
+    """Frequency of the largest spectral peak minus that of the sine."""
     beside_db: float
-    """Power of all that lies further than AROUND_HZ from the sine, relative to all power."""
+    """Power further than AROUND_HZ from the sine, relative to the total power."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class ClickProbe:
-    """A train of clicks through a codec."""
+    """Result of passing a train of clicks through a codec."""
 
     found: int
-    """Clicks that are within a frame of 320 samples of their place, and above a twentieth of their height."""
+    """Clicks that are at most 320 samples (a frame) from their position and above a twentieth of their height."""
     clicks: int
     furthest_samples: int
-    """Distance of the loudest sample around a click from its place, the largest."""
+    """Largest distance between a click's position and the loudest sample around it."""
 
 
 def probe_sine(codec: Codec, hz: float, seed: int = 0) -> SineProbe:
-    """A sine at -20 dB through the codec."""
+    """Pass a sine at -20 dB through the codec."""
     rate = codec.sample_rate
     sine_N = 10 ** (SINE_DB / 20) * np.sqrt(2) * np.sin(2 * np.pi * hz * np.arange(round(SINE_S * rate)) / rate)
     made_N = _through(codec, sine_N, seed)[round(EDGE_S * rate) : -round(EDGE_S * rate)]
@@ -68,7 +69,7 @@ def probe_sine(codec: Codec, hz: float, seed: int = 0) -> SineProbe:
 
 
 def probe_clicks(codec: Codec, seed: int = 0) -> ClickProbe:
-    """Five clicks a second, on digital silence, through the codec."""
+    """Pass five clicks a second, on digital silence, through the codec."""
     rate = codec.sample_rate
     clicks_N = np.zeros(round(CLICKS_S * rate))
     places = np.arange(round(FIRST_CLICK_S * rate), len(clicks_N), rate // CLICKS_PER_S)
@@ -89,13 +90,13 @@ def probe_clicks(codec: Codec, seed: int = 0) -> ClickProbe:
 
 
 def silence_is_exact(codec: Codec) -> bool:
-    """Whether two seconds of digital silence come back as such in 16 bits."""
+    """Whether two seconds of digital silence are decoded to digital silence in 16 bits."""
     return not to_pcm16(_through(codec, np.zeros(2 * codec.sample_rate), 0)).any()
 
 
 def tonal_crest_db(waveform_N: NDArray, sample_rate: int) -> float | None:
-    """How far spectral peaks stand out: the largest power over the mean power of each third of an octave, in dB, in the
-    mean over third octaves and over windows, louder ones counting for more; none where all is silent."""
+    """How far spectral peaks stand out: the ratio in dB of the maximum to the mean power in each third-octave band,
+    averaged over bands and over windows, weighted by the windows' loudness; None for silence."""
     power_WF = _spectra(waveform_N.astype(np.float64))
     power_WF = power_WF[power_WF.mean(1) > SILENT_POWER * TONAL_WINDOW]
     if not len(power_WF):
@@ -109,8 +110,8 @@ def tonal_crest_db(waveform_N: NDArray, sample_rate: int) -> float | None:
 
 
 def click_crest_db(waveform_N: NDArray) -> float | None:
-    """How far the loudest 64 samples of each window of 1,024 stand out of it, in dB, in the mean over windows that are
-    not silent."""
+    """How far clicks stand out: the ratio in dB of the loudest 64 samples to the whole of each window of 1,024,
+    averaged over the windows that are not silent; None for silence."""
     count = len(waveform_N) // CLICK_WINDOW
     squares = np.square(waveform_N[: count * CLICK_WINDOW].astype(np.float64))
     parts = squares.reshape(count, CLICK_WINDOW // CLICK_PART, CLICK_PART).mean(2)

@@ -1,5 +1,4 @@
-"""How well a codec does on recordings: scale-invariant distortion, log-mel distance, and how much of its codebooks it
-uses.
+"""Quality of a codec on recordings: scale-invariant distortion, log-mel distance and codebook usage.
 
 Legend: N samples, Q levels, T frames, F frequency bins, M mel bands.
 """
@@ -14,32 +13,32 @@ from soundstorm.audio.spectra import mel_bands
 from soundstorm.codec.codec import Codec
 
 SI_SDR_LIMIT_DB = 120.0
-"""Bound of `si_sdr_db` on both sides, in place of infinity."""
+"""Values of `si_sdr_db` are limited to this magnitude, in place of infinity."""
 MEL_FFT = 1024
 MEL_HOP = 256
 MEL_BANDS = 80
 LOG_FLOOR = 1e-3
 """Added to magnitudes before the logarithm."""
 RESOLUTIONS = (512, 1024, 2048)
-"""Windows of `multi_resolution_distance`."""
+"""Window lengths of `multi_resolution_distance`."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class CodecQuality:
-    """A codec measured on a set of recordings."""
+    """Quality of a codec on a set of recordings."""
 
     clips: int
     """Recordings measured."""
     si_sdr_db: float | None
-    """Mean over recordings that are not silent, none if all are."""
+    """Mean over the recordings that are not silent; None if all are."""
     log_mel_distance: float
-    """Mean absolute difference of log-mel magnitudes (nats)."""
+    """Mean absolute difference of log-mel magnitudes, in nats."""
     codes_in_use: tuple[float, ...]
-    """Share of each level's codes that occur at least once."""
+    """Fraction of each level's codes that occur at least once."""
 
 
 def si_sdr_db(real_N: np.ndarray, decoded_N: np.ndarray) -> float | None:
-    """Scale-invariant signal-to-distortion ratio in dB, within -120 to 120; none where `real_N` is digital silence.
+    """Scale-invariant signal-to-distortion ratio in dB, limited to -120 to 120; None if `real_N` is digital silence.
 
     Source: Le Roux et al., "SDR - half-baked or well done?", arXiv 1811.02508, equation 1.
     """
@@ -56,7 +55,8 @@ def si_sdr_db(real_N: np.ndarray, decoded_N: np.ndarray) -> float | None:
 
 
 def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int) -> float:
-    """Mean absolute difference (nats) of log-mel magnitudes: 80 bands, 1024/256 Hann transform, floor 1e-3."""
+    """Mean absolute difference in nats of log-mel magnitudes: 80 bands, Hann window of 1024 samples, hop 256, floor
+    1e-3."""
     real_N, decoded_N = _same_length(real_N, decoded_N)
     bank_FM = mel_bands(MEL_FFT, MEL_BANDS, sample_rate)
     spectra_2FT = _magnitudes([real_N, decoded_N], MEL_FFT, MEL_HOP)
@@ -65,8 +65,8 @@ def log_mel_distance(real_N: np.ndarray, decoded_N: np.ndarray, sample_rate: int
 
 
 def multi_resolution_distance(real_N: np.ndarray, decoded_N: np.ndarray) -> float:
-    """Spectral convergence plus mean absolute difference of log-magnitudes, in the mean over windows of 512, 1024 and
-    2048.
+    """Spectral convergence plus the mean absolute difference of log magnitudes, averaged over windows of 512, 1024 and
+    2048 samples.
 
     Source: Yamamoto et al., "Parallel WaveGAN", arXiv 1910.11480, equations 5 to 7.
     """
@@ -81,7 +81,7 @@ def multi_resolution_distance(real_N: np.ndarray, decoded_N: np.ndarray) -> floa
 
 
 def codes_in_use(codes: Sequence[np.ndarray], codebook_size: int) -> tuple[float, ...]:
-    """Share of each level's codes that occur at least once in `codes`, arrays (Q, T) of any lengths."""
+    """Fraction of each level's codes that occur at least once in `codes`, arrays (Q, T) of any lengths."""
     all_QT = np.concatenate(list(codes), axis=1)
     return tuple(len(np.unique(level_T)) / codebook_size for level_T in all_QT)
 
@@ -90,7 +90,7 @@ def measure_codec(codec: Codec, waveforms: Sequence[np.ndarray]) -> CodecQuality
     """Encode and decode `waveforms`, float32 (N,) at the codec's rate, one by one, and compare.
 
     Raises:
-        ValueError: there is no recording.
+        ValueError: there are no recordings.
     """
     if not waveforms:
         raise ValueError("no recordings to measure the codec on")
@@ -112,8 +112,8 @@ def measure_codec(codec: Codec, waveforms: Sequence[np.ndarray]) -> CodecQuality
 
 
 def _magnitudes(waveforms: list[np.ndarray], n_fft: int, hop: int) -> torch.Tensor:
-    """Magnitudes (B, F, T) of a Hann-window short-time Fourier transform of waveforms of one length, with silence after
-    them where that is short of a window: the transform mirrors its ends."""
+    """Magnitudes (B, F, T) of the short-time Fourier transform (Hann window) of waveforms of the same length; waveforms
+    shorter than a window are padded with silence, because the transform mirrors their ends."""
     padding = max(0, n_fft - len(waveforms[0]))
     waveform_BN = torch.from_numpy(np.stack([np.pad(x, (0, padding)) for x in waveforms])).float()
     spectrum_BFT = torch.stft(
@@ -125,7 +125,7 @@ def _magnitudes(waveforms: list[np.ndarray], n_fft: int, hop: int) -> torch.Tens
 def _same_length(real_N: np.ndarray, decoded_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if real_N.ndim != 1 or real_N.shape != decoded_N.shape or len(real_N) == 0:
         raise ValueError(
-            f"waveforms of shape {real_N.shape} and {decoded_N.shape}: need two of one and the same length, at least "
-            "one sample"
+            f"waveforms of shape {real_N.shape} and {decoded_N.shape}: give two waveforms of the same length, with at "
+            "least one sample"
         )
     return real_N.astype(np.float64), decoded_N.astype(np.float64)

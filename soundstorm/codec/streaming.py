@@ -1,6 +1,6 @@
-"""Sound and codes in windows: clips of any length in bounded memory, with the same result as at once.
+"""Encoding and decoding in windows: clips of any length in bounded memory, with the same result as in one piece.
 
-Windows begin at fixed places of a clip, whatever parts it comes in.
+Windows begin at fixed positions of a clip, however it is divided into parts.
 
 Legend: N samples, T mel frames, M mel bands.
 """
@@ -14,19 +14,19 @@ from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.log_mel import Array, mirrored
 
 ENCODED_FRAMES, DECODED_FRAMES = 768, 192
-"""Mel frames of a window (10.24 s, 2.56 s), whole blocks of every length; the spectra of a decoded one stay in the
-processor's cache."""
+"""Mel frames per window (10.24 s and 2.56 s), a whole number of blocks of every length; the spectra of a decoded window
+fit into the processor's cache."""
 
 
 def log_mel_windows(
     parts: Iterable[NDArray], config: BlockCodecConfig, log_mel: Callable[[NDArray], Array]
 ) -> Iterator[Array]:
-    """Log-mel frames (T, M), window by window, of a waveform that comes in parts.
+    """Log-mel frames (T, M), window by window, of a waveform that arrives in parts.
 
     Args:
         parts: waveforms (N,), one after another.
-        config: of the codec.
-        log_mel: of samples with half a hop more at both ends.
+        config: settings of the codec.
+        log_mel: computes log-mel frames of samples with an extra half hop at both ends.
     """
     edge, window = config.hop // 2, ENCODED_FRAMES * config.hop
     held_N, is_begun = np.zeros(0, dtype=np.float32), False
@@ -48,12 +48,13 @@ def log_mel_windows(
 
 
 def sample_windows(parts: Iterable[Array], reach: int, synthesis: Callable[[Array, int], Array]) -> Iterator[Array]:
-    """Samples (N,), window by window, of log-mel frames (T, M) that come in parts.
+    """Samples (N,), window by window, from log-mel frames (T, M) that arrive in parts.
 
     Args:
-        parts: frames, one after another; before the first and after the last there is more of the same.
-        reach: frames on both sides that a frame's samples depend on.
-        synthesis: samples of frames and the number of the first; those of `reach` frames at both ends are left out.
+        parts: frames, one after another; the first and the last frame are repeated beyond the ends.
+        reach: number of frames on both sides on which a frame's samples depend.
+        synthesis: maps frames and the index of the first one to samples; the samples of `reach` frames at both ends are
+            dropped.
     """
     held: list[Array] = []
     count, first = 0, -reach

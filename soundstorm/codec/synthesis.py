@@ -1,12 +1,13 @@
-"""The way back: log-mel frames to sound by rule, with noise in place of what a spectrum does not say.
+"""Rule-based synthesis of sound from log-mel frames, with random noise in place of the information that a spectrum
+lacks.
 
-Power in mel bands becomes power in frequency bins by Richardson-Lucy deconvolution; the phases are those of white noise
-after a few rounds of Griffin-Lim, which keep some of its randomness, as in sounds that are not tones. No sound has
-exactly the spectrum asked for, and what comes nearest is some tenth too quiet, clicks more than noise: in the last
-round each band is raised by what it lacks.
+Richardson-Lucy deconvolution turns power in mel bands into power in frequency bins. The phases start as those of white
+noise and are refined by a few iterations of Griffin-Lim; few, so that they stay partly random, as in sounds that are
+not tonal. No signal has exactly the requested spectrum, and the nearest one is some tenths too quiet, for clicks more
+than for noise: the last iteration raises each band by what it lacks.
 
-Everything is computed per frame or has a short reach in time, in float64: a sample depends on the frames within `reach`
-of it and on nothing else.
+Everything is computed per frame or depends on a short range of time only, in float64: a sample depends on the frames
+within `reach` of it and on nothing else.
 
 Legend: N samples, T mel frames, K frames at half a hop, F frequency bins, M mel bands.
 """
@@ -22,23 +23,24 @@ from soundstorm.codec.noise import TEXTURE, WHITE, normal, uniform
 
 TINY = 1e-12
 MAX_CORRECTION = 4.0
-"""Factor, up or down, by which the amplitude of a band is corrected at most."""
+"""Maximum factor, up or down, by which the amplitude of a band is corrected."""
 ACCELERATION = 1.8
-"""Exponent of the factors of Richardson-Lucy: its rounds count almost twice."""
+"""Exponent of the Richardson-Lucy factors: with it, an iteration counts almost twice."""
 TONAL_NATS = (1.0, 3.0)
-"""Contrast of a band, in nats of power, from which it is tonal in part and altogether."""
+"""Contrast of a band, in nats of power, above which it counts as partly and as fully tonal."""
 SINE_WIDTH, MAX_NARROWING = 0.85, 8.0
-"""Bins from the centre of a Hann window's spectrum to 1/e of its power, and the exponent of the least factor."""
+"""Distance in bins from the centre of a Hann window's spectrum to 1/e of its power, and the largest exponent of the
+narrowing factors."""
 SILENT = 0.25 / 32_768
-"""Standard deviation of a frame's samples below which it is digital silence: they would round to 0 in a 16-bit file."""
+"""A frame whose samples have a lower standard deviation is digital silence: they would round to 0 in a 16-bit file."""
 
 
 class Synthesis:
     """Turns log-mel frames into samples.
 
     Args:
-        config: of the codec.
-        bank_FM: of `soundstorm.codec.log_mel.mel_bank`.
+        config: settings of the codec.
+        bank_FM: from `soundstorm.codec.log_mel.mel_bank`.
     """
 
     def __init__(self, config: BlockCodecConfig, bank_FM: NDArray) -> None:
@@ -55,22 +57,22 @@ class Synthesis:
         self._analysis_N = window_N / np.sqrt(energy)
         self._synthesis_N = (
             window_N / np.sqrt(energy) * (config.hop / 2)
-        )  # squared windows overlap to energy / (hop / 2)
+        )  # squared windows add up to energy / (hop / 2)
 
     @property
     def reach(self) -> int:
-        """Mel frames on both sides that a frame's samples depend on, a multiple of 4: two a round of Griffin-Lim, and
-        three."""
+        """Number of mel frames on both sides on which a frame's samples depend, a multiple of 4: two per iteration of
+        Griffin-Lim, plus three."""
         return -(-(2 * self.config.phase_rounds + 3) // 4) * 4
 
     def __call__(self, log_mel_TM: Array, first_frame: int, seed: int, texture_M: Array) -> Array:
-        """Samples (T hop,) of log-mel frames; those of `reach` frames at both ends are not yet right.
+        """Samples (T hop,) of log-mel frames; those of the `reach` frames at both ends are not valid yet.
 
         Args:
             log_mel_TM: in nats.
-            first_frame: number of the first of them in the clip.
-            seed: of the noise.
-            texture_M: standard deviation in nats of the noise that each band gets.
+            first_frame: index in the clip of the first of these frames.
+            seed: seed of the noise.
+            texture_M: standard deviation in nats of the noise that is added to each band.
         """
         hop, bands = self.config.hop, self.config.bands
         num_frames = len(log_mel_TM)
@@ -85,16 +87,16 @@ class Synthesis:
         return samples_N
 
     def _amplitude(self, log_mel_TM: Array, texture_TM: Array | float) -> Array:
-        """The root of each band's power: the inverse of ln(a + floor), in which texture counts as much as the sound
-        stands above the floor."""
+        """Square root of each band's power: the inverse of ln(a + floor). Texture is weighted by how far the sound is
+        above the floor."""
         above_TM = np.maximum(1 - self.config.floor * np.exp(-log_mel_TM), 0)
         return np.exp(log_mel_TM) * above_TM * np.exp(above_TM * texture_TM)
 
     def _deconvolved(self, power_MT: Array) -> Array:
-        """Power in bands (M, T) to power in bins (F, T).
+        """Turn power in bands (M, T) into power in bins (F, T).
 
         Source: Richardson, "Bayesian-based iterative method of image restoration", 1972; Lucy, "An iterative technique
-        for the rectification of observed distributions", 1974; with an exponent, so that a round counts for almost two.
+        for the rectification of observed distributions", 1974. An exponent speeds up the convergence.
         """
         power_FT, rounds = self._spread_FM @ power_MT + TINY, self.config.deconvolution_rounds
         for number in range(rounds):
@@ -105,24 +107,26 @@ class Synthesis:
         return power_FT
 
     def _narrowing(self, power_FT: Array, power_MT: Array) -> Array:
-        """Factors (F, T) that draw tonal power together, as narrow as a sine in one window, around its centre of
-        gravity: bands alone would leave it spread over their width."""
+        """Factors (F, T) that concentrate tonal power around its centre of gravity, as narrowly as the spectrum of a
+        windowed sine: the bands alone would leave it spread over their width."""
         gravity_FT = (self._around_FF @ (self._bin_F1 * power_FT)) / (self._around_FF @ power_FT + TINY**2)
         squared_FT = np.square((self._bin_F1 - gravity_FT) / SINE_WIDTH)
         return np.exp(-self._tonality(power_MT) * np.minimum(squared_FT, MAX_NARROWING))
 
     def _tonality(self, power_MT: Array) -> Array:
-        """How tonal each bin (F, T) is, 0 to 1: by how much its bands stand out from the second next on both sides."""
+        """Tonality (F, T) of each bin, 0 to 1: the contrast between its bands and the second next bands on both
+        sides."""
         padded_MT = np.pad(power_MT, ((2, 2), (0, 0)), mode="edge") + TINY
         contrast_MT = np.log(padded_MT[2:-2] / np.maximum(padded_MT[:-4], padded_MT[4:]))
         least, most = TONAL_NATS
         return self._spread_FM @ np.clip((contrast_MT - least) / (most - least), 0, 1)
 
     def _with_phases(self, power_MT: Array, white_N: Array) -> Array:
-        """Samples with about this power in the bands, and phases that begin as those of `white_N`.
+        """Samples with about the given power in each band; their phases start as those of `white_N`.
 
         Source: Griffin and Lim, "Signal estimation from modified short-time Fourier transform", 1984; the momentum is
-        that of Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", 2013."""
+        that of Perraudin, Balazs and Søndergaard, "A fast Griffin-Lim algorithm", 2013.
+        """
         amplitude_KF = _at_half_hops(np.sqrt(self._deconvolved(power_MT)))
         spectrum_KF = self._spectrum(white_N)
         before_KF, rounds, momentum = None, self.config.phase_rounds, self.config.momentum
@@ -135,8 +139,7 @@ class Synthesis:
         return self._samples(_with_amplitude(spectrum_KF, amplitude_KF))
 
     def _correction(self, power_MT: Array, found_KF: NDArray[np.complex128]) -> Array:
-        """Factors (K, F) of the amplitudes, with which a spectrum that came out as `found_KF` would have had the power
-        asked for."""
+        """Factors (K, F) for the amplitudes, by which the spectrum `found_KF` misses the requested power."""
         at_frames_KF = found_KF[1::2]
         found_FT = np.ascontiguousarray((np.square(at_frames_KF.real) + np.square(at_frames_KF.imag)).T)
         ratio_MT = (power_MT[:, 1:-1] + TINY) / (self._bank_MF @ found_FT + TINY)
@@ -144,14 +147,14 @@ class Synthesis:
         return _at_half_hops(np.pad(self._spread_FM @ factor_MT, ((0, 0), (1, 1)), mode="edge"))
 
     def _spectrum(self, samples_N: Array) -> NDArray[np.complex128]:
-        """Windows of two hops, half a hop apart, that lie within the samples: K = 2 T - 3 of them."""
+        """Spectra of the K = 2 T - 3 windows, two hops long and half a hop apart, that lie within the samples."""
         parts = samples_N.reshape(-1, self.config.hop // 2)
         frames_KN = np.concatenate([parts[:-3], parts[1:-2], parts[2:-1], parts[3:]], axis=1)
         frames_KN *= self._analysis_N
         return scipy.fft.rfft(frames_KN, axis=1, workers=1, overwrite_x=True)
 
     def _samples(self, spectrum_KF: NDArray[np.complex128]) -> Array:
-        """Overlap-add of `_spectrum`'s frames; four overlap at each sample but at the ends."""
+        """Overlap-add of the frames of `_spectrum`; four frames overlap at each sample, except at the ends."""
         part = self.config.hop // 2
         frames_KN = scipy.fft.irfft(spectrum_KF, self.config.window, axis=1, workers=1, overwrite_x=True)
         frames_KN *= self._synthesis_N
@@ -161,8 +164,8 @@ class Synthesis:
         return parts.reshape(-1)
 
     def _silence(self, samples_N: Array, amplitude_TM: Array) -> None:
-        """Sets the samples within silent frames to 0: such a frame had only zeros, and it lasts half a hop more on both
-        sides than its hop."""
+        """Set the samples of silent frames to 0. A frame is half a hop longer than its hop on both sides, and all
+        samples in that range were zeros."""
         power_T = np.square(self._spread_FM @ np.ascontiguousarray(amplitude_TM.T)).mean(0)
         halves = samples_N.reshape(-1, self.config.hop // 2)
         silent_T = power_T < SILENT**2
@@ -173,7 +176,8 @@ class Synthesis:
 
 
 def _neighbourhoods(bank_FM: Array) -> scipy.sparse.csr_array:
-    """1 where two bins (F, F) are no further from each other than the centres of two bands are there."""
+    """A matrix (F, F) with 1 where two bins are at most as far from each other as the centres of neighbouring bands at
+    that frequency."""
     bins_F = np.arange(len(bank_FM), dtype=np.float64)
     centres_M = bins_F @ bank_FM
     distance_F = np.maximum(np.interp(bins_F, centres_M[:-1], np.diff(centres_M)), 1)
@@ -181,8 +185,8 @@ def _neighbourhoods(bank_FM: Array) -> scipy.sparse.csr_array:
 
 
 def _at_half_hops(amplitude_FT: Array) -> Array:
-    """Amplitudes (F, T) at the frames' centres, to (2 T - 3, F) at every half hop from between the first two to between
-    the last two; the logarithm is interpolated."""
+    """Interpolate amplitudes (F, T) at the centres of frames to (2 T - 3, F) at every half hop, from between the first
+    two to between the last two; the interpolation is linear in the logarithm."""
     num_frames = amplitude_FT.shape[1]
     between_FT = np.sqrt(amplitude_FT[:, :-1] * amplitude_FT[:, 1:])
     result_FK = np.empty((len(amplitude_FT), 2 * num_frames - 3))
@@ -192,7 +196,7 @@ def _at_half_hops(amplitude_FT: Array) -> Array:
 
 
 def _with_amplitude(spectrum_KF: NDArray[np.complex128], amplitude_KF: Array) -> NDArray[np.complex128]:
-    """The phases of a spectrum with other amplitudes."""
+    """A spectrum with the same phases and other amplitudes."""
     parts_KF2 = spectrum_KF.view(np.float64).reshape(*spectrum_KF.shape, 2)
     magnitude_KF = np.square(parts_KF2[..., 0])
     magnitude_KF += np.square(parts_KF2[..., 1])
