@@ -276,7 +276,7 @@ def _may_know(classifier: TrainedClassifier, fold: int, dataset: Sequence[Clip])
 
 
 def _test_of(clips: Sequence[Clip], fold: int) -> Test:
-    """The test on a fold of the data set of which these are all clips."""
+    """The test on a fold of the dataset of which these are all clips."""
     return Test(
         dataset=clips[0].dataset,
         fold=fold,

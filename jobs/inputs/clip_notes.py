@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from cluster import storage
 from jobs.console.command import print_note
-from soundstorm.data.notes import told
+from soundstorm.data.notes import note_lines
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, Note
 
@@ -47,8 +47,8 @@ def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: se
 
 
 def report_notes(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
-    """Show a line for each kind of note; see `soundstorm.data.notes.told`."""
-    for line in told(notes, num_clips, remedy):
+    """Show a line for each kind of note; see `soundstorm.data.notes.note_lines`."""
+    for line in note_lines(notes, num_clips, remedy):
         print_note(line)
 
 

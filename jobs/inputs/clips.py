@@ -15,7 +15,7 @@ from jobs.inputs.datasets import open_dataset
 from jobs.inputs.file_listing import audio_below
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES
 from soundstorm.data.categories import normalized
-from soundstorm.data.data_folder import shown
+from soundstorm.data.data_folder import printable
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import REJECTED, check_table
 
@@ -76,9 +76,9 @@ def find_clips(option: str, uri: str) -> list[Clip]:
         )
     clips = []
     for stored, size in entries:
-        relative = shown(stored[len(root) :])
+        relative = printable(stored[len(root) :])
         folder = relative.rpartition("/")[0]
-        clips.append(Clip(relative, shown(stored), folder.rpartition("/")[2] or NO_CATEGORY, 0, str(size)))
+        clips.append(Clip(relative, printable(stored), folder.rpartition("/")[2] or NO_CATEGORY, 0, str(size)))
     return clips
 
 

@@ -15,7 +15,7 @@ from cluster import storage, tables
 from cluster.tables.stream import write_table_stream
 from jobs.console.command import print_note
 from soundstorm.audio.file_kinds import AUDIO_EXAMPLES, is_audio
-from soundstorm.data.data_folder import shown
+from soundstorm.data.data_folder import printable
 from soundstorm.errors import SoundStormError
 
 LISTED = pa.schema([pa.field("uri", pa.string(), nullable=False)])
@@ -83,7 +83,7 @@ def _tables(entries: Iterator[tuple[str, int]], note: Callable[[bytes], None]) -
     held: list[str] = []
     for uri, size in entries:
         note(repr((uri, size)).encode())
-        held.append(shown(uri))
+        held.append(printable(uri))
         if len(held) >= ROWS_AT_ONCE:
             yield pa.table({"uri": held}, LISTED)
             held = []
@@ -126,7 +126,7 @@ def audio_below(folder: str) -> Iterator[tuple[str, int]]:
     if linked:
         told = (
             f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, "
-            f"for example {shown(linked[0])}"
+            f"for example {printable(linked[0])}"
         )
         print_note(f"{told}: name what it leads to as well, or copy it there")
 

@@ -28,7 +28,7 @@ def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
     """The recordings that are trained on.
 
     Args:
-        clips: the whole data set, schema CLIPS.
+        clips: the whole dataset, schema CLIPS.
         decoded: those of them that are trained on, schema `jobs.inputs.recordings.DECODED`; those that could not be
             used are left out.
     """
@@ -38,7 +38,7 @@ def decoded_recordings(clips: pa.Table, decoded: Any) -> Recordings:
 
 
 def test_of(clips: pa.Table, fold: int) -> Test:
-    """The test on a fold of a data set, whose clips these are (schema CLIPS); their files are read only where they are
+    """The test on a fold of a dataset, whose clips these are (schema CLIPS); their files are read only where they are
     asked for."""
     return Test(
         dataset=clips["dataset"][0].as_py(),

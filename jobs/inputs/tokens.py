@@ -83,7 +83,7 @@ class Tokens:
     """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
     uri: str
     folds: Mapping[str, int]
-    """Fold of each clip of the data set, also of those that could not be tokenized."""
+    """Fold of each clip of the dataset, also of those that could not be tokenized."""
     contents: Mapping[str, str] | None
     """`soundstorm.serialization.recordings.content_of` each clip; None: an earlier version made the tokens."""
     codec: Provenance

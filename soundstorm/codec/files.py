@@ -183,9 +183,9 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
         header = read_metadata(data)
         if header["format"] in EARLIER_FORMATS:
             raise SoundStormError(
-                f"{where}: the codec '{header.get('name')}' was written by an earlier version ({header['format']}), and "
-                "this version cannot read it: fit a codec with `soundstorm train-codec`, or use the one in the package, "
-                "then run `soundstorm tokenize` and `soundstorm train` again"
+                f"{where}: the codec '{header.get('name')}' was written by an earlier version ({header['format']}), "
+                "and this version cannot read it: fit a codec with `soundstorm train-codec`, or use the one in the "
+                "package, then run `soundstorm tokenize` and `soundstorm train` again"
             )
     except (ValueError, LookupError) as error:
         raise SoundStormError(f"{where}: not a codec of this project ({error}): {remedy}") from error

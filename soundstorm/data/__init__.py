@@ -1,1 +1,1 @@
-"""Datasets: how they lie in folders, their clips, classes, views and what became of every file."""
+"""Datasets: their layouts in folders, their clips and classes, augmented views, and an account of every file."""

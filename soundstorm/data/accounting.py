@@ -1,4 +1,4 @@
-"""What became of every file of a data folder: found = tokenized + rejected + ignored."""
+"""Accounts for every file of a data folder: found = tokenized + rejected + ignored."""
 
 import posixpath
 from collections.abc import Iterable
@@ -16,14 +16,14 @@ from soundstorm.schemas import IGNORED, Ignored
 
 @dataclass(kw_only=True, frozen=True)
 class Account:
-    """Files of a data folder by what became of them."""
+    """Number of files of a data folder by what happened to them."""
 
     found: int
     tokenized: int
     rejected: int
     ignored: int
     rows_without_file: int
-    """Rejected rows of a table of labels that name no file, or one that another row has."""
+    """Rejected rows of a table of labels that name no existing file, or the same file as another row."""
 
     def __str__(self) -> str:
         extra = (
@@ -38,33 +38,33 @@ class Account:
 
 
 def ignored_files(contents: Contents, left_out: Iterable[str]) -> pa.Table:
-    """The files that no row and no class folder makes a clip (schema IGNORED), each with its reason.
+    """The files that neither a row nor a class folder makes a clip (schema IGNORED), each with the reason.
 
     Args:
         contents: of the data folder.
-        left_out: paths of clips that are not used because their recording has clips in another fold too.
+        left_out: paths of clips that are not used because their source recording also has clips in another fold.
     """
-    tried = {candidate.path for candidate in contents.candidates}
+    tried = {entry.path for entry in contents.entries}
     reasons = {path: _why(path, contents) for path in contents.listing.files if path not in tried}
     reasons |= dict.fromkeys(
         left_out, (Ignored.SOURCE_IN_TWO_FOLDS, "its recording has more clips in another fold (--strict-folds)")
     )
     rows = [
-        {"uri": f"{contents.place.uri}/{path}", "reason": reason.value, "detail": detail}
+        {"uri": f"{contents.data_folder.uri}/{path}", "reason": reason.value, "detail": detail}
         for path, (reason, detail) in sorted(reasons.items())
     ]
     return pa.Table.from_pylist(rows, IGNORED)
 
 
 def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, files: frozenset[str]) -> Account:
-    """What became of each file.
+    """Count what happened to each file.
 
     Args:
-        found: files of the data folder.
-        clips: of the index or windows of them, schema CLIPS.
-        rejected: of all stages, schema REJECTED.
+        found: number of files in the data folder.
+        clips: clips of the index, or windows of them, schema CLIPS.
+        rejected: rejections of all stages, schema REJECTED.
         ignored: schema IGNORED.
-        files: URIs of the rejected rows of stage "index" that are those of a file.
+        files: URIs of the rows rejected at stage "index" whose file exists.
 
     Raises:
         SoundStormError: a file is in none of the tables or in two of them.
@@ -88,25 +88,25 @@ def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, 
     )
     if result.found != result.tokenized + result.rejected + result.ignored:
         raise SoundStormError(
-            f"{result}: these do not add up; the data folder was changed meanwhile, run again with --overwrite"
+            f"{result}: these do not add up; the data folder was changed during the run: run again with --overwrite"
         )
     return result
 
 
 def _why(path: str, contents: Contents) -> tuple[Ignored, str]:
-    """Why a file was not tried."""
-    problem = contents.listing.files[path]
-    told = f"; {problem[1]}" if problem else ""
+    """Why a file is not a clip."""
+    rejection = contents.listing.files[path]
+    and_unreadable = f"; {rejection[1]}" if rejection else ""
     if path in contents.ignored:
         reason, detail = contents.ignored[path]
-        return reason, detail + told
+        return reason, detail + and_unreadable
     if path == contents.labels_path:
-        return Ignored.LABELS, "it says which files are used, and what they are" + told
+        return Ignored.LABELS, "it is the table of labels" + and_unreadable
     if is_hidden(path):
-        return Ignored.HIDDEN, "it is hidden, or lies in a hidden folder" + told
+        return Ignored.HIDDEN, "it is hidden, or lies in a hidden folder" + and_unreadable
     if not is_audio(path):
-        ending = posixpath.splitext(path)[1]
+        suffix = posixpath.splitext(path)[1]
         return Ignored.NO_RECORDING, (
-            f"its ending '{ending}' is none of a recording" if ending else "its name has no ending"
-        ) + told
-    return Ignored.UNLISTED, f"{contents.labels_path} does not name it" + told
+            f"its suffix '{suffix}' is not that of a recording" if suffix else "its name has no suffix"
+        ) + and_unreadable
+    return Ignored.UNLISTED, f"{contents.labels_path} does not name it" + and_unreadable

@@ -1,5 +1,5 @@
-"""When two names mean the same class, since datasets, folders, classifiers and people spell them differently; and the
-five groups into which ESC-50 sorts its classes."""
+"""Class names: when two spellings mean the same class, since datasets, folders, classifiers and people spell them
+differently; and the five groups of classes of ESC-50."""
 
 import difflib
 import unicodedata
@@ -17,36 +17,36 @@ GROUPS = {
     "vacuum_cleaner clock_alarm clock_tick glass_breaking",
     "exterior": "helicopter chainsaw siren car_horn engine train church_bells airplane fireworks hand_saw",
 }
-"""Name for people -> classes as ESC-50 spells them: table 1 of K. J. Piczak, "ESC: Dataset for Environmental Sound
+"""Name of the group -> classes as ESC-50 spells them: table 1 of K. J. Piczak, "ESC: Dataset for Environmental Sound
 Classification", ACM Multimedia 2015."""
 MAX_LISTED = 60
-"""Categories that an error names."""
+"""Maximum number of categories that an error lists."""
 _GROUP_OF = {category: group for group, categories in GROUPS.items() for category in categories.split()}
 
 
 def normalized(category: str) -> str:
-    """A category as any table may spell it: `Crying Baby`, `crying-baby` and `crying_baby` are the same, and so are
-    both Unicode forms of `Möwe`.
+    """A category in normal form: `Crying Baby`, `crying-baby` and `crying_baby` become equal, and so do both Unicode
+    forms of `Möwe`.
 
-    Letters, digits and symbols (emoji are such) stay, in small letters; what lies between them becomes one underscore.
+    Letters, digits and symbols (such as emoji) are kept, in lower case; everything between them becomes one underscore.
     """
     text = unicodedata.normalize("NFKC", category).casefold()
     return "_".join("".join(" " if _separates(character) else character for character in text).split()) or text
 
 
 def find_category(name: str, categories: Sequence[str], option: str, owner: str) -> int:
-    """The position in `categories` of the class that `name` means, whatever its case, underscores, spaces and hyphens.
+    """Index in `categories` of the class that `name` means, ignoring case, underscores, spaces and hyphens.
 
-    An exact match wins; then one by `normalized`; then one without anything between the words (`seawaves`).
+    An exact match has priority, then one by `normalized`, then one without separators between the words (`seawaves`).
 
     Args:
-        name: as somebody typed it.
+        name: as the user typed it.
         categories: all different.
-        option: that it was given by, for errors.
-        owner: whose classes they are, for errors.
+        option: option that it was given with, for errors.
+        owner: what has these classes, for errors.
 
     Raises:
-        SoundStormError: no class, or more than one, is meant; the message names the nearest.
+        SoundStormError: no class, or more than one, matches; the message lists the most similar ones.
     """
     for spelling in (str, normalized, _letters):
         found = [position for position, category in enumerate(categories) if spelling(category) == spelling(name)]
@@ -64,12 +64,12 @@ def find_category(name: str, categories: Sequence[str], option: str, owner: str)
 
 
 def group_of(category: str) -> str | None:
-    """The group of a class of ESC-50, however its name is spelt; None for any other class."""
+    """The group of a class of ESC-50, whatever its spelling; None for any other class."""
     return _GROUP_OF.get(normalized(category))
 
 
 def by_group(categories: Iterable[str]) -> Mapping[str, list[str]]:
-    """The categories of each group that has any, in the order of GROUPS; those of no group are left out."""
+    """The categories of each non-empty group, in the order of GROUPS; categories without a group are left out."""
     found: dict[str, list[str]] = {group: [] for group in GROUPS}
     for category in categories:
         if (group := group_of(category)) is not None:
@@ -78,14 +78,14 @@ def by_group(categories: Iterable[str]) -> Mapping[str, list[str]]:
 
 
 def listed(categories: Sequence[str], most: int) -> str:
-    """The first `most` of the categories by name, the others by their number."""
+    """The first `most` categories as a list, and the number of the others."""
     more = len(categories) - most
     return ", ".join(categories[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def _nearest(name: str, categories: Sequence[str], most: int = 3) -> list[str]:
-    """Categories that `name` may have been meant to be: those that share a word with it or are spelt much like it, the
-    likeliest first."""
+    """Categories that `name` may have meant: those that share a word with it or are spelled similarly, the best match
+    first."""
     words, letters = set(normalized(name).split("_")), _letters(name)
     scores = {
         category: difflib.SequenceMatcher(None, letters, _letters(category)).ratio()
@@ -103,7 +103,7 @@ def _nearest(name: str, categories: Sequence[str], most: int = 3) -> list[str]:
 def _separates(character: str) -> bool:
     return (
         unicodedata.category(character)[0] in "PZC" and unicodedata.category(character) != "Cf"
-    )  # Cf joins the parts of an emoji
+    )  # characters of category Cf join the parts of an emoji
 
 
 def _letters(category: str) -> str:

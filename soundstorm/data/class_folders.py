@@ -1,5 +1,5 @@
-"""A folder of one's own recordings: a table of labels at its top decides, else each sub-folder is a class, also below
-`train` and `test`."""
+"""The dataset `folder`, a user's own recordings: if there is a table of labels at its top, that decides; otherwise each
+sub-folder is a class, also within `train` and `test`."""
 
 import posixpath
 import re
@@ -27,47 +27,48 @@ SPLITS = {
     "eval": 2,
     "evaluation": 2,
 }
-"""Names of folders that part a data set for training and testing -> what comes last is tested."""
+"""Names of folders that divide a dataset for training and testing -> their order; the last one is the test fold."""
 PUBLISHED = {"meta/esc50.csv": "esc50", "metadata/UrbanSound8K.csv": "urbansound8k"}
-"""Tables of published data sets -> the name to open them by."""
+"""Label tables of published datasets -> name of the dataset."""
 
 _FOLD = re.compile(r"fold[ _-]?(\d{1,3})", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(kw_only=True, frozen=True)
 class _Levels:
-    """Which folder of a recording's path is its class."""
+    """Which folder in a recording's path is its class."""
 
     classes: int
-    """How many folders lie above the class."""
+    """Number of folders above the class."""
     folds: dict[str, int]
-    """Folder right above the class -> fold; empty where folds are dealt."""
+    """Name of the folder right above the class -> fold; empty if clips are assigned to folds by hash."""
     notes: tuple[str, ...]
 
 
-def folder_contents(place: DatasetFolder) -> Contents:
-    """A folder of one's own: with one CSV at its top that CSV decides, else each sub-folder is a class."""
-    listing = place.list_files()
+def folder_contents(data_folder: DatasetFolder) -> Contents:
+    """Contents of a user's folder: a single CSV at its top is the table of labels; without one, each sub-folder is a
+    class."""
+    listing = data_folder.list_files()
     tables = [
         path for path in listing.files if "/" not in path and path.lower().endswith(".csv") and not is_hidden(path)
     ]
     if len(tables) > 1:
         raise SoundStormError(
-            f"{place.uri} holds several CSV files ({', '.join(tables)}): give the one to use as --data-dir"
+            f"{data_folder.uri} holds several CSV files ({', '.join(tables)}): give the one to use as --data-dir"
         )
     if tables:
         try:
-            return csv_contents(place, tables[0], listing)
+            return csv_contents(data_folder, tables[0], listing)
         except SoundStormError as error:
             raise SoundStormError(
-                f"{error}; or move it out of {place.uri}, so that the sub-folders are the classes"
+                f"{error}; or move it out of {data_folder.uri}, so that the sub-folders are the classes"
             ) from error
-    return _beside_tables(place, listing) or _sub_folder_contents(place, listing)
+    return _beside_tables(data_folder, listing) or _sub_folder_contents(data_folder, listing)
 
 
-def _beside_tables(place: DatasetFolder, listing: Listing) -> Contents | None:
-    """`audio/` without class folders beside `meta/`: a table of labels in there decides; None where it does not look
-    like that."""
+def _beside_tables(data_folder: DatasetFolder, listing: Listing) -> Contents | None:
+    """Contents of a folder `audio/` without class folders beside a folder such as `meta/` with a table of labels; None
+    if the folder does not look like that."""
     recordings = [path.split("/") for path in listing.files if is_audio(path) and not is_hidden(path)]
     if not recordings or any(len(parts) < 2 or parts[0].casefold() not in AUDIO_FOLDERS for parts in recordings):
         return None
@@ -75,7 +76,7 @@ def _beside_tables(place: DatasetFolder, listing: Listing) -> Contents | None:
     if published:
         table, name = published[0]
         raise SoundStormError(
-            f"{place.uri} has the layout of a published data set ({table}): give --dataset {name}, or {table} as "
+            f"{data_folder.uri} has the layout of a published dataset ({table}): give --dataset {name}, or {table} as "
             "--data-dir"
         )
     if any(len(parts) > 2 for parts in recordings):
@@ -85,55 +86,55 @@ def _beside_tables(place: DatasetFolder, listing: Listing) -> Contents | None:
         for path in listing.files
         if path.lower().endswith(".csv") and path.split("/")[0].casefold() in TABLE_FOLDERS
     ]
-    tables = [path for path in folders if has_columns(place, path, COLUMNS)]
+    tables = [path for path in folders if has_columns(data_folder, path, COLUMNS)]
     if len(tables) > 1:
         raise SoundStormError(
-            f"{place.uri} holds several tables of labels ({', '.join(tables)}): give the one to use as --data-dir"
+            f"{data_folder.uri} holds several tables of labels ({', '.join(tables)}): give the one to use as --data-dir"
         )
     if not tables:
         return None
-    found = csv_contents(place, tables[0], listing)
-    note = f"{recordings[0][0]}/ is taken for the recordings that {tables[0]} names, and not for a class"
+    found = csv_contents(data_folder, tables[0], listing)
+    note = f"{recordings[0][0]}/ is read as the folder of the recordings that {tables[0]} names, not as a class"
     return replace(found, notes=(note, *found.notes))
 
 
-def _sub_folder_contents(place: DatasetFolder, listing: Listing) -> Contents:
-    """One class per sub-folder; files may lie deeper in it. The clip_id is the path, with its ending."""
+def _sub_folder_contents(data_folder: DatasetFolder, listing: Listing) -> Contents:
+    """One class per sub-folder, at any depth below it. The clip_id is the path with its suffix."""
     names = {
         stored: composed(stored).split("/") for stored in listing.files if is_audio(stored) and not is_hidden(stored)
     }
-    levels = _levels(place, list(names.values()))
+    levels = _levels(data_folder, list(names.values()))
     class_of = {
         stored: parts[levels.classes] if len(parts) > levels.classes + 1 else "" for stored, parts in names.items()
     }
     categories = sorted({category for category in class_of.values() if is_category(category)})
     if not categories:
         raise SoundStormError(
-            f"{place.uri} has no sub-folder with {AUDIO_EXAMPLES} files: make one a class, or add a CSV "
+            f"{data_folder.uri} has no sub-folder with {AUDIO_EXAMPLES} files: make one a class, or add a CSV "
             "filename,category"
         )
     labels = {category: label for label, category in enumerate(categories)}
-    candidates = []
+    entries = []
     for stored, category in class_of.items():
-        problem = listing.files[stored]
-        if problem is not None:
-            problem = (problem[0], f"{stored}: {problem[1]}")
+        rejection = listing.files[stored]
+        if rejection is not None:
+            rejection = (rejection[0], f"{stored}: {rejection[1]}")
         elif category not in labels:
-            problem = (Reason.BAD_LABEL, f"{stored} lies in no folder that can be a class")
+            rejection = (Reason.BAD_LABEL, f"{stored} does not lie in a folder that can be a class")
         fold = (
             levels.folds[names[stored][levels.classes - 1]]
             if levels.folds and category
             else fold_of_source(composed(stored))
         )
         clip_id = listing.name_of(stored)
-        candidates.append(
+        entries.append(
             IndexEntry(
                 clip_id=clip_id,
                 path=stored,
                 fold=fold,
                 label=labels.get(category, 0),
                 category=category,
-                problem=problem,
+                rejection=rejection,
             )
         )
     twins = [stored for stored in names if listing.name_of(stored) == stored != composed(stored)]
@@ -144,17 +145,17 @@ def _sub_folder_contents(place: DatasetFolder, listing: Listing) -> Contents:
         else ""
     )
     return Contents(
-        place=place,
+        data_folder=data_folder,
         listing=listing,
-        candidates=candidates,
+        entries=entries,
         categories=categories,
         num_folds=max(levels.folds.values(), default=FOLDER_FOLDS),
         notes=(*levels.notes, *([twin] if twin else [])),
     )
 
 
-def _levels(place: DatasetFolder, paths: list[list[str]]) -> _Levels:
-    """Where the classes are, given the parts of the path of each recording."""
+def _levels(data_folder: DatasetFolder, paths: list[list[str]]) -> _Levels:
+    """Find the level of the class folders, given the components of the path of each recording."""
     above, notes = 0, []
     while True:
         tops = {parts[above] for parts in paths if len(parts) > above + 1}
@@ -162,38 +163,37 @@ def _levels(place: DatasetFolder, paths: list[list[str]]) -> _Levels:
         if len(tops) != 1 or not has_folders or next(iter(tops)).casefold() not in AUDIO_FOLDERS:
             break
         example = next(parts for parts in paths if len(parts) > above + 1)
-        notes.append(f"{'/'.join(example[: above + 1])}/ is no class: the folders in it are")
+        notes.append(f"{'/'.join(example[: above + 1])}/ is not a class: the folders in it are")
         above += 1
     folds = _folds(tops)
     if not folds or (len(folds) == 1 and len({parts[above + 1] for parts in paths if len(parts) > above + 2}) < 2):
         some = sorted(name for name in tops if name.casefold() in SPLITS)
         if len(some) > 1:
-            notes.append(f"{' and '.join(some)} are taken for classes, as other folders lie beside them")
+            notes.append(f"{' and '.join(some)} are read as classes, because there are other folders beside them")
         if not has_folders and len(tops) == 1 and next(iter(tops)).casefold() in AUDIO_FOLDERS:
             notes.append(
-                f"{next(iter(tops))}/ is taken for a class, the only one: no class folders are in it, and no CSV "
-                f"{','.join(COLUMNS)} lies beside it, "
-                f"nor in a folder {' or '.join(TABLE_FOLDERS)} there"
+                f"{next(iter(tops))}/ is read as the only class: it has no class folders, and there is no CSV "
+                f"{','.join(COLUMNS)} beside it or in a folder {' or '.join(TABLE_FOLDERS)} there"
             )
         return _Levels(classes=above, folds={}, notes=tuple(notes))
     named = ", ".join(f"{name}/ (fold {fold})" for name, fold in folds.items())
     if not has_folders:
         raise SoundStormError(
-            f"{place.uri}: {named} look like the parts of a data set, and hold no class folders: make some, or add a "
-            "CSV filename,category"
+            f"{data_folder.uri}: {named} look like the parts of a dataset, and hold no class folders: make some, or "
+            "add a CSV filename,category"
         )
     if len(folds) == 1:
-        notes.append(f"{next(iter(folds))}/ is no class: the folders in it are")
+        notes.append(f"{next(iter(folds))}/ is not a class: the folders in it are")
         return _Levels(classes=above + 1, folds={}, notes=tuple(notes))
     notes.append(
-        f"{named} are taken for the parts of a data set: the folders in them are the classes, and the last fold is "
-        "the one that is tested"
+        f"{named} are read as the parts of a dataset: the folders in them are the classes, and the last fold is "
+        "the test fold"
     )
     return _Levels(classes=above + 1, folds=folds, notes=tuple(notes))
 
 
 def _folds(tops: set[str]) -> dict[str, int]:
-    """The fold of each folder, in order, where all of them are named as the parts of a data set are; else none."""
+    """The fold of each folder, sorted, if all of them are named like the parts of a dataset; otherwise empty."""
     if tops and all(name.casefold() in SPLITS for name in tops):
         return {
             name: fold
@@ -207,15 +207,15 @@ def _folds(tops: set[str]) -> dict[str, int]:
     return dict(sorted(((name, number + offset) for name, number in numbers.items()), key=lambda pair: pair[1]))
 
 
-def table_contents(place: DatasetFolder, csv_name: str) -> Contents:
-    """The recordings that a CSV names which was given itself; one in a folder such as `meta` may name those in `audio`
-    beside that folder."""
-    above, _, folder = place.root.rpartition("/")
-    if folder.casefold() in TABLE_FOLDERS and any(_has_folder(place, above, name) for name in AUDIO_FOLDERS):
-        outer = DatasetFolder(filesystem=place.filesystem, root=above, uri=place.uri.rpartition("/")[0])
+def table_contents(data_folder: DatasetFolder, csv_name: str) -> Contents:
+    """The recordings that a CSV names, if the CSV itself was given as data folder. A CSV in a folder such as `meta` may
+    name files in a folder `audio` beside that folder."""
+    above, _, folder = data_folder.root.rpartition("/")
+    if folder.casefold() in TABLE_FOLDERS and any(_has_folder(data_folder, above, name) for name in AUDIO_FOLDERS):
+        outer = DatasetFolder(filesystem=data_folder.filesystem, root=above, uri=data_folder.uri.rpartition("/")[0])
         return csv_contents(outer, posixpath.join(folder, csv_name))
-    return csv_contents(place, csv_name)
+    return csv_contents(data_folder, csv_name)
 
 
-def _has_folder(place: DatasetFolder, above: str, name: str) -> bool:
-    return bool(place.filesystem.get_file_info(posixpath.join(above, name)).type == FileType.Directory)
+def _has_folder(data_folder: DatasetFolder, above: str, name: str) -> bool:
+    return bool(data_folder.filesystem.get_file_info(posixpath.join(above, name)).type == FileType.Directory)

@@ -1,4 +1,4 @@
-"""The one length that the clips of a published data set have, whichever release of it lies there."""
+"""Clip length of published datasets, whichever release of a dataset is used."""
 
 from dataclasses import replace
 
@@ -9,23 +9,22 @@ from soundstorm.data.datasets import DATASETS
 
 
 def clip_length_s(dataset: str) -> float | None:
-    """Seconds that every clip of a published data set lasts; None: as long as it is."""
+    """Duration in seconds of every clip of a published dataset; None: clips have their own durations."""
     return DATASETS[dataset].clip_s if dataset in DATASETS else None
 
 
 def at_published_length(
     recording: Recording, dataset: str, max_duration_s: float, sample_rate: int = SAMPLE_RATE
 ) -> Recording:
-    """The recording cut, or filled with silence at its end, to the length that clips of its data set are published
-    with.
+    """Cut or zero-pad a recording to the clip length of its published dataset.
 
-    ESC-50 was first released as recordings of 3.6 to 7.2 s, and again as the same cut or filled to 5 s, which is what
-    everybody compares with.
+    ESC-50 was first released with recordings of 3.6 to 7.2 s, and later with the same recordings cut or padded to 5 s;
+    published results use the latter.
 
     Args:
         recording: a whole clip.
-        dataset: its data set; one without a length leaves the recording as it is.
-        max_duration_s: what the clip may last at most; shorter than the published length, it decides.
+        dataset: its dataset; if that has no fixed clip length, the recording is returned unchanged.
+        max_duration_s: maximum duration; if shorter than the published length, the clip gets this length.
         sample_rate: of the recording's waveform.
     """
     clip_s = clip_length_s(dataset)

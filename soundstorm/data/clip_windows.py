@@ -1,5 +1,5 @@
-"""Windows of a long recording: each is a clip of its own, named by the recording and its time, `dog/walk.wav#t=30,60`
-(W3C Media Fragments)."""
+"""Windows of a long recording: each is a clip of its own, named by the recording and its time range,
+`dog/walk.wav#t=30,60` (W3C Media Fragments)."""
 
 import math
 import re
@@ -11,7 +11,7 @@ _WINDOW = re.compile(r"(.+)#t=(\d+(?:\.\d+)?),(\d+(?:\.\d+)?)", re.DOTALL)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Window:
-    """A part of a recording."""
+    """A time range of a recording."""
 
     start_s: float
     duration_s: float
@@ -22,8 +22,8 @@ class Window:
 
 
 def plan_windows(duration_s: float, longest_s: float) -> list[Window]:
-    """As few windows of at most `longest_s` as hold all of a recording, all of one length (to a millisecond); none if
-    one would do."""
+    """Divide a recording into the smallest number of windows of at most `longest_s`, all of the same length (to a
+    millisecond); empty if one window is enough."""
     count = math.ceil(round(duration_s / longest_s, 6))
     if count <= 1:
         return []
@@ -32,7 +32,7 @@ def plan_windows(duration_s: float, longest_s: float) -> list[Window]:
 
 
 def split_window(name: str) -> tuple[str, Window | None]:
-    """The recording that a name or URI is of, and which window of it; None for the whole recording."""
+    """The recording that a name or URI refers to, and the window of it; None for the whole recording."""
     match = _WINDOW.fullmatch(name)
     if match is None:
         return name, None

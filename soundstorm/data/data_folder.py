@@ -1,4 +1,4 @@
-"""A data folder, and the files in it by one listing: also those that cannot be opened, or whose names are no text."""
+"""A data folder and the list of its files, including files that cannot be opened or whose names are not UTF-8."""
 
 import os
 import posixpath
@@ -15,17 +15,16 @@ from soundstorm.audio.file_kinds import is_audio
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
-Problem = tuple[Reason, str]
+Rejection = tuple[Reason, str]
 """Why a file or a row cannot be used."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Listing:
-    """Files of a data folder."""
+    """The files of a data folder."""
 
-    files: dict[str, Problem | None]
-    """Path below the data folder as it is stored -> why the file cannot be opened, None where nothing is known against
-    it."""
+    files: dict[str, Rejection | None]
+    """Stored path, relative to the data folder -> why the file cannot be opened, None if no reason is known."""
 
     @cached_property
     def _by_form(self) -> dict[str, list[str]]:
@@ -40,8 +39,8 @@ class Listing:
         return _grouped(filter(is_audio, self.files), lambda path: composed(posixpath.splitext(path)[0]))
 
     def find(self, path: str) -> str | None:
-        """The stored path that `path` means: that very one, else one in another Unicode form, else the only one that
-        differs in case."""
+        """The stored path that `path` refers to: an exact match, or else one in another Unicode form, or else a unique
+        one that differs only in case."""
         if path in self.files:
             return path
         alike = self._by_form.get(composed(path)) or self._by_case.get(composed(path).casefold(), [])
@@ -49,13 +48,13 @@ class Listing:
         return alike[0] if len(alike) == 1 or (alike and same_form) else None
 
     def find_recording(self, path: str) -> str | None:
-        """Like `find`; where there is no such file, the only recording of that name with another ending."""
+        """Like `find`; if there is no such file, the only recording with the same name and another suffix."""
         alike = self._recordings_by_stem.get(composed(posixpath.splitext(path)[0] if is_audio(path) else path), [])
         return self.find(path) or (alike[0] if len(alike) == 1 else None)
 
     def name_of(self, stored: str) -> str:
-        """The name of a file in composed form (NFC), the same on every system; of files that differ in form only, one
-        has it, each other its own."""
+        """Name of a file in Unicode form NFC, the same on every system. If several files differ only in their Unicode
+        form, one gets the NFC name and the others keep their stored names."""
         name = composed(stored)
         alike = self._by_form[name]
         first = name if name in alike else alike[0]
@@ -64,17 +63,17 @@ class Listing:
 
 @dataclass(kw_only=True, frozen=True)
 class DatasetFolder:
-    """A data folder: where to read it, and what to call it."""
+    """A data folder: its file system, path and URI."""
 
     filesystem: FileSystem
     root: str
-    """Path within the file system, without a slash at its end."""
+    """Path within the file system, without trailing slash."""
     uri: str
-    """The same place as a URI, without a slash at its end."""
+    """The same folder as a URI, without trailing slash."""
 
     def list_files(self, folder: str = "") -> Listing:
-        """Every file at any depth of the folder `folder` in it, hidden ones too, by one listing; paths are below the
-        data folder."""
+        """All files at any depth below `folder`, hidden ones too, in one listing; paths are relative to the data
+        folder."""
         base = posixpath.join(self.root, folder).rstrip("/") or "/"
         try:
             if isinstance(self.filesystem, LocalFileSystem):
@@ -84,12 +83,12 @@ class DatasetFolder:
                 found = {info.path[len(base) :].lstrip("/"): None for info in infos if info.type == FileType.File}
         except (OSError, UnicodeDecodeError) as error:
             raise SoundStormError(
-                f"{self.uri}/{folder} cannot be listed ({error}): check that all folders in it may be read"
+                f"{self.uri}/{folder} cannot be listed ({error}): check that all its folders are readable"
             ) from error
         return Listing(files={posixpath.join(folder, path): found[path] for path in sorted(found)})
 
     def has_file(self, path: str) -> bool:
-        """Whether there is such a file."""
+        """Whether the file exists."""
         return bool(self.filesystem.get_file_info(posixpath.join(self.root, path)).type == FileType.File)
 
     def read(self, path: str) -> bytes:
@@ -99,12 +98,12 @@ class DatasetFolder:
 
 
 def composed(text: str) -> str:
-    """`text` in the Unicode form NFC, in which an accent is part of its letter."""
+    """`text` in Unicode form NFC, in which an accent is part of its letter."""
     return unicodedata.normalize("NFC", text)
 
 
 def is_hidden(path: str) -> bool:
-    """Whether a file or a folder on the way to it is hidden, or an archive's companion of Apple's."""
+    """Whether a file or a folder in its path is hidden, or is metadata that macOS adds to archives."""
     return any(part.startswith((".", "__MACOSX")) for part in path.split("/"))
 
 
@@ -115,9 +114,9 @@ def _grouped(paths: Iterable[str], key: Callable[[str], str]) -> dict[str, list[
     return groups
 
 
-def _walk(base: str) -> dict[str, Problem | None]:
-    """Files below a folder of the local disk, through links, each once per way that leads to it; a link back to a
-    folder on its way ends there."""
+def _walk(base: str) -> dict[str, Rejection | None]:
+    """Files below a local folder, following links: a file appears once per path that leads to it. A link to a folder
+    that contains it is not followed."""
 
     def refuse(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError | NotADirectoryError):
@@ -125,7 +124,7 @@ def _walk(base: str) -> dict[str, Problem | None]:
 
     if not Path(base).is_dir():
         return {}
-    found: dict[str, Problem | None] = {}
+    found: dict[str, Rejection | None] = {}
     ways = {base: frozenset([_identity(base)])}
     for folder, folders, names in os.walk(base, followlinks=True, onerror=refuse):
         way, below = ways.pop(folder), folder[len(base) :].lstrip("/")
@@ -134,38 +133,37 @@ def _walk(base: str) -> dict[str, Problem | None]:
             identity = _identity(path)
             if identity in way:
                 folders.remove(name)
-                found[shown(posixpath.join(below, name))] = (
+                found[printable(posixpath.join(below, name))] = (
                     Reason.UNREADABLE_FILE,
-                    "it is a link back to a folder that it lies in",
+                    "it is a link to a folder that contains it",
                 )
             else:
                 ways[path] = way | {identity}
         for name in names:
             relative = posixpath.join(below, name)
-            problem = _problem(posixpath.join(folder, name))
-            if problem is None and shown(relative) != relative:
-                problem = (Reason.UNREADABLE_FILE, "its name is not UTF-8: rename it")
-            found[shown(relative)] = problem
+            rejection = _rejection(posixpath.join(folder, name))
+            if rejection is None and printable(relative) != relative:
+                rejection = (Reason.UNREADABLE_FILE, "its name is not UTF-8: rename it")
+            found[printable(relative)] = rejection
     return found
 
 
-def shown(path: str) -> str:
-    r"""A path of the local disk as text that can be stored: bytes that are no UTF-8 are written out, as in
-    `rain/\xff.wav`."""
+def printable(path: str) -> str:
+    """A local path as text that can be stored: bytes that are not UTF-8 are escaped, as in `rain/\xff.wav`."""
     return path if path.isascii() else path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    found = os.stat(folder)  # noqa: PTH116 (a Path cannot be made faster)
+    found = os.stat(folder)  # noqa: PTH116 (faster than a Path)
     return found.st_dev, found.st_ino
 
 
-def _problem(path: str) -> Problem | None:
-    """Why nothing can be read from a name in a folder of the local disk."""
+def _rejection(path: str) -> Rejection | None:
+    """Why a local file cannot be read, None if it can."""
     try:
         mode = os.stat(path).st_mode  # noqa: PTH116
     except OSError as error:
         if not os.path.islink(path):  # noqa: PTH114
-            return Reason.UNREADABLE_FILE, f"it cannot be looked at: {error.strerror}"
-        return Reason.MISSING_FILE, f"it is a link to {shown(os.readlink(path))}, where there is nothing"  # noqa: PTH115
-    return None if stat.S_ISREG(mode) else (Reason.UNREADABLE_FILE, "it is a pipe, a socket or a device, and no file")
+            return Reason.UNREADABLE_FILE, f"its status cannot be read: {error.strerror}"
+        return Reason.MISSING_FILE, f"it is a link to {printable(os.readlink(path))}, which does not exist"  # noqa: PTH115
+    return None if stat.S_ISREG(mode) else (Reason.UNREADABLE_FILE, "it is a pipe, a socket or a device, not a file")

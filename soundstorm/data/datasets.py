@@ -1,5 +1,5 @@
-"""The data sets by name, and the index of their clips: one row per recording that can be tried, one per row that
-cannot."""
+"""The registry of datasets, and the index of a dataset's clips: a row per usable recording, and a row per rejected
+one."""
 
 import re
 from collections import Counter
@@ -13,8 +13,8 @@ from soundstorm.data.accounting import ignored_files
 from soundstorm.data.class_folders import folder_contents, table_contents
 from soundstorm.data.clip_windows import split_window
 from soundstorm.data.data_folder import DatasetFolder
-from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, TableLayout, alike
-from soundstorm.data.source_recordings import SplitSources, named, smaller_sides, split_sources
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, TableLayout, spelling_notes
+from soundstorm.data.source_recordings import SplitSources, smaller_sides, split_phrase, split_sources
 from soundstorm.data.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, IGNORED, REJECTED, Reason
@@ -31,66 +31,66 @@ ESC50_CATEGORIES = (
     "helicopter", "chainsaw", "siren", "car_horn", "engine", "train", "church_bells", "airplane", "fireworks",
     "hand_saw",
 )  # fmt: skip
-"""ESC-50's classes; a class's published number is its position."""
+"""Classes of ESC-50; the published number of a class is its index."""
 ESC10_TARGETS = (0, 1, 10, 11, 12, 20, 21, 38, 40, 41)
-"""ESC-50's numbers of the ten classes of ESC-10, in the order of their labels."""
+"""Numbers in ESC-50 of the ten classes of ESC-10, in the order of their labels."""
 URBANSOUND8K_CATEGORIES = (
     "air_conditioner", "car_horn", "children_playing", "dog_bark", "drilling", "engine_idling", "gun_shot",
     "jackhammer", "siren",
     "street_music",
 )  # fmt: skip
-"""UrbanSound8K's classes; a class's published number is its position."""
+"""Classes of UrbanSound8K; the published number of a class is its index."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Dataset:
-    """What is known of a data set before looking at it."""
+    """What is known about a dataset before its files are read."""
 
     title: str
     num_folds: int
-    """Folds 1 to this; for `folder` the number where its CSV has no column `fold`."""
+    """Folds are numbered from 1 to this; for `folder` it applies if the CSV has no column `fold`."""
     layout: TableLayout | None
-    """None: a folder of one's own."""
+    """None: a user's own folder."""
     num_clips: int | None = None
-    """Clips of the published data set."""
+    """Number of clips in the published dataset."""
     clip_s: float | None = None
-    """Seconds that every published clip lasts; None: as long as it is."""
+    """Duration in seconds of every published clip; None: clips have their own durations."""
     folds_are_published: bool = False
-    """Whether everybody tests on these very folds, so that they are used as they are also where a recording lies in two
-    of them."""
+    """Whether results are published for these folds. They are then used as they are, even if a source recording has
+    clips in two of them."""
     url: str | None = None
-    """Where the archive is published; None: there is none to download."""
+    """Address of the published archive; None: there is nothing to download."""
     md5: str | None = None
-    """MD5 of the archive; None: the archive is made anew for each download, so only its content can be checked."""
+    """MD5 of the archive; None: the archive is generated for each download, so only its content can be checked."""
     licence: str = ""
     credit: str = ""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Index:
-    """The clips of a data set."""
+    """The clips of a dataset."""
 
     clips: pa.Table
-    """Schema CLIPS: clips whose row is in order and whose file exists; the files were not opened yet."""
+    """Schema CLIPS: clips whose row is valid and whose file exists; the files have not been opened yet."""
     rejected: pa.Table
     """Schema REJECTED, stage "index"."""
     num_folds: int
     categories: list[str]
     """`categories[label]` is the name of the class."""
     num_files: int = 0
-    """Files found."""
+    """Number of files found."""
     ignored: pa.Table = field(default_factory=IGNORED.empty_table)
-    """Schema IGNORED: the files among them that are no clips of the data set."""
+    """Schema IGNORED: the files that are not clips of the dataset."""
     rejected_files: frozenset[str] = frozenset()
-    """URIs of the rejected rows that are those of a file found; the others name none."""
+    """URIs of the rejected rows whose file exists."""
     split_sources: SplitSources = field(default_factory=dict)
-    """Source recordings that have clips in two folds, as the data set is."""
+    """Source recordings that have clips in two folds of the dataset."""
     notes: tuple[str, ...] = ()
-    """What people should know of how the data set was read, a sentence each."""
+    """Sentences for the user on how the dataset was read."""
 
 
 def _esc50_layout(
-    title: str, labels: dict[int, tuple[int, str]], only: str | None = None, num_folds: int = 5
+    title: str, labels: dict[int, tuple[int, str]], subset_column: str | None = None, num_folds: int = 5
 ) -> TableLayout:
     return TableLayout(
         title=title,
@@ -102,7 +102,7 @@ def _esc50_layout(
         num_folds=num_folds,
         audio_folder=lambda fold: "audio",
         labels=labels,
-        only=only,
+        subset_column=subset_column,
     )
 
 
@@ -170,9 +170,9 @@ DATASETS: dict[str, Dataset] = {
     ),
     "folder": Dataset(title="a folder of recordings", num_folds=FOLDER_FOLDS, layout=None),
     "synthetic": Dataset(
-        title="the synthetic data set",
+        title="the synthetic dataset",
         num_folds=SYNTHETIC_FOLDS,
-        layout=_esc50_layout("the synthetic data set", _numbered(CLASSES), num_folds=SYNTHETIC_FOLDS),
+        layout=_esc50_layout("the synthetic dataset", _numbered(CLASSES), num_folds=SYNTHETIC_FOLDS),
         licence="CC0 1.0",
         credit="made by soundstorm.audio.synthesis",
     ),
@@ -182,40 +182,41 @@ DATASETS: dict[str, Dataset] = {
 def index_dataset(
     name: str, filesystem: FileSystem, root: str, uri_prefix: str, *, strict_folds: bool = False
 ) -> Index:
-    """Lists the clips of the data set `name` that lies in a folder, or for `folder` also in a CSV file.
+    """List the clips of the dataset `name` in a folder, or for `folder` also in a CSV file.
 
     Args:
-        filesystem: where it lies.
+        filesystem: file system of the dataset.
         root: the folder, as a path within `filesystem`.
-        uri_prefix: the same folder as a URI; a clip's `uri` is this and its path below the folder.
-        strict_folds: leave out the smaller side of each source recording that has clips in two folds.
+        uri_prefix: the same folder as a URI; the `uri` of a clip is this and its path relative to the folder.
+        strict_folds: if a source recording has clips in two folds, keep only those of the fold with most of them.
 
     Raises:
-        SoundStormError: the name is unknown, the CSV or a column of it is missing, no clip can be used, or clips of one
-            source recording lie in different folds, which are neither published ones nor made strict.
+        SoundStormError: the name is unknown, the CSV or a column of it is missing, no clip can be used, or a source
+            recording has clips in different folds, while the folds are not published ones and `strict_folds` is not
+            set.
     """
     if name not in DATASETS:
-        raise SoundStormError(f"data set '{name}' is unknown: choose one of {', '.join(DATASETS)}")
-    place = DatasetFolder(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
+        raise SoundStormError(f"dataset '{name}' is unknown: choose one of {', '.join(DATASETS)}")
+    data_folder = DatasetFolder(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
     layout = DATASETS[name].layout
     if layout is not None:
-        contents = layout.contents(place)
-    elif filesystem.get_file_info(place.root or "/").type == FileType.File:
-        parent, _, csv_name = place.root.rpartition("/")
+        contents = layout.contents(data_folder)
+    elif filesystem.get_file_info(data_folder.root or "/").type == FileType.File:
+        parent, _, csv_name = data_folder.root.rpartition("/")
         contents = table_contents(
-            DatasetFolder(filesystem=filesystem, root=parent, uri=place.uri.rpartition("/")[0]), csv_name
+            DatasetFolder(filesystem=filesystem, root=parent, uri=data_folder.uri.rpartition("/")[0]), csv_name
         )
     else:
-        contents = folder_contents(place)
+        contents = folder_contents(data_folder)
     return _to_index(name, contents, strict_folds)
 
 
 def source_of(clip_id: str, dataset: str) -> str:
-    """The recording that a clip was cut from, as far as its name tells: clips of one source must not be split between
-    train and test.
+    """The source recording of a clip, according to its name. Clips of one source must not be split between training and
+    test.
 
-    ESC-50 and ESC-10 (`fold-source-take-target`) and UrbanSound8K (`source-class-occurrence-slice`) name it, as the
-    synthetic data set does; in `folder` each file is its own, and its windows are of one.
+    The names in ESC-50, ESC-10 and the synthetic dataset (`fold-source-take-target`) and in UrbanSound8K
+    (`source-class-occurrence-slice`) contain it. In `folder` each file is its own source, shared by its windows.
     """
     clip_id, _ = split_window(clip_id)
     parts = clip_id.split("-")
@@ -225,33 +226,31 @@ def source_of(clip_id: str, dataset: str) -> str:
 
 
 def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
-    """Splits the candidates into clips and rejected rows; of clips with one clip_id, or one file, the first is kept."""
-    place, clips, rejected = contents.place, [], []
+    """Divide the entries into clips and rejected rows; of several clips with the same clip_id or the same file, the
+    first is kept."""
+    data_folder, clips, rejected = contents.data_folder, [], []
     kept: dict[str, IndexEntry] = {}
     owners: dict[str, str] = {}
-    for candidate in contents.candidates:
-        problem = candidate.problem
-        if problem is None and candidate.clip_id in kept:
-            problem = (
+    for entry in contents.entries:
+        rejection = entry.rejection
+        if rejection is None and entry.clip_id in kept:
+            rejection = (
                 Reason.DUPLICATE_ID,
-                f"{candidate.path}: clip_id '{candidate.clip_id}' is taken by an earlier clip, which is kept",
+                f"{entry.path}: clip_id '{entry.clip_id}' is that of an earlier clip, which is kept",
             )
-        elif problem is None and candidate.path in owners:
-            earlier = owners[candidate.path]
-            problem = (
+        elif rejection is None and entry.path in owners:
+            earlier = owners[entry.path]
+            rejection = (
                 Reason.DUPLICATE_ID,
-                f"{candidate.path}: it is the file of the earlier clip '{earlier}' already, which is kept",
+                f"{entry.path}: it is also the file of the earlier clip '{earlier}', which is kept",
             )
-        row = {"clip_id": candidate.clip_id, "uri": f"{place.uri}/{candidate.path}"}
-        if problem is None:
-            kept[candidate.clip_id] = candidate
-            owners[candidate.path] = candidate.clip_id
-            clips.append(
-                row
-                | {"dataset": name, "fold": candidate.fold, "label": candidate.label, "category": candidate.category}
-            )
+        row = {"clip_id": entry.clip_id, "uri": f"{data_folder.uri}/{entry.path}"}
+        if rejection is None:
+            kept[entry.clip_id] = entry
+            owners[entry.path] = entry.clip_id
+            clips.append(row | {"dataset": name, "fold": entry.fold, "label": entry.label, "category": entry.category})
         else:
-            rejected.append(row | {"stage": "index", "reason": problem[0].value, "detail": problem[1]})
+            rejected.append(row | {"stage": "index", "reason": rejection[0].value, "detail": rejection[1]})
     if not clips:
         counts = ", ".join(
             f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rejected).most_common()
@@ -261,13 +260,13 @@ def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
             if rejected
             else f": it names no clip of {DATASETS[name].title}"
         )
-        raise SoundStormError(f"{place.uri} has no clip that can be used{first}")
+        raise SoundStormError(f"{data_folder.uri} has no clip that can be used{first}")
     split = split_sources(
         (clip.clip_id, clip.fold, clip.source or _published_source(clip.clip_id, name)) for clip in kept.values()
     )
-    left_out, notes = _two_folds(name, place, split, strict_folds)
-    spellings = alike(contents.categories) if DATASETS[name].layout is None else []
-    files = {f"{place.uri}/{path}" for path in contents.listing.files}
+    left_out, notes = _two_folds(name, data_folder, split, strict_folds)
+    spellings = spelling_notes(contents.categories) if DATASETS[name].layout is None else []
+    files = {f"{data_folder.uri}/{path}" for path in contents.listing.files}
     return Index(
         clips=pa.Table.from_pylist([clip for clip in clips if clip["clip_id"] not in left_out], CLIPS),
         rejected=pa.Table.from_pylist(rejected, REJECTED),
@@ -282,29 +281,29 @@ def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
 
 
 def _two_folds(
-    name: str, place: DatasetFolder, split: SplitSources, strict_folds: bool
+    name: str, data_folder: DatasetFolder, split: SplitSources, strict_folds: bool
 ) -> tuple[set[str], tuple[str, ...]]:
-    """The clips to leave out because their recording lies in another fold too, and what is to be said of such
-    recordings."""
+    """The clips to leave out because their source recording also lies in another fold, and notes on such recordings."""
     if not split:
         return set(), ()
-    knows = "a test on one would know it from the other"
+    leaks = "a test on one fold would contain sound that the other has"
     if strict_folds:
         left_out = smaller_sides(split)
         return set(left_out), (
-            f"{_recordings(split)} in two folds: {named(split)}; --strict-folds leaves out {', '.join(left_out)}",
+            f"{_recordings(split)} in two folds: {split_phrase(split)}; --strict-folds leaves out "
+            f"{', '.join(left_out)}",
         )
     if DATASETS[name].folds_are_published:
         title = DATASETS[name].title
         return set(), (
-            f"{_recordings(split)} in two folds, as {title} is published: {named(split)}; {knows} (--strict-folds "
-            "leaves out one side)",
+            f"{_recordings(split)} in two folds, as {title} is published: {split_phrase(split)}; {leaks} "
+            "(--strict-folds leaves out one side)",
         )
     source, folds = next(iter(split.items()))
     (one, clips), (other, others) = list(folds.items())[:2]
     raise SoundStormError(
-        f"{place.uri}: clips of the recording '{source}' lie in fold {one} ({clips[0]}) and in fold {other} "
-        f"({others[0]}), so that {knows}: "
+        f"{data_folder.uri}: clips of the recording '{source}' lie in fold {one} ({clips[0]}) and in fold {other} "
+        f"({others[0]}), so that {leaks}: "
         "put all clips of a recording into one fold, or leave out the smaller side with --strict-folds"
     )
 
@@ -314,5 +313,5 @@ def _recordings(split: SplitSources) -> str:
 
 
 def _published_source(clip_id: str, dataset: str) -> str:
-    """The source in a clip_id of the published form; "" in any other."""
+    """The source in a clip_id of the published form; "" for any other clip_id."""
     return source_of(clip_id, dataset) if (form := _PUBLISHED_IDS.get(dataset)) and form.fullmatch(clip_id) else ""

@@ -1,4 +1,4 @@
-"""Clips of equal length together, so that none is padded."""
+"""Batches of clips of equal length, so that no clip is padded."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
@@ -14,14 +14,13 @@ def in_equal_batches(
     longest_batch: float,
     work: Callable[[list[Clip]], Sequence[np.ndarray]],
 ) -> list[np.ndarray]:
-    """What `work` makes of each clip, in order; it is given clips of equal length together, so that nothing needs
-    padding.
+    """Apply `work` to batches of clips of equal length; returns a result per clip, in order.
 
     Args:
-        clips: of any lengths.
-        lengths: of each clip.
-        longest_batch: most of these lengths in one batch, in all; a clip that is longer is a batch of its own.
-        work: clips of one length to one result for each.
+        clips: clips of any lengths.
+        lengths: length of each clip.
+        longest_batch: maximum total length of a batch; a longer clip is a batch of its own.
+        work: maps clips of the same length to one result for each.
     """
     results: dict[int, np.ndarray] = {}
     for part in equal_batches(lengths, longest_batch):
@@ -30,7 +29,7 @@ def in_equal_batches(
 
 
 def equal_batches(lengths: Sequence[int], longest_batch: float) -> Iterator[list[int]]:
-    """Positions of clips of one and the same length, at most `longest_batch` of these lengths in all, or one clip."""
+    """Indices of clips of the same length, whose total length is at most `longest_batch`, or a single clip."""
     by_length: dict[int, list[int]] = {}
     for position, length in enumerate(lengths):
         by_length.setdefault(length, []).append(position)

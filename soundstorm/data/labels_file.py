@@ -1,5 +1,5 @@
-"""Reading a table of labels as people and spreadsheets write it: commas, semicolons or tabs, headers in any
-spelling."""
+"""Reads tables of labels as people and spreadsheet programs write them: separated by commas, semicolons or tabs, with
+headers in any spelling."""
 
 import csv
 import io
@@ -11,46 +11,45 @@ from soundstorm.data.data_folder import DatasetFolder, composed
 from soundstorm.errors import SoundStormError
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-"""What may part the cells, the likeliest first."""
+"""Possible delimiters, the most likely first."""
 
 _NUMBER = re.compile(r"(?:fold[ _-]?)?(\d{1,9})(?:\.0+)?", re.ASCII | re.IGNORECASE)
 
 
 @dataclass(kw_only=True, frozen=True)
 class LabelRow:
-    """One row of a table of labels."""
+    """A row of a table of labels."""
 
     number: int
-    """As a spreadsheet counts them: the header is row 1."""
+    """Row number as in a spreadsheet: the header is row 1."""
     cells: dict[str, str]
-    """Of the columns that were asked for and are there, by the names that were asked for; without spaces at the
-    ends."""
+    """Cells of the requested columns that exist, by the requested names, without surrounding spaces."""
     surplus: int
-    """Cells that are filled beyond the last column: a name with a delimiter in it was not put into quotes."""
+    """Number of non-empty cells beyond the last column: a name that contains the delimiter was not quoted."""
 
 
 def read_labels(
-    place: DatasetFolder, path: str, columns: Sequence[str], optional: Sequence[str], hint: str
+    data_folder: DatasetFolder, path: str, columns: Sequence[str], optional: Sequence[str], hint: str
 ) -> list[LabelRow]:
-    """The rows of a file with a header; absent cells are empty.
+    """The rows of a CSV file with a header; absent cells are empty.
 
-    Columns are told by their names without case, spaces, `_` and `-`: ` File Name` is `filename`.
+    Column names are compared without case, spaces, `_` and `-`: ` File Name` is `filename`.
 
     Args:
-        place: the data folder.
-        path: of the file in it.
-        columns: those that must be there.
-        optional: those that are read where they are there.
-        hint: what to do where the file is missing.
+        data_folder: the data folder.
+        path: path of the file in it.
+        columns: required columns.
+        optional: columns that are read if they exist.
+        hint: what to do if the file is missing.
 
     Raises:
-        SoundStormError: the file is missing, is no such table in UTF-8, lacks a column or has no row.
+        SoundStormError: the file is missing, is not a table in UTF-8, lacks a column or has no rows.
     """
-    where = f"{place.uri}/{path}"
+    where = f"{data_folder.uri}/{path}"
     try:
-        if not place.has_file(path):
+        if not data_folder.has_file(path):
             raise SoundStormError(f"{where} is missing: {hint}")
-        text = place.read(path).decode("utf-8-sig")
+        text = data_folder.read(path).decode("utf-8-sig")
         delimiter = _delimiter(text, columns)
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -62,7 +61,7 @@ def read_labels(
     place_of = {name: at for name in (*columns, *optional) if (at := _column(name, header)) is not None}
     missing = [name for name in columns if name not in place_of]
     if missing:
-        others = "" if len(header) > 1 or not header else f" (no {', '.join(DELIMITERS.values())} part it)"
+        others = "" if len(header) > 1 or not header else f" (it is not separated by {', '.join(DELIMITERS.values())})"
         raise SoundStormError(
             f"{where}: column '{missing[0]}' is missing; it has {', '.join(header) or 'no columns'}{others}: "
             f"name its columns {', '.join(columns)} in the first row"
@@ -77,27 +76,27 @@ def read_labels(
         if any(row)
     ]
     if not found:
-        raise SoundStormError(f"{where} has a header and no rows: there is nothing to use")
+        raise SoundStormError(f"{where} has a header, but no rows: add a row for each recording")
     return found
 
 
-def has_columns(place: DatasetFolder, path: str, columns: Sequence[str]) -> bool:
+def has_columns(data_folder: DatasetFolder, path: str, columns: Sequence[str]) -> bool:
     """Whether a file is a table with these columns."""
     try:
-        read_labels(place, path, columns, (), "")
+        read_labels(data_folder, path, columns, (), "")
     except SoundStormError:
         return False
     return True
 
 
 def whole_number(text: str, lowest: int, highest: int) -> int | None:
-    """The number that a cell names, also as `1.0` or `fold1`; None if it names none or is out of range."""
+    """The number in a cell, also written as `1.0` or `fold1`; None if there is none or it is out of range."""
     found = _NUMBER.fullmatch(text)
     return int(found[1]) if found and lowest <= int(found[1]) <= highest else None
 
 
 def _delimiter(text: str, columns: Sequence[str]) -> str:
-    """What parts the cells of the header so that it has the most of `columns`."""
+    """The delimiter with which the header has the most of `columns`."""
 
     def known(delimiter: str) -> int:
         header = next(
@@ -114,7 +113,7 @@ def _delimiter(text: str, columns: Sequence[str]) -> str:
 
 
 def _column(name: str, header: Sequence[str]) -> int | None:
-    """Where the column `name` is: under that very name, else under one that is spelt otherwise."""
+    """Index of the column `name`: an exact match, or else one in another spelling."""
     if name in header:
         return list(header).index(name)
     spelt = [_spelling(heading) for heading in header]

@@ -1,7 +1,7 @@
-"""How data sets lie on disk or in a bucket: which files and rows there are, before anything is opened as audio.
+"""Layouts of datasets on disk or in a bucket: which files and rows there are, before any file is opened as audio.
 
-Each layout yields one `IndexEntry` per row or file, with what is wrong about it, if anything. Listings are read once
-per data set.
+Each layout yields one `IndexEntry` per row or file, with the reason why it cannot be used, if there is one. The files
+are listed once per dataset.
 """
 
 import hashlib
@@ -11,107 +11,110 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from soundstorm.data.categories import normalized
-from soundstorm.data.data_folder import DatasetFolder, Listing, Problem, composed
+from soundstorm.data.data_folder import DatasetFolder, Listing, Rejection, composed
 from soundstorm.data.labels_file import LabelRow, read_labels, whole_number
 from soundstorm.schemas import Ignored, Reason
 
+TRUE = ("true", "1", "1.0", "yes")
 FOLDER_FOLDS = 5
-"""Folds that clips of a `folder` data set are dealt to where it names none."""
+"""Number of folds to which clips of a `folder` dataset are assigned if it has no folds."""
 
 _NOT_A_NAME = re.compile(r"[/\\\x00-\x1f]|^\.")
 
 
 @dataclass(kw_only=True, frozen=True)
 class IndexEntry:
-    """One row or file of a data set. `problem` says why it cannot be used, in which case the numbers mean nothing."""
+    """A row or file of a dataset. If `rejection` says why it cannot be used, fold and label are meaningless."""
 
     clip_id: str
     path: str
-    """Path below the data folder: as it is stored, or, where there is no such file, as the row has it."""
+    """Path relative to the data folder: as it is stored, or, if there is no such file, as the row has it."""
     fold: int = 0
     label: int = 0
     category: str = ""
     source: str = ""
-    """The recording that the clip was cut from, where the CSV names one."""
-    problem: Problem | None = None
+    """The recording that the clip was cut from, if the CSV states it."""
+    rejection: Rejection | None = None
 
 
 @dataclass(kw_only=True, frozen=True)
 class Contents:
-    """What there is of a data set."""
+    """The contents of a dataset."""
 
-    place: DatasetFolder
+    data_folder: DatasetFolder
     listing: Listing
-    candidates: list[IndexEntry]
+    entries: list[IndexEntry]
     categories: list[str]
     """In the order of their labels."""
     num_folds: int
     ignored: dict[str, tuple[Ignored, str]] = field(default_factory=dict)
-    """Stored path of files that are no clips of this data set for a reason of its layout -> that reason; other reasons
-    are seen from the names."""
+    """Stored path -> reason, of files that the layout excludes from this dataset; other reasons follow from the
+    names."""
     labels_path: str | None = None
-    """Of the table that decides which files are used; None: folders do."""
+    """Path of the table of labels; None: the folders are the labels."""
     notes: tuple[str, ...] = ()
-    """What people should know of how the data set was read, a sentence each."""
+    """Sentences for the user on how the dataset was read."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class TableLayout:
-    """A published layout: one CSV, and a folder `audio` with the files that it names."""
+    """The layout of a published dataset: a CSV, and a folder `audio` with the files that it names."""
 
     title: str
-    """Name of the data set in messages."""
+    """Name of the dataset in messages."""
     csv_path: str
     filename: str
-    """Column of the file's name; the clip_id is that name without its ending."""
+    """Column with the file name; the clip_id is that name without its suffix."""
     label: str
-    """Column of the published class number."""
+    """Column with the published class number."""
     category: str
-    """Column of the class's name."""
+    """Column with the name of the class."""
     source: str
-    """Column of the recording that a clip was cut from; need not be there."""
+    """Column with the recording that a clip was cut from; optional."""
     num_folds: int
     audio_folder: Callable[[int], str]
-    """Folder of a file below the data folder, given its fold."""
+    """Maps a fold to the folder of its files, relative to the data folder."""
     labels: dict[int, tuple[int, str]]
     """Published class number -> label and name of the class."""
-    only: str | None = None
-    """Column that must be true for a row to belong to the data set."""
+    subset_column: str | None = None
+    """Column that must be true for a row to belong to the dataset."""
 
-    def contents(self, place: DatasetFolder) -> Contents:
-        """One candidate per row of the CSV, in its order; of the files those in the folder `audio` count."""
-        columns = [self.filename, "fold", self.label, self.category, *([self.only] if self.only else [])]
+    def contents(self, data_folder: DatasetFolder) -> Contents:
+        """One entry per row of the CSV, in its order; only files in the folder `audio` are listed."""
+        columns = [self.filename, "fold", self.label, self.category]
+        if self.subset_column is not None:
+            columns.append(self.subset_column)
         audio = self.audio_folder(1).split("/")[0]
         hint = f"--data-dir must be the folder that holds {audio}/ and {self.csv_path}"
-        rows = read_labels(place, self.csv_path, columns, [self.source], hint)
-        listing = place.list_files(audio)
-        candidates, others, renamed = [], {}, []
+        rows = read_labels(data_folder, self.csv_path, columns, [self.source], hint)
+        listing = data_folder.list_files(audio)
+        entries, others, renamed = [], {}, []
         for row in rows:
-            candidate = self._candidate(row, listing)
-            if self.only is not None and row.cells[self.only].casefold() not in ("true", "1", "1.0", "yes"):
-                others[candidate.path] = (
+            entry = self._entry(row, listing)
+            if self.subset_column is not None and row.cells[self.subset_column].casefold() not in TRUE:
+                others[entry.path] = (
                     Ignored.OTHER_DATASET,
-                    f"column {self.only} of {self.csv_path} says that it is none of {self.title}",
+                    f"column {self.subset_column} of {self.csv_path} says that it does not belong to {self.title}",
                 )
                 continue
-            candidates.append(candidate)
+            entries.append(entry)
             if (
-                candidate.problem is None
-                and posixpath.splitext(candidate.path)[1] != posixpath.splitext(row.cells[self.filename])[1]
+                entry.rejection is None
+                and posixpath.splitext(entry.path)[1] != posixpath.splitext(row.cells[self.filename])[1]
             ):
-                renamed.append(f"{candidate.path} for {row.cells[self.filename]}")
+                renamed.append(f"{entry.path} for {row.cells[self.filename]}")
         notes = (
             [
-                f"{len(renamed)} files have another ending than {self.csv_path} says, for example {renamed[0]}: they "
+                f"{len(renamed)} files have another suffix than {self.csv_path} says, for example {renamed[0]}: they "
                 "are used"
             ]
             if renamed
             else []
         )
         return Contents(
-            place=place,
+            data_folder=data_folder,
             listing=listing,
-            candidates=candidates,
+            entries=entries,
             categories=[category for _, category in sorted(self.labels.values())],
             num_folds=self.num_folds,
             ignored={path: why for path, why in others.items() if path in listing.files},
@@ -119,7 +122,7 @@ class TableLayout:
             notes=tuple(notes),
         )
 
-    def _candidate(self, row: LabelRow, listing: Listing) -> IndexEntry:
+    def _entry(self, row: LabelRow, listing: Listing) -> IndexEntry:
         cells, where = row.cells, f"row {row.number} of {self.csv_path}"
         fold, published = (
             whole_number(cells["fold"], 1, self.num_folds),
@@ -132,7 +135,7 @@ class TableLayout:
         clip_id = posixpath.splitext(inside)[0] if inside else cells[self.filename] or where
 
         def reject(reason: Reason, detail: str) -> IndexEntry:
-            return IndexEntry(clip_id=clip_id, path=path, problem=(reason, f"{where}: {detail}"))
+            return IndexEntry(clip_id=clip_id, path=path, rejection=(reason, f"{where}: {detail}"))
 
         if not cells[self.filename]:
             return reject(Reason.MISSING_FILE, f"the {self.filename} is empty")
@@ -152,34 +155,34 @@ class TableLayout:
             )
         if stored is None:
             return reject(Reason.MISSING_FILE, f"{path} does not exist")
-        problem = listing.files[stored]
-        if problem is not None:
-            return reject(problem[0], f"{stored}: {problem[1]}")
+        rejection = listing.files[stored]
+        if rejection is not None:
+            return reject(rejection[0], f"{stored}: {rejection[1]}")
         return IndexEntry(
             clip_id=clip_id, path=stored, fold=fold, label=label, category=category, source=cells.get(self.source, "")
         )
 
 
 def fold_of_source(source: str, num_folds: int = FOLDER_FOLDS) -> int:
-    """A fold from 1 that depends on the name of the source recording only: clips that are added later move no other
+    """Fold, from 1, that depends only on the name of the source recording: adding clips later does not move any other
     clip."""
     return int.from_bytes(hashlib.sha256(source.encode()).digest()[:8], "big") % num_folds + 1
 
 
 def path_inside(path: str) -> str | None:
-    """`path` in its shortest composed form, or None if it is absolute, leads out of its folder or names nothing."""
+    """`path` in normalized form (shortest, NFC), or None if it is absolute, leads out of its folder or is empty."""
     shortest = posixpath.normpath(composed(path))
     outside = shortest.startswith(("/", "../")) or shortest in (".", "..") or "\x00" in shortest
     return None if outside else shortest
 
 
 def is_category(name: str) -> bool:
-    """Whether a class may have this name, which becomes that of a folder."""
+    """Whether a class may have this name, which also becomes the name of a folder."""
     return bool(name) and not _NOT_A_NAME.search(name)
 
 
-def alike(categories: Sequence[str]) -> list[str]:
-    """A sentence for each name that several classes have in different spellings: `Dog` and `dog`."""
+def spelling_notes(categories: Sequence[str]) -> list[str]:
+    """A sentence for each group of classes whose names differ only in spelling, such as `Dog` and `dog`."""
     groups: dict[str, list[str]] = {}
     for category in categories:
         groups.setdefault(normalized(category), []).append(category)

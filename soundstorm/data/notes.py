@@ -1,4 +1,4 @@
-"""What recordings became on their way in, told in a line for each kind of note."""
+"""Summary of the notes on recordings (what was found and changed while they were read), one line per kind of note."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from soundstorm.schemas import Note
 
 PHRASES = {
-    Note.ANTI_PHASE: "channels that cancel, the louder one was taken",
-    Note.OFFSET: "a constant offset, which was removed",
+    Note.ANTI_PHASE: "channels in anti-phase, the louder one was used",
+    Note.OFFSET: "a DC offset, which was removed",
     Note.SCALED: "peaks above full scale, scaled down",
     Note.SILENT: "digital silence",
-    Note.NEAR_SILENT: "next to silence",
+    Note.NEAR_SILENT: "nearly silent",
     Note.CLIPPED: "clipping",
-    Note.CUT: "longer than --max-duration and cut",
+    Note.CUT: "cut to --max-duration",
     Note.SPLIT: "windows of longer recordings",
     Note.LOW_RATE: "a low sample rate, so that the top of the spectrum is empty",
 }
@@ -26,24 +26,24 @@ def kind_of(note: str) -> str:
 
 
 def count_notes(notes: Mapping[str, Sequence[str]]) -> dict[str, int]:
-    """How many clips have each kind of note, by the notes of each clip."""
+    """Number of clips with each kind of note, from the notes of each clip."""
     kinds = [kind_of(note) for given in notes.values() for note in given]
     return {note.value: count for note in Note if (count := kinds.count(note.value))}
 
 
 def unused_s(notes: Mapping[str, Sequence[str]]) -> float:
-    """Seconds of sound that were cut off."""
+    """Seconds of sound that were cut off in all."""
     found = (_UNUSED.search(note) for given in notes.values() for note in given if kind_of(note) == Note.CUT)
     return sum(float(match[1]) for match in found if match)
 
 
-def told(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> list[str]:
-    """A line for each kind of note, with how many of `num_clips` clips have it and one of them.
+def note_lines(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> list[str]:
+    """A line for each kind of note: how many of `num_clips` clips have it, and an example.
 
     Args:
         notes: the notes of each clip.
-        num_clips: of which these are the notes.
-        remedy: for recordings that are cut, added to their line.
+        num_clips: number of clips in all.
+        remedy: added to the line on recordings that were cut.
     """
     lines = []
     for kind, count in count_notes(notes).items():

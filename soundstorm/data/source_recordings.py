@@ -1,18 +1,19 @@
-"""Source recordings that have clips in two folds: a test on one of these folds knows the recording from the other."""
+"""Source recordings with clips in two folds: a model trained on one of these folds knows the test clips of the
+other."""
 
 from collections.abc import Iterable
 
 SplitSources = dict[str, dict[int, list[str]]]
-"""Name of a source recording -> fold -> the clip_ids that were cut from it and lie there."""
+"""Source recording -> fold -> clip_ids that were cut from it and lie in that fold."""
 MAX_NAMED = 20
-"""Recordings named in a message."""
+"""Maximum number of recordings listed in a message."""
 
 
 def split_sources(clips: Iterable[tuple[str, int, str]]) -> SplitSources:
     """The sources with clips in more than one fold.
 
     Args:
-        clips: clip_id, fold and source of each clip; one whose source is "" shares it with no other.
+        clips: clip_id, fold and source of each clip; a clip with source "" does not share it with others.
     """
     found: SplitSources = {}
     for clip_id, fold, source in clips:
@@ -22,8 +23,8 @@ def split_sources(clips: Iterable[tuple[str, int, str]]) -> SplitSources:
 
 
 def smaller_sides(split: SplitSources) -> list[str]:
-    """The clips to leave out so that every source lies in one fold: all but those of the fold with most of its clips,
-    the first of equals."""
+    """The clips to leave out so that every source lies in one fold: for each source all but those in the fold with most
+    of its clips; ties go to the lower fold."""
     left_out = []
     for folds in split.values():
         kept = min(folds, key=lambda fold: (-len(folds[fold]), fold))
@@ -31,8 +32,8 @@ def smaller_sides(split: SplitSources) -> list[str]:
     return left_out
 
 
-def named(split: SplitSources) -> str:
-    """For people: `131943 (folds 2 and 3), 134049 (folds 2 and 3)`."""
+def split_phrase(split: SplitSources) -> str:
+    """For messages: `131943 (folds 2 and 3), 134049 (folds 2 and 3)`."""
     shown = [
         f"{source} (folds {' and '.join(map(str, sorted(folds)))})" for source, folds in list(split.items())[:MAX_NAMED]
     ]

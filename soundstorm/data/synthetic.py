@@ -1,4 +1,4 @@
-"""The synthetic classes as a dataset in ESC-50's layout."""
+"""Writes the synthetic classes as a dataset in ESC-50's layout."""
 
 import csv
 import io
@@ -14,15 +14,16 @@ NUM_FOLDS = 5
 
 
 def write_dataset(folder: Path, clips_per_class: int = 40, seed: int = 0, duration_s: float = 5.0) -> Path:
-    """Writes every class as 16-bit 44.1 kHz WAV files in ESC-50's layout: `audio/*.wav`, and `meta/esc50.csv` last.
+    """Write all classes as 16-bit 44.1 kHz WAV files in ESC-50's layout: first `audio/*.wav`, then `meta/esc50.csv`.
 
-    Each clip is a source recording of its own, and each class is spread over the 5 folds. Returns `folder`.
+    Each clip has a source recording of its own, and the clips of each class are distributed over the 5 folds. Returns
+    `folder`.
 
     Raises:
         SoundStormError: `clips_per_class` is not positive, or as `synthesize`.
     """
     if clips_per_class < 1:
-        raise SoundStormError(f"{clips_per_class} clips per class make no data set: choose at least 1")
+        raise SoundStormError(f"{clips_per_class} clips per class make no dataset: choose at least 1")
     (folder / "audio").mkdir(parents=True, exist_ok=True)
     (folder / "meta").mkdir(exist_ok=True)
     rows = io.StringIO(newline="")

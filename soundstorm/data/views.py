@@ -1,8 +1,8 @@
-"""Views of a recording: sounds that could have been recorded in its place, to train on beside it.
+"""Augmented views of a recording, fixed variations of it that are tokenized in advance and added to the training data.
 
-A view is the recording played a little faster or slower, begun elsewhere, louder or softer, and in some of them
-together with another recording of its class. Everything random follows from the clip's id and the number of the view,
-so a view is the same whoever makes it.
+A view is played a little faster or slower, starts elsewhere, is louder or quieter, and some views are mixed with
+another recording of the same class. All random choices depend only on the clip's id and the number of the view, so a
+view is the same wherever it is computed.
 
 Legend: N samples.
 """
@@ -20,17 +20,17 @@ from soundstorm.audio.files import from_pcm16, to_pcm16
 ORIGINAL = 0
 """Number of the view that is the original recording."""
 SPEED_PERCENT = (93, 107)
-"""Slowest and fastest, in whole per cent: steps of a sixth of a semitone, for which the resampler's filters stay
-small."""
+"""Slowest and fastest speed in whole per cent. Whole per cents, steps of a sixth of a semitone, keep the resampler's
+filters short."""
 SPEED_ZERO_CROSSINGS, SPEED_ROLLOFF = 6, 0.99
-"""Of the filter of another speed: its length, and the share of the band that it passes half of."""
+"""Of the resampling filter: zero crossings per side, and cut-off frequency (-6 dB) as a fraction of the band."""
 GAIN_DB = (-4.0, 4.0)
 MIX_SHARE = 0.2
 """Fraction of views that are mixed with a partner, another recording of the same class and fold."""
 MIX_DB = (-5.0, 5.0)
 """RMS of the partner relative to the recording, in dB."""
 PEAK = 0.999
-"""A view that would be louder is scaled down as a whole."""
+"""A view with a higher peak is scaled down as a whole."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -65,15 +65,15 @@ def view_settings(clip_id: str, view: int) -> ViewSettings:
 
 
 def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
-    """The clip that is heard too in view `view` of `clip_id`.
+    """The clip that is mixed into view `view` of `clip_id`.
 
     Args:
         clip_id: the clip.
         view: number of the view.
-        group: ids of all clips of its class and fold, sorted, itself among them.
+        group: ids of all clips of the same class and fold, sorted, including the clip itself.
 
     Returns:
-        One of the others in `group`; None where the view has no partner, as in view 0, or there is no other.
+        One of the others in `group`; None if the view is not mixed, such as view 0, or there is no other clip.
     """
     num_others = len(group) - 1
     if view == ORIGINAL or num_others < 1:
@@ -86,7 +86,7 @@ def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
 
 
 def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarray | None = None) -> np.ndarray:
-    """View `view` of a recording, as long as the recording, rounded to 16 bits; view 0 is the recording itself.
+    """View `view` of a recording, of the same length, rounded to 16 bits; view 0 is the recording itself.
 
     Digital silence stays digital silence, and mixing keeps the level (root mean square) of the recording.
 
@@ -94,8 +94,8 @@ def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarr
         waveform_N: float32 in [-1, 1].
         clip_id: of the recording.
         view: number of the view.
-        partner: waveform of any length of the clip that `choose_partner` names; without it, or where it is silent, the
-            view is made of the recording alone.
+        partner: waveform, of any length, of the clip that `choose_partner` returns; without it, or if it is silent, the
+            view contains the recording alone.
     """
     if view == ORIGINAL:
         return waveform_N
@@ -108,13 +108,14 @@ def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarr
 
 
 def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
-    """The recording at another speed, and at another pitch with it, through a gentle filter: a sinc of six zero
-    crossings a side under a Hann window.
+    """The recording at another speed, and so at another pitch, resampled with a gentle low-pass filter: a sinc with six
+    zero crossings per side under a Hann window.
 
-    What a slower one lacks at the top of the band is filled by the filter's images. A brick wall would leave nothing
-    there, which no recording has, and which a codec takes for another sound: seen on rain with an earlier codec.
+    Slowing down leaves the top of the band empty; with a gentle filter, its images fill that gap. A steep filter would
+    leave the gap, which no recording has, and a codec would encode it as a different sound: observed on rain with an
+    earlier codec.
     """
-    from scipy.signal import resample_poly  # 60 MB, which who makes no views need not pay
+    from scipy.signal import resample_poly  # imported only here: it takes 60 MB
 
     common = math.gcd(speed_percent, 100)
     down, up = speed_percent // common, 100 // common
@@ -128,13 +129,13 @@ def _at_speed(waveform_N: np.ndarray, speed_percent: int) -> np.ndarray:
 
 
 def _looped(waveform: np.ndarray, start: float, length: int) -> np.ndarray:
-    """`length` samples of the waveform, repeated without end, from `start`, a share of its length."""
+    """`length` samples of the looped waveform, from `start`, a fraction of its length."""
     first = int(start * len(waveform))
     return np.take(waveform, np.arange(first, first + length), mode="wrap")
 
 
 def _mixed(waveform_N: np.ndarray, partner_N: np.ndarray, partner_db: float) -> np.ndarray:
-    """The sum of both, the partner `partner_db` above the waveform, at the level of the waveform."""
+    """The sum of both at the level of the waveform; the partner is `partner_db` louder than the waveform."""
     level, partner_level = _rms(waveform_N), _rms(partner_N)
     if level == 0 or partner_level == 0:
         return waveform_N

@@ -23,7 +23,7 @@ class Test:
     dataset: str
     fold: int
     digest: Callable[[], str]
-    """`soundstorm.serialization.recordings.digest_of` the whole data set; asked for only where a name does not
+    """`soundstorm.serialization.recordings.digest_of` the whole dataset; asked for only where a name does not
     decide."""
     contents: Callable[[], Mapping[str, str]]
     """A name for each `soundstorm.serialization.recordings.content_of` the clips of the fold; asked for only where a

@@ -1,4 +1,4 @@
-"""What weights were trained on, as data: which clips of which data set, and the same of every network that they learned
+"""What weights were trained on, as data: which clips of which dataset, and the same of every network that they learned
 from.
 
 It is written as JSON into the header of each weights file and into `config.json` of each checkpoint, under
@@ -22,7 +22,7 @@ OUTSIDE = {
     "audioset": "ImageNet and AudioSet",
     "synthetic sounds": "sounds that soundstorm.audio.synthesis made for this training alone",
 }
-"""Data that is of none of these data sets, by the name that it has in files."""
+"""Data that is of none of these datasets, by the name that it has in files."""
 MAX_DEPTH = 8
 """Generations of parents."""
 
@@ -79,7 +79,7 @@ class TrainedOn:
     def __post_init__(self) -> None:
         names = [recordings.dataset for recordings in self.recordings]
         if len(set(names)) < len(names):
-            raise ValueError(f"it has the data set {names[0]} twice")
+            raise ValueError(f"it has the dataset {names[0]} twice")
         for name in self.outside:
             if name not in OUTSIDE:
                 raise ValueError(f"its outside data '{name}' is none of {', '.join(OUTSIDE)}")
@@ -201,7 +201,7 @@ def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, 
     own = {recordings.dataset: recordings for recordings in provenance.recordings}
     if isinstance(dataset, str) and dataset not in own:
         return Unknown(
-            reason=f"its file contradicts itself: it names the data set '{dataset}', and was trained on {provenance}"
+            reason=f"its file contradicts itself: it names the dataset '{dataset}', and was trained on {provenance}"
         )
     if isinstance(dataset, str) and held_out_fold in own[dataset].folds:
         return Unknown(reason=f"its file contradicts itself: fold {held_out_fold} was left out, and trained on")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 NUM_FOLDS: dict[str, int | None] = {"esc50": 5, "esc10": 5, "urbansound8k": 10, "folder": None, "synthetic": 5}
-"""Folds of the data sets of `soundstorm.data.datasets`; None: any number."""
+"""Folds of the datasets of `soundstorm.data.datasets`; None: any number."""
 
 CONTENT_BYTES = 1 << 20
 """A recording is known again by the first bytes of its file, so many at most."""
@@ -24,7 +24,7 @@ SHA256, _CONTENTS = re.compile(r"[0-9a-f]{64}"), re.compile(rf"(?:[0-9a-f]{{{CON
 
 @dataclass(kw_only=True, frozen=True)
 class Recordings:
-    """Clips of one data set that weights were trained on."""
+    """Clips of one dataset that weights were trained on."""
 
     dataset: str
     """One of NUM_FOLDS."""
@@ -32,13 +32,13 @@ class Recordings:
     """Folds that they are of, ascending."""
     num_clips: int
     digest: str
-    """`digest_of` the whole data set, its other folds too: where it is the same, the folds are."""
+    """`digest_of` the whole dataset, its other folds too: where it is the same, the folds are."""
     contents: frozenset[str] | None = None
     """`content_of` each clip; None: not known, or too many."""
 
     def __post_init__(self) -> None:
         if self.dataset not in NUM_FOLDS:
-            raise ValueError(f"its data set '{self.dataset}' is none of {', '.join(NUM_FOLDS)}")
+            raise ValueError(f"its dataset '{self.dataset}' is none of {', '.join(NUM_FOLDS)}")
         most = NUM_FOLDS[self.dataset]
         if (
             not self.folds
@@ -92,7 +92,7 @@ def content_of(data: bytes) -> str:
 
 
 def digest_of(folds: Mapping[str, int]) -> str:
-    """SHA-256 over the clips of a data set, each with its fold, in order of clip_id."""
+    """SHA-256 over the clips of a dataset, each with its fold, in order of clip_id."""
     return hashlib.sha256(repr(sorted(folds.items())).encode()).hexdigest()
 
 

@@ -239,7 +239,7 @@ def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> 
 
 
 def trained_on_all_but(fold: int, folder: Path, *parents: Parent) -> TrainedOn:
-    """What is known of weights that were trained on the other folds of the synthetic data set in a folder."""
+    """What is known of weights that were trained on the other folds of the synthetic dataset in a folder."""
     clips = open_dataset("synthetic", str(folder)).clips.to_pylist()
     folds = {clip["clip_id"]: clip["fold"] for clip in clips}
     contents = {clip["clip_id"]: content_of(storage.read_bytes(clip["uri"])) for clip in clips if clip["fold"] != fold}

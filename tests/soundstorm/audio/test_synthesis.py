@@ -1,4 +1,4 @@
-"""The synthetic data set: ten classes that differ, vary within, and are the same on every machine."""
+"""The synthetic dataset: ten classes that differ, vary within, and are the same on every machine."""
 
 import time
 from itertools import pairwise

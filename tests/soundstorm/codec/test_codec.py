@@ -155,8 +155,8 @@ def test_a_codec_of_an_earlier_version_is_refused_with_what_it_is_and_what_to_do
         load_codec(tmp_path / "old.safetensors")
     said = str(caught.value)
     assert said.startswith(
-        f"{tmp_path / 'old.safetensors'}: the codec 'compact-24khz' of an earlier version ({format}), which this "
-        "version cannot read"
+        f"{tmp_path / 'old.safetensors'}: the codec 'compact-24khz' was written by an earlier version ({format}), "
+        "and this version cannot read it"
     )
     assert all(
         command in said for command in ("soundstorm train-codec", "soundstorm tokenize", "soundstorm train` again")

@@ -62,8 +62,8 @@ def test_what_is_no_recording_is_ignored_by_name_and_everything_adds_up(tmp_path
 def test_the_reasons_name_the_ending_of_a_file(tmp_path: Path) -> None:
     write(tmp_path, {"rain/a.wav": "x", "rain/notes.txt": "x", "rain/README": "x"})
     assert index("folder", tmp_path).ignored["detail"].to_pylist() == [
-        "its name has no ending",
-        "its ending '.txt' is none of a recording",
+        "its name has no suffix",
+        "its suffix '.txt' is not that of a recording",
     ]
 
 
@@ -90,7 +90,7 @@ def test_two_rows_that_spell_one_file_differently_are_one_clip(tmp_path: Path) -
     ]
     assert (
         found.rejected["detail"][0].as_py()
-        == "audio/a.wav: it is the file of the earlier clip 'a.wav' already, which is kept"
+        == "audio/a.wav: it is also the file of the earlier clip 'a.wav', which is kept"
     )
     assert accounted(found) == Account(found=3, tokenized=2, rejected=0, ignored=1, rows_without_file=2)
 
@@ -166,16 +166,16 @@ def test_links_that_lead_nowhere_are_rejected_by_name_and_good_ones_are_used(tmp
     reasons = {row["clip_id"]: (row["reason"], row["detail"]) for row in found.rejected.to_pylist()}
     assert reasons["rain/gone.wav"] == (
         "missing_file",
-        "rain/gone.wav: it is a link to nowhere.wav, where there is nothing",
+        "rain/gone.wav: it is a link to nowhere.wav, which does not exist",
     )
     assert reasons["rain/self.wav"][0] == "missing_file"
     assert reasons["rain/pipe.wav"] == (
         "unreadable_file",
-        "rain/pipe.wav: it is a pipe, a socket or a device, and no file",
+        "rain/pipe.wav: it is a pipe, a socket or a device, not a file",
     )
     details = {row["uri"]: row["detail"] for row in found.ignored.to_pylist()}
-    assert "link back to a folder that it lies in" in details["data/rain/up"]
-    assert "where there is nothing" in details["data/rain/gone.txt"]
+    assert "link to a folder that contains it" in details["data/rain/up"]
+    assert "which does not exist" in details["data/rain/gone.txt"]
     total = accounted(found)
     assert total.found == total.tokenized + total.rejected + total.ignored == found.num_files
 

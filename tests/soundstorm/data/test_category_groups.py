@@ -1,4 +1,4 @@
-"""The five groups of ESC-50, against the data set's own numbering: ten targets a group."""
+"""The five groups of ESC-50, against the dataset's own numbering: ten targets a group."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The index of each layout: published data sets, one's own folders and CSVs, and every row that cannot be used."""
+"""The index of each layout: published datasets, one's own folders and CSVs, and every row that cannot be used."""
 
 import os
 from collections.abc import Callable

@@ -64,7 +64,10 @@ def test_a_table_of_labels_is_read_however_it_is_spelt(table: str, tmp_path: Pat
             r"clips.csv: column 'filename' is missing; it has File, Class: name its columns filename, category .*or "
             r"move it out",
         ),
-        ("filename:category\na.wav:dog\n", r"it has filename:category \(no commas, semicolons, tabs, bars part it\)"),
+        (
+            "filename:category\na.wav:dog\n",
+            r"it has filename:category \(it is not separated by commas, semicolons, tabs, bars\)",
+        ),
         ("filename,category\n\ufffe", "there is no clip|no clip that can be used"),
     ],
 )
@@ -79,7 +82,7 @@ def test_a_name_with_a_comma_that_is_not_quoted_is_told_with_the_remedy(tmp_path
     )
     assert "row 2 of clips.csv: a does not exist; it was looked for in data" in found.rejected["detail"][0].as_py()
     assert (
-        "the row has 1 more cells than the header: put names that hold what parts the cells into quotes"
+        "the row has 1 more cells than the header: put names that contain the delimiter into quotes"
         in found.rejected["detail"][0].as_py()
     )
 
@@ -97,7 +100,7 @@ def test_files_with_another_ending_than_the_published_table_says_are_used_and_to
     found = index(write(empty(tmp_path, "audio/1-7-A-0.ogg", "audio/1-8-A-0.flac"), {"meta/esc50.csv": table}), "esc50")
     assert found.clips["uri"].to_pylist() == ["data/audio/1-7-A-0.ogg", "data/audio/1-8-A-0.flac"]
     assert (
-        "2 files have another ending than meta/esc50.csv says, for example audio/1-7-A-0.ogg for 1-7-A-0.wav"
+        "2 files have another suffix than meta/esc50.csv says, for example audio/1-7-A-0.ogg for 1-7-A-0.wav"
         in found.notes[0]
     )
 
@@ -122,14 +125,14 @@ def test_a_table_in_meta_decides_for_the_audio_folder_beside_it(tmp_path: Path) 
     )
     found = index(root)
     assert {category for category, _ in placed(found).values()} == {"dog", "rain"}
-    assert "audio/ is taken for the recordings that meta/labels.csv names, and not for a class" in found.notes
+    assert "audio/ is read as the folder of the recordings that meta/labels.csv names, not as a class" in found.notes
     given = index_dataset("folder", LocalFileSystem(), str(root / "meta" / "labels.csv"), "data/meta/labels.csv")
     assert given.clips["uri"].to_pylist() == ["data/audio/a.wav", "data/audio/b.wav"]
 
 
 def test_the_layout_of_a_published_data_set_is_named(esc50: Path) -> None:
     with pytest.raises(
-        SoundStormError, match=r"has the layout of a published data set \(meta/esc50.csv\): give --dataset esc50"
+        SoundStormError, match=r"has the layout of a published dataset \(meta/esc50.csv\): give --dataset esc50"
     ):
         index(esc50)
 
@@ -141,9 +144,8 @@ def test_a_table_that_overrides_class_folders_is_told(tmp_path: Path) -> None:
     found = index(root)
     assert found.categories == ["barking"]
     assert found.notes == (
-        "clips.csv decides what is used, and not the 2 folders beside it (dog, rain): 2 recordings that it does not "
-        "name are ignored, "
-        "for example dog/b.wav; move it away to have the folders as classes",
+        "clips.csv decides which files are used, not the 2 folders beside it (dog, rain): 2 recordings that it does "
+        "not name are ignored, for example dog/b.wav; move it away to use the folders as classes",
     )
 
 
@@ -210,9 +212,7 @@ def test_train_and_test_are_folds_and_the_folders_in_them_classes(tmp_path: Path
         "test/dog/a.wav": ("dog", 3),
     }
     assert found.rejected["clip_id"].to_pylist() == ["train/stray.wav"]
-    assert (
-        "train/ (fold 1), Validation/ (fold 2), test/ (fold 3) are taken for the parts of a data set" in found.notes[0]
-    )
+    assert "train/ (fold 1), Validation/ (fold 2), test/ (fold 3) are read as the parts of a dataset" in found.notes[0]
 
 
 def test_numbered_folders_keep_their_numbers_as_folds(tmp_path: Path) -> None:
@@ -221,12 +221,12 @@ def test_numbered_folders_keep_their_numbers_as_folds(tmp_path: Path) -> None:
     )
     assert {fold for _, fold in placed(found).values()} == {1, 2, 10}
     assert found.num_folds == 10 and found.categories == ["dog", "rain"]
-    assert found.notes[0] == "audio/ is no class: the folders in it are"
+    assert found.notes[0] == "audio/ is not a class: the folders in it are"
 
 
 def test_a_recording_beside_the_folder_of_classes_is_not_taken_for_that_folder(tmp_path: Path) -> None:
     found = index(empty(tmp_path, "a.wav", "audio/dog/b.wav", "audio/rain/c.wav"))
-    assert found.categories == ["dog", "rain"] and found.notes == ("audio/ is no class: the folders in it are",)
+    assert found.categories == ["dog", "rain"] and found.notes == ("audio/ is not a class: the folders in it are",)
     assert found.rejected["clip_id"].to_pylist() == ["a.wav"]
 
 
@@ -234,7 +234,7 @@ def test_a_folder_of_recordings_that_is_the_only_class_is_told(tmp_path: Path) -
     found = index(write(empty(tmp_path, "audio/a.wav"), {"meta/labels.csv": "file,label\na.wav,dog\n"}))
     assert found.categories == ["audio"]
     assert (
-        "audio/ is taken for a class, the only one" in found.notes[0]
+        "audio/ is read as the only class" in found.notes[0]
         and "no CSV filename,category lies beside it" in found.notes[0]
     )
 
@@ -242,7 +242,7 @@ def test_a_folder_of_recordings_that_is_the_only_class_is_told(tmp_path: Path) -
 def test_parts_without_class_folders_are_one_clear_error(tmp_path: Path) -> None:
     with pytest.raises(
         SoundStormError,
-        match=r"train/ \(fold 1\), test/ \(fold 2\) look like the parts of a data set, and hold no class folders",
+        match=r"train/ \(fold 1\), test/ \(fold 2\) look like the parts of a dataset, and hold no class folders",
     ):
         index(empty(tmp_path, "train/a.wav", "test/b.wav"))
 
@@ -257,4 +257,4 @@ def test_a_class_called_train_is_a_class(tmp_path: Path) -> None:
 def test_train_and_test_beside_other_folders_are_classes_and_told(tmp_path: Path) -> None:
     found = index(empty(tmp_path, "train/a.wav", "test/b.wav", "dog/c.wav"))
     assert found.categories == ["dog", "test", "train"]
-    assert found.notes == ("test and train are taken for classes, as other folders lie beside them",)
+    assert found.notes == ("test and train are read as classes, because there are other folders beside them",)

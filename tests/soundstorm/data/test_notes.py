@@ -1,4 +1,4 @@
-"""What recordings become on their way in: each is found, done right, noted and told in one line."""
+"""What recordings become on their way in: each is found, done right, noted and note_lines in one line."""
 
 import io
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from soundstorm.audio.files import Recording, read_audio, to_pcm16
-from soundstorm.data.notes import count_notes, kind_of, told, unused_s
+from soundstorm.data.notes import count_notes, kind_of, note_lines, unused_s
 from soundstorm.schemas import Note
 
 RATE = 24_000
@@ -167,9 +167,9 @@ def test_each_kind_is_one_line_with_its_count_and_an_example() -> None:
         "a/1.wav": ["cut: 1.50 of 31.50 s are not used"],
         "c/3.wav": [],
     }
-    lines = told(notes, 12, "; --long split uses them")
+    lines = note_lines(notes, 12, "; --long split uses them")
     assert len(lines) == 2
-    assert lines[0].startswith("a constant offset") and "1 of 12 clips, for example b/2.wav (+0.900" in lines[0]
+    assert lines[0].startswith("a DC offset") and "1 of 12 clips, for example b/2.wav (+0.900" in lines[0]
     assert "2 of 12 clips, for example a/1.wav (1.50 of 31.50 s" in lines[1]
     assert lines[1].endswith("61.50 s in all are not used; --long split uses them")
     assert count_notes(notes) == {"offset": 1, "cut": 2}
@@ -190,6 +190,6 @@ def test_each_kind_is_one_line_with_its_count_and_an_example() -> None:
     ],
 )
 def test_every_kind_has_words(make: Callable[[], Recording], kind: Note) -> None:
-    [line] = told({"x.wav": make().notes}, 1)
+    [line] = note_lines({"x.wav": make().notes}, 1)
     assert "1 of 1 clips, for example x.wav (" in line
     assert kinds(make()) == [kind.value]

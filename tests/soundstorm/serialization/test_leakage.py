@@ -151,7 +151,8 @@ def test_the_four_recordings_of_the_real_esc50_that_lie_in_two_folds_are_named_a
     assert index.notes == (
         "4 recordings have clips in two folds, as ESC-50 is published: 131943 (folds 2 and 3), 134049 (folds 2 and "
         "3), 209698 (folds 4 and 5), "
-        "234879 (folds 4 and 5); a test on one would know it from the other (--strict-folds leaves out one side)",
+        "234879 (folds 4 and 5); a test on one fold would contain sound that the other has (--strict-folds leaves out "
+        "one side)",
     )
 
 

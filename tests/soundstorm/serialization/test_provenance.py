@@ -51,7 +51,7 @@ A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
 def clips_of(owner: str, num_folds: int) -> dict[str, int]:
-    """Fold of each clip of a data set that is `owner`'s own."""
+    """Fold of each clip of a dataset that is `owner`'s own."""
     return {f"{owner}/{fold}-{number}": fold for fold in range(1, num_folds + 1) for number in range(CLIPS_PER_FOLD)}
 
 
@@ -61,7 +61,7 @@ def contents_of(clips: list[str]) -> dict[str, str]:
 
 
 def seen(dataset: str, *folds: int, owner: str = "", is_listed: bool = True) -> dict[str, Any]:
-    """These folds of a data set, as a header has it."""
+    """These folds of a dataset, as a header has it."""
     clips = clips_of(owner or dataset, NUM_FOLDS[dataset] or 5)
     trained = [clip for clip, fold in clips.items() if fold in folds]
     return recordings_of(dataset, clips, trained, contents_of(trained) if is_listed else None).to_dict()
@@ -93,7 +93,7 @@ def without(values: dict[str, Any], key: str) -> dict[str, Any]:
 
 
 def changed(values: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """The header of one data set with other values of that."""
+    """The header of one dataset with other values of that."""
     return header(values | changes)
 
 
@@ -115,7 +115,7 @@ def chain(first: dict[str, Any] | None) -> dict[str, Any]:
 
 HONEST, REFUSED = True, False
 HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
-    # ---- right, and of one data set: header, what the file says beside it, the test, the verdict
+    # ---- right, and of one dataset: header, what the file says beside it, the test, the verdict
     ("held out", header(ESC50), {}, fold_of("esc50", 5), HONEST),
     ("trained on fold 1", header(ESC50), {}, fold_of("esc50", 1), REFUSED),
     ("trained on fold 4", header(ESC50), {}, fold_of("esc50", 4), REFUSED),
@@ -155,8 +155,8 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("AudioSet", header(outside=("audioset",)), {}, fold_of("esc10", 5), HONEST),
     ("random weights", header(), {}, fold_of("esc50", 1), HONEST),
     ("ESC-10 and synthetic sounds", CODEC, {}, fold_of("esc10", 5), HONEST),
-    ("two data sets, one held out", header(ESC50, US8K), {}, fold_of("esc50", 5), HONEST),
-    ("two data sets, the other trained on", header(ESC50, US8K), {}, fold_of("urbansound8k", 1), REFUSED),
+    ("two datasets, one held out", header(ESC50, US8K), {}, fold_of("esc50", 5), HONEST),
+    ("two datasets, the other trained on", header(ESC50, US8K), {}, fold_of("urbansound8k", 1), REFUSED),
     # ---- one's own recordings
     ("mine, held out", header(MINE), {}, fold_of("folder", 3, owner="mine"), HONEST),
     ("mine, trained on", header(MINE), {}, fold_of("folder", 2, owner="mine"), REFUSED),
@@ -264,8 +264,8 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ("no fold at all", changed(ESC50, folds=[]), {}, fold_of("esc50", 5), REFUSED),
     ("no clip at all", changed(ESC50, num_clips=0), {}, fold_of("esc50", 5), REFUSED),
     ("more clips listed than there were", changed(ESC50, num_clips=1), {}, fold_of("esc50", 5), REFUSED),
-    ("a data set that nobody knows", changed(ESC50, dataset="esc51"), {}, fold_of("esc50", 5), REFUSED),
-    ("a data set in capitals", changed(ESC50, dataset="ESC50"), {}, fold_of("esc50", 5), REFUSED),
+    ("a dataset that nobody knows", changed(ESC50, dataset="esc51"), {}, fold_of("esc50", 5), REFUSED),
+    ("a dataset in capitals", changed(ESC50, dataset="ESC50"), {}, fold_of("esc50", 5), REFUSED),
     ("a digest that is none", changed(ESC50, digest="1234"), {}, fold_of("esc50", 5), REFUSED),
     (
         "contents that are none",
@@ -287,7 +287,7 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ),
     # ---- contradicting
     (
-        "another data set beside it",
+        "another dataset beside it",
         header(ESC50),
         {"dataset": "esc10", "held_out_fold": 5},
         fold_of("esc10", 5),
@@ -295,7 +295,7 @@ HEADERS: list[tuple[str, Any, dict[str, Any], Test, bool]] = [
     ),
     ("the fold beside it", header(ESC50), {"dataset": "esc50", "held_out_fold": 4}, fold_of("esc50", 5), REFUSED),
     ("the same beside it", header(ESC50), {"dataset": "esc50", "held_out_fold": 5}, fold_of("esc50", 5), HONEST),
-    ("one data set twice", header(ESC50, seen("esc50", 5)), {}, fold_of("esc50", 5), REFUSED),
+    ("one dataset twice", header(ESC50, seen("esc50", 5)), {}, fold_of("esc50", 5), REFUSED),
     (
         "another codec beside it",
         header(ESC50, parents=(of("codec", ENCODEC, A),)),
@@ -582,7 +582,7 @@ def test_a_file_that_was_written_without_is_not_known(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "codec"),
     [({"dataset": "esc50", "test_fold": 3}, None), ({"dataset": "folder", "test_fold": 1}, None), ({}, A)],
-    ids=["its notes name another data set", "its notes name a fold that it was trained on", "it is of another codec"],
+    ids=["its notes name another dataset", "its notes name a fold that it was trained on", "it is of another codec"],
 )
 def test_a_checkpoint_that_contradicts_itself_still_generates_and_is_not_known(
     extra: dict[str, Any], codec: str | None, tmp_path: Path
