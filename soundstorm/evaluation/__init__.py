@@ -1,1 +1,2 @@
-"""How close generated clips come to real ones: metrics, embeddings, distances and copies."""
+"""Comparison of generated with real clips: acoustic metrics, embeddings, distances between distributions and
+memorization of training clips."""

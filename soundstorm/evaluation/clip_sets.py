@@ -1,4 +1,5 @@
-"""Rows of a table of features as sets of clips: by role and fold, with their embeddings as arrays, and cut into halves.
+"""Sets of clips from a table of features: filtered by role and fold, with their embeddings as arrays, and split into
+halves.
 
 Legend: W windows, D dimensions, T frames.
 """
@@ -19,7 +20,7 @@ ANY_CLASS = "all"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClipSet:
-    """Clips of a table of features, their classes by normalized names."""
+    """Clips of a table of features, with normalized class names."""
 
     table: pa.Table
     """Schema FEATURES."""
@@ -34,7 +35,7 @@ class ClipSet:
     def __len__(self) -> int:
         return len(self.categories)
 
-    def where(self, keep: Sequence[bool]) -> "ClipSet":
+    def filter(self, keep: Sequence[bool]) -> "ClipSet":
         """The clips for which `keep` is true."""
         return ClipSet(
             self.table.filter(pa.array(keep, pa.bool_())),
@@ -42,23 +43,23 @@ class ClipSet:
         )
 
     def pooled(self) -> "ClipSet":
-        """The clips as if they were all of one class."""
+        """The same clips, all assigned to a single class."""
         return ClipSet(self.table, [ANY_CLASS] * len(self))
 
-    def of(self, *roles: Role) -> "ClipSet":
-        """The clips of these roles."""
-        return self.where([role in roles for role in self.table["role"].to_pylist()])
+    def with_roles(self, *roles: Role) -> "ClipSet":
+        """The clips with one of these roles."""
+        return self.filter([role in roles for role in self.table["role"].to_pylist()])
 
     def of_fold(self, fold: int) -> "ClipSet":
         """The clips of one fold."""
-        return self.where([other == fold for other in self.table["fold"].to_pylist()])
+        return self.filter([other == fold for other in self.table["fold"].to_pylist()])
 
     def outside_fold(self, fold: int) -> "ClipSet":
         """The clips of all other folds."""
-        return self.where([other != fold for other in self.table["fold"].to_pylist()])
+        return self.filter([other != fold for other in self.table["fold"].to_pylist()])
 
     def embedding(self, name: str) -> list[NDArray[np.float32]]:
-        """(W, D) of each clip, from the column `NAME_embedding`."""
+        """The embedding (W, D) of each clip, from the column `NAME_embedding`."""
         arrays = []
         for row in self.table[f"{name}_embedding"]:
             windows = len(row.values) if pa.types.is_list(row.values.type) else 1
@@ -70,42 +71,42 @@ class ClipSet:
         return arrays
 
     def codes(self) -> list[NDArray[np.uint16]]:
-        """(T,) of each clip."""
+        """The codes (T,) of each clip."""
         return [row.values.to_numpy() for row in self.table["codes"]]
 
     def predicted(self) -> list[str]:
-        """What the classifier calls each clip, by normalized names."""
+        """The class that the classifier predicts for each clip, normalized."""
         return [normalized(name) for name in self.table["predicted"].to_pylist()]
 
     def class_mean(self, values: Sequence[float] | NDArray[np.floating]) -> float:
-        """Mean over classes of the mean of `values`, one for each clip, within the class: classes count alike."""
+        """Macro average of `values`, one per clip: the mean over classes of the mean within each class."""
         groups: dict[str, list[float]] = {}
         for category, value in zip(self.categories, values, strict=True):
             groups.setdefault(category, []).append(float(value))
         return float(np.mean([np.mean(group) for group in groups.values()]))
 
     def split_halves(self, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of two halves, equal in each class up to one recording: all clips of a recording are in the same
-        half."""
+        """Indices of two random halves. All clips of a recording are in the same half, and in each class the halves
+        differ by at most one recording."""
         rng = np.random.default_rng(seed)
         recordings: dict[str, dict[str, list[int]]] = {}
         for position, (category, recording) in enumerate(
             zip(self.categories, self.table["recording"].to_pylist(), strict=True)
         ):
             recordings.setdefault(category, {}).setdefault(recording, []).append(position)
-        split_halves: tuple[list[int], list[int]] = ([], [])
+        halves: tuple[list[int], list[int]] = ([], [])
         for category in sorted(recordings):
             groups = sorted(recordings[category].values())
             sizes = [0, 0]
             for group in rng.permutation(len(groups)):
                 half = int(sizes[1] < sizes[0]) if sizes[0] != sizes[1] else int(rng.integers(2))
-                split_halves[half].extend(groups[group])
+                halves[half].extend(groups[group])
                 sizes[half] += len(groups[group])
-        return np.array(sorted(split_halves[0]), np.int64), np.array(sorted(split_halves[1]), np.int64)
+        return np.array(sorted(halves[0]), np.int64), np.array(sorted(halves[1]), np.int64)
 
-    def like(self, other: Sequence[str], seed: int) -> NDArray[np.int64]:
-        """Positions of as many clips of each class as `other`, a list of classes, has of it, or all there are; drawn by
-        `seed`."""
+    def sample_matching(self, other: Sequence[str], seed: int) -> NDArray[np.int64]:
+        """Indices of a random sample with the class counts of `other`, a list of classes, or with all clips of a class
+        if there are not that many."""
         rng = np.random.default_rng(seed)
         chosen: list[int] = []
         for category in sorted(set(self.categories)):

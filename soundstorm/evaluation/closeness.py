@@ -1,10 +1,11 @@
-"""How close generated clips come to real ones as sound: their distribution, their class, their variety, their motion,
-and whether they are copies.
+"""How similar generated clips are to real ones: distribution, class, diversity, temporal structure, and memorization of
+training clips.
 
-Every measure stands beside the same measure of real clips, its floor, and their ratio is what counts. The floor of a
-distance is that of two halves of the real clips: see `soundstorm.evaluation.split_distances`.
+Every metric is compared with a baseline, the same metric of real clips (key `floor`); the ratio of the two is the
+result. The baseline of a distance is the distance between two halves of the real clips: see
+`soundstorm.evaluation.split_distances`.
 
-Nothing here is NaN or infinite: what cannot be said is None, with the reason.
+No value is NaN or infinite: an undefined value is None, and the reason is given.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,17 +32,18 @@ from soundstorm.evaluation.split_distances import (
 )
 from soundstorm.schemas import Role
 
-MOTION = ("flux", "modulation", "onset_rate", "onset_rise")
-"""Columns of FEATURES that say how a clip changes in time; each is a measure of that name."""
+TEMPORAL_METRICS = ("flux", "modulation", "onset_rate", "onset_rise")
+"""Columns of FEATURES that describe how a clip changes in time; each is a metric of the same name."""
 NOTHING_IN_COMMON = "the generated and the real clips have no class in common"
 COPY_SHARE = 0.3
-"""A generated clip is named as a copy if it has this share of its frames in common with a training clip, not counting
-its commonest code, which is mostly silence. Of the 400 recordings of ESC-10, each beside those of its class in other
-folds, none has more than 0.13; a copy has 1."""
+"""A generated clip is reported as a copy if it shares at least this fraction of its frames with a training clip, not
+counting its most frequent code, which is mostly silence. No recording of ESC-10 shares more than 0.13 with those of its
+class in other folds; a copy shares 1."""
 
 
-class Undefined(Exception):  # noqa: N818 - no error: a measure without a value
-    """Why a measure or its floor cannot be said; `generated` is the value that can be said all the same."""
+class Undefined(Exception):  # noqa: N818 - not an error, but a metric without a value
+    """A metric or its baseline is undefined for the reason given; `generated` is the value for the generated clips if
+    at least that is defined."""
 
     def __init__(self, reason: str, generated: float | None = None) -> None:
         super().__init__(reason)
@@ -61,33 +63,35 @@ def closeness(
     warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> Closeness:
-    """Every measure of MEASURES, from the features of generated clips, of real clips, and of the others of the real
+    """Compute all of MEASURES from the features of generated clips, of real clips, and of the other clips in the real
     clips' dataset.
 
-    Only clips of classes that generated and real clips have in common count; where there are none, all clips are taken
-    for one class.
+    Only clips of classes that both the generated and the real clips have are used; if there is no such class, all clips
+    are treated as one class.
 
     Args:
-        features: schema FEATURES; an embedding has one width in all rows.
-        held_out_fold: fold of the real and reference clips that the model was not trained on; None where there is none.
-        no_fold: why there is none.
-        classifier_categories: what the classifier can call a clip; None: there was no classifier, and its columns are
-            null.
-        no_classifier: why there was none.
-        model: name of the model that gave `model_embedding`; None: there was none, and the column is null.
-        embeddings: what is known of the networks behind the embeddings `codec`, `classifier` and `model`, for the
-            record.
-        reference: which real clips the distances are to, for the record.
-        warnings: what else a reader should know; passed on.
-        seed: draws the halves of the real clips.
+        features: schema FEATURES; an embedding has the same width in all rows.
+        held_out_fold: fold of the real and reference clips that the model was not trained on; None if there is none.
+        no_fold: reason why there is no such fold.
+        classifier_categories: the classifier's classes; None: there was no classifier, and its columns are null.
+        no_classifier: reason why there was no classifier.
+        model: name of the model that computed `model_embedding`; None: there was none, and the column is null.
+        embeddings: the networks that computed the embeddings `codec`, `classifier` and `model`, for the record.
+        reference: which real clips the distances refer to, for the record.
+        warnings: further warnings to include in the result.
+        seed: seed of the random halves of the real clips.
 
     Raises:
-        SoundStormError: a column is missing, or there is no generated or no real clip.
+        SoundStormError: a column is missing, or there are no generated or no real clips.
     """
     clips = ClipSet.of_table(features)
-    common = set(clips.of(Role.GENERATED).categories) & set(clips.of(Role.REAL).categories)
-    clips = clips.where([category in common for category in clips.categories]) if common else clips.pooled()
-    real, generated, dataset = clips.of(Role.REAL), clips.of(Role.GENERATED), clips.of(Role.REAL, Role.REFERENCE)
+    common = set(clips.with_roles(Role.GENERATED).categories) & set(clips.with_roles(Role.REAL).categories)
+    clips = clips.filter([category in common for category in clips.categories]) if common else clips.pooled()
+    real, generated, dataset = (
+        clips.with_roles(Role.REAL),
+        clips.with_roles(Role.GENERATED),
+        clips.with_roles(Role.REAL, Role.REFERENCE),
+    )
     if not len(real) or not len(generated):
         raise SoundStormError(
             f"features: {len(real)} real and {len(generated)} generated clips; a comparison needs at least one of each"
@@ -95,10 +99,10 @@ def closeness(
     comparison = _ClosenessMetrics(
         real=real,
         generated=generated,
-        training=dataset.where([False] * len(dataset))
+        training=dataset.filter([False] * len(dataset))
         if held_out_fold is None
         else dataset.outside_fold(held_out_fold),
-        held_out=dataset.where([False] * len(dataset)) if held_out_fold is None else dataset.of_fold(held_out_fold),
+        held_out=dataset.filter([False] * len(dataset)) if held_out_fold is None else dataset.of_fold(held_out_fold),
         no_fold=no_fold if held_out_fold is None else "",
         named=None if classifier_categories is None else [normalized(category) for category in classifier_categories],
         no_classifier=no_classifier,
@@ -128,11 +132,11 @@ def closeness(
 def _warnings(real: ClipSet, generated: ClipSet, copies: Sequence[MemorizedClip], pooled: bool) -> list[str]:
     warnings = []
     if pooled:
-        warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all of them are compared, as if they were of one.")
+        warnings.append(f"{NOTHING_IN_COMMON.capitalize()}: all clips are compared as if they were of one class.")
     if min(len(real), len(generated)) < FEW_CLIPS:
         warnings.append(
-            f"The distances rest on {len(generated)} generated and {len(real)} real clips; under {FEW_CLIPS} they are "
-            "rough."
+            f"The distances are computed on {len(generated)} generated and {len(real)} real clips; with fewer than "
+            f"{FEW_CLIPS} they are rough."
         )
     if copies:
         worst = ", ".join(f"{copy.clip_id} in {100 * copy.share:.0f}% of its frames" for copy in copies[:3])
@@ -144,7 +148,7 @@ def _warnings(real: ClipSet, generated: ClipSet, copies: Sequence[MemorizedClip]
 
 
 Values = tuple[float, float] | tuple[float, float, DistanceBasis]
-"""Of the generated clips, of the real ones, and what a distance rests on."""
+"""Value for the generated clips, baseline, and for a distance what it was computed on."""
 
 
 def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
@@ -158,9 +162,9 @@ def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
         if floor > 0:
             ratio = max(0.0, generated) / floor
         else:
-            reason = "the real clips have 0, so there is no ratio"
-    except Undefined as unsaid:
-        generated, reason = unsaid.generated, str(unsaid)
+            reason = "the value of the real clips is 0, so there is no ratio"
+    except Undefined as undefined:
+        generated, reason = undefined.generated, str(undefined)
     except SoundStormError as error:  # too few clips for a distance
         reason = str(error)
     return Measure(
@@ -180,7 +184,7 @@ def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
 
 @dataclass(kw_only=True, slots=True, eq=False)
 class _ClosenessMetrics:
-    """The sets of clips, and each measure on them as a pair: of the generated clips, of the real ones."""
+    """The sets of clips, and each metric as a pair: its value for the generated and for the real clips."""
 
     real: ClipSet
     generated: ClipSet
@@ -190,20 +194,20 @@ class _ClosenessMetrics:
     named: list[str] | None
     no_classifier: str
     pooled: bool
-    """Whether all clips are taken for one class."""
+    """Whether all clips are treated as one class."""
     embeddings: Mapping[str, Embedding]
     reference: str
     seed: int
     shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def metric_functions(self) -> dict[str, Callable[[], Values]]:
-        """By name of the measure, what finds its values; raises Unsaid."""
+        """Name of a metric -> function that computes its values; may raise Undefined."""
         metric_functions: dict[str, Callable[[], Values]] = {"class_agreement": self.agreement, "copying": self.copying}
         for embedding in ("codec", "classifier", "model"):
             metric_functions[f"frechet_{embedding}"] = partial(self.distance, embedding, frechet_over_splits)
             metric_functions[f"kernel_{embedding}"] = partial(self.distance, embedding, kernel_over_splits)
             metric_functions[f"diversity_{embedding}"] = partial(self.diversity, embedding)
-        return metric_functions | {column: partial(self.motion, column) for column in MOTION}
+        return metric_functions | {column: partial(self.temporal, column) for column in TEMPORAL_METRICS}
 
     def distance(
         self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]
@@ -237,7 +241,7 @@ class _ClosenessMetrics:
             values.append(value)
         return values[0], values[1]
 
-    def motion(self, column: str) -> tuple[float, float]:
+    def temporal(self, column: str) -> tuple[float, float]:
         generated, real = (clips.class_mean(clips.table[column].to_numpy()) for clips in (self.generated, self.real))
         return generated, real
 
@@ -249,7 +253,8 @@ class _ClosenessMetrics:
         unknown = sorted(set(self.generated.categories) - set(self.named))
         if unknown:
             raise Undefined(
-                f"the classifier knows no '{unknown[0]}': name one that was trained on these classes with --classifier"
+                f"the classifier has no class '{unknown[0]}': give one that was trained on these classes with "
+                "--classifier"
             )
         generated = _agreement(self.generated)
         if not len(self.held_out):
@@ -265,7 +270,7 @@ class _ClosenessMetrics:
         return generated, float(np.median(self.shares["held_out"]))
 
     def find_shares(self) -> None:
-        """Compare with the training clips, where there are any."""
+        """Compare the codes with those of the training clips, if there are any."""
         if len(self.training):
             trained = self.training.codes(), self.training.categories
             self.shares = {
@@ -274,7 +279,7 @@ class _ClosenessMetrics:
             }
 
     def copies(self) -> list[MemorizedClip]:
-        """Generated clips that repeat a training clip, and not silence alone."""
+        """Generated clips that repeat a training clip, unless they share only silence."""
         if not self.shares:
             return []
         found = []
@@ -292,7 +297,7 @@ class _ClosenessMetrics:
         return sorted(found, key=lambda copy: (-copy.share, copy.clip_id))
 
     def confusion(self) -> Confusion | None:
-        """None without a classifier that knows the classes."""
+        """None if there is no classifier that knows the classes."""
         if self.named is None or not set(self.named) >= set(self.generated.categories):
             return None
         categories = sorted(set(self.generated.categories) | set(self.held_out.categories))

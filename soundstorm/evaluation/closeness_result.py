@@ -1,6 +1,6 @@
-"""What a comparison of generated and real clips found: its measures, and what they are worth.
+"""Result of the comparison of generated and real clips, and how reliable it is.
 
-Nothing here is NaN or infinite: what cannot be said is None, with the reason.
+No value is NaN or infinite: an undefined value is None, and the reason is given.
 """
 
 from dataclasses import asdict, dataclass, field
@@ -9,12 +9,12 @@ from typing import Any
 from soundstorm.evaluation.split_distances import DistanceBasis
 
 FEW_CLIPS = 100
-"""With fewer clips on a side, the distances are rough."""
+"""With fewer generated or real clips, the distances are rough."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Measure:
-    """One measure of the generated clips beside that of the real ones."""
+    """A closeness metric of the generated clips and its baseline."""
 
     name: str
     title: str
@@ -22,44 +22,44 @@ class Measure:
     meaning: str
     generated: float | None
     floor: float | None
-    """What real clips have."""
+    """Baseline: the value for real clips."""
     ratio: float | None
-    """Generated over floor."""
+    """Generated over baseline."""
     bar: str
-    """Where the ratio should lie."""
+    """Target of the ratio as a phrase."""
     met: bool | None
-    """Whether it lies there."""
+    """Whether the ratio is within the target."""
     reason: str | None
     """Why a value is None."""
     basis: DistanceBasis | None = None
-    """What a distance was measured on; None for other measures."""
+    """What a distance was computed on; None for other metrics."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Embedding:
-    """A network whose inner values distances are taken in."""
+    """A network in whose embedding distances are computed."""
 
     name: str
     sha256: str | None
     """SHA-256 of its weights."""
     sample_rate_hz: int | None
-    """Of the sound that it is given."""
+    """Sample rate of its input."""
 
     @classmethod
     def unknown(cls, name: str) -> "Embedding":
-        """One of which the name alone is known."""
+        """An embedding of which only the name is known."""
         return cls(name=name, sha256=None, sample_rate_hz=None)
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Confusion:
-    """How many clips of each class (row) the classifier calls by each name (column)."""
+    """Number of clips of each class (row) by the class that the classifier predicts (column)."""
 
     categories: list[str]
     predicted: list[str]
     generated: list[list[int]]
     held_out: list[list[int]] | None
-    """Real clips of the held-out fold; None where there are none."""
+    """Real clips of the held-out fold; None if there are none."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -69,28 +69,29 @@ class MemorizedClip:
     clip_id: str
     category: str
     share: float
-    """Of its frames, those that it has in common with the training clip."""
+    """Fraction of its frames that it shares with the training clip."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Closeness:
-    """What `summary.json` holds under `closeness`."""
+    """Content of `closeness` in `summary.json`."""
 
     measures: list[Measure]
-    """In the order of MEASURES, and of MODEL_MEASURES where a model was given."""
+    """In the order of MEASURES, then of MODEL_MEASURES if a model was given."""
     counts: dict[str, int]
-    """Clips that were looked at: real, generated, training (of other folds than the held-out one), held_out."""
+    """Number of clips: real, generated, training (of the other folds), held_out."""
     held_out_fold: int | None
     confusion: Confusion | None
     copies: list[MemorizedClip]
-    """The worst first."""
+    """Sorted by share, largest first."""
     warnings: list[str]
     shares: dict[str, list[float]] = field(default_factory=dict)
-    """Frames that each generated and each held-out clip has in common with the nearest training clip; for a picture."""
+    """Fraction of frames that each generated and each held-out clip shares with the nearest training clip; for a
+    figure."""
 
     @property
     def verdict(self) -> str:
-        """How many measures lie within their bars, and what that is worth; empty where none can be said."""
+        """How many metrics are within their targets, and how reliable that is; empty if no ratio is defined."""
         known = [measure.met for measure in self.measures if measure.met is not None]
         if not known:
             return ""
@@ -99,14 +100,14 @@ class Closeness:
             if self.is_rough
             else ""
         )
-        return f"{sum(known)} of {len(known)} measures of closeness within their bars{few}"
+        return f"{sum(known)} of {len(known)} closeness metrics within their targets{few}"
 
     @property
     def is_rough(self) -> bool:
-        """Whether the distances rest on too few clips."""
+        """Whether there are too few clips for reliable distances."""
         return min(self.counts["generated"], self.counts["real"]) < FEW_CLIPS
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`; without what is only
-        for a picture."""
+        """Dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`; without the values for the
+        figure."""
         return {name: value for name, value in asdict(self).items() if name != "shares"}

@@ -1,15 +1,15 @@
-"""Distances between two sets of clips, each clip one or more rows of an embedding: Fréchet, and a kernel one that
-assumes no Gaussians.
+"""Distances between two sets of clips whose embeddings have one or more rows per clip: the Fréchet distance, and a
+kernel distance that does not assume normal distributions.
 
-Both say little by themselves: their unit is that of the embedding, and they depend on the number of real rows. Read
-them beside the distance of two halves of the real clips. All is computed in float64.
+The values mean little by themselves: their unit is that of the embedding, and they depend on the number of real rows.
+Compare them with the distance between two halves of the real clips. All computations are in float64.
 
 | case | value |
 |---|---|
-| all rows of both sets the same point | 0 |
-| all real rows the same point, so that they give no bandwidth | the median distance from them to the other rows is the
-bandwidth | | the line of `frechet_line` ends below 0, or its end is uncertain by a third of the plain distance | the
-plain distance | | too few rows, unequal widths, NaN or infinity | SoundStormError |
+| all rows of both sets are the same point | 0 |
+| all real rows are the same point, so they have no median distance | bandwidth: median distance to the other rows |
+| `frechet_line` ends below 0, or with an error above a third of the plain distance | the plain distance |
+| too few rows, unequal widths, NaN or infinity | SoundStormError |
 
 Legend: N rows, D dimensions, R rank, min(N, D).
 """
@@ -23,26 +23,25 @@ from scipy.spatial.distance import cdist, pdist
 
 from soundstorm.errors import SoundStormError
 
-_BLOCK_ROWS = 1024
-
 MIN_ROWS_INFINITY = 8
-"""Below this, half of the rows say nothing about their covariance."""
+"""With fewer rows, half of them are too few to estimate a covariance."""
 _SIZES = 10
 _DRAWS = 4
-"""Subsets of each size that `frechet_infinity` averages over."""
+"""Random subsets per size, whose distances `frechet_line` averages."""
 MAX_ERROR = 1 / 3
-"""Standard error of the extrapolated distance, as a share of the plain one, from which on the latter is taken."""
+"""If the standard error of the extrapolated distance exceeds this fraction of the plain one, the plain distance is
+used."""
 _BLOCK_ROWS = 1024
 _BANDWIDTH_ROWS = 2000
-"""The median distance is taken among this many real rows at most, evenly spaced."""
+"""Maximum number of evenly spaced real rows from which the median distance is computed."""
 
 
 def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating]) -> float:
-    """Squared Fréchet distance of the Gaussians fitted to both sets, |m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½), at least
-    0.
+    """Squared Fréchet distance between the Gaussians fitted to both sets, |m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁ C₂)^½), at
+    least 0.
 
-    Fewer rows than dimensions are allowed. It comes out too large by about a constant over the number of rows: see
-    `frechet_infinity`.
+    There may be fewer rows than dimensions. The estimate is biased upwards, by about a constant over the number of
+    rows: see `frechet_infinity`.
 
     Args:
         real_ND: at least 2 rows.
@@ -58,8 +57,8 @@ def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floatin
 
 
 def frechet_infinity(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0) -> float:
-    """`frechet_distance` for infinitely many other rows, at least 0: the end of `frechet_line` where that can be relied
-    on, else the plain distance.
+    """`frechet_distance` extrapolated to infinitely many other rows, at least 0; the plain distance if the
+    extrapolation is unreliable.
 
     Raises:
         SoundStormError: too few rows, unequal widths, or values that are not finite.
@@ -72,42 +71,43 @@ class FrechetLine:
     """A Fréchet distance and its extrapolation to infinitely many rows."""
 
     plain: float
-    """Of all rows, at least 0."""
+    """Distance from all rows, at least 0."""
     at_infinity: float
-    """Where the line ends; as an estimate it may lie below 0."""
+    """Extrapolated distance; as an estimate it may be below 0."""
     standard_error: float
-    """Of `at_infinity`, from how far the subsets' distances lie off the line."""
+    """Standard error of `at_infinity`, from the residuals of the linear fit."""
     num_rows: int
-    """Other rows."""
+    """Number of other rows."""
 
     @property
     def problem(self) -> str | None:
-        """Why the line is no ground to extrapolate on; None where it is."""
+        """Why the extrapolation is unreliable; None if it is reliable."""
         if self.at_infinity < 0:
-            return f"not extrapolated: from {self.num_rows} rows the line ends below 0"
+            return f"not extrapolated: with {self.num_rows} rows the extrapolation is below 0"
         if self.standard_error > MAX_ERROR * self.plain:
-            return f"not extrapolated: {self.num_rows} rows lie too far off a line"
+            return f"not extrapolated: with {self.num_rows} rows its standard error is too large"
         return None
 
     @property
     def value(self) -> float:
-        """The extrapolated distance where there is no problem, else the plain one, which comes out too large by about a
-        constant over the rows."""
+        """The extrapolated distance if it is reliable; otherwise the plain one, which is biased upwards by about a
+        constant over the number of rows."""
         return self.at_infinity if self.problem is None else self.plain
 
 
 def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0) -> FrechetLine:
-    """`frechet_distance` over 1/n, of subsets of half to all of the other rows, as a straight line that is read at 0.
+    """Fit a line to `frechet_distance` as a function of 1/n, for subsets of half to all of the other rows, and
+    extrapolate it to 1/n = 0.
 
-    The real rows stay as they are, so what their small number adds remains. The subsets are drawn without
-    replacement, and no smaller than half: on Gaussians of 16 and 128 dimensions that left the least bias, where a
-    tenth more than doubled it. Rows that are among the real ones too, as of a set beside itself, make the line end
+    All real rows are used each time, so the bias from their number remains. The subsets are drawn without replacement
+    and contain at least half of the rows: on Gaussians of 16 and 128 dimensions this had the least bias, and subsets
+    down to a tenth more than doubled it. If the sets share rows, as when a set is compared with itself, the line ends
     far below 0.
 
     Args:
         real_ND: at least 2 rows.
         other_ND: at least 8 rows of the same width.
-        seed: of the subsets.
+        seed: seed of the random subsets.
 
     Raises:
         SoundStormError: too few rows, unequal widths, or values that are not finite.
@@ -126,19 +126,19 @@ def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], 
         distances.append(np.mean([_between(real, _fit(subset)) for subset in subsets]))
     inverse, points = 1 / sizes, np.array(distances)
     slope, end = np.polyfit(inverse, points, 1)
-    spread = np.square(points - slope * inverse - end).sum() / (len(sizes) - 2)
-    error = np.sqrt(spread * np.square(inverse).mean() / np.square(inverse - inverse.mean()).sum())
+    variance = np.square(points - slope * inverse - end).sum() / (len(sizes) - 2)
+    error = np.sqrt(variance * np.square(inverse).mean() / np.square(inverse - inverse.mean()).sum())
     return FrechetLine(
         plain=max(0.0, float(points[-1])), at_infinity=float(end), standard_error=float(error), num_rows=number
     )
 
 
 def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating]) -> float:
-    """Unbiased squared maximum mean discrepancy with the kernel exp(-d² / 2σ²), σ the median distance of two real rows;
-    at most 2.
+    """Unbiased squared maximum mean discrepancy with the kernel exp(-d² / 2σ²), where σ is the median distance between
+    two real rows; at most 2.
 
-    An estimate whose mean is 0 for equal distributions at any number of rows, so it is below 0 about as often as above.
-    Time and not memory grow with the square of the rows: about 1 s for 4,000 beside 4,000.
+    The mean of the estimate is 0 for equal distributions and any number of rows, so it is negative about as often as
+    positive. Time, but not memory, grows with the square of the number of rows: about 1 s for 4,000 and 4,000.
 
     Args:
         real_ND: at least 2 rows.
@@ -173,15 +173,16 @@ def _fit(rows_ND: NDArray[np.float64]) -> _Gaussian:
 
 
 def _between(real: _Gaussian, other: _Gaussian) -> float:
-    """Fréchet distance without a matrix root: tr (C₁ C₂)^½ is the sum of the singular values of factor₁ factor₂ᵀ."""
+    """Fréchet distance without a matrix square root: tr (C₁ C₂)^½ is the sum of the singular values of factor₁
+    factor₂ᵀ."""
     cross = np.linalg.svd(real.factor_RD @ other.factor_RD.T, compute_uv=False).sum()
     spread = np.square(real.factor_RD).sum() + np.square(other.factor_RD).sum()
     return float(np.square(real.mean_D - other.mean_D).sum() + spread - 2 * cross)
 
 
 def _bandwidth(real_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> float:
-    """The median distance of two real rows; where most are equal, of those that differ; where all are, of the others
-    from them."""
+    """Median distance between two real rows; if most are equal, between those that differ; if all are equal, between
+    them and the other rows."""
     some_ND = real_ND[:: -(-len(real_ND) // _BANDWIDTH_ROWS)]
     for distances in (pdist(some_ND), cdist(some_ND[:1], other_ND)):
         if not distances.any():
@@ -191,12 +192,12 @@ def _bandwidth(real_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> f
 
 
 def _mean_kernel_within(rows_ND: NDArray[np.float64]) -> float:
-    """Over all pairs of different rows."""
+    """Mean of the kernel over all pairs of different rows."""
     return (_kernel_sum(rows_ND, rows_ND) - len(rows_ND)) / (len(rows_ND) * (len(rows_ND) - 1))
 
 
 def _kernel_sum(rows_ND: NDArray[np.float64], others_ND: NDArray[np.float64]) -> float:
-    """Sum of exp(-d² / 2) over all pairs, a block of rows at a time."""
+    """Sum of exp(-d² / 2) over all pairs, computed in blocks of rows."""
     total, others_sq = 0.0, np.square(others_ND).sum(axis=1)
     for start in range(0, len(rows_ND), _BLOCK_ROWS):
         block_ND = rows_ND[start : start + _BLOCK_ROWS]
@@ -221,34 +222,35 @@ def _rows(embedding_ND: NDArray[np.floating], what: str, least: int) -> NDArray[
     rows_ND: NDArray[np.float64] = np.asarray(embedding_ND, dtype=np.float64)
     if rows_ND.ndim != 2 or len(rows_ND) < least or rows_ND.shape[1] == 0:
         raise SoundStormError(
-            f"{what} embeddings of shape {rows_ND.shape}: a distance needs at least {least} rows, shape (N, D); add "
+            f"{what} embeddings of shape {rows_ND.shape}: a distance needs at least {least} rows, shape (N, D): add "
             "clips"
         )
     if not np.isfinite(rows_ND).all():
-        raise SoundStormError(f"{what} embeddings hold NaN or infinity; embed these clips again")
+        raise SoundStormError(f"{what} embeddings contain NaN or infinity: embed these clips again")
     return rows_ND
 
 
 def within_class_distance(embedding_ND: NDArray[np.floating], categories: Sequence[str]) -> float | None:
-    """Mean over classes of the mean Euclidean distance of two clips of the class; None where no class has two clips.
+    """Mean Euclidean distance between two clips of the same class, averaged over classes; None if no class has two
+    clips.
 
-    Classes count alike, whatever their number of clips. In units of the embedding: compare it with that of real clips.
+    Every class has the same weight. The unit is that of the embedding: compare the value with that of real clips.
 
     Args:
-        embedding_ND: one row a clip.
+        embedding_ND: a row per clip.
         categories: the class of each row.
 
     Raises:
-        SoundStormError: not one row a class name, or a value that is not finite.
+        SoundStormError: the numbers of rows and classes differ, or a value is not finite.
     """
     points_ND: NDArray[np.float64] = np.asarray(embedding_ND, dtype=np.float64)
     if points_ND.ndim != 2 or len(points_ND) != len(categories):
         raise SoundStormError(
-            f"embeddings of shape {points_ND.shape} for {len(categories)} clips: expected one row for each, shape (N, "
-            "D)"
+            f"embeddings of shape {points_ND.shape} for {len(categories)} clips: expected one row per clip, shape "
+            "(N, D)"
         )
     if not np.isfinite(points_ND).all():
-        raise SoundStormError("embeddings hold NaN or infinity; embed these clips again")
+        raise SoundStormError("embeddings contain NaN or infinity: embed these clips again")
     rows: dict[str, list[int]] = {}
     for row, category in enumerate(categories):
         rows.setdefault(category, []).append(row)
@@ -257,7 +259,7 @@ def within_class_distance(embedding_ND: NDArray[np.floating], categories: Sequen
 
 
 def _mean_distance(points_ND: NDArray[np.float64]) -> float:
-    """Over all pairs of different rows, a block of rows at a time."""
+    """Mean distance over all pairs of different rows, computed in blocks of rows."""
     number = len(points_ND)
     total = sum(
         float(cdist(points_ND[start : start + _BLOCK_ROWS], points_ND).sum()) for start in range(0, number, _BLOCK_ROWS)

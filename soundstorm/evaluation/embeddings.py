@@ -1,8 +1,7 @@
-"""Clips as points: networks whose inner values stand for what a clip sounds like, so that sets of clips can be
-compared.
+"""Embeddings of clips by neural networks, in which sets of clips are compared.
 
-Three are at hand, all behind `Embedder`: what the codec quantizes (one row a second of sound), a sound classifier (one
-row a clip), and any ONNX model that somebody exported, such as PANNs or CLAP (one row a clip).
+There are three, all with the interface `Embedder`: what the codec quantizes (a row per second of sound), a sound
+classifier (a row per clip), and any exported ONNX model, such as PANNs or CLAP (a row per clip).
 
 Legend: B batch, N samples, T frames, W windows, D dimensions.
 """
@@ -25,33 +24,25 @@ WINDOW_S = 1.0
 
 
 class Embedder(Protocol):
-    """Turns clips into rows of numbers; a clip's rows do not depend on the clips beside it."""
+    """Computes embeddings of clips; a clip's rows do not depend on the other clips."""
 
     name: str
     """For headings and file names."""
 
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) at 24 kHz, of any lengths, to rows float32 (W, D) of each, W at least 1, in order."""
-        ...
-
-
-class ClipEmbedding(Protocol):
-    """What `ClassifierEmbedder` needs of a classifier: `soundstorm.classification.cnn.TrainedClassifier` has it."""
-
-    def embed(self, clips: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:
-        """Clips int16 (N,) at 24 kHz to one row each, (len(clips), D)."""
+        """Embed clips, int16 (N,) at 24 kHz, of any lengths: rows float32 (W, D) of each clip, W at least 1, in
+        order."""
         ...
 
 
 class CodecEmbedder:
-    """What a codec quantizes, as means and standard deviations over windows of 1 s: the log-mel frames of a block
+    """Means and standard deviations, over windows of 1 s, of what a codec quantizes: the log-mel frames of a block
     codec, the latents of EnCodec.
 
-    What is left at the end joins the window before it where it is shorter than half a window; a shorter clip is one
-    window.
+    A remainder of less than half a window is added to the window before it; a clip shorter than that is one window.
 
     Raises:
-        SoundStormError: the codec works at another sample rate than 24 kHz.
+        SoundStormError: the codec has another sample rate than 24 kHz.
     """
 
     name = "codec"
@@ -59,14 +50,14 @@ class CodecEmbedder:
     def __init__(self, codec: Codec) -> None:
         if codec.sample_rate != SAMPLE_RATE:
             raise SoundStormError(
-                f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: clips are embedded at "
-                f"{SAMPLE_RATE} Hz, give such a codec"
+                f"codec '{codec.fingerprint.name}' works at {codec.sample_rate} Hz: give a codec of "
+                f"{SAMPLE_RATE} Hz, at which clips are embedded"
             )
         self._network, self._window_frames = codec.network, round(WINDOW_S * codec.network.latent_rate)
 
     @torch.inference_mode()
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to rows (W, 2 D) for latents of size D; raises SoundStormError for a clip without
+        """Embed clips int16 (N,) as rows (W, 2 D) for latents of size D; raises SoundStormError for a clip without
         samples."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
@@ -80,32 +71,18 @@ class CodecEmbedder:
         return [rows[position] for position in range(len(clips))]
 
 
-class ClassifierEmbedder:
-    """The layer before the last of a sound classifier, one row a clip."""
-
-    name = "classifier"
-
-    def __init__(self, classifier: ClipEmbedding) -> None:
-        self._classifier = classifier
-
-    def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to one row each, (1, D)."""
-        if not len(clips):
-            return []
-        return [row_D[None] for row_D in np.asarray(self._classifier.embed(clips), dtype=np.float32)]
-
-
 class OnnxEmbedder:
-    """A model in ONNX format from float32 waveforms (B, N) in [-1, 1] to embeddings (B, D), one row a clip; needs the
-    extra `onnx`.
+    """An ONNX model that maps float32 waveforms (B, N) in [-1, 1] to embeddings (B, D), a row per clip; needs the extra
+    `onnx`.
 
     Args:
         source: path or content of the model.
-        sample_rate: what it expects, in samples per second; clips are resampled to it.
-        name: for headings; the file's name if not given.
+        sample_rate: sample rate of the model's input; clips are resampled to it.
+        name: for headings; default: the name of the file.
 
     Raises:
-        SoundStormError: onnxruntime is not installed, or the file is missing, no model, or of other inputs and outputs.
+        SoundStormError: onnxruntime is not installed, or the file is missing, is not a model, or has other inputs and
+            outputs.
     """
 
     def __init__(self, source: Path | bytes, sample_rate: int, name: str | None = None) -> None:
@@ -124,21 +101,21 @@ class OnnxEmbedder:
             raise SoundStormError(
                 f"embedding model {source!s} cannot be read ({error.strerror}): give the path of an ONNX file"
             ) from error
-        except Exception as error:  # onnxruntime's own errors have no other base
+        except Exception as error:  # onnxruntime's errors have no common base class but this
             raise SoundStormError(
-                f"embedding model '{self.name}' is no ONNX model ({' '.join(str(error).split())[:200]})"
+                f"embedding model '{self.name}' is not an ONNX model ({' '.join(str(error).split())[:200]})"
             ) from error
         inputs = [(argument.type, len(argument.shape)) for argument in self._session.get_inputs()]
         if inputs != [("tensor(float)", 2)]:
             raise SoundStormError(
-                f"embedding model '{self.name}' takes {inputs} (type, axes): export it with one float32 input (batch, "
-                "samples)"
+                f"embedding model '{self.name}' has the inputs {inputs} (type, axes): export it with one float32 input "
+                "(batch, samples)"
             )
         self._input = self._session.get_inputs()[0].name
 
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> list[NDArray[np.float32]]:
-        """Clips int16 (N,) to one row each, (1, D); raises SoundStormError for a clip without samples, or a model that
-        gives other shapes."""
+        """Embed clips int16 (N,) as one row each, (1, D); raises SoundStormError for a clip without samples, or if the
+        model returns other shapes."""
         rows: dict[int, NDArray[np.float32]] = {}
         for positions in _equal_lengths(clips):
             batch_BN = np.stack(
@@ -146,14 +123,14 @@ class OnnxEmbedder:
             )
             try:
                 embedding_BD = np.asarray(self._session.run(None, {self._input: batch_BN})[0], dtype=np.float32)
-            except Exception as error:  # onnxruntime's own errors have no other base
+            except Exception as error:  # onnxruntime's errors have no common base class but this
                 detail = " ".join(str(error).split())[:200]
                 raise SoundStormError(
                     f"embedding model '{self.name}' fails on waveforms {batch_BN.shape}: {detail}"
                 ) from error
             if embedding_BD.ndim != 2 or len(embedding_BD) != len(positions):
                 raise SoundStormError(
-                    f"embedding model '{self.name}' gave {embedding_BD.shape} for waveforms {batch_BN.shape}: "
+                    f"embedding model '{self.name}' returned {embedding_BD.shape} for waveforms {batch_BN.shape}: "
                     "expected (batch, width)"
                 )
             rows.update(zip(positions, embedding_BD[:, None], strict=True))
@@ -161,9 +138,9 @@ class OnnxEmbedder:
 
 
 def window_statistics(latent_DT: NDArray[np.float32], window_frames: int) -> NDArray[np.float32]:
-    """Means, and after them standard deviations (W, 2 D), over windows of `window_frames`.
+    """Means followed by standard deviations (W, 2 D) over windows of `window_frames`.
 
-    A rest of less than half a window joins the window before, so W = max(1, round(T / window)).
+    A remainder of less than half a window is added to the window before it, so W = max(1, round(T / window)).
     """
     num_frames = latent_DT.shape[1]
     windows = max(1, (2 * num_frames + window_frames) // (2 * window_frames))
@@ -173,7 +150,7 @@ def window_statistics(latent_DT: NDArray[np.float32], window_frames: int) -> NDA
 
 
 def _equal_lengths(clips: Sequence[NDArray[np.int16]]) -> Iterator[list[int]]:
-    """Positions of clips of one and the same length, at most MAX_BATCH_S of sound at once: nothing is padded."""
+    """Indices of clips of the same length, at most MAX_BATCH_S of sound per batch: nothing is padded."""
     for position, clip in enumerate(clips):
         if clip.ndim != 1 or not len(clip) or clip.dtype != np.int16:
             raise SoundStormError(

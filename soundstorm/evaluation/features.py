@@ -1,8 +1,9 @@
-"""Features of clips, from which `soundstorm.evaluation.closeness` says how close generated clips come to real ones.
+"""Features of clips, from which `soundstorm.evaluation.closeness` computes how similar generated clips are to real
+ones.
 
-The codes are those of a clip that went through the codec once, as generated clips have by nature: else a recording and
-its perfect copy by a model have only a fifth of their codes in common, since what the codec makes is not what it was
-given.
+The codes of a real clip are computed after passing it through the codec once, because generated clips are codec output,
+too. Without that, a recording and a perfect copy of it by a model would share only a fifth of their codes: encoding
+decoded sound does not return the same codes as encoding the original.
 
 Legend: N samples, W windows, D dimensions, T frames, Q levels.
 """
@@ -20,12 +21,13 @@ from soundstorm.evaluation.temporal import modulation_spectrum, spectral_flux
 from soundstorm.evaluation.transients import transients
 
 MAX_SAMPLES = round(MAX_DURATION_S * SAMPLE_RATE)
-"""Of a clip that is longer, the beginning is looked at, as `tokenize` does: comparing two clips takes memory by the
-product of their lengths."""
+"""Longer clips are cut to this length, as in `tokenize`: comparing two clips takes memory proportional to the product
+of their lengths."""
 
 
 class Classifier(Protocol):
-    """What features need of a classifier: `soundstorm.classification.cnn.TrainedClassifier` has it."""
+    """The interface of a classifier that features need, implemented by
+    `soundstorm.classification.cnn.TrainedClassifier`."""
 
     @property
     def categories(self) -> Sequence[str]:
@@ -33,20 +35,20 @@ class Classifier(Protocol):
         ...
 
     def predict(self, clips: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:
-        """Clips int16 (N,) at 24 kHz to the probability of each class (len(clips), C)."""
+        """Probability of each class (len(clips), C) for clips int16 (N,) at 24 kHz."""
         ...
 
     def embed(self, clips: Sequence[NDArray[np.int16]]) -> NDArray[np.float32]:
-        """Clips int16 (N,) at 24 kHz to one row each, (len(clips), D)."""
+        """Embeddings (len(clips), D) of clips int16 (N,) at 24 kHz."""
         ...
 
 
 class FeatureExtractor:
-    """Finds the features of clips.
+    """Computes the features of clips.
 
     Args:
-        codec: what the generated clips were made with.
-        classifier: names the clips; None leaves its columns null.
+        codec: codec of the generated clips.
+        classifier: predicts the class of the clips; None leaves its columns null.
         model: embeds the clips, one row each; None leaves its column null.
     """
 
@@ -55,11 +57,11 @@ class FeatureExtractor:
         self.embedder = CodecEmbedder(codec)
 
     def features(self, clips: Sequence[np.ndarray], through_codec: Sequence[np.ndarray]) -> list[dict[str, Any]]:
-        """The columns of FEATURES that depend on the sound alone, one dict a clip.
+        """The columns of FEATURES that depend on the sound alone, a dict per clip.
 
         Args:
             clips: int16 (N,) at 24 kHz.
-            through_codec: the same clips through the codec and back, or as they are if the codec made them.
+            through_codec: the same clips encoded and decoded by the codec, or unchanged if the codec made them.
         """
         if not clips:
             return []
@@ -68,11 +70,11 @@ class FeatureExtractor:
             codes_QT[0]
             for codes_QT in self.codec.encode_clips([from_pcm16(clip[:MAX_SAMPLES]) for clip in through_codec])
         ]
-        names = self._names(clips)
+        predictions = self._predictions(clips)
         in_model = [None] * len(clips) if self.model is None else [row_1D[0] for row_1D in self.model.embed(clips)]
         rows = []
-        for clip, codes_T, embedding_WD, name, model_D in zip(
-            clips, codes, self.embedder.embed(clips), names, in_model, strict=True
+        for clip, codes_T, embedding_WD, prediction, model_D in zip(
+            clips, codes, self.embedder.embed(clips), predictions, in_model, strict=True
         ):
             bands_K = modulation_spectrum(clip, SAMPLE_RATE)[1]
             onsets = transients(clip, SAMPLE_RATE)
@@ -87,19 +89,19 @@ class FeatureExtractor:
                     "model_embedding": model_D,
                     "codes": codes_T,
                 }
-                | name
+                | prediction
             )
         return rows
 
-    def _names(self, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
+    def _predictions(self, clips: Sequence[np.ndarray]) -> list[dict[str, Any]]:
         if self.classifier is None:
             return [{"classifier_embedding": None, "predicted": None, "probability": None}] * len(clips)
-        best = self.classifier.predict(clips)
+        probabilities = self.classifier.predict(clips)
         return [
             {
                 "classifier_embedding": embedding_D,
                 "predicted": self.classifier.categories[int(probability_C.argmax())],
                 "probability": float(probability_C.max()),
             }
-            for embedding_D, probability_C in zip(self.classifier.embed(clips), best, strict=True)
+            for embedding_D, probability_C in zip(self.classifier.embed(clips), probabilities, strict=True)
         ]

@@ -1,4 +1,5 @@
-"""Quality against cost: which settings are worth having, and where more passes stop paying. Less is better in both."""
+"""Quality against cost: the Pareto-optimal settings, and the number of iterations beyond which quality no longer
+improves. `quality` is a distance, so lower is better for both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +11,13 @@ from soundstorm.errors import SoundStormError
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class CurvePoint:
-    """What several seeds of one setting came to."""
+    """Results of several seeds of one setting."""
 
     iterations: int
     quality: float
     """Mean over the seeds."""
     spread: float
-    """Standard deviation over the seeds (divided by n - 1); 0 for a single one."""
+    """Standard deviation over the seeds (divided by n - 1); 0 for a single seed."""
     cost: float
     """Mean over the seeds."""
     values: tuple[float, ...]
@@ -24,8 +25,7 @@ class CurvePoint:
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the (quality, cost) that no other beats in one without losing in the other, the cheapest first; of
-    equals the first stays."""
+    """Indices of the Pareto-optimal (quality, cost) pairs, cheapest first; of equal pairs, the first."""
     order = sorted(range(len(points)), key=lambda position: (points[position][1], points[position][0], position))
     front: list[int] = []
     for position in order:
@@ -35,10 +35,10 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def iterations_curve(results: Mapping[int, Sequence[tuple[float, float]]]) -> list[CurvePoint]:
-    """Mean and spread for each number of iterations, in their order.
+    """Mean and standard deviation for each number of iterations, in ascending order.
 
     Args:
-        results: (quality, cost) of each seed, by number of iterations; a number without any is left out.
+        results: (quality, cost) of each seed, by number of iterations; a number without seeds is left out.
     """
     curve = []
     for iterations, seeds in sorted(results.items()):
@@ -57,29 +57,29 @@ def iterations_curve(results: Mapping[int, Sequence[tuple[float, float]]]) -> li
 
 
 def fewest_sufficient_iterations(curve: Sequence[CurvePoint]) -> CurvePoint:
-    """The fewest iterations whose quality is no further from the best than chance moves such a difference.
+    """The smallest number of iterations whose quality does not differ from the best by more than chance.
 
-    Chance is the standard error of the difference of the two means, with one spread pooled over the whole curve: three
-    seeds of one point say little about it. All further points are within this distance or worse, so more iterations
-    cost more and show no gain.
+    Chance is the standard error of the difference of two means, with one standard deviation pooled over the whole
+    curve, because three seeds of a single point are too few to estimate it. More iterations than this cost more without
+    measurable gain.
 
     Raises:
-        SoundStormError: the curve has no point.
+        SoundStormError: the curve has no points.
     """
     if not curve:
-        raise SoundStormError("the iterations curve has no point: not one of its trials came to an end")
+        raise SoundStormError("the iterations curve has no point: none of its trials finished")
     best = min(curve, key=lambda point: point.quality)
-    spread = pooled_spread(curve)
-    enough = (
+    std = pooled_std(curve)
+    sufficient = (
         point
         for point in curve
-        if point.quality <= best.quality + spread * np.sqrt(1 / len(point.values) + 1 / len(best.values))
+        if point.quality <= best.quality + std * np.sqrt(1 / len(point.values) + 1 / len(best.values))
     )
-    return next(enough)
+    return next(sufficient)
 
 
-def pooled_spread(curve: Sequence[CurvePoint]) -> float:
-    """Standard deviation over seeds, taken over all points together; 0 where no point has more than one."""
+def pooled_std(curve: Sequence[CurvePoint]) -> float:
+    """Standard deviation over seeds, pooled over all points; 0 if no point has more than one seed."""
     freedom = sum(len(point.values) - 1 for point in curve)
     return (
         float(np.sqrt(sum(point.spread**2 * (len(point.values) - 1) for point in curve) / freedom)) if freedom else 0.0

@@ -1,7 +1,7 @@
-"""How far resynthesized and generated clips are from real ones: means, medians and Kolmogorov-Smirnov, overall and per
-category.
+"""Acoustic metrics of resynthesized and generated clips compared with real ones: means, medians and Kolmogorov-Smirnov
+distances, overall and per category.
 
-`summarize` gives the content of `summary.json`; nothing in it is NaN or infinite, and what cannot be said is `null`.
+`summarize` returns the content of `summary.json`; nothing in it is NaN or infinite, and undefined values are `null`.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,40 +15,40 @@ from scipy.stats import ks_2samp
 
 from soundstorm.data.categories import by_group
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.evaluation.metric_info import METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.schemas import METRICS, PAIRS, Source, check_schema
 
 DIFFERENCE_BAR_PERCENT = 15.0
-"""A mean within this of the real one counts as close."""
+"""A mean within this percentage of the real one counts as close."""
 SIGNIFICANCE = 0.05
-"""A KS p-value below this says that the two sets of clips are told apart by the metric."""
+"""If the p-value of the KS test is below this, the two sets differ significantly in the metric."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class KSComparison:
-    """One metric of one set of clips beside the same metric of the real clips."""
+    """A metric of a set of clips compared with the same metric of the real clips."""
 
     n_real: int
     n_other: int
     mean_real: float
     mean_other: float
     std_real: float
-    """Standard deviation of the set itself (divided by n), so one clip has 0."""
+    """Population standard deviation (divided by n), so it is 0 for a single clip."""
     std_other: float
     median_real: float
     median_other: float
     difference_percent: float | None
-    """Mean of other minus mean of real, in percent of the size of the latter; None where the real mean is 0 and the
+    """Mean of other minus mean of real, in percent of the magnitude of the latter; None if the real mean is 0 and the
     other is not."""
     ks: float
-    """Largest gap between the two cumulative distributions, 0 to 1."""
+    """KS distance: largest difference between the two cumulative distributions, 0 to 1."""
     p_value: float
-    """Probability of a gap this large if both sets came from one distribution."""
+    """Probability of a difference at least this large if both sets were drawn from one distribution."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Distribution:
-    """Where the values of one metric lie in one set of clips."""
+    """Statistics of a metric over a set of clips."""
 
     n: int
     mean: float
@@ -58,8 +58,8 @@ class Distribution:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class SourceValues(Distribution):
-    """`Distribution` of one source; the last three compare it with the real clips, and are None for the real clips and
-    where there are none."""
+    """`Distribution` of one source; the last three values compare it with the real clips and are None for the real
+    clips themselves, or if there are none."""
 
     difference_percent: float | None
     ks: float | None
@@ -68,7 +68,7 @@ class SourceValues(Distribution):
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Breakdown:
-    """The six metrics of one group of clips in three columns; a source without clips is None."""
+    """The six metrics of a group of clips for each source; a source without clips is None."""
 
     counts: dict[str, int]
     metrics: dict[str, dict[str, SourceValues | None]]
@@ -76,29 +76,29 @@ class Breakdown:
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Summary:
-    """What `summary.json` holds."""
+    """Content of `summary.json`."""
 
     overall: Breakdown
     categories: dict[str, Breakdown]
     groups: dict[str, Breakdown]
-    """The groups of ESC-50 of which there are classes (`soundstorm.data.categories`)."""
+    """The groups of ESC-50 that have classes here (`soundstorm.data.categories`)."""
     pairs: dict[str, Distribution]
-    """Both pair metrics; empty where no pairs were measured."""
+    """Both pair metrics; empty if no pairs were measured."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`."""
+        """Dicts, strings and finite numbers, ready for `json.dumps(..., allow_nan=False)`."""
         return asdict(self)
 
 
 def compare(real: ArrayLike, other: ArrayLike) -> KSComparison:
-    """Compare the values of one metric in two sets of clips, two-sample Kolmogorov-Smirnov included.
+    """Compare the values of a metric in two sets of clips, including a two-sample Kolmogorov-Smirnov test.
 
     Args:
         real: (n_real,) values of the real clips.
-        other: (n_other,) values of the clips beside them.
+        other: (n_other,) values of the other clips.
 
     Raises:
-        SoundStormError: a set is empty or holds NaN or infinity.
+        SoundStormError: a set is empty or contains NaN or infinity.
     """
     a, b = _values(real, "real"), _values(other, "other")
     mean_a, mean_b = float(a.mean()), float(b.mean())
@@ -119,25 +119,23 @@ def compare(real: ArrayLike, other: ArrayLike) -> KSComparison:
 
 
 def summarize(metrics: pa.Table, pairs: pa.Table | None = None) -> Summary:
-    """Three columns (real, resynthesized, generated) for each of the six metrics, overall and per category, and both
-    pair metrics.
+    """The six metrics of real, resynthesized and generated clips, overall, per category and per group, and both pair
+    metrics.
 
     Args:
         metrics: a table of schema `METRICS`; resynthesized or generated clips may be absent.
         pairs: a table of schema `PAIRS`.
 
     Raises:
-        SoundStormError: a missing column, an unknown source, no real clip, or a value that is not finite.
+        SoundStormError: a missing column, an unknown source, no real clips, or a value that is not finite.
     """
     check_schema(metrics.schema, METRICS, "metrics")
     sources = set(pc.unique(metrics["source"]).to_pylist())
     unknown = sorted(map(str, sources - set(Source)))
     if unknown:
-        raise SoundStormError(f"metrics: source '{unknown[0]}' is unknown; it is one of {', '.join(Source)}")
+        raise SoundStormError(f"metrics: source '{unknown[0]}' is unknown: use one of {', '.join(Source)}")
     if Source.REAL not in sources:
-        raise SoundStormError(
-            "metrics: no clip of source 'real', so there is nothing to compare with; measure real clips too"
-        )
+        raise SoundStormError("metrics: there are no clips of source 'real' to compare with: measure real clips too")
     _refuse_not_finite(metrics, METRIC_NAMES, "clip_id", "metrics")
     categories = sorted(pc.unique(metrics["category"]).to_pylist())
     return Summary(
@@ -168,26 +166,26 @@ def _source_values(source: Source, column: NDArray[np.float64], real: NDArray[np
     if not len(column):
         return None
     if source is Source.REAL or not len(real):
-        return SourceValues(**asdict(_spread(column)), difference_percent=None, ks=None, p_value=None)
-    found = compare(real, column)
+        return SourceValues(**asdict(_distribution(column)), difference_percent=None, ks=None, p_value=None)
+    comparison = compare(real, column)
     return SourceValues(
-        n=found.n_other,
-        mean=found.mean_other,
-        std=found.std_other,
-        median=found.median_other,
-        difference_percent=found.difference_percent,
-        ks=found.ks,
-        p_value=found.p_value,
+        n=comparison.n_other,
+        mean=comparison.mean_other,
+        std=comparison.std_other,
+        median=comparison.median_other,
+        difference_percent=comparison.difference_percent,
+        ks=comparison.ks,
+        p_value=comparison.p_value,
     )
 
 
 def _summarize_pairs(pairs: pa.Table) -> dict[str, Distribution]:
     check_schema(pairs.schema, PAIRS, "pairs")
     _refuse_not_finite(pairs, PAIR_METRIC_NAMES, "generated_id", "pairs")
-    return {name: _spread(pairs[name].to_numpy()) for name in PAIR_METRIC_NAMES}
+    return {name: _distribution(pairs[name].to_numpy()) for name in PAIR_METRIC_NAMES}
 
 
-def _spread(values: NDArray[np.float64]) -> Distribution:
+def _distribution(values: NDArray[np.float64]) -> Distribution:
     return Distribution(
         n=len(values), mean=float(values.mean()), std=float(values.std()), median=float(np.median(values))
     )
@@ -203,10 +201,10 @@ def _difference_percent(mean_real: float, mean_other: float) -> float | None:
 def _values(values: ArrayLike, what: str) -> NDArray[np.float64]:
     array = np.asarray(values, dtype=np.float64).reshape(-1)
     if not len(array):
-        raise SoundStormError(f"{what}: no values to compare; measure at least one clip of it")
+        raise SoundStormError(f"{what}: there are no values to compare: measure at least one clip")
     if not np.isfinite(array).all():
         raise SoundStormError(
-            f"{what}: {np.count_nonzero(~np.isfinite(array))} of {len(array)} values are NaN or infinite; measure "
+            f"{what}: {np.count_nonzero(~np.isfinite(array))} of {len(array)} values are NaN or infinite: measure "
             "these clips again"
         )
     return array
@@ -218,12 +216,12 @@ def _refuse_not_finite(table: pa.Table, names: tuple[str, ...], id_column: str, 
         if len(bad):
             raise SoundStormError(
                 f"{where}: '{name}' of '{table[id_column][int(bad[0])].as_py()}' is "
-                f"{table[name][int(bad[0])].as_py()}; measure this clip again"
+                f"{table[name][int(bad[0])].as_py()}: measure this clip again"
             )
 
 
 def most_distant_metric(summary: Summary) -> str:
-    """The metric that tells generated from real most surely, in words."""
+    """A phrase with the metric in which generated clips differ most from real ones."""
     found = [
         (values["generated"].ks or 0.0, name)
         for name, values in summary.overall.metrics.items()

@@ -1,9 +1,9 @@
-"""How much a clip changes as it goes on: what tells a bark or a ticking clock from a sound that is frozen, or from one
-that flickers.
+"""Temporal dynamics: how much a clip changes over time, which distinguishes a bark or a ticking clock from a sound that
+is frozen or flickers.
 
-Both measures are taken on a log-mel spectrogram: frames of 25 ms every 10 ms, 64 mel bands from 0 Hz to half the sample
-rate, each in dB relative to about a full-scale sine, nothing below -80 dB. Frames lie wholly inside the clip, so its
-two ends are no change.
+Both metrics are computed from a log-mel spectrogram: frames of 25 ms every 10 ms, 64 mel bands from 0 Hz to half the
+sample rate, in dB relative to approximately a full-scale sine, at least -80 dB. Frames lie completely within the clip,
+so its ends do not count as changes.
 
 | case | value |
 |---|---|
@@ -27,16 +27,17 @@ HOP_S = 0.010
 MEL_BANDS = 64
 FLOOR_DB = -80.0
 MODULATION_EDGES_HZ = np.geomspace(0.5, 20.0, 17)
-"""Edges of the 16 modulation bands, a third of an octave each: from two seconds for one rise and fall to where the ear
-begins to hear a pitch."""
+"""Edges of the 16 modulation bands, a third of an octave each: from one rise and fall in two seconds up to the rate at
+which the ear begins to hear a pitch."""
 _MODULATION_FFT = 8192
-"""Trajectories are extended to at least 82 s for the transform, so that the narrowest band holds ten of its bins."""
+"""The level curves are zero-padded to at least 82 s before the transform, so that the narrowest band contains ten
+bins."""
 
 
 def spectral_flux(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> float:
-    """How much the spectrum changes in 10 ms, in dB: root mean square over mel bands of the change, mean over frames.
+    """Mean change of the spectrum in 10 ms, in dB: root mean square over mel bands, then mean over frames.
 
-    Digital silence is 0, a steady tone less than 1, white noise 3.8; the classes of ESC-10 lie between 1.6 (sneezes,
+    Digital silence has 0, a steady tone less than 1, white noise 3.8; the classes of ESC-10 lie between 1.6 (sneezes,
     mostly silence) and 4.7 (fire).
 
     Args:
@@ -53,11 +54,11 @@ def spectral_flux(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: in
 
 
 def modulation_energy(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> float:
-    """Variance over time of the mel bands' levels in dB, as far as it lies between 0.5 and 20 Hz; mean over bands, in
-    dB².
+    """Variance in dB² of the mel bands' levels over time, restricted to modulation frequencies of 0.5 to 20 Hz; mean
+    over bands.
 
-    Slow changes (a clip that fades out) and roughness that is heard as timbre stay out. Arguments and errors as
-    `spectral_flux`.
+    This excludes slow changes (a clip that fades out), and roughness that is perceived as timbre. Arguments and errors
+    as `spectral_flux`.
     """
     return float(modulation_spectrum(x_N, sample_rate)[1].sum())
 
@@ -65,10 +66,10 @@ def modulation_energy(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate
 def modulation_spectrum(
     x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """`modulation_energy` by modulation frequency: centres in Hz (K,) and energies in dB² (K,), K = 16 for a clip of
-    any length.
+    """`modulation_energy` per modulation frequency: centre frequencies in Hz (K,) and energies in dB² (K,), K = 16 for
+    a clip of any length.
 
-    The level of each mel band, less its mean, is a signal of 100 values a second; its power spectrum is summed within
+    The level of each mel band minus its mean is a signal of 100 values per second; its power spectrum is summed within
     each band of MODULATION_EDGES_HZ. Arguments and errors as `spectral_flux`.
     """
     mel_TM = log_mel(x_N, sample_rate)
@@ -82,13 +83,13 @@ def modulation_spectrum(
 
 
 def log_mel(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
-    """Log-mel spectrogram (T, M) in dB, at least FLOOR_DB, T = 1 + (N - 25 ms) // 10 ms; a shorter clip is one frame.
+    """Log-mel spectrogram (T, M) in dB, at least FLOOR_DB, T = 1 + (N - 25 ms) // 10 ms; a shorter clip has one frame.
     Errors as `spectral_flux`."""
     x = _as_float64(x_N)
     length, hop = round(FRAME_S * sample_rate), round(HOP_S * sample_rate)
     if hop < 1:
         raise SoundStormError(
-            f"sample rate {sample_rate}: there is not one sample in 10 ms; give the rate in samples per second"
+            f"sample rate {sample_rate}: 10 ms contain less than one sample; give the rate in samples per second"
         )
     if len(x) < length:
         x = np.pad(x, (0, length - len(x)))
@@ -109,8 +110,7 @@ def _as_float64(x_N: NDArray[np.floating] | NDArray[np.int16]) -> NDArray[np.flo
     x = np.asarray(x_N)
     if x.ndim != 1 or len(x) == 0:
         raise SoundStormError(
-            f"a clip of shape {x.shape}: its change over time is defined for mono clips of at least one sample, shape "
-            "(N,)"
+            f"a clip of shape {x.shape}: change over time is defined for mono clips of at least one sample, shape (N,)"
         )
     if x.dtype == np.int16:
         return x.astype(np.float64) / 32768
@@ -118,7 +118,7 @@ def _as_float64(x_N: NDArray[np.floating] | NDArray[np.int16]) -> NDArray[np.flo
         raise SoundStormError(f"a clip with samples of type {x.dtype}: pass int16 as stored, or floats from -1 to 1")
     if not np.isfinite(x).all():
         raise SoundStormError(
-            f"a clip with {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite; reject it before "
+            f"a clip with {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite: reject it before "
             "measuring"
         )
     return x.astype(np.float64)

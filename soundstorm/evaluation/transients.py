@@ -1,11 +1,11 @@
-"""Transients of a clip: how often a sound sets in, and how sharply. Barks, ticks and clicks live by them, and a
+"""Transients of a clip: how often sounds start, and how sharply. Barks, ticks and clicks depend on them, and a
 generator that smooths loses them first.
 
-The strength of an onset at a frame is by how many dB the mel bands of `soundstorm.evaluation.temporal.log_mel` rise in
-10 ms, falls not counted, mean over the bands: librosa's `onset_strength`, after Böck and Widmer, "Maximum filter
-vibrato suppression for onset detection" (DAFx 2013), without its maximum filter. An onset is a frame that stands out:
-the strongest of the 30 ms before and after it, and by ONSET_DB stronger than the mean of the 100 ms around it. Strength
-is not scaled by the loudest onset, so that steady noise has none.
+The onset strength of a frame is the mean over mel bands (of `soundstorm.evaluation.temporal.log_mel`) of their rise in
+dB within 10 ms; falling bands count as 0. This is librosa's `onset_strength`, after Böck and Widmer, "Maximum filter
+vibrato suppression for onset detection" (DAFx 2013), without its maximum filter. An onset is a frame that is the
+strongest within 30 ms before and after it, and stronger by ONSET_DB than the mean of the 100 ms around it. The strength
+is not normalized by the loudest onset, so that steady noise has no onsets.
 
 | case | value |
 |---|---|
@@ -25,10 +25,10 @@ from scipy.ndimage import maximum_filter1d, uniform_filter1d
 from soundstorm.evaluation.temporal import log_mel
 
 ONSET_DB = 3.0
-"""By how much an onset stands out, in dB per 10 ms: twice the most that white noise does."""
+"""Minimum prominence of an onset in dB per 10 ms: twice the maximum in white noise."""
 _NEIGHBOURS, _SURROUNDINGS = 7, 21
-"""Frames in which an onset is the strongest, and whose mean it is compared with: an odd number, the onset's own in the
-middle."""
+"""Number of frames among which an onset is the strongest, and over which the mean is computed: odd, with the onset in
+the middle."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -36,15 +36,15 @@ class Transients:
     """The onsets of a clip."""
 
     per_second: float
-    """Onsets a second."""
+    """Onsets per second."""
     rise_db: float
-    """Strength of an onset, mean over the onsets, in dB per 10 ms; 0 where there is none."""
+    """Mean strength of the onsets, in dB per 10 ms; 0 if there are none."""
 
 
 def transients(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> Transients:
-    """The onsets of a clip.
+    """Rate and strength of the onsets of a clip.
 
-    Five clicks a second are five onsets of more than 10 dB per 10 ms; white noise has none.
+    Five clicks a second give five onsets of more than 10 dB per 10 ms; white noise has none.
 
     Args:
         x_N: the clip, mono: int16 as stored, or the same divided by 32768.
@@ -64,6 +64,6 @@ def transients(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) 
 
 
 def onset_strength(x_N: NDArray[np.floating] | NDArray[np.int16], sample_rate: int) -> NDArray[np.float64]:
-    """By how much the mel bands rise from each frame of HOP_S to the next, (T - 1,), in dB; errors as `transients`."""
+    """Mean rise in dB of the mel bands from each frame to the next, (T - 1,); errors as `transients`."""
     rise_TM = np.diff(log_mel(x_N, sample_rate), axis=0)
     return np.maximum(rise_TM, 0).mean(axis=1)

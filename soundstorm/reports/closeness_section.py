@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from soundstorm.evaluation.acoustic import MetricInfo
 from soundstorm.evaluation.clip_sets import ClipSet
 from soundstorm.evaluation.closeness_result import Closeness, Measure
-from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo
+from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo, MetricInfo
 from soundstorm.evaluation.split_distances import DistanceBasis
 from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
 from soundstorm.reports.curves import metric_distribution
@@ -86,7 +85,7 @@ def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, An
     plots = []
     if features is not None:
         clips = ClipSet.of_table(features)
-        sets = {source: clips.of(role) for source, role in SOURCES.items()}
+        sets = {source: clips.with_roles(role) for source, role in SOURCES.items()}
         flux = {source: of_source.table["flux"].to_numpy() for source, of_source in sets.items()}
         bands = {
             source: np.mean(of_source.table["modulation_bands"].to_pylist(), axis=0)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from soundstorm.evaluation.acoustic import MetricInfo
+from soundstorm.evaluation.metric_info import MetricInfo
 from soundstorm.reports.style import LINE_STYLES, Theme, style_axes, to_png
 from soundstorm.schemas import Source
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from soundstorm.audio.bands import Bands
 from soundstorm.classification.utility_result import utility_lines, utility_verdict
 from soundstorm.data.categories import group_of
-from soundstorm.evaluation.acoustic import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.closeness_result import Closeness
+from soundstorm.evaluation.metric_info import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
 from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves

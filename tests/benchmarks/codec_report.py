@@ -27,7 +27,8 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.codec.probes import click_crest_db, probe_clicks, probe_sine, silence_is_exact, tonal_crest_db
 from soundstorm.codec.quality import codes_in_use, log_mel_distance, multi_resolution_distance
-from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.acoustic import clip_metrics
+from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 
 SINES_HZ = (440, 1_000, 4_000)

@@ -39,8 +39,9 @@ from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
-from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.acoustic import clip_metrics
 from soundstorm.evaluation.distances import kernel_distance
+from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.substitution import Substitution, playable_pcm

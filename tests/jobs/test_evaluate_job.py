@@ -25,9 +25,9 @@ from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import load_classifier, save_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.acoustic import clip_metrics
 from soundstorm.evaluation.embeddings import CodecEmbedder
-from soundstorm.evaluation.metric_info import MEASURE_NAMES
+from soundstorm.evaluation.metric_info import MEASURE_NAMES, METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.evaluation.temporal import spectral_flux
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, SUBSTITUTION, UTILITY, CodecFingerprint, check_schema
 from tests.jobs.conftest import (

@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
-from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics
+from soundstorm.evaluation.acoustic import clip_metrics
 from soundstorm.evaluation.distances import kernel_distance
 from soundstorm.evaluation.embeddings import CodecEmbedder
+from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 
 

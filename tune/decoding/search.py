@@ -10,7 +10,7 @@ from cluster.runtime.connect import connect
 from jobs.console.command import console
 from jobs.console.options import Count
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_spread
+from soundstorm.evaluation.pareto import CurvePoint, iterations_curve, pareto_front, pooled_std
 from soundstorm.model.config import SamplerSettings
 from tune.decoding.reference import ReferenceOptions, StudyInputs, load_reference
 from tune.decoding.trial import COST, PASSES, TRIAL_FIGURES, sampler_of, setting_names, trial
@@ -158,7 +158,7 @@ def summarize_trials(
     """What the trials come to; raises SoundStormError if not one came to an end."""
     names = [*dict.fromkeys([*([LEVEL_0] if curve else []), *searched])]
     curves = {name: _curve(curve, name, checkpoints) for name in checkpoints if curve}
-    spread = pooled_spread([point for points in curves.values() for point in points])
+    spread = pooled_std([point for points in curves.values() for point in points])
     candidates = [
         {
             "trial": ended.trial,

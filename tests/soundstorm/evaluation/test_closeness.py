@@ -11,7 +11,7 @@ import pytest
 from soundstorm.audio.synthesis import synthesize
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.clip_sets import ClipSet
-from soundstorm.evaluation.closeness import MOTION, closeness
+from soundstorm.evaluation.closeness import TEMPORAL_METRICS, closeness
 from soundstorm.evaluation.closeness_result import Closeness, Embedding, Measure
 from soundstorm.evaluation.metric_info import MEASURE_NAMES
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
@@ -53,7 +53,7 @@ def test_clips_of_the_same_distribution_are_as_close_as_real_ones(rows: list[Row
     found = measures(rows)
     assert tuple(found) == MEASURE_NAMES
     assert found["class_agreement"].generated == found["class_agreement"].floor == 1
-    for name in ("diversity_codec", "diversity_classifier", *MOTION):
+    for name in ("diversity_codec", "diversity_classifier", *TEMPORAL_METRICS):
         assert ratio(found[name]) == pytest.approx(1, abs=0.25) and found[name].met
     for name in ("frechet_codec", "frechet_classifier", "kernel_codec", "kernel_classifier"):
         assert ratio(found[name]) < 2 and found[name].met
@@ -170,7 +170,7 @@ def test_static_sound_has_less_flux_and_modulation_than_real_sound(rows: list[Ro
         onsets = transients(sound, 24_000)
         clip["onset_rate"], clip["onset_rise"] = onsets.per_second, onsets.rise_db
     found = measures(rows)
-    for name in MOTION:
+    for name in TEMPORAL_METRICS:
         assert ratio(found[name]) < 0.2 and found[name].met is False
 
 

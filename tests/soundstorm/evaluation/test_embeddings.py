@@ -11,7 +11,6 @@ from encodec import EncodecModel
 
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import synthesize
-from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, load_classifier, save_classifier
 from soundstorm.codec.block_codec import BlockCodec
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.encodec import EncodecNetwork
@@ -19,9 +18,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.distances import frechet_infinity, kernel_distance
 from soundstorm.evaluation.embeddings import (
-    ClassifierEmbedder,
     CodecEmbedder,
-    Embedder,
     OnnxEmbedder,
     window_statistics,
 )
@@ -116,21 +113,6 @@ def test_a_codec_of_another_sample_rate_is_refused(tmp_path: Path) -> None:
         CodecEmbedder(load_codec(tmp_path / "slow.safetensors"))
 
 
-def test_a_classifier_gives_its_layer_before_the_last_one_row_a_clip(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    config = AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=6)
-    save_classifier(
-        tmp_path / "classifier.safetensors", AudioClassifier(2, config), categories=["dog", "rain"], dataset="none"
-    )
-    classifier = load_classifier(tmp_path / "classifier.safetensors")
-    embedder: Embedder = ClassifierEmbedder(classifier)
-    clips = [clip(), clip(duration_s=2.5), clip("siren")]
-    rows = embedder.embed(clips)
-    assert [row.shape for row in rows] == [(1, 6)] * 3
-    np.testing.assert_array_equal(np.concatenate(rows), classifier.embed(clips))
-    assert embedder.embed([]) == []
-
-
 def test_clips_that_are_not_int16_or_have_no_samples_are_refused_by_number(codec: Codec) -> None:
     embedder = CodecEmbedder(codec)
     for wrong in (np.zeros(0, dtype=np.int16), np.zeros(100, dtype=np.float32), np.zeros((2, 100), dtype=np.int16)):
@@ -154,9 +136,9 @@ def test_an_onnx_model_sees_waveforms_at_its_own_rate(tmp_path: Path) -> None:
 def test_onnx_models_of_other_shapes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SoundStormError, match=r"one float32 input \(batch, samples\)"):
         OnnxEmbedder(THREE_AXES, RATE)
-    with pytest.raises(SoundStormError, match=r"gave \(1,\) for waveforms"):
+    with pytest.raises(SoundStormError, match=r"returned \(1,\) for waveforms"):
         OnnxEmbedder(MEAN_ONLY, RATE).embed([clip()])
-    with pytest.raises(SoundStormError, match="is no ONNX model"):
+    with pytest.raises(SoundStormError, match="is not an ONNX model"):
         OnnxEmbedder(b"these are not weights", RATE)
     with pytest.raises(SoundStormError, match=r"absent\.onnx cannot be read"):
         OnnxEmbedder(tmp_path / "absent.onnx", RATE)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.pareto import fewest_sufficient_iterations, iterations_curve, pareto_front, pooled_spread
+from soundstorm.evaluation.pareto import fewest_sufficient_iterations, iterations_curve, pareto_front, pooled_std
 
 figure = st.floats(0, 10, allow_nan=False).map(lambda value: round(value, 1))
 
@@ -30,7 +30,7 @@ def test_the_curve_has_mean_spread_and_cost_of_each_number() -> None:
         and curve[1].cost == 2.0
     )
     assert curve[0].spread == 0.0
-    assert pooled_spread(curve) == pytest.approx(np.sqrt(0.02))  # the single seed says nothing of it
+    assert pooled_std(curve) == pytest.approx(np.sqrt(0.02))  # the single seed says nothing of it
 
 
 def test_more_passes_pay_as_long_as_the_gain_is_more_than_chance() -> None:

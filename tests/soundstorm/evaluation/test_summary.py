@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.acoustic import METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.evaluation.metric_info import METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.evaluation.summary import compare, summarize
 from soundstorm.schemas import METRICS, PAIRS
 

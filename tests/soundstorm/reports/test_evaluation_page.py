@@ -19,9 +19,10 @@ import soundfile
 
 from soundstorm.audio.bands import Band, Bands
 from soundstorm.errors import SoundStormError
-from soundstorm.evaluation.acoustic import METRIC_NAMES, clip_metrics, log_spectral_distance, spectral_convergence
+from soundstorm.evaluation.acoustic import clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Embedding
+from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import summarize
 from soundstorm.reports.evaluation_page import ReportData, render_report
 from soundstorm.reports.listening_section import Example

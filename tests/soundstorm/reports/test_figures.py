@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from soundstorm.evaluation.acoustic import CLIP_METRICS
+from soundstorm.evaluation.metric_info import CLIP_METRICS
 from soundstorm.reports import curves, spectrograms
 from soundstorm.reports.spectrograms import Clip, Scale
 from soundstorm.reports.style import DARK, DOTS_PER_INCH, LIGHT, Theme
