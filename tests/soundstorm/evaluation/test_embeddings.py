@@ -19,6 +19,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.distances import frechet_infinity, kernel_distance
 from soundstorm.evaluation.embeddings import (
     CodecEmbedder,
+    Embedder,
     OnnxEmbedder,
     window_statistics,
 )
