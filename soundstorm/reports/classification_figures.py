@@ -31,7 +31,7 @@ def confusion_picture(confusion: Sequence[Sequence[int]], categories: Sequence[s
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size, parse_math=False)
     axes.set_yticks(range(len(names)), names, fontsize=size, parse_math=False)
     axes.tick_params(length=0)
-    axes.set(xlabel="Taken for", ylabel="Is")
+    axes.set(xlabel="Predicted class", ylabel="True class")
     return to_png(figure)
 
 
@@ -67,7 +67,7 @@ def reliability_picture(bins: Sequence[CalibrationBin], theme: Theme) -> bytes:
     for axes in (curve, counts):
         style_axes(axes, theme)
         axes.set_xlim(0, 1)
-    curve.set(ylim=(0, 1.02), ylabel="Share named rightly")
+    curve.set(ylim=(0, 1.02), ylabel="Accuracy")
     curve.tick_params(labelbottom=False)
     counts.set(xlabel="Probability of the name given", ylabel="Clips")
     return to_png(figure)

@@ -131,21 +131,21 @@ def _share(accuracy: Accuracy) -> dict[str, Any]:
 
 def _tiles(result: Classification) -> list[dict[str, str]]:
     folds = f"{len(result.folds)} fold" + ("s" if len(result.folds) != 1 else "")
-    spread = "one fold: there is no spread" if result.std is None else f"mean ± standard deviation over {folds}"
+    note = "one fold, so no standard deviation" if result.std is None else f"mean ± standard deviation over {folds}"
     return [
-        {"hue": "real", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": spread},
+        {"hue": "real", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": note},
         {
             "hue": "generated",
             "name": "Clips",
             "value": f"{thousands(result.overall.right)} of {thousands(result.overall.clips)}",
-            "note": f"named rightly, {share_text(result.overall.share)} of all clips together, each in the fold that "
-            "was held out",
+            "note": f"correct, {share_text(result.overall.share)} of all clips together, each when its fold was held "
+            "out",
         },
         {
             "hue": "resynthesized",
             "name": "Calibration error",
             "value": share_text(result.calibration_error),
-            "note": "how far probabilities are from the share that is right, on average",
+            "note": "mean difference between predicted probability and accuracy",
         },
     ]
 
@@ -190,8 +190,8 @@ def _compared(other: OtherRun) -> dict[str, Any]:
         else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points".replace("-", "−"),
         "confidence": f"{CONFIDENCE:.0%}",
         "better": f"better in {found.better_folds} of {len(found.folds)} folds",
-        "clips": f"{thousands(found.only_this)} clips are named rightly here alone, {thousands(found.only_other)} "
-        f"there alone ({p_value}, McNemar)",
+        "clips": f"{thousands(found.only_this)} clips are correct only here, {thousands(found.only_other)} "
+        f"only there ({p_value}, McNemar)",
         "folds": [
             {"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()
         ],
@@ -201,5 +201,5 @@ def _compared(other: OtherRun) -> dict[str, Any]:
 def _certainty(result: Classification) -> str:
     gap = result.confidence - (result.overall.share or 0.0)
     if abs(gap) < 0.005:
-        return "On average it is as sure as it is right."
-    return f"On average it is {'surer' if gap > 0 else 'less sure'} than it is right, by {100 * abs(gap):.1f} points."
+        return "On average its probability equals its accuracy."
+    return f"On average its probability is {100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} its accuracy."

@@ -1,5 +1,4 @@
-"""Pictures of how close generated clips come to real ones: the pace of their changes, and what a classifier takes them
-for."""
+"""Figures of the closeness section: modulation spectra and confusion matrices."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -17,11 +16,11 @@ from soundstorm.schemas import Source
 
 TICKS_HZ = (0.5, 1, 2, 5, 10, 20)
 NUMBERED_CLASSES = 12
-"""Up to this many classes, the cells of a confusion hold their numbers."""
+"""Up to this many classes, the cells of a confusion matrix contain numbers."""
 
 
 def modulation_curves(bands: Mapping[Source, NDArray[np.float64]], theme: Theme) -> bytes:
-    """Modulation energy (K,) in dB² by modulation frequency, a line a source.
+    """Modulation energy (K,) in dB² by modulation frequency, a line per source.
 
     Raises:
         ValueError: no source has values.
@@ -47,8 +46,7 @@ def modulation_curves(bands: Mapping[Source, NDArray[np.float64]], theme: Theme)
 
 
 def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
-    """What the classifier calls the clips of each class, in percent of the class: of the held-out fold, where there are
-    any, beside the generated."""
+    """Confusion matrices in percent of each class: of the generated clips, and of the held-out fold if there is one."""
     panels = [(Source.REAL, confusion.held_out), (Source.GENERATED, confusion.generated)]
     shown = [(source, np.array(counts, dtype=np.float64)) for source, counts in panels if counts is not None]
     rows, columns = len(confusion.categories), len(confusion.predicted)
@@ -83,7 +81,7 @@ def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
 
 
 def draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
-    """Cells as full as their share: one colour where the name is right, another where it is not."""
+    """Cells whose opacity is their fraction: one colour for correct predictions, another for wrong ones."""
     right = (np.eye(*shares.shape) > 0)[..., None]
     colors = np.where(right, to_rgb(theme.sources[Source.GENERATED]), to_rgb(theme.sources[Source.RESYNTHESIZED]))
     axes.imshow(
@@ -96,5 +94,5 @@ def draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names as they stand beside a picture."""
+    """Class names shortened for a figure."""
     return [textwrap.shorten(name.replace("_", " "), 20, placeholder="…") for name in names]

@@ -1,6 +1,7 @@
-"""The report's section on closeness: a row for each measure, and the pictures that tell why a value is what it is."""
+"""The report's section on closeness: a row for each metric, and figures that explain the values."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,30 +19,24 @@ from soundstorm.reports.style import Theme
 from soundstorm.schemas import Role, Source
 
 SOURCES = {Source.REAL: Role.REAL, Source.GENERATED: Role.GENERATED}
-FLUX = MetricInfo(
-    name="flux",
-    title="Spectral flux",
-    unit="dB per 10 ms",
-    meaning="Frozen sound lies on the left, flickering sound on the right.",
-    decimals=2,
-)
-SHARE = MetricInfo(
-    name="share",
+INFOS = {info.name: info for info in (*MEASURES, *MODEL_MEASURES)}
+FLUX = replace(INFOS["flux"], meaning="Frozen sound is on the left, flickering sound on the right.")
+SHARE = replace(
+    INFOS["copying"],
     title="Frames of the nearest training clip",
     unit="share",
-    meaning="Beside clips of the held-out fold, which are no copies. A clip near 1 repeats a training clip.",
+    meaning="Compared with clips of the held-out fold, which are not copies. A clip near 1 repeats a training clip.",
     decimals=2,
 )
-
-INFOS = {info.name: info for info in (*MEASURES, *MODEL_MEASURES)}
 
 
 def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[str, Any]:
-    """What the template `closeness.html.j2` shows.
+    """Values for the template `closeness.html.j2`.
 
     Args:
-        closeness: the measures.
-        features: the table behind them, schema FEATURES; without it there are no pictures of its columns.
+        closeness: the metrics.
+        features: the table that they were computed from, schema FEATURES; without it there are no figures of its
+            columns.
     """
     counts = {name: thousands(count) for name, count in closeness.counts.items()}
     fold = (
@@ -74,11 +69,12 @@ def _row(info: MeasureInfo, measure: Measure) -> dict[str, Any]:
 
 
 def basis_text(basis: DistanceBasis) -> str:
-    """What a distance was measured on, in words."""
+    """A sentence on what a distance was computed on."""
     rate = "" if basis.sample_rate_hz is None else f" at {thousands(basis.sample_rate_hz)} Hz"
     rows = f"{thousands(basis.generated_rows)} generated and {thousands(basis.real_rows)} real rows"
-    extrapolation = "" if basis.extrapolated is None else f"; {basis.note or 'extrapolated to endless clips'}"
-    return f"In {basis.embedding}{rate}; {rows}, mean of {basis.splits} halvings of {basis.reference}{extrapolation}."
+    extrapolation = "" if basis.extrapolated is None else f"; {basis.note or 'extrapolated to infinitely many clips'}"
+    splits = f"mean over {basis.splits} random halves of {basis.reference}"
+    return f"In {basis.embedding}{rate}; {rows}, {splits}{extrapolation}."
 
 
 def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, Any]]:
@@ -94,8 +90,8 @@ def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, An
         }
         plots += [
             _plot(
-                "Pace of the changes",
-                "Slow swells lie on the left, ticks and flutter on the right.",
+                "Modulation spectrum",
+                "Slow swells are on the left, ticks and flutter on the right.",
                 lambda theme: modulation_curves(bands, theme),
             ),
             _distribution(flux, FLUX),
@@ -112,9 +108,9 @@ def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, An
         )
     confusion = closeness.confusion
     if confusion is not None:
-        meaning = "Percent of the clips of each class (row) that the classifier calls by each name (column)."
+        meaning = "Percent of the clips of each class (row) by the class that the classifier predicts (column)."
         plots.append(
-            _plot("What the classifier hears", meaning, lambda theme: confusion_matrix(confusion, theme))
+            _plot("What the classifier predicts", meaning, lambda theme: confusion_matrix(confusion, theme))
             | {"wide": True}
         )
     return plots

@@ -187,7 +187,7 @@ def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:
                     "clips": thousands(overall.counts[source]),
                     "of": len(compared),
                     "close": sum(_is_close(value) for value in compared),
-                    "apart": sum(_is_significant(value) for value in compared),
+                    "different": sum(_is_significant(value) for value in compared),
                 }
             )
     return verdicts
@@ -218,15 +218,20 @@ def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, 
             else f"p = {value.p_value:.3f}"
             if value.p_value < 0.1
             else f"p = {value.p_value:.2f}",
-            "told_apart": _is_significant(value),
+            "is_different": _is_significant(value),
         }
     return cell
 
 
 def _pair_row(metric: MetricInfo, summary: Summary) -> dict[str, str]:
-    spread = summary.pairs[metric.name]
-    numbers = {name: decimal(getattr(spread, name), metric.decimals) for name in ("mean", "std", "median")}
-    return {"title": metric.title, "unit": metric.unit, "meaning": metric.meaning, "n": thousands(spread.n)} | numbers
+    distribution = summary.pairs[metric.name]
+    numbers = {name: decimal(getattr(distribution, name), metric.decimals) for name in ("mean", "std", "median")}
+    return {
+        "title": metric.title,
+        "unit": metric.unit,
+        "meaning": metric.meaning,
+        "n": thousands(distribution.n),
+    } | numbers
 
 
 def _category_tables(summary: Summary) -> list[dict[str, Any]]:

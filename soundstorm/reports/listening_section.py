@@ -147,7 +147,9 @@ def _classes(
                 "search": searchable(category),
                 "group": group_of(category) or "",
                 "right": "" if share is None else f"{share:.3f}",
-                "verdict": "" if share is None else f"the classifier names {100 * share:.0f}% of the generated clips",
+                "verdict": ""
+                if share is None
+                else f"the classifier predicts the class of {100 * share:.0f}% of the generated clips",
                 "rows": list(zip_longest(*columns)),
             }
         )

@@ -9,7 +9,7 @@ from soundstorm.serialization.provenance import TrainedOn
 TASK = "text-to-audio"
 LIBRARY = "soundstorm-env"
 SHOWN_CLASSES = 60
-"""More classes than this are counted, not named."""
+"""More classes than this are counted, not listed."""
 
 
 def model_card(checkpoint: Checkpoint, *, title: str, licence: str, size_bytes: int) -> str:
@@ -65,7 +65,7 @@ or with the folder itself as `--checkpoint`, or as the start of a training (`sou
 ## Limits
 
 What it makes is drawn from what recordings of these classes have in common; it is not evidence of anything that
-happened. `soundstorm evaluate` measures how close it comes to recordings that it has not heard.
+happened. `soundstorm evaluate` measures how similar its clips are to recordings outside its training data.
 """
 
 

@@ -215,7 +215,7 @@ def front_picture(
     _log_where_wide(axes, [cost for _, cost in points])
     style_axes(axes, theme)
     axes.tick_params(which="both", labelsize=8, labelcolor=theme.text, color=theme.grid)
-    axes.set(xlabel="Seconds a clip", ylabel="Distance from real (less is better)")
+    axes.set(xlabel="Seconds per clip", ylabel="Distance from real (lower is better)")
     return to_png(figure)
 
 

@@ -136,14 +136,14 @@ def _cost(cost: Cost) -> dict[str, Any]:
                 "name": name if len(shown) > 1 else "",
                 "iterations": point.iterations,
                 "quality": decimal(point.quality, 3),
-                "spread": decimal(point.spread, 3),
+                "std": decimal(point.spread, 3),
                 "cost": decimal(point.cost, 2),
                 "is_enough": stops[name] == point.iterations,
             }
             for name, curve in shown.items()
             for point in curve
         ],
-        "said": [stop_text(name if len(shown) > 1 else "", shown[name], point) for name, point in enough.items()],
+        "sentences": [stop_text(name if len(shown) > 1 else "", shown[name], point) for name, point in enough.items()],
         "front": themed(lambda theme: front_picture(cost.points, front, cost.best, theme)),
         "entries": [
             {
@@ -154,21 +154,21 @@ def _cost(cost: Cost) -> dict[str, Any]:
             }
             for entry in cost.front
         ],
-        "spread": decimal(cost.spread, 3),
+        "std": decimal(cost.spread, 3),
     }
 
 
 def stop_text(name: str, curve: Sequence[CurvePoint], enough: CurvePoint) -> str:
-    """In words, where more passes stop paying."""
+    """A sentence on the number of iterations beyond which the quality no longer improves."""
     best = min(curve, key=lambda point: point.quality)
     where = f"{name}: more" if name else "More"
     if enough.iterations == curve[-1].iterations:
-        return f"{where} passes pay up to the most that were tried, {enough.iterations}."
-    reached = f"{decimal(enough.quality, 3)} after {enough.iterations} passes, {decimal(enough.cost, 2)} s a clip"
+        return f"{where} iterations improve the quality up to the largest number tried, {enough.iterations}."
+    reached = f"{decimal(enough.quality, 3)} with {enough.iterations} iterations, {decimal(enough.cost, 2)} s per clip"
     if best.iterations == enough.iterations:
-        return f"{where} passes stop paying after {enough.iterations}: {reached}, is the best of all."
+        return f"{where} than {enough.iterations} iterations do not improve the quality: {reached}, is the best."
     return (
-        f"{where} passes stop paying after {enough.iterations}: the best, {decimal(best.quality, 3)} after "
-        f"{best.iterations} passes and "
-        f"{decimal(best.cost, 2)} s a clip, is within chance of {reached}."
+        f"{where} than {enough.iterations} iterations do not improve the quality: the best, "
+        f"{decimal(best.quality, 3)} with {best.iterations} iterations and {decimal(best.cost, 2)} s per clip, does "
+        f"not differ significantly from {reached}."
     )

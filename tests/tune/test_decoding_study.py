@@ -92,10 +92,10 @@ def test_the_curve_and_the_search_have_a_row_a_trial(study: dict[str, Any]) -> N
     )  # another seed, other clips
 
 
-def test_the_page_says_where_more_passes_stop_paying(study: dict[str, Any]) -> None:
+def test_the_page_says_where_more_iterations_no_longer_help(study: dict[str, Any]) -> None:
     page = storage.read_bytes(storage.join(study["output_dir"], "report.html")).decode()
     assert study["said"] in page and "asses" in study["said"]
-    assert "Settings that nothing beats" in page
+    assert "Pareto-optimal settings" in page
 
 
 def test_the_best_is_on_the_front_and_generate_takes_it(

@@ -197,7 +197,7 @@ def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(dat
     assert data.closeness is not None
     text = " ".join(Elements(page).text.split())
     known = [measure for measure in data.closeness.measures if measure.met is not None]
-    told = f"{sum(bool(measure.met) for measure in known)} of {len(known)} measures of closeness within their bars"
+    told = f"{sum(bool(measure.met) for measure in known)} of {len(known)} closeness metrics within their targets"
     assert f"{told}, which is rough with 80 generated and 80 real clips." in text
     assert "80 generated and 80 real clips; 128 training clips and 32 clips of the held-out fold 5." in text
     for measure in data.closeness.measures:
@@ -226,9 +226,9 @@ def test_a_distance_on_the_page_says_what_it_rests_on() -> None:
     text = " ".join(
         Elements(render_report(report_data(("rain",), clips=1, closeness=found, features=None))).text.split()
     )
-    rows = "10 generated and 10 real rows, mean of 10 halvings of data/esc50, fold 5"
+    rows = "10 generated and 10 real rows, mean over 10 random halves of data/esc50, fold 5"
     assert f"In a classifier of <esc50> at 24 000 Hz; {rows}; " in text
-    assert "; not extrapolated: " in text or "; extrapolated to endless clips." in text
+    assert "; not extrapolated: " in text or "; extrapolated to infinitely many clips." in text
     assert f"In a classifier of <esc50> at 24 000 Hz; {rows}." in text  # of the kernel distance
 
 
@@ -255,9 +255,7 @@ def test_a_measure_that_cannot_be_said_has_its_reason_on_the_page() -> None:
     features = pa.Table.from_pylist(feature_rows(("rain",)), schema=FEATURES)
     unsaid = closeness(features, held_out_fold=None, no_fold="a folder has <no> folds")
     elements = Elements(render_report(report_data(("rain",), clips=1, closeness=unsaid, features=None)))
-    assert (
-        "Not said: a folder has <no> folds." in elements.text and "Not said: there is no classifier." in elements.text
-    )
+    assert "n/a: a folder has <no> folds." in elements.text and "n/a: there is no classifier." in elements.text
     assert "n/a" in elements.text
     assert not any("held-out" in (image["alt"] or "") for image in elements.named("img"))
 

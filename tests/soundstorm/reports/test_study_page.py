@@ -98,12 +98,15 @@ def test_what_is_not_there_is_left_out() -> None:
     assert 'id="curves"' not in page and 'id="cost"' not in page and "soundstorm" in page
 
 
-def test_where_more_passes_stop_paying_is_said_in_words() -> None:
+def test_where_more_iterations_no_longer_help_is_said_in_words() -> None:
     assert stop_text("", CURVE, fewest_sufficient_iterations(CURVE)).startswith(
-        "More passes stop paying after 4: the best, 0.403 after 32 passes"
+        "More than 4 iterations do not improve the quality: the best, 0.403 with 32 iterations"
     )
     rising = iterations_curve({1: [(0.9, 1.0)], 8: [(0.5, 2.0)]})
-    assert stop_text("net", rising, rising[1]) == "net: more passes pay up to the most that were tried, 8."
+    assert (
+        stop_text("net", rising, rising[1])
+        == "net: more iterations improve the quality up to the largest number tried, 8."
+    )
     falling = iterations_curve({1: [(0.5, 1.0)], 8: [(0.9, 2.0)]})
     assert "is the best of all" in stop_text("", falling, falling[0])
 
