@@ -33,7 +33,7 @@ from tune.training.beginning import TRIALS, Options, Start, prepare
 from tune.training.distributed_trial import trial_on_workers, workers_end_with_their_run
 from tune.training.results import write_results
 from tune.training.trial import (
-    FIGURES,
+    EPOCH_FIGURES,
     STATES,
     Base,
     trial,
@@ -81,7 +81,7 @@ def _search(options: Options, begin: Start) -> list[TrialResult]:
             name=TRIALS,
             space=begin.space,
             metrics=("val_loss",),
-            figures=FIGURES,
+            figures=EPOCH_FIGURES,
             num_trials=options.num_trials,
             epochs=begin.training.epochs,
             stops_early=options.num_workers == 1 or workers_end_with_their_run(),

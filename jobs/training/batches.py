@@ -1,4 +1,5 @@
-"""Which clips a worker sees when: the same order on every number of tries, from (seed, epoch) alone."""
+"""The order in which workers see the clips: it depends on (seed, epoch) alone, so a run that is repeated or resumed
+sees the same."""
 
 import math
 from collections.abc import Iterator
@@ -7,21 +8,22 @@ import numpy as np
 
 
 def steps_per_epoch(num_clips: int, batch_size: int, world_size: int) -> int:
-    """Optimizer steps in which `world_size` workers pass over `num_clips` with batches of at most `batch_size` each."""
+    """Optimizer steps per epoch if `world_size` workers pass over `num_clips` with batches of at most `batch_size`
+    each."""
     return math.ceil(math.ceil(num_clips / world_size) / batch_size)
 
 
 def epoch_batches(
     num_clips: int, batch_size: int, *, seed: int, epoch: int, rank: int, world_size: int
 ) -> Iterator[list[int]]:
-    """The clips of each batch of one worker in one epoch.
+    """The clips of each batch of a worker in an epoch.
 
-    One permutation, which (seed, epoch) fix, is dealt over the workers like cards, and each hand is cut into batches
-    whose sizes differ by at most one. All workers get the same number of batches, of the same sizes; where the clips do
-    not come out even, the first of the permutation are dealt a second time. No clip is left out.
+    A permutation that depends on (seed, epoch) is distributed over the workers in turn, and each worker's clips are
+    divided into batches whose sizes differ by at most one. All workers get the same number of batches, of the same
+    sizes; if the clips cannot be divided evenly, the first ones of the permutation are used twice. No clip is left out.
     """
     order = np.random.default_rng([seed, epoch]).permutation(num_clips)
     per_worker = math.ceil(num_clips / world_size)
-    hand = np.resize(order, per_worker * world_size)[rank::world_size]
-    for batch in np.array_split(hand, steps_per_epoch(num_clips, batch_size, world_size)):
+    worker_indices = np.resize(order, per_worker * world_size)[rank::world_size]
+    for batch in np.array_split(worker_indices, steps_per_epoch(num_clips, batch_size, world_size)):
         yield batch.tolist()

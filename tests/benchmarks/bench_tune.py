@@ -19,7 +19,7 @@ from rich.console import Console
 
 from cluster.runtime.connect import connect
 from jobs.training.ray_trainer import use_threads
-from tune.search.trial_journal import Journal, Point, point_name
+from tune.search.trial_journal import Journal, TrialConfig, point_name
 from tune.training.beginning import TRIALS, Options, Start, prepare
 from tune.training.trial import Base, run_trial
 from tune.training_study import run
@@ -46,7 +46,7 @@ class ReferenceSet:
 
 
 @ray.remote(num_cpus=1)
-def full_run(point: Point, begin: Start, folder: Path) -> list[dict[str, Any]]:
+def full_run(point: TrialConfig, begin: Start, folder: Path) -> list[dict[str, Any]]:
     """All epochs of a trial, on one core as in the study; what it reports is written to `folder` too."""
     use_threads(1)
     rows: list[dict[str, Any]] = []
@@ -56,7 +56,7 @@ def full_run(point: Point, begin: Start, folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def file(folder: Path, point: Point) -> Path:
+def file(folder: Path, point: TrialConfig) -> Path:
     """Where the full run of a point is written to."""
     return folder / f"{point_name(point)}.json"
 

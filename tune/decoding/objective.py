@@ -1,10 +1,10 @@
-"""One figure for how like real clips generated ones are, cheap enough to be taken hundreds of times: what decoding
-studies make small.
+"""The objective of decoding studies: one figure for the distance between generated and real clips, cheap enough to be
+computed hundreds of times.
 
 It is the mean Kolmogorov-Smirnov distance of the six metrics, 0 to 1, plus a distance in the codec's embedding, 0 to
-√2: the root of `soundstorm.evaluation.distances.kernel_distance`, so that both are distances between distributions and
-of one size. Neither hears whether a clip is of its class, nor copies: `soundstorm evaluate` does, and is what to judge
-a model with.
+√2: the square root of `soundstorm.evaluation.distances.kernel_distance`, so that both parts are distances of a similar
+scale. It detects neither clips of the wrong class nor copies of training clips; `soundstorm evaluate` does, and a model
+should be judged with that.
 
 Legend: N clips, R rows, D dimensions.
 """
@@ -26,33 +26,34 @@ from soundstorm.evaluation.summary import compare
 
 
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """What is compared of a set of clips."""
+class ClipStatistics:
+    """Metrics and embeddings of a set of clips."""
 
     metrics_N6: NDArray[np.float64]
     """In the order of METRIC_NAMES."""
     rows_RD: NDArray[np.float32]
-    """In the codec's embedding, one a second of sound."""
+    """Embeddings by the codec, a row per second of sound."""
 
     @classmethod
-    def of(cls, clips: Sequence[NDArray[np.int16]], codec: Codec) -> "Measured":
-        """Measure clips, int16 (N,) at 24 kHz, at least one."""
+    def of(cls, clips: Sequence[NDArray[np.int16]], codec: Codec) -> "ClipStatistics":
+        """Compute the statistics of clips, int16 (N,) at 24 kHz, at least one."""
         metrics = [list(clip_metrics(clip, SAMPLE_RATE).values()) for clip in clips]
         return cls(np.array(metrics), np.concatenate(CodecEmbedder(codec).embed(clips)))
 
     @classmethod
-    def joined(cls, parts: Sequence["Measured"]) -> "Measured":
-        """The clips of all parts together."""
+    def joined(cls, parts: Sequence["ClipStatistics"]) -> "ClipStatistics":
+        """The statistics of all parts together."""
         return cls(
             np.concatenate([part.metrics_N6 for part in parts]), np.concatenate([part.rows_RD for part in parts])
         )
 
 
-def unlikeness(real: Measured, made: Measured) -> dict[str, float]:
-    """`quality`, its two parts `ks_mean` and `embedding_distance`, and `ks_NAME` of each metric; less is better in all.
+def distribution_distances(real: ClipStatistics, made: ClipStatistics) -> dict[str, float]:
+    """The objective `quality`, its two parts `ks_mean` and `embedding_distance`, and `ks_NAME` of each metric; lower is
+    better for all of them.
 
     Raises:
-        SoundStormError: a set is empty, has fewer than two rows, or holds values that are not finite.
+        SoundStormError: a set is empty, has fewer than two rows, or contains values that are not finite.
     """
     ks = {
         f"ks_{name}": compare(real.metrics_N6[:, column], made.metrics_N6[:, column]).ks
@@ -63,5 +64,5 @@ def unlikeness(real: Measured, made: Measured) -> dict[str, float]:
     return {"quality": mean + distance, "ks_mean": mean, "embedding_distance": distance} | ks
 
 
-FIGURES = ("ks_mean", "embedding_distance", *(f"ks_{name}" for name in METRIC_NAMES))
-"""What `unlikeness` gives beside `quality`."""
+DISTANCE_NAMES = ("ks_mean", "embedding_distance", *(f"ks_{name}" for name in METRIC_NAMES))
+"""What `distribution_distances` returns besides `quality`."""

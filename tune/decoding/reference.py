@@ -1,5 +1,5 @@
-"""What a decoding study measures against: real clips of the folds trained on, measured once, and the checkpoints, all
-in the object store."""
+"""What a decoding study compares with: real clips of the training folds, whose statistics are computed once, and the
+checkpoints, all in Ray's object store."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,16 +25,16 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.serialization.bundled import packaged
-from tune.decoding.objective import Measured
+from tune.decoding.objective import ClipStatistics
 from tune.decoding.trial import ReferenceSet, measure_real
 
 CHUNK = 10
-"""Recordings measured at once."""
+"""Recordings per task."""
 
 
 @dataclass(kw_only=True)
 class ReferenceOptions(DatasetOptions):
-    """What a decoding study draws, and what it compares with."""
+    """Which clips a decoding study generates, and which real clips it compares them with."""
 
     fold: int | None = None
     """Left out of the real clips, so that what is chosen here can be measured there; default: the dataset's last."""
@@ -53,13 +53,13 @@ class ReferenceOptions(DatasetOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class StudyInputs:
-    """A bench that is not set up yet: all that is known without Ray."""
+    """All inputs of a study that are known before Ray is started."""
 
     files: dict[str, dict[str, bytes]]
-    """Of each checkpoint, by its name."""
+    """Name of a checkpoint -> its files."""
     checkpoints: dict[str, Checkpoint]
     weights: bytes
-    """Of the codec."""
+    """Weights of the codec."""
     listener: bytes | None
     labels: list[int]
     real: list[Clip]
@@ -71,7 +71,7 @@ class StudyInputs:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """For the record."""
+        """For the study's record."""
         return {
             "checkpoints": {name: checkpoint.sha256 for name, checkpoint in self.checkpoints.items()},
             "codec_sha256": self.first.fingerprint.sha256,
@@ -89,12 +89,12 @@ def prepare_study_inputs(
 
     Args:
         options: which recordings, and how many.
-        checkpoints: URI of each, by a name for it; None is the one in the package. They have the same classes and
+        checkpoints: name -> URI of each checkpoint; None is the one in the package. All must have the same classes and
             codec.
-        wants_reranker: whether a trial may draw more than one candidate.
+        wants_reranker: whether a trial may generate more than one candidate per clip.
 
     Raises:
-        SoundStormError: a checkpoint or the dataset is not there, or they have no class in common.
+        SoundStormError: a checkpoint or the dataset does not exist, or they have no class in common.
     """
     files = {name: checkpoint_files(uri) for name, uri in checkpoints.items()}
     opened = {name: open_checkpoint(content, uri=checkpoints[name]) for name, content in files.items()}
@@ -120,20 +120,20 @@ def prepare_study_inputs(
 
 @dataclass(kw_only=True, frozen=True)
 class Real:
-    """What generated clips are compared with."""
+    """The real clips that generated clips are compared with."""
 
     labels: list[int]
-    """Those of the classes that the dataset has."""
+    """Labels of the classes that the dataset has."""
     clips: list[Clip]
     fold: int
-    """The fold that they are not of."""
+    """The fold that is left out."""
 
 
 def choose_real(options: ReferenceOptions, categories: Sequence[str]) -> Real:
-    """Draw real clips of `categories`, by label, from the folds that are trained on.
+    """Sample real clips of `categories`, by label, from the training folds.
 
     Raises:
-        SoundStormError: the dataset is not there, or has none of them.
+        SoundStormError: the dataset does not exist, or has none of these classes.
     """
     index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
     folds = sorted(set(index.clips["fold"].to_pylist()))
@@ -194,7 +194,7 @@ def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int) ->
     chunks = [inputs.real[first : first + CHUNK] for first in range(0, len(inputs.real), CHUNK)]
     tasks = [measure_real.remote(weights, chunk) for chunk in chunks]
     _await_all(tasks, limits_here())
-    found: list[tuple[Measured | None, list[str]]] = ray.get(tasks)
+    found: list[tuple[ClipStatistics | None, list[str]]] = ray.get(tasks)
     parts = [part for part, _ in found if part is not None]
     rejected = [name for _, names in found for name in names]
     if rejected:
@@ -207,7 +207,7 @@ def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int) ->
         models={name: ray.put((files, inputs.weights, inputs.listener)) for name, files in inputs.files.items()},
         samplers={name: checkpoint.sampler for name, checkpoint in inputs.checkpoints.items()},
         labels=inputs.labels,
-        real=Measured.joined(parts),
+        real=ClipStatistics.joined(parts),
         num_levels=inputs.first.model.config.iterated_levels,
         clips_per_class=options.clips_per_class,
         duration_s=options.duration,

@@ -18,7 +18,7 @@ from tune.search.options import StudyOptions
 from tune.search.results import trial_row
 from tune.search.runner import Search, concurrency_for, run_search
 from tune.search.space import Choice, Range, Space, check_space
-from tune.search.trial_journal import Point, TrialResult
+from tune.search.trial_journal import TrialConfig, TrialResult
 
 LEVEL_0 = f"{PASSES}0"
 CURVE, TRIALS = "curve", "trials"
@@ -133,7 +133,7 @@ def run_decoding(
     return summarize_trials(ended[CURVE], ended[TRIALS], list(searched), names)
 
 
-def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: int) -> list[Point]:
+def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: int) -> list[TrialConfig]:
     """Each number of passes with each seed, for each checkpoint."""
     several = len(checkpoints) > 1
     return [
@@ -229,7 +229,7 @@ def _key(found: Mapping[str, Any]) -> str | tuple[str, int]:
     return str(found["trial"]) if found["trial"] != CURVE else (str(found["checkpoint"]), int(found["point"][LEVEL_0]))
 
 
-def _sampler_point(point: Point) -> Point:
+def _sampler_point(point: TrialConfig) -> TrialConfig:
     return {name: value for name, value in point.items() if name not in ("checkpoint", "seed")}
 
 

@@ -1,8 +1,8 @@
-"""A trial of a decoding study: clips drawn with the settings of a point, how unlike real clips they are, and what one
-costs.
+"""A trial of a decoding study: generates clips with the settings of the trial, and measures their distance from real
+clips and the cost per clip.
 
-The processes that Ray Tune keeps for trials are few; each opens a checkpoint and the codec once, from the object store,
-and holds them.
+Ray Tune reuses a few processes for all trials; each process loads a checkpoint and the codec from the object store once
+and keeps them.
 """
 
 import math
@@ -23,50 +23,49 @@ from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import SamplerSettings
-from tune.decoding.objective import FIGURES, Measured, unlikeness
+from tune.decoding.objective import DISTANCE_NAMES, ClipStatistics, distribution_distances
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY
-from tune.search.trial_journal import Point
+from tune.search.trial_journal import TrialConfig
 
 BATCH = 10
-"""Clips drawn at once."""
+"""Clips that are generated at once."""
 PASSES = "iterations_level_"
-"""Begin of the names of the passes at each level: iterations_level_0, ..."""
+"""Prefix of the names of the iterations per level: iterations_level_0, ..."""
 SAMPLER_NAMES = tuple(field.name for field in fields(SamplerSettings) if field.name != "iterations")
 COST = "seconds_per_clip"
-TRIAL_FIGURES = (*FIGURES, "seconds")
+TRIAL_FIGURES = (*DISTANCE_NAMES, "seconds")
 
 
 @dataclass(kw_only=True, frozen=True)
 class ReferenceSet:
-    """What all trials share."""
+    """What all trials of a study share."""
 
     models: dict[str, ray.ObjectRef]
-    """By the name of the checkpoint: its files, the codec's weights and the classifier that chooses among draws, or
-    None."""
+    """Name of a checkpoint -> its files, the codec's weights, and the classifier for reranking or None."""
     samplers: dict[str, SamplerSettings]
-    """Of each checkpoint, which points change."""
+    """Name of a checkpoint -> the settings that a trial changes."""
     labels: list[int]
-    """Classes to draw, which real clips have too."""
-    real: Measured
+    """Classes to generate, all of which have real clips."""
+    real: ClipStatistics
     num_levels: int
     clips_per_class: int
     duration_s: float
     seed: int
-    """Of clips, where the point gives none."""
+    """Seed of the clips, unless a trial sets its own."""
 
 
 _open: dict[str, Generator] = {}
-"""The checkpoints that this process holds."""
+"""The checkpoints that this process has loaded."""
 
 
 def setting_names(num_levels: int) -> list[str]:
-    """What a decoding study may search."""
+    """The settings that a decoding study may search."""
     return [*(f"{PASSES}{level}" for level in range(num_levels)), *SAMPLER_NAMES]
 
 
-def sampler_of(point: Point, base: SamplerSettings, num_levels: int) -> SamplerSettings:
-    """`base` changed by a point; raises SoundStormError for values that are not allowed."""
+def sampler_of(point: TrialConfig, base: SamplerSettings, num_levels: int) -> SamplerSettings:
+    """`base` with the settings of a trial; raises SoundStormError for values that are not allowed."""
     passes = list(base.iterations_per_level(num_levels))
     for level in range(num_levels):
         passes[level] = point.get(f"{PASSES}{level}", passes[level])
@@ -74,23 +73,24 @@ def sampler_of(point: Point, base: SamplerSettings, num_levels: int) -> SamplerS
     return SamplerSettings.from_dict(base.to_dict() | changes | {"iterations": passes}, "the sampler")
 
 
-def trial(point: Point, reference_set: ReferenceSet) -> None:
-    """The trial as Ray Tune runs it."""
+def trial(point: TrialConfig, reference_set: ReferenceSet) -> None:
+    """The trial as a function that Ray Tune runs."""
     run_trial(dict(point), reference_set, tune.report)
 
 
-def run_trial(point: Point, reference_set: ReferenceSet, report: Callable[[dict[str, Any]], None]) -> None:
-    """Draw, measure and report once; one that cannot reports why."""
+def run_trial(point: TrialConfig, reference_set: ReferenceSet, report: Callable[[dict[str, Any]], None]) -> None:
+    """Generate, measure and report once; a trial that fails because of its settings reports the reason."""
     try:
         name = str(point.get("checkpoint", next(iter(reference_set.models))))
         sampler = sampler_of(point, reference_set.samplers[name], reference_set.num_levels)
         clips, seconds = draw(
             _generator(name, reference_set), sampler, reference_set, int(point.get("seed", reference_set.seed))
         )
-        found = unlikeness(reference_set.real, Measured.of(clips, _generator(name, reference_set).codec))
-        if not math.isfinite(found["quality"]):
+        statistics = ClipStatistics.of(clips, _generator(name, reference_set).codec)
+        distances = distribution_distances(reference_set.real, statistics)
+        if not math.isfinite(distances["quality"]):
             raise SoundStormError("the distance from real clips is not finite")
-        report({"epoch": 1, COST: seconds / len(clips), "seconds": seconds} | found)
+        report({"epoch": 1, COST: seconds / len(clips), "seconds": seconds} | distances)
     except Exception as error:
         problem = failure_reason(error)
         if problem is None:
@@ -101,8 +101,8 @@ def run_trial(point: Point, reference_set: ReferenceSet, report: Callable[[dict[
 def draw(
     generator: Generator, sampler: SamplerSettings, reference_set: ReferenceSet, seed: int
 ) -> tuple[list[Any], float]:
-    """Clips (int16), as many of each class, and the seconds it took: of processor time, which other work on the machine
-    does not lengthen, or with a GPU of the clock."""
+    """Clips (int16), equally many per class, and the time it took in seconds: processor time, which does not depend on
+    other work on the machine, or with a GPU wall-clock time."""
     work = [(label, index) for index in range(reference_set.clips_per_class) for label in reference_set.labels]
     num_samples = round(reference_set.duration_s * generator.codec.sample_rate)
     generator.editor = replace(generator.editor, settings=sampler)
@@ -119,7 +119,7 @@ def draw(
 
 
 def _generator(name: str, reference_set: ReferenceSet) -> Generator:
-    """A checkpoint at work, opened by the first trial of this process that wants it."""
+    """The generator of a checkpoint; the first trial of this process that needs it loads it."""
     reference = reference_set.models[name]
     if reference.hex() not in _open:
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -128,8 +128,8 @@ def _generator(name: str, reference_set: ReferenceSet) -> Generator:
 
 
 @ray.remote(num_cpus=1)
-def measure_real(weights: bytes, clips: Sequence[Clip]) -> tuple[Measured | None, list[str]]:
-    """Measure recordings; returns also the names of those that cannot be used."""
+def measure_real(weights: bytes, clips: Sequence[Clip]) -> tuple[ClipStatistics | None, list[str]]:
+    """Compute the statistics of recordings; also returns the names of recordings that cannot be used."""
     torch.set_num_threads(1)
     sound, rejected = [], []
     for clip in clips:
@@ -137,4 +137,4 @@ def measure_real(weights: bytes, clips: Sequence[Clip]) -> tuple[Measured | None
             sound.append(load_clip(clip.uri, dataset=clip.dataset))
         except RejectedAudio:
             rejected.append(clip.clip_id)
-    return (Measured.of(sound, load_codec(weights)) if sound else None), rejected
+    return (ClipStatistics.of(sound, load_codec(weights)) if sound else None), rejected

@@ -26,7 +26,7 @@ from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from soundstorm.errors import SoundStormError
 from tune.search.options import StudyOptions
 from tune.search.space import Space
-from tune.search.trial_journal import Journal, Point, TrialResult, point_name
+from tune.search.trial_journal import Journal, TrialConfig, TrialResult, point_name
 
 REDUCTION_FACTOR = 3
 """ASHA lets the best third of the trials that reach a rung go on."""
@@ -67,7 +67,7 @@ class Search:
     """What trials report beside `epoch` and the metrics, to be kept."""
     epochs: int = 1
     """Reports of a trial that is not stopped early."""
-    points: Sequence[Point] = ()
+    points: Sequence[TrialConfig] = ()
     """Tried first."""
     stops_early: bool = True
     """Whether ASHA may stop trials."""
@@ -80,7 +80,7 @@ class Search:
 
 def run_search(
     search: Search,
-    trainable: Callable[[Point], None],
+    trainable: Callable[[TrialConfig], None],
     plan: WorkerScaling,
     output_dir: str,
     options: StudyOptions,
@@ -125,7 +125,7 @@ def run_search(
 def _run_missing(
     search: Search,
     before: list[TrialResult],
-    trainable: Callable[[Point], None],
+    trainable: Callable[[TrialConfig], None],
     plan: WorkerScaling,
     output_dir: str,
     options: StudyOptions,
@@ -163,7 +163,7 @@ def _name(trial: Trial) -> str:
     return str(trial.trial_id)
 
 
-def _optuna(search: Search, before: list[TrialResult], first: list[Point], seed: int) -> OptunaSearch:
+def _optuna(search: Search, before: list[TrialResult], first: list[TrialConfig], seed: int) -> OptunaSearch:
     """The search, told of what earlier calls found."""
     distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in search.space.items()})
     several = len(search.metrics) > 1
@@ -296,7 +296,7 @@ def _error_text(trial: Trial) -> str:
     return Path(file).read_text(errors="replace") if file is not None and Path(file).is_file() else "no reason given"
 
 
-def point_text(point: Point) -> str:
+def point_text(point: TrialConfig) -> str:
     """A point in words: `lr 0.002  depth 3`."""
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items()

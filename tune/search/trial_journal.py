@@ -1,9 +1,9 @@
-"""What a study keeps of its trials, so that the same command goes on after the driver was killed: JSON, written as it
-happens.
+"""The journal of a study, from which the same command resumes after the driver was killed: JSON files, written as
+trials start and end.
 
-`begun/POINT.json` says that a trial of a point was started, `ended/TRIAL.json` how a trial ended. A trial that ended is
-never run again; one that was at work is, from the state that it saved last. Nothing of Ray's own state is read back:
-that would be unpickled.
+`begun/POINT.json` records that a trial was started, `ended/TRIAL.json` how it ended. A trial that has ended is never
+run again; an interrupted one is resumed from its last saved state. Ray's own state is not read back, because that would
+unpickle it.
 """
 
 import hashlib
@@ -15,19 +15,20 @@ from typing import Any
 from cluster import storage
 from soundstorm.errors import SoundStormError
 
-Point = dict[str, Any]
+TrialConfig = dict[str, Any]
+"""Settings of a trial by name: Ray Tune's `config`, and `point` in the files of a study."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class TrialResult:
-    """A trial that came to its end, whichever it was."""
+    """A trial that has ended, in whatever way."""
 
     trial: str
-    """Its name."""
-    point: Point
+    """Name of the trial."""
+    point: TrialConfig
     """The settings that it tried."""
     state: str
-    """finished, stopped (early, as others did better), diverged (a figure was no longer finite) or failed."""
+    """finished, stopped (early, because others did better), diverged (a value was not finite) or failed."""
     rows: list[dict[str, Any]]
     """What it reported, in order."""
     problem: str | None = None
@@ -50,7 +51,7 @@ class Journal:
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
-    def begin(self, point: Point) -> None:
+    def begin(self, point: TrialConfig) -> None:
         """Note that a trial of `point` starts."""
         storage.write_bytes(storage.join(self.uri, "begun", f"{point_name(point)}.json"), _to_json(point))
 
@@ -72,7 +73,7 @@ class Journal:
             found.append(TrialResult(**content))
         return found
 
-    def interrupted(self) -> list[Point]:
+    def interrupted(self) -> list[TrialConfig]:
         """Points whose trial was started and did not end."""
         done = {point_name(ended.point) for ended in self.ended()}
         return [point for _, point in self._read("begun") if point_name(point) not in done]

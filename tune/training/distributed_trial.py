@@ -18,8 +18,8 @@ from jobs.training.ray_trainer import WorkerScaling, run_trainer
 from soundstorm.errors import SoundStormError
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY, RESTARTS
-from tune.search.trial_journal import Point, point_name
-from tune.training.trial import FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
+from tune.search.trial_journal import TrialConfig, point_name
+from tune.training.trial import EPOCH_FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
 
 STATE_TIMEOUT_S = 10
 
@@ -35,7 +35,7 @@ def workers_end_with_their_run() -> bool:
 
 
 def trial_on_workers(
-    point: Point, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
+    point: TrialConfig, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
 ) -> None:
     """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes
     on from them."""
@@ -48,7 +48,7 @@ def trial_on_workers(
         for row in metrics["rows"][told:]:
             require_finite(row)
             reported = {"threads": plan.cpus_per_worker} | {
-                name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"
+                name: row[name] for name in ("epoch", "val_loss", *EPOCH_FIGURES) if name != "threads"
             }
             if row["epoch"] < base.training.epochs:
                 tune.report(reported)

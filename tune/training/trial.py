@@ -30,7 +30,7 @@ from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY
-from tune.search.trial_journal import Point, point_name
+from tune.search.trial_journal import TrialConfig, point_name
 
 SAVE_EVERY_S = 30.0
 STATES = "states"
@@ -42,7 +42,7 @@ FIXED = (*FOLLOWS, "order", "centroids", "generated_levels", "epochs", "seed", "
 not compare."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
-FIGURES = ("train_loss", "lr", "seconds", "threads")
+EPOCH_FIGURES = ("train_loss", "lr", "seconds", "threads")
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -89,7 +89,7 @@ class Base:
         )
 
 
-def applied(point: Point, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
+def applied(point: TrialConfig, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
     """The settings of a point; raises SoundStormError for values that are not allowed."""
     return (
         ModelConfig.from_dict(
@@ -102,13 +102,13 @@ def applied(point: Point, model: ModelConfig, training: TrainingConfig) -> tuple
     )
 
 
-def checkpoint_uri(folder: str, point: Point) -> str:
+def checkpoint_uri(folder: str, point: TrialConfig) -> str:
     """Where a trial that runs to its last epoch leaves its network."""
     return storage.join(folder, "checkpoints", point_name(point))
 
 
 def trial(
-    point: Point, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None
+    point: TrialConfig, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None
 ) -> None:
     """The trial as Ray Tune runs it."""
     use_threads(base.cpus)
@@ -116,7 +116,7 @@ def trial(
 
 
 def run_trial(
-    point: Point,
+    point: TrialConfig,
     training: TokenSet,
     validation: TokenSet,
     base: Base,
@@ -140,7 +140,7 @@ def run_trial(
         report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if began else "failed"})
 
 
-def _run_epochs(trainer: TrainingRun, point: Point, base: Base, report: Callable[[dict[str, Any]], None]) -> None:
+def _run_epochs(trainer: TrainingRun, point: TrialConfig, base: Base, report: Callable[[dict[str, Any]], None]) -> None:
     state_uri = storage.join(base.folder, STATES, f"{point_name(point)}.pt")
     _restore(trainer, state_uri)
     for row in trainer.rows:
@@ -167,7 +167,7 @@ def require_finite(row: dict[str, Any]) -> None:
 
 def _reported(row: dict[str, Any]) -> dict[str, Any]:
     return {"threads": torch.get_num_threads()} | {
-        name: row[name] for name in ("epoch", "val_loss", *FIGURES) if name != "threads"
+        name: row[name] for name in ("epoch", "val_loss", *EPOCH_FIGURES) if name != "threads"
     }
 
 
@@ -189,7 +189,7 @@ def _restore(trainer: TrainingRun, uri: str) -> None:
         storage.delete(uri)
 
 
-def _publish(trainer: TrainingRun, point: Point, base: Base) -> None:
+def _publish(trainer: TrainingRun, point: TrialConfig, base: Base) -> None:
     """Write the network of a trial that has come to its last epoch."""
     with tempfile.TemporaryDirectory(prefix="soundstorm-trial-") as scratch:
         folder = Path(scratch) / "checkpoint"

@@ -11,13 +11,13 @@ from jobs.training.ray_trainer import WorkerScaling
 from tune.search.options import StudyOptions
 from tune.search.runner import PENALTY, RESTARTS, Search, _optuna, run_search
 from tune.search.space import Choice, Range
-from tune.search.trial_journal import Point, TrialResult
+from tune.search.trial_journal import TrialConfig, TrialResult
 
 
-def trainable(folder: Path) -> Callable[[Point], None]:
+def trainable(folder: Path) -> Callable[[TrialConfig], None]:
     """Trials of which one is killed once, one each time, and one fails with an error of its own."""
 
-    def trial(point: Point) -> None:
+    def trial(point: TrialConfig) -> None:
         name = point["name"]
         attempts = folder / name
         attempts.write_text((attempts.read_text() if attempts.exists() else "") + "x")
