@@ -7,15 +7,14 @@ Features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on
 Legend: B batch, N samples, T frames, M mel bands, C categories.
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor
 
@@ -30,15 +29,17 @@ from soundstorm.classification.ast_network import (
     require_transformers,
 )
 from soundstorm.classification.files import (
-    classifier_metadata,
+    REMEDY,
+    ClassifierInfo,
+    SavedInfo,
+    info_fields,
     read_classifier_metadata,
-    read_provenance,
+    require_samples,
     write_classifier,
 )
 from soundstorm.classification.windows import predict_in_windows
-from soundstorm.errors import SoundStormError
+from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.int8 import unpack
-from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
 
 FORMAT = "soundstorm-ast-classifier-1"
 BATCH_CLIPS = 16
@@ -46,23 +47,11 @@ BATCH_CLIPS = 16
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainedAst:
-    """An AST with what is known of its training; made by `load_ast_classifier`."""
+class TrainedAst(ClassifierInfo):
+    """A trained AST; made by `load_ast_classifier`."""
 
     model: AstClassifier
     """In evaluation mode."""
-    categories: list[str]
-    """Name of each output."""
-    dataset: str
-    """What it was trained on."""
-    held_out_fold: int | None
-    """Fold that it has not seen."""
-    accuracy: float | None
-    """Share of the clips of that fold that it names rightly."""
-    sha256: str
-    """SHA-256 of its file."""
-    provenance: Provenance = MISSING
-    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -76,9 +65,7 @@ class TrainedAst:
         Raises:
             SoundStormError: a clip has no samples.
         """
-        for position, clip in enumerate(clips):
-            if not len(clip):
-                raise SoundStormError(f"clip {position} has no samples: leave it out")
+        require_samples(clips)
         return predict_in_windows(self._predict, clips, self.model.config.longest)
 
     @torch.inference_mode()
@@ -127,26 +114,15 @@ def scaled(bank: Tensor, config: AstConfig) -> Tensor:
 # ---- the classifier's file
 
 
-def save_ast_classifier(
-    path: Path,
-    model: AstClassifier,
-    *,
-    categories: Sequence[str],
-    dataset: str,
-    held_out_fold: int | None = None,
-    accuracy: float | None = None,
-    trained_on: TrainedOn | None = None,
-) -> None:
-    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header;
-    arguments as `classifier_metadata`.
+def save_ast_classifier(path: Path, model: AstClassifier, **info: Unpack[SavedInfo]) -> None:
+    """Write a classifier as safetensors, quantized to int8, with its architecture and `info` in the header.
 
     Raises:
-        SoundStormError: there are more or fewer categories than outputs.
+        SoundStormError: the numbers of categories and outputs differ.
     """
-    about = {"architecture": model.config.to_dict()} | classifier_metadata(categories, dataset, held_out_fold, accuracy)
     tensors = model.weights()
-    tensors[POSITIONS] = tensors[POSITIONS].squeeze(0)  # rows with a scale each
-    write_classifier(path, tensors, FORMAT, about, model.num_categories, trained_on)
+    tensors[POSITIONS] = tensors[POSITIONS].squeeze(0)  # so that each row has its own scale
+    write_classifier(path, tensors, FORMAT, model.config.to_dict(), model.num_categories, **info)
 
 
 def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> TrainedAst:
@@ -156,34 +132,12 @@ def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> Trained
         SoundStormError: the file is damaged or of another kind, or `transformers` is not installed.
     """
     require_transformers()
-    try:
+    with refusing_damaged(where, "an AST classifier", REMEDY):
         about = read_classifier_metadata(data, FORMAT)
-        categories, config = about["categories"], AstConfig.from_dict(about["architecture"], "architecture")
+        num_categories, config = len(about["categories"]), AstConfig.from_dict(about["architecture"], "architecture")
         tensors = unpack(load_safetensors(data))
         tensors[POSITIONS] = tensors[POSITIONS].unsqueeze(0)
-        require_named(len(categories), config, tensors)
-        model = AstClassifier(len(categories), config)
-        model.take(tensors)
-    except (
-        SoundStormError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        SafetensorError,
-    ) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(
-            f"{where}: not an AST classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
-        ) from error
-    return TrainedAst(
-        model=model.eval().requires_grad_(False).to(device),
-        categories=categories,
-        dataset=about["dataset"],
-        held_out_fold=about["held_out_fold"],
-        accuracy=about["accuracy"],
-        sha256=hashlib.sha256(data).hexdigest(),
-        provenance=read_provenance(data, about),
-    )
+        require_named(num_categories, config, tensors)
+        model = AstClassifier(num_categories, config)
+        model.load_published_weights(tensors)
+    return TrainedAst(model=model.eval().requires_grad_(False).to(device), **info_fields(data, about))

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.errors import SoundStormError
+from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
@@ -147,7 +147,7 @@ class AstClassifier(nn.Module):
         """All parameters under their published names."""
         return {published_name(name): value for name, value in self.network.state_dict().items()}
 
-    def take(self, weights: dict[str, Tensor]) -> None:
+    def load_published_weights(self, weights: dict[str, Tensor]) -> None:
         """Have the weights under their published names; those of the head may be absent and then stay as they are."""
         self.network.load_state_dict(_named_as(self.network.state_dict(), weights), strict=False)
 
@@ -215,20 +215,15 @@ def pretrained_ast(
         SoundStormError: the weights are damaged, or not of this architecture; or `transformers` is not installed.
     """
     require_transformers()
-    try:
+    with refusing_damaged(where, "weights of this AST", "give its config.json and model.safetensors"):
         tensors = {
             name: value.float() for name, value in load_safetensors(weights).items() if not name.startswith(HEAD)
         }
         require_named(1, config, tensors, optional=HEAD_NAMES)
-    except (SoundStormError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(
-            f"{where}: no weights of this AST ({detail}): give its config.json and model.safetensors"
-        ) from error
     wanted = replace(config, max_length=max_length)
     model = AstClassifier(num_categories, wanted)
     positions = fitted_positions(tensors[POSITIONS], config, wanted)
-    model.take(tensors | {POSITIONS: positions})
+    model.load_published_weights(tensors | {POSITIONS: positions})
     return model
 
 
@@ -245,9 +240,9 @@ def read_ast_config(config: bytes, preprocessor: bytes | None, where: str) -> As
         try:
             values = json.loads(content) if content is not None else {}
         except (ValueError, RecursionError) as error:
-            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is no valid JSON") from error
+            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is not valid JSON") from error
         if not isinstance(values, dict):
-            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is no table of settings")
+            raise SoundStormError(f"{where}: config.json or preprocessor_config.json is not a JSON object")
         if content is config and values.get("model_type") != "audio-spectrogram-transformer":
             raise SoundStormError(
                 f"{where}: config.json is of model_type {values.get('model_type')!r}: give that of an "

@@ -7,19 +7,17 @@ trained. `AstTrainer` knows nothing of Ray.
 Legend: B batch, T frames, M mel bands, D width, C categories.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundstorm.classification.ast_classifier import BATCH_CLIPS, filled, filter_bank, scaled
 from soundstorm.classification.ast_network import AstClassifier
-from soundstorm.errors import SoundStormError
+from soundstorm.classification.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.precision import autocast
 
 Mode = Literal["fine-tuned", "frozen", "scratch"]
@@ -64,7 +62,10 @@ class AstTrainingConfig:
         return PEAK_LR[self.mode] if self.lr is None else self.lr
 
 
-class AstTrainer:
+class AstTrainer(ClassifierTrainer):
+    model: AstClassifier
+    config: AstTrainingConfig
+
     """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
 
     Args:
@@ -91,75 +92,20 @@ class AstTrainer:
         num_workers: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        if not clips or len(clips) != len(labels) or not all(len(clip) for clip in clips):
-            raise SoundStormError(
-                f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none "
-                "of them empty"
-            )
-        if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(
-                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
-            )
-        self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
-        self.labels = np.asarray(labels)
+        super().__init__(model, config, clips, labels, rank, num_workers)
         self.banks = [filter_bank(clip, model.config) for clip in clips]
-        self.steps_per_epoch = -(-len(clips) // (config.batch_size * num_workers))
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.step_count = 0
         self.frozen = config.mode == "frozen"
         if self.frozen:
             model.network.audio_spectrogram_transformer.requires_grad_(False)
-            self.heard_XD = self._augmented_batch()
+            self.pooled_XD = self._pooled_features()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, config.peak_lr, betas=config.betas, weight_decay=config.weight_decay)
         scorer = _Scorer(model, self.frozen)
         self.network = scorer if wrap is None else wrap(scorer)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a later run needs to go on."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step_count": self.step_count,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_count = int(state["step_count"])
-
-    def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns the loss (nats) and the share of examples that were named rightly.
-
-        Raises:
-            SoundStormError: the gradient is not finite; nothing was updated.
-        """
-        config, device = self.config, self.model.device
-        rng = np.random.default_rng([config.seed, self.rank, self.step_count])
-        chosen = self._chosen()
-        if self.frozen:
-            shown = self.heard_XD[torch.from_numpy(chosen).to(device)]
-        else:
-            shown = torch.stack([self._example(self.banks[index], rng) for index in chosen.tolist()]).to(device)
-        label_B = torch.from_numpy(self.labels[chosen]).to(device)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.network.train()
-        with autocast(device, config.precision):
-            logits_BC = self.network(shown)
-        loss = F.cross_entropy(logits_BC.float(), label_B)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), math.inf))
-        if not math.isfinite(norm):
-            raise SoundStormError(
-                f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is "
-                f"{config.peak_lr})"
-            )
-        self.optimizer.step()
-        self.step_count += 1
-        return {"loss": float(loss.detach()), "accuracy": float((logits_BC.argmax(1) == label_B).float().mean())}
+    @property
+    def peak_lr(self) -> float:
+        return self.config.peak_lr
 
     def learning_rate(self) -> float:
         """That of the next step."""
@@ -167,28 +113,26 @@ class AstTrainer:
         return float(self.config.peak_lr * self.config.lr_decay ** max(0, epoch - self.config.full_epochs + 1))
 
     @torch.no_grad()
-    def _augmented_batch(self) -> Tensor:
+    def _pooled_features(self) -> Tensor:
         """What the head gets of each clip, (clips, D); of a clip longer than the network hears at once, of its
         beginning."""
-        config, heard = self.model.config, []
+        config, pooled = self.model.config, []
         self.model.eval()
         for start in range(0, len(self.banks), BATCH_CLIPS):
             features_BTM = torch.stack(
                 [scaled(filled(bank_TM, config), config) for bank_TM in self.banks[start : start + BATCH_CLIPS]]
             )
             with autocast(self.model.device, self.config.precision):
-                heard.append(self.model.pooled(features_BTM.to(self.model.device)).float())
-        return torch.cat(heard)
+                pooled.append(self.model.pooled(features_BTM.to(self.model.device)).float())
+        return torch.cat(pooled)
 
-    def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
-        the last step."""
-        epoch, step = divmod(self.step_count, self.steps_per_epoch)
-        order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
-        shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
-            self.rank :: self.num_workers
-        ]
+    def _examples(self, chosen: np.ndarray, rng: np.random.Generator) -> Examples:
+        device = self.model.device
+        if self.frozen:
+            inputs = self.pooled_XD[torch.from_numpy(chosen).to(device)]
+        else:
+            inputs = torch.stack([self._example(self.banks[index], rng) for index in chosen.tolist()]).to(device)
+        return Examples(inputs=(inputs,), target=torch.from_numpy(self.labels[chosen]).to(device))
 
     def _example(self, bank_TM: Tensor, rng: np.random.Generator) -> Tensor:
         """As many frames of a clip as the network hears, from anywhere in it, with a stretch of bands and one of frames

@@ -10,7 +10,7 @@ from soundstorm.classification import cnn as audio_classifier
 from soundstorm.classification import token_classifier as token_classifier_file
 from soundstorm.classification.ast_classifier import load_ast_classifier
 from soundstorm.classification.cnn import load_classifier
-from soundstorm.classification.files import read_format
+from soundstorm.classification.files import REMEDY, read_format
 from soundstorm.classification.token_classifier import load_token_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
@@ -76,5 +76,5 @@ def open_classifier(
         return load_ast_classifier(data, where, device)
     if form == audio_classifier.FORMAT:
         return load_classifier(data, device, where=where)
-    what = "no header of ours" if form is None else f"its format is '{form}'"
-    raise SoundStormError(f"{where}: not a classifier ({what}): give a file that `soundstorm train-classifier` wrote")
+    what = "it has no header of a classifier" if form is None else f"its format is '{form}'"
+    raise SoundStormError(f"{where}: not a classifier ({what}): {REMEDY}")

@@ -6,30 +6,32 @@ trained without one fold of ESC-50 ship in the package.
 Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.audio.spectra import mel_bands
 from soundstorm.classification.files import (
-    classifier_metadata,
+    REMEDY,
+    ClassifierInfo,
+    SavedInfo,
+    info_fields,
     read_classifier_metadata,
-    read_provenance,
+    require_samples,
     write_classifier,
 )
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.int8 import unpack
-from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
 from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
@@ -131,6 +133,10 @@ class AudioClassifier(nn.Module):
         self.project = nn.Linear(2 * config.widths[-1], config.embedding)
         self.head = nn.Linear(config.embedding, num_categories)
 
+    @property
+    def device(self) -> torch.device:
+        return self.window.device
+
     def power(self, x_BN: Tensor) -> Tensor:
         """Power of waveforms (B, N) in mel bands, (B, M, T) with T = N // hop + 1; a sine of full scale has 1/4."""
         config = self.config
@@ -158,23 +164,11 @@ class AudioClassifier(nn.Module):
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainedClassifier:
-    """A classifier with what is known of its training; made by `load_classifier`."""
+class TrainedClassifier(ClassifierInfo):
+    """A trained `AudioClassifier`; made by `load_classifier`."""
 
     model: AudioClassifier
     """In evaluation mode."""
-    categories: list[str]
-    """Name of each output."""
-    dataset: str
-    """What it was trained on."""
-    held_out_fold: int | None
-    """Fold that it has not seen."""
-    accuracy: float | None
-    """Share of the clips of that fold that it names rightly."""
-    sha256: str
-    """SHA-256 of its file."""
-    provenance: Provenance = MISSING
-    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -199,15 +193,14 @@ class TrainedClassifier:
 
     @torch.inference_mode()
     def _in_batches(self, clips: Sequence[np.ndarray], work: Callable[[Tensor], Tensor], width: int) -> np.ndarray:
-        """`work` on clips of equal length together: nothing is padded, so a clip's row does not depend on the clips
-        beside it."""
+        """Apply `work` to clips of equal length together: nothing is padded, so a clip's row does not depend on the
+        other clips."""
         by_length: dict[int, list[int]] = {}
+        require_samples(clips)
         for position, clip in enumerate(clips):
-            if not len(clip):
-                raise SoundStormError(f"clip {position} has no samples: leave it out")
             by_length.setdefault(len(clip), []).append(position)
         result = np.empty((len(clips), width), np.float32)
-        device = self.model.window.device
+        device = self.model.device
         for length, positions in by_length.items():
             repeats = -(-round(SHORTEST_S * SAMPLE_RATE) // length)
             size = max(1, int(MAX_BATCH_S * SAMPLE_RATE / (length * repeats)))
@@ -220,33 +213,13 @@ class TrainedClassifier:
         return result
 
 
-def save_classifier(
-    path: Path,
-    model: AudioClassifier,
-    *,
-    categories: Sequence[str],
-    dataset: str,
-    held_out_fold: int | None = None,
-    accuracy: float | None = None,
-    trained_on: TrainedOn | None = None,
-) -> None:
-    """Write a classifier as safetensors, packed to 8 bits, with its architecture and categories in the header.
-
-    Args:
-        path: file to write.
-        model: what to write.
-        categories: name of each output.
-        dataset: what it was trained on.
-        held_out_fold: fold that was not trained on.
-        accuracy: share of that fold's clips that it names rightly.
-        trained_on: all that it learned from; None: not known, and every test of it is refused.
+def save_classifier(path: Path, model: AudioClassifier, **info: Unpack[SavedInfo]) -> None:
+    """Write a classifier as safetensors, quantized to int8, with its architecture and `info` in the header.
 
     Raises:
-        SoundStormError: there are more or fewer categories than outputs.
+        SoundStormError: the numbers of categories and outputs differ.
     """
-    about = {"architecture": model.config.to_dict()} | classifier_metadata(categories, dataset, held_out_fold, accuracy)
-    kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
+    write_classifier(path, model.state_dict(), FORMAT, model.config.to_dict(), model.num_categories, **info)
 
 
 def load_classifier(
@@ -274,36 +247,15 @@ def load_classifier(
             raise SoundStormError(
                 f"{where}: cannot read classifier weights ({error.strerror}): give a file of `train-classifier`"
             ) from error
-    try:
+    with refusing_damaged(where, "a classifier", REMEDY):
         about = read_classifier_metadata(data, FORMAT)
-        categories = about["categories"]
+        num_categories = len(about["categories"])
         config, tensors = (
             AudioClassifierConfig.from_dict(about["architecture"], "architecture"),
             unpack(load_safetensors(data)),
         )
-        check_state_dict(lambda: AudioClassifier(len(categories), config), tensors, optional=("num_batches_tracked",))
-        model = AudioClassifier(len(categories), config)
+        check_state_dict(lambda: AudioClassifier(num_categories, config), tensors, optional=("num_batches_tracked",))
+        model = AudioClassifier(num_categories, config)
         model.load_state_dict(tensors, strict=False)
-        return TrainedClassifier(
-            model=model.eval().requires_grad_(False).to(device),
-            categories=categories,
-            dataset=about["dataset"],
-            held_out_fold=about["held_out_fold"],
-            accuracy=about["accuracy"],
-            sha256=hashlib.sha256(data).hexdigest(),
-            provenance=read_provenance(data, about),
-        )
-    except (
-        SoundStormError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        SafetensorError,
-    ) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(
-            f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
-        ) from error
+        model.eval().requires_grad_(False).to(device)
+        return TrainedClassifier(model=model, **info_fields(data, about))

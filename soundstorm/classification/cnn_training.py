@@ -11,7 +11,7 @@ Legend: B batch, N samples, M mel bands, T frames, C categories.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import AudioClassifier
-from soundstorm.errors import SoundStormError
-from soundstorm.optimization.precision import autocast
+from soundstorm.classification.trainer import ClassifierTrainer, Examples
 
 SILENCE = 1e-12
 """Added to powers before they are kept as logarithms."""
 MIN_RMS = 1e-6
 """Level of silence, as the root of a power."""
 EQUALIZER_KNOTS = 6
+GRAD_CLIP = 5.0
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -70,7 +70,10 @@ class AudioClassifierTrainingConfig:
     """Seed of order, variations and initial weights."""
 
 
-class AudioClassifierTrainer:
+class AudioClassifierTrainer(ClassifierTrainer):
+    model: AudioClassifier
+    config: AudioClassifierTrainingConfig
+
     """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
 
     Args:
@@ -97,74 +100,21 @@ class AudioClassifierTrainer:
         num_workers: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        if not clips or len(clips) != len(labels) or not all(len(clip) for clip in clips):
-            raise SoundStormError(
-                f"{len(clips)} clips and {len(labels)} labels to train on: give as many of one as of the other, none "
-                "of them empty"
-            )
-        if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(
-                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
-            )
-        self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
-        self.device = model.window.device
-        self.labels = np.asarray(labels)
+        super().__init__(model, config, clips, labels, rank, num_workers)
+        self.device, self.grad_clip, self.label_smoothing = model.device, GRAD_CLIP, config.label_smoothing
         self.log_powers = [self._log_power(clip) for clip in clips]
-        self.steps_per_epoch = -(-len(clips) // (config.batch_size * num_workers))
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.scorer = _Scorer(model)
-        self.network = self.scorer if wrap is None else wrap(self.scorer)
+        scorer = _Scorer(model)
+        self.network = scorer if wrap is None else wrap(scorer)
         decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
         others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
             config.lr,
         )
-        self.step_count = 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a later run needs to go on."""
-        return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step_count": self.step_count,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step_count = int(state["step_count"])
-
-    def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named.
-
-        Raises:
-            SoundStormError: the gradient is not finite; no weight was updated.
-        """
-        config = self.config
-        rng = np.random.default_rng([config.seed, self.rank, self.step_count])
-        power_BMT, target_BC = self._batch(rng)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self.network.train()
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), autocast(self.device, config.precision):
-            torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
-            logits_BC = self.network(power_BMT)
-        loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), 5.0))
-        if not math.isfinite(norm):
-            raise SoundStormError(
-                f"training diverged: the gradient is {norm} in step {self.step_count + 1}; lower --lr (it is "
-                f"{config.lr})"
-            )
-        self.optimizer.step()
-        self.step_count += 1
-        named = logits_BC.argmax(1) == target_BC.argmax(1)
-        return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
+    @property
+    def peak_lr(self) -> float:
+        return self.config.lr
 
     def learning_rate(self) -> float:
         """That of the next step."""
@@ -178,23 +128,12 @@ class AudioClassifierTrainer:
         power_MT = self.model.power(torch.from_numpy(from_pcm16(clip))[None].to(self.device))[0]
         return torch.log(power_MT + SILENCE).half()
 
-    def _batch(self, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def _examples(self, chosen: np.ndarray, rng: np.random.Generator) -> Examples:
         """Varied powers (B, M, T) and the share of each category in them (B, C)."""
-        chosen = self._chosen()
         varied_BMT = torch.stack([self._varied(self.log_powers[index], rng) for index in chosen])
         target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float().to(self.device)
         power_BMT, target_BC = self._mixed(varied_BMT.exp(), target_BC, rng)
-        return self._masked(power_BMT, rng), target_BC
-
-    def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
-        the last step."""
-        epoch, step = divmod(self.step_count, self.steps_per_epoch)
-        order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
-        shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
-            self.rank :: self.num_workers
-        ]
+        return Examples(inputs=(self._masked(power_BMT, rng),), target=target_BC)
 
     def _varied(self, log_MT: Tensor, rng: np.random.Generator) -> Tensor:
         """A circular window of a clip's log powers, varied in speed, pitch, gain and spectrum: (M, window)."""

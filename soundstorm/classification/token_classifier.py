@@ -3,22 +3,23 @@
 Legend: N samples, Q levels, T codec frames, C categories.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.files import (
-    classifier_metadata,
+    REMEDY,
+    ClassifierInfo,
+    SavedInfo,
+    info_fields,
     read_classifier_metadata,
-    read_provenance,
+    require_samples,
     write_classifier,
 )
 from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
@@ -30,8 +31,8 @@ from soundstorm.model.code_vectors import latent_dim
 from soundstorm.model.config import ModelConfig
 from soundstorm.optimization.precision import autocast
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.int8 import unpack
-from soundstorm.serialization.provenance import MISSING, Provenance, TrainedOn
 from soundstorm.serialization.state_dicts import check_state_dict
 
 FORMAT = "soundstorm-token-classifier-1"
@@ -73,31 +74,19 @@ class Origin:
             or not isinstance(sha256, str | None)
             or not isinstance(teacher_sha256, str | None)
         ):
-            raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 no text")
+            raise ValueError(f"its mode is {values['mode']!r}, or its generator_sha256 or teacher_sha256 is not text")
         fingerprint = CodecFingerprint.from_metadata(codec, "codec", "train-classifier")
         return cls(codec=fingerprint, mode=values["mode"], generator_sha256=sha256, teacher_sha256=teacher_sha256)
 
 
 @dataclass(kw_only=True, frozen=True)
-class TrainedTokenClassifier:
-    """A token classifier with its codec and what is known of its training; made by `load_token_classifier`."""
+class TrainedTokenClassifier(ClassifierInfo):
+    """A trained token classifier with its codec; made by `load_token_classifier`."""
 
     model: TokenClassifier
     """In evaluation mode."""
     codec: Codec
-    categories: list[str]
-    """Name of each output."""
-    dataset: str
-    """What it was trained on."""
-    held_out_fold: int | None
-    """Fold that it has not seen."""
-    accuracy: float | None
-    """Share of the clips of that fold that it names rightly."""
     origin: Origin
-    sha256: str
-    """SHA-256 of its file."""
-    provenance: Provenance = MISSING
-    """What it was trained on, as far as its file tells."""
 
     @property
     def kind(self) -> str:
@@ -110,9 +99,7 @@ class TrainedTokenClassifier:
         Raises:
             SoundStormError: a clip has no samples.
         """
-        for position, clip in enumerate(clips):
-            if not len(clip):
-                raise SoundStormError(f"clip {position} has no samples: leave it out")
+        require_samples(clips)
         shortest = round(SHORTEST_S * SAMPLE_RATE)
         long_enough = [np.tile(clip, -(-shortest // len(clip))) for clip in clips]
         return predict_in_windows(self._predict, long_enough, round(LONGEST_S * SAMPLE_RATE))
@@ -137,40 +124,15 @@ class TrainedTokenClassifier:
         return list(score_BC.float().softmax(1).cpu().numpy())
 
 
-def save_token_classifier(
-    path: Path,
-    model: TokenClassifier,
-    *,
-    categories: Sequence[str],
-    dataset: str,
-    origin: Origin,
-    held_out_fold: int | None = None,
-    accuracy: float | None = None,
-    trained_on: TrainedOn | None = None,
-) -> None:
-    """Write a classifier as safetensors, packed to 8 bits, with its architecture, categories and origin in the header.
-
-    Args:
-        path: file to write.
-        model: what to write; the codec's vectors stay behind.
-        categories: name of each output.
-        dataset: what it was trained on.
-        origin: of its codes and its first weights.
-        held_out_fold: fold that was not trained on.
-        accuracy: share of that fold's clips that it names rightly.
-        trained_on: all that it learned from; None: not known, and every test of it is refused.
+def save_token_classifier(path: Path, model: TokenClassifier, *, origin: Origin, **info: Unpack[SavedInfo]) -> None:
+    """Write a classifier as safetensors, quantized to int8, with its architecture, origin and `info` in the header. The
+    codebook embeddings are not stored: they are the codec's.
 
     Raises:
-        SoundStormError: there are more or fewer categories than outputs.
+        SoundStormError: the numbers of categories and outputs differ.
     """
     architecture = {"network": model.network.to_dict(), "readout": model.readout.to_dict()}
-    about = (
-        {"architecture": architecture}
-        | classifier_metadata(categories, dataset, held_out_fold, accuracy)
-        | origin.to_dict()
-    )
-    kept = {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    write_classifier(path, kept, FORMAT, about, model.num_categories, trained_on)
+    write_classifier(path, model.state_dict(), FORMAT, architecture, model.num_categories, origin.to_dict(), **info)
 
 
 def load_token_classifier(
@@ -187,53 +149,28 @@ def load_token_classifier(
     Raises:
         SoundStormError: the file is damaged or of another kind, or the codec is not the one that it needs.
     """
-    try:
+    with refusing_damaged(where, "a classifier", REMEDY):
         about = read_classifier_metadata(data, FORMAT)
-        categories, origin = about["categories"], Origin.from_dict(about)
+        num_categories, origin = len(about["categories"]), Origin.from_dict(about)
         network = ModelConfig.from_dict(about["architecture"]["network"], "network")
         readout = ReadoutConfig.from_dict(about["architecture"]["readout"], "readout")
         if (network.num_levels, network.codebook_size) != (origin.codec.num_levels, origin.codec.codebook_size):
             raise ValueError(
-                f"its network hears {network.num_levels}x{network.codebook_size} codes, its codec makes others"
+                f"its network has {network.num_levels}x{network.codebook_size} codes, but its codec has others"
             )
         tensors = unpack(load_safetensors(data))
         check_state_dict(
-            lambda: TokenClassifier(len(categories), network, readout), tensors, optional=("num_batches_tracked",)
+            lambda: TokenClassifier(num_categories, network, readout), tensors, optional=("num_batches_tracked",)
         )
-        model = TokenClassifier(len(categories), network, readout)
+        model = TokenClassifier(num_categories, network, readout)
         model.load_state_dict(tensors, strict=False)
-    except (
-        SoundStormError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        SafetensorError,
-    ) as error:
-        detail = " ".join(str(error).split())[:200]
-        raise SoundStormError(
-            f"{where}: not a classifier ({detail}): give a file that `soundstorm train-classifier` wrote"
-        ) from error
     codec = find_codec(origin.codec)
     origin.codec.require_equal(codec.fingerprint, where)
     if readout.latent_dim not in (0, latent_dim(codec)):
         raise SoundStormError(
-            f"{where}: not a classifier (its codec's vectors have another size): give a file that `soundstorm "
-            "train-classifier` wrote"
+            f"{where}: not a classifier (the codebook vectors of its codec have another size): {REMEDY}"
         )
     model.set_codebook_embeddings(codec)
-    return TrainedTokenClassifier(
-        model=model.eval().requires_grad_(False).to(device),
-        codec=codec,
-        categories=categories,
-        dataset=about["dataset"],
-        held_out_fold=about["held_out_fold"],
-        accuracy=about["accuracy"],
-        origin=origin,
-        sha256=hashlib.sha256(data).hexdigest(),
-        provenance=read_provenance(
-            data, about, codec=origin.codec.sha256, generator=origin.generator_sha256, teacher=origin.teacher_sha256
-        ),
-    )
+    model.eval().requires_grad_(False).to(device)
+    parents = {"codec": origin.codec.sha256, "generator": origin.generator_sha256, "teacher": origin.teacher_sha256}
+    return TrainedTokenClassifier(model=model, codec=codec, origin=origin, **info_fields(data, about, **parents))

@@ -26,6 +26,7 @@ from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import MAX_BATCH_S, AudioClassifier
 from soundstorm.classification.token_classifier import SHORTEST_S
 from soundstorm.classification.token_network import Mode, TokenClassifier
+from soundstorm.classification.trainer import ClassifierTrainer, Examples
 from soundstorm.codec.codec import Codec
 from soundstorm.data.equal_lengths import in_equal_batches
 from soundstorm.errors import SoundStormError
@@ -105,7 +106,10 @@ PRESETS: dict[str, TokenClassifierTrainingConfig] = {
 }
 
 
-class TokenClassifierTrainer:
+class TokenClassifierTrainer(ClassifierTrainer):
+    model: TokenClassifier
+    config: TokenClassifierTrainingConfig
+
     """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
 
     Args:
@@ -140,15 +144,7 @@ class TokenClassifierTrainer:
         num_workers: int = 1,
         wrap: Callable[[nn.Module], nn.Module] | None = None,
     ) -> None:
-        if not recordings or len(recordings) != len(labels) or not all(map(len, recordings)):
-            raise SoundStormError(
-                f"{len(recordings)} recordings and {len(labels)} labels to train on: give as many of one as of the "
-                "other, none of them empty"
-            )
-        if not all(0 <= label < model.num_categories for label in labels):
-            raise SoundStormError(
-                f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
-            )
+        super().__init__(model, config, recordings, labels, rank, num_workers)
         if config.batch_size < 2:
             raise SoundStormError(
                 f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, "
@@ -158,71 +154,27 @@ class TokenClassifierTrainer:
             raise SoundStormError(
                 f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0"
             )
-        self.model, self.codec, self.mode, self.config, self.recordings = model, codec, mode, config, recordings
-        self.teacher, self.rank, self.num_workers, self.labels = teacher, rank, num_workers, np.asarray(labels)
+        self.codec, self.mode, self.recordings, self.teacher = codec, mode, recordings, teacher
+        self.grad_clip, self.label_smoothing = config.grad_clip, config.label_smoothing
         self.variation = Variation(
             speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db
         )
-        self.steps_per_epoch = -(-len(recordings) // (config.batch_size * num_workers))
-        self.total_steps = config.epochs * self.steps_per_epoch
-        self.step_count = 0
         self.optimizer = self._optimizer()
         self.ema = EMA(model, config.ema_decay)
         self.network = model if wrap is None else wrap(model)
 
-    def state_dict(self) -> dict[str, Any]:
-        """State that a later run resumes from."""
-        states = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "ema": self.ema.state_dict(),
-        }
-        return states | {"step_count": self.step_count}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume from a state of `state_dict`."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.ema.load_state_dict(state["ema"])
-        self.step_count = int(state["step_count"])
+    def _stateful(self) -> dict[str, Any]:
+        return super()._stateful() | {"ema": self.ema}
 
     def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns the loss (nats) and the share of examples whose main category was named.
-
-        Raises:
-            SoundStormError: the gradient is not finite; nothing was updated.
-        """
-        config = self.config
-        rng = np.random.default_rng([config.seed, self.rank, self.step_count])
-        chosen = self._chosen()
-        heard, target_BC = self._augmented_batch(chosen, rng)
-        batch = self._encoded(heard, chosen, rng)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate()
-        self._train_mode()
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), autocast(self.model.device, config.precision):
-            torch.manual_seed(int(rng.integers(2**31)))  # of the dropout
-            logits_BC = self.network(batch.codes_BQT, batch.valid_BT)
-        loss = F.cross_entropy(logits_BC.float(), target_BC, label_smoothing=config.label_smoothing)
-        if self.teacher is not None:
-            loss = torch.lerp(
-                loss,
-                self._distillation_loss(logits_BC.float(), self._teacher_logits(self.teacher, heard)),
-                config.teacher_share,
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip))
-        if not math.isfinite(norm):
-            raise SoundStormError(
-                f"the gradient is {norm} at a loss of {float(loss.detach()):.3f} nats: lower --lr (it is {config.lr})"
-            )
-        self.optimizer.step()
+        """Make one optimizer step and update the moving average of the weights; see `ClassifierTrainer.step`."""
+        figures = super().step()
         self.ema.update(self.model)
-        self.step_count += 1
-        named = logits_BC.argmax(1) == target_BC.argmax(1)
-        return {"loss": float(loss.detach()), "accuracy": float(named.float().mean())}
+        return figures
+
+    @property
+    def peak_lr(self) -> float:
+        return self.config.lr
 
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
@@ -260,15 +212,17 @@ class TokenClassifierTrainer:
         ]
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
-    def _chosen(self) -> np.ndarray:
-        """This worker's clips of the next step: an order that (seed, epoch) fix is dealt out, some clips twice to fill
-        the last step."""
-        epoch, step = divmod(self.step_count, self.steps_per_epoch)
-        order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
-        shared = self.config.batch_size * self.num_workers
-        return np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared][
-            self.rank :: self.num_workers
-        ]
+    def _examples(self, chosen: np.ndarray, rng: np.random.Generator) -> Examples:
+        waveforms, target_BC = self._augmented_batch(chosen, rng)
+        batch = self._encoded(waveforms, chosen, rng)
+        return Examples(inputs=(batch.codes_BQT, batch.valid_BT), target=target_BC, waveforms=waveforms)
+
+    def _loss(self, logits_BC: Tensor, examples: Examples) -> Tensor:
+        loss = super()._loss(logits_BC, examples)
+        if self.teacher is None:
+            return loss
+        distillation = self._distillation_loss(logits_BC, self._teacher_logits(self.teacher, examples.waveforms))
+        return torch.lerp(loss, distillation, self.config.teacher_share)
 
     def _augmented_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
         """Augmented waveforms, float32 (N,), and the weight of each category in them (B, C)."""
@@ -276,28 +230,28 @@ class TokenClassifierTrainer:
         excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
         audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
         ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence would silence the other one
-        heard = [
+        waveforms = [
             own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
             for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
         ]
         target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float()
         target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, torch.from_numpy(ratio_B).float()[:, None])
-        return [np.clip(clip_N, -1, 1) for clip_N in heard], target_BC.to(self.model.device)
+        return [np.clip(clip_N, -1, 1) for clip_N in waveforms], target_BC.to(self.model.device)
 
-    def _encoded(self, heard: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
+    def _encoded(self, waveforms: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
         """The codes of the examples, partly masked."""
-        codes = self.codec.encode_clips(heard)  # not rounded: when it is asked later it hears in full precision too
+        codes = self.codec.encode_clips(waveforms)  # not rounded to 16 bits, as in `predict`
         return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(
             self.model.device
         )
 
     @torch.no_grad()
-    def _teacher_logits(self, teacher: AudioClassifier, heard: Sequence[np.ndarray]) -> Tensor:
+    def _teacher_logits(self, teacher: AudioClassifier, waveforms: Sequence[np.ndarray]) -> Tensor:
         """Logits of the teacher (B, C)."""
         with autocast(self.model.device, self.config.precision):
             scores = in_equal_batches(
-                heard,
-                [len(clip_N) for clip_N in heard],
+                waveforms,
+                [len(clip_N) for clip_N in waveforms],
                 MAX_BATCH_S * SAMPLE_RATE,
                 lambda clips: list(
                     teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()
@@ -305,11 +259,11 @@ class TokenClassifierTrainer:
             )
         return torch.from_numpy(np.stack(scores)).to(self.model.device)
 
-    def _distillation_loss(self, logits_BC: Tensor, taught_BC: Tensor) -> Tensor:
+    def _distillation_loss(self, logits_BC: Tensor, teacher_BC: Tensor) -> Tensor:
         """Kullback-Leibler divergence (nats) from the teacher, times the squared temperature, which keeps its gradient
         comparable."""
         temperature = self.config.teacher_temperature
-        own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, taught_BC))
+        own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, teacher_BC))
         return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
 
     def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -20,6 +20,7 @@ from soundstorm.codec.fitting import FittingState, LevelReport
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, provenance_of_weights
 from soundstorm.serialization.safetensors_header import read_metadata, with_sorted_notes
 
@@ -189,7 +190,7 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
             )
     except (ValueError, LookupError) as error:
         raise SoundStormError(f"{where}: not a codec of this project ({error}): {remedy}") from error
-    try:
+    with refusing_damaged(where, "a codec of this project", remedy):
         network = from_bytes(data, header)
         fingerprint = CodecFingerprint(
             name=header["name"],
@@ -199,17 +200,4 @@ def _own_codec(data: bytes, where: str, device: str) -> Codec:
             num_levels=network.config.num_levels,
             codebook_size=network.config.codebook_size,
         )
-    except (
-        SoundStormError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ArithmeticError,
-        SafetensorError,
-    ) as error:
-        raise SoundStormError(
-            f"{where}: not a codec of this project ({' '.join(str(error).split())[:200]}): {remedy}"
-        ) from error
     return Codec(network.eval().to(device), fingerprint)

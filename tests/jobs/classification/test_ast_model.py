@@ -120,7 +120,7 @@ def test_only_safetensors_are_opened_and_what_is_missing_is_named(
     with pytest.raises(SoundStormError, match=r"give a folder with config\.json and model\.safetensors"):
         run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled / "pytorch_model.bin")))
     (pickled / "model.safetensors").write_bytes(b"no tensors")
-    with pytest.raises(SoundStormError, match=r"pickled: no weights of this AST"):
+    with pytest.raises(SoundStormError, match=r"pickled: not weights of this AST"):
         run(options(synthetic_dataset, tmp_path / "out", weights=str(pickled)))
     assert not (tmp_path / "out").exists()
 

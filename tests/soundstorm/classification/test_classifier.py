@@ -50,9 +50,9 @@ def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "its file: not a classifier (no header of ours)"),
-        (b"[" * 100_000, "its file: not a classifier (no header of ours)"),
-        (save({"a": torch.zeros(1)}), "its file: not a classifier (no header of ours)"),
+        (b"", "its file: not a classifier (it has no header of a classifier)"),
+        (b"[" * 100_000, "its file: not a classifier (it has no header of a classifier)"),
+        (save({"a": torch.zeros(1)}), "its file: not a classifier (it has no header of a classifier)"),
         (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-block-codec-2')"),
         (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: not a classifier ("),
     ],

@@ -238,7 +238,7 @@ def architecture(network: ModelConfig = SMALL, readout: ReadoutConfig = READOUT)
         (lambda content: with_about(content, architecture=architecture(replace(SMALL, depth=3))), "parameters differ"),
         (
             lambda content: with_about(content, architecture=architecture(replace(SMALL, num_levels=4))),
-            "its network hears 4x1024 codes",
+            "its network has 4x1024 codes",
         ),
         (
             lambda content: with_about(content, architecture=architecture(readout=replace(READOUT, heads=3))),

@@ -128,7 +128,7 @@ def test_a_missing_csv_is_one_clear_error(tmp_path: Path, name: str) -> None:
     ("content", "message"),
     [
         ("filename,fold,target\na.wav,1,0\n", "column 'category' is missing; it has filename, fold, target"),
-        (ESC_HEADER, "has a header and no rows"),
+        (ESC_HEADER, "has a header, but no rows"),
         ("", "column 'filename' is missing; it has no columns"),
         (
             ESC_HEADER + "gone.wav,1,0,dog,True,1,A\nb.wav,9,0,dog,True,1,A\n",

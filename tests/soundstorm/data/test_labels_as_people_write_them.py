@@ -235,7 +235,7 @@ def test_a_folder_of_recordings_that_is_the_only_class_is_told(tmp_path: Path) -
     assert found.categories == ["audio"]
     assert (
         "audio/ is read as the only class" in found.notes[0]
-        and "no CSV filename,category lies beside it" in found.notes[0]
+        and "there is no CSV filename,category beside it" in found.notes[0]
     )
 
 

@@ -107,7 +107,7 @@ def test_a_set_beside_itself_has_no_distance_below_0_and_is_not_extrapolated(row
     for measure in found.measures:
         if measure.name.startswith("frechet"):
             assert measure.basis is not None and measure.basis.extrapolated is False
-            assert "the line ends below 0" in (measure.basis.note or "") or "too far off a line" in (
+            assert "the extrapolation is below 0" in (measure.basis.note or "") or "standard error is too large" in (
                 measure.basis.note or ""
             )
             assert 0 <= (measure.generated or 0) <= (measure.floor or 0)
@@ -309,11 +309,14 @@ def test_too_few_clips_for_a_measure_are_a_reason_and_no_number(
 
 def test_a_single_recording_cannot_be_halved(rows: list[Row]) -> None:
     kept = [clip | {"recording": "the same"} for clip in rows if clip["category"] == "dog"]
-    assert "cannot be halved" in (measures(kept)["frechet_codec"].reason or "")
+    assert "cannot be split into halves" in (measures(kept)["frechet_codec"].reason or "")
 
 
 def test_few_clips_are_said_to_be_rough(rows: list[Row]) -> None:
-    assert any("60 generated and 60 real clips; under 100 they are rough" in warning for warning in find(rows).warnings)
+    assert any(
+        "60 generated and 60 real clips; with fewer than 100 they are rough" in warning
+        for warning in find(rows).warnings
+    )
 
 
 @pytest.mark.parametrize("role", [Role.REAL, Role.GENERATED])

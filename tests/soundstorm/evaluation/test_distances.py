@@ -79,7 +79,7 @@ def test_a_set_beside_itself_is_at_0_and_nothing_is_extrapolated_to_below(rows: 
     real_ND = RNG(0).normal(size=(rows, 128))
     line = frechet_line(real_ND, real_ND)
     assert line.at_infinity < -10
-    assert line.problem == f"not extrapolated: from {rows} rows the line ends below 0"
+    assert line.problem == f"not extrapolated: with {rows} rows the extrapolation is below 0"
     assert frechet_infinity(real_ND, real_ND) == line.value == line.plain == pytest.approx(0, abs=1e-9)
 
 
@@ -209,7 +209,7 @@ def test_real_rows_that_are_mostly_one_point_still_give_a_bandwidth() -> None:
         (np.zeros((9, 4)), np.zeros((0, 4)), r"other embeddings of shape \(0, 4\)"),
         (np.zeros(9), np.zeros((9, 4)), r"shape \(9,\)"),
         (np.zeros((9, 4)), np.zeros((9, 5)), "real embeddings have width 4, other 5"),
-        (np.zeros((9, 4)), np.full((9, 4), np.nan), "other embeddings hold NaN"),
+        (np.zeros((9, 4)), np.full((9, 4), np.nan), "other embeddings contain NaN"),
         (np.zeros((9, 0)), np.zeros((9, 0)), r"shape \(9, 0\)"),
     ],
 )

@@ -76,7 +76,8 @@ def test_a_real_mean_of_zero_leaves_the_difference_unsaid() -> None:
 
 
 @pytest.mark.parametrize(
-    ("real", "message"), [([], "real: no values"), ([1.0, math.nan, math.inf], "2 of 3 values are NaN or infinite")]
+    ("real", "message"),
+    [([], "real: there are no values"), ([1.0, math.nan, math.inf], "2 of 3 values are NaN or infinite")],
 )
 def test_sets_that_cannot_be_compared_are_refused(real: list[float], message: str) -> None:
     with pytest.raises(SoundStormError, match=message):
@@ -143,7 +144,7 @@ def test_a_source_or_category_without_clips_is_null_and_the_json_has_no_nan() ->
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (metrics_table([("generated", "rain", 1.0)]), "no clip of source 'real'"),
+        (metrics_table([("generated", "rain", 1.0)]), "no clips of source 'real'"),
         (metrics_table([("real", "rain", 1.0), ("fake", "rain", 1.0)]), "source 'fake' is unknown"),
         (metrics_table([("real", "rain", 1.0), ("real", "rain", math.nan)]), "'snr_db' of 'clip-1' is nan"),
         (metrics_table([("real", "rain", 1.0)]).drop_columns("rms"), "column 'rms' is missing"),
