@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 import pyarrow as pa
@@ -21,13 +22,12 @@ from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.scheduling.limits import Limits
-from cluster.tables import stage_record as records
 from cluster.tables.stream import write_table_stream
 from jobs.actors.classifier import ClassifierActor
 from jobs.actors.sharded_output import ShardedOutput, actor_resources, run_missing_shards, settings_digest
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, Count, PoolOptions
-from jobs.console.resume import finished_summary
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.file_listing import list_audio
@@ -105,12 +105,7 @@ def run(options: Options) -> dict[str, Any]:
             "max_duration_s": options.max_duration,
             "shard_size": shard_size,
         }
-        outputs = ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet")
-        record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
-        if record is not None and all(storage.exists(_table_uri(options, name)) for name in TABLES):
-            return finished_summary(
-                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: ")
-            )
+        stage = Stage(STAGE, options, settings, ("parts", *(f"{name}.parquet" for name in TABLES), "failed.parquet"))
         output = ShardedOutput(
             description=STAGE,
             output_dir=options.output_dir,
@@ -120,19 +115,25 @@ def run(options: Options) -> dict[str, Any]:
             payload=listing.reader(),
             settings=settings_digest(settings),
         )
-        limit_s = HANG_S + shard_size * options.max_duration
-        limits = Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s)
-        run_missing_shards(
-            output,
-            options.address,
-            lambda info: _actors(options, top, output, info, files, limit_s),
-            "classify_shard",
-            options.num_actors,
-            limits,
+
+        def work() -> dict[str, Any]:
+            limit_s = HANG_S + shard_size * options.max_duration
+            run_missing_shards(
+                output,
+                options.address,
+                lambda info: _actors(options, top, output, info, files, limit_s),
+                "classify_shard",
+                options.num_actors,
+                Limits(max_retries=MAX_RETRIES, shard_timeout_s=limit_s),
+            )
+            return _write_tables(options, output, classifier)
+
+        return run_once(
+            stage,
+            work,
+            partial(_summary, options),
+            is_complete=lambda counts: all(storage.exists(_table_uri(options, name)) for name in TABLES),
         )
-    counts = _write_tables(options, output, classifier)
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _summary(options, counts, "")
 
 
 def default_shard_size(count: int) -> int:

@@ -5,7 +5,7 @@ The folds are those of the dataset. Several run at once on the cluster, each wit
 interrupted run resumes with the unfinished folds, each where it stopped.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
 from jobs.console.command import console, exit_process, print_warning, run_command
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.cross_validation.concurrent_runs import concurrency_for, run_trials
 from jobs.cross_validation.fold_plan import (
     SYNTHETIC,
@@ -36,6 +36,7 @@ from jobs.cross_validation.results import (
     PREDICTIONS_FILE,
     REPORT_FILE,
     SUMMARY_FILE,
+    ComparedRun,
     Run,
     fold_folder,
     open_compared_run,
@@ -77,22 +78,32 @@ def run(options: Options) -> dict[str, Any]:
         "tokens",
         *(f"fold-{fold}" for fold in everywhere),
     )
-    record = records.start_stage(
-        options.output_dir, STAGE, settings.identity(), overwrite=options.overwrite, outputs=outputs
+    stage = Stage(STAGE, options, settings.identity(), outputs, required=(PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE))
+    compared = [storage.absolute(uri) for uri in options.compare]
+
+    def work() -> dict[str, Any]:
+        done = _do_folds(options, settings, index, selected)
+        summary = _write_results(options, settings, index, done, skipped, others)
+        return summary | {"compare": compared, "done": sorted(done)} | folds_record(index, options)
+
+    return run_once(
+        stage,
+        work,
+        partial(_summary, options),
+        is_complete=lambda counts: counts.get("compare") == compared and set(selected) <= set(counts.get("done", [])),
     )
-    requested = {"compare": [storage.absolute(uri) for uri in options.compare]}
-    is_summed_up = (
-        record is not None
-        and record.counts.get("compare") == requested["compare"]
-        and set(selected) <= set(record.counts.get("done", []))
-    )
-    if (
-        record is not None
-        and is_summed_up
-        and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE)
-    ):
-        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    done = _do_folds(options, settings, index, selected)
+
+
+def _write_results(
+    options: Options,
+    settings: Settings,
+    index: Index,
+    done: dict[int, dict[str, Any]],
+    skipped: Sequence[int],
+    others: Sequence[ComparedRun],
+) -> dict[str, Any]:
+    """Add folds that earlier runs finished to `done`, write tables and report, and return the figures of the record."""
+    everywhere = range(1, index.num_folds + 1)
     done |= {
         fold: found.counts
         for fold in everywhere
@@ -108,11 +119,7 @@ def run(options: Options) -> dict[str, Any]:
     )
     summary = write_results(options.output_dir, index, run_of_folds, others)
     reported = ("name", "accuracy_mean", "accuracy_std", "accuracy_of_all_clips", "clips", "leaks", "warnings")
-    counts = (
-        {name: summary[name] for name in reported} | requested | {"done": sorted(done)} | folds_record(index, options)
-    )
-    records.complete_stage(options.output_dir, STAGE, settings.identity(), counts)
-    return _summary(options, counts, "")
+    return {name: summary[name] for name in reported}
 
 
 def _do_folds(options: Options, settings: Settings, index: Index, selected: list[int]) -> dict[int, dict[str, Any]]:

@@ -6,20 +6,21 @@ further section compares the distributions, see `soundstorm.evaluation.closeness
 """
 
 import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from cluster.tables import stage_record as records
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
 from jobs.evaluation.options import Options
@@ -53,9 +54,47 @@ OUTPUTS = (
 )
 
 
+@dataclass(kw_only=True, frozen=True)
+class Inputs:
+    """What an evaluation compares, and with which weights."""
+
+    real: list[Clip]
+    generated: list[Clip]
+    made_by_codec: bool
+    """Whether the generated clips are the output of the codec, according to their manifest."""
+    training_log: list[dict[str, Any]]
+    weights: bytes
+    """Of the codec."""
+    codec: Codec
+    scope: ComparisonSets | None
+    """Clips that closeness compares; None without closeness."""
+    common_bands: Bands | None
+    """With --common-band."""
+    generator: Any
+    """Generator of the substitution test; None without it."""
+    utility: UtilityClips | None
+    """Clips of the utility test; None without it."""
+
+
 def run(options: Options) -> dict[str, Any]:
     """Measure the clips that are missing, then compare and write the report."""
     _check_paths(options)
+    inputs = _open_inputs(options)
+    settings = _settings(options, inputs)
+    stage = Stage(
+        STAGE,
+        options,
+        settings,
+        OUTPUTS,
+        required=(
+            *(f"{name}.parquet" for name in TABLES if inputs.scope or name != "features"),
+            *("summary.json", "report.html"),
+        ),
+    )
+    return run_once(stage, lambda: _evaluate(options, inputs, settings_digest(settings)), partial(_summary, options))
+
+
+def _open_inputs(options: Options) -> Inputs:
     dataset = find_clips("--real-audio", options.real_audio)
     real = draw_per_category(
         clips_of_fold(dataset, options.fold, options.real_audio), options.clips_per_class, options.seed
@@ -65,27 +104,27 @@ def run(options: Options) -> dict[str, Any]:
     made_with, manifest = codec_of_samples(options.generated_audio)
     weights, codec = choose_codec(options.codec, made_with, manifest)
     scope = _scope(options, dataset, real, generated) if options.metrics == "all" else None
-    bands = common_bands(real, generated, options.seed) if options.common_band else None
-    generator = find_generator(options.substitution, codec)
-    utility = _utility_clips(options, dataset, generated, scope)
-    settings = _settings(options, real, generated, training_log, codec, scope, bands) | (
-        generator.settings(options.substitution_clips) if generator else {}
+    return Inputs(
+        real=real,
+        generated=generated,
+        made_by_codec=made_with is not None,
+        training_log=training_log,
+        weights=weights,
+        codec=codec,
+        scope=scope,
+        common_bands=common_bands(real, generated, options.seed) if options.common_band else None,
+        generator=find_generator(options.substitution, codec),
+        utility=_utility_clips(options, dataset, generated, scope),
     )
-    if utility is not None:
-        settings |= {"utility": (options.utility_clips, options.utility_seeds, options.utility_steps)}
-    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    made = [f"{name}.parquet" for name in TABLES if scope or name != "features"]
-    if record is not None and has_all_outputs(options.output_dir, *made, "summary.json", "report.html"):
-        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    items = measurement_requests(real, generated, scope, made_by_codec=made_with is not None)
-    bands = bands or find_bands(real, generated, options.seed)
-    metrics, pairs, features, rejected = _measure(
-        options,
-        items,
-        (weights, *((scope.weights, scope.model) if scope else (None, None))),
-        settings_digest(settings),
-        bands.common_band_hz,
-    )
+
+
+def _evaluate(options: Options, inputs: Inputs, settings: str) -> dict[str, Any]:
+    """Measure, compare and write tables and report; returns the counts. `settings` is the digest of the settings."""
+    real, generated, scope = inputs.real, inputs.generated, inputs.scope
+    items = measurement_requests(real, generated, scope, made_by_codec=inputs.made_by_codec)
+    bands = inputs.common_bands or find_bands(real, generated, options.seed)
+    weights = (inputs.weights, *((scope.weights, scope.model) if scope else (None, None)))
+    metrics, pairs, features, rejected = _measure(options, items, weights, settings, bands.common_band_hz)
     reasons = check_rejected_fraction(
         rejected,
         len(items),
@@ -98,7 +137,7 @@ def run(options: Options) -> dict[str, Any]:
     evaluation = Evaluation(
         real=[clip for clip in real if clip.uri not in unusable],
         generated=[clip for clip in generated if clip.uri not in unusable],
-        codec=codec,
+        codec=inputs.codec,
         scope=scope,
         metrics=metrics,
         pairs=pairs,
@@ -107,17 +146,16 @@ def run(options: Options) -> dict[str, Any]:
         reasons=reasons,
         bands=bands,
         summary=summarize(metrics, pairs),
-        closeness=_closeness(options, scope, codec, features) if scope else None,
-        substitution=_substitution(options, generator, real, weights, settings_digest(settings)),
-        utility=_utility(options, utility, settings_digest(settings)),
+        closeness=_closeness(options, scope, inputs.codec, features) if scope else None,
+        substitution=_substitution(options, inputs.generator, real, inputs.weights, settings),
+        utility=_utility(options, inputs.utility, settings),
     )
     evaluation.write(options.output_dir)
-    page = _report(options, evaluation, training_log)
+    page = _report(options, evaluation, inputs.training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if bands.note:
         print_note(bands.note)
-    records.complete_stage(options.output_dir, STAGE, settings, evaluation.counts)
-    return _summary(options, evaluation.counts, "")
+    return evaluation.counts
 
 
 def _check_paths(options: Options) -> None:
@@ -127,35 +165,31 @@ def _check_paths(options: Options) -> None:
     storage.check_writable(options.output_dir)
 
 
-def _settings(
-    options: Options,
-    real: list[Clip],
-    generated: list[Clip],
-    training_log: list[dict[str, Any]],
-    codec: Codec,
-    scope: ComparisonSets | None,
-    bands: Bands | None,
-) -> dict[str, Any]:
-    """The settings that the result depends on, for the record; `bands` with --common-band."""
+def _settings(options: Options, inputs: Inputs) -> dict[str, Any]:
+    """The settings that the result depends on, for the record."""
+    bands, generator = inputs.common_bands, inputs.generator
+    utility = (options.utility_clips, options.utility_seeds, options.utility_steps)
     return {
         "real_audio": storage.absolute(options.real_audio),
         "generated_audio": storage.absolute(options.generated_audio),
-        "real_clips": fingerprint_of_clips(real),
-        "generated_clips": fingerprint_of_clips(generated),
-        "training_log": hashlib.sha256(repr(training_log).encode()).hexdigest(),
+        "real_clips": fingerprint_of_clips(inputs.real),
+        "generated_clips": fingerprint_of_clips(inputs.generated),
+        "training_log": hashlib.sha256(repr(inputs.training_log).encode()).hexdigest(),
         "examples_per_class": options.examples_per_class,
         "metrics": options.metrics,
         "fold": options.fold,
         "clips_per_class": options.clips_per_class,
         "max_duration_s": options.max_duration,
         "seed": options.seed,
-        "codec_sha256": codec.fingerprint.sha256,
+        "codec_sha256": inputs.codec.fingerprint.sha256,
         "sample_rate": SAMPLE_RATE,
         "shard_size": options.shard_size,
         "tables": tuple(TABLES),
-        **(scope.settings if scope else {}),
+        **(inputs.scope.settings if inputs.scope else {}),
         **({"players": options.players} if options.players != "inside" else {}),
         **({"common_band_hz": bands.common_band_hz} if bands else {}),
+        **(generator.settings(options.substitution_clips) if generator else {}),
+        **({"utility": utility} if inputs.utility else {}),
     }
 
 

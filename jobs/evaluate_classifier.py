@@ -5,17 +5,17 @@ A test fold is refused if the classifier, its codec or the generator that initia
 
 import json
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
 from cluster import storage
 from cluster.runtime.connect import connect
-from cluster.tables import stage_record as records
 from jobs.classification.predictions import PREDICTIONS_FILE, predict_clips, write_predictions
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.datasets import (
     DatasetOptions,
@@ -98,13 +98,20 @@ def run(options: Options) -> dict[str, Any]:
         "test_views": options.test_views,
         "leaks": leaks,
     }
-    record = records.start_stage(
-        options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(PREDICTIONS_FILE, SUMMARY_FILE)
+    stage = Stage(STAGE, options, settings, (PREDICTIONS_FILE, SUMMARY_FILE), required=(PREDICTIONS_FILE, SUMMARY_FILE))
+    return run_once(
+        stage,
+        lambda: _evaluate(options, index, classifier, folds, leaks),
+        partial(_message, options),
+        done="already tested, nothing to do; ",
     )
-    if record is not None and has_all_outputs(options.output_dir, PREDICTIONS_FILE, SUMMARY_FILE):
-        return finished_summary(
-            options.output_dir, STAGE, lambda: _message(options, record.counts, "already tested, nothing to do; ")
-        )
+
+
+def _evaluate(
+    options: Options, index: Index, classifier: Classifier, folds: list[int], leaks: list[str]
+) -> dict[str, Any]:
+    """Classify the clips of `folds`, and write predictions and summary; returns the counts."""
+    clips = rows_of_folds(index.clips, set(folds))
     with connect(options.address, await_gpu=False):  # the classifier runs here, on a CPU
         console.print(f"evaluate-classifier: {classifier.kind}, {clips.num_rows} recordings of {_folds_text(folds)}")
         predictions = predict_clips(classifier, clips, options.max_duration, options.test_views)
@@ -120,10 +127,8 @@ def run(options: Options) -> dict[str, Any]:
         storage.join(options.output_dir, SUMMARY_FILE),
         (json.dumps(summary, indent=2, ensure_ascii=False) + "\n").encode(),
     )
-    told = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
-    counts = {name: summary[name] for name in told} | {"folds": folds} | folds_record(index, options)
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _message(options, counts, "")
+    recorded = ("clips", "right", "accuracy", "unusable", "leaks", "caveats")
+    return {name: summary[name] for name in recorded} | {"folds": folds} | folds_record(index, options)
 
 
 def _folds(options: Options, index: Index, classifier: Classifier) -> list[int]:

@@ -9,6 +9,7 @@ at once share the work.
 import hashlib
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -29,7 +30,7 @@ from jobs.actors.sharded_output import (
     settings_digest,
 )
 from jobs.console.command import console, exit_process, print_note, run_command
-from jobs.console.resume import finished_summary
+from jobs.console.resume import Stage, run_once
 from jobs.generation.options import Options
 from jobs.generation.recipes import ClipRecipe
 from jobs.generation.request import Request, request_of
@@ -52,12 +53,18 @@ def run(options: Options) -> dict[str, Any]:
     request = request_of(options)
     options = request.options
     settings = _settings(request)
-    outputs = ("audio", "parts", "samples.parquet", "failed.parquet")
-    record = records.start_stage(options.output_dir, "generate", settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None and _has_manifest(options):
-        return finished_summary(
-            options.output_dir, "generate", lambda: _summary(request, record.counts, "already done: ")
-        )
+    stage = Stage("generate", options, settings, ("audio", "parts", "samples.parquet", "failed.parquet"))
+    return run_once(
+        stage,
+        lambda: _generate(request, settings),
+        partial(_summary, request),
+        is_complete=lambda counts: _has_manifest(options),
+    )
+
+
+def _generate(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+    """Generate the samples that are missing, and write the manifest; returns the counts."""
+    options = request.options
     output = ShardedOutput(
         description="generate",
         output_dir=options.output_dir,
@@ -83,11 +90,9 @@ def run(options: Options) -> dict[str, Any]:
 
     run_missing_shards(output, options.address, prepare, "generate_shard", options.num_actors)
     num_rows = _write_manifest(request, output)
-    counts = {"samples": num_rows, "categories": min(num_rows, len(request.labels))}
     if request.again is not None:
         _require_same_bytes(request.again, options)
-    records.complete_stage(options.output_dir, "generate", settings, counts)
-    return _summary(request, counts, "")
+    return {"samples": num_rows, "categories": min(num_rows, len(request.labels))}
 
 
 def _settings(request: Request) -> dict[str, Any]:

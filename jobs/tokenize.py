@@ -12,6 +12,7 @@ import gc
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
@@ -22,13 +23,12 @@ from ray.exceptions import RayError
 from cluster import storage, tables
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import start_tracker
-from cluster.tables import stage_record as records
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import exit_process, print_warning, run_command
 from jobs.console.options import Allowed, Fraction, PoolOptions
 from jobs.console.progress import progress
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.audio_files import split_long
 from jobs.inputs.clip_notes import read_notes, report_notes, with_notes
 from jobs.inputs.codecs import choose_codec
@@ -49,7 +49,7 @@ from soundstorm.data.accounting import Account, account
 from soundstorm.data.datasets import Index
 from soundstorm.data.notes import count_notes, kind_of, unused_s
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import REJECTED, Note, check_table
+from soundstorm.schemas import REJECTED, CodecFingerprint, Note, check_table
 from soundstorm.serialization.provenance import TrainedOn
 
 MAX_POOLS = 4
@@ -113,11 +113,21 @@ def run(options: Options) -> dict[str, Any]:
     }
     outputs = ("clips.parquet", "tokens", "rejected", IGNORED_FILE, "notes")
     report_ignored(index, options.verbose)
-    record = records.start_stage(options.output_dir, "tokenize", settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None and _is_whole(options, index):
-        return finished_summary(
-            options.output_dir, "tokenize", lambda: _summary(options, record.counts, "already done: ")
-        )
+    stage = Stage(
+        "tokenize", options, settings, outputs, required=("clips.parquet", "tokens", "rejected", IGNORED_FILE)
+    )
+    return run_once(
+        stage,
+        lambda: _write(options, index, weights, fingerprint, settings),
+        partial(_summary, options),
+        is_complete=lambda counts: _has_all_shards(options, index),
+    )
+
+
+def _write(
+    options: Options, index: Index, weights: bytes, fingerprint: CodecFingerprint, settings: dict[str, Any]
+) -> dict[str, Any]:
+    """Tokenize the clips that have no tokens yet, and write all tables; returns the counts."""
     if options.long == "split":
         index = replace(index, clips=split_long(index.clips, options.max_duration))
     tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
@@ -130,11 +140,7 @@ def run(options: Options) -> dict[str, Any]:
     )
     _tokenize(options, index.clips, weights, metadata)
     learned = provenance_of_codec(weights)
-    counts = _account(options, index) | {
-        CODEC_TRAINED_ON: learned.to_dict() if isinstance(learned, TrainedOn) else None
-    }
-    records.complete_stage(options.output_dir, "tokenize", settings, counts)
-    return _summary(options, counts, "")
+    return _account(options, index) | {CODEC_TRAINED_ON: learned.to_dict() if isinstance(learned, TrainedOn) else None}
 
 
 def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[str, str]) -> None:
@@ -176,11 +182,9 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
             counter.advance(max(0, pool.num_done(todo) - counter.done))
 
 
-def _is_whole(options: Options, index: Index) -> bool:
-    """Whether all outputs of a finished run still exist. With `--long split` the number of shards is not known yet, so
-    only their folder is checked."""
-    if not has_all_outputs(options.output_dir, "clips.parquet", "tokens", "rejected", IGNORED_FILE):
-        return False
+def _has_all_shards(options: Options, index: Index) -> bool:
+    """Whether a finished run still has all shards. With `--long split` their number is not known yet, so only their
+    folder is checked."""
     return options.long == "split" or not missing_shards(options.output_dir, index.clips.num_rows, options.shard_size)
 
 

@@ -10,6 +10,7 @@ over the clips once, each in one of its views, see `soundstorm.training.batches.
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,11 +22,10 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.runtime.ray_data import quiet_ray_data
 from cluster.scheduling.sole_process import sole_process
-from cluster.tables import stage_record as records
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, OneOf, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
@@ -114,20 +114,22 @@ def run(options: Options) -> dict[str, Any]:
         **({"threads": overrides.threads} if overrides.threads else {}),
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
-    with sole_process(options.output_dir, STAGE):
-        record = records.start_stage(
-            options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
-        )
-        made = (f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE))
-        if record is not None and has_all_outputs(options.output_dir, *made):
-            return finished_summary(
-                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do: ")
-            )
+    stage = Stage(
+        STAGE,
+        options,
+        settings,
+        outputs,
+        free=("num_workers",),
+        required=[f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)],
+        temporary=(RUN_FOLDER,),
+    )
+
+    def work() -> dict[str, Any]:
         weights = first_weights(architecture, config.seed, tokens, init_checkpoint, codec)
-        counts = _train(options, tokens, architecture, config, init_checkpoint, overrides, weights)
-        records.complete_stage(options.output_dir, STAGE, settings, counts)
-        storage.delete(storage.join(options.output_dir, RUN_FOLDER))
-    return _summary(options, counts, "")
+        return _train(options, tokens, architecture, config, init_checkpoint, overrides, weights)
+
+    with sole_process(options.output_dir, STAGE):
+        return run_once(stage, work, partial(_summary, options), done="already trained, nothing to do: ")
 
 
 def _train(

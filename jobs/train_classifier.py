@@ -7,6 +7,7 @@ resumes exactly.
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
@@ -15,7 +16,6 @@ import ray
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
-from cluster.tables import stage_record as records
 from jobs.classification.ast_model import AstRecipe
 from jobs.classification.cnn import CnnRecipe
 from jobs.classification.code_classifier import TokenRecipe, open_source
@@ -30,7 +30,7 @@ from jobs.classification.recipe import Recipe, load_state, train_on_worker
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
-from jobs.console.resume import finished_summary, has_all_outputs
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
 from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_report
 from jobs.inputs.recordings import RecordingSeconds
@@ -151,19 +151,22 @@ def run(options: Options) -> dict[str, Any]:
     } | recipe.settings
     storage.check_writable(options.output_dir)
     outputs = (CLASSIFIER_FILE, CODEC_FILE, PREDICTIONS_FILE, "log.csv", "tensorboard", RUN_FOLDER)
-    with sole_process(options.output_dir, STAGE):
-        record = records.start_stage(
-            options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs, free=("num_workers",)
-        )
-        if record is not None and has_all_outputs(options.output_dir, CLASSIFIER_FILE, PREDICTIONS_FILE):
-            return finished_summary(
-                options.output_dir, STAGE, lambda: _summary(options, record.counts, "already trained, nothing to do; ")
-            )
+    stage = Stage(
+        STAGE,
+        options,
+        settings,
+        outputs,
+        free=("num_workers",),
+        required=(CLASSIFIER_FILE, PREDICTIONS_FILE),
+        temporary=(RUN_FOLDER,),
+    )
+
+    def work() -> dict[str, Any]:
         with connect(options.address, await_gpu=options.device != "cpu") as info:
-            counts = _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
-        records.complete_stage(options.output_dir, STAGE, settings, counts)
-        storage.delete(storage.join(options.output_dir, RUN_FOLDER))
-    return _summary(options, counts, "")
+            return _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
+
+    with sole_process(options.output_dir, STAGE):
+        return run_once(stage, work, partial(_summary, options), done="already trained, nothing to do; ")
 
 
 def _recipe(options: Options, index: Index | None) -> Recipe:

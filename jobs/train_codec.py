@@ -25,11 +25,10 @@ from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
-from cluster.tables import stage_record as records
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, NotNegative, RestartOptions
 from jobs.console.progress import duration
-from jobs.console.resume import finished_summary
+from jobs.console.resume import Stage, run_once
 from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_report, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
@@ -135,21 +134,26 @@ def run(options: Options) -> dict[str, Any]:
     if options.strict_folds:
         settings["strict_folds"] = True
     storage.check_writable(options.output_dir)
+    stage = Stage(
+        STAGE,
+        options,
+        settings,
+        (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard"),
+        required=(CODEC_FILE,),
+        temporary=(STATE_FILE,),
+    )
     with sole_process(options.output_dir, STAGE):
-        return _train(options, index, clips, fold, folds, settings)
-
-
-def _train(
-    options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int], settings: dict[str, Any]
-) -> dict[str, Any]:
-    """Fit to `clips`, measure on `fold` and write the codec, unless that is done."""
-    config = options.config()
-    outputs = (CODEC_FILE, STATE_FILE, "log.csv", "tensorboard")
-    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=outputs)
-    if record is not None:
-        return finished_summary(
-            options.output_dir, STAGE, lambda: _summary(options, record.counts, "already fitted, nothing to do")
+        return run_once(
+            stage,
+            lambda: _train(options, index, clips, fold, folds),
+            partial(_summary, options),
+            done="already fitted, nothing to do",
         )
+
+
+def _train(options: Options, index: Index, clips: pa.Table, fold: int, folds: set[int]) -> dict[str, Any]:
+    """Fit to `clips`, measure on `fold` and write the codec; returns the counts."""
+    config = options.config()
     held_out, fitted = _held_out(clips)
     with connect(options.address, await_gpu=options.device != "cpu") as info:
         blocks = blocks_per_copy(fitted.num_rows, options.fitting)
@@ -170,15 +174,14 @@ def _train(
         } | folds_record(index, options)
         storage.write_bytes(storage.join(options.output_dir, CODEC_FILE), content)
     _show_levels(state)
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    storage.delete(storage.join(options.output_dir, STATE_FILE))
-    return _summary(options, counts, f"fitted to {usable} recordings")
+    return counts
 
 
-def _summary(options: Options, counts: dict[str, Any], what: str) -> dict[str, Any]:
+def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     where = storage.join(options.output_dir, CODEC_FILE)
     last, test = counts["levels"][-1], counts["test"]
     figures = "" if test is None else f"; test fold: log-mel distance {test['log_mel_distance']:.3f} nats"
+    what = prefix or f"fitted to {counts['recordings']} recordings"
     message = f"{where}: {what}, {len(counts['levels'])} levels, error {last['error_nats']:.3f} nats{figures}"
     return {"message": message, "output_dir": options.output_dir, "codec": where, **counts}
 

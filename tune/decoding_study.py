@@ -7,19 +7,19 @@ evaluate`.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cluster import storage
-from cluster.tables import stage_record as records
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import NotNegative
-from jobs.console.resume import finished_summary
+from jobs.console.resume import run_once
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import prepare_study_inputs
 from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, check_resumable
-from tune.search.results import OUTPUTS, has_all_outputs
+from tune.search.results import study_stage
 from tune.search.space import describe_space, load_space
 
 STAGE = "tune"
@@ -64,30 +64,25 @@ def run(options: Options) -> dict[str, Any]:
         "duration_s": options.duration,
         "seed": options.seed,
     }
-    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if (
-        record is not None
-        and record.counts.get("trials", 0) >= options.num_trials + options.num_curve_trials
-        and has_all_outputs(options.output_dir)
-    ):
-        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    found = run_decoding(options, options, inputs, space, options.output_dir)
-    command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
-    counts = write_decoding(
-        options.output_dir,
-        found,
-        inputs,
-        space,
-        About(
+
+    def work() -> dict[str, Any]:
+        command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
+        about = About(
             name="decoding",
             extra={},
             command=f"{command} --config {storage.join(options.output_dir, 'best.json')}",
             settings=settings | {"num_trials": options.num_trials},
             tiles=[],
-        ),
+        )
+        found = run_decoding(options, options, inputs, space, options.output_dir)
+        return write_decoding(options.output_dir, found, inputs, space, about)
+
+    return run_once(
+        study_stage(STAGE, options, settings),
+        work,
+        partial(_summary, options),
+        is_complete=lambda counts: counts.get("trials", 0) >= options.num_trials + options.num_curve_trials,
     )
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _summary(options, counts, "")
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

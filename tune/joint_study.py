@@ -7,13 +7,13 @@ loss does not make better sound by itself: here the trials are judged by what is
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Annotated, Any
 
 from cluster import storage
-from cluster.tables import stage_record as records
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import Count, OneOf
-from jobs.console.resume import finished_summary
+from jobs.console.resume import run_once
 from jobs.inputs.clips import fingerprint_of_clips
 from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
@@ -22,7 +22,7 @@ from tune.decoding.reference import choose_real, open_reranker, prepare_study_in
 from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, check_resumable
-from tune.search.results import OUTPUTS, has_all_outputs
+from tune.search.results import study_stage
 from tune.search.space import Space, describe_space, load_space
 from tune.search.trial_journal import Journal, TrialResult
 from tune.training.beginning import TRIALS, Start, prepare
@@ -88,36 +88,28 @@ def run(options: Options) -> dict[str, Any]:
     listener = open_reranker(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = _settings(options, begin, given, space, listener, fingerprint_of_clips(real.clips))
-    record = records.start_stage(
-        options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=(*OUTPUTS, TRAINING)
-    )
-    if record is not None and has_all_outputs(options.output_dir):
-        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    training_study.run(training)
-    networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
-    inputs = prepare_study_inputs(
-        options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
-    )
-    found = run_decoding(
-        replace(options, num_trials=options.decoding_trials), options, inputs, space, options.output_dir
-    )
-    chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
-    command, extra = _chosen(training, begin, home, chosen)
-    counts = write_decoding(
-        options.output_dir,
-        found,
-        inputs,
-        space,
-        About(
+
+    def work() -> dict[str, Any]:
+        training_study.run(training)
+        networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
+        inputs = prepare_study_inputs(
+            options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
+        )
+        decoding = replace(options, num_trials=options.decoding_trials)
+        found = run_decoding(decoding, options, inputs, space, options.output_dir)
+        chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
+        command, extra = _chosen(training, begin, home, chosen)
+        about = About(
             name="joint",
             extra=extra,
             command=command.format(best=storage.join(options.output_dir, "best.json")),
             settings=settings,
             tiles=_tiles(chosen),
-        ),
-    )
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _summary(options, counts, "")
+        )
+        return write_decoding(options.output_dir, found, inputs, space, about)
+
+    stage = study_stage(STAGE, options, settings, TRAINING)
+    return run_once(stage, work, partial(_summary, options))
 
 
 def _settings(

@@ -8,6 +8,7 @@ loss flatters them: report results on another.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import ray
@@ -16,15 +17,13 @@ from ray import tune
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.ray_data import quiet_ray_data
-from cluster.tables import stage_record as records
 from jobs.console.command import console, exit_process, print_note, run_command
-from jobs.console.resume import finished_summary
+from jobs.console.resume import run_once
 from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from soundstorm.reports.page import decimal
 from tune.search.options import check_resumable
 from tune.search.results import (
-    OUTPUTS,
-    has_all_outputs,
+    study_stage,
 )
 from tune.search.runner import Search, concurrency_for, run_search
 from tune.search.space import describe_space
@@ -59,18 +58,18 @@ def run(options: Options) -> dict[str, Any]:
         "space": describe_space(begin.space),
         "num_workers": options.num_workers,
     }
-    record = records.start_stage(options.output_dir, STAGE, settings, overwrite=options.overwrite, outputs=OUTPUTS)
-    if (
-        record is not None
-        and record.counts.get("trials", 0) >= options.num_trials
-        and has_all_outputs(options.output_dir)
-    ):
-        return finished_summary(options.output_dir, STAGE, lambda: _summary(options, record.counts, "already done: "))
-    trials = _search(options, begin)
-    storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
-    counts = write_results(options, begin, trials, settings | {"num_trials": options.num_trials})
-    records.complete_stage(options.output_dir, STAGE, settings, counts)
-    return _summary(options, counts, "")
+
+    def work() -> dict[str, Any]:
+        trials = _search(options, begin)
+        storage.delete(storage.join(options.output_dir, STATES))  # of trials that were stopped early
+        return write_results(options, begin, trials, settings | {"num_trials": options.num_trials})
+
+    return run_once(
+        study_stage(STAGE, options, settings),
+        work,
+        partial(_summary, options),
+        is_complete=lambda counts: counts.get("trials", 0) >= options.num_trials,
+    )
 
 
 def _search(options: Options, begin: Start) -> list[TrialResult]:

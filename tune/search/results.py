@@ -16,6 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 from cluster import storage
 from cluster.tables import stage_record as records
 from cluster.tables import write_table
+from jobs.console.resume import OutputOptions, Stage
 from soundstorm.errors import SoundStormError
 from soundstorm.model.settings_file import to_json, to_toml
 from soundstorm.reports.study_page import StudyData, render_study
@@ -111,6 +112,6 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
     return {str(name): float(share) for name, share in found.items()}
 
 
-def has_all_outputs(output_dir: str) -> bool:
-    """Whether a finished study still has all that it left: what is lost is written again from its journals."""
-    return all(storage.exists(storage.join(output_dir, name)) for name in RESULTS)
+def study_stage(name: str, options: OutputOptions, settings: Mapping[str, Any], *more_outputs: str) -> Stage:
+    """A study as a stage that is run once; lost results are written again from its journal."""
+    return Stage(name, options, settings, (*OUTPUTS, *more_outputs), required=RESULTS)
