@@ -39,6 +39,8 @@ _MARGIN_S = 0.05
 """Extra audio read at both ends, where there is some, so that the resampler does not turn the cut into a click."""
 _HELD_VALUES = 1 << 22
 """Samples of all channels that are kept in memory between the two passes; a longer recording is decoded twice."""
+PEAK = 0.999
+"""Maximum magnitude of a generated waveform."""
 _PCM_BLOCK = 1 << 20
 
 
