@@ -19,7 +19,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness_result import Embedding
 from soundstorm.evaluation.embeddings import OnnxEmbedder
 from soundstorm.schemas import Role, Source
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.leakage import Test, may_contain
 from soundstorm.serialization.recordings import digest_of
 
@@ -260,7 +260,7 @@ def _choose_classifier(option: str | None) -> tuple[bytes | None, TrainedClassif
         weights = storage.read_bytes(option)
         return weights, load_classifier(weights, where=f"--classifier {option}"), ""
     try:
-        weights = packaged(PACKAGED_WEIGHTS).read_bytes()
+        weights = bundled_file(PACKAGED_WEIGHTS).read_bytes()
     except SoundStormError as error:
         return None, None, f"{error}, or give --classifier a file that `soundstorm train-classifier` wrote"
     return weights, load_classifier(weights), ""

@@ -22,7 +22,7 @@ from soundstorm.generation.regions import parse_region, sample_spans
 from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 LONGEST_EDITED_S = 600.0
 """Of a recording that is edited."""
@@ -135,7 +135,9 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
 def _listener(options: Options, categories: list[str]) -> bytes:
     """The file of the classifier that chooses, which knows all of `categories`."""
     data = (
-        packaged(PACKAGED_RERANKER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+        bundled_file(PACKAGED_RERANKER).read_bytes()
+        if options.listener is None
+        else storage.read_bytes(options.listener)
     )
     where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
     require_known_classes(load_classifier(data, where=where), categories, where)

@@ -13,7 +13,7 @@ from soundstorm.model.checkpoints import (
     packaged_checkpoint_files,
     parse_checkpoint,
 )
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
 
 CHECKPOINT_FOLDER = "checkpoint"
@@ -75,4 +75,4 @@ def codec_beside(uri: str | None) -> str | None:
 def open_checkpoint(files: dict[str, bytes], device: str = "cpu", uri: str | None = None) -> Checkpoint:
     """The checkpoint whose files are `files`, as `checkpoint_files` returned them for `uri`; errors name the file that
     is damaged."""
-    return parse_checkpoint(files, str(packaged(PACKAGED_FOLDER)) if uri is None else checkpoint_place(uri), device)
+    return parse_checkpoint(files, str(bundled_file(PACKAGED_FOLDER)) if uri is None else checkpoint_place(uri), device)

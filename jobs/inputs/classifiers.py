@@ -8,7 +8,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 CLASSIFIER_FILE = "classifier.safetensors"
 CODEC_FILE = "codec.safetensors"
@@ -27,7 +27,7 @@ def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str,
         SoundStormError: there is no classifier.
     """
     if uri is None:
-        return {CLASSIFIER_FILE: packaged(PACKAGED_WEIGHTS).read_bytes()}
+        return {CLASSIFIER_FILE: bundled_file(PACKAGED_WEIGHTS).read_bytes()}
     place = classifier_place(uri, option)
     files, codec = {CLASSIFIER_FILE: storage.read_bytes(place)}, _codec_beside(place)
     return files | ({CODEC_FILE: storage.read_bytes(codec)} if storage.exists(codec) else {})
@@ -40,7 +40,7 @@ def classifier_place(uri: str | None, option: str = "--checkpoint") -> str:
         SoundStormError: there is no classifier.
     """
     if uri is None:
-        return str(packaged(PACKAGED_WEIGHTS))
+        return str(bundled_file(PACKAGED_WEIGHTS))
     in_folder = storage.join(uri, CLASSIFIER_FILE)
     if storage.exists(in_folder):
         return in_folder

@@ -13,7 +13,7 @@ from jobs.inputs.codecs import choose_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, pack_checkpoint
 from soundstorm.reports.model_card import model_card
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 CARD_FILE = "README.md"
 CREDITS_FILE = "credits.csv"
@@ -67,7 +67,7 @@ def run(options: Options) -> dict[str, Any]:
     card = model_card(checkpoint, title=title, licence=licence, size_bytes=len(files[WEIGHTS_FILE]))
     content = {CODEC_FILE: codec, CARD_FILE: card.encode(), WEIGHTS_FILE: files[WEIGHTS_FILE]}
     if options.checkpoint is None:
-        content[CREDITS_FILE] = packaged(CREDITS_FILE).read_bytes()
+        content[CREDITS_FILE] = bundled_file(CREDITS_FILE).read_bytes()
     content[CONFIG_FILE] = files[CONFIG_FILE]  # last: who finds it finds the rest
     for name, data in content.items():
         storage.write_bytes(storage.join(options.output_dir, name), data)

@@ -29,7 +29,7 @@ from soundstorm.classification.files import (
     write_classifier,
 )
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.int8 import unpack
 from soundstorm.serialization.state_dicts import check_state_dict
@@ -236,7 +236,7 @@ def load_classifier(
         SoundStormError: the file is missing, damaged or of another kind.
     """
     if source is None:
-        data, where = packaged(PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
+        data, where = bundled_file(PACKAGED_WEIGHTS).read_bytes(), PACKAGED_WEIGHTS
     elif isinstance(source, bytes):
         data = source
     else:

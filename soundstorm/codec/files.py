@@ -19,7 +19,7 @@ from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.fitting import FittingState, LevelReport
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, provenance_of_weights
 from soundstorm.serialization.safetensors_header import read_metadata, with_sorted_notes
@@ -136,7 +136,7 @@ def state_from_bytes(data: bytes) -> FittingState:
 
 def packaged_codec_bytes() -> bytes:
     """Content of the codec's weights file that is shipped in the package."""
-    return packaged(PACKAGED_WEIGHTS).read_bytes()
+    return bundled_file(PACKAGED_WEIGHTS).read_bytes()
 
 
 def load_codec(

@@ -21,7 +21,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.schemas import CodecFingerprint
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
 from soundstorm.serialization.int8 import pack
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
@@ -154,7 +154,7 @@ def pack_checkpoint(source: Path | Checkpoint, target: Path, sampler: SamplerSet
 
 def packaged_checkpoint_files() -> dict[str, bytes]:
     """WEIGHTS_FILE and CONFIG_FILE of the checkpoint that ships in the package, trained on ESC-50."""
-    folder = packaged(PACKAGED_FOLDER)
+    folder = bundled_file(PACKAGED_FOLDER)
     return {name: (folder / name).read_bytes() for name in (CONFIG_FILE, WEIGHTS_FILE)}
 
 

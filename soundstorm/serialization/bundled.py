@@ -11,7 +11,7 @@ from soundstorm.errors import SoundStormError
 WEIGHTS_VARIABLE = "SOUNDSTORM_WEIGHTS"
 
 
-def packaged(name: str) -> Traversable:
+def bundled_file(name: str) -> Traversable:
     """The file or folder `name` of `soundstorm/weights`; where this copy of the package came without it, that of the
     folder $SOUNDSTORM_WEIGHTS.
 

@@ -21,7 +21,7 @@ from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import uses_bf16
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.training.batches import collate, seeded_generator
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
 
@@ -43,7 +43,7 @@ def seconds_each(work: Callable[[], object], device: str) -> float:
 
 def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callable[[], object]]]:
     """Name, number of clips and function of each kind of work."""
-    codec, found = load_codec(device=device), load_checkpoint(Path(str(packaged("esc50"))))
+    codec, found = load_codec(device=device), load_checkpoint(Path(str(bundled_file("esc50"))))
     model, bf16 = found.model.to(device), uses_bf16(torch.device(device), "auto")
     codes = [codes_QT[: model.config.num_levels].astype(np.int64) for codes_QT in codec.encode_clips(sounds)]
     lengths = [codes_QT.shape[1] for codes_QT in codes]
@@ -51,7 +51,9 @@ def works(device: str, sounds: list[np.ndarray]) -> dict[str, tuple[int, Callabl
     labels, seeds = torch.arange(len(sounds)) % len(found.categories), list(range(len(sounds)))
     optimizer, drawn = build_optimizer(model, found.training), seeded_generator(0)
     schedule, ema = build_schedule(optimizer, found.training, 100_000), EMA(model, found.training.ema_decay)
-    classifier = open_classifier(packaged("audio_classifier.safetensors").read_bytes(), "the package", device=device)
+    classifier = open_classifier(
+        bundled_file("audio_classifier.safetensors").read_bytes(), "the package", device=device
+    )
     recordings = [to_pcm16(sound_N) for sound_N in sounds]
 
     def train() -> None:

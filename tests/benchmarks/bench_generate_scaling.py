@@ -29,7 +29,7 @@ from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.generation.reranking import PACKAGED_RERANKER
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 SHARD_SIZE = 8
 
@@ -60,7 +60,7 @@ def plain_loop(options: generate.Options) -> None:
         "seed": 0,
         "settings": "",
     }
-    listener = packaged(PACKAGED_RERANKER).read_bytes() if checkpoint.sampler.candidates > 1 else None
+    listener = bundled_file(PACKAGED_RERANKER).read_bytes() if checkpoint.sampler.candidates > 1 else None
     maker = Generator([ray.put((files, weights, listener))], checkpoint.sampler, None, job, "cpu")
     for part in range(options.num_samples // SHARD_SIZE):
         numbers = range(part * SHARD_SIZE, (part + 1) * SHARD_SIZE)

@@ -26,7 +26,7 @@ from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates, 
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import uses_bf16
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 BATCH = 10
 
@@ -85,7 +85,7 @@ def generate(
     """
     began = time.monotonic()
     num_frames = math.ceil(round(duration_s * SAMPLE_RATE) / codec.hop)
-    listener = load_classifier(packaged(PACKAGED_RERANKER).read_bytes())
+    listener = load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes())
     work = [(label, index) for index in range(per_class) for label in range(len(categories))]
     pcms = []
     for first in range(0, len(work), BATCH):

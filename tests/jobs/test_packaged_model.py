@@ -13,7 +13,7 @@ from soundstorm.classification.cnn import AudioClassifier, load_classifier, save
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.temporal import spectral_flux
 from soundstorm.generation.reranking import PACKAGED_RERANKER
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from tests.jobs.conftest import Command
 
 
@@ -45,7 +45,7 @@ def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(
 def test_of_several_draws_of_a_sample_the_one_that_sounds_most_like_its_class_is_kept(
     tmp_path: Path, ray_session: None, command: Command
 ) -> None:
-    listener = load_classifier(packaged(PACKAGED_RERANKER).read_bytes())
+    listener = load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes())
     sure, digests = {}, {}
     for count in ("1", "4"):
         output = tmp_path / count

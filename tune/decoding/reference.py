@@ -24,7 +24,7 @@ from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from tune.decoding.objective import ClipStatistics
 from tune.decoding.trial import ReferenceSet, measure_real
 
@@ -161,7 +161,9 @@ def choose_real(options: ReferenceOptions, categories: Sequence[str]) -> Real:
 def open_reranker(options: ReferenceOptions, categories: Sequence[str]) -> bytes:
     """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
     listener = (
-        packaged(PACKAGED_RERANKER).read_bytes() if options.listener is None else storage.read_bytes(options.listener)
+        bundled_file(PACKAGED_RERANKER).read_bytes()
+        if options.listener is None
+        else storage.read_bytes(options.listener)
     )
     where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
     require_known_classes(load_classifier(listener, where=where), list(categories), where)

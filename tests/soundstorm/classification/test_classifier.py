@@ -16,7 +16,7 @@ from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import latent_dim
 from soundstorm.model.config import ModelConfig
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from tests.conftest import shape_of
 
 
@@ -37,7 +37,7 @@ def of_codes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
     clips = [to_pcm16(synthesize(CLASSES[0], 0, 1.0, 24_000))]
     for data, kind, outputs in (
-        (packaged("audio_classifier.safetensors").read_bytes(), "cnn", 50),
+        (bundled_file("audio_classifier.safetensors").read_bytes(), "cnn", 50),
         (of_codes, "soundstorm", 2),
     ):
         classifier = open_classifier(data, "it")
@@ -54,7 +54,7 @@ def test_a_file_is_opened_as_what_its_header_says(of_codes: bytes) -> None:
         (b"[" * 100_000, "its file: not a classifier (it has no header of a classifier)"),
         (save({"a": torch.zeros(1)}), "its file: not a classifier (it has no header of a classifier)"),
         (packaged_codec_bytes(), "its file: not a classifier (its format is 'soundstorm-block-codec-2')"),
-        (packaged("audio_classifier.safetensors").read_bytes()[:-9], "its file: not a classifier ("),
+        (bundled_file("audio_classifier.safetensors").read_bytes()[:-9], "its file: not a classifier ("),
     ],
 )
 def test_a_file_that_is_no_classifier_is_one_clear_message(data: bytes, message: str) -> None:

@@ -6,9 +6,9 @@ import pytest
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates, candidate_seed, require_known_classes
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
-LISTENER = load_classifier(packaged(PACKAGED_RERANKER).read_bytes())
+LISTENER = load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes())
 
 
 def test_of_two_draws_the_one_that_sounds_like_its_class_is_kept() -> None:

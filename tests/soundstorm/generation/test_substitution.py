@@ -13,7 +13,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import synthesize
 from soundstorm.generation.substitution import Case, Outcome, Rest, Substitution, by_noise, cases
 from soundstorm.model.checkpoints import PACKAGED_FOLDER, Checkpoint, load_checkpoint
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 CLASSES = ("dog", "rain", "clock_tick")
 
@@ -21,7 +21,7 @@ CLASSES = ("dog", "rain", "clock_tick")
 @pytest.fixture(scope="module")
 def checkpoint() -> Checkpoint:
     torch.set_num_threads(1)
-    return load_checkpoint(packaged(PACKAGED_FOLDER))
+    return load_checkpoint(bundled_file(PACKAGED_FOLDER))
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,13 @@ import pytest
 
 from soundstorm.codec.files import PACKAGED_WEIGHTS
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.bundled import WEIGHTS_VARIABLE, packaged
+from soundstorm.serialization.bundled import WEIGHTS_VARIABLE, bundled_file
 
 
 def test_the_packages_own_weights_come_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / PACKAGED_WEIGHTS).write_bytes(b"others")
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    assert packaged(PACKAGED_WEIGHTS).read_bytes() != b"others"
+    assert bundled_file(PACKAGED_WEIGHTS).read_bytes() != b"others"
 
 
 def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(
@@ -21,7 +21,7 @@ def test_a_copy_of_the_code_without_weights_takes_those_of_the_folder_named(
 ) -> None:
     (tmp_path / "left_out.safetensors").write_bytes(b"weights")
     monkeypatch.setenv(WEIGHTS_VARIABLE, str(tmp_path))
-    assert packaged("left_out.safetensors").read_bytes() == b"weights"
+    assert bundled_file("left_out.safetensors").read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("folder", [None, "/no/such/folder"])
@@ -35,4 +35,4 @@ def test_weights_that_are_nowhere_are_named_with_the_places(
         SoundStormError,
         match=rf"left_out.safetensors is not among.*{WEIGHTS_VARIABLE} names {folder or 'no other folder'}",
     ):
-        packaged("left_out.safetensors")
+        bundled_file("left_out.safetensors")

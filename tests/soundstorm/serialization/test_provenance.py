@@ -29,7 +29,7 @@ from soundstorm.model.code_vectors import latent_dim
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.leakage import Learned, Test, judge
 from soundstorm.serialization.provenance import (
     MISSING,
@@ -605,7 +605,7 @@ def test_the_files_in_the_package_have_not_seen_fold_5() -> None:
     generator = parse_checkpoint(packaged_checkpoint_files(), "package").provenance
     codec = provenance_of_codec(packaged_codec_bytes())
     listener, classifier = (
-        load_classifier(packaged(f"{name}.safetensors").read_bytes()).provenance
+        load_classifier(bundled_file(f"{name}.safetensors").read_bytes()).provenance
         for name in ("listener", "audio_classifier")
     )
     for found in (codec, generator, listener, classifier):

@@ -23,7 +23,7 @@ from soundstorm.model.config import ModelConfig
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.training.batches import collate, seeded_generator
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, evaluate_loss, training_step
 
@@ -39,7 +39,7 @@ def codecs() -> tuple[Codec, Codec]:
 
 @pytest.fixture
 def generator() -> Checkpoint:
-    return load_checkpoint(Path(str(packaged("esc50"))))
+    return load_checkpoint(Path(str(bundled_file("esc50"))))
 
 
 @pytest.fixture(scope="module")
