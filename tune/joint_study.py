@@ -14,11 +14,12 @@ from cluster import storage
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import Count, OneOf
 from jobs.console.resume import run_once
+from jobs.inputs.classifiers import open_reranker
 from jobs.inputs.clips import fingerprint_of_clips
 from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
 from tune import training_study
-from tune.decoding.reference import choose_real, open_reranker, prepare_study_inputs
+from tune.decoding.reference import choose_real, prepare_study_inputs
 from tune.decoding.results import About, told, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, check_resumable
@@ -84,8 +85,9 @@ def run(options: Options) -> dict[str, Any]:
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)
     real = choose_real(options, begin.tokens.categories)
-    hears = wants_reranker(space) or begin.sampler.candidates > 1
-    listener = open_reranker(options, [begin.tokens.categories[label] for label in real.labels]) if hears else None
+    listener = None
+    if wants_reranker(space) or begin.sampler.candidates > 1:
+        listener = open_reranker(options.listener, [begin.tokens.categories[label] for label in real.labels])
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = _settings(options, begin, given, space, listener, fingerprint_of_clips(real.clips))
 

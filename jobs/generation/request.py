@@ -10,19 +10,17 @@ from jobs.console.command import print_note
 from jobs.generation.options import STRENGTH, Options
 from jobs.generation.recipes import ClipRecipe, Source, read_recipe, recipe_of
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
+from jobs.inputs.classifiers import open_reranker
 from jobs.inputs.codecs import choose_codec
 from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm16
-from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import KEPT_LEVELS, LEAST_LOOP_S
 from soundstorm.generation.edits import Edit, Inpainting, New, Variation
 from soundstorm.generation.regions import parse_region, sample_spans
-from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
-from soundstorm.serialization.bundled import bundled_file
 
 LONGEST_EDITED_S = 600.0
 """Of a recording that is edited."""
@@ -101,7 +99,7 @@ def request_of(given: Options) -> Request:
     codec_file, codec = choose_codec(options.codec, checkpoint.fingerprint, where, codec_beside(options.checkpoint))
     reranker = None
     if sampler.candidates > 1:
-        reranker = _listener(options, [checkpoint.categories[label] for label in labels])
+        reranker = open_reranker(options.listener, [checkpoint.categories[label] for label in labels])
     if again is not None and reranker is not None:
         chosen_by = Source.from_dict(again.recipe.listener, again.where)
         digest = hashlib.sha256(reranker).hexdigest()
@@ -130,18 +128,6 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
     if options.class_name is None:
         return list(range(len(checkpoint.categories)))
     return [find_category(options.class_name, checkpoint.categories, "--class", "the checkpoint")]
-
-
-def _listener(options: Options, categories: list[str]) -> bytes:
-    """The file of the classifier that chooses, which knows all of `categories`."""
-    data = (
-        bundled_file(PACKAGED_RERANKER).read_bytes()
-        if options.listener is None
-        else storage.read_bytes(options.listener)
-    )
-    where = "the classifier in the package" if options.listener is None else f"--listener {options.listener}"
-    require_known_classes(load_classifier(data, where=where), categories, where)
-    return data
 
 
 def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[Source]]:

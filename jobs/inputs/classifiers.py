@@ -1,18 +1,21 @@
 """A classifier by URI: found in the output of `train-classifier` or named directly, and carried to actors as bytes."""
 
+from collections.abc import Sequence
+
 from cluster import storage
 from jobs.inputs.codecs import choose_codec
 from soundstorm.classification.classifier import Classifier, open_classifier
-from soundstorm.classification.cnn import PACKAGED_WEIGHTS
+from soundstorm.classification.cnn import PACKAGED_WEIGHTS, load_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.bundled import bundled_file
 
 CLASSIFIER_FILE = "classifier.safetensors"
 CODEC_FILE = "codec.safetensors"
-"""Beside the classifier, where it hears by a codec that is neither in the package nor the official one."""
+"""Beside a token classifier whose codec is neither the one in the package nor the official one."""
 
 
 def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str, bytes]:
@@ -83,3 +86,15 @@ def open_classifier_files(
         return codec if device == "cpu" else load_codec(weights, device)
 
     return open_classifier(files[CLASSIFIER_FILE], where, codec=find, device=device)
+
+
+def open_reranker(listener: str | None, categories: Sequence[str]) -> bytes:
+    """Content of the file of the reranker: a path or URI, or None for the one in the package.
+
+    Raises:
+        SoundStormError: it does not have all of `categories`.
+    """
+    data = bundled_file(PACKAGED_RERANKER).read_bytes() if listener is None else storage.read_bytes(listener)
+    where = "the classifier in the package" if listener is None else f"--listener {listener}"
+    require_known_classes(load_classifier(data, where=where), categories, where)
+    return data

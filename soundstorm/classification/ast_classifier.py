@@ -39,7 +39,7 @@ from soundstorm.classification.files import (
 )
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.serialization.damaged import refusing_damaged
-from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.int8 import dequantize
 
 FORMAT = "soundstorm-ast-classifier-1"
 BATCH_CLIPS = 16
@@ -135,7 +135,7 @@ def load_ast_classifier(data: bytes, where: str, device: str = "cpu") -> Trained
     with refusing_damaged(where, "an AST classifier", REMEDY):
         about = read_classifier_metadata(data, FORMAT)
         num_categories, config = len(about["categories"]), AstConfig.from_dict(about["architecture"], "architecture")
-        tensors = unpack(load_safetensors(data))
+        tensors = dequantize(load_safetensors(data))
         tensors[POSITIONS] = tensors[POSITIONS].unsqueeze(0)
         require_named(num_categories, config, tensors)
         model = AstClassifier(num_categories, config)

@@ -31,7 +31,7 @@ from soundstorm.classification.files import (
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.damaged import refusing_damaged
-from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.int8 import dequantize
 from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
@@ -252,7 +252,7 @@ def load_classifier(
         num_categories = len(about["categories"])
         config, tensors = (
             AudioClassifierConfig.from_dict(about["architecture"], "architecture"),
-            unpack(load_safetensors(data)),
+            dequantize(load_safetensors(data)),
         )
         check_state_dict(lambda: AudioClassifier(num_categories, config), tensors, optional=("num_batches_tracked",))
         model = AudioClassifier(num_categories, config)

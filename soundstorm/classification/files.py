@@ -14,7 +14,7 @@ from safetensors.torch import save as save_safetensors
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.int8 import pack
+from soundstorm.serialization.int8 import quantize
 from soundstorm.serialization.provenance import KEY, MISSING, Provenance, TrainedOn, agreeing, provenance_of_weights
 from soundstorm.serialization.safetensors_header import read_metadata, with_sorted_notes
 
@@ -91,7 +91,7 @@ def write_classifier(
     if trained_on is not None:
         metadata[KEY] = trained_on.to_json()
     kept = {name: tensor for name, tensor in tensors.items() if not name.endswith("num_batches_tracked")}
-    path.write_bytes(with_sorted_notes(save_safetensors(pack(kept), metadata=metadata)))
+    path.write_bytes(with_sorted_notes(save_safetensors(quantize(kept), metadata=metadata)))
 
 
 def read_format(data: bytes) -> str | None:

@@ -32,7 +32,7 @@ from soundstorm.model.config import ModelConfig
 from soundstorm.optimization.precision import autocast
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.damaged import refusing_damaged
-from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.int8 import dequantize
 from soundstorm.serialization.state_dicts import check_state_dict
 
 FORMAT = "soundstorm-token-classifier-1"
@@ -158,7 +158,7 @@ def load_token_classifier(
             raise ValueError(
                 f"its network has {network.num_levels}x{network.codebook_size} codes, but its codec has others"
             )
-        tensors = unpack(load_safetensors(data))
+        tensors = dequantize(load_safetensors(data))
         check_state_dict(
             lambda: TokenClassifier(num_categories, network, readout), tensors, optional=("num_batches_tracked",)
         )

@@ -23,7 +23,7 @@ from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
-from soundstorm.serialization.int8 import pack
+from soundstorm.serialization.int8 import quantize
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
 from soundstorm.serialization.state_dicts import read_weights
 
@@ -94,7 +94,7 @@ def save_checkpoint(
     """
     _check_fit(model.config, len(categories), fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    weights = safetensors.torch.save(pack(tensors, keep=CENTROIDS, stacked=STACKED) if packed else tensors)
+    weights = safetensors.torch.save(quantize(tensors, keep=CENTROIDS, stacked=STACKED) if packed else tensors)
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,

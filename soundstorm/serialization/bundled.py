@@ -1,5 +1,5 @@
-"""The weights that ship in the package, or beside it: a job that brings its own copy of the code need not bring them
-too."""
+"""The weights that are shipped in the package, or in a folder beside it: a job that uploads its own copy of the code
+need not upload them."""
 
 import os
 from importlib import resources
@@ -12,11 +12,11 @@ WEIGHTS_VARIABLE = "SOUNDSTORM_WEIGHTS"
 
 
 def bundled_file(name: str) -> Traversable:
-    """The file or folder `name` of `soundstorm/weights`; where this copy of the package came without it, that of the
-    folder $SOUNDSTORM_WEIGHTS.
+    """The file or folder `name` of `soundstorm/weights`; if this copy of the package lacks it, that of the folder
+    $SOUNDSTORM_WEIGHTS.
 
     Raises:
-        SoundStormError: it is in neither.
+        SoundStormError: neither has it.
     """
     here = resources.files("soundstorm") / "weights" / name
     elsewhere = os.environ.get(WEIGHTS_VARIABLE)

@@ -1,25 +1,27 @@
-"""Weights in an eighth to a quarter of their size: 8-bit integers with one scale per output row, half precision for the
-rest.
+"""Quantization of weights to 8-bit integers with a scale per output row, and to half precision for the rest: an eighth
+to a quarter of the size.
 
-Shipped weights are packed. Rounding a row to 255 steps leaves an error some 40 dB below the weights.
+The weights in the package are quantized. The rounding error is some 40 dB below the weights.
 """
 
 import torch
 from torch import Tensor
 
 SCALE = ".scale"
-"""Suffix of the tensor that holds a packed tensor's scales."""
+"""Suffix of the name of a tensor with the scales of a quantized tensor."""
 MIN_ELEMENTS = 4096
-"""Smaller tensors stay in half precision."""
+"""Smaller tensors are stored in half precision."""
 
 
-def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = (), stacked: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """Matrices become int8 with a tensor `NAME.scale` (rows,) beside them; all else, and names that end with one of
-    `keep`, float16.
+def quantize(
+    tensors: dict[str, Tensor], keep: tuple[str, ...] = (), stacked: tuple[str, ...] = ()
+) -> dict[str, Tensor]:
+    """Quantize matrices to int8, with a tensor `NAME.scale` (rows,) for each; everything else, and names that end with
+    one of `keep`, is stored in float16.
 
     Args:
         tensors: by name.
-        keep: ends of the names of matrices that are rounded to float16 only.
+        keep: suffixes of the names of matrices that are only rounded to float16.
         stacked: names of stacks of matrices (stack, rows, columns), which get scales (stack, rows).
     """
     packed = {}
@@ -37,11 +39,11 @@ def pack(tensors: dict[str, Tensor], keep: tuple[str, ...] = (), stacked: tuple[
     return packed
 
 
-def unpack(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `pack`, in float32.
+def dequantize(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The inverse of `quantize`, in float32.
 
     Raises:
-        ValueError: an integer tensor has no scales, or scales of another number of rows.
+        ValueError: an integer tensor has no scales, or scales for another number of rows.
     """
     result = {}
     for name, tensor in tensors.items():

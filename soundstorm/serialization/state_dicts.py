@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
-from soundstorm.serialization.int8 import unpack
+from soundstorm.serialization.int8 import dequantize
 
 
 def check_state_dict(
@@ -54,7 +54,7 @@ def read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> di
                     f"{path}: tensor '{name}' is of {tensor.dtype}, neither float32 nor packed: copy the checkpoint "
                     "again"
                 )
-        tensors = unpack(stored)
+        tensors = dequantize(stored)
     except (
         SafetensorError,
         ValueError,

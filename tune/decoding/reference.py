@@ -9,22 +9,19 @@ from typing import Annotated, Any
 import ray
 from annotated_types import Ge, Le
 
-from cluster import storage
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.watchdog import limits_here
 from jobs.console.command import print_note
 from jobs.console.options import Allowed, Count
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
+from jobs.inputs.classifiers import open_reranker
 from jobs.inputs.clips import Clip, draw_per_category, fingerprint_of_clips, with_sizes
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import DatasetOptions, open_dataset
-from soundstorm.classification.cnn import load_classifier
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.reranking import PACKAGED_RERANKER, require_known_classes
 from soundstorm.model.checkpoints import Checkpoint
-from soundstorm.serialization.bundled import bundled_file
 from tune.decoding.objective import ClipStatistics
 from tune.decoding.trial import ReferenceSet, measure_real
 
@@ -106,7 +103,7 @@ def prepare_study_inputs(
     real = choose_real(options, first.categories)
     listener = None
     if wants_reranker or any(checkpoint.sampler.candidates > 1 for checkpoint in opened.values()):
-        listener = open_reranker(options, [first.categories[label] for label in real.labels])
+        listener = open_reranker(options.listener, [first.categories[label] for label in real.labels])
     return StudyInputs(
         files=files,
         checkpoints=opened,
@@ -156,18 +153,6 @@ def choose_real(options: ReferenceOptions, categories: Sequence[str]) -> Real:
             "own dataset"
         )
     return Real(labels=labels, clips=with_sizes(draw_per_category(pool, options.real_per_class, seed=0)), fold=fold)
-
-
-def open_reranker(options: ReferenceOptions, categories: Sequence[str]) -> bytes:
-    """The file of the classifier that chooses among draws; raises SoundStormError unless it knows `categories`."""
-    listener = (
-        bundled_file(PACKAGED_RERANKER).read_bytes()
-        if options.listener is None
-        else storage.read_bytes(options.listener)
-    )
-    where = f"--listener {options.listener}" if options.listener else "the classifier in the package"
-    require_known_classes(load_classifier(listener, where=where), list(categories), where)
-    return listener
 
 
 def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:

@@ -10,10 +10,11 @@ import ray
 
 from cluster.errors import ClusterError
 from cluster.scheduling.limits import Limits
+from jobs.inputs.classifiers import open_reranker
 from jobs.inputs.clips import fingerprint_of_clips
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.errors import SoundStormError
-from tune.decoding.reference import ReferenceOptions, _await_all, choose_real, open_reranker
+from tune.decoding.reference import ReferenceOptions, _await_all, choose_real
 
 
 def test_a_changed_recording_makes_another_study(synthetic_dataset: Path, tmp_path: Path) -> None:
@@ -30,7 +31,7 @@ def test_a_damaged_classifier_is_named(tmp_path: Path) -> None:
     path = tmp_path / "classifier.safetensors"
     path.write_bytes(b"damaged")
     with pytest.raises(SoundStormError, match=f"^--listener {path}: not a classifier "):
-        open_reranker(ReferenceOptions(listener=str(path)), CLASSES)
+        open_reranker(str(path), CLASSES)
 
 
 def test_tasks_are_awaited_while_some_end_and_given_up_when_none_does(ray_session: None) -> None:
