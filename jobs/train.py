@@ -16,7 +16,6 @@ from typing import Annotated, Any
 
 import ray
 import torch
-from ray.train import Result
 
 from cluster import storage
 from cluster.runtime.connect import connect
@@ -31,7 +30,7 @@ from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.generator_loop import first_weights, network_for, train_on_worker
-from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
+from jobs.training.ray_trainer import RUN_FOLDER, TrainResult, run_trainer, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
@@ -223,7 +222,7 @@ def _loop_settings(
     }
 
 
-def _kept(result: Result, output_dir: str) -> str:
+def _kept(result: TrainResult, output_dir: str) -> str:
     """Publish the last good checkpoint of a run that stopped; returns a sentence that names it and the remedy."""
     if result.checkpoint is None:
         return "No epoch succeeded; start again with --overwrite"

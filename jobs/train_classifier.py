@@ -206,7 +206,11 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
     ):
         result = run_trainer(
             train_on_worker,
-            {"recipe": ray.put(recipe), "checkpoint_every": options.checkpoint_every, "cpus": scaling.cpus_per_worker},
+            {
+                "recipe": ray.put(recipe.for_workers()),
+                "checkpoint_every": options.checkpoint_every,
+                "cpus": scaling.cpus_per_worker,
+            },
             datasets,
             scaling=scaling,
             output_uri=options.output_dir,

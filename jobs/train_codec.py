@@ -254,7 +254,7 @@ def _fit(
             fitter = fitter or _fitter(scaling, parts, blocks, config, options.fitting, stored, tracker)
             step = fitter.step.remote()
             try:
-                stored = run_with_watchdog(partial(ray.get, step), watchdog)
+                stored = run_with_watchdog(partial(_result, step), watchdog)
             except DIED as error:
                 failures, fitter = failures + 1, None
                 if failures > options.max_failures:
@@ -292,6 +292,10 @@ def _fitter(
         num_cpus=scaling.cpus_per_worker, num_gpus=int(scaling.use_gpu), max_restarts=0
     )
     return actor.remote(parts, blocks, config, fitting, stored, scaling.cpus_per_worker, tracker)
+
+
+def _result(task: "ray.ObjectRef[bytes]") -> bytes:
+    return ray.get(task)
 
 
 def _stored_state(stored: bytes | None, where: str) -> FittingState:

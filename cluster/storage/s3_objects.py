@@ -325,9 +325,8 @@ def _delete_keys(bucket: str, keys: list[str], s3: Any) -> None:
     answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": key} for key in keys]})
     failed = answer.get("Errors", [])
     for item in failed:
-        problem = aws.ClientError(
-            {"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "DeleteObjects"
-        )
+        response: Any = {"Error": {"Code": item.get("Code")}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+        problem = aws.ClientError(response, "DeleteObjects")
         if item.get("Code") not in ("InternalError", "ServiceUnavailable") and not is_transient(problem):
             raise ClusterError(
                 f"s3://{bucket}/{item.get('Key')} could not be deleted ({item.get('Code')}); check the permissions"

@@ -81,11 +81,11 @@ class TokenizingPool:
         rows = [{"shard": shard, "clips": to_ipc(self._of_shard(planned, shard))} for shard in todo]
         capacity = int(info.num_gpus) or max(1, int(info.num_cpus))
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
-        shards = ray.data.from_items(rows, override_num_blocks=len(rows))
+        shards: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
         # the number of actors
         if info.num_gpus:
-            reading = {"max_duration_s": self.max_duration_s, "tracker": tracker, "limit_s": limit_s}
+            reading: dict[str, Any] = {"max_duration_s": self.max_duration_s, "tracker": tracker, "limit_s": limit_s}
             with bounded_retries():
                 shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
         with bounded_retries():

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,32 @@ HUB_SHA256 = "ae0c1e2ad4e1381d851fa9bf298ba13ebc9c5a914cdee2dbe427a6583869924d"
 HUB_SIZE = 346_404_948
 CONFIG_FILE, PREPROCESSOR_FILE, WEIGHTS_FILE = "config.json", "preprocessor_config.json", "model.safetensors"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True)
+class AstWorker:
+    """What a worker needs to train the AST."""
+
+    categories: list[str]
+    config: AstTrainingConfig
+    start: AstConfig
+    """Architecture of the weights to start from."""
+    weights: "ray.ObjectRef[bytes] | None"
+    """Content of their file; None: random weights."""
+    where: str
+    """Their name in errors."""
+
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> AstTrainer:
+        torch.manual_seed(self.config.seed)
+        num_categories, max_length = len(self.categories), self.config.max_length
+        if self.weights is None:
+            model = AstClassifier(num_categories, replace(self.start, max_length=max_length))
+        else:
+            model = pretrained_ast(num_categories, ray.get(self.weights), self.start, max_length, self.where)
+        clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        return AstTrainer(model.to(device), self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
 
 
 class AstRecipe:
@@ -92,8 +118,7 @@ class AstRecipe:
             pretrained_ast(
                 1, content, self.start, config.max_length, self.where
             )  # a mistake is told before anything is started
-        self.content: bytes | ray.ObjectRef | None = content
-        """Of the file of the weights, in Ray's object store once `data` was called."""
+        self.content = content
         self.weights_sha256 = None if content is None else hashlib.sha256(content).hexdigest()
         self.start_provenance = self._start_provenance()
         self.leaks = refuse_leaks(
@@ -123,8 +148,6 @@ class AstRecipe:
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
-        if self.content is not None:
-            self.content = ray.put(self.content)
         training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)
         start = (
             None
@@ -134,17 +157,9 @@ class AstRecipe:
         self.trained_on = combined(decoded_recordings(self.index.clips, training), start)
         return {"recordings": training}, usable
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> AstTrainer:
-        torch.manual_seed(self.config.seed)
-        model = self._network()
-        if self.content is not None:
-            model = pretrained_ast(
-                len(self.categories), ray.get(self.content), self.start, self.config.max_length, self.where
-            )
-        clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-        return AstTrainer(model.to(device), self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+    def for_workers(self) -> AstWorker:
+        weights = None if self.content is None else ray.put(self.content)
+        return AstWorker(self.categories, self.config, self.start, weights, self.where)
 
     def test_clips(self) -> pa.Table:
         return rows_of_folds(self.index.clips, {self.fold})

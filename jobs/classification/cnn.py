@@ -1,8 +1,7 @@
-"""How `train-classifier` trains the convolutional network on log-mel spectrograms: every worker holds all training
-recordings."""
+"""Recipe of the convolutional network on log-mel spectrograms; every worker holds all training recordings."""
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,21 +20,37 @@ from soundstorm.data.datasets import Index
 from soundstorm.serialization.provenance import TrainedOn
 
 
+@dataclass(frozen=True)
+class CnnWorker:
+    """What a worker needs to train the convolutional network."""
+
+    categories: list[str]
+    config: AudioClassifierTrainingConfig
+
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> AudioClassifierTrainer:
+        torch.manual_seed(self.config.seed)
+        model = AudioClassifier(len(self.categories)).to(device)
+        clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        return AudioClassifierTrainer(model, self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+
+
 class CnnRecipe:
     """A `jobs.classification.recipe.Recipe`.
 
     Args:
         index: the dataset.
         dataset: its name.
-        location: where it lies.
+        location: folder or URI of the dataset.
         fold: the test fold.
-        config: of the training.
+        config: settings of the training.
         max_duration_s: seconds of a recording that are used.
     """
 
     kind = "cnn"
     trained_on: TrainedOn
-    """Known once `data` was called."""
+    """Set by `data`."""
 
     def __init__(
         self,
@@ -67,13 +82,8 @@ class CnnRecipe:
         self.trained_on = combined(decoded_recordings(self.index.clips, training))
         return {"recordings": training}, usable
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> AudioClassifierTrainer:
-        torch.manual_seed(self.config.seed)
-        model = AudioClassifier(len(self.categories)).to(device)
-        clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-        return AudioClassifierTrainer(model, self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+    def for_workers(self) -> CnnWorker:
+        return CnnWorker(self.categories, self.config)
 
     def test_clips(self) -> pa.Table:
         return rows_of_folds(self.index.clips, {self.fold})

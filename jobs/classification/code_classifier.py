@@ -11,7 +11,7 @@ import ray
 import ray.data
 import ray.train
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cluster import storage
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
@@ -166,6 +166,39 @@ def _some(names: list[str]) -> str:
     )
 
 
+@dataclass(kw_only=True, frozen=True)
+class TokenWorker:
+    """What a worker needs to train the token classifier."""
+
+    categories: list[str]
+    config: TokenClassifierTrainingConfig
+    mode: Mode
+    network: ModelConfig
+    readout: ReadoutConfig
+    teacher: bytes | None
+    """Content of the teacher's file."""
+    codec: "ray.ObjectRef[bytes]"
+    """Content of the codec's file."""
+    generator: "ray.ObjectRef[dict[str, Tensor]] | None"
+    """Weights to start from."""
+
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> TokenClassifierTrainer:
+        torch.manual_seed(self.config.seed)
+        model, codec = (
+            TokenClassifier(len(self.categories), self.network, self.readout),
+            load_codec(ray.get(self.codec), str(device)),
+        )
+        if self.generator is not None:
+            model.load_generator(ray.get(self.generator))
+        model.set_codebook_embeddings(codec)
+        recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
+        teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
+        shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}
+        return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
+
+
 class TokenRecipe:
     """A `jobs.classification.recipe.Recipe`.
 
@@ -177,13 +210,7 @@ class TokenRecipe:
 
     kind = "soundstorm"
     trained_on: TrainedOn
-    """Known once `data` was called."""
-    generator: "ray.ObjectRef | None"
-    """On a worker: weights to start from."""
-    codec: "ray.ObjectRef"
-    """On a worker: content of the codec's file."""
-    teacher: bytes | None
-    """On a worker: content of the teacher's file."""
+    """Set by `data`."""
 
     def __init__(self, source: Source, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
         tokens, origin = source.tokens, source.origin
@@ -226,23 +253,23 @@ class TokenRecipe:
             f"{starts[self.source.origin.mode]}{taught}"
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        """What workers need; weights go to them through Ray's object store, once for all."""
+    def for_workers(self) -> TokenWorker:
         source, generator = self.source, self.source.generator
         weights = (
             None
             if generator is None
             else weights_for_categories(generator.model, generator.categories, self.categories)
         )
-        light = {
-            "teacher": source.teacher,
-            "config": self.config,
-            "readout": self.readout,
-            "fold": self.fold,
-            "categories": self.categories,
-        }
-        heavy = {"generator": None if weights is None else ray.put(weights), "codec": ray.put(source.codec_weights)}
-        return light | heavy | {"mode": self.mode, "network": self.network}
+        return TokenWorker(
+            categories=self.categories,
+            config=self.config,
+            mode=self.mode,
+            network=self.network,
+            readout=self.readout,
+            teacher=source.teacher,
+            codec=ray.put(source.codec_weights),
+            generator=None if weights is None else ray.put(weights),
+        )
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
@@ -250,22 +277,6 @@ class TokenRecipe:
         training, usable = training_recordings(clips, self.fold, self.source.tokens_uri, self.max_duration_s)
         self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
         return {"recordings": training}, usable
-
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> TokenClassifierTrainer:
-        torch.manual_seed(self.config.seed)
-        model, codec = (
-            TokenClassifier(len(self.categories), self.network, self.readout),
-            load_codec(ray.get(self.codec), str(device)),
-        )
-        if self.generator is not None:
-            model.load_generator(ray.get(self.generator))
-        model.set_codebook_embeddings(codec)
-        recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-        teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
-        shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}
-        return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
 
     def test_clips(self) -> pa.Table:
         return rows_of_folds(self.source.tokens.clips(), {self.fold})

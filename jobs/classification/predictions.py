@@ -44,9 +44,10 @@ def predict_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float
     known = {row["clip_id"]: row for row in clips.select(["clip_id", "fold", "category"]).to_pylist()}
     predictions = []
     for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=AT_ONCE):
-        rows = [row for row in batch.select(["clip_id", "samples"]).to_pylist() if row["samples"]]
-        heard = [_views(np.frombuffer(row["samples"], "<i2"), row["clip_id"], num_views) for row in rows]
-        probability_XVC = classifier.predict([view for views in heard for view in views]).reshape(
+        table: pa.Table = batch
+        rows = [row for row in table.select(["clip_id", "samples"]).to_pylist() if row["samples"]]
+        views = [_views(np.frombuffer(row["samples"], "<i2"), row["clip_id"], num_views) for row in rows]
+        probability_XVC = classifier.predict([view for views_of_one in views for view in views_of_one]).reshape(
             len(rows), num_views, len(classifier.categories)
         )
         probability_XC = probability_XVC.mean(1)

@@ -1,4 +1,5 @@
-"""Ray Train's loop for every kind of classifier, and what a kind brings to it."""
+"""Ray Train's loop for every kind of classifier, and the interface of a kind: a recipe on the driver, and what it sends
+to the workers."""
 
 import tempfile
 import time
@@ -16,34 +17,28 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from jobs.training.ray_trainer import use_threads
+from soundstorm.classification.trainer import ClassifierTrainer
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.divergence import far_above_guessing, lost
 
 STATE_FILE = "trainer.pt"
 
 
-class Trainer(Protocol):
-    """Makes steps on one worker; the next step depends on its state and nothing else."""
+class WorkerRecipe(Protocol):
+    """What a worker needs to train a kind of classifier; large weights are in Ray's object store."""
 
-    step_count: int
-    steps_per_epoch: int
-    total_steps: int
+    @property
+    def categories(self) -> list[str]:
+        """Name of each label."""
 
-    def step(self) -> dict[str, float]:
-        """Make one optimizer step; returns its figures, `loss` and `accuracy` among them."""
-
-    def learning_rate(self) -> float:
-        """That of the next step."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything a later run needs to go on: tensors and plain values."""
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from what `state_dict` gave."""
+    def trainer(
+        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
+    ) -> ClassifierTrainer:
+        """A trainer on the recordings that this worker reads."""
 
 
 class Recipe(Protocol):
-    """How one kind of classifier is trained, as the options say; made on the driver, and sent to the workers."""
+    """How a kind of classifier is trained, according to the options; it stays on the driver."""
 
     config: Any
     """A data class with the settings of the training, `batch_size` (of a worker) among them."""
@@ -54,7 +49,7 @@ class Recipe(Protocol):
 
     @property
     def dataset(self) -> str:
-        """Name of the dataset that it is trained on."""
+        """Name of the training dataset."""
 
     @property
     def fold(self) -> int:
@@ -70,38 +65,36 @@ class Recipe(Protocol):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What decides the result, for the record of the run."""
+        """Settings that the result depends on, for the record of the run."""
 
     @property
     def leaks(self) -> list[str]:
-        """What has seen the test fold and is used all the same."""
+        """Weights that have seen the test fold and are used nevertheless, a sentence each."""
 
     def describe(self) -> str:
-        """For people: what is trained, and how."""
+        """A phrase on what is trained and how."""
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
-        """What the workers read, and how many recordings that is; Ray must run."""
+        """Datasets for the workers, and the number of recordings; Ray must be running."""
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> Trainer:
-        """On a worker: a trainer of what it reads."""
+    def for_workers(self) -> WorkerRecipe:
+        """What the workers need; Ray must be running."""
 
     def test_clips(self) -> pa.Table:
         """The recordings of the test fold, schema CLIPS."""
 
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
-        """Write the classifier's file from the state of a trainer that has made its last step."""
+        """Write the classifier's file from the state of a trainer after its last step."""
 
     def files(self) -> dict[str, bytes]:
-        """What belongs beside the classifier's file, by name."""
+        """Files that belong beside the classifier's file, by name."""
 
 
 def train_on_worker(settings: dict[str, Any]) -> None:
-    """One trainer a worker, gradients and running statistics shared; rank 0 keeps checkpoints."""
+    """Run a trainer on each worker; gradients and running statistics are shared, and rank 0 saves checkpoints."""
     use_threads(settings["cpus"])
     context = ray.train.get_context()
-    recipe: Recipe = ray.get(settings["recipe"])
+    recipe: WorkerRecipe = ray.get(settings["recipe"])
     trainer = recipe.trainer(context.get_world_rank(), context.get_world_size(), get_device(), prepare_model)
     rows: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()
@@ -112,7 +105,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
         rows = state["rows"]
         trainer.step_count = (
             rows[-1]["epoch"] * trainer.steps_per_epoch
-        )  # another number of workers may make another number of steps
+        )  # with another number of workers, an epoch may have another number of steps
     while trainer.step_count < trainer.total_steps:
         began = time.monotonic()
         steps = [trainer.step() for _ in range(trainer.steps_per_epoch)]
@@ -142,7 +135,7 @@ def train_on_worker(settings: dict[str, Any]) -> None:
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The newest rows and the trainer's state of a checkpoint; nothing is unpickled."""
+    """The rows of the log and the trainer's state in a checkpoint; nothing is unpickled."""
     state: dict[str, Any] = torch.load(folder / STATE_FILE, map_location="cpu", weights_only=True)
     return state
 

@@ -126,7 +126,7 @@ class _Running:
     def _begin(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": here}
-        self.process = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
+        self.process: Any = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
         self.done = self.process.run.remote(self.trial)
 
     def print_lines(self) -> None:

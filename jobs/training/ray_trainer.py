@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
@@ -14,7 +14,6 @@ from ray.train import (
     DataConfig,
     FailureConfig,
     LoggingConfig,
-    Result,
     RunConfig,
     ScalingConfig,
     UserCallback,
@@ -149,6 +148,14 @@ class ReportForwarder(UserCallback):
                 )
 
 
+class TrainResult(Protocol):
+    """What is used of Ray Train's result."""
+
+    checkpoint: ray.train.Checkpoint | None
+    return_value: Any
+    """Return value of the loop on rank 0."""
+
+
 def run_trainer(
     loop: Callable[[dict[str, Any]], Any],
     settings: dict[str, Any],
@@ -158,7 +165,7 @@ def run_trainer(
     output_uri: str,
     max_failures: int,
     on_report: Callable[[dict[str, Any]], None],
-) -> Result:
+) -> TrainResult:
     """Run `loop(settings)` on the workers until it returns. If a worker is lost, all restart from the latest
     checkpoint.
 
@@ -193,19 +200,19 @@ def run_trainer(
     trainer = TorchTrainer(
         loop_with_heartbeat,
         train_loop_config=settings,
-        datasets=datasets,
+        datasets={**datasets},
         dataset_config=DataConfig(datasets_to_split=[]),
         scaling_config=ScalingConfig(
             num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.resources
         ),
-        run_config=RunConfig(
+        run_config=RunConfig(  # type: ignore[call-arg]  # the types are those of Ray Train's first version
             name="train",
             storage_path=path,
             storage_filesystem=filesystem,
             checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
             failure_config=FailureConfig(max_failures=max_failures),
             logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[ReportForwarder(reports, output_uri)],
+            callbacks=[ReportForwarder(reports, output_uri)],  # type: ignore[list-item]
         ),
     )
 
@@ -218,7 +225,8 @@ def run_trainer(
         tracker=tracker, worker=resources, num_workers=count, storage_uri=output_uri, limits=limits_here()
     )
     try:  # not in the main thread: Ray Train then does not change the handling of Ctrl-C
-        return run_with_watchdog(trainer.fit, watchdog, show)
+        result: Any = run_with_watchdog(trainer.fit, watchdog, show)
+        return result  # type: ignore[no-any-return]
     except Exception as error:
         sentence = _as_sentence(error, max_failures)
         if sentence is error:

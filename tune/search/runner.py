@@ -164,11 +164,11 @@ def _name(trial: Trial) -> str:
 
 
 def _optuna(search: Search, before: list[TrialResult], first: list[TrialConfig], seed: int) -> OptunaSearch:
-    """The search, told of what earlier calls found."""
+    """The search algorithm, with the results of earlier calls."""
     distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in search.space.items()})
     several = len(search.metrics) > 1
     metric: Any = list(search.metrics) if several else search.metrics[0]
-    # Another call proposes other points than those that it knows already.
+    # A repeated call must propose settings other than those already tried.
     sampler = optuna.samplers.TPESampler(
         seed=seed + len(before), n_startup_trials=min(10, max(4, search.num_trials // 3))
     )
@@ -182,17 +182,18 @@ def _optuna(search: Search, before: list[TrialResult], first: list[TrialConfig],
     for ended in before:
         is_bad = ended.state in ("diverged", "failed")  # as the running study told it
         values = [PENALTY if is_bad else float(ended.last.get(name, PENALTY)) for name in search.metrics]
-        searcher._ot_study.add_trial(  # its own way in takes one metric only
+        study: Any = searcher._ot_study
+        study.add_trial(  # OptunaSearch's own method accepts only one metric
             optuna.trial.create_trial(values=values, params=ended.point, distributions=distributions)
         )
     return searcher
 
 
 def _scheduler(search: Search, before: list[TrialResult]) -> TrialScheduler:
-    """ASHA, with the trials of earlier calls on its rungs; for trials of one report there is nothing to stop early."""
+    """ASHA, with the trials of earlier calls on its rungs. Trials that report once cannot be stopped early."""
     if search.epochs == 1 or not search.stops_early:
         return FIFOScheduler()
-    scheduler = ASHAScheduler(
+    scheduler: Any = ASHAScheduler(
         time_attr="epoch",
         metric=search.metrics[0],
         mode="min",
@@ -210,7 +211,7 @@ def _scheduler(search: Search, before: list[TrialResult]) -> TrialScheduler:
 
 @dataclass(frozen=True)
 class _PastTrial:
-    """What ASHA looks at of a trial."""
+    """The attributes of a trial that ASHA uses."""
 
     trial_id: str
 
