@@ -32,7 +32,13 @@ from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
-from jobs.inputs.datasets import DatasetOptions, folds_record, only_listed, open_and_report
+from jobs.inputs.datasets import (
+    DatasetOptions,
+    folds_record,
+    last_fold,
+    only_listed,
+    open_and_report,
+)
 from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
@@ -178,7 +184,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }
         return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
-    fold = max(index.clips["fold"].to_pylist()) if options.fold is None else options.fold
+    fold = last_fold(index.clips) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
     shared: dict[str, Any] = {"dataset": options.dataset, "location": storage.absolute(options.location), "fold": fold}

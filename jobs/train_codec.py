@@ -29,7 +29,15 @@ from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Allowed, NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
-from jobs.inputs.datasets import DatasetOptions, folds_record, index_digest, is_listed, open_and_report, rows_of_folds
+from jobs.inputs.datasets import (
+    DatasetOptions,
+    folds_record,
+    index_digest,
+    is_listed,
+    last_fold,
+    open_and_report,
+    rows_of_folds,
+)
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from jobs.training.codec_fitter import CodecFitter
@@ -108,7 +116,7 @@ class Options(DatasetOptions, RestartOptions):
 def run(options: Options) -> dict[str, Any]:
     """Fit the codec; returns the figures of its levels and of the test fold."""
     index = open_and_report(options)
-    fold = index.num_folds if options.test_fold is None else options.test_fold
+    fold = last_fold(index.clips) if options.test_fold is None else options.test_fold
     every = set(range(1, index.num_folds + 1))
     folds = set(options.folds) or every - {fold}
     for option, given in (("test-fold", {fold}), ("folds", folds)):

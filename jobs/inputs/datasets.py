@@ -138,6 +138,11 @@ def check_not_inside_dataset(output_dir: str, options: DatasetOptions, option: s
         check_not_inside(output_dir, options.location, option, "--data-dir")
 
 
+def last_fold(clips: pa.Table) -> int:
+    """The last fold that has clips: the test fold by default."""
+    return max(clips["fold"].to_pylist())
+
+
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:
     """The clips whose fold is one of `folds`."""
     return clips.filter(pc.is_in(clips["fold"], pa.array(sorted(folds), clips.schema.field("fold").type)))

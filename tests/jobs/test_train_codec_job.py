@@ -105,6 +105,23 @@ def test_a_finished_fit_that_lacks_its_record_ends_with_the_same_codec(fitted: d
     assert (output / "codec.safetensors").read_bytes() == before
 
 
+def test_a_codec_that_was_deleted_is_fitted_again(fitted: dict[str, Any]) -> None:
+    codec = Path(fitted["codec"])
+    before = codec.read_bytes()
+    codec.unlink()
+    assert "already fitted" not in run(fitted["again"])["message"]
+    assert codec.read_bytes() == before
+
+
+def test_without_an_option_the_test_fold_is_the_last_that_has_clips(dataset: Path, tmp_path: Path) -> None:
+    shutil.copytree(dataset, tmp_path / "data")
+    labels = tmp_path / "data" / "meta" / "esc50.csv"
+    rows = labels.read_text().splitlines(keepends=True)
+    labels.write_text("".join(row for row in rows if row.split(",")[1] != "5"))
+    with pytest.raises(SoundStormError, match="--folds has 4, which is the test fold"):
+        run(options(tmp_path / "data", tmp_path / "out", folds=(1, 4)))
+
+
 @pytest.mark.parametrize(
     ("changes", "fault"),
     [
