@@ -21,7 +21,7 @@ from jobs.actors.tokenizer import KILLS_WORKER
 from jobs.inputs.audio_files import open_recording, rejecting
 from jobs.inputs.classifiers import open_classifier_files
 from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, read_audio, to_pcm16
-from soundstorm.classification.hearable import Unheard, unheard
+from soundstorm.classification.classifiable import Unclassifiable, unclassifiable
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.schemas import CLASSIFIED, REJECTED, Reason
 
@@ -122,7 +122,7 @@ class ClassifierActor:
         """A row of `classified` for each clip; silent and very short clips have no categories, unless `name_all` is
         set."""
         longest = round(self.job["window_s"] * SAMPLE_RATE)
-        notes = [unheard(clip) for _, clip in clips]
+        notes = [unclassifiable(clip) for _, clip in clips]
         wanted = [number for number, note in enumerate(notes) if note is None or self.job["name_all"]]
         probability_XC = (
             predict_in_windows(self.classifier.predict, [clips[number][1] for number in wanted], longest)
@@ -136,7 +136,7 @@ class ClassifierActor:
         ]
 
     def _row(
-        self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unheard | None
+        self, uri: str, duration_s: float, probability_C: np.ndarray | None, note: Unclassifiable | None
     ) -> dict[str, Any]:
         """A row of `classified`."""
         row: dict[str, Any] = {
@@ -169,7 +169,7 @@ class ClassifierActor:
                     clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[
                         : windows * longest
                     ]
-                    is_silent = is_silent and unheard(clip) is not None
+                    is_silent = is_silent and unclassifiable(clip) is not None
                     total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
                     heard += windows
                     release_memory()
@@ -177,7 +177,7 @@ class ClassifierActor:
             found.rejected.append(_rejection(uri, error.reason, error.detail))
         else:
             is_named = self.job["name_all"] or not is_silent
-            note = Unheard.SILENT if is_silent else None
+            note = Unclassifiable.SILENT if is_silent else None
             found.rows.append(self._row(uri, long.duration_s, total_C / count if is_named else None, note))
 
     def _decoded(self, uris: Sequence[str]) -> Iterator[tuple[str, np.ndarray | _Long | RejectedAudio]]:

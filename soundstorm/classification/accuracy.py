@@ -1,8 +1,7 @@
-"""How well a classifier names recordings: accuracy by fold and by class, what it takes for what, and whether its
-probabilities can be believed.
+"""Accuracy of a classifier by fold and by class, confusion matrix, and calibration of its probabilities.
 
-Everything follows from a table of predictions (schema PREDICTIONS). The accuracy of a cross-validation is the mean over
-its folds, and its spread the standard deviation over them (n - 1).
+Everything is computed from a table of predictions (schema PREDICTIONS). The accuracy of a cross-validation is the mean
+over its folds, with the standard deviation over them (n - 1).
 
 Legend: C categories.
 """

@@ -1,7 +1,7 @@
-"""The Audio Spectrogram Transformer as a classifier of environmental sound: Kaldi's log-mel filter bank in, a
-probability for each category out.
+"""The Audio Spectrogram Transformer (AST) as a classifier of environmental sound, from Kaldi's log-mel filter bank
+features.
 
-Features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on. The network is that of
+The features are those that `MIT/ast-finetuned-audioset-10-10-0.4593` was trained on. The network is in
 `soundstorm.classification.ast_network`.
 
 Legend: B batch, N samples, T frames, M mel bands, C categories.
@@ -43,7 +43,7 @@ from soundstorm.serialization.int8 import dequantize
 
 FORMAT = "soundstorm-ast-classifier-1"
 BATCH_CLIPS = 16
-"""Clips that are heard together."""
+"""Clips per batch."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -59,8 +59,8 @@ class TrainedAst(ClassifierInfo):
         return "ast"
 
     def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; of a clip
-        longer than it hears at once, the mean over windows.
+        """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; a clip
+        longer than the network's input is divided into windows, and the probabilities are averaged.
 
         Raises:
             SoundStormError: a clip has no samples.
@@ -89,8 +89,8 @@ class TrainedAst(ClassifierInfo):
 
 
 def filter_bank(clip: np.ndarray, config: AstConfig) -> Tensor:
-    """Kaldi's log-mel filter bank of a clip int16 (N,) at 24 kHz: (T, M), unscaled, T = 1 + (samples at 16 kHz - 400)
-    // 160, at least 1."""
+    """Kaldi's log-mel filter bank features of a clip int16 (N,) at 24 kHz: (T, M), not normalized, T = 1 + (samples at
+    16 kHz - 400) // 160, at least 1."""
     waveform = torch.from_numpy(resample(from_pcm16(clip), SAMPLE_RATE, AST_RATE))
     waveform = F.pad(waveform, (0, max(0, FRAME - len(waveform))))
     from torchaudio.compliance import kaldi
@@ -102,12 +102,12 @@ def filter_bank(clip: np.ndarray, config: AstConfig) -> Tensor:
 
 
 def filled(bank_TM: Tensor, config: AstConfig) -> Tensor:
-    """The first `max_length` frames, with zeros after them where there are fewer, as the AST was trained."""
+    """The first `max_length` frames, zero-padded if there are fewer, as in the training of the AST."""
     return F.pad(bank_TM[: config.max_length], (0, 0, 0, max(0, config.max_length - len(bank_TM))))
 
 
 def scaled(bank: Tensor, config: AstConfig) -> Tensor:
-    """A filter bank as the AST takes it in."""
+    """Normalize a filter bank as the AST expects it."""
     return (bank - config.mean) / (2 * config.std)
 
 

@@ -1,7 +1,7 @@
-"""The network of the Audio Spectrogram Transformer (AST, Gong et al., arXiv 2104.01778), as the library `transformers`
-has it (extra `ast`).
+"""The network of the Audio Spectrogram Transformer (AST, Gong et al., arXiv 2104.01778), as implemented in the library
+`transformers` (extra `ast`).
 
-This module can be imported without that library. Weights go by the names of the published file,
+This module can be imported without that library. Weights have the names of the published file,
 `MIT/ast-finetuned-audioset-10-10-0.4593`, whichever version of the library reads or writes them.
 
 Legend: B batch, T frames, M mel bands, P patches with the two tokens before them, D width, C categories; of a grid of
@@ -26,9 +26,9 @@ from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.settings import Settings
 
 AST_RATE = 16_000
-"""Samples per second that the AST hears."""
+"""Sample rate of the AST's input."""
 FRAME, HOP = 400, 160
-"""Samples of a frame of its features (25 ms), and from frame to frame (10 ms)."""
+"""Samples per frame of its features (25 ms), and between frames (10 ms)."""
 MAX_VALUES = {
     "hidden_size": 8_192,
     "num_hidden_layers": 256,
@@ -40,7 +40,7 @@ MAX_VALUES = {
     "max_length": 65_536,
     "num_mel_bins": 1_024,
 }
-"""The most of a setting."""
+"""Maximum of each setting."""
 HEAD = "classifier."
 HEAD_NAMES = tuple(f"{HEAD}{part}.{kind}" for part in ("layernorm", "dense") for kind in ("weight", "bias"))
 POSITIONS = "audio_spectrogram_transformer.embeddings.position_embeddings"
@@ -53,33 +53,32 @@ NEWER_NAMES = (
     ("mlp.fc1.", "intermediate.dense."),
     ("mlp.fc2.", "output.dense."),
 )
-"""What later versions of `transformers` call parts of the network, and what the published file calls them."""
+"""Names of parts of the network in later versions of `transformers`, and in the published file."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class AstConfig(Settings):
-    """Architecture of an AST, and how its features are scaled; the defaults are the published ones."""
+    """Architecture of an AST, and the normalization of its features; the defaults are the published ones."""
 
     hidden_size: int = 768
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
     intermediate_size: int = 3072
     patch_size: int = 16
-    """Mel bands and frames of a patch."""
+    """Mel bands and frames per patch."""
     frequency_stride: int = 10
-    """Mel bands from patch to patch."""
+    """Mel bands between patches."""
     time_stride: int = 10
-    """Frames from patch to patch."""
+    """Frames between patches."""
     max_length: int = 1024
-    """Frames of 10 ms that it hears at once: a shorter clip is followed by silence, a longer one is cut into
-    windows."""
+    """Input length in frames of 10 ms: a shorter clip is padded with silence, a longer one is divided into windows."""
     num_mel_bins: int = 128
     layer_norm_eps: float = 1e-12
     qkv_bias: bool = True
     mean: float = -4.2677393
-    """Of the features that it was trained on."""
+    """Mean of the features in its training."""
     std: float = 4.5689974
-    """Their standard deviation; they are divided by twice that."""
+    """Standard deviation of the features; they are divided by twice that."""
 
     def __post_init__(self) -> None:
         for name, most in MAX_VALUES.items():
@@ -111,12 +110,12 @@ class AstConfig(Settings):
 
     @property
     def longest(self) -> int:
-        """Samples at 24 kHz that it hears at once."""
+        """Input length in samples at 24 kHz."""
         return (FRAME + (self.max_length - 1) * HOP) * SAMPLE_RATE // AST_RATE
 
 
 class AstClassifier(nn.Module):
-    """An AST with a head for other categories; raises SoundStormError where `transformers` is not installed."""
+    """An AST with a head for other categories; raises SoundStormError if `transformers` is not installed."""
 
     def __init__(self, num_categories: int, config: AstConfig) -> None:
         super().__init__()
@@ -130,17 +129,17 @@ class AstClassifier(nn.Module):
         return next(self.parameters()).device
 
     def pooled(self, features_BTM: Tensor) -> Tensor:
-        """What the head gets (B, D), the mean of the two tokens, for features of `max_length` frames."""
+        """Input of the head (B, D), the mean of the two tokens, for features of `max_length` frames."""
         pooled_BD: Tensor = self.network.audio_spectrogram_transformer(features_BTM).pooler_output
         return pooled_BD
 
     def score(self, pooled_BD: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax."""
+        """Logits (B, C)."""
         scores_BC: Tensor = self.network.classifier(pooled_BD)
         return scores_BC
 
     def forward(self, features_BTM: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, for features of `max_length` frames."""
+        """Logits (B, C) for features of `max_length` frames."""
         return self.score(self.pooled(features_BTM))
 
     def weights(self) -> dict[str, Tensor]:
@@ -148,12 +147,12 @@ class AstClassifier(nn.Module):
         return {published_name(name): value for name, value in self.network.state_dict().items()}
 
     def load_published_weights(self, weights: dict[str, Tensor]) -> None:
-        """Have the weights under their published names; those of the head may be absent and then stay as they are."""
+        """Load weights with their published names; those of the head may be absent and are then unchanged."""
         self.network.load_state_dict(_named_as(self.network.state_dict(), weights), strict=False)
 
 
 def require_transformers() -> Any:
-    """The library `transformers`; raises SoundStormError where it is not installed."""
+    """The library `transformers`; raises SoundStormError if it is not installed."""
     try:
         return importlib.import_module("transformers")
     except ImportError as error:
@@ -164,14 +163,14 @@ def require_transformers() -> Any:
 
 
 def published_name(name: str) -> str:
-    """A parameter's name in the published file, from that of any version of `transformers`."""
+    """Name of a parameter in the published file, from its name in any version of `transformers`."""
     for newer, published in NEWER_NAMES:
         name = name.replace(newer, published)
     return name
 
 
 def _named_as(names: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """`weights` under those of `names` that mean the same; what none of them means keeps its name."""
+    """Rename `weights` to the equivalent ones of `names`; others keep their names."""
     own = {published_name(name): name for name in names}
     return {own.get(published_name(name), name): value for name, value in weights.items()}
 
@@ -179,7 +178,7 @@ def _named_as(names: Iterable[str], weights: dict[str, Tensor]) -> dict[str, Ten
 def require_named(
     num_categories: int, config: AstConfig, weights: dict[str, Tensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raise ValueError unless `weights` are those of an AST, found out before a byte of memory is given to it; see
+    """Raise ValueError unless `weights` are those of an AST, before memory is allocated for it; see
     `check_state_dict`."""
     with torch.device("meta"):
         network = AstClassifier(num_categories, config).network
@@ -187,8 +186,8 @@ def require_named(
 
 
 def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) -> Tensor:
-    """Position embeddings for other lengths and bands: cut from the middle where there are fewer patches, else
-    interpolated, as published."""
+    """Position embeddings for another input size: cut from the middle if it has fewer patches, otherwise interpolated,
+    as published."""
     tokens_12D, grid_1PD = positions_1PD[:, :2], positions_1PD[:, 2:]
     grid_1DFT = grid_1PD.reshape(1, *have.grid, -1).permute(0, 3, 1, 2)
     rows, columns = want.grid
@@ -202,14 +201,14 @@ def fitted_positions(positions_1PD: Tensor, have: AstConfig, want: AstConfig) ->
 def pretrained_ast(
     num_categories: int, weights: bytes, config: AstConfig, max_length: int, where: str
 ) -> AstClassifier:
-    """An AST that starts from the published network or another, with a new head and room for `max_length` frames.
+    """An AST with published or other pretrained weights, a new head, and an input of `max_length` frames.
 
     Args:
         num_categories: outputs of the new head.
         weights: content of a safetensors file.
         config: its architecture.
-        max_length: frames of 10 ms that the new one hears at once.
-        where: what the weights were read from, for errors.
+        max_length: input length in frames of 10 ms.
+        where: name of the weights' source in errors.
 
     Raises:
         SoundStormError: the weights are damaged, or not of this architecture; or `transformers` is not installed.
@@ -228,11 +227,11 @@ def pretrained_ast(
 
 
 def read_ast_config(config: bytes, preprocessor: bytes | None, where: str) -> AstConfig:
-    """The architecture from a `config.json` of `transformers`, and how features are scaled from its
+    """The architecture from a `config.json` of `transformers`, and the normalization of features from its
     `preprocessor_config.json`, if there is one.
 
     Raises:
-        SoundStormError: it is not the configuration of an AST, or of one that is not known here.
+        SoundStormError: it is not the configuration of an AST, or of an unsupported one.
     """
     names = {field.name for field in fields(AstConfig)}
     found: dict[str, Any] = {}

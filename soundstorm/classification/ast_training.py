@@ -1,8 +1,8 @@
-"""Training of the AST classifier: recordings in, a better classifier out, one step at a time.
+"""Training of the AST classifier.
 
 The recipe is that of the paper for ESC-50 (Gong et al., arXiv 2104.01778): masked bands and frames, Adam, and a
-learning rate that falls from the sixth epoch on. A frozen network is heard once for each clip; then its head alone is
-trained. `AstTrainer` knows nothing of Ray.
+learning rate that decays from the sixth epoch on. The features of a frozen network are computed once per clip; then
+only its head is trained.
 
 Legend: B batch, T frames, M mel bands, D width, C categories.
 """
@@ -26,60 +26,59 @@ PEAK_LR: dict[Mode, float] = {"fine-tuned": 1e-5, "frozen": 1e-3, "scratch": 1e-
 
 @dataclass(kw_only=True, frozen=True)
 class AstTrainingConfig:
-    """How an AST classifier is trained; the defaults are those of the paper for ESC-50."""
+    """Settings of the training; the defaults are those of the paper for ESC-50."""
 
     mode: Mode = "fine-tuned"
-    """frozen: only the head is trained; scratch: the network starts from random weights."""
+    """frozen: only the head is trained; scratch: training starts from random weights."""
     epochs: int = 25
     """Passes over the clips."""
     batch_size: int = 48
-    """Clips a step on each worker."""
+    """Clips per step and worker."""
     lr: float | None = None
-    """Highest learning rate of Adam; None: 1e-5 fine-tuned, 1e-3 frozen, 1e-4 from scratch."""
+    """Peak learning rate of Adam; None: 1e-5 fine-tuned, 1e-3 frozen, 1e-4 from scratch."""
     full_epochs: int = 5
-    """Epochs at that rate."""
+    """Number of epochs at the peak learning rate."""
     lr_decay: float = 0.85
-    """The rate of each later epoch as a share of the one before it."""
+    """Factor of the learning rate per later epoch."""
     betas: tuple[float, float] = (0.95, 0.999)
-    """Decay of Adam's two averages."""
+    """Decay rates of Adam's two moment estimates."""
     weight_decay: float = 5e-7
-    """Of Adam."""
+    """Weight decay of Adam."""
     max_length: int = 512
-    """Frames of 10 ms that the network hears at once: somewhat more than 5 s; an example shows so many of a longer
-    clip."""
+    """Input length in frames of 10 ms: slightly more than 5 s; an example is an excerpt of a longer clip."""
     mask_bands: int = 24
-    """Largest number of neighbouring bands that are masked in an example; none where the network is frozen."""
+    """Maximum number of neighbouring bands that are masked in an example; none if the network is frozen."""
     mask_frames: int = 96
-    """Largest number of neighbouring frames that are masked."""
+    """Maximum number of neighbouring frames that are masked."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` computes in bfloat16 where the device has instructions for it."""
+    """`auto`: bfloat16 if the device supports it in hardware."""
     seed: int = 0
-    """Seed of order, variations and initial weights."""
+    """Random seed of the order of clips, augmentation and initial weights."""
 
     @property
     def peak_lr(self) -> float:
-        """The highest learning rate."""
+        """Peak learning rate."""
         return PEAK_LR[self.mode] if self.lr is None else self.lr
 
 
 class AstTrainer(ClassifierTrainer):
-    model: AstClassifier
-    config: AstTrainingConfig
-
-    """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
+    """Trains an `AstClassifier`; see `ClassifierTrainer`.
 
     Args:
         model: the network to train, on its device.
-        config: length, rates and variations.
-        clips: recordings to train on, int16 (N,) at 24 kHz, of any lengths; their features are kept in memory.
-        labels: category of each.
+        config: settings of the training.
+        clips: training recordings, int16 (N,) at 24 kHz, of any lengths; their features are kept in memory.
+        labels: label of each clip.
         rank: index of this worker.
-        num_workers: workers that share each step.
-        wrap: applied to the network, e.g. Ray Train's `prepare_model`.
+        num_workers: number of workers that share each step.
+        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
 
     Raises:
-        SoundStormError: there is no clip, a clip has no samples, or a label is not one of the network's.
+        SoundStormError: there are no clips, a clip has no samples, or a label is not one of the network's.
     """
+
+    model: AstClassifier
+    config: AstTrainingConfig
 
     def __init__(
         self,
@@ -108,14 +107,13 @@ class AstTrainer(ClassifierTrainer):
         return self.config.peak_lr
 
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """Learning rate of the next step."""
         epoch = self.step_count // self.steps_per_epoch
         return float(self.config.peak_lr * self.config.lr_decay ** max(0, epoch - self.config.full_epochs + 1))
 
     @torch.no_grad()
     def _pooled_features(self) -> Tensor:
-        """What the head gets of each clip, (clips, D); of a clip longer than the network hears at once, of its
-        beginning."""
+        """Input of the head for each clip, (clips, D); for a clip longer than the network's input, of its beginning."""
         config, pooled = self.model.config, []
         self.model.eval()
         for start in range(0, len(self.banks), BATCH_CLIPS):
@@ -135,8 +133,8 @@ class AstTrainer(ClassifierTrainer):
         return Examples(inputs=(inputs,), target=torch.from_numpy(self.labels[chosen]).to(device))
 
     def _example(self, bank_TM: Tensor, rng: np.random.Generator) -> Tensor:
-        """As many frames of a clip as the network hears, from anywhere in it, with a stretch of bands and one of frames
-        masked; scaled."""
+        """An excerpt of a clip of the network's input length, from a random position, with a masked range of bands and
+        one of frames; normalized."""
         config = self.model.config
         start = int(rng.integers(0, max(0, len(bank_TM) - config.max_length) + 1))
         shown_TM = filled(bank_TM[start:], config).clone()
@@ -148,7 +146,8 @@ class AstTrainer(ClassifierTrainer):
 
 
 class _Scorer(nn.Module):
-    """The classifier as training calls it: from features, or from what a frozen network made of them, to scores."""
+    """The classifier as it is called in training: maps features, or the pooled features of a frozen network, to
+    logits."""
 
     def __init__(self, model: AstClassifier, frozen: bool) -> None:
         super().__init__()

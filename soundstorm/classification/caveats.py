@@ -1,26 +1,26 @@
-"""What an accuracy is worth: why it may say little, in words for the line that tells it and for the page."""
+"""Reasons why an accuracy is not meaningful, as phrases for messages and for the report."""
 
 import math
 from collections.abc import Mapping, Sequence
 
 FEW_CLIPS = 30
-"""With fewer test clips, the accuracy is told with its interval."""
+"""With fewer test clips, the accuracy is reported with its confidence interval."""
 CONFIDENCE_Z = 1.96
-"""Standard deviations of a normal distribution that hold 95%."""
+"""Half-width of the central 95% of a normal distribution, in standard deviations."""
 MAX_NAMED = 3
-"""Classes that are named."""
+"""Maximum number of classes that are listed."""
 
 
 def accuracy_caveats(
     categories: Sequence[str], right: int, tested: Mapping[str, int], trained: Mapping[str, int] | None = None
 ) -> list[str]:
-    """Why an accuracy may say little, each a clause without a full stop; none where there is nothing to say.
+    """Why an accuracy is not meaningful, each a clause without full stop; empty if there is no reason.
 
     Args:
-        categories: the classes that can be answered.
-        right: test clips that were classified correctly.
-        tested: test clips of each class.
-        trained: training clips of each class; None where that is not known.
+        categories: the classes that can be predicted.
+        right: number of test clips classified correctly.
+        tested: test clips per class.
+        trained: training clips per class; None if unknown.
     """
     caveats = []
     if len(categories) == 1:
@@ -39,7 +39,7 @@ def accuracy_caveats(
 
 
 def wilson_interval(right: int, clips: int) -> tuple[float, float]:
-    """Where a share lies with 95% confidence, of which `right` of `clips` were seen; clips at least 1.
+    """95% confidence interval of a fraction of which `right` of `clips` were observed; clips at least 1.
 
     Source: E. B. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", JASA 22 (1927).
     """
@@ -50,12 +50,12 @@ def wilson_interval(right: int, clips: int) -> tuple[float, float]:
 
 
 def with_caveats(figures: str, caveats: Sequence[str]) -> str:
-    """`figures`, the words that tell an accuracy, with its caveats behind it."""
+    """`figures`, a phrase with an accuracy, followed by its caveats."""
     return f"{figures}, which says little: {'; '.join(caveats)}" if caveats else figures
 
 
 def _lacking(categories: Sequence[str], counts: Mapping[str, int], purpose: str) -> list[str]:
-    """A clause about the classes that have no clip."""
+    """A clause on the classes that have no clips."""
     without = [category for category in categories if not counts.get(category)]
     if not without:
         return []

@@ -1,4 +1,4 @@
-"""One interface to classifiers of every kind: which one a file holds is in its header."""
+"""The common interface of all kinds of classifiers; the header of a file says which kind it contains."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -20,7 +20,7 @@ from soundstorm.serialization.provenance import Provenance
 
 
 class Classifier(Protocol):
-    """Names recordings."""
+    """Predicts the class of recordings."""
 
     @property
     def kind(self) -> str:
@@ -32,19 +32,19 @@ class Classifier(Protocol):
 
     @property
     def dataset(self) -> str:
-        """What it was trained on."""
+        """Dataset that it was trained on."""
 
     @property
     def held_out_fold(self) -> int | None:
-        """Fold of it that it has not seen."""
+        """Fold of the dataset that it was not trained on."""
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the clips of that fold that it names rightly."""
+        """Fraction of that fold's clips that it classifies correctly."""
 
     @property
     def provenance(self) -> Provenance:
-        """What it was trained on, as far as its file tells."""
+        """What it was trained on, according to its file."""
 
     @property
     def sha256(self) -> str:
@@ -52,7 +52,7 @@ class Classifier(Protocol):
 
     def predict(self, clips: Sequence[np.ndarray]) -> np.ndarray:
         """Probability of each category, float32 (clips, C), for clips int16 (N,) at 24 kHz of any lengths; a clip's row
-        depends on it alone."""
+        depends on that clip alone."""
 
 
 def open_classifier(
@@ -62,12 +62,14 @@ def open_classifier(
 
     Args:
         data: the content.
-        where: what to call it in errors.
-        codec: gives the codec with a fingerprint; asked by classifiers of codes only. None: the one in the package.
-        device: where to run.
+        where: name of the file in errors.
+        codec: returns the codec with a given fingerprint; called only by classifiers on codes. None: use the codec in
+            the package.
+        device: device to run on.
 
     Raises:
-        SoundStormError: the file is damaged or of no known kind, or the codec is not the one that the classifier needs.
+        SoundStormError: the file is damaged or of an unknown kind, or the codec is not the one that the classifier
+            needs.
     """
     form = read_format(data)
     if form == token_classifier_file.FORMAT:

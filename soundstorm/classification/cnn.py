@@ -1,7 +1,7 @@
-"""A small convolutional classifier of environmental sound: log-mel spectrogram in, a probability for each category out.
+"""A small convolutional classifier of environmental sound, from log-mel spectrograms.
 
-It names what a clip sounds like, and the layer before its last is a place to compare clips in. Weights that were
-trained without one fold of ESC-50 ship in the package.
+Its penultimate layer also serves as an embedding in which clips are compared. Weights trained without one fold of
+ESC-50 are shipped in the package.
 
 Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 """
@@ -38,12 +38,12 @@ from soundstorm.settings import Settings
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"
 MAX_VALUES = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
-"""The most of a setting."""
+"""Maximum of each setting."""
 MAX_WIDTHS, MAX_WIDTH = 16, 65_536
 SHORTEST_S = 1.0
-"""A shorter clip is repeated until it has this length."""
+"""A shorter clip is repeated up to this length."""
 MAX_BATCH_S = 60.0
-"""Seconds of audio in one batch at most; a clip that is longer is a batch of its own."""
+"""Maximum duration in seconds of a batch; a longer clip is a batch of its own."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -53,17 +53,18 @@ class AudioClassifierConfig(Settings):
     mel_bands: int = 64
     """Mel bands from 0 Hz to half the sample rate."""
     n_fft: int = 1024
-    """Window of the transform in samples."""
+    """Samples in a window of the Fourier transform."""
     hop: int = 320
-    """Samples from frame to frame."""
+    """Samples between frames."""
     floor_db: float = -90.0
-    """Power that is added to every band, in dB of full scale: what is quieter is not heard."""
+    """Power added to every band before the logarithm, in dB of full scale; quieter sound has no effect."""
     widths: tuple[int, ...] = (32, 64, 128, 192)
-    """Channels of the first convolution and of the residual blocks after it; each of them halves bands and frames."""
+    """Channels of the first convolution and of the residual blocks after it; each of them halves the numbers of bands
+    and frames."""
     embedding: int = 128
     """Size of the penultimate layer."""
     dropout: float = 0.2
-    """Share of the pooled channels that training drops."""
+    """Dropout probability of the pooled channels."""
 
     def __post_init__(self) -> None:
         for name, most in MAX_VALUES.items():
@@ -90,7 +91,7 @@ class AudioClassifierConfig(Settings):
 
 
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions with normalization beside a pooled shortcut; bands and frames are halved (He et al., arXiv
+    """Two 3x3 convolutions with normalization and a pooled shortcut; halves bands and frames (He et al., arXiv
     1603.05027)."""
 
     def __init__(self, in_width: int, out_width: int) -> None:
@@ -108,9 +109,9 @@ class ResidualBlock(nn.Module):
 
 
 class AudioClassifier(nn.Module):
-    """Log-mel spectrogram, residual blocks, mean and maximum over time, and one score for each category.
+    """Log-mel spectrogram, residual blocks, mean and maximum over time, and a logit for each category.
 
-    `forward` and `features` take waveforms at 24 kHz; training works on `power` and `features_of_power`.
+    `forward` and `features` accept waveforms at 24 kHz; training uses `power` and `features_of_power`.
     """
 
     window: Tensor
@@ -120,7 +121,7 @@ class AudioClassifier(nn.Module):
         super().__init__()
         self.config = config = config or AudioClassifierConfig()
         self.num_categories = num_categories
-        with torch.device("cpu"):  # also where the rest gets no memory, since it looks at the values
+        with torch.device("cpu"):  # also if the other parameters are on the meta device, because the values are needed
             bank_FM = mel_bands(config.n_fft, config.mel_bands, SAMPLE_RATE)
         self.register_buffer("window", torch.hann_window(config.n_fft, device="cpu"), persistent=False)
         self.register_buffer("mel_FM", bank_FM, persistent=False)
@@ -138,7 +139,7 @@ class AudioClassifier(nn.Module):
         return self.window.device
 
     def power(self, x_BN: Tensor) -> Tensor:
-        """Power of waveforms (B, N) in mel bands, (B, M, T) with T = N // hop + 1; a sine of full scale has 1/4."""
+        """Power of waveforms (B, N) in mel bands, (B, M, T) with T = N // hop + 1; a full-scale sine has 1/4."""
         config = self.config
         spectrum_BFT = torch.stft(
             x_BN, config.n_fft, config.hop, window=self.window, center=True, pad_mode="constant", return_complex=True
@@ -147,7 +148,7 @@ class AudioClassifier(nn.Module):
         return self.mel_FM.T @ power_BFT / self.window.sum().square()
 
     def features_of_power(self, power_BMT: Tensor) -> Tensor:
-        """The penultimate layer (B, D) for powers of mel bands (B, M, T)."""
+        """Penultimate layer (B, D) for mel band powers (B, M, T)."""
         log_BMT = self.norm_bands(torch.log10(power_BMT + 10 ** (self.config.floor_db / 10)))
         x_BDMT = self.blocks(self.stem(log_BMT.unsqueeze(1).to(memory_format=torch.channels_last)))
         x_BDT = F.relu(self.norm(x_BDMT)).mean(2)
@@ -155,11 +156,11 @@ class AudioClassifier(nn.Module):
         return F.relu(self.project(F.dropout(pooled_BD, self.config.dropout, self.training)))
 
     def features(self, x_BN: Tensor) -> Tensor:
-        """The penultimate layer (B, D) for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
+        """Penultimate layer (B, D) for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
         return self.features_of_power(self.power(x_BN))
 
     def forward(self, x_BN: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
+        """Logits (B, C) for waveforms (B, N), float32 in [-1, 1] at 24 kHz."""
         return self.head(self.features(x_BN))
 
 
@@ -225,12 +226,12 @@ def save_classifier(path: Path, model: AudioClassifier, **info: Unpack[SavedInfo
 def load_classifier(
     source: Path | bytes | None = None, device: str = "cpu", *, where: str = "classifier weights"
 ) -> TrainedClassifier:
-    """A classifier from the path or content of a file that `save_classifier` wrote; None means the one in the package.
+    """A classifier from the path or content of a file that `save_classifier` wrote; None: the one in the package.
 
     Args:
         source: the file, or its content.
-        device: where to run.
-        where: what to call content in errors.
+        device: device to run on.
+        where: name of the content in errors.
 
     Raises:
         SoundStormError: the file is missing, damaged or of another kind.

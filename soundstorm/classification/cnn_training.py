@@ -1,9 +1,8 @@
-"""Training of the audio classifier: clips in, a better classifier out, one step at a time.
+"""Training of the convolutional classifier.
 
-The powers of the mel bands are computed once for each clip. All variation is made from them: a circular window from
-anywhere in the clip, played faster or slower and shifted in pitch; a random equalizer; two clips in one
-("between-class" examples, Tokozume et al., arXiv 1711.10282); and masked bands and frames (SpecAugment, Park et al.,
-arXiv 1904.08779). `AudioClassifierTrainer` knows nothing of Ray; `jobs/train_classifier.py` distributes it.
+The powers of the mel bands are computed once per clip, and all augmentation works on them: a circular window from
+anywhere in the clip, played faster or slower and shifted in pitch; a random equalizer; two clips mixed ("between-class"
+examples, Tokozume et al., arXiv 1711.10282); and masked bands and frames (SpecAugment, Park et al., arXiv 1904.08779).
 
 Legend: B batch, N samples, M mel bands, T frames, C categories.
 """
@@ -23,71 +22,71 @@ from soundstorm.classification.cnn import AudioClassifier
 from soundstorm.classification.trainer import ClassifierTrainer, Examples
 
 SILENCE = 1e-12
-"""Added to powers before they are kept as logarithms."""
+"""Added to powers before their logarithm is stored."""
 MIN_RMS = 1e-6
-"""Level of silence, as the root of a power."""
+"""Level that counts as silence, as the root of a power."""
 EQUALIZER_KNOTS = 6
-GRAD_CLIP = 5.0
+GRAD_CLIP, WARMUP_SHARE = 5.0, 0.1
 
 
 @dataclass(kw_only=True, frozen=True)
 class AudioClassifierTrainingConfig:
-    """How a classifier is trained; the defaults made the weights in the package."""
+    """Settings of the training; the defaults are those of the weights in the package."""
 
     epochs: int = 200
     """Passes over the clips."""
     batch_size: int = 32
-    """Clips a step on each worker."""
+    """Clips per step and worker."""
     lr: float = 3e-3
-    """Peak learning rate of AdamW; a tenth of all steps of warm-up, then a cosine to 0."""
+    """Peak learning rate of AdamW; it rises during the first tenth of all steps, then falls along a cosine to 0."""
     weight_decay: float = 0.05
     """Decoupled weight decay."""
     window_s: float = 5.0
-    """Seconds of a clip that an example shows; a shorter clip is repeated."""
+    """Length of an example in seconds; a shorter clip is repeated."""
     speed_octaves: float = 0.3
     """Examples are played up to this much faster or slower."""
     pitch_bands: float = 2.0
-    """Examples are shifted up to so many mel bands up or down."""
+    """Examples are shifted by up to this many mel bands up or down."""
     gain_db: float = 10.0
     """Examples are up to this much louder or quieter."""
     equalizer_db: float = 3.0
     """Standard deviation of the gain at the knots of the random equalizer."""
     mix_share: float = 0.5
-    """Share of examples that another one is mixed into."""
+    """Probability that another example is mixed into an example."""
     band_masks: int = 2
-    """Stretches of bands that are masked in an example."""
+    """Number of masked band ranges per example."""
     mask_bands: int = 8
-    """Largest number of bands of such a stretch."""
+    """Maximum number of bands in such a range."""
     frame_masks: int = 2
-    """Stretches of frames that are masked in an example."""
+    """Number of masked frame ranges per example."""
     mask_frames: int = 40
-    """Largest number of frames of such a stretch."""
+    """Maximum number of frames in such a range."""
     label_smoothing: float = 0.05
-    """Share of the target that is spread over all categories."""
+    """Label smoothing: probability mass of the target that is spread over all categories."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """`auto` computes in bfloat16 where the device has instructions for it."""
+    """`auto`: bfloat16 if the device supports it in hardware."""
     seed: int = 0
-    """Seed of order, variations and initial weights."""
+    """Random seed of the order of clips, augmentation and initial weights."""
 
 
 class AudioClassifierTrainer(ClassifierTrainer):
-    model: AudioClassifier
-    config: AudioClassifierTrainingConfig
-
-    """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
+    """Trains an `AudioClassifier`; see `ClassifierTrainer`.
 
     Args:
         model: the network to train, on its device.
-        config: length, rates and variations.
-        clips: recordings to train on, int16 (N,) at 24 kHz, of any lengths.
-        labels: category of each.
+        config: settings of the training.
+        clips: training recordings, int16 (N,) at 24 kHz, of any lengths.
+        labels: label of each clip.
         rank: index of this worker.
-        num_workers: workers that share each step.
-        wrap: applied to the network, e.g. Ray Train's `prepare_model`.
+        num_workers: number of workers that share each step.
+        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
 
     Raises:
-        SoundStormError: there is no clip, a clip has no samples, or a label is not one of the network's.
+        SoundStormError: there are no clips, a clip has no samples, or a label is not one of the network's.
     """
+
+    model: AudioClassifier
+    config: AudioClassifierTrainingConfig
 
     def __init__(
         self,
@@ -117,9 +116,9 @@ class AudioClassifierTrainer(ClassifierTrainer):
         return self.config.lr
 
     def learning_rate(self) -> float:
-        """That of the next step."""
+        """Learning rate of the next step."""
         progress = self.step_count / self.total_steps
-        warm = min(1.0, (self.step_count + 1) / max(1.0, 0.1 * self.total_steps))
+        warm = min(1.0, (self.step_count + 1) / max(1.0, WARMUP_SHARE * self.total_steps))
         return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
     @torch.no_grad()
@@ -157,22 +156,22 @@ class AudioClassifierTrainer(ClassifierTrainer):
         return log_MT + torch.from_numpy(gain_db * math.log(10) / 10).float().to(log_MT.device)[:, None]
 
     def _mixed(self, power_BMT: Tensor, target_BC: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Some examples with their neighbour mixed in, so that the two sound as loud as the target says."""
+        """Mix some examples with their neighbours, at the loudness ratio of the target."""
         size = len(power_BMT)
         mixed = rng.random(size) < self.config.mix_share
         ratio_B = torch.from_numpy(np.where(mixed, rng.uniform(1e-3, 1, size), 1.0)).float().to(self.device)
         loudest_B = power_BMT.sum(1).amax(1).sqrt()
-        audible_B = loudest_B > MIN_RMS  # silence would silence the other one
+        audible_B = loudest_B > MIN_RMS  # mixing with silence would silence the other clip
         ratio_B = ratio_B.where(audible_B & audible_B.roll(1, 0), 1.0)
         level_B = loudest_B.clamp(min=MIN_RMS)
-        share_B = 1 / (1 + level_B / level_B.roll(1, 0) * (1 - ratio_B) / ratio_B)  # of amplitude, as published
+        share_B = 1 / (1 + level_B / level_B.roll(1, 0) * (1 - ratio_B) / ratio_B)  # amplitude ratio, as published
         norm_B = share_B.square() + (1 - share_B).square()
         own_B, other_B = (share_B.square() / norm_B)[:, None, None], ((1 - share_B).square() / norm_B)[:, None, None]
         mixed_BMT = own_B * power_BMT + other_B * power_BMT.roll(1, 0)
         return mixed_BMT, ratio_B[:, None] * target_BC + (1 - ratio_B)[:, None] * target_BC.roll(1, 0)
 
     def _masked(self, power_BMT: Tensor, rng: np.random.Generator) -> Tensor:
-        """Stretches of bands and of frames without any power."""
+        """Set ranges of bands and of frames to zero."""
         config = self.config
         size, bands, frames = power_BMT.shape
         for count, longest, axis, total in (
@@ -191,7 +190,7 @@ class AudioClassifierTrainer(ClassifierTrainer):
 
 
 class _Scorer(nn.Module):
-    """The classifier as training calls it: from powers to scores."""
+    """The classifier as it is called in training: maps powers to logits."""
 
     def __init__(self, model: AudioClassifier) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A trained token classifier: its file, and how it names recordings through the codec that its codes are from.
+"""A trained token classifier: its file, and the classification of recordings through the codec of its codes.
 
 Legend: N samples, Q levels, T codec frames, C categories.
 """
@@ -37,26 +37,25 @@ from soundstorm.serialization.state_dicts import check_state_dict
 
 FORMAT = "soundstorm-token-classifier-1"
 SHORTEST_S = 1.0
-"""A shorter clip is repeated until it has this length."""
+"""A shorter clip is repeated up to this length."""
 LONGEST_S = 10.0
-"""A longer clip is heard in windows."""
+"""A longer clip is classified in windows."""
 MAX_BATCH_S = 60.0
-"""Seconds of audio that the network is given at once at most."""
+"""Maximum duration in seconds of a batch."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Origin:
-    """What a token classifier started from."""
+    """Codec and initial weights of a token classifier."""
 
     codec: CodecFingerprint
-    """Of the codes that it hears."""
+    """Codec of its codes."""
     mode: Mode
     """How it was trained."""
     generator_sha256: str | None
-    """SHA-256 of the weights of the generator that it started from; None: from random weights."""
+    """SHA-256 of the weights of the generator that it was initialized from; None: random weights."""
     teacher_sha256: str | None = None
-    """SHA-256 of the file of the network on spectrograms whose opinions it learned; None: it learned from labels
-    alone."""
+    """SHA-256 of the file of the teacher, a network on spectrograms; None: it was trained on labels alone."""
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -109,8 +108,7 @@ class TrainedTokenClassifier(ClassifierInfo):
         return np.array(self.predict_codes(codes), np.float32).reshape(len(clips), len(self.categories))
 
     def predict_codes(self, codes: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Probability of each category, (C,) for each clip, of codes (Q, T) of any lengths; clips of equal length share
-        a batch."""
+        """Probabilities (C,) of each clip from codes (Q, T) of any lengths; clips of equal length share a batch."""
         return in_equal_batches(
             codes, [clip.shape[1] for clip in codes], MAX_BATCH_S * self.codec.frame_rate, self._predict_batch
         )
@@ -142,9 +140,9 @@ def load_token_classifier(
 
     Args:
         data: the content.
-        where: what to call it in errors.
-        find_codec: gives the codec with a fingerprint, on the device.
-        device: where to run.
+        where: name of the file in errors.
+        find_codec: returns the codec with a given fingerprint, on the device.
+        device: device to run on.
 
     Raises:
         SoundStormError: the file is damaged or of another kind, or the codec is not the one that it needs.

@@ -1,12 +1,12 @@
-"""A classifier of codes: the generator's network listens to all levels of a clip, and what it makes of them is pooled
+"""A classifier on codes: the generator's network processes all levels of a clip's codes, and its outputs are pooled
 over time.
 
-The generator is asked without a class. Where `latent_dim` is not 0 the network is given, beside its own embeddings, the
-vectors that the codec has for the codes, so that codes that are alike are alike from the first step. What is pooled is
-a mean of the outputs of all blocks, since the last of a generator are about the next code rather than about the sound.
-Statistics that attention weights (Okabe et al., arXiv 1803.10963) go through one linear layer.
+The network is conditioned on no class. If `latent_dim` is not 0, it also receives the codebook vectors of the codes, so
+that similar codes have similar inputs from the first step. The pooled input is a learned mixture of the outputs of all
+blocks, because the last block of a generator predicts the next codes rather than describing the sound. Attentive
+statistics pooling (Okabe et al., arXiv 1803.10963) is followed by one linear layer.
 
-Legend: B batch, Q levels, T codec frames, K codebook size, L size of a code's vector, D width, H heads, F pooled
+Legend: B batch, Q levels, T codec frames, K codebook size, L size of a codebook vector, D width, H heads, F pooled
 features, C categories.
 """
 
@@ -26,24 +26,24 @@ from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.settings import Settings
 
 Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
-"""From a generator, of which all is trained or nothing; from random weights and the codec's vectors; or from random
-weights alone."""
+"""fine-tuned: from a generator, all weights are trained; frozen: from a generator, whose weights are not trained;
+codec: from random weights and codebook vectors; scratch: from random weights alone."""
 MIN_VARIANCE = 1e-5
-"""Added to variances before their root is taken."""
+"""Added to variances before their square root."""
 NORM_MOMENTUM = 0.05
-"""Of the running statistics of the pooled features."""
+"""Momentum of the running statistics of the pooled features."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class ReadoutConfig(Settings):
-    """What a `TokenClassifier` has beside the generator's network."""
+    """Architecture of a `TokenClassifier` besides the generator's network."""
 
     latent_dim: int
-    """Size of the codec's vectors, which are taken in beside the generator's embeddings; 0: they are not."""
+    """Size of the codebook vectors that are added to the generator's embeddings; 0: none."""
     heads: int = 4
-    """Parts of the width whose frames are weighted apart."""
+    """Number of parts of the width whose frames have separate attention weights."""
     dropout: float = 0.3
-    """Share of the pooled features that training drops."""
+    """Dropout probability of the pooled features."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.latent_dim <= 16_384:
@@ -55,8 +55,8 @@ class ReadoutConfig(Settings):
 
 
 class AttentiveStatistics(nn.Module):
-    """Mean and standard deviation over the real frames, weighted by a small network, each head for its part of the
-    width: (B, T, D) to (B, 2 D)."""
+    """Mean and standard deviation over the valid frames, weighted by a small attention network with several heads: (B,
+    T, D) to (B, 2 D)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -72,8 +72,8 @@ class AttentiveStatistics(nn.Module):
 
 
 def mean_and_std(x: Tensor, weight: Tensor) -> Tensor:
-    """Mean and standard deviation over the second axis, the frames, of x (B, T, ...): (B, 2 D); the weights of a clip's
-    frames add up to 1."""
+    """Weighted mean and standard deviation of x (B, T, ...) over frames: (B, 2 D); the weights of a clip's frames add
+    up to 1."""
     mean = (weight * x).sum(1, keepdim=True)
     variance = (weight * (x - mean).square()).sum(1)
     return torch.cat([mean.flatten(1), (variance + MIN_VARIANCE).sqrt().flatten(1)], 1)
@@ -81,28 +81,28 @@ def mean_and_std(x: Tensor, weight: Tensor) -> Tensor:
 
 @dataclass(kw_only=True, frozen=True)
 class TokenEmbeddings:
-    """Clips as the network takes them in."""
+    """The inputs of the network."""
 
     x_BTD: Tensor
     """Sums of the generator's embeddings."""
     latent_BTL: Tensor
-    """Sums of the codec's vectors."""
+    """Sums of the codebook vectors."""
     valid_BT: Tensor
-    """True at real frames."""
+    """True at valid frames, False at padding."""
 
 
 class TokenClassifier(nn.Module):
-    """Codes in, a score for each category out; padding has no part in it.
+    """Maps codes to a logit for each category; padding has no effect.
 
     Args:
-        num_categories: outputs.
+        num_categories: number of outputs.
         network: architecture of the generator, whose heads are not used.
-        readout: of the rest.
+        readout: architecture of the rest.
     """
 
     code_vectors: Tensor
-    """The codec's, (Q (K + 1), L): zeros for MASK. They are not in the classifier's file: `set_codebook_embeddings`
-    sets them."""
+    """The codebook vectors, (Q (K + 1), L), zeros for MASK. They are not stored in the classifier's file:
+    `set_codebook_embeddings` sets them."""
 
     def __init__(self, num_categories: int, network: ModelConfig, readout: ReadoutConfig) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ class TokenClassifier(nn.Module):
         self.backbone.register_parameter("head_weight", None)
         self.backbone.register_parameter("head_bias", None)
         self.take_in = nn.Linear(readout.latent_dim, network.width, bias=False) if readout.latent_dim else None
-        if self.take_in is not None:  # codes that have not been heard yet are heard by their vectors alone
+        if self.take_in is not None:  # codes absent from the training data are represented by their vectors alone
             nn.init.normal_(self.take_in.weight, std=readout.latent_dim**-0.5)
             nn.init.zeros_(self.backbone.code_embedding.weight)
         self.register_buffer(
@@ -142,22 +142,22 @@ class TokenClassifier(nn.Module):
         return self.code_vectors.device
 
     def load_generator(self, weights: Mapping[str, Tensor]) -> None:
-        """Take the weights of a generator of this architecture, all but its heads; while `take_in` is 0 the stages are
-        the generator's own."""
+        """Load the weights of a generator of this architecture, except its heads. `take_in` becomes 0, so the hidden
+        states are those of the generator."""
         mine = self.backbone.state_dict()
         self.backbone.load_state_dict({name: value for name, value in weights.items() if name in mine})
         if self.take_in is not None:
             nn.init.zeros_(self.take_in.weight)
 
     def set_codebook_embeddings(self, codec: Codec) -> None:
-        """Have the vectors of the codec that the codes are from, in units of the standard deviation of their sum over
-        the levels."""
+        """Set the codebook vectors to those of the codec, normalized by the standard deviation of their sum over the
+        levels."""
         if self.readout.latent_dim:
             self.code_vectors.copy_(code_vectors(codec))
 
     def embed(self, codes_BQT: Tensor, valid_BT: Tensor) -> TokenEmbeddings:
-        """What codes (B, Q, T) are taken in as; `backbone.mask_id` where masked, any value at padding frames, where
-        `valid_BT` is False."""
+        """Embed codes (B, Q, T); masked codes are `backbone.mask_id`, padding frames, where `valid_BT` is False, may
+        have any value."""
         B, Q, T = codes_BQT.shape
         no_class_B = torch.full((B,), self.backbone.no_class, device=codes_BQT.device)
         x_BTD = self.backbone.embed(codes_BQT, no_class_B, valid_BT)
@@ -173,7 +173,7 @@ class TokenClassifier(nn.Module):
         return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
 
     def frames(self, embedded: TokenEmbeddings) -> Tensor:
-        """What all blocks make of clips, normed and mixed: (B, T, D)."""
+        """Normalized outputs of all blocks, averaged with learned weights: (B, T, D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
         *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.valid_BT)
         normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [
@@ -184,7 +184,7 @@ class TokenClassifier(nn.Module):
         ).sum(0)
 
     def score(self, frames_BTD: Tensor, latent_BTL: Tensor, valid_BT: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, of what `frames` made and of what it was made from."""
+        """Logits (B, C) from the result of `frames` and the sums of codebook vectors."""
         pooled_BF = self.pooling(frames_BTD, valid_BT)
         if self.readout.latent_dim:
             weight_BT1 = (valid_BT / valid_BT.sum(1, keepdim=True))[..., None]
@@ -192,7 +192,6 @@ class TokenClassifier(nn.Module):
         return self.head(F.dropout(self.norm(pooled_BF), self.readout.dropout, self.training))
 
     def forward(self, codes_BQT: Tensor, valid_BT: Tensor) -> Tensor:
-        """Scores (B, C) before the softmax, for codes (B, Q, T) int64 whose real frames `valid_BT` tells, at least one
-        a clip."""
+        """Logits (B, C) for codes (B, Q, T), int64; `valid_BT` is True at valid frames, at least one per clip."""
         embedded = self.embed(codes_BQT, valid_BT)
         return self.score(self.frames(embedded), embedded.latent_BTL, valid_BT)

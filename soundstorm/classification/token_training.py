@@ -1,12 +1,10 @@
-"""Training of the token classifier: recordings in, a better classifier out, one step at a time.
+"""Training of the token classifier.
 
-An example is an excerpt of a recording, varied, with another one mixed in or not (`soundstorm.audio.augmentation`),
-that the codec hears anew each
-time:
-codes cannot be varied as sound can. Stretches of its frames, and sometimes the upper levels, are masked. A teacher, a
-network on spectrograms, may hear the same excerpt, and what it makes of it is learned beside the label (Hinton et al.,
-arXiv 1503.02531; that both hear the same is what makes it a good teacher, Beyer et al., arXiv 2106.05237).
-`TokenClassifierTrainer` knows nothing of Ray; `jobs/train_token_classifier.py` distributes it.
+An example is a randomly augmented excerpt of a recording, possibly mixed with another one
+(`soundstorm.audio.augmentation`), which the codec encodes anew each time, because codes themselves cannot be augmented
+like sound. Some ranges of frames, and sometimes the upper levels, are masked. Optionally, a teacher, a network on
+spectrograms, classifies the same excerpt, and the classifier also learns from its output (distillation, Hinton et al.,
+arXiv 1503.02531; that both see the same input is essential, Beyer et al., arXiv 2106.05237).
 
 Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
@@ -85,7 +83,7 @@ class TokenClassifierTrainingConfig:
 
 PRESETS: dict[str, TokenClassifierTrainingConfig] = {
     "ours": TokenClassifierTrainingConfig(),
-    # The published settings of the generator's classifier: one learning rate, Adam, none of the variations of ours.
+    # The published settings of the generator's classifier: constant learning rate, Adam, no augmentation.
     "published": TokenClassifierTrainingConfig(
         epochs=50,
         batch_size=32,
@@ -107,28 +105,28 @@ PRESETS: dict[str, TokenClassifierTrainingConfig] = {
 
 
 class TokenClassifierTrainer(ClassifierTrainer):
-    model: TokenClassifier
-    config: TokenClassifierTrainingConfig
-
-    """Holds the network and optimizer of one run and makes steps; the next step depends on the state and nothing else.
+    """Trains a `TokenClassifier`; see `ClassifierTrainer`.
 
     Args:
         model: the network to train, on its device.
-        codec: what it hears by, on the same device.
-        mode: `frozen` trains only what the generator does not have.
-        config: length, rates and variations.
-        recordings: to train on, int16 (N,) at the codec's rate, of any lengths.
-        labels: category of each.
+        codec: encodes the examples, on the same device.
+        mode: how the network was initialized; `frozen` does not train the generator's weights.
+        config: settings of the training.
+        recordings: training recordings, int16 (N,) at the codec's rate, of any lengths.
+        labels: label of each recording.
         teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None:
-            labels alone are learned.
+            train on labels alone.
         rank: index of this worker.
-        num_workers: workers that share each step.
-        wrap: applied to the network, e.g. Ray Train's `prepare_model`.
+        num_workers: number of workers that share each step.
+        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
 
     Raises:
-        SoundStormError: there is no recording, one has no samples, a label is not one of the network's, or a batch is
+        SoundStormError: there are no recordings, one has no samples, a label is not one of the network's, or a batch is
             too small.
     """
+
+    model: TokenClassifier
+    config: TokenClassifierTrainingConfig
 
     def __init__(
         self,
@@ -152,7 +150,8 @@ class TokenClassifierTrainer(ClassifierTrainer):
             )
         if mode == "frozen" and model.readout.latent_dim:
             raise SoundStormError(
-                f"a frozen classifier hears by the generator alone: latent_dim is {model.readout.latent_dim}, give 0"
+                f"a frozen classifier uses only the generator's embeddings: latent_dim is {model.readout.latent_dim}, "
+                "give 0"
             )
         self.codec, self.mode, self.recordings, self.teacher = codec, mode, recordings, teacher
         self.grad_clip, self.label_smoothing = config.grad_clip, config.label_smoothing
@@ -229,7 +228,7 @@ class TokenClassifierTrainer(ClassifierTrainer):
         ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
         excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
         audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
-        ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence would silence the other one
+        ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence has no level to mix at
         waveforms = [
             own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
             for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
@@ -267,14 +266,14 @@ class TokenClassifierTrainer(ClassifierTrainer):
         return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
 
     def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The recording of an example, float32."""
+        """The augmented excerpt of an example, float32."""
         recording_N, window_s = from_pcm16(samples_N), self.config.window_s
-        if window_s is None:  # a short one is repeated, as when it is named
+        if window_s is None:  # a short one is repeated, as in `predict`
             return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))
         return vary(recording_N, round(window_s * SAMPLE_RATE), self.variation, rng)
 
     def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """A copy with stretches of frames, and sometimes the upper levels, masked."""
+        """A copy with some ranges of frames, and sometimes the upper levels, masked."""
         config, (levels, frames) = self.config, codes_QT.shape
         codes_QT = codes_QT.astype(np.int64)
         for _ in range(config.frame_masks):

@@ -1,5 +1,4 @@
-"""Long clips in windows: a classifier hears one window after the other, and what it says of a clip is the mean of what
-it says of its windows.
+"""Classification of long clips in windows: the probabilities of a clip are the mean over its windows.
 
 Legend: N samples, C categories.
 """
@@ -10,10 +9,11 @@ import numpy as np
 
 
 def windows(clip: np.ndarray, longest: int) -> list[np.ndarray]:
-    """A clip (N,) in as few windows of at most `longest` samples as hold all of it, all of one length; a clip that is
-    no longer is the only one.
+    """Divide a clip (N,) into the smallest number of windows of at most `longest` samples, all of the same length; a
+    clip of at most that length is returned whole.
 
-    Windows of one length can be heard together. Neighbours share a few samples where the clip cannot be divided evenly.
+    Windows of the same length can be batched. Neighbouring windows overlap by a few samples if the clip cannot be
+    divided evenly.
     """
     count = -(-len(clip) // longest)
     if count <= 1:
@@ -26,12 +26,12 @@ def windows(clip: np.ndarray, longest: int) -> list[np.ndarray]:
 def predict_in_windows(
     predict: Callable[[Sequence[np.ndarray]], np.ndarray], clips: Sequence[np.ndarray], longest: int
 ) -> np.ndarray:
-    """Mean over a clip's windows of the probability of each category, float32 (clips, C).
+    """Probability of each category, float32 (clips, C), averaged over the windows of each clip.
 
     Args:
-        predict: a classifier's: from clips (N,) to probabilities (clips, C).
+        predict: method of a classifier: maps clips (N,) to probabilities (clips, C).
         clips: of any lengths, each of at least one sample.
-        longest: samples of a window at most.
+        longest: maximum number of samples in a window.
     """
     cut = [windows(clip, longest) for clip in clips]
     probability_WC = predict([window for parts in cut for window in parts])

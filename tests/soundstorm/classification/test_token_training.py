@@ -109,7 +109,7 @@ def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(
 
 
 def test_a_frozen_classifier_with_the_codecs_vectors_is_refused(codec: Codec, recordings: list[np.ndarray]) -> None:
-    with pytest.raises(SoundStormError, match="hears by the generator alone: latent_dim is 16"):
+    with pytest.raises(SoundStormError, match="uses only the generator's embeddings: latent_dim is 16"):
         TokenClassifierTrainer(network(codec), codec, "frozen", SHORT, recordings, LABELS)
 
 
