@@ -4,7 +4,7 @@ and decode ahead of them."""
 import re
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import ray
@@ -87,10 +87,10 @@ class TokenizingPool:
         if info.num_gpus:
             reading: dict[str, Any] = {"max_duration_s": self.max_duration_s, "tracker": tracker, "limit_s": limit_s}
             with bounded_retries():
-                shards = shards.map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
+                shards = shards.map(cast(Any, read_shard), fn_kwargs=reading, num_cpus=1, max_retries=MAX_SHARD_RETRIES)
         with bounded_retries():
             return shards.map(
-                TokenizerActor,
+                cast(Any, TokenizerActor),
                 fn_constructor_args=(
                     ray.put(self.weights),
                     storage.absolute(self.output_dir),

@@ -1,7 +1,7 @@
 """How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and
 encodes what it makes of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -179,7 +179,7 @@ class TokenWorker:
     """Content of the teacher's file."""
     codec: "ray.ObjectRef[bytes]"
     """Content of the codec's file."""
-    generator: "ray.ObjectRef[dict[str, Tensor]] | None"
+    generator: "ray.ObjectRef[Mapping[str, Tensor]] | None"
     """Weights to start from."""
 
     def trainer(

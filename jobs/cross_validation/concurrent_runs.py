@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import ray
 import torch
@@ -126,7 +126,8 @@ class _Running:
     def _begin(self) -> None:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": here}
-        self.process: Any = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
+        process = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
+        self.process = cast(Any, process)  # Ray's types know methods only with `@ray.method`
         self.done = self.process.run.remote(self.trial)
 
     def print_lines(self) -> None:
