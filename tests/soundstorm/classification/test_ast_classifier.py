@@ -248,7 +248,7 @@ def test_weights_and_configurations_that_are_none_are_refused(saved: Path, tmp_p
     ):
         with pytest.raises(SoundStormError, match=message):
             read_ast_config(json.dumps(values | changes).encode(), None, "there")
-    with pytest.raises(SoundStormError, match="no valid JSON"):
+    with pytest.raises(SoundStormError, match="not valid JSON"):
         read_ast_config(b"{", None, "there")
     with pytest.raises(SoundStormError, match="there: not an AST classifier"):
         load_ast_classifier(content, "there")

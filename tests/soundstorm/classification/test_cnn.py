@@ -320,7 +320,7 @@ def test_workers_share_an_epoch_in_which_every_clip_occurs(clips: list[np.ndarra
     [
         ([], [], "0 clips and 0 labels"),
         ([0], [100, 100], "2 clips and 1 labels"),
-        ([0], [0], "none of them empty"),
+        ([0], [0], "no empty clips"),
         ([2], [100], "labels 2 to 2"),
     ],
 )

@@ -251,7 +251,7 @@ def architecture(network: ModelConfig = SMALL, readout: ReadoutConfig = READOUT)
         (lambda content: with_about(content, codec={"name": "x"}), "no codec fingerprint"),
         (lambda content: with_about(content, codec=3), "not a classifier"),
         (lambda content: with_about(content, mode="asleep"), "its mode is 'asleep'"),
-        (lambda content: with_about(content, generator_sha256=[]), "generator_sha256 or teacher_sha256 no text"),
+        (lambda content: with_about(content, generator_sha256=[]), "generator_sha256 or teacher_sha256 is not text"),
         (
             lambda content: bytes(
                 save(load(content) | {"head.bias": torch.full((2,), torch.nan)}, metadata=metadata(content))

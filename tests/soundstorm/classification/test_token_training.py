@@ -252,9 +252,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_anything_is_updated(
 @pytest.mark.parametrize(
     ("labels", "lengths", "message"),
     [
-        ([], [], "0 recordings and 0 labels"),
-        ([0], [9, 9], "2 recordings and 1 labels"),
-        ([0], [0], "none of them empty"),
+        ([], [], "0 clips and 0 labels"),
+        ([0], [9, 9], "2 clips and 1 labels"),
+        ([0], [0], "no empty clips"),
         ([2], [9], "labels 2 to 2"),
     ],
 )

@@ -145,9 +145,9 @@ def test_a_leak_is_said_before_all_else_and_only_where_there_is_one(page: str) -
         render_classification(classification_data(leaks=["fold 1: the codec <x> was trained on esc10 without fold 5"]))
     ).text
     main = leaking[leaking.index("Settings") :]
-    assert "not to be trusted" in main and main.index("not to be trusted") < main.index("Please note")
+    assert "Do not trust these figures" in main and main.index("Do not trust these figures") < main.index("Please note")
     assert "the codec <x> was trained on esc10 without fold 5" in leaking
-    assert "not to be trusted" not in page
+    assert "Do not trust these figures" not in page
 
 
 def test_the_page_refers_to_nothing_outside_itself_and_names_stay_text(page: str) -> None:

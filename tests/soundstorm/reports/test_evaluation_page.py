@@ -207,8 +207,8 @@ def test_the_table_of_closeness_states_each_measure_beside_its_floor_and_bar(dat
     for words in (
         f"generated{flux.generated:.2f}",
         f"real{flux.floor:.2f}",
-        f"✓{flux.ratio:.2f}×,withinthebar",
-        "bar:0.8×to1.2×",
+        f"✓{flux.ratio:.2f}×,withinthetarget",
+        "target:0.8×to1.2×",
     ):
         assert words in text.replace(" ", "")
 

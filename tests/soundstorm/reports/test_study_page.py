@@ -108,7 +108,7 @@ def test_where_more_iterations_no_longer_help_is_said_in_words() -> None:
         == "net: more iterations improve the quality up to the largest number tried, 8."
     )
     falling = iterations_curve({1: [(0.5, 1.0)], 8: [(0.9, 2.0)]})
-    assert "is the best of all" in stop_text("", falling, falling[0])
+    assert "is the best" in stop_text("", falling, falling[0])
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK])
