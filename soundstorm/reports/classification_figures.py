@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from soundstorm.classification.accuracy import CalibrationBin
 from soundstorm.reports.closeness_figures import draw_shares, short_names
 from soundstorm.reports.style import Theme, style_axes, to_png
-from soundstorm.schemas import Source
 
 
 def confusion_picture(confusion: Sequence[Sequence[int]], categories: Sequence[str], theme: Theme) -> bytes:
@@ -50,7 +49,7 @@ def reliability_picture(bins: Sequence[CalibrationBin], theme: Theme) -> bytes:
         curve.plot(
             [confidence, confidence],
             [confidence, accuracy],
-            color=theme.sources[Source.RESYNTHESIZED],
+            color=theme.secondary,
             linewidth=2.2,
             alpha=0.7,
         )
@@ -58,12 +57,12 @@ def reliability_picture(bins: Sequence[CalibrationBin], theme: Theme) -> bytes:
         [x for x, _ in known],
         [y for _, y in known],
         "o-",
-        color=theme.sources[Source.REAL],
+        color=theme.primary,
         linewidth=1.7,
         markersize=5,
     )
     edges = [found.low for found in bins] + [bins[-1].high]
-    counts.stairs([found.clips for found in bins], edges, fill=True, color=theme.sources[Source.REAL], alpha=0.45)
+    counts.stairs([found.clips for found in bins], edges, fill=True, color=theme.primary, alpha=0.45)
     for axes in (curve, counts):
         style_axes(axes, theme)
         axes.set_xlim(0, 1)

@@ -133,16 +133,16 @@ def _tiles(result: Classification) -> list[dict[str, str]]:
     folds = f"{len(result.folds)} fold" + ("s" if len(result.folds) != 1 else "")
     note = "one fold, so no standard deviation" if result.std is None else f"mean ± standard deviation over {folds}"
     return [
-        {"hue": "real", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": note},
+        {"hue": "primary", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": note},
         {
-            "hue": "generated",
+            "hue": "accent",
             "name": "Clips",
             "value": f"{thousands(result.overall.right)} of {thousands(result.overall.clips)}",
             "note": f"correct, {share_text(result.overall.share)} of all clips together, each when its fold was held "
             "out",
         },
         {
-            "hue": "resynthesized",
+            "hue": "secondary",
             "name": "Calibration error",
             "value": share_text(result.calibration_error),
             "note": "mean difference between predicted probability and accuracy",

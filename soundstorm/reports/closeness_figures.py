@@ -83,7 +83,7 @@ def confusion_matrix(confusion: Confusion, theme: Theme) -> bytes:
 def draw_shares(axes: Axes, shares: NDArray[np.float64], theme: Theme) -> None:
     """Cells whose opacity is their fraction: one colour for correct predictions, another for wrong ones."""
     right = (np.eye(*shares.shape) > 0)[..., None]
-    colors = np.where(right, to_rgb(theme.sources[Source.GENERATED]), to_rgb(theme.sources[Source.RESYNTHESIZED]))
+    colors = np.where(right, to_rgb(theme.accent), to_rgb(theme.secondary))
     axes.imshow(
         np.concatenate([colors, (0.07 + 0.75 * shares)[..., None]], axis=2), aspect="auto", interpolation="nearest"
     )

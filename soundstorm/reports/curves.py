@@ -71,8 +71,8 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
     figure = Figure(figsize=(8.4, 3.6))
     loss, rate = figure.add_axes((0.075, 0.40, 0.91, 0.575)), figure.add_axes((0.075, 0.135, 0.91, 0.2))
     looks = {
-        "train_loss": (theme.sources[Source.REAL], "-", "training"),
-        "val_loss": (theme.sources[Source.RESYNTHESIZED], (0, (4, 1.5)), "validation"),
+        "train_loss": (theme.primary, "-", "training"),
+        "val_loss": (theme.secondary, (0, (4, 1.5)), "validation"),
     }
     for name, (color, style, label) in looks.items():
         x, y = curves[name]
@@ -98,7 +98,7 @@ def training_curves(rows: Sequence[Mapping[str, Any]], theme: Theme) -> bytes:
             markeredgecolor=theme.text,
             label=f"lowest: {best_y:.3f} at {axis} {best_x:g}",
         )
-    rate.plot(*curves["lr"], color=theme.sources[Source.GENERATED], linewidth=1.7)
+    rate.plot(*curves["lr"], color=theme.accent, linewidth=1.7)
     for axes in (loss, rate):
         style_axes(axes, theme)
         axes.xaxis.set_major_locator(MaxNLocator(9, integer=True, steps=[1, 2, 5, 10]))

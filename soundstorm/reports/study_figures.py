@@ -11,7 +11,6 @@ from matplotlib.ticker import FuncFormatter
 
 from soundstorm.evaluation.pareto import CurvePoint
 from soundstorm.reports.style import Theme, style_axes, to_png
-from soundstorm.schemas import Source
 
 STATE_STYLES = {"finished": "-", "stopped": (0, (3, 1.5)), "diverged": (0, (1, 1)), "failed": (0, (1, 1))}
 MISSING = "n/a"
@@ -30,7 +29,7 @@ def trial_curves(
     figure = Figure(figsize=(8.4, 3.6))
     axes = figure.add_axes((0.08, 0.14, 0.9, 0.83))
     for number, (x, y, state) in enumerate(curves):
-        color = theme.sources[Source.GENERATED if number == best else Source.REAL]
+        color = theme.accent if number == best else theme.primary
         width, strength = (2.4, 1.0) if number == best else (1.1, 0.55)
         style: Any = STATE_STYLES.get(state, "-")
         axes.plot(
@@ -58,7 +57,7 @@ def importance_bars(importances: Mapping[str, float], theme: Theme) -> bytes:
     axes.barh(
         range(len(ordered)),
         [100 * share for _, share in ordered],
-        color=theme.sources[Source.REAL],
+        color=theme.primary,
         alpha=0.75,
         height=0.62,
     )
@@ -91,7 +90,7 @@ def parallel_coordinates(
         axes.plot(
             range(len(columns)),
             [heights[name][0][number] for name in columns],
-            color=theme.sources[Source.GENERATED if is_best else Source.REAL],
+            color=theme.accent if is_best else theme.primary,
             linewidth=2.6 if is_best else 1.1,
             alpha=strength,
             zorder=3 if is_best else 2,
@@ -199,7 +198,7 @@ def front_picture(
         [cost for _, cost in points],
         [value for value, _ in points],
         "o",
-        color=theme.sources[Source.REAL],
+        color=theme.primary,
         alpha=0.5,
         markersize=4,
     )
@@ -208,7 +207,7 @@ def front_picture(
         [value for value, _ in front],
         "o-",
         where="post",
-        color=theme.sources[Source.GENERATED],
+        color=theme.accent,
         markersize=5,
     )
     axes.plot([best[1]], [best[0]], "o", markersize=13, markerfacecolor="none", markeredgecolor=theme.text)
@@ -228,9 +227,9 @@ def _log_where_wide(axes: Axes, values: Sequence[float]) -> None:
 
 def _colors(count: int, theme: Theme) -> list[str]:
     palette = [
-        theme.sources[Source.GENERATED],
-        theme.sources[Source.REAL],
-        theme.sources[Source.RESYNTHESIZED],
+        theme.accent,
+        theme.primary,
+        theme.secondary,
         theme.text,
     ]
     return [palette[number % len(palette)] for number in range(count)]

@@ -86,7 +86,7 @@ def render_study(data: StudyData) -> str:
     return render_page(
         "study.html.j2",
         data,
-        hues=("generated", "real", "resynthesized"),
+        hues=("accent", "primary", "secondary"),
         curves=themed(lambda theme: trial_curves(lines, best, data.metric, theme)) if lines else None,
         importances=themed(lambda theme: importance_bars(data.importances, theme)) if data.importances else None,
         shares=[

@@ -26,6 +26,22 @@ class Theme:
     text: str
     grid: str
     sources: Mapping[Source, str]
+    """Colours of real, resynthesized and generated clips."""
+
+    @property
+    def primary(self) -> str:
+        """Colour of the main values in a figure that is not about sources."""
+        return self.sources[Source.REAL]
+
+    @property
+    def secondary(self) -> str:
+        """Colour of values to compare with, or of wrong ones."""
+        return self.sources[Source.RESYNTHESIZED]
+
+    @property
+    def accent(self) -> str:
+        """Colour of the best, or of correct values."""
+        return self.sources[Source.GENERATED]
 
 
 LIGHT = Theme(
@@ -48,7 +64,7 @@ LINE_STYLES: Mapping[Source, Any] = {
 
 
 def style_axes(axes: Axes, theme: Theme, grid: bool = True) -> None:
-    """The house's look: quiet axes in the colours of the theme, on a transparent ground."""
+    """The style of all figures: quiet axes in the colours of the theme, on a transparent background."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(theme.grid)
     axes.tick_params(colors=theme.text, labelsize=8, length=3, color=theme.grid)
