@@ -1,3 +1,3 @@
-"""Studies: which settings train best on the data at hand, and which decoding is worth its cost."""
+"""Studies: the search for the best settings of training and of decoding."""
 
 import jobs  # noqa: F401  # what `python -m tune.NAME` says while it loads

@@ -1,8 +1,8 @@
-"""`soundstorm tune decoding`: what the passes, temperatures, top-p and guidance of decoding are worth on one
-checkpoint, and what they cost.
+"""`soundstorm tune decoding`: the effect of iterations, temperatures, top-p and guidance on quality and cost, for one
+checkpoint.
 
-First the curve over the passes at level 0, each with several seeds; then a search by Optuna for quality and cost at
-once. Real clips of the test fold are left out, so that what is chosen here can be measured there with `soundstorm
+First, a curve over the number of iterations at level 0, with several seeds; then a search by Optuna for quality and
+cost at once. Real clips of the test fold are left out, so that the result can be measured on them with `soundstorm
 evaluate`.
 """
 
@@ -16,7 +16,7 @@ from jobs.console.options import NotNegative
 from jobs.console.resume import run_once
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import prepare_study_inputs
-from tune.decoding.results import About, told, write_decoding
+from tune.decoding.results import About, summary_line, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, check_resumable
 from tune.search.results import study_stage
@@ -88,7 +88,7 @@ def run(options: Options) -> dict[str, Any]:
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     best = storage.join(options.output_dir, "best.json")
     return {
-        "message": told(options.output_dir, counts, prefix),
+        "message": summary_line(options.output_dir, counts, prefix),
         "output_dir": options.output_dir,
         "best_config": best,
         **counts,

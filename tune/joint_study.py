@@ -1,8 +1,8 @@
-"""`soundstorm tune joint`: learning rate and iterations together, as the earlier study of environmental sound searched
-them.
+"""`soundstorm tune joint`: search of learning rate and iterations together, as in the earlier study of environmental
+sound.
 
-The training study runs first; the networks of its best trials then go through the decoding study side by side. A lower
-loss does not make better sound by itself: here the trials are judged by what is heard.
+The training study runs first; the networks of its best trials are then compared in a decoding study. A lower loss alone
+does not mean better sound: this study judges the trials by the sound that they generate.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from jobs.inputs.codecs import choose_codec
 from soundstorm.model.presets import PRESETS
 from tune import training_study
 from tune.decoding.reference import choose_real, prepare_study_inputs
-from tune.decoding.results import About, told, write_decoding
+from tune.decoding.results import About, summary_line, write_decoding
 from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
 from tune.search.options import StudyOptions, check_resumable
 from tune.search.results import study_stage
@@ -51,7 +51,7 @@ class Options(StudyOptions, DecodingOptions):
     batch_size: Count | None = None
     """Clips per step and worker; default: the preset's."""
     best: Count = 3
-    """Networks of the training study that go on, those of the lowest loss."""
+    """Number of networks of the training study, those with the lowest loss, that are passed on."""
     decoding_trials: Count = 24
     """Decoding settings to try beside the curves."""
     decoding_space: str | None = None
@@ -80,7 +80,7 @@ def run(options: Options) -> dict[str, Any]:
         "address": options.address,
     }
     training = TrainingOptions(output_dir=home, **shared, **given)
-    begin = prepare(training)  # what the second half is given is looked at before the first, which takes longer
+    begin = prepare(training)  # the inputs of the second half are checked before the first, which takes longer
     levels = begin.tokens.fingerprint.num_levels
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)
@@ -122,7 +122,7 @@ def _settings(
     listener: bytes | None,
     real_clips: str,
 ) -> dict[str, Any]:
-    """For the record; `given` to the training, `space` and `listener` of the decoding."""
+    """Settings for the record: `given` for the training, `space` and `listener` for the decoding."""
     return {
         "study": "joint",
         TRAINING: given | {"space": describe_space(begin.space), "tokens_made": begin.tokens.made},
@@ -143,7 +143,7 @@ def _settings(
 
 
 def best_networks(trials: list[TrialResult], count: int) -> list[TrialResult]:
-    """The trials of the lowest loss that came to their last epoch, at most `count`, the best first."""
+    """The finished trials with the lowest loss, at most `count`, the best first."""
     finished = sorted(
         (ended for ended in trials if ended.state == "finished"), key=lambda ended: ended.last["val_loss"]
     )
@@ -157,7 +157,7 @@ def _tiles(chosen: TrialResult) -> list[tuple[str, str, str]]:
 
 
 def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: TrialResult) -> tuple[str, dict[str, Any]]:
-    """The command that uses the chosen network, and what best.json says of it."""
+    """The command that uses the chosen network, and its entries in best.json."""
     content = best_content(training, begin, chosen)
     return f"soundstorm generate --checkpoint {checkpoint_uri(home, chosen.point)} --config {{best}}", {
         **{
@@ -170,7 +170,7 @@ def _chosen(training: TrainingOptions, begin: Start, home: str, chosen: TrialRes
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     best = storage.join(options.output_dir, "best.json")
     return {
-        "message": told(options.output_dir, counts, prefix),
+        "message": summary_line(options.output_dir, counts, prefix),
         "output_dir": options.output_dir,
         "best_config": best,
         **counts,

@@ -1,4 +1,4 @@
-"""What a study searches, under the name that users' files import: `from tune.space import Choice, Range`."""
+"""The search space under the name that users' files import: `from tune.space import Choice, Range`."""
 
 from tune.search.space import Choice, Range, check_space, describe_space, load_space
 

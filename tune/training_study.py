@@ -1,10 +1,9 @@
-"""`soundstorm tune training`: search the settings of training with Ray Tune; Optuna proposes them, ASHA stops the
+"""`soundstorm tune training`: search of training settings with Ray Tune; Optuna proposes settings, and ASHA stops
 trials that fall behind.
 
-A trial is one process that runs the same epochs as `soundstorm train` with one worker, or a run of Ray Train with
---num-workers; all trials
-share one copy of the tokens in the object store. Settings are chosen by the loss on the fold held out, so that fold's
-loss flatters them: report results on another.
+A trial is one process that runs the same epochs as `soundstorm train` with one worker, or with --num-workers a run of
+Ray Train; all trials share one copy of the tokens in the object store. Settings are chosen by the loss on the held-out
+fold, so the loss on that fold is optimistic: report results on another fold.
 """
 
 from collections.abc import Sequence
@@ -73,7 +72,7 @@ def run(options: Options) -> dict[str, Any]:
 
 
 def _search(options: Options, begin: Start) -> list[TrialResult]:
-    """The trials."""
+    """Run the trials."""
     training, validation = begin.tokens.split()
     with connect(options.address) as info:
         search = Search(
@@ -127,7 +126,7 @@ def _search(options: Options, begin: Start) -> list[TrialResult]:
 
 
 def _plan(options: Options, info: ClusterInfo) -> tuple[WorkerScaling, WorkerScaling]:
-    """Trials at a time, and the workers of each."""
+    """Trials at a time, and the workers of each trial."""
     if options.num_workers == 1:
         plan = concurrency_for(options, info, options.num_trials)
         return plan, plan
@@ -148,7 +147,7 @@ def _of_each(options: Options, each: WorkerScaling) -> str:
 
 
 def _describer(epochs: int, before: Sequence[TrialResult]) -> Any:
-    """Says of each trial what it reached and what the best so far has."""
+    """Returns a function that describes a finished trial and the best loss so far."""
     finished = [ended.last["val_loss"] for ended in before if ended.state == "finished"]
 
     def describe(ended: TrialResult) -> str:

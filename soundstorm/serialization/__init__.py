@@ -1,1 +1,1 @@
-"""Networks in files: packed weights, headers, what ships in the package, and what weights were trained on."""
+"""Network weights in files: quantization, headers, bundled weights, and the provenance of weights."""

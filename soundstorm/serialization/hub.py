@@ -1,8 +1,8 @@
-"""Checkpoints that people share on the Hugging Face Hub, by address: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
+"""Checkpoints that are shared on the Hugging Face Hub, by address: `hf://OWNER/NAME` or `hf://OWNER/NAME@REVISION`.
 
-A repository there is a folder as `soundstorm export` writes it: `config.json`, `model.safetensors`, the codec and a
-model card. `huggingface_hub` keeps what it fetched in its cache, asks $HF_ENDPOINT where another server is wanted, and
-sends the user's token for a private repository.
+A repository there contains what `soundstorm export` writes: `config.json`, `model.safetensors`, the codec and a model
+card. `huggingface_hub` caches downloads, uses the server $HF_ENDPOINT if that is set, and sends the user's token for
+private repositories.
 """
 
 import os
@@ -14,27 +14,26 @@ from soundstorm.errors import SoundStormError
 
 SCHEME = "hf://"
 OFFLINE = "SOUNDSTORM_OFFLINE"
-"""Environment variable: set to 1, only what is in the cache is used."""
+"""Environment variable: if it is 1, only cached files are used."""
 _ADDRESS = re.compile(rf"{SCHEME}(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?/?")
 
 
 def is_hub_address(place: object) -> bool:
-    """Whether this is text that begins as an address of the hub does."""
+    """Whether `place` is text that starts like an address of the hub."""
     return isinstance(place, str) and place.startswith(SCHEME)
 
 
 def fetch_from_hub(address: str, files: Iterable[str], optional: Iterable[str] = ()) -> Path:
-    """The local folder that holds these files of a repository, all of one revision; what is in the cache is not fetched
-    again.
+    """A local folder with files of a repository, all of the same revision; cached files are not downloaded again.
 
     Args:
-        address: `hf://OWNER/NAME[@REVISION]`; a revision is a branch, a tag or a commit, `main` without one.
-        files: names of files that must be there.
-        optional: names of files that are fetched where they are there.
+        address: `hf://OWNER/NAME[@REVISION]`; a revision is a branch, a tag or a commit; default: `main`.
+        files: names of required files.
+        optional: names of files that are downloaded if they exist.
 
     Raises:
         SoundStormError: `huggingface_hub` is not installed, the address is malformed, or the repository, its revision
-            or a file cannot be had.
+            or a file is not available.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None:
@@ -62,14 +61,14 @@ def fetch_from_hub(address: str, files: Iterable[str], optional: Iterable[str] =
         except (HfHubHTTPError, HFValidationError, OSError) as error:
             raise SoundStormError(f"{address}: {_reason(error, name)}") from error
         folder = found.parent
-        revision = folder.name  # the commit: files that follow are of the same one
+        revision = folder.name  # the commit, so that all files are of the same revision
     if folder is None:
         raise SoundStormError(f"{address}: no file was asked for")
     return folder
 
 
 def _reason(error: Exception, name: str) -> str:
-    """Why a file of the hub cannot be had, and what to do."""
+    """Why a file of the hub is not available, and what to do."""
     from huggingface_hub import errors
 
     if isinstance(error, errors.LocalEntryNotFoundError):

@@ -23,11 +23,11 @@ class Test:
     dataset: str
     fold: int
     digest: Callable[[], str]
-    """`soundstorm.serialization.recordings.digest_of` the whole dataset; asked for only where a name does not
-    decide."""
+    """Returns `soundstorm.serialization.recordings.digest_of` the whole dataset; called only if the dataset's name does
+    not decide."""
     contents: Callable[[], Mapping[str, str]]
-    """A name for each `soundstorm.serialization.recordings.content_of` the clips of the fold; asked for only where a
-    name does not decide."""
+    """Returns a name for each `soundstorm.serialization.recordings.content_of` the clips of the fold; called only if
+    the dataset's name does not decide."""
 
     def __str__(self) -> str:
         """For people."""
@@ -42,7 +42,7 @@ class Learned:
     """Name for messages, such as `the codec 'block-24khz'`."""
     provenance: Provenance
     sha256: str | None = None
-    """Of the file, where it was at hand."""
+    """SHA-256 of the file, if known."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -50,7 +50,7 @@ class Verdict:
     """Result of a check for leakage."""
 
     leaks: tuple[str, ...]
-    """Sentences that say why the test is not to be trusted; none: it is valid."""
+    """Sentences on why the test is invalid; empty: it is valid."""
     notes: tuple[str, ...]
     """Notes about a valid test."""
 
@@ -103,7 +103,7 @@ def _judge(
             _judge(f"the {parent.role} '{parent.name}' of {name}", known, test, accounts, leaks, notes)
         elif (
             parent.trained_on is not None and parent.trained_on != accounts[parent.sha256]
-        ):  # else it is judged by its own file
+        ):  # otherwise its own file is checked
             leaks[
                 f"{name} and the file of its {parent.role} '{parent.name}' contradict each other on what that was "
                 "trained on"
@@ -111,7 +111,8 @@ def _judge(
 
 
 def _overlap(recordings: Recordings, test: Test) -> str | None:
-    """Why clips of the test may have been trained on, "" where the folds say it all; None: they were not."""
+    """Why clips of the test may be in the training data, as a phrase; "" if the folds alone prove it; None: they are
+    not."""
     same_family = _family(recordings.dataset) == _family(test.dataset)
     if same_family and test.dataset not in OF_NO_FIXED_CLIPS:
         return "" if test.fold in recordings.folds else None

@@ -1,9 +1,9 @@
-"""What weights were trained on, as data: which clips of which dataset, and the same of every network that they learned
-from.
+"""Provenance of weights as data: which clips of which datasets they were trained on, and the same for every network
+that they were derived from.
 
-It is written as JSON into the header of each weights file and into `config.json` of each checkpoint, under
-`trained_on`. Reading is strict: what is missing, malformed or contradicts the rest of its file is `Unknown`, never
-"nothing". docs/provenance.md describes the format.
+It is stored as JSON in the header of each weights file and in `config.json` of each checkpoint, under the key
+`trained_on`. Reading is strict: provenance that is missing, malformed or in contradiction to the rest of its file is
+`Unknown`, never "nothing". docs/provenance.md describes the format.
 """
 
 import json
@@ -15,44 +15,44 @@ from soundstorm.serialization.recordings import SHA256, Recordings, strict_table
 from soundstorm.serialization.safetensors_header import read_metadata
 
 KEY = "trained_on"
-"""Of the JSON in a header or a `config.json`."""
+"""Key of the JSON in a header or a `config.json`."""
 FORMAT = 1
 OUTSIDE = {
     "encodec": "the recordings of the official EnCodec weights (DNS, Common Voice, AudioSet, FSD50K, Jamendo)",
     "audioset": "ImageNet and AudioSet",
     "synthetic sounds": "sounds that soundstorm.audio.synthesis made for this training alone",
 }
-"""Data that is of none of these datasets, by the name that it has in files."""
+"""Training data that is not from one of these datasets: its name in files -> description."""
 MAX_DEPTH = 8
-"""Generations of parents."""
+"""Maximum number of generations of parents."""
 
 
 class Role(StrEnum):
-    """What a network was to the training of another."""
+    """How a network was used in the training of another one."""
 
     CODEC = "codec"
     GENERATOR = "generator"
-    """Training started from it."""
+    """The training was initialized from this generator."""
     START = "start"
-    """Training started from it, and it is no generator of ours."""
+    """The training was initialized from this network, which is not a generator of this project."""
     TEACHER = "teacher"
 
 
 @dataclass(kw_only=True, frozen=True)
 class Parent:
-    """A network that weights learned from."""
+    """A network that weights were derived from."""
 
     role: Role
     name: str
-    """For people."""
+    """Name for messages."""
     sha256: str
-    """Of its weights file."""
+    """SHA-256 of its weights file."""
     trained_on: "TrainedOn | None"
-    """None: not known."""
+    """None: unknown."""
 
     def __post_init__(self) -> None:
         if not SHA256.fullmatch(self.sha256):
-            raise ValueError(f"the SHA-256 of its {self.role} is none")
+            raise ValueError(f"the SHA-256 of its {self.role} is malformed")
 
     def to_dict(self) -> dict[str, Any]:
         trained_on = None if self.trained_on is None else self.trained_on.to_dict()
@@ -62,18 +62,18 @@ class Parent:
     def from_dict(cls, values: object, depth: int) -> Self:
         found = strict_table(values, role=str, name=str, sha256=str, trained_on=(dict, type(None)))
         if found["role"] not in list(Role):
-            raise ValueError(f"the role '{found['role']}' of a parent is none of {', '.join(Role)}")
+            raise ValueError(f"the role '{found['role']}' of a parent is not one of {', '.join(Role)}")
         trained_on = None if found["trained_on"] is None else TrainedOn.from_dict(found["trained_on"], depth + 1)
         return cls(**found | {"role": Role(found["role"]), "trained_on": trained_on})
 
 
 @dataclass(kw_only=True, frozen=True)
 class TrainedOn:
-    """All that weights were trained on; without anything: random weights."""
+    """All that weights were trained on; if everything is empty, they are random weights."""
 
     recordings: tuple[Recordings, ...] = ()
     outside: tuple[str, ...] = ()
-    """Names in OUTSIDE."""
+    """Keys of OUTSIDE."""
     parents: tuple[Parent, ...] = ()
 
     def __post_init__(self) -> None:
@@ -82,7 +82,7 @@ class TrainedOn:
             raise ValueError(f"it has the dataset {names[0]} twice")
         for name in self.outside:
             if name not in OUTSIDE:
-                raise ValueError(f"its outside data '{name}' is none of {', '.join(OUTSIDE)}")
+                raise ValueError(f"its outside data '{name}' is not one of {', '.join(OUTSIDE)}")
         known: dict[str, TrainedOn] = {}
         for parent in self.ancestors():
             if (
@@ -94,20 +94,20 @@ class TrainedOn:
             if self.of_role(parent.role) != parent:
                 raise ValueError(f"it has two parents in the role of {parent.role}")
         generator, codec = self.of_role(Role.GENERATOR), self.of_role(Role.CODEC)
-        heard = (
+        generator_codec = (
             generator.trained_on.of_role(Role.CODEC)
             if generator is not None and generator.trained_on is not None
             else None
         )
-        if heard is not None and (codec is None or heard.sha256 != codec.sha256):
+        if generator_codec is not None and (codec is None or generator_codec.sha256 != codec.sha256):
             raise ValueError("its codec is not that of its generator")
 
     def of_role(self, role: Role) -> Parent | None:
-        """The first parent in this role."""
+        """The first parent with this role."""
         return next((parent for parent in self.parents if parent.role == role), None)
 
     def ancestors(self) -> list[Parent]:
-        """Parents, and those of the parents."""
+        """Parents and their ancestors."""
         return [
             found
             for parent in self.parents
@@ -141,13 +141,13 @@ class TrainedOn:
         )
 
     def __str__(self) -> str:
-        """For people: `esc10 without fold 5`, the parents left out."""
+        """For messages: `esc10 without fold 5`, without the parents."""
         return " and ".join([*map(str, self.recordings), *self.outside]) or "nothing"
 
 
 @dataclass(kw_only=True, frozen=True)
 class Unknown:
-    """What weights were trained on is not known."""
+    """It is not known what weights were trained on."""
 
     reason: str
 
@@ -164,17 +164,17 @@ MISSING = Unknown(reason="its file does not say it")
 
 
 def parse_provenance(values: object) -> Provenance:
-    """What stood under KEY in a file; None: nothing did."""
+    """Provenance from the value of KEY in a file; None: the key is missing."""
     if values is None:
         return MISSING
     try:
         return TrainedOn.from_dict(values)
     except (ValueError, RecursionError) as error:
-        return Unknown(reason=f"what its file says of it cannot be read ({error})")
+        return Unknown(reason=f"its entry in the file cannot be read ({error})")
 
 
 def provenance_of_weights(data: bytes) -> Provenance:
-    """What a safetensors file with this content was trained on, as its header says it."""
+    """Provenance in the header of a safetensors file with this content."""
     try:
         text = read_metadata(data).get(KEY)
     except ValueError:
@@ -184,17 +184,17 @@ def provenance_of_weights(data: bytes) -> Provenance:
     try:
         return parse_provenance(json.loads(text))
     except (ValueError, RecursionError):
-        return Unknown(reason="what its file says of it is no JSON")
+        return Unknown(reason="its entry in the file is not valid JSON")
 
 
 def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, **parents: str | None) -> Provenance:
-    """`provenance`, or that it is unknown because the rest of its file contradicts it.
+    """`provenance`, or Unknown if the rest of its file contradicts it.
 
     Args:
         provenance: as read.
-        dataset: what the file says beside it that its network was trained on; anything but text says nothing.
-        held_out_fold: the fold that it says was left out; anything but a number says nothing.
-        parents: SHA-256 of the network in each role, as the file says; None: there was none.
+        dataset: training dataset according to the rest of the file; ignored if it is not text.
+        held_out_fold: held-out fold according to the rest of the file; ignored if it is not a number.
+        parents: SHA-256 of the network of each role according to the rest of the file; None: there was none.
     """
     if isinstance(provenance, Unknown):
         return provenance
@@ -216,7 +216,7 @@ def agreeing(provenance: Provenance, *, dataset: object, held_out_fold: object, 
 
 
 def as_parent(role: Role, name: str, sha256: str, provenance: Provenance) -> Parent:
-    """A network that is learned from, with what is known of it."""
+    """A parent network with its provenance."""
     return Parent(
         role=role, name=name, sha256=sha256, trained_on=provenance if isinstance(provenance, TrainedOn) else None
     )

@@ -1,4 +1,5 @@
-"""Clips of one dataset that weights were trained on: which folds, how many, and what each is known again by."""
+"""Clips of a dataset that weights were trained on: their folds, their number, and hashes by which they are
+recognized."""
 
 import hashlib
 import json
@@ -8,16 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 NUM_FOLDS: dict[str, int | None] = {"esc50": 5, "esc10": 5, "urbansound8k": 10, "folder": None, "synthetic": 5}
-"""Folds of the datasets of `soundstorm.data.datasets`; None: any number."""
+"""Number of folds of the datasets in `soundstorm.data.datasets`; None: any number."""
 
 CONTENT_BYTES = 1 << 20
-"""A recording is known again by the first bytes of its file, so many at most."""
+"""A recording is recognized by the first bytes of its file; this is their maximum number."""
 
 CONTENT_DIGITS = 12
-"""Hexadecimal digits of their SHA-256 that are kept."""
+"""Number of hexadecimal digits of their SHA-256 that are stored."""
 
 MAX_CONTENTS = 50_000
-"""Recordings that are listed one by one at most; of more there is the digest alone."""
+"""Maximum number of recordings whose hashes are stored; for more, only the digest is."""
 
 SHA256, _CONTENTS = re.compile(r"[0-9a-f]{64}"), re.compile(rf"(?:[0-9a-f]{{{CONTENT_DIGITS}}})*")
 
@@ -27,18 +28,18 @@ class Recordings:
     """Clips of one dataset that weights were trained on."""
 
     dataset: str
-    """One of NUM_FOLDS."""
+    """A key of NUM_FOLDS."""
     folds: tuple[int, ...]
-    """Folds that they are of, ascending."""
+    """Their folds, ascending."""
     num_clips: int
     digest: str
-    """`digest_of` the whole dataset, its other folds too: where it is the same, the folds are."""
+    """`digest_of` the whole dataset, including its other folds: equal digests mean equal folds."""
     contents: frozenset[str] | None = None
-    """`content_of` each clip; None: not known, or too many."""
+    """`content_of` each clip; None: unknown, or too many."""
 
     def __post_init__(self) -> None:
         if self.dataset not in NUM_FOLDS:
-            raise ValueError(f"its dataset '{self.dataset}' is none of {', '.join(NUM_FOLDS)}")
+            raise ValueError(f"its dataset '{self.dataset}' is not one of {', '.join(NUM_FOLDS)}")
         most = NUM_FOLDS[self.dataset]
         if (
             not self.folds
@@ -50,7 +51,7 @@ class Recordings:
         if self.num_clips < 1:
             raise ValueError(f"it has {self.num_clips} clips")
         if not SHA256.fullmatch(self.digest):
-            raise ValueError("its digest is no SHA-256")
+            raise ValueError("its digest is not a SHA-256")
         if self.contents is not None and not 0 < len(self.contents) <= self.num_clips:
             raise ValueError(f"it lists {len(self.contents)} of {self.num_clips} clips")
 
@@ -78,7 +79,7 @@ class Recordings:
         return cls(**found | {"folds": tuple(found["folds"]), "contents": contents})
 
     def __str__(self) -> str:
-        """For people: `esc10 without fold 5`."""
+        """For messages: `esc10 without fold 5`."""
         most = NUM_FOLDS[self.dataset] or self.folds[-1]
         left_out = sorted(set(range(1, most + 1)) - set(self.folds))
         if len(left_out) == 1:
@@ -87,25 +88,26 @@ class Recordings:
 
 
 def content_of(data: bytes) -> str:
-    """What a recording is known again by, under any name: the beginning of the SHA-256 of the beginning of its file."""
+    """Hash by which a recording is recognized under any name: the beginning of the SHA-256 of the beginning of its
+    file."""
     return hashlib.sha256(data[:CONTENT_BYTES]).hexdigest()[:CONTENT_DIGITS]
 
 
 def digest_of(folds: Mapping[str, int]) -> str:
-    """SHA-256 over the clips of a dataset, each with its fold, in order of clip_id."""
+    """SHA-256 of the clips of a dataset and their folds, in order of clip_id."""
     return hashlib.sha256(repr(sorted(folds.items())).encode()).hexdigest()
 
 
 def recordings_of(
     dataset: str, folds: Mapping[str, int], trained: Iterable[str], contents: Mapping[str, str | None] | None = None
 ) -> Recordings:
-    """The clips that were trained on.
+    """Describe the clips that weights were trained on.
 
     Args:
-        dataset: its name.
-        folds: fold of each of its clips, of those that were not trained on too.
-        trained: clip_id of each clip that was.
-        contents: `content_of` each of these; None: not known.
+        dataset: name of the dataset.
+        folds: fold of each clip of the dataset, including those not used for training.
+        trained: clip_id of each training clip.
+        contents: `content_of` each training clip; None: unknown.
     """
     clips = sorted(set(trained))
     known = {contents[clip] for clip in clips if contents.get(clip)} if contents else set()
@@ -120,9 +122,9 @@ def recordings_of(
 
 
 def strict_table(values: object, **kinds: Any) -> dict[str, Any]:
-    """`values`, which must be a table with just these keys and types."""
+    """`values`, which must be a dict with exactly these keys and types."""
     if not isinstance(values, dict):
-        raise ValueError("it is no table")
+        raise ValueError("it is not a JSON object")
     for key in sorted(set(map(str, values)) ^ kinds.keys()):
         raise ValueError(f"'{key}' is {'missing' if key in kinds else 'unknown'}")
     for key, kind in kinds.items():

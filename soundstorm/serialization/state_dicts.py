@@ -1,4 +1,4 @@
-"""Whether tensors from a file are those of a network, found out before a byte of memory is given to the network."""
+"""Checks that tensors from a file belong to a network, before memory is allocated for the network."""
 
 from collections.abc import Callable, Mapping
 
@@ -14,15 +14,15 @@ from soundstorm.serialization.int8 import dequantize
 def check_state_dict(
     make: Callable[[], nn.Module], tensors: Mapping[str, Tensor], optional: tuple[str, ...] = ()
 ) -> None:
-    """Raise unless `tensors` have the names and shapes of the network's and finite values.
+    """Raise unless `tensors` have the names and shapes of the network's parameters and finite values.
 
     Args:
-        make: the network, which is made without memory for its tensors.
+        make: creates the network; called on the meta device.
         tensors: by name.
-        optional: ends of the names of tensors that may be absent.
+        optional: suffixes of the names of tensors that may be absent.
 
     Raises:
-        ValueError: a tensor is missing, unknown, of another shape, or holds NaN or infinity.
+        ValueError: a tensor is missing, unknown, of another shape, or contains NaN or infinity.
     """
     with torch.device("meta"):
         expected = make().state_dict()
@@ -40,7 +40,7 @@ def check_state_dict(
 
 
 DTYPES = (torch.float32, torch.float16, torch.int8)
-"""Of stored weights: as trained, or packed."""
+"""Types of stored weights: as trained, or quantized."""
 
 
 def read_weights(weights: bytes, path: str, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:

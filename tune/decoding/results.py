@@ -1,5 +1,5 @@
-"""What a decoding study writes: the table, the best settings and the page; the joint study writes the same with several
-checkpoints."""
+"""Results of a decoding study: the table, the best settings and the report; the joint study writes the same with
+several checkpoints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from tune.search.space import Choice, Range, Space
 
 @dataclass(kw_only=True, frozen=True)
 class About:
-    """What the page and best.json say beside the figures."""
+    """What the report and best.json contain besides the results."""
 
     name: str
-    """Of the study."""
+    """Name of the study."""
     extra: Mapping[str, Any]
-    """What best.json says beside the sampler, such as the training of the checkpoint."""
+    """Entries of best.json besides the sampler, such as the training of the checkpoint."""
     command: str
-    """That uses the best settings."""
+    """Command that uses the best settings."""
     settings: Mapping[str, Any]
-    """Of the study, for the page."""
+    """Settings of the study, for the report."""
     tiles: list[tuple[str, str, str]]
-    """Of the head of the page, beside those of the decoding."""
+    """Tiles at the top of the report besides those of the decoding."""
 
 
 def write_decoding(output_dir: str, found: Found, inputs: StudyInputs, space: Space, about: About) -> dict[str, Any]:
@@ -84,11 +84,11 @@ def _page(found: Found, inputs: StudyInputs, space: Space, counts: Mapping[str, 
                 f"{best['quality']:.3f}",
                 f"from {len(inputs.real)} real clips, none of fold {inputs.fold}; ± {found.spread:.3f} over seeds",
             ),
-            ("Cost", f"{best[COST]:.2f} s a clip", "of one processor core, or of the GPU"),
+            ("Cost", f"{best[COST]:.2f} s per clip", "of one processor core, or of the GPU"),
             (
                 "Trials",
                 str(counts["trials"]),
-                f"{counts['failed']} without a result; {counts['front']} settings that nothing beats",
+                f"{counts['failed']} without a result; {counts['front']} Pareto-optimal settings",
             ),
         ],
         metric="Distance from real",
@@ -114,12 +114,12 @@ def _page(found: Found, inputs: StudyInputs, space: Space, counts: Mapping[str, 
     )
 
 
-def told(output_dir: str, counts: Mapping[str, Any], prefix: str) -> str:
+def summary_line(output_dir: str, counts: Mapping[str, Any], prefix: str) -> str:
     """The summary line."""
     failed = f", {counts['failed']} failed" if counts["failed"] else ""
-    cost = f"{counts[COST]:.2f} s a clip"
+    cost = f"{counts[COST]:.2f} s per clip"
     return (
         f"{prefix}{storage.join(output_dir, 'best.json')}: distance {counts['quality']:.3f} at {cost}, of "
         f"{counts['trials']} trials"
-        f"{failed} and {counts['front']} settings that nothing beats. {counts['said']}".rstrip()
+        f"{failed} and {counts['front']} Pareto-optimal settings. {counts['said']}".rstrip()
     )

@@ -1,4 +1,4 @@
-"""The trials of a decoding study: the curve over iterations with its seeds, the search, and what both come to."""
+"""The trials of a decoding study: the curve over iterations with several seeds, the search, and the summary of both."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ CURVE, TRIALS = "curve", "trials"
 
 @dataclass(kw_only=True)
 class DecodingOptions(ReferenceOptions):
-    """What is tried."""
+    """What a decoding study tries."""
 
     curve_iterations: tuple[int, ...] = (1, 2, 4, 8, 12, 16, 24, 32)
     """Passes at level 0 of the curve, all else as the checkpoint has it; one number: no curve."""
@@ -46,33 +46,33 @@ class DecodingOptions(ReferenceOptions):
 
     @property
     def num_curve_trials(self) -> int:
-        """Trials of the curve of one checkpoint."""
+        """Number of trials of the curve of one checkpoint."""
         return self.curve_seeds * len(self.curve_iterations) if len(self.curve_iterations) > 1 else 0
 
 
 @dataclass(kw_only=True, frozen=True)
 class Found:
-    """What the trials came to."""
+    """Result of the trials."""
 
     rows: list[dict[str, Any]]
-    """One a trial, those of the curve included, the best first."""
+    """A row per trial, including those of the curve, the best first."""
     curves: dict[str, list[CurvePoint]]
-    """By checkpoint."""
+    """Curve of each checkpoint."""
     spread: float
-    """Standard deviation of the quality over seeds; 0 where there is no curve."""
+    """Standard deviation of the quality over seeds; 0 without a curve."""
     front: list[dict[str, Any]]
-    """Settings that no other beats in quality without costing more, the cheapest first: trial, checkpoint, quality,
-    seconds_per_clip, point."""
+    """Pareto-optimal settings, the cheapest first: trial, checkpoint, quality, seconds_per_clip, point."""
     best: dict[str, Any]
-    """Of the front, the cheapest whose quality is within the spread of the best."""
+    """The cheapest of the front whose quality is within one standard deviation of the best."""
     best_row: str
-    """The trial whose row stands for the best; of a point of the curve that of the seed nearest to its mean."""
+    """The trial that represents the best settings in the table; for a point of the curve, the seed closest to its
+    mean."""
     trials: list[TrialResult]
-    """Of the search."""
+    """Trials of the search."""
 
 
 def default_space(num_levels: int) -> Space:
-    """Passes of the first two levels, temperatures, noise of the choice, top-p and guidance."""
+    """Iterations of the first two levels, temperatures, noise of the choice, top-p and guidance."""
     space: dict[str, Range | Choice] = {LEVEL_0: Range(1, 48, is_log=True, is_whole=True)}
     if num_levels > 1:
         space[f"{PASSES}1"] = Range(1, 8, is_log=True, is_whole=True)
@@ -86,13 +86,13 @@ def default_space(num_levels: int) -> Space:
 
 
 def check_decoding_space(space: Space, sampler: SamplerSettings, levels: int) -> None:
-    """Raise SoundStormError for what cannot be searched with a network of `levels` levels that has `sampler` by
-    itself."""
+    """Raise SoundStormError for what cannot be searched with a network of `levels` levels whose own settings are
+    `sampler`."""
     check_space(space, setting_names(levels), lambda point: sampler_of(point, sampler, levels))
 
 
 def wants_reranker(space: Space) -> bool:
-    """Whether the space has trials that draw more than one candidate."""
+    """Whether trials may generate more than one candidate per clip."""
     return "candidates" in space
 
 
@@ -134,7 +134,7 @@ def run_decoding(
 
 
 def curve_points(decoding: DecodingOptions, checkpoints: Sequence[str], seed: int) -> list[TrialConfig]:
-    """Each number of passes with each seed, for each checkpoint."""
+    """Each number of iterations with each seed, for each checkpoint."""
     several = len(checkpoints) > 1
     return [
         {LEVEL_0: passes, "seed": seed + number} | ({"checkpoint": name} if several else {})
@@ -148,14 +148,14 @@ def _describe(ended: TrialResult) -> str:
     last = ended.last
     return (
         f"quality {last['quality']:.3f} (KS {last['ks_mean']:.3f} + embedding {last['embedding_distance']:.3f})  "
-        f"{last[COST]:.2f} s a clip"
+        f"{last[COST]:.2f} s per clip"
     )
 
 
 def summarize_trials(
     curve: list[TrialResult], trials: list[TrialResult], searched: list[str], checkpoints: list[str]
 ) -> Found:
-    """What the trials come to; raises SoundStormError if not one came to an end."""
+    """Summary of the trials; raises SoundStormError if none finished."""
     names = [*dict.fromkeys([*([LEVEL_0] if curve else []), *searched])]
     curves = {name: _curve(curve, name, checkpoints) for name in checkpoints if curve}
     spread = pooled_std([point for points in curves.values() for point in points])
@@ -181,9 +181,9 @@ def summarize_trials(
             for point in points
         ]
     if not candidates:
-        told = "; ".join(sorted({ended.problem for ended in [*curve, *trials] if ended.problem})[:3])
+        reasons = "; ".join(sorted({ended.problem for ended in [*curve, *trials] if ended.problem})[:3])
         raise SoundStormError(
-            f"no trial of {len(curve) + len(trials)} came to an end ({told}): search other values with --space"
+            f"no trial of {len(curve) + len(trials)} finished ({reasons}): search other values with --space"
         )
     front = [
         candidates[position] for position in pareto_front([(found["quality"], found[COST]) for found in candidates])
@@ -214,7 +214,7 @@ def _curve(curve: list[TrialResult], checkpoint: str, checkpoints: list[str]) ->
 
 
 def _seeds(curve: list[TrialResult], checkpoint: str, checkpoints: list[str], passes: int) -> list[TrialResult]:
-    """The trials behind a point of the curve."""
+    """The trials of a point of the curve."""
     return [
         ended
         for ended in curve
@@ -225,7 +225,7 @@ def _seeds(curve: list[TrialResult], checkpoint: str, checkpoints: list[str], pa
 
 
 def _key(found: Mapping[str, Any]) -> str | tuple[str, int]:
-    """What an entry of the front is: a trial of the search, or a point of the curve of a checkpoint."""
+    """Identifies an entry of the front: a trial of the search, or a point of a checkpoint's curve."""
     return str(found["trial"]) if found["trial"] != CURVE else (str(found["checkpoint"]), int(found["point"][LEVEL_0]))
 
 
@@ -234,7 +234,7 @@ def _sampler_point(point: TrialConfig) -> TrialConfig:
 
 
 def best_sampler(found: dict[str, Any], inputs: StudyInputs) -> SamplerSettings:
-    """The sampler of an entry of the front."""
+    """Sampler settings of an entry of the front."""
     return sampler_of(
         found["point"], inputs.checkpoints[found["checkpoint"]].sampler, inputs.first.model.config.iterated_levels
     )

@@ -1,4 +1,4 @@
-"""What can go wrong within a trial, as a sentence: the study notes it and goes on."""
+"""Errors within a trial as sentences: the study records them and continues."""
 
 import torch
 
@@ -8,8 +8,8 @@ MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "
 
 
 def failure_reason(error: Exception) -> str | None:
-    """Why a trial cannot go on, for an error that its settings are to blame for; None for any other, after which it is
-    begun again."""
+    """Why a trial cannot continue, for an error that its settings cause; None for any other error, after which the
+    trial is restarted."""
     if isinstance(error, SoundStormError):
         return str(error)
     text = " ".join(str(error).split())[:200]

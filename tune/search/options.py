@@ -1,4 +1,4 @@
-"""Options that all studies have in common."""
+"""Options that all studies share."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from jobs.console.options import Count, JobOptions, NotNegative
 from soundstorm.errors import SoundStormError
 
 TRACKERS = {"mlflow": "mlflow", "wandb": "wandb"}
-"""Extra of the package, and module that it brings, by the value of --log-to."""
+"""Value of --log-to, which is also the extra of the package -> the module that it installs."""
 
 
 @dataclass(kw_only=True)
 class StudyOptions(JobOptions):
-    """What all studies have in common."""
+    """Options that all studies share."""
 
     num_trials: Count = 12
     """Settings to try."""

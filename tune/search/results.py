@@ -1,5 +1,4 @@
-"""What a study leaves: a row a trial as Parquet and CSV, the best settings as JSON and TOML, and the page that says
-why."""
+"""Results of a study: a row per trial as Parquet and CSV, the best settings as JSON and TOML, and a report."""
 
 import csv
 import io
@@ -24,12 +23,12 @@ from tune.search.space import Space
 from tune.search.trial_journal import TrialResult
 
 RESULTS = ("trials.parquet", "trials.csv", "best.json", "best.toml", "report.html")
-"""What a finished study leaves for its user."""
+"""Results of a finished study for its user."""
 OUTPUTS = ("trials", "curve", "states", "checkpoints", *RESULTS)
 
 
 def trial_row(ended: TrialResult, names: Sequence[str], figures: Sequence[str]) -> dict[str, Any]:
-    """A row of the table: what the trial was, its settings (columns `names`), and the figures it reported last."""
+    """A row of the table: the trial, its settings (columns `names`), and the values that it reported last."""
     row: dict[str, Any] = {
         "trial": ended.trial,
         "state": ended.state,
@@ -42,7 +41,8 @@ def trial_row(ended: TrialResult, names: Sequence[str], figures: Sequence[str]) 
 
 
 def write_trials(output_dir: str, rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> None:
-    """Write trials.parquet and trials.csv; a column whose values are not all numbers, or all truth values, is text."""
+    """Write trials.parquet and trials.csv; a column whose values are not all numbers, or all truth values, becomes
+    text."""
     if not rows:
         raise SoundStormError(f"{output_dir}: the study has no trial")
     columns = {name: [row.get(name) for row in rows] for name in rows[0]}
@@ -78,24 +78,23 @@ def write_page(output_dir: str, data: StudyData) -> None:
 
 
 def now() -> datetime:
-    """For the head of a page."""
+    """Date of the report."""
     return datetime.now(UTC)
 
 
 def versions() -> dict[str, str]:
-    """Of what made the study."""
+    """Versions of the libraries, for the report."""
     return records.versions()
 
 
 def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]], seed: int = 0) -> dict[str, float]:
-    """Share of the variance of a figure that each setting accounts for by itself, by fANOVA (Hutter et al., 2014); they
-    add up to 1.
+    """Fraction of the variance of the result that each setting explains by itself, by fANOVA (Hutter et al., 2014);
+    they add up to 1.
 
-    Empty where there are too few trials to say: fewer than 4, or fewer than settings plus 2, or all with the same
-    figure.
+    Empty if there are too few trials: fewer than 4, or fewer than settings plus 2, or all with the same result.
 
     Args:
-        trials: point and figure of each.
+        trials: settings and result of each trial.
     """
     known = [(point, value) for point, value in trials if math.isfinite(value)]
     if len(known) < max(4, len(space) + 2) or len({value for _, value in known}) < 2:

@@ -1,7 +1,8 @@
-"""Trials under Ray Tune: Optuna proposes points, ASHA may stop those that fall behind, the journal keeps what came out.
+"""Runs trials with Ray Tune: Optuna proposes settings, ASHA stops trials that fall behind, and a journal stores the
+results.
 
-A trial whose process dies is begun again a few times; one that fails for a reason of its own is marked, and the study
-goes on.
+A trial whose process dies is restarted a few times; a trial that fails because of its settings is marked as failed, and
+the study continues.
 """
 
 import logging
@@ -29,26 +30,26 @@ from tune.search.space import Space
 from tune.search.trial_journal import Journal, TrialConfig, TrialResult, point_name
 
 REDUCTION_FACTOR = 3
-"""ASHA lets the best third of the trials that reach a rung go on."""
+"""ASHA continues the best third of the trials that reach a rung."""
 GRACE_PERIOD_DIVISOR = 6
-"""The first rung is after this part of the epochs."""
+"""The first rung is after this fraction (1/N) of the epochs."""
 PENALTY = 100.0
-"""What Optuna is told of a trial without a figure; more than any loss or distance."""
+"""Value reported to Optuna for a trial without a result; larger than any loss or distance."""
 RESTARTS = 2
-"""Of a trial whose process was killed."""
+"""Maximum number of restarts of a trial whose process was killed."""
 KILLED_SIGNS = ("ActorDied", "ActorUnavailable", "OutOfMemory", "low on memory", "WorkerCrashed", "actor died")
 QUIET = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would come between our lines
+    "RAY_AIR_NEW_OUTPUT": "0",  # its tables would be mixed with our lines
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the study, not only the trial at hand
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the study, not only the current trial
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # Ray's own state is not read back
 }
-"""Settings of Ray Tune that are read from the environment."""
+"""Settings of Ray Tune, as environment variables."""
 
 
 def concurrency_for(options: StudyOptions, info: ClusterInfo, num_trials: int, device: str = "auto") -> WorkerScaling:
-    """Trials at a time, and what each has of the cluster: as many as it has GPUs, or CPUs, unless fewer are asked for
-    or needed."""
+    """Number of concurrent trials and resources of each: as many as the cluster has GPUs, or CPUs, unless fewer are
+    requested or needed."""
     slots = int(info.num_gpus) if info.num_gpus and device != "cpu" else int(info.num_cpus)
     return scaling_for(max(1, min(options.max_concurrent or slots, slots, num_trials)), device, info)
 
@@ -58,23 +59,23 @@ class Search:
     """A set of trials of one kind."""
 
     name: str
-    """Of its folder below the output folder."""
+    """Name of its folder below the output folder."""
     space: Space
     metrics: tuple[str, ...]
-    """What trials report and the search makes small; two for a front."""
+    """Metrics that trials report and the search minimizes; with two, the result is a Pareto front."""
     num_trials: int
     figures: tuple[str, ...] = ()
-    """What trials report beside `epoch` and the metrics, to be kept."""
+    """Further values that trials report and that are stored, besides `epoch` and the metrics."""
     epochs: int = 1
-    """Reports of a trial that is not stopped early."""
+    """Number of reports of a trial that is not stopped early."""
     points: Sequence[TrialConfig] = ()
-    """Tried first."""
+    """Settings to try first."""
     stops_early: bool = True
     """Whether ASHA may stop trials."""
 
     @property
     def first_rung(self) -> int:
-        """Epochs after which ASHA first compares."""
+        """Number of epochs before ASHA's first comparison."""
         return max(1, self.epochs // GRACE_PERIOD_DIVISOR)
 
 
@@ -88,19 +89,19 @@ def run_search(
     describe: Callable[[TrialResult], str],
     resources: dict[str, float] | None = None,
 ) -> list[TrialResult]:
-    """Run the trials that are missing; returns all, those of earlier calls too.
+    """Run the missing trials; returns all trials, including those of earlier calls.
 
     Args:
-        trainable: reports to Ray Tune `epoch`, from 1, and the metrics; or `problem` and `state` (diverged or failed)
+        trainable: reports to Ray Tune `epoch`, from 1, and the metrics; or `problem` and `state` (diverged or failed),
             and then returns.
-        plan: how many at a time, and what each has.
-        describe: one line about a trial that ended, for people.
-        resources: what a trial reserves, where that is not what the plan says.
+        plan: number of concurrent trials, and resources of each.
+        describe: a line about a finished trial, for the console.
+        resources: resources of a trial, if not those of the plan.
     """
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # it tells of every step that took half a second
+    logging.getLogger("ray.tune.utils.util").setLevel(logging.ERROR)  # it reports every step that took half a second
     journal = Journal(storage.join(output_dir, search.name, "journal"))
     recorder = _Recorder(journal, search, describe)
     before = journal.ended()
@@ -132,7 +133,7 @@ def _run_missing(
     recorder: "_Recorder",
     resources: dict[str, float] | None,
 ) -> None:
-    """As many trials as are missing; those whose process is killed are missing afterwards."""
+    """Run as many trials as are missing; trials whose process is killed remain missing."""
     interrupted = recorder.journal.interrupted()
     first = interrupted + [
         point for point in search.points if point not in interrupted and point not in [ended.point for ended in before]
@@ -180,7 +181,7 @@ def _optuna(search: Search, before: list[TrialResult], first: list[TrialConfig],
         points_to_evaluate=first or None,
     )
     for ended in before:
-        is_bad = ended.state in ("diverged", "failed")  # as the running study told it
+        is_bad = ended.state in ("diverged", "failed")  # as in the running study
         values = [PENALTY if is_bad else float(ended.last.get(name, PENALTY)) for name in search.metrics]
         study: Any = searcher._ot_study
         study.add_trial(  # OptunaSearch's own method accepts only one metric
@@ -229,7 +230,7 @@ def _trackers(options: StudyOptions) -> list[tune.Callback]:
 
 
 class _Recorder(tune.Callback):
-    """Keeps the journal, and says one line for each trial that ends."""
+    """Writes the journal, and prints a line for each trial that ends."""
 
     def __init__(self, journal: Journal, search: Search, describe: Callable[[TrialResult], str]) -> None:
         self.journal, self.search, self.describe = journal, search, describe
@@ -260,8 +261,8 @@ class _Recorder(tune.Callback):
             self._end(trial, "finished" if epochs >= self.search.epochs else "stopped", None)
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """Ray Tune's own restarts are not used: where an actor dies with two calls under way, the second takes a
-        trial's restart away."""
+        """Ray Tune's own restarts are not used: if an actor dies during two calls, the second call would consume a
+        restart."""
         text = _error_text(trial)
         point = point_name(trial.config)
         if not any(sign in text for sign in KILLED_SIGNS):
@@ -292,13 +293,13 @@ class _Recorder(tune.Callback):
 
 
 def _error_text(trial: Trial) -> str:
-    """What Ray Tune noted of an error: the file of this machine, as the copy in storage comes later."""
+    """Ray Tune's error file on this machine; the copy in storage comes later."""
     file = trial.error_file
     return Path(file).read_text(errors="replace") if file is not None and Path(file).is_file() else "no reason given"
 
 
 def point_text(point: TrialConfig) -> str:
-    """A point in words: `lr 0.002  depth 3`."""
+    """Settings as text: `lr 0.002 depth 3`."""
     return "  ".join(
         f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in point.items()
     )

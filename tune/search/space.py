@@ -34,12 +34,12 @@ class Range:
     low: float
     high: float
     is_log: bool = False
-    """Whether equal ratios rather than equal differences are equally likely."""
+    """Whether values are distributed uniformly in the logarithm."""
     is_whole: bool = False
     """Whole numbers only."""
 
     def problem(self) -> str | None:
-        """What is wrong with it, if something is."""
+        """Why the range is invalid; None if it is valid."""
         ends = (self.low, self.high)
         if not all(
             isinstance(end, int | float) and not isinstance(end, bool) and abs(end) <= sys.float_info.max
@@ -53,11 +53,11 @@ class Range:
         return None
 
     def samples(self) -> Sequence[Any]:
-        """Values by which to find out whether it is allowed: its ends."""
+        """Values to check: its ends."""
         return [int(end) if self.is_whole else float(end) for end in (self.low, self.high)]
 
     def domain(self) -> Domain:
-        """It as Ray Tune knows it."""
+        """The range as a domain of Ray Tune."""
         if self.is_whole:
             return (tune.lograndint if self.is_log else tune.randint)(int(self.low), int(self.high) + 1)
         return (tune.loguniform if self.is_log else tune.uniform)(self.low, self.high)
@@ -73,7 +73,7 @@ class Choice:
         object.__setattr__(self, "values", values)
 
     def problem(self) -> str | None:
-        """What is wrong with it, if something is."""
+        """Why the choice is invalid; None if it is valid."""
         if len(self.values) < 2:
             return f"has the values {list(self.values)}: give at least two, as Choice(1, 2)"
         odd = [value for value in self.values if not (value is None or isinstance(value, bool | int | float | str))]
@@ -88,17 +88,17 @@ class Choice:
         return self.values
 
     def domain(self) -> Domain:
-        """It as Ray Tune knows it."""
+        """The choice as a domain of Ray Tune."""
         return tune.choice(list(self.values))
 
 
 Space = Mapping[str, Range | Choice]
 GROUPS = (("width", "heads"), ("schedule", "warmup_share", "cooldown_share"))
-"""Settings of which one decides which values of the others are allowed."""
+"""Groups of settings in which the value of one restricts the values of the others."""
 
 
 def load_space(path: str | None, default: Space, option: str = "--space") -> Space:
-    """The space that the Python file at `path`, the value of `option`, defines; `default` without one.
+    """The space defined by the Python file at `path`, the value of `option`; `default` if that is None.
 
     Raises:
         SoundStormError: the file is missing, fails, or defines no space.
@@ -113,7 +113,7 @@ def load_space(path: str | None, default: Space, option: str = "--space") -> Spa
         )
     try:
         found = runpy.run_path(path).get("SPACE")
-    except (Exception, SystemExit) as error:  # whatever a file of the user raises
+    except (Exception, SystemExit) as error:  # a user's file may raise anything
         line = (
             traceback.extract_tb(error.__traceback__)[-1].lineno if not isinstance(error, SyntaxError) else error.lineno
         )
@@ -126,26 +126,26 @@ def load_space(path: str | None, default: Space, option: str = "--space") -> Spa
 
 
 def describe_space(space: Space) -> dict[str, str]:
-    """A space as a record holds it."""
+    """A space in the form of a record."""
     return {name: repr(span) for name, span in space.items()}
 
 
 def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str, Any]], object]) -> None:
-    """Raise SoundStormError for a name that is no setting, an empty range, or a value that is not allowed whatever the
-    others are.
+    """Raise SoundStormError for a name that is not a setting, an empty range, or a value that is invalid whatever the
+    other settings are.
 
-    What only some combinations get wrong cannot be told beforehand: such a trial fails, and the study goes on.
+    Combinations that are invalid are not detected in advance: such a trial fails, and the study continues.
 
     Args:
-        allowed: names that may be searched.
-        apply: makes the settings of a point; raises SoundStormError for values that are not allowed.
+        allowed: names of settings that may be searched.
+        apply: builds the settings of a trial; raises SoundStormError for invalid values.
     """
     for name, span in space.items():
         if name not in allowed:
             near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.5)
             hint = f"did you mean '{near[0]}'? " if near else ""
             raise SoundStormError(
-                f"search space: '{name}' is no setting that can be searched; {hint}There are {', '.join(allowed)}"
+                f"search space: '{name}' is not a setting that can be searched; {hint}There are {', '.join(allowed)}"
             )
         if not isinstance(span, Range | Choice):
             raise SoundStormError(f"search space: {name} is {span!r}: give Range(low, high) or Choice(value, value)")
@@ -160,8 +160,8 @@ def check_space(space: Space, allowed: Sequence[str], apply: Callable[[dict[str,
 
 
 def _problem_of(name: str, value: Any, space: Space, apply: Callable[[dict[str, Any]], object]) -> str | None:
-    """Why a value is not allowed, be the settings that it goes with those of the preset or any that the space has; None
-    if it is."""
+    """Why a value is invalid with the preset's values of the other settings and with all of the space's; None if it is
+    valid."""
     first: str | None = None
     company = [other for group in GROUPS if name in group for other in group if other != name and other in space]
     for values in [(), *itertools.product(*(space[other].samples() for other in company))]:

@@ -1,4 +1,4 @@
-"""What a training study is asked, what its trials start from, and what they search."""
+"""Options of a training study, the inputs of its trials, and the default search space."""
 
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -49,23 +49,23 @@ class Options(StudyOptions):
 
 @dataclass(kw_only=True, frozen=True)
 class Start:
-    """What the trials start from, and what they search."""
+    """Inputs of the trials, and the search space."""
 
     tokens: Tokens
     model: ModelConfig
     training: TrainingConfig
     space: Space
     sampler: SamplerSettings
-    """Of the networks that come out."""
+    """Sampler settings of the resulting networks."""
     weights: dict[str, Tensor] | None
     checkpoint_sha256: str | None
     generator: Checkpoint | None
-    """Where the weights are from; None: they are random."""
+    """The checkpoint of the initial weights; None: they are random."""
 
 
 def default_space(config: TrainingConfig, model: ModelConfig, fixed_network: bool) -> Space:
     """Values around a preset: learning rate within a factor of 10, schedule, warm-up, dropout, spans; width and depth
-    up to half as much again."""
+    up to 1.5 times the preset's."""
     space: dict[str, Range | Choice] = {
         "lr": Range(config.lr / 10, config.lr * 10, is_log=True),
         "schedule": Choice("onecycle", "cosine", "trapezoid"),
@@ -81,7 +81,7 @@ def default_space(config: TrainingConfig, model: ModelConfig, fixed_network: boo
 
 
 def prepare(options: Options) -> Start:
-    """Read the tokens and the space, and refuse what cannot be tried."""
+    """Read the tokens and the space, and check them."""
     tokens = open_tokens(options.tokens, options.fold)
     base = preset(options.preset)
     given: dict[str, Any] = {"seed": options.seed, "epochs": options.epochs, "batch_size": options.batch_size}

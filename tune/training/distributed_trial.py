@@ -1,4 +1,4 @@
-"""A trial of the training study as a run of Ray Train on several workers, for networks that want more than one
+"""A trial of the training study as a run of Ray Train on several workers, for networks that need more than one
 process."""
 
 from dataclasses import asdict
@@ -25,8 +25,8 @@ STATE_TIMEOUT_S = 10
 
 
 def workers_end_with_their_run() -> bool:
-    """Whether Ray Train frees what the workers of a killed run had: it asks Ray's dashboard whether the run is still
-    there."""
+    """Whether Ray Train frees the resources of a killed run's workers: it asks Ray's dashboard whether the run still
+    exists."""
     try:
         list_actors(ray.get_runtime_context().gcs_address, limit=1, timeout=STATE_TIMEOUT_S)
     except (RayStateApiException, ConnectionError):
@@ -37,15 +37,15 @@ def workers_end_with_their_run() -> bool:
 def trial_on_workers(
     point: TrialConfig, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
 ) -> None:
-    """The trial as Ray Tune runs it: each epoch of the workers is a report. Ray Train keeps its checkpoints, and goes
-    on from them."""
-    point, told = dict(point), 0
+    """The trial as a function that Ray Tune runs: each epoch of the workers is a report. Ray Train saves checkpoints,
+    and resumes from them."""
+    point, num_reported = dict(point), 0
     last: list[dict[str, Any]] = []
     home = storage.join(base.folder, STATES, point_name(point))
 
     def report(metrics: dict[str, Any]) -> None:
-        nonlocal told
-        for row in metrics["rows"][told:]:
+        nonlocal num_reported
+        for row in metrics["rows"][num_reported:]:
             require_finite(row)
             reported = {"threads": plan.cpus_per_worker} | {
                 name: row[name] for name in ("epoch", "val_loss", *EPOCH_FIGURES) if name != "threads"
@@ -53,8 +53,8 @@ def trial_on_workers(
             if row["epoch"] < base.training.epochs:
                 tune.report(reported)
             else:
-                last.append(reported)  # until its network is published: with this report the trial is ended
-        told = len(metrics["rows"])
+                last.append(reported)  # reported once its network is published, because this report ends the trial
+        num_reported = len(metrics["rows"])
 
     try:
         model, training = applied(point, base.model, base.training)
@@ -93,4 +93,4 @@ def trial_on_workers(
         problem = failure_reason(error)
         if problem is None:
             raise
-        tune.report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if told else "failed"})
+        tune.report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if num_reported else "failed"})

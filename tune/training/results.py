@@ -35,9 +35,9 @@ def write_results(
     write_trials(options.output_dir, rows, {"study": "training", "preset": options.preset})
     best = trials[0]
     if best.state != "finished":
-        told = "; ".join(sorted({ended.problem for ended in trials if ended.problem})[:3]) or "see trials.csv"
+        reasons = "; ".join(sorted({ended.problem for ended in trials if ended.problem})[:3]) or "see trials.csv"
         raise SoundStormError(
-            f"no trial of {len(trials)} ran to its last epoch ({told}): search other values with --space"
+            f"no trial of {len(trials)} reached its last epoch ({reasons}): search other values with --space"
         )
     write_best(options.output_dir, best_content(options, begin, best))
     epochs = sum(len(ended.rows) for ended in trials)
@@ -63,7 +63,8 @@ def _page(
     states: dict[str, int],
     settings: dict[str, Any],
 ) -> StudyData:
-    """What the page shows; `trials` and their `rows` in order, the best first, `states` with how many ended so."""
+    """Content of the report; `trials` and their `rows` are sorted, the best first, and `states` counts the trials by
+    state."""
     best, epochs, names = trials[0], sum(len(ended.rows) for ended in trials), list(begin.space)
     rung = Search(
         name=TRIALS, space=begin.space, metrics=("val_loss",), num_trials=len(trials), epochs=begin.training.epochs
@@ -110,7 +111,7 @@ def _page(
 
 
 def best_content(options: Options, begin: Start, best: TrialResult) -> dict[str, Any]:
-    """What best.json says of a trial: all that `train --config` needs to do the same."""
+    """Content of best.json for a trial: everything that `train --config` needs to reproduce it."""
     model, training = applied(best.point, begin.model, begin.training)
     return {
         "study": "training",

@@ -1,8 +1,7 @@
-"""A trial of the training study: the epochs that `soundstorm train` would run with the settings of the point, and the
-network that comes out.
+"""A trial of the training study: the epochs that `soundstorm train` would run with the settings of the trial, and the
+resulting network.
 
-What it needs to go on is saved now and then, so a trial whose process was killed, or whose study was, loses half a
-minute and not its epochs.
+Its state is saved regularly, so that a trial whose process or study was killed loses half a minute, not all its epochs.
 """
 
 import io
@@ -34,12 +33,12 @@ from tune.search.trial_journal import TrialConfig, point_name
 
 SAVE_EVERY_S = 30.0
 STATES = "states"
-"""Folder of what trials need to go on."""
+"""Folder of the states that trials resume from."""
 FOLLOWS = ("num_levels", "codebook_size", "num_classes", "centroid_dim")
-"""What follows from the tokens and their codec."""
+"""Settings that are determined by the tokens and their codec."""
 FIXED = (*FOLLOWS, "order", "centroids", "generated_levels", "epochs", "seed", "betas", "first_level_share")
-"""What follows from the tokens or the study, or is a pair; the last weighs the levels in the loss, so that losses would
-not compare."""
+"""Settings that cannot be searched: they are determined by the tokens or the study, are a pair, or (the last) weight
+the levels in the loss, so that losses would not be comparable."""
 MODEL_NAMES = tuple(field.name for field in fields(ModelConfig) if field.name not in FIXED)
 TRAINING_NAMES = tuple(field.name for field in fields(TrainingConfig) if field.name not in FIXED)
 EPOCH_FIGURES = ("train_loss", "lr", "seconds", "threads")
@@ -47,7 +46,7 @@ EPOCH_FIGURES = ("train_loss", "lr", "seconds", "threads")
 
 @dataclass(kw_only=True, frozen=True)
 class Base:
-    """What all trials start from."""
+    """Inputs that all trials share."""
 
     model: ModelConfig
     training: TrainingConfig
@@ -60,7 +59,7 @@ class Base:
     """URI of the study's folder; a trial saves its state in `states/` and its network in `checkpoints/` there."""
     cpus: int
     trained_on: TrainedOn
-    """What the networks of all trials learn from."""
+    """Training data of the networks of all trials."""
 
     @classmethod
     def of(
@@ -74,7 +73,7 @@ class Base:
         cpus: int = 1,
         generator: Checkpoint | None = None,
     ) -> "Base":
-        """The base of a study of `tokens`, whose networks start from `generator` or from random weights."""
+        """The inputs of a study of `tokens`, whose networks are initialized from `generator` or randomly."""
         return cls(
             model=model,
             training=training,
@@ -90,7 +89,7 @@ class Base:
 
 
 def applied(point: TrialConfig, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
-    """The settings of a point; raises SoundStormError for values that are not allowed."""
+    """The settings with those of a trial applied; raises SoundStormError for invalid values."""
     return (
         ModelConfig.from_dict(
             model.to_dict() | {name: value for name, value in point.items() if name in MODEL_NAMES}, "the network"
@@ -103,14 +102,14 @@ def applied(point: TrialConfig, model: ModelConfig, training: TrainingConfig) ->
 
 
 def checkpoint_uri(folder: str, point: TrialConfig) -> str:
-    """Where a trial that runs to its last epoch leaves its network."""
+    """Where a trial saves its network after its last epoch."""
     return storage.join(folder, "checkpoints", point_name(point))
 
 
 def trial(
     point: TrialConfig, training: TokenSet, validation: TokenSet, base: Base, weights: dict[str, Tensor] | None
 ) -> None:
-    """The trial as Ray Tune runs it."""
+    """The trial as a function that Ray Tune runs."""
     use_threads(base.cpus)
     run_trial(dict(point), training, validation, base, tune.report, weights)
 
@@ -123,7 +122,7 @@ def run_trial(
     report: Callable[[dict[str, Any]], None],
     weights: dict[str, Tensor] | None = None,
 ) -> None:
-    """The epochs of a trial, one report each; one that cannot go on reports why and ends."""
+    """The epochs of a trial, with a report each; a trial that cannot continue reports the reason and ends."""
     trainer = None
     try:
         model, config = applied(point, base.model, base.training)
@@ -136,7 +135,7 @@ def run_trial(
             raise
         began = trainer is not None and isinstance(
             error, SoundStormError
-        )  # then it is the loss or its gradient that is not finite
+        )  # then the loss or its gradient is not finite
         report({"val_loss": PENALTY, "problem": problem, "state": "diverged" if began else "failed"})
 
 
@@ -159,7 +158,7 @@ def _run_epochs(trainer: TrainingRun, point: TrialConfig, base: Base, report: Ca
 
 
 def require_finite(row: dict[str, Any]) -> None:
-    """Raise SoundStormError if the validation loss of an epoch is no number."""
+    """Raise SoundStormError if the validation loss of an epoch is not a number."""
     loss = row["val_loss"]
     if loss is None or not math.isfinite(loss):
         raise SoundStormError(f"the validation loss is {loss} after epoch {row['epoch']}: search lower learning rates")
@@ -178,19 +177,19 @@ def _save(trainer: TrainingRun, uri: str) -> None:
 
 
 def _restore(trainer: TrainingRun, uri: str) -> None:
-    """Go on from the state at `uri`, if there is one that is whole."""
+    """Resume from the state at `uri`, if it exists and is not damaged."""
     if not storage.exists(uri):
         return
     try:
         trainer.load_state_dict(
             torch.load(io.BytesIO(storage.read_bytes(uri)), map_location=trainer.device, weights_only=True)
         )
-    except (SoundStormError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):  # then the trial begins anew
+    except (SoundStormError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError):  # then the trial starts over
         storage.delete(uri)
 
 
 def _publish(trainer: TrainingRun, point: TrialConfig, base: Base) -> None:
-    """Write the network of a trial that has come to its last epoch."""
+    """Save the network of a trial after its last epoch."""
     with tempfile.TemporaryDirectory(prefix="soundstorm-trial-") as scratch:
         folder = Path(scratch) / "checkpoint"
         save_checkpoint(

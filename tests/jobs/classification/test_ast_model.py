@@ -87,7 +87,7 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
             r"what --weights .* was trained on is not known: its file does not say it: say in its config\.json under "
             r"'trained_on'",
         ),
-        ({"dataset": "audioset"}, "what its file says of it cannot be read"),
+        ({"dataset": "audioset"}, "its entry in the file cannot be read"),
         ("seen", "was trained on synthetic without fold 4, and fold 5 of synthetic is the test"),
     ],
 )

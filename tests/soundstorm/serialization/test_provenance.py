@@ -395,7 +395,7 @@ def test_the_table_has_sixty_headers_and_more_and_each_of_them_once() -> None:
         (
             header(ESC50) | {"more": 1},
             fold_of("esc50", 5),
-            ["what it was trained on is not known: what its file says of it cannot be read ('more' is unknown)"],
+            ["what it was trained on is not known: its entry in the file cannot be read ('more' is unknown)"],
         ),
     ],
 )

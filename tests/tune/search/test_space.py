@@ -32,12 +32,12 @@ def test_the_default_space_of_every_preset_may_be_searched(name: str) -> None:
 @pytest.mark.parametrize(
     ("space", "message"),
     [
-        ({"learning_rate": Range(0, 1)}, "'learning_rate' is no setting that can be searched"),
+        ({"learning_rate": Range(0, 1)}, "'learning_rate' is not a setting that can be searched"),
         ({"drop_out": Range(0, 0.5)}, "did you mean 'dropout'"),
-        ({"epochs": Choice(1, 2)}, "'epochs' is no setting"),
+        ({"epochs": Choice(1, 2)}, "'epochs' is not a setting"),
         (
             {"first_level_share": Range(0.1, 0.5)},
-            "'first_level_share' is no setting",
+            "'first_level_share' is not a setting",
         ),  # by which the loss itself is weighted
         ({"lr": Range(0.0, 1.0, is_log=True)}, r"lr runs from 0\.0 to 1\.0"),
         ({"lr": Range(1.0, 0.1)}, r"lr runs from 1\.0 to 0\.1"),
