@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+from fsspec.utils import glob_translate
 
 from cluster import storage, tables
 from cluster.tables.stream import write_table_stream
@@ -21,7 +22,6 @@ from soundstorm.errors import SoundStormError
 LISTED = pa.schema([pa.field("uri", pa.string(), nullable=False)])
 ROWS_AT_ONCE = 4096
 _WILDCARD = re.compile(r"[*?\[]")
-_GLOB = re.compile(r"\*\*/|\*\*|\*|\?|\[(!?)([^\]/]+)\]|.", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,10 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
     wildcard = _WILDCARD.search(whole)
     assert wildcard is not None
     folder = whole[: whole.rindex("/", 0, wildcard.start())] or "/"
-    matches = re.compile("".join(map(_expression, _GLOB.finditer(whole))), re.DOTALL).fullmatch
+    try:
+        matches = re.compile(glob_translate(whole)).match
+    except ValueError as error:
+        raise SoundStormError(f"{pattern}: ** stands for folders: put it between slashes, as in a/**/*.wav") from error
     found = False
     for uri, size in audio_below(folder):
         if matches(uri):
@@ -159,14 +162,3 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
         raise SoundStormError(
             f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders"
         )
-
-
-def _expression(part: re.Match[str]) -> str:
-    """The regular expression of one part of a pattern."""
-    known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    if part[0] in known:
-        return known[part[0]]
-    if part[2] is not None:
-        inside = part[2].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-        return f"[{'^' if part[1] else ''}{inside}]"
-    return re.escape(part[0])

@@ -43,6 +43,11 @@ def test_folders_files_and_patterns_name_audio_files(root: str) -> None:
     assert listed(f"{root}/z[1].mp3") == [f"{root}/z[1].mp3"]  # a file of this name, no pattern
 
 
+def test_two_stars_within_a_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SoundStormError, match=r"a\*\*b.wav: \*\* stands for folders"):
+        listed(f"{tmp_path}/a**b.wav")
+
+
 def test_tables_name_files_too(root: str) -> None:
     uris = [f"{root}/{number}.wav" for number in range(10)]
     for number in (0, 1):
