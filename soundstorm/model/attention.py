@@ -1,4 +1,4 @@
-"""Scaled dot-product attention by the kernel that is fast where it runs."""
+"""Scaled dot-product attention by the fastest kernel for the device."""
 
 import math
 
@@ -13,14 +13,14 @@ def attend(
     """Softmax of the scaled products of queries and keys, times the values:
     `torch.nn.functional.scaled_dot_product_attention`.
 
-    On a CPU torch's fused kernel goes backward in bfloat16 up to eight times slower than matrix products do, so
-    training there uses these.
+    On CPUs, the backward pass of torch's fused kernel in bfloat16 is up to eight times slower than plain matrix
+    products, so training on CPUs uses those.
 
     Args:
         query: (..., S, E).
         key, value: (..., T, E).
-        attn_mask: True where a query may look, broadcast to (..., S, T).
-        is_causal: a query sees the keys at its own place and before; not beside a mask.
+        attn_mask: True where a query may attend, broadcast to (..., S, T).
+        is_causal: a query attends to keys at its own position and before; cannot be combined with a mask.
     """
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and torch.is_grad_enabled():
         return _by_products(query, key, value, attn_mask, is_causal)

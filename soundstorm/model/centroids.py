@@ -1,10 +1,9 @@
-"""Codes as the codec's own vectors: codes that sound alike go in alike, and are likely together.
+"""Input and output of codes through the codec's centroids: similar codes have similar inputs and similar logits.
 
-A residual vector quantizer stands for a place by the sum of one centroid of each level. So what a network is told of a
-place is a learned projection of that sum, or of the part of it that is known; and the logits of a level are the
-products of a projection of what the network made with the level's centroids, plus a bias. A few hundred thousand
-parameters take the place of millions (of Q K D of an embedding and as many of heads), and what is learned of one code
-holds for its neighbours.
+A residual vector quantizer represents a place by the sum of one centroid per level. The network's input at a place is a
+learned projection of that sum, or of its known part; the logits of a level are the products of a projection of the
+network's output with the level's centroids, plus a bias. A few hundred thousand parameters thus replace millions (Q K D
+for an embedding, and as many for the heads), and what is learned about one code also applies to similar codes.
 
 Legend: B batch, Q levels, T places, N places of any clips, K codebook size, L size of a centroid.
 """
@@ -20,15 +19,15 @@ from soundstorm.errors import SoundStormError
 
 MIN_VARIANCE = 1e-12
 PSEUDO_COUNT = 1.0
-"""Added to the count of each code, so that one that never occurred can be drawn."""
+"""Added to the count of each code, so that a code that never occurred can still be sampled."""
 
 
 class Centroids(nn.Module):
-    """The centroids of all levels, frozen and stored with the network, which needs no codec beside it.
+    """The centroids of all levels, frozen and stored with the network, which therefore needs no codec.
 
-    What it gives and takes is scaled as a whole: the sum over the levels, and each level's centroids for the logits, to
-    a mean square of 1 over the dimensions. Single dimensions keep their share, since those in which sounds differ most
-    are those that are to be predicted.
+    They are scaled as a whole to a mean square of 1 over the dimensions: the sum over the levels, and each level's
+    centroids for the logits. The dimensions keep their relative scale, since those in which sounds differ most are the
+    ones to be predicted.
     """
 
     vectors_QKL: Tensor
@@ -45,7 +44,7 @@ class Centroids(nn.Module):
 
     @torch.no_grad()
     def take(self, vectors_QKL: Tensor) -> None:
-        """Have the first levels of these centroids; raises SoundStormError where they are of another codec."""
+        """Set the centroids to the first levels of a codec's; raises SoundStormError if they have another shape."""
         num_levels, size, dim = self.vectors_QKL.shape
         if vectors_QKL.shape[0] < num_levels or vectors_QKL.shape[1:] != (size, dim):
             raise SoundStormError(
@@ -72,16 +71,16 @@ class Centroids(nn.Module):
         )
 
     def below(self, codes_NQ: Tensor) -> Tensor:
-        """Sum over the levels below each level (N, Q, L): zeros for level 0."""
+        """Sum over the levels below each level (N, Q, L); zeros for level 0."""
         vectors_NQL = F.embedding(self._rows(codes_NQ[:, :-1]), self.vectors_QKL.flatten(0, 1)) * self.sum_scale
         return F.pad(vectors_NQL.cumsum(1), (0, 0, 1, 0))
 
     def of_level(self, codes_N: Tensor, level: int) -> Tensor:
-        """The centroids (N, L) of codes of one level."""
+        """The centroids (N, L) of codes of a level."""
         return F.embedding(codes_N, self.vectors_QKL[level]) * self.sum_scale
 
     def logits(self, x_QNL: Tensor, bias_QK: Tensor, levels: slice | Tensor) -> Tensor:
-        """Products (q, N, K) of features with the centroids of `levels`, plus the biases of these; float32."""
+        """Products (q, N, K) of features with the centroids of `levels`, plus their biases; float32."""
         dim = self.vectors_QKL.shape[2]
         scaled_QNL = x_QNL * (self.level_scale_Q[levels] * dim**-0.5)[:, None, None]
         return torch.bmm(scaled_QNL, self.vectors_QKL[levels].transpose(1, 2)).float() + bias_QK[levels][:, None, :]
@@ -91,8 +90,8 @@ class Centroids(nn.Module):
 
 
 def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int) -> Tensor:
-    """Logarithm of the share of each code of each level (Q, K) in `codes`, arrays (num_levels or more, T): biases that
-    a network starts from."""
+    """Logarithm of the frequency of each code of each level (Q, K) in `codes`, arrays (num_levels or more, T): initial
+    biases of a network."""
     count_QK = np.full((num_levels, codebook_size), PSEUDO_COUNT)
     for codes_QT in codes:
         for count_K, codes_T in zip(count_QK, codes_QT[:num_levels], strict=True):
@@ -101,5 +100,5 @@ def log_counts(codes: Iterable[np.ndarray], num_levels: int, codebook_size: int)
 
 
 def entropy_of_counts(log_share_QK: Tensor) -> list[float]:
-    """Entropy of each level in nats: the loss of a network that knows the counts of the codes and nothing else."""
+    """Entropy of each level in nats: the loss of a network that predicts only the frequencies of the codes."""
     return (-(log_share_QK.exp() * log_share_QK).sum(1)).tolist()

@@ -1,9 +1,9 @@
-"""The vectors that a codec has for its codes: codes that sound alike have vectors that are alike.
+"""The codebook vectors of a codec: codes that sound alike have similar vectors.
 
-A network whose embeddings of codes start from them, or whose codes go in and out through them
-(`soundstorm.model.centroids`), need not learn from few recordings which codes resemble each other.
+A network whose code embeddings are initialized with them, or whose inputs and outputs are based on them
+(`soundstorm.model.centroids`), need not learn from few recordings which codes are similar.
 
-Legend: Q levels, K codebook size, L size of a code's vector, D width.
+Legend: Q levels, K codebook size, L size of a codebook vector, D width.
 """
 
 import torch
@@ -18,10 +18,10 @@ from soundstorm.model.soundstorm import SoundStorm
 
 
 def code_vectors(codec: Codec) -> Tensor:
-    """The vector of each code of each level, MASK's (zeros) after them: (Q (K + 1), L), so scaled that their sum over
-    the levels has variance 1.
+    """The vector of each code of each level, followed by that of MASK (zeros): (Q (K + 1), L), scaled so that their sum
+    over the levels has variance 1.
 
-    Codes of all levels are taken for equally frequent and independent.
+    This assumes that the codes of all levels are equally frequent and independent.
     """
     vectors_QKL = codec.network.codebooks
     scale = vectors_QKL.var(1).sum(0).mean().sqrt().clamp(min=1e-9)
@@ -29,16 +29,16 @@ def code_vectors(codec: Codec) -> Tensor:
 
 
 def latent_dim(codec: Codec) -> int:
-    """Size of the codec's vectors."""
+    """Size of the codec's codebook vectors."""
     return codec.network.codebooks.shape[2]
 
 
 def start_embeddings(model: SoundStorm, codec: Codec) -> None:
-    """Set the code embeddings of `model` to the vectors of `codec` in random directions of its width; MASK keeps its
-    random ones.
+    """Initialize the code embeddings of `model` with the codebook vectors of `codec`, projected to random directions;
+    MASK keeps its random embeddings.
 
-    The directions are drawn from torch's generator; a frame's sum over the levels has variance 1 in the mean over
-    the channels, about as much as the random start has.
+    The directions are sampled with torch's generator; a frame's sum over the levels has variance 1 on average over the
+    channels, about the same as the random initialization.
     """
     vectors = code_vectors(codec)
     width, rows = model.config.width, model.config.codebook_size + 1
@@ -55,13 +55,14 @@ def centroids_of(config: ModelConfig, codec: Codec) -> Centroids:
 
 
 def centroid_weights(config: ModelConfig, codec: Codec, log_share_QK: Tensor) -> dict[str, Tensor]:
-    """What a network with `centroids` starts from, by name of its tensors: the centroids, and how often each code
-    occurs as output biases.
+    """Initial values of the tensors of a network with `centroids`, by name: the centroids, and the frequencies of codes
+    as output biases.
 
     Args:
         config: of the network.
         codec: of its codes.
-        log_share_QK: logarithm of the share of each code of each level, see `soundstorm.model.centroids.log_counts`.
+        log_share_QK: logarithm of the frequency of each code of each level, see
+            `soundstorm.model.centroids.log_counts`.
 
     Raises:
         SoundStormError: the network has no centroids, or those of another codec.

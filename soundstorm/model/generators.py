@@ -1,5 +1,5 @@
-"""The two orders of generation as one type: which network a config asks for, and one that starts from the weights of
-another, also where the classes differ."""
+"""Both orders of generation as one type: creating the network of a config, and initializing a network from another one,
+also with different classes."""
 
 from collections.abc import Sequence
 
@@ -15,17 +15,17 @@ CLASS_EMBEDDING = "class_embedding.weight"
 
 
 def make_generator(config: ModelConfig) -> GeneratorNetwork:
-    """The network of `config`, with random weights: `order` says which."""
+    """The network for `config.order`, with random weights."""
     return PlaceNetwork(config) if config.order == "places" else SoundStorm(config)
 
 
 def weights_for_categories(
     model: GeneratorNetwork, categories: Sequence[str], new_categories: Sequence[str]
 ) -> dict[str, Tensor]:
-    """Weights of `model` for a network with other classes, otherwise of the same architecture.
+    """Weights of `model` for a network with other classes and otherwise the same architecture.
 
-    A class of the same name, however it is spelt, keeps its embedding whatever its label; a new one starts from that of
-    "no class".
+    A class of the same name, ignoring spelling, keeps its embedding whatever its label; a new class is initialized with
+    that of "no class".
 
     Args:
         model: trained on `categories`.

@@ -1,4 +1,5 @@
-"""The cosine by which training masks and decoding reveals (Borsos et al., arXiv 2305.09636, section 3.2)."""
+"""The cosine schedule of masking in training and of unmasking in decoding (Borsos et al., arXiv 2305.09636, section
+3.2)."""
 
 import math
 
@@ -7,13 +8,13 @@ from torch import Tensor
 
 
 def cosine_share(progress: Tensor | float) -> Tensor:
-    """Share of frames that are masked at `progress` (0 at the start, 1 at the end) of the cosine schedule."""
+    """Fraction of frames that are masked at `progress` (0 at the start, 1 at the end) of the cosine schedule."""
     return torch.cos(0.5 * math.pi * torch.as_tensor(progress, dtype=torch.float64)).clamp(min=0.0)
 
 
 def num_still_masked(num_unknown: int, iteration: int, iterations: int) -> int:
-    """Frames of a level that stay masked after pass `iteration` (from 0) of `iterations`; at least one until the last
-    pass, then none."""
+    """Number of frames of a level that are still masked after `iteration` (from 0) of `iterations`; at least one until
+    the last iteration, then none."""
     if iteration + 1 >= iterations or num_unknown == 0:
         return 0
     return max(1, math.floor(num_unknown * float(cosine_share((iteration + 1) / iterations))))

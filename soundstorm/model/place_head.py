@@ -1,10 +1,11 @@
-"""The codes of a place, level after level, from what a network made of the place and from the levels below.
+"""Predicts the codes of a place level by level, from the network's output at the place and the levels below.
 
-A small causal network over the levels, as in the RQ-Transformer (Lee et al., arXiv 2203.01941, section 3.2) and in
-Moshi's depth transformer (Défossez et al., arXiv 2410.00037, section 3.4.2): a level is asked with what the levels
-below it add up to. In training all levels of a place are asked at once; in decoding they are drawn one after the other.
+A small causal transformer over the levels, as in the RQ-Transformer (Lee et al., arXiv 2203.01941, section 3.2) and in
+Moshi's depth transformer (Défossez et al., arXiv 2410.00037, section 3.4.2): the input of a level is the sum of the
+centroids of the levels below it. In training, all levels of a place are computed at once (teacher forcing); in
+decoding, they are sampled one after the other.
 
-Legend: N places of any clips, Q levels, K codebook size, D width of the network below, H width of this one, L size of a
+Legend: N places of any clips, Q levels, K codebook size, D width of the main network, H width of this one, L size of a
 centroid.
 """
 
@@ -22,15 +23,15 @@ from soundstorm.model.starting_weights import start_projection
 
 MAX_HEADS = 4
 PADDED_TO = 128
-"""Places are filled up to a multiple of so many: oneDNN prepares its products anew, and keeps that, for every size."""
+"""The number of places is padded to a multiple of this: oneDNN prepares and caches its products for each size."""
 FIRST_LOGITS = 0.2
-"""Standard deviation of the logits at the start, beside the biases."""
+"""Standard deviation of the logits at initialization, without the biases."""
 Past = tuple[Tensor, Tensor]
 """Keys and values of the levels so far, (N, heads, levels, H / heads) each."""
 
 
 class LevelAttention(nn.Module):
-    """Norm, attention of each level to itself and the levels below it."""
+    """Layer norm, and attention of each level to itself and the levels below."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -69,7 +70,6 @@ class PlaceHead(nn.Module):
 
     Args:
         config: of the whole network.
-        centroids: of the codec; held by the network, not by its head.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -84,7 +84,7 @@ class PlaceHead(nn.Module):
         self.head_bias = nn.Parameter(torch.zeros(config.num_levels, config.codebook_size))
 
     def initialize(self) -> None:
-        """Normal weights; the logits of all codes are near their biases."""
+        """Normal weights; the logits are initially close to their biases."""
         config_width, width = self.take_in.in_features, self.take_in.out_features
         start_projection(self.take_in.weight, config_width, 1.0)
         start_projection(self.take_below.weight, self.take_below.in_features, 1.0)
@@ -97,8 +97,8 @@ class PlaceHead(nn.Module):
                     last.weight.mul_(1 / math.sqrt(2 * len(self.blocks)))
 
     def forward(self, x_ND: Tensor, codes_NQ: Tensor, centroids: Centroids) -> Tensor:
-        """Logits (Q, N, K) of all levels of places whose codes are known (teacher forcing), each given the levels below
-        it."""
+        """Logits (Q, N, K) of all levels of places whose codes are given (teacher forcing), each level given those
+        below it."""
         num_places = len(x_ND)
         if num_places > PADDED_TO:
             padding = (0, 0, 0, -num_places % PADDED_TO)
@@ -113,13 +113,12 @@ class PlaceHead(nn.Module):
 
 
 class LevelByLevel:
-    """Places on the way through their levels: ask for the `logits` of the next level, then `take` the codes that were
-    chosen.
+    """Decodes places level by level: get the `logits` of the next level, then `take` the chosen codes.
 
     Args:
         head: the network over the levels.
         centroids: of the codec.
-        x_ND: what the network below made of the places.
+        x_ND: output of the main network at the places.
     """
 
     def __init__(self, head: PlaceHead, centroids: Centroids, x_ND: Tensor) -> None:
@@ -130,7 +129,7 @@ class LevelByLevel:
         self._past: list[Past | None] = [None] * len(head.blocks)
 
     def logits(self) -> Tensor:
-        """Logits (N, K) of the level that is next, float32."""
+        """Logits (N, K) of the next level, float32."""
         head = self.head
         x_N1H = (self._from_network_NH + head.take_below(self._below_NL) + head.level_embedding.weight[self.level])[
             :, None, :
@@ -141,6 +140,6 @@ class LevelByLevel:
         return self.centroids.logits(projected_1NL, head.head_bias, slice(self.level, self.level + 1))[0].float()
 
     def take(self, codes_N: Tensor) -> None:
-        """The codes of the level whose logits were asked for last; on to the next."""
+        """Set the codes of the level whose logits were computed last, and move on to the next level."""
         self._below_NL = self._below_NL + self.centroids.of_level(codes_N, self.level)
         self.level += 1

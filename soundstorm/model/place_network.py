@@ -1,12 +1,12 @@
-"""A generator that decides a place as a whole: a bidirectional Conformer sees all levels of the known places, a small
-head draws the others' levels.
+"""A generator that decides all levels of a place at once: a bidirectional Conformer sees all levels of the known
+places, and a small head samples the levels of the others.
 
-SoundStorm goes through a clip level by level, and a step of training teaches one level. Here a place is known or it is
-masked, with all its levels; the network sees the full sound of the known places, and every step teaches all levels of
-the masked ones.
+SoundStorm goes through a clip level by level, and a training step trains one level. Here, all levels of a place are
+either known or masked; the network sees the full sound of the known places, and every training step trains all levels
+of the masked ones.
 
-Legend: B batch, Q levels, T places (frames of codes), N places that are asked for, D width, K codebook size, L size of
-a centroid.
+Legend: B batch, Q levels, T places (frames of codes), N places whose logits are computed, D width, K codebook size, L
+size of a centroid.
 """
 
 import math
@@ -24,17 +24,17 @@ from soundstorm.model.timbre import Timbre
 
 
 class PlaceNetwork(nn.Module):
-    """The sum of the centroids of a place's codes, projected, or one MASK vector; a class embedding; a timbre; a
-    Conformer; a head over the levels.
+    """Projected sum of the centroids of a place's codes, or a MASK vector; class embedding; timbre; Conformer; head
+    over the levels.
 
-    Codes run from 0 to K - 1; `mask_id` (K) stands for a code that is not known. Labels run from 0 to num_classes - 1;
+    Codes run from 0 to K - 1; `mask_id` (K) stands for an unknown code. Labels run from 0 to num_classes - 1;
     `no_class` (num_classes) stands for none.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         if config.order != "places":
-            raise SoundStormError(f"order is {config.order}: a PlaceNetwork is of order places")
+            raise SoundStormError(f"order is {config.order}: a PlaceNetwork needs order places")
         self.config = config
         self.centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
         self.take_in = nn.Linear(config.centroid_dim, config.width)
@@ -125,7 +125,7 @@ class PlaceNetwork(nn.Module):
         return self.head(x_BTD[asked_BT], codes_BQT.transpose(1, 2)[asked_BT], self.centroids)
 
     def level_by_level(self, x_ND: Tensor) -> LevelByLevel:
-        """The levels of places one after the other, from their features (N, D)."""
+        """Decoder of places level by level, from their features (N, D)."""
         return LevelByLevel(self.head, self.centroids, x_ND)
 
     def num_parameters(self) -> int:

@@ -1,4 +1,4 @@
-"""What a network starts from: normal weights that keep the variance of what passes through them."""
+"""Initialization: normal weights that preserve the variance of activations."""
 
 import math
 
@@ -9,13 +9,13 @@ from soundstorm.model.conformer import Attention, Conformer, Convolution, FeedFo
 
 
 def start_projection(parameter: Tensor, inputs: int, scale: float) -> None:
-    """Normal weights such that products of `inputs` features of variance 1 have the standard deviation `scale`."""
+    """Normal weights such that products with `inputs` features of variance 1 have the standard deviation `scale`."""
     nn.init.normal_(parameter, std=scale / math.sqrt(inputs))
 
 
 def start_layers(network: nn.Module, conformer: Conformer) -> None:
-    """The linear layers of a network at variance 1 / inputs, and the residual branches of its Conformer scaled down
-    with depth."""
+    """Initialize the linear layers of a network with variance 1 / inputs, and scale down the residual branches of its
+    Conformer with depth."""
     for module in network.modules():
         if isinstance(module, nn.Linear):
             start_projection(module.weight, module.in_features, 1.0)

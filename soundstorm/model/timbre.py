@@ -1,13 +1,13 @@
-"""What a clip sounds like as a whole, in a few numbers: what a network is told beside the class, so that all of a clip
-sounds like one recording.
+"""A global conditioning vector of a clip, its timbre, in addition to the class, so that all parts of a generated clip
+sound like one recording.
 
-Places that are far apart are decided at once, and neither says much about the other. Where both are told the same
-timbre they agree. The timbre of a clip is what its codes' centroids add up to: their mean over its places and their
-deviation from it, of which the principal components over the training clips are kept. To generate, one is drawn for the
-class from a smoothed bootstrap of the training clips' own (Silverman and Young, Biometrika 74(3), 1987), whose mean and
-variance are those of the class however much it is smoothed.
+Distant places are decided at the same time, and neither contains much information about the other. Conditioned on the
+same timbre, they agree. The timbre of a clip is computed from the sums of its codes' centroids: their mean and standard
+deviation over the places, reduced to the principal components of the training clips. For generation, a timbre is
+sampled for the class from a smoothed bootstrap of the training clips' timbres (Silverman and Young, Biometrika 74(3),
+1987), which preserves the mean and variance of the class for any amount of smoothing.
 
-Legend: B batch, T places, L size of a centroid, F features (2 L), S numbers of a timbre, E stored timbres, D width, N
+Legend: B batch, T places, L size of a centroid, F features (2 L), S size of a timbre, E stored timbres, D width, N
 clips.
 """
 
@@ -22,16 +22,17 @@ from soundstorm.model.config import ModelConfig
 from soundstorm.model.starting_weights import start_projection
 
 MAX_ENTRIES = 64
-"""Stored timbres of a class."""
+"""Maximum number of stored timbres per class."""
 MIN_DEVIATION = 1e-4
 FIRST_SCALE = 0.5
-"""Standard deviation of what the network is told at the start."""
+"""Standard deviation of the conditioning at initialization."""
 
 
 class Timbre(nn.Module):
-    """The components, the timbres of training clips to draw from, and how the network takes one in.
+    """Principal components, stored timbres of training clips to sample from, and the projection of a timbre to the
+    network's width.
 
-    A timbre is a row of S numbers of variance 1 over the training clips; a row of NaN stands for one that is not known.
+    A timbre is a row of S numbers of variance 1 over the training clips; a row of NaN means that it is unknown.
     """
 
     mean_F: Tensor
@@ -56,7 +57,7 @@ class Timbre(nn.Module):
         nn.init.normal_(self.unknown, std=FIRST_SCALE)
 
     def forward(self, timbre_BS: Tensor | None) -> Tensor:
-        """What is added to every place, (B, D), or (D) for clips whose timbre is not known."""
+        """The conditioning that is added to every place, (B, D), or (D) for clips of unknown timbre."""
         if timbre_BS is None:
             return self.unknown
         known_B1 = ~timbre_BS.isnan().any(1, keepdim=True)
@@ -67,18 +68,18 @@ class Timbre(nn.Module):
         return (clip_features(sums_BTL, valid_BT) - self.mean_F) @ self.basis_FS
 
     def blurred(self, timbre_BS: Tensor, share: float, normal_BS: Tensor) -> Tensor:
-        """With noise of `share` of the deviation within a class, so that a network knows what lies between the training
-        clips' timbres."""
+        """Timbres with added noise, `share` of the standard deviation within a class, so that the network also learns
+        timbres between those of the training clips."""
         return timbre_BS + share * self.spread_S * normal_BS
 
     def draw(self, label_B: Tensor, generators: Sequence[torch.Generator], spread: float) -> Tensor:
-        """A timbre (B, S) for each class, of a sample's own generator.
+        """Sample a timbre (B, S) for each class, with each sample's own generator.
 
         Args:
-            label_B: classes; one that has no stored timbre, such as "no class", draws from those of all.
-            generators: one for each sample, on the CPU.
-            spread: 0 draws training clips' own timbres, 1 from a normal distribution of the class's mean and
-                deviations.
+            label_B: classes; for a class without stored timbres, such as "no class", those of all classes are used.
+            generators: one per sample, on the CPU.
+            spread: smoothing: 0 samples the training clips' own timbres, 1 a normal distribution with the class's mean
+                and standard deviations.
         """
         rows = []
         for label, generator in zip(label_B.tolist(), generators, strict=True):
@@ -92,7 +93,7 @@ class Timbre(nn.Module):
 
 
 def clip_features(sums_BTL: Tensor, valid_BT: Tensor) -> Tensor:
-    """Mean and deviation (B, F) over the real places."""
+    """Mean and standard deviation (B, F) over the valid places."""
     weight_BT1 = (valid_BT / valid_BT.sum(1, keepdim=True)).to(sums_BTL.dtype)[..., None]
     mean_BL = (sums_BTL * weight_BT1).sum(1)
     variance_BL = ((sums_BTL - mean_BL[:, None]).square() * weight_BT1).sum(1)
@@ -100,7 +101,7 @@ def clip_features(sums_BTL: Tensor, valid_BT: Tensor) -> Tensor:
 
 
 def num_entries(labels: Sequence[int]) -> int:
-    """How many timbres are stored for training clips of these classes."""
+    """Number of timbres that are stored for training clips of these classes."""
     return sum(min(MAX_ENTRIES, count) for count in np.unique(np.asarray(labels), return_counts=True)[1].tolist())
 
 
@@ -111,14 +112,15 @@ def timbre_weights(
     views: Sequence[Sequence[np.ndarray]],
     labels: Sequence[int],
 ) -> dict[str, Tensor]:
-    """What a network with timbres starts from, by name of its tensors.
+    """Initial values of the tensors of a network with timbres, by name.
 
     Args:
-        timbre: of the network that training goes on from, whose components stay; None: they are fitted to the clips.
+        timbre: of the network that the training is initialized from, whose components are kept; None: they are fitted
+            to the clips.
         centroids: of the network.
         config: of the network.
-        views: codes (levels, T) of the views of each training clip, the clip as recorded first.
-        labels: class of each clip.
+        views: codes (levels, T) of the views of each training clip, the original recording first.
+        labels: label of each clip.
     """
     features_NF, recorded = _features(centroids, config.num_levels, views)
     if timbre is None:
@@ -145,7 +147,7 @@ def timbre_weights(
 
 
 def _features(centroids: Centroids, num_levels: int, views: Sequence[Sequence[np.ndarray]]) -> tuple[Tensor, list[int]]:
-    """Features (N, F) of all views, and which of them are the clips as recorded."""
+    """Features (N, F) of all views, and the indices of the original recordings."""
     rows: list[Tensor] = []
     recorded = []
     for of_clip in views:
@@ -157,8 +159,8 @@ def _features(centroids: Centroids, num_levels: int, views: Sequence[Sequence[np
 
 
 def _principal_components(features_NF: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Their mean, and the first `size` principal components, each divided by its deviation; zeros where the clips do
-    not have so many."""
+    """The mean, and the first `size` principal components, each divided by its standard deviation; zeros if there are
+    fewer."""
     mean_F = features_NF.double().mean(0)
     _, singular_K, basis_KF = torch.linalg.svd(features_NF.double() - mean_F, full_matrices=False)
     deviation_K = singular_K / len(features_NF) ** 0.5
