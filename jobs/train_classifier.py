@@ -43,11 +43,10 @@ from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
 from jobs.training.training_log import TrainingLog
-from soundstorm.classification.ast_training import AstTrainingConfig
-from soundstorm.classification.ast_training import Mode as AstMode
+from soundstorm.classification.ast_training import AstMode, AstTrainingConfig
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.cnn_training import AudioClassifierTrainingConfig
-from soundstorm.classification.token_training import PRESETS, TokenClassifierTrainingConfig
+from soundstorm.classification.token_training import TRAINING_PRESETS, TokenClassifierTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
 
@@ -106,10 +105,10 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
             raise SoundStormError(f"--mode is {self.mode}: the cnn is always trained from scratch; leave it out")
         if self.model == "ast" and self.mode == "codec":
             raise SoundStormError("--mode is codec: ast does not work on codes; give fine-tuned, frozen or scratch")
-        if self.preset not in (None, "ours", *(PRESETS if self.model == "soundstorm" else ())):
+        if self.preset not in (None, "ours", *(TRAINING_PRESETS if self.model == "soundstorm" else ())):
             raise SoundStormError(
-                f"--preset is '{self.preset}': give {' or '.join(PRESETS) if self.model == 'soundstorm' else 'ours'} "
-                f"for {self.model}"
+                f"--preset is '{self.preset}': give "
+                f"{' or '.join(TRAINING_PRESETS) if self.model == 'soundstorm' else 'ours'} for {self.model}"
             )
         if (self.model == "soundstorm") != (self.tokens is not None):
             remedy = (
@@ -179,7 +178,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
     """The recipe: what is trained and how. Without an index, it trains on tokens."""
     if index is None:
         assert options.tokens is not None  # as `Options` checked
-        mode, config = options.mode or "fine-tuned", options.changed(PRESETS[options.preset or "ours"])
+        mode, config = options.mode or "fine-tuned", options.changed(TRAINING_PRESETS[options.preset or "ours"])
         chosen: dict[str, Any] = {
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }

@@ -26,7 +26,7 @@ from jobs.training.generator_loop import network_for
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.classification.token_classifier import Origin, save_token_classifier
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
-from soundstorm.classification.token_training import Mode, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.classification.token_training import TokenClassifierTrainer, TokenClassifierTrainingConfig, TokenMode
 from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
@@ -37,7 +37,7 @@ from soundstorm.model.presets import preset
 from soundstorm.serialization.leakage import Learned
 from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
 
-FROM_GENERATOR: tuple[Mode, ...] = ("fine-tuned", "frozen")
+FROM_GENERATOR: tuple[TokenMode, ...] = ("fine-tuned", "frozen")
 """Modes that start from a generator."""
 MAX_LISTED = 5
 """Categories named in an error."""
@@ -64,7 +64,7 @@ class Source:
 def open_source(
     tokens_uri: str,
     fold: int | None,
-    mode: Mode,
+    mode: TokenMode,
     *,
     checkpoint: str | None,
     codec: str | None,
@@ -172,7 +172,7 @@ class TokenWorker:
 
     categories: list[str]
     config: TokenClassifierTrainingConfig
-    mode: Mode
+    mode: TokenMode
     network: ModelConfig
     readout: ReadoutConfig
     teacher: bytes | None
@@ -240,7 +240,7 @@ class TokenRecipe:
         }
 
     def describe(self) -> str:
-        starts: dict[Mode, str] = {
+        starts: dict[TokenMode, str] = {
             "fine-tuned": "from the generator",
             "frozen": "as the generator left it",
             "codec": "from random weights and the codec's vectors",

@@ -20,15 +20,15 @@ from soundstorm.classification.ast_network import AstClassifier
 from soundstorm.classification.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.precision import autocast
 
-Mode = Literal["fine-tuned", "frozen", "scratch"]
-PEAK_LR: dict[Mode, float] = {"fine-tuned": 1e-5, "frozen": 1e-3, "scratch": 1e-4}
+AstMode = Literal["fine-tuned", "frozen", "scratch"]
+PEAK_LR: dict[AstMode, float] = {"fine-tuned": 1e-5, "frozen": 1e-3, "scratch": 1e-4}
 
 
 @dataclass(kw_only=True, frozen=True)
 class AstTrainingConfig:
     """Settings of the training; the defaults are those of the paper for ESC-50."""
 
-    mode: Mode = "fine-tuned"
+    mode: AstMode = "fine-tuned"
     """frozen: only the head is trained; scratch: training starts from random weights."""
     epochs: int = 25
     """Passes over the clips."""

@@ -22,7 +22,7 @@ from soundstorm.classification.files import (
     require_samples,
     write_classifier,
 )
-from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier, TokenMode
 from soundstorm.classification.windows import predict_in_windows
 from soundstorm.codec.codec import Codec
 from soundstorm.data.equal_lengths import in_equal_batches
@@ -50,7 +50,7 @@ class Origin:
 
     codec: CodecFingerprint
     """Codec of its codes."""
-    mode: Mode
+    mode: TokenMode
     """How it was trained."""
     generator_sha256: str | None
     """SHA-256 of the weights of the generator that it was initialized from; None: random weights."""
@@ -69,7 +69,7 @@ class Origin:
             values.get("teacher_sha256"),
         )  # earlier files had no teacher
         if (
-            values["mode"] not in get_args(Mode)
+            values["mode"] not in get_args(TokenMode)
             or not isinstance(sha256, str | None)
             or not isinstance(teacher_sha256, str | None)
         ):

@@ -25,7 +25,7 @@ from soundstorm.model.config import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.settings import Settings
 
-Mode = Literal["fine-tuned", "frozen", "codec", "scratch"]
+TokenMode = Literal["fine-tuned", "frozen", "codec", "scratch"]
 """fine-tuned: from a generator, all weights are trained; frozen: from a generator, whose weights are not trained;
 codec: from random weights and codebook vectors; scratch: from random weights alone."""
 MIN_VARIANCE = 1e-5

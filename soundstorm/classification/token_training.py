@@ -23,7 +23,7 @@ from soundstorm.audio.augmentation import Variation, blend, is_audible, vary
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import MAX_BATCH_S, AudioClassifier
 from soundstorm.classification.token_classifier import SHORTEST_S
-from soundstorm.classification.token_network import Mode, TokenClassifier
+from soundstorm.classification.token_network import TokenClassifier, TokenMode
 from soundstorm.classification.trainer import ClassifierTrainer, Examples
 from soundstorm.codec.codec import Codec
 from soundstorm.data.equal_lengths import in_equal_batches
@@ -81,7 +81,7 @@ class TokenClassifierTrainingConfig:
     """Random seed of the order of clips, augmentation and initial weights."""
 
 
-PRESETS: dict[str, TokenClassifierTrainingConfig] = {
+TRAINING_PRESETS: dict[str, TokenClassifierTrainingConfig] = {
     "ours": TokenClassifierTrainingConfig(),
     # The published settings of the generator's classifier: constant learning rate, Adam, no augmentation.
     "published": TokenClassifierTrainingConfig(
@@ -132,7 +132,7 @@ class TokenClassifierTrainer(ClassifierTrainer):
         self,
         model: TokenClassifier,
         codec: Codec,
-        mode: Mode,
+        mode: TokenMode,
         config: TokenClassifierTrainingConfig,
         recordings: Sequence[np.ndarray],
         labels: Sequence[int],

@@ -12,8 +12,12 @@ import torch
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
-from soundstorm.classification.token_network import Mode, ReadoutConfig, TokenClassifier
-from soundstorm.classification.token_training import PRESETS, TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier, TokenMode
+from soundstorm.classification.token_training import (
+    TRAINING_PRESETS,
+    TokenClassifierTrainer,
+    TokenClassifierTrainingConfig,
+)
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
@@ -52,7 +56,7 @@ def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
 
 
 def trainer(
-    codec: Codec, recordings: list[np.ndarray], mode: Mode = "scratch", config: Any = SHORT, **place: Any
+    codec: Codec, recordings: list[np.ndarray], mode: TokenMode = "scratch", config: Any = SHORT, **place: Any
 ) -> TokenClassifierTrainer:
     return TokenClassifierTrainer(
         network(codec, 0 if mode == "frozen" else 16), codec, mode, config, recordings, LABELS, **place
@@ -81,7 +85,7 @@ def test_a_short_run_learns_to_tell_two_sounds_apart_and_names_new_ones(
 
 
 @pytest.mark.parametrize("mode", ["fine-tuned", "frozen"])
-def test_a_resumed_run_makes_the_same_next_step(mode: Mode, codec: Codec, recordings: list[np.ndarray]) -> None:
+def test_a_resumed_run_makes_the_same_next_step(mode: TokenMode, codec: Codec, recordings: list[np.ndarray]) -> None:
     run = trainer(codec, recordings, mode)
     for _ in range(3):
         run.step()
@@ -129,7 +133,7 @@ def test_all_that_is_not_frozen_is_trained_and_matrices_are_decayed(codec: Codec
 def test_the_published_preset_has_no_variation_and_one_learning_rate(
     codec: Codec, recordings: list[np.ndarray]
 ) -> None:
-    published = PRESETS["published"]
+    published = TRAINING_PRESETS["published"]
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
     run = trainer(codec, recordings, "fine-tuned", replace(published, batch_size=4, precision="fp32"))
     assert run.learning_rate() == 5e-5
