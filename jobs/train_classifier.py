@@ -43,10 +43,10 @@ from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
 from jobs.training.training_log import TrainingLog
-from soundstorm.classification.ast_training import AstMode, AstTrainingConfig
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
-from soundstorm.classification.cnn_training import AudioClassifierTrainingConfig
-from soundstorm.classification.token_training import TRAINING_PRESETS, TokenClassifierTrainingConfig
+from soundstorm.classification.training.ast_trainer import AstMode, AstTrainingConfig
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainingConfig
+from soundstorm.classification.training.token_trainer import TRAINING_PRESETS, TokenClassifierTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
 

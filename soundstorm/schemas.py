@@ -1,4 +1,4 @@
-"""Every table's schema, in one place. Jobs talk to each other only through these tables and through checkpoints.
+"""The schema of every table. Jobs exchange data only through these tables and through checkpoints.
 
 Units are in the column names; `codes` is a list of levels, each a list of one code per frame.
 """
@@ -17,7 +17,7 @@ FLOAT32, FLOAT64 = pa.float32(), pa.float64()
 
 
 def _schema(nullable: tuple[str, ...] = (), **columns: pa.DataType) -> pa.Schema:
-    """Columns by name with their types; only those of `nullable` may be without a value."""
+    """A schema from column names and types; only the columns in `nullable` may contain nulls."""
     return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in columns.items()])
 
 
@@ -31,8 +31,8 @@ CLIPS = _schema(
     notes=pa.list_(STRING),
     nullable=("notes",),
 )
-"""`notes`: what a recording became on its way in, each a `Note` and details, `cut: 60.00 of 90.00 s are not used`; null
-before it was decoded."""
+"""`notes`: what was changed or noticed when the recording was read, each a `Note` with details, such as `cut: 60.00 of
+90.00 s are not used`; null until the recording is decoded."""
 
 TOKENS = _schema(
     clip_id=STRING,
@@ -46,13 +46,13 @@ TOKENS = _schema(
 )
 
 TOKENIZED = pa.schema([*TOKENS, *_schema(content=STRING)])
-"""TOKENS as `tokenize` writes them, with what a recording's file is known again by
+"""TOKENS as `tokenize` writes them. `content` identifies the recording's file, to detect that it changed
 (`soundstorm.serialization.recordings.content_of`)."""
 
 REJECTED = _schema(clip_id=STRING, uri=STRING, stage=STRING, reason=STRING, detail=STRING)
 
 IGNORED = _schema(uri=STRING, reason=STRING, detail=STRING)
-"""Files of a data folder that were not tried."""
+"""Files of a data folder that were not treated as recordings."""
 
 SAMPLES = _schema(
     sample_id=STRING,
@@ -66,7 +66,7 @@ SAMPLES = _schema(
 )
 
 FAILED = _schema(part=INT32, first_item=INT64, num_items=INT32, error=STRING)
-"""Parts of a run that were set aside, each with the number of its first clip and how many it has."""
+"""Parts of a run that failed and were skipped, each with the number of its first clip and its number of clips."""
 
 METRICS = _schema(
     clip_id=STRING,
@@ -93,8 +93,8 @@ CLASSIFIED = _schema(
     note=STRING,
     nullable=("note",),
 )
-"""`duration_s`: what was heard of the file; `categories`: the likeliest first; `note`: why there is nothing to name
-(`silent`, `too short`), else null."""
+"""`duration_s`: length of the classified part of the file; `categories`: the most probable first; `note`: why the file
+was not classified (`silent`, `too short`), else null."""
 
 FEATURES = _schema(
     clip_id=STRING,
@@ -120,49 +120,40 @@ FEATURES = _schema(
         "probability",
     ),
 )
-"""`recording`: what the clip was cut from; `codes`: level 0 of the clip once through the codec; without a classifier,
-or a model for embeddings, its columns are null."""
+"""`recording`: the recording from which the clip was cut; `codes`: the clip's codes on level 0. The columns of the
+classifier and of the embedding model are null if there is none."""
 
-SUBSTITUTION = pa.schema(
-    [
-        pa.field("kept", pa.int32(), nullable=False),
-        pa.field("rest", pa.string(), nullable=False),
-        pa.field("named", pa.float64()),
-        pa.field("log_mel", pa.float64(), nullable=False),
-        pa.field("clips", pa.int32(), nullable=False),
-    ]
-)
-"""A line of `soundstorm.generation.substitution`: levels whose codes are true, what makes the others, the share of
-clips named rightly (null: the classifier does not know the classes), log-mel distance in nats, number of clips."""
+SUBSTITUTION = _schema(kept=INT32, rest=STRING, named=FLOAT64, log_mel=FLOAT64, clips=INT32, nullable=("named",))
+"""A line of `soundstorm.generation.substitution`: number of levels that keep the recording's codes; what predicts the
+other levels; share of clips classified correctly (null if the classifier does not know the classes); log-mel distance
+in nats; number of clips."""
 
-UTILITY = pa.schema(
-    [
-        pa.field("training_set", pa.string(), nullable=False),
-        pa.field("clips_per_class", pa.int32(), nullable=False),
-        pa.field("seed", pa.int32(), nullable=False),
-        pa.field("training_clips", pa.int32(), nullable=False),
-        pa.field("test_clips", pa.int32(), nullable=False),
-        pa.field("accuracy", pa.float64(), nullable=False),
-    ]
+UTILITY = _schema(
+    training_set=STRING,
+    clips_per_class=INT32,
+    seed=INT32,
+    training_clips=INT32,
+    test_clips=INT32,
+    accuracy=FLOAT64,
 )
-"""One training of `soundstorm.classification.utility`: what it was trained on, and the share of the test recordings
-that the classifier names correctly."""
+"""One training of `soundstorm.classification.utility`: its training set, and the classifier's accuracy on the test
+recordings."""
 
 MAX_DIGITS = 18
-"""Of a number in the metadata."""
+"""Longest number that is accepted in the metadata."""
 EARLIER_CODECS = ("compact-24khz", "compact")
-"""Names of learned codecs that this version cannot read: that of earlier versions' package, and of those that they
-trained where none was given."""
+"""Names of learned codecs that this version cannot read: the one in the package of earlier versions, and the default
+name of the ones that they trained."""
 
 
 class Role(StrEnum):
-    """What a row of `features` is compared as."""
+    """The role of a row of `features` in the comparison."""
 
     REAL = "real"
-    """A real clip that was drawn for the comparison."""
+    """A real clip that was sampled for the comparison."""
     GENERATED = "generated"
     REFERENCE = "reference"
-    """Another clip of the real ones' dataset: what a model may have been trained on, or may not."""
+    """Another clip of the real clips' dataset; the model may have been trained on it."""
 
 
 class Source(StrEnum):
@@ -204,7 +195,7 @@ class Ignored(StrEnum):
 
 
 class Note(StrEnum):
-    """What a note in `clips` is about."""
+    """Kinds of notes in `clips`."""
 
     ANTI_PHASE = "anti_phase"
     OFFSET = "offset"
@@ -219,7 +210,7 @@ class Note(StrEnum):
 
 @dataclass(kw_only=True, frozen=True)
 class CodecFingerprint:
-    """What makes codes comparable: two tables or checkpoints fit together when these are equal."""
+    """Identifies a codec: two tables or checkpoints can be used together if their fingerprints are equal."""
 
     name: str
     """Human-readable name of the codec."""
@@ -244,7 +235,7 @@ class CodecFingerprint:
 
     @classmethod
     def from_metadata(cls, metadata: dict[str, str], where: str, made_by: str = "tokenize") -> Self:
-        """The inverse of `to_metadata`; an error names the file, `where`, and the command that makes it anew.
+        """The inverse of `to_metadata`; an error names the file, `where`, and `made_by`, the command that writes it.
 
         Raises:
             SoundStormError: a key is missing or malformed, or the codec is one of EARLIER_CODECS.
@@ -269,14 +260,14 @@ class CodecFingerprint:
         fingerprint = cls(**values)  # type: ignore[arg-type]
         if fingerprint.name in EARLIER_CODECS:
             raise SoundStormError(
-                f"{where}: its codec '{fingerprint.name}' ({fingerprint.sha256[:12]}) is the learned one of an "
-                "earlier version, which this one "
-                "cannot read: run `soundstorm tokenize` and `soundstorm train` again"
+                f"{where}: its codec '{fingerprint.name}' ({fingerprint.sha256[:12]}) is the learned codec "
+                "of an earlier version, which this version cannot read: run `soundstorm tokenize` and `soundstorm "
+                "train` again"
             )
         return fingerprint
 
     def require_equal(self, other: "CodecFingerprint", where: str) -> None:
-        """Raise when `other`, the codec in use, is not the one that `where` was made with; the message says both."""
+        """Raise if `other`, the codec in use, is not the codec with which `where` was made; the message names both."""
         if self != other:
             raise SoundStormError(
                 f"{where} was made with codec '{self.name}' ({self.sha256[:12]}, {self.sample_rate} Hz, "
@@ -288,7 +279,7 @@ class CodecFingerprint:
 
 
 def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
-    """Raise unless `found` has every column of `expected` with its type; extra columns are allowed."""
+    """Raise unless `found` has every column of `expected` with its type; other columns are allowed."""
     for field in expected:
         index = found.get_field_index(field.name)
         if index < 0:
@@ -300,7 +291,7 @@ def check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
 
 
 def check_table(found: pa.Table, expected: pa.Schema, where: str) -> None:
-    """Like `check_schema`, and a column of `expected` that is not nullable must have a value in every row."""
+    """Like `check_schema`; also raises if a column that is not nullable in `expected` contains nulls."""
     check_schema(found.schema, expected, where)
     for field in expected:
         if not field.nullable and found[field.name].null_count:
@@ -318,7 +309,7 @@ def codes_to_lists(codes_QT: np.ndarray) -> list[np.ndarray]:
 def codes_from_column(
     column: pa.ChunkedArray | pa.ListArray, num_levels: int, codebook_size: int, where: str
 ) -> list[np.ndarray]:
-    """A `codes` column as one int64 array (num_levels, num_frames) a row.
+    """A `codes` column as a list with one int64 array (num_levels, num_frames) per row.
 
     Raises:
         SoundStormError: a row has another number of levels, levels of unequal length, or a code out of range.

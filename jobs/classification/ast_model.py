@@ -30,7 +30,7 @@ from soundstorm.classification.ast_network import (
     read_ast_config,
     require_transformers,
 )
-from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
+from soundstorm.classification.training.ast_trainer import AstTrainer, AstTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.hub import OFFLINE

@@ -15,7 +15,7 @@ from jobs.inputs.datasets import index_digest, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import training_recordings, usable_recordings
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
-from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.serialization.provenance import TrainedOn
 

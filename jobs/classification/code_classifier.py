@@ -26,7 +26,11 @@ from jobs.training.generator_loop import network_for
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.classification.token_classifier import Origin, save_token_classifier
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
-from soundstorm.classification.token_training import TokenClassifierTrainer, TokenClassifierTrainingConfig, TokenMode
+from soundstorm.classification.training.token_trainer import (
+    TokenClassifierTrainer,
+    TokenClassifierTrainingConfig,
+    TokenMode,
+)
 from soundstorm.codec.files import OFFICIAL_SHA256, load_codec, packaged_codec_bytes, provenance_of_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint

@@ -17,7 +17,7 @@ from ray.train.torch import get_device, prepare_model
 from torch import nn
 
 from jobs.training.ray_trainer import use_threads
-from soundstorm.classification.trainer import ClassifierTrainer
+from soundstorm.classification.training.trainer import ClassifierTrainer
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.divergence import far_above_guessing, lost
 

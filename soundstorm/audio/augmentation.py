@@ -3,8 +3,8 @@
 An excerpt starts anywhere in the recording, is played faster or slower, louder or quieter, through a random equalizer,
 and may be mixed with another excerpt ("between-class" examples, Tokozume et al., arXiv 1711.10282). All changes are
 made to the waveform, so a codec can encode the result as it encodes a recording.
-`soundstorm.classification.cnn_training` varies spectrograms instead, which is cheaper and enough where no codec is
-involved.
+`soundstorm.classification.training.cnn_trainer` varies spectrograms instead, which is cheaper and enough where no
+codec is involved.
 
 Legend: N samples.
 """

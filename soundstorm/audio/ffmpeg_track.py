@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from soundstorm.audio.rejected_audio import RejectedAudio
+from soundstorm.audio.file_kinds import RejectedAudio
 from soundstorm.schemas import Reason
 
 SEEKABLE = "mov"

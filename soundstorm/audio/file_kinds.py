@@ -1,4 +1,8 @@
-"""Which files are recordings, by their suffix, and which library reads them: libsndfile, or ffmpeg through PyAV."""
+"""Which files are recordings, by their suffix; which library reads them, libsndfile or ffmpeg through PyAV; and the
+error of a recording that cannot be used."""
+
+from soundstorm.errors import SoundStormError
+from soundstorm.schemas import Reason
 
 LIBSNDFILE_SUFFIXES = (
     ".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".mp2", ".aif", ".aiff",
@@ -51,6 +55,19 @@ _CONTAINERS = (
     (0, b"FORM", "AIFF of another codec"),
 )
 """Magic bytes of container formats: offset, bytes, name of the format."""
+
+
+class RejectedAudio(SoundStormError):  # noqa: N818 - named after the table it leads to
+    """A recording that cannot be used; `reason` and `detail` become a row of the `rejected` table."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason.value}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type["RejectedAudio"], tuple[Reason, str]]:
+        """Keeps both fields when the error is pickled, to cross a process boundary."""
+        return type(self), (self.reason, self.detail)
 
 
 def is_audio(path: str) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 
 from soundstorm.audio.downmix import Downmix, Levels
-from soundstorm.audio.rejected_audio import RejectedAudio
+from soundstorm.audio.file_kinds import RejectedAudio
 from soundstorm.audio.resampling import Resampler, resample
 from soundstorm.audio.sound_track import Track, blocks, open_file, open_track
 from soundstorm.errors import SoundStormError

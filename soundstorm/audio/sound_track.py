@@ -13,8 +13,7 @@ import numpy as np
 import soundfile
 
 from soundstorm.audio.ffmpeg_track import FfmpegTrack
-from soundstorm.audio.file_kinds import FFMPEG_REMEDY, container_of
-from soundstorm.audio.rejected_audio import RejectedAudio
+from soundstorm.audio.file_kinds import FFMPEG_REMEDY, RejectedAudio, container_of
 from soundstorm.audio.truncation import missing_end, read_at, size_of
 from soundstorm.audio.unknown_length import with_length
 from soundstorm.schemas import Reason

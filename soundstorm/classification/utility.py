@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from soundstorm.classification.cnn import AudioClassifier, TrainedClassifier
-from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.errors import SoundStormError
 
 CLIPS_PER_CLASS = (5, 10, 32)

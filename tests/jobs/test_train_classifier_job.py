@@ -26,7 +26,7 @@ from jobs.train_classifier import Options, _recipe, run, train_on_worker
 from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import load_classifier
-from soundstorm.classification.cnn_training import AudioClassifierTrainer
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer
 from soundstorm.data.views import make_view
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS

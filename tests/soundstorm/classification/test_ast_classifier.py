@@ -29,7 +29,7 @@ from soundstorm.classification.ast_network import (
     published_name,
     read_ast_config,
 )
-from soundstorm.classification.ast_training import AstTrainer, AstTrainingConfig
+from soundstorm.classification.training.ast_trainer import AstTrainer, AstTrainingConfig
 from soundstorm.errors import SoundStormError
 
 NAMES = ["dog", "rain", "sea"]

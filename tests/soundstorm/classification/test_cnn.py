@@ -21,7 +21,7 @@ from soundstorm.classification.cnn import (
     load_classifier,
     save_classifier,
 )
-from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.data.datasets import ESC50_CATEGORIES
 from soundstorm.errors import SoundStormError

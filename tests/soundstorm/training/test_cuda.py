@@ -11,9 +11,9 @@ import torch
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
-from soundstorm.classification.cnn_training import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
-from soundstorm.classification.token_training import TokenClassifierTrainer, TokenClassifierTrainingConfig
+from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer, AudioClassifierTrainingConfig
+from soundstorm.classification.training.token_trainer import TokenClassifierTrainer, TokenClassifierTrainingConfig
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.generation.decoding import generate_codes

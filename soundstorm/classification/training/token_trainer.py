@@ -24,7 +24,7 @@ from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import MAX_BATCH_S, AudioClassifier
 from soundstorm.classification.token_classifier import SHORTEST_S
 from soundstorm.classification.token_network import TokenClassifier, TokenMode
-from soundstorm.classification.trainer import ClassifierTrainer, Examples
+from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.codec.codec import Codec
 from soundstorm.data.equal_lengths import in_equal_batches
 from soundstorm.errors import SoundStormError

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import AudioClassifier
-from soundstorm.classification.trainer import ClassifierTrainer, Examples
+from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 
 SILENCE = 1e-12
 """Added to powers before their logarithm is stored."""

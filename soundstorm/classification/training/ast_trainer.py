@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from soundstorm.classification.ast_classifier import BATCH_CLIPS, filled, filter_bank, scaled
 from soundstorm.classification.ast_network import AstClassifier
-from soundstorm.classification.trainer import ClassifierTrainer, Examples
+from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.precision import autocast
 
 AstMode = Literal["fine-tuned", "frozen", "scratch"]

@@ -13,7 +13,7 @@ from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier, TokenMode
-from soundstorm.classification.token_training import (
+from soundstorm.classification.training.token_trainer import (
     TRAINING_PRESETS,
     TokenClassifierTrainer,
     TokenClassifierTrainingConfig,

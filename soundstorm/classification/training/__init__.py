@@ -1,0 +1,1 @@
+"""How the three classifiers are trained: one base (`trainer`), and one trainer each."""
