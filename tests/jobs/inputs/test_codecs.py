@@ -180,7 +180,7 @@ def test_tables_and_checkpoints_of_the_learned_codec_of_earlier_versions_are_ref
         CodecFingerprint.from_metadata(earlier, "runs/tokens")
     said = str(caught.value)
     assert said.startswith(
-        "runs/tokens: its codec 'compact-24khz' (ea8ef8f844fc) is the learned one of an earlier version"
+        "runs/tokens: its codec 'compact-24khz' (ea8ef8f844fc) is the learned codec of an earlier version"
     )
     assert "run `soundstorm tokenize` and `soundstorm train` again" in said
 
