@@ -193,8 +193,13 @@ def _message(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
         f"({counts['accuracy']:.1%})"
     )
     where = storage.join(options.output_dir, SUMMARY_FILE)
-    told = with_caveats(figures, counts.get("caveats", []))
-    return {"message": f"{prefix}{where}: {told}{leaked}", "output_dir": options.output_dir, "summary": where, **counts}
+    shown = with_caveats(figures, counts.get("caveats", []))
+    return {
+        "message": f"{prefix}{where}: {shown}{leaked}",
+        "output_dir": options.output_dir,
+        "summary": where,
+        **counts,
+    }
 
 
 if __name__ == "__main__":

@@ -84,8 +84,8 @@ def _generate(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
                 WindowSize.at_rate(request.codec.frame_rate),
             )
             actors = min(default_actors(info, options.num_actors), output.num_shards)
-            told = expected_time(clip_s, request.duration_s, options.count, options.shard_size, actors)
-            console.print(f"generate: {told}")
+            expected = expected_time(clip_s, request.duration_s, options.count, options.shard_size, actors)
+            console.print(f"generate: {expected}")
         return _actors(request, output, info)
 
     run_missing_shards(output, options.address, prepare, "generate_shard", options.num_actors)

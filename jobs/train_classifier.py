@@ -230,8 +230,8 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
         classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
         predictions = predict_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
         test = count_correct(predictions, recipe.categories)
-        heard = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
-        trained = clips_of_classes((row["label"] for row in heard if not row["reason"]), recipe.categories)
+        rows = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
+        trained = clips_of_classes((row["label"] for row in rows if not row["reason"]), recipe.categories)
         tested = clips_of_classes(predictions["label"].to_pylist(), recipe.categories)
         caveats = accuracy_caveats(recipe.categories, test["right"], tested, trained)
         write_predictions(
@@ -259,8 +259,8 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     where, test = storage.join(options.output_dir, CLASSIFIER_FILE), counts["test"]
     correct = f"{test['right']} of {test['clips']} recordings of fold {counts['fold']} correct"
     leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
-    told = with_caveats(f"{correct} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
-    figures = "" if test["accuracy"] is None else f"; {told}{leaked}"
+    shown = with_caveats(f"{correct} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
+    figures = "" if test["accuracy"] is None else f"; {shown}{leaked}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
     return {
         "message": f"{prefix}{where}: {trained}{figures}",

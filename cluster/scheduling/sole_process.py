@@ -1,8 +1,8 @@
-"""One process at a time in an output folder, wherever it lies: the second is told who is at work there.
+"""One process at a time in an output folder, local or remote: the second gets an error that names the first.
 
-The process writes `NAME.at-work.json` and writes it anew every few seconds. Of a process of this machine the system
-says whether it lives; one of another is given the time to be heard. A process that was killed holds nobody up for
-longer.
+The process writes `NAME.at-work.json` and rewrites it every few seconds. Whether a process on this machine is still
+alive, the operating system says; a process on another machine counts as alive if it rewrites its file within a waiting
+time. A killed process therefore blocks others no longer than that.
 """
 
 import contextlib
@@ -63,7 +63,7 @@ def _beat(uri: str, me: dict[str, object], ended: threading.Event) -> None:
     beat = 0
     while not ended.wait(BEAT_S):
         beat += 1
-        with contextlib.suppress(ClusterError):  # the work itself tells of storage that is gone
+        with contextlib.suppress(ClusterError):  # if storage is gone, the work itself raises the error
             storage.write_bytes(uri, _content(me, beat))
 
 
@@ -94,7 +94,7 @@ def _read(uri: str) -> dict[str, object] | None:
 
 
 def _machine() -> str:
-    """What tells this machine, and this container on it, from others: numbers of processes mean something in it."""
+    """Identifies this machine, and this container on it: the scope in which process ids are valid."""
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{socket.gethostname()} {boot.read_text().strip() if boot.exists() else ''}".strip()
 

@@ -160,18 +160,18 @@ class ClassifierActor:
         count = -(-long.duration_s // self.job["window_s"])
         at_once = max(1, int(MAX_BATCH_S // self.job["window_s"]))
         longest = round(self.job["window_s"] * SAMPLE_RATE)
-        total_C, heard, is_silent = np.zeros(len(self.classifier.categories)), 0, True
+        total_C, num_done, is_silent = np.zeros(len(self.classifier.categories)), 0, True
         try:
             with long.file, rejecting(uri):
-                while heard < count:
-                    windows = int(min(at_once, count - heard))
-                    start_s, part_s = heard * long.duration_s / count, windows * long.duration_s / count
+                while num_done < count:
+                    windows = int(min(at_once, count - num_done))
+                    start_s, part_s = num_done * long.duration_s / count, windows * long.duration_s / count
                     clip = to_pcm16(read_audio(long.file, max_duration_s=part_s, start_s=start_s).waveform)[
                         : windows * longest
                     ]
                     is_silent = is_silent and unclassifiable(clip) is not None
                     total_C += windows * predict_in_windows(self.classifier.predict, [clip], longest)[0]
-                    heard += windows
+                    num_done += windows
                     release_memory()
         except RejectedAudio as error:
             found.rejected.append(_rejection(uri, error.reason, error.detail))

@@ -1,4 +1,4 @@
-"""The actor behind `evaluate --utility`, and the table that it makes: what generated clips are worth as training
+"""The actor behind `evaluate --utility`, and the table that it makes: the utility of generated clips as training
 data."""
 
 from collections import Counter
@@ -60,8 +60,8 @@ def utility_clips(
 
     Args:
         dataset: all recordings.
-        generated: the clips whose worth is measured.
-        held_out_fold: whose recordings are the test.
+        generated: the clips whose utility as training data is measured.
+        held_out_fold: the fold whose recordings are the test set.
         no_fold: why there is no such fold.
 
     Raises:

@@ -115,9 +115,8 @@ class AstRecipe:
         self.start = AstConfig() if weights is None else _read_config(weights)
         content = None if config.mode == "scratch" else _hub_weights() if weights is None else _read_weights(weights)
         if content is not None:
-            pretrained_ast(
-                1, content, self.start, config.max_length, self.where
-            )  # a mistake is told before anything is started
+            # Unusable weights raise here, before anything is started.
+            pretrained_ast(1, content, self.start, config.max_length, self.where)
         self.content = content
         self.weights_sha256 = None if content is None else hashlib.sha256(content).hexdigest()
         self.start_provenance = self._start_provenance()

@@ -152,13 +152,13 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
         raise SoundStormError(f"--teacher {classifier_place(uri, '--teacher')}: {remedy} ({error})") from error
     if teacher.categories != categories:
         differing = sorted(set(teacher.categories) ^ set(categories))
-        told = (
+        mismatch = (
             f"of it and the tokens only one has {_some(differing)}"
             if differing
             else "its categories are those of the tokens in another order"
         )
         raise SoundStormError(
-            f"--teacher {uri}: {told}: train it on the same dataset with `soundstorm train-classifier --model cnn`"
+            f"--teacher {uri}: {mismatch}: train it on the same dataset with `soundstorm train-classifier --model cnn`"
         )
     return data, teacher
 
@@ -226,8 +226,8 @@ class TokenRecipe:
             tokens.categories,
             config.epochs,
         )
-        # What is frozen is to show what the generator hears, and what starts from random weights alone is to know
-        # nothing.
+        # A frozen network shows what the generator's own features contain, and one that starts from random weights is
+        # the baseline without any knowledge of sounds; both therefore get no codec latents.
         self.readout = ReadoutConfig(
             latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0
         )

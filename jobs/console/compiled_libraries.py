@@ -80,10 +80,10 @@ def versions() -> str:
 
 
 def _load(libraries: Sequence[str]) -> dict[str, str]:
-    """What came of loading each, "" where it went well. A library that ends the process is named, and the others are
-    loaded without it."""
-    told: dict[str, str] = {}
-    while todo := [library for library in libraries if library not in told]:
+    """Why each library could not be loaded, "" if it could. A library that kills the process is named, and the others
+    are loaded without it."""
+    reasons: dict[str, str] = {}
+    while todo := [library for library in libraries if library not in reasons]:
         try:
             done = subprocess.run(
                 [sys.executable, "-c", LOAD, *todo],
@@ -97,10 +97,10 @@ def _load(libraries: Sequence[str]) -> dict[str, str]:
         except subprocess.TimeoutExpired as error:
             output, ended = (error.stdout or b"").decode(errors="replace"), f"nothing happened for {LIMIT_S:g} s"
         said = [json.loads(line) for line in output.splitlines() if re.match(r'^\["\w+", ".*"\]$', line)]
-        told |= {name: reason[:MAX_CHARACTERS] for name, reason in said if reason != "begun"}
+        reasons |= {name: reason[:MAX_CHARACTERS] for name, reason in said if reason != "begun"}
         if not said or said[-1][1] == "begun":
-            told[said[-1][0] if said else todo[0]] = ended
-    return told
+            reasons[said[-1][0] if said else todo[0]] = ended
+    return reasons
 
 
 def _version(library: str) -> str:

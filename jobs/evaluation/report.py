@@ -85,10 +85,10 @@ class Evaluation:
         for name, (table, metadata) in written.items():
             tables.write_table(storage.join(output_dir, f"{name}.parquet"), table, metadata)
         closeness = self.closeness and self.closeness.to_dict()
-        told = self.summary.to_dict() | {"bands": self.bands.to_dict(), "closeness": closeness}
+        record = self.summary.to_dict() | {"bands": self.bands.to_dict(), "closeness": closeness}
         if self.utility is not None:
-            told["utility"] = [asdict(line) for line in utility_lines(self.utility)]
-        content = json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False)
+            record["utility"] = [asdict(line) for line in utility_lines(self.utility)]
+        content = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
         storage.write_bytes(storage.join(output_dir, "summary.json"), content.encode())
 
 

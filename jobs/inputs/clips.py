@@ -39,10 +39,9 @@ class Clip:
     category: str
     fold: int
     version: str = ""
-    """What tells its content from another under the same name, as far as it is known without reading it: a SHA-256 or a
-    size."""
+    """Identifies the file's content as far as that is known without reading it: a SHA-256 or a size."""
     dataset: str = ""
-    """The dataset that it is of, where that is known."""
+    """Dataset of the clip, if it is known."""
 
 
 def find_clips(option: str, uri: str) -> list[Clip]:
@@ -118,11 +117,11 @@ def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:
             problems.append(error)
             continue
         if index.rejected.num_rows:
-            told = (
+            rejected = (
                 f"{uri}: {index.rejected.num_rows} of its rows give no clip, for example "
                 f"{index.rejected['detail'][0].as_py()}"
             )
-            print_note(told)
+            print_note(rejected)
         return index.clips
     raise problems[0]
 

@@ -79,7 +79,7 @@ def list_audio(sources: Sequence[str], table: str | None) -> Iterator[Listing]:
 
 
 def _tables(entries: Iterator[tuple[str, int]], note: Callable[[bytes], None]) -> Iterator[pa.Table]:
-    """The URIs in tables of a few thousand; `note` gets what tells each file from another."""
+    """The URIs in tables of a few thousand rows; `note` is called with the URI and size of each file."""
     held: list[str] = []
     for uri, size in entries:
         note(repr((uri, size)).encode())
@@ -113,8 +113,8 @@ def _entries(sources: Sequence[str], table: str | None) -> Iterator[tuple[str, i
 def audio_below(folder: str) -> Iterator[tuple[str, int]]:
     """URI and size of each audio file below a folder.
 
-    A link that leads nowhere is one too, of size -1, so that whoever opens it names it. Links to folders are not
-    followed, which is told.
+    A broken link is listed too, with size -1, so that opening it raises an error that names it. Links to folders are
+    not followed, and a note says so.
     """
     yield from ((entry.uri, entry.size) for entry in storage.iter_objects(folder) if is_audio(entry.uri))
     linked = []
@@ -124,11 +124,11 @@ def audio_below(folder: str) -> Iterator[tuple[str, int]]:
         elif is_audio(uri):
             yield uri, -1
     if linked:
-        told = (
+        not_followed = (
             f"{len(linked)} {'links to folders are' if len(linked) > 1 else 'link to a folder is'} not followed, "
             f"for example {printable(linked[0])}"
         )
-        print_note(f"{told}: name what it leads to as well, or copy it there")
+        print_note(f"{not_followed}: name what it leads to as well, or copy it there")
 
 
 def _below(folder: str) -> Iterator[tuple[str, int]]:

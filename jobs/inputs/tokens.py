@@ -78,9 +78,9 @@ class Tokens:
     categories: list[str]
     """Name of each class, by label."""
     fold: int
-    """The fold that is validated with and not trained on."""
+    """The fold that is used for validation and not for training."""
     made: str
-    """When `tokenize` finished, which tells one set of tokens from the next at the same place."""
+    """When `tokenize` finished; identifies this set of tokens among others written to the same folder."""
     uri: str
     folds: Mapping[str, int]
     """Fold of each clip of the dataset, also of those that could not be tokenized."""

@@ -18,9 +18,9 @@ def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
 
     Args:
         output_uri: the job's output folder.
-        batch_size: clips a worker takes a step, as the options say; so it is for as many workers as the run was begun
-            with.
-        num_workers: that work now.
+        batch_size: clips a worker takes a step, as given in the options; it applies to the number of workers with
+            which the run was started.
+        num_workers: number of workers now.
     """
     uri = storage.join(output_uri, RUN_FOLDER, STEP_FILE)
     before = _read(uri)
@@ -32,17 +32,17 @@ def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
     wanted = batch_size * before
     batch = max(1, round(wanted / num_workers))
     if batch * num_workers == wanted:
-        told = (
+        change = (
             f"{batch} clips a step each in place of {batch_size}, so that a step has {wanted} as before; only "
             "masks and dropout fall otherwise"
         )
     else:
-        told = (
+        change = (
             f"{batch} clips a step each: a step has {batch * num_workers} in place of {wanted}, and an epoch "
             "another number of steps"
         )
     print_note(
-        f"this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with {num_workers}: {told}"
+        f"this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with {num_workers}: {change}"
     )
     return batch
 

@@ -1,4 +1,4 @@
-"""What generated clips are worth as training data: the accuracy on recordings of a classifier that is trained on them.
+"""Utility of generated clips as training data: the accuracy on recordings of a classifier that is trained on them.
 
 Two questions. Trained on generated clips alone, how much of the accuracy is left that as many recordings give
 ("classification accuracy score", Ravuri and Vinyals, "Classification accuracy score for conditional generative

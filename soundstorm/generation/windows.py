@@ -122,8 +122,8 @@ def draw_in_windows(
         known_BQT: codes that are given; any value elsewhere.
         known_mask_BQT: True where `known_BQT` holds.
         windows: of `plan_windows`, for all samples alike.
-        timbre_BS: of each sample; None: the first window draws it for the class or, where it has known codes, is not
-            told any, and those after it are told that of the first.
+        timbre_BS: timbre of each sample. None: the first window samples it for the class or, if it has known codes,
+            is generated without one; the later windows are conditioned on the timbre of the first.
         choose: which of `settings.candidates` draws of a window is kept; None: one is made.
         bf16: compute linear layers in bfloat16.
     """

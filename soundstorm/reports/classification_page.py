@@ -44,8 +44,7 @@ class OtherRun:
     result: Classification
     comparison: PairedComparison
     is_pretraining: bool
-    """Whether all that differs between the two is that one was pre-trained, so that the difference is what this is
-    worth."""
+    """Whether the two differ only in that one was pre-trained, so that the difference is the effect of pre-training."""
     differences: Sequence[str] = ()
     """Settings that differ, as text."""
 

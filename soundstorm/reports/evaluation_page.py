@@ -50,7 +50,7 @@ class ReportData:
     substitution: pa.Table | None = None
     """Where the generator loses, schema SUBSTITUTION."""
     utility: pa.Table | None = None
-    """What the generated clips are worth as training data, schema UTILITY."""
+    """Utility of the generated clips as training data, schema UTILITY."""
     bands: Bands | None = None
     """Up to which frequency both sides reach; its note is not shown unless it is in `warnings` too."""
     examples: Sequence[Example] = ()
@@ -140,7 +140,7 @@ def _utility(table: pa.Table) -> dict[str, Any]:
 
 
 def _common_rate(bands: Bands | None) -> str:
-    """What the one sample rate at which all clips are compared is worth."""
+    """A sentence about the common sample rate at which all clips are compared, and the band that it keeps."""
     if bands is not None and bands.common_band_hz is not None:
         common_khz = f"{bands.common_band_hz / 1000:.1f} kHz"
         return (

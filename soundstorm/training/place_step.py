@@ -90,8 +90,8 @@ def place_nats(logits_QNK: Tensor, masked: MaskedPlaces, label_smoothing: float)
 def training_timbre(
     network: PlaceNetwork, batch: Batch, generator: torch.Generator, config: TrainingConfig
 ) -> Tensor | None:
-    """The clips' own timbres (B, S), blurred, some of them not told (NaN); None where the network has none. Draws from
-    `generator`."""
+    """The clips' own timbres (B, S) with added noise, some of them dropped (NaN); None if the network has no timbre
+    conditioning. Draws random numbers from `generator`."""
     timbre_BS = network.timbre_of(batch.codes_BQT, batch.valid_BT)
     if network.timbre is None or timbre_BS is None:
         return None
