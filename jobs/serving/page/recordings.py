@@ -6,8 +6,7 @@ from pathlib import Path
 from jobs.serving.limits import Limits
 from jobs.serving.page.pictures import picture_of
 from jobs.serving.page.shelf import ShelvedSound
-from soundstorm.audio.files import encode_audio, read_audio, to_pcm16
-from soundstorm.audio.rejected_audio import RejectedAudio
+from soundstorm.audio.files import RejectedAudio, encode_audio, read_audio, to_pcm16
 from soundstorm.errors import SoundStormError
 
 LONGEST_NAME = 60
