@@ -59,7 +59,7 @@ def test_what_is_no_model_is_refused_before_anything_is_measured(
     options = evaluate_options(
         str(synthetic_dataset), generated, str(tmp_path / "out"), embedding_model=str(tmp_path / "notes.onnx")
     )
-    with pytest.raises(SoundStormError, match="'notes' is no ONNX model"):
+    with pytest.raises(SoundStormError, match="'notes' is not an ONNX model"):
         evaluate.run(options)
     with pytest.raises(SoundStormError, match="--embedding-rate is 8000"):
         evaluate_options(str(synthetic_dataset), generated, str(tmp_path / "out"), embedding_rate=8_000)
