@@ -1,4 +1,4 @@
-"""The application on Ray Serve: one front door, where requests arrive, and the replicas of the generator behind it.
+"""The application on Ray Serve: one ingress, where requests arrive, and the replicas of the generator behind it.
 
 `soundstorm serve` runs it; `serve deploy cluster/deploy/serve.yaml` and a RayService of KubeRay build it from
 `jobs.serving.application:build`.
@@ -15,12 +15,12 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from cluster.runtime.connect import MAX_GPUS
-from jobs.serving.doors import App, Doors
-from jobs.serving.maker import Maker
+from jobs.serving.access_control import AccessControl, App
+from jobs.serving.generator_replica import GeneratorReplica
 from jobs.serving.model import open_model
-from jobs.serving.orders import About
 from jobs.serving.routes import build_routes
 from jobs.serving.settings import EndpointSettings
+from jobs.serving.sound_request import ModelInfo
 from jobs.serving.studio import Studio
 from soundstorm.errors import SoundStormError
 
@@ -29,37 +29,39 @@ TOKEN_VARIABLE = "SOUNDSTORM_TOKEN"
 LEAST_TOKEN = 16
 """Characters of a token."""
 AT_THE_DOOR = 1000
-"""Connections of the front door beside those that wait for sound: pages that are open, questions."""
+"""Connections of the ingress beside those that wait for sound: pages that are open, questions."""
 SCALE_UP_S, SCALE_DOWN_S, LOOK_BACK_S = 5.0, 300.0, 15.0
 """After how long a queue, or its absence, changes the number of replicas."""
 REPLICAS_PER_GPU = 2
 logger = logging.getLogger(__name__)
 
 
-class Front:
-    """Where requests arrive: the doors, the routes and the page.
+class Ingress:
+    """Where requests arrive: access control, routes and the page.
 
     Args:
-        maker: the replicas of the generator.
+        replicas: of the generator.
         about: their model.
         settings: of the endpoint.
         token: that is asked for; None: none.
     """
 
-    def __init__(self, maker: DeploymentHandle, about: About, settings: EndpointSettings, token: str | None) -> None:
+    def __init__(
+        self, replicas: DeploymentHandle, about: ModelInfo, settings: EndpointSettings, token: str | None
+    ) -> None:
         self._settings, self._token = settings, token
-        self._studio = Studio(maker, about, settings.limits, settings.model)
+        self._studio = Studio(replicas, about, settings.limits, settings.model)
 
     def __serve_build_asgi_app__(self) -> App:
         app: Any = build_routes(self._studio)
         if self._settings.page and find_spec("gradio") is not None:
             import_module("jobs.serving.page.mounting").mount_page(app, self._studio)
         limits = self._settings.limits
-        return Doors(app, self._token, limits.upload_bytes, limits.waiting, self._studio.retry_after_s)
+        return AccessControl(app, self._token, limits.upload_bytes, limits.waiting, self._studio.retry_after_s)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application for `serve deploy` and KubeRay, whose doors always ask for a token.
+    """The application for `serve deploy` and KubeRay, which always asks for a token.
 
     Args:
         arguments: settings of `EndpointSettings`, by name.
@@ -107,8 +109,8 @@ def application(settings: EndpointSettings, token: str | None) -> serve.Applicat
         settings.min_replicas, gpus * REPLICAS_PER_GPU if gpus else int(resources.get("CPU", 1))
     )
     makers = serve.deployment(
-        Maker,
-        name="Maker",
+        GeneratorReplica,
+        name="Generator",
         max_ongoing_requests=2 * settings.batch_size,  # a batch, and the one that gathers meanwhile
         ray_actor_options={"num_cpus": 1, "num_gpus": 1 / REPLICAS_PER_GPU if gpus else 0},
         autoscaling_config={
@@ -122,8 +124,8 @@ def application(settings: EndpointSettings, token: str | None) -> serve.Applicat
         },
     )
     front = serve.deployment(
-        serve.ingress()(Front),
-        name="Front",
+        serve.ingress()(Ingress),
+        name="Ingress",
         num_replicas=1,
         max_ongoing_requests=settings.waiting + AT_THE_DOOR,
         ray_actor_options={"num_cpus": 0},

@@ -6,7 +6,7 @@ from jobs.actors.generator import editor_of
 from jobs.generation.options import Options
 from jobs.generation.request import Request, request_of
 from jobs.inputs.checkpoints import open_checkpoint
-from jobs.serving.orders import About
+from jobs.serving.sound_request import ModelInfo
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
@@ -21,9 +21,9 @@ class ServedModel:
     """What `generate` would be asked to make with them."""
     editor: Editor = field(repr=False)
     codec: Codec = field(repr=False)
-    about: About
+    about: ModelInfo
 
-    def require(self, about: About) -> None:
+    def require(self, about: ModelInfo) -> None:
         """Raise SoundStormError unless this is the model that the studio knows."""
         if about != self.about:
             raise SoundStormError(
@@ -43,7 +43,7 @@ def open_model(options: Options, device: str) -> ServedModel:
     if device != "cpu":
         checkpoint = open_checkpoint(request.files, device, options.checkpoint)
         codec = load_codec(request.codec_file, device)
-    about = About(
+    about = ModelInfo(
         categories=tuple(checkpoint.categories),
         sample_rate=codec.sample_rate,
         hop=codec.hop,

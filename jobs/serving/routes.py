@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from jobs.console.command import printable
 from jobs.generation.options import DURATION_S, STRENGTH
-from jobs.serving.doors import error_body
+from jobs.serving.access_control import error_body
 from jobs.serving.limits import MAX_REGIONS
 from jobs.serving.published_metrics import published_metrics
 from jobs.serving.sound import BusyError, Sound, UnavailableError, UploadTooLargeError
@@ -73,7 +73,7 @@ class NewSound(BaseModel):
 
 
 def build_routes(studio: Studio) -> FastAPI:
-    """The application without its doors."""
+    """The application without access control."""
     app = FastAPI(
         title="SoundStorm for environmental sound",
         version=__version__,

@@ -16,8 +16,8 @@ from ray.serve.handle import DeploymentHandle
 from cluster import metrics
 from jobs.generation.options import DURATION_S, Options
 from jobs.serving.limits import Limits
-from jobs.serving.orders import About, AudioFormat, Counter, Order
 from jobs.serving.sound import BusyError, Sound, UnavailableError
+from jobs.serving.sound_request import AudioFormat, ModelInfo, RequestParser, SoundRequest
 from soundstorm.errors import SoundStormError
 
 ATTEMPTS = 5
@@ -36,15 +36,15 @@ class Studio:
     where as many wait already as may wait, `UnavailableError` where no replica could make the sound.
 
     Args:
-        maker: handle of the deployment of `jobs.serving.maker.Maker`.
+        replicas: handle of the deployment of `jobs.serving.generator_replica.GeneratorReplica`.
         about: the model that its replicas have.
         limits: what a request may ask for.
         options: of `generate`, with the places of the model.
     """
 
-    def __init__(self, maker: DeploymentHandle, about: About, limits: Limits, options: Options) -> None:
+    def __init__(self, replicas: DeploymentHandle, about: ModelInfo, limits: Limits, options: Options) -> None:
         self.about, self.limits = about, limits
-        self._maker, self._counter = maker, Counter(about=about, limits=limits, options=options)
+        self._replicas, self._parser = replicas, RequestParser(about=about, limits=limits, options=options)
         self._busy, self._mean_s = 0, 1.0
 
     @property
@@ -70,10 +70,10 @@ class Studio:
         audio_format: AudioFormat = "flac",
     ) -> Sound:
         """New sound of a class."""
-        order = partial(
-            self._counter.new, category, duration_s=duration_s, seed=seed, loop=loop, audio_format=audio_format
+        request = partial(
+            self._parser.new, category, duration_s=duration_s, seed=seed, loop=loop, audio_format=audio_format
         )
-        return await self._made(order)
+        return await self._made(request)
 
     async def continue_(
         self,
@@ -86,8 +86,8 @@ class Studio:
         audio_format: AudioFormat = "flac",
     ) -> Sound:
         """A sound that begins with the first `prompt_duration_s` of a recording."""
-        order = partial(
-            self._counter.continued,
+        request = partial(
+            self._parser.continued,
             upload,
             category,
             prompt_duration_s=prompt_duration_s,
@@ -95,7 +95,7 @@ class Studio:
             seed=seed,
             audio_format=audio_format,
         )
-        return await self._made(order)
+        return await self._made(request)
 
     async def inpaint(
         self,
@@ -108,8 +108,8 @@ class Studio:
         audio_format: AudioFormat = "flac",
     ) -> Sound:
         """A recording whose `regions`, from and to seconds, are made anew; every other sample stays as it is."""
-        order = partial(
-            self._counter.inpainted,
+        request = partial(
+            self._parser.inpainted,
             upload,
             category,
             regions=regions,
@@ -117,7 +117,7 @@ class Studio:
             loop=loop,
             audio_format=audio_format,
         )
-        return await self._made(order)
+        return await self._made(request)
 
     async def vary(
         self,
@@ -131,8 +131,8 @@ class Studio:
         audio_format: AudioFormat = "flac",
     ) -> Sound:
         """A variation of a recording, a share `strength` of whose frames is drawn anew."""
-        order = partial(
-            self._counter.varied,
+        request = partial(
+            self._parser.varied,
             upload,
             category,
             strength=strength,
@@ -141,14 +141,14 @@ class Studio:
             loop=loop,
             audio_format=audio_format,
         )
-        return await self._made(order)
+        return await self._made(request)
 
-    async def _made(self, take_order: Callable[[], Order]) -> Sound:
-        """The sound of an order that is taken and made."""
+    async def _made(self, parse_request: Callable[[], SoundRequest]) -> Sound:
+        """The sound of a request, which is parsed first."""
         began_s = time.monotonic()
         with self._place():
-            order = await asyncio.to_thread(take_order)  # decodes the recording
-            made = await self._from_a_replica(order)
+            request = await asyncio.to_thread(parse_request)  # decodes the recording
+            made = await self._from_a_replica(request)
             if isinstance(made, str):
                 raise SoundStormError(made)
             audio, samples_N, recipe = made
@@ -174,11 +174,11 @@ class Studio:
             self._busy -= 1
             metrics.set_gauge(STAGE, "requests_waiting", self._busy)
 
-    async def _from_a_replica(self, order: Order) -> Any:
+    async def _from_a_replica(self, request: SoundRequest) -> Any:
         """What the first replica that lives to its end answers."""
         deadline_s = time.monotonic() + self.limits.wait_s
         for _ in range(ATTEMPTS):
-            response = self._maker.make.remote(order)
+            response = self._replicas.make.remote(request)
             try:
                 return await asyncio.wait_for(response, max(deadline_s - time.monotonic(), 0.1))
             except RayTaskError as error:

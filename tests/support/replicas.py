@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-NAME = "ray::ServeReplica:soundstorm:Maker"
+NAME = "ray::ServeReplica:soundstorm:Generator"
 
 
 def makers() -> list[int]:

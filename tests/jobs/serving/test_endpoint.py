@@ -22,8 +22,8 @@ import soundfile
 from jobs import generate
 from jobs.actors.generator import Generator, sample_seed
 from jobs.generation.request import request_of
+from jobs.serving.access_control import SMALL_BODY
 from jobs.serving.application import TOKEN_VARIABLE
-from jobs.serving.doors import SMALL_BODY
 from jobs.serving.serve import Options, served
 from soundstorm.audio.files import encode_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
@@ -336,8 +336,8 @@ def test_after_all_that_there_is_no_traceback_in_the_log_and_sound_is_still_made
     assert len(requests()) >= 300
     logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
     texts = {path.name: path.read_text(errors="replace") for path in logs.iterdir() if path.is_file()}
-    assert any("Front" in name for name in texts)
-    assert [name for name, text in texts.items() if "Traceback" in text and "Maker" not in name] == []
+    assert any("Ingress" in name for name in texts)
+    assert [name for name, text in texts.items() if "Traceback" in text and "Generator" not in name] == []
     assert np.array_equal(
         samples_of(endpoint.generate(seed=5)),
         to_pcm16(soundfile.read(io.BytesIO(endpoint.generate(seed=5).content))[0]),

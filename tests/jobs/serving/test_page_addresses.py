@@ -11,10 +11,10 @@ import pytest
 
 from jobs.generation.options import Options
 from jobs.serving.limits import Limits
-from jobs.serving.orders import About
 from jobs.serving.page.pictures import picture_of
 from jobs.serving.page.shelf import Shelf, ShelvedSound
 from jobs.serving.page.visitors import COOKIE
+from jobs.serving.sound_request import ModelInfo
 from jobs.serving.studio import Studio
 from soundstorm.audio.files import encode_audio, from_pcm16
 from tests.jobs.conftest import noise, wav
@@ -37,7 +37,7 @@ def client(shelf: Shelf) -> Iterator[Any]:
 
     from jobs.serving.page.mounting import mount_page
 
-    about = About(categories=("dog", "rain"), sample_rate=RATE, hop=320, num_levels=8, checkpoint_sha256="")
+    about = ModelInfo(categories=("dog", "rain"), sample_rate=RATE, hop=320, num_levels=8, checkpoint_sha256="")
     app = fastapi.FastAPI()
     mount_page(app, Studio(None, about, Limits(upload_bytes=UPLOAD_BYTES), Options()), shelf)  # type: ignore[arg-type]
     with TestClient(app) as client:

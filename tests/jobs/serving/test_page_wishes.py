@@ -6,10 +6,10 @@ import pytest
 
 from jobs.generation.options import Options
 from jobs.serving.limits import Limits
-from jobs.serving.orders import About
 from jobs.serving.page.pictures import Picture
 from jobs.serving.page.shelf import ShelvedSound
 from jobs.serving.page.wishes import Takes, Wishes, regions_in
+from jobs.serving.sound_request import ModelInfo
 from jobs.serving.studio import Studio
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.regions import Region
@@ -21,7 +21,7 @@ SOUND = ShelvedSound(
 
 @pytest.fixture(scope="module")
 def wishes() -> Wishes:
-    about = About(categories=("dog", "rain"), sample_rate=24_000, hop=320, num_levels=8, checkpoint_sha256="")
+    about = ModelInfo(categories=("dog", "rain"), sample_rate=24_000, hop=320, num_levels=8, checkpoint_sha256="")
     return Wishes(Studio(None, about, Limits(longest_s=20.0), Options()))  # type: ignore[arg-type]  nothing is made here
 
 

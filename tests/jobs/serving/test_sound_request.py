@@ -1,4 +1,4 @@
-"""What may be ordered, and which orders are made together."""
+"""What may be ordered, and which requests are made together."""
 
 from typing import Any
 
@@ -8,69 +8,71 @@ import pytest
 from jobs.actors.generator import sample_seed
 from jobs.generation.options import Options
 from jobs.serving.limits import Limits
-from jobs.serving.orders import About, Counter, Order
 from jobs.serving.sound import UploadTooLargeError
+from jobs.serving.sound_request import ModelInfo, RequestParser, SoundRequest
 from soundstorm.audio.files import encode_audio
 from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import noise, synthetic_clip, wav
 
-ABOUT = About(categories=("rain", "sea_waves"), sample_rate=24_000, hop=1_280, num_levels=8, checkpoint_sha256="0" * 64)
-COUNTER = Counter(about=ABOUT, limits=Limits(longest_s=10.0, upload_bytes=300_000), options=Options())
+MODEL_INFO = ModelInfo(
+    categories=("rain", "sea_waves"), sample_rate=24_000, hop=1_280, num_levels=8, checkpoint_sha256="0" * 64
+)
+PARSER = RequestParser(about=MODEL_INFO, limits=Limits(longest_s=10.0, upload_bytes=300_000), options=Options())
 RAIN = encode_audio(synthetic_clip("rain", 1.0), 24_000, "flac")
 OTHER = encode_audio(synthetic_clip("rain", 1.0, seed=4), 24_000, "flac")
 
 
-def new(**changes: Any) -> Order:
+def new(**changes: Any) -> SoundRequest:
     asked = {"category": "rain", "duration_s": 1.0, "seed": 1, "loop": False, "audio_format": "flac"} | changes
-    return COUNTER.new(asked.pop("category"), **asked)
+    return PARSER.new(asked.pop("category"), **asked)
 
 
-def continued(**changes: Any) -> Order:
+def continued(**changes: Any) -> SoundRequest:
     asked = {"prompt_duration_s": 0.5, "duration_s": 2.0, "seed": 1, "audio_format": "flac"} | changes
-    return COUNTER.continued(asked.pop("upload", RAIN), "rain", **asked)
+    return PARSER.continued(asked.pop("upload", RAIN), "rain", **asked)
 
 
-def inpainted(**changes: Any) -> Order:
+def inpainted(**changes: Any) -> SoundRequest:
     asked = {"regions": [(0.2, 0.4)], "seed": 1, "loop": False, "audio_format": "flac"} | changes
-    return COUNTER.inpainted(asked.pop("upload", RAIN), "rain", **asked)
+    return PARSER.inpainted(asked.pop("upload", RAIN), "rain", **asked)
 
 
-def varied(**changes: Any) -> Order:
+def varied(**changes: Any) -> SoundRequest:
     asked = {"strength": None, "kept_levels": None, "seed": 1, "loop": False, "audio_format": "flac"} | changes
-    return COUNTER.varied(asked.pop("upload", RAIN), "rain", **asked)
+    return PARSER.varied(asked.pop("upload", RAIN), "rain", **asked)
 
 
 def test_an_order_is_of_the_class_that_its_name_means_and_of_the_first_clip_that_generate_makes() -> None:
-    order = new(category="Sea waves", seed=7, duration_s=1.5)
-    assert (order.label, order.options.class_name, order.num_samples) == (1, "sea_waves", 36_000)
-    assert order.take_seed == sample_seed(7, 1, 0)
+    request = new(category="Sea waves", seed=7, duration_s=1.5)
+    assert (request.label, request.options.class_name, request.num_samples) == (1, "sea_waves", 36_000)
+    assert request.take_seed == sample_seed(7, 1, 0)
 
 
 def test_a_recording_is_taken_as_generate_takes_it() -> None:
-    order = inpainted(upload=wav(noise(1.0, 44_100, channels=2), 44_100), regions=[(0.25, 0.5), (0.4, 0.75)])
-    assert order.recording_N is not None and order.recording_N.dtype == np.int16
-    assert order.num_samples == len(order.recording_N) == 24_000 and order.spans == ((6_000, 18_000),)
-    assert order.options.region == ("0.25-0.5", "0.4-0.75")
+    request = inpainted(upload=wav(noise(1.0, 44_100, channels=2), 44_100), regions=[(0.25, 0.5), (0.4, 0.75)])
+    assert request.recording_N is not None and request.recording_N.dtype == np.int16
+    assert request.num_samples == len(request.recording_N) == 24_000 and request.spans == ((6_000, 18_000),)
+    assert request.options.region == ("0.25-0.5", "0.4-0.75")
     prompt = continued().recording_N
     assert prompt is not None and prompt.dtype == np.float32 and len(prompt) == 12_000
     assert (varied().options.strength, varied().options.kept_levels) == (0.6, 1)
 
 
 def test_a_region_is_what_the_recipe_says_of_it() -> None:
-    order = inpainted(regions=[(1 / 3, 2 / 3)])
-    assert order.options.region == ("0.333333-0.666667",) and order.spans == ((8_000, 16_000),)
+    request = inpainted(regions=[(1 / 3, 2 / 3)])
+    assert request.options.region == ("0.333333-0.666667",) and request.spans == ((8_000, 16_000),)
 
 
 def test_orders_of_one_kind_and_length_are_made_together_whatever_their_class_seed_and_format() -> None:
     assert len({new().group, new(category="sea_waves", seed=2, audio_format="wav").group}) == 1
     alike = [varied(), varied(seed=2, audio_format="wav"), varied(strength=0.6, kept_levels=1)]
-    assert len({order.group for order in alike}) == 1
+    assert len({request.group for request in alike}) == 1
     different = [
         new(), new(duration_s=1.1), new(loop=True), continued(), continued(prompt_duration_s=0.6),
         continued(upload=OTHER), inpainted(), inpainted(regions=[(0.2, 0.5)]), inpainted(loop=True),
         inpainted(upload=OTHER), varied(), varied(strength=0.5), varied(kept_levels=2), varied(upload=OTHER),
     ]  # fmt: skip
-    assert len({order.group for order in different}) == len(different)
+    assert len({request.group for request in different}) == len(different)
 
 
 def test_a_variation_that_keeps_all_levels_is_made_alone_as_each_draws_another_number_of_frames() -> None:

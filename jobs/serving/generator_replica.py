@@ -1,4 +1,4 @@
-"""The replica that makes sound: orders of one group as one batch."""
+"""The replica that makes sound: requests of one group as one batch."""
 
 import threading
 from typing import Any
@@ -12,7 +12,7 @@ from jobs.generation.options import Options
 from jobs.generation.recipes import recipe_of
 from jobs.serving.batches import Batches
 from jobs.serving.model import open_model
-from jobs.serving.orders import About, Order
+from jobs.serving.sound_request import ModelInfo, SoundRequest
 from soundstorm.audio.files import to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.edits import Edit, Inpainting, New, Variation
@@ -25,18 +25,18 @@ class _NobodyWaits(Exception):  # noqa: N818 - no error: what is made is given u
     """All who waited for a batch have gone."""
 
 
-class Maker:
+class GeneratorReplica:
     """Holds a model and makes sound with it.
 
     Args:
         options: of `generate`, with the places of the model.
         about: what the studio knows of it.
-        most: orders that are made as one batch.
-        wait_s: seconds that an order waits for others where nothing is being made.
+        most: requests that are made as one batch.
+        wait_s: seconds that a request waits for others where nothing is being made.
         device: where the networks run.
     """
 
-    def __init__(self, options: Options, about: About, most: int, wait_s: float, device: str) -> None:
+    def __init__(self, options: Options, about: ModelInfo, most: int, wait_s: float, device: str) -> None:
         torch.set_num_threads(1)
         self._model = open_model(options, device)
         self._model.require(about)
@@ -44,74 +44,74 @@ class Maker:
         self._nobody_waits = threading.Event()
         for module in self._model.editor.model.modules():  # of the generator: also in the middle of a clip
             module.register_forward_pre_hook(self._go_on)
-        self._batches: Batches[Order, Made] = Batches(self._make, self._at_once, wait_s)
+        self._batches: Batches[SoundRequest, Made] = Batches(self._make, self._at_once, wait_s)
 
-    async def make(self, order: Order) -> Made:
-        """The sound of an order."""
-        return await self._batches.result(order.group, order)
+    async def make(self, request: SoundRequest) -> Made:
+        """The sound of a request."""
+        return await self._batches.result(request.group, request)
 
-    def _at_once(self, order: Order) -> int:
-        duration_s = order.num_samples / self._model.codec.sample_rate
+    def _at_once(self, request: SoundRequest) -> int:
+        duration_s = request.num_samples / self._model.codec.sample_rate
         return max(1, min(self._most, int(MAX_BATCH_S / duration_s)))
 
     def _go_on(self, module: torch.nn.Module, arguments: Any) -> None:
         if self._nobody_waits.is_set():
             raise _NobodyWaits
 
-    def _make(self, orders: list[Order], nobody_waits: threading.Event) -> list[Made]:
-        """The sounds of orders of one group."""
+    def _make(self, requests: list[SoundRequest], nobody_waits: threading.Event) -> list[Made]:
+        """The sounds of requests of one group."""
         self._nobody_waits = nobody_waits
-        first = orders[0]
-        labels, seeds = [order.label for order in orders], [order.take_seed for order in orders]
+        first = requests[0]
+        labels, seeds = [request.label for request in requests], [request.take_seed for request in requests]
         try:
             edit = self._edit(first)
             waveforms = edit.takes(self._model.editor, labels, seeds, first.num_samples)
         except SoundStormError as error:
-            return [str(error)] * len(orders)
+            return [str(error)] * len(requests)
         except _NobodyWaits:
-            return ["nobody waits for it"] * len(orders)
+            return ["nobody waits for it"] * len(requests)
         finally:
             self._nobody_waits = threading.Event()
         return [
-            self._finished(order, edit, waveform, len(orders))
-            for order, waveform in zip(orders, waveforms, strict=True)
+            self._finished(request, edit, waveform, len(requests))
+            for request, waveform in zip(requests, waveforms, strict=True)
         ]
 
-    def _edit(self, order: Order) -> Edit:
-        loop = order.options.loop
-        match order.kind, order.recording_N:
+    def _edit(self, request: SoundRequest) -> Edit:
+        loop = request.options.loop
+        match request.kind, request.recording_N:
             case "new", _:
                 return New(loop=loop)
             case "prompt", np.ndarray() as waveform_N:
                 return New(prompt_QT=self._model.codec.encode_clips([waveform_N])[0])
             case "inpaint", np.ndarray() as recording_N:
-                return Inpainting(recording_N=recording_N, spans=order.spans, loop=loop)
+                return Inpainting(recording_N=recording_N, spans=request.spans, loop=loop)
             case "vary", np.ndarray() as recording_N:
-                strength, kept_levels = order.options.strength, order.options.kept_levels
+                strength, kept_levels = request.options.strength, request.options.kept_levels
                 assert strength is not None and kept_levels is not None
                 return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=loop)
-        raise AssertionError(f"an order of kind {order.kind} without a recording")
+        raise AssertionError(f"a request of kind {request.kind} without a recording")
 
-    def _finished(self, order: Order, edit: Edit, waveform: np.ndarray, batch_size: int) -> Made:
-        request = self._model.request
+    def _finished(self, request: SoundRequest, edit: Edit, waveform: np.ndarray, batch_size: int) -> Made:
+        model = self._model.request
         finishing = Finishing(
             sample_rate=self._model.codec.sample_rate,
             hop=self._model.codec.hop,
-            num_samples=order.num_samples,
-            format=order.options.format,
+            num_samples=request.num_samples,
+            format=request.options.format,
             keeps_recording=edit.keeps_recording,
             recipe=recipe_of(
-                order.options,
-                checkpoint_sha256=request.checkpoint.sha256,
+                request.options,
+                checkpoint_sha256=model.checkpoint.sha256,
                 codec=self._model.codec,
-                reranker=request.reranker,
-                sampler=request.sampler,
-                parents=[parent.to_dict() for parent in order.parents],
+                reranker=model.reranker,
+                sampler=model.sampler,
+                parents=[parent.to_dict() for parent in request.parents],
             ),
         )
-        category = request.checkpoint.categories[order.label]
+        category = model.checkpoint.categories[request.label]
         try:
-            row, audio = finishing.clip(0, order.label, category, order.take_seed, waveform)
+            row, audio = finishing.clip(0, request.label, category, request.take_seed, waveform)
         except SoundStormError as error:
             return str(error)
         return audio, to_pcm16(finishing.sound(0, waveform)), finishing.about(row | {"batch_size": batch_size})

@@ -1,4 +1,4 @@
-"""An order: one sound that is asked for, checked, with its recording decoded. It travels from the studio to a replica.
+"""A request: one sound that is asked for, checked, with its recording decoded. It travels from the studio to a replica.
 
 What is checked here has the names of the endpoint's fields; the same rules hold for the options of `generate`.
 """
@@ -27,7 +27,7 @@ FORMATS = ("flac", "wav")
 
 
 @dataclass(kw_only=True, frozen=True)
-class About:
+class ModelInfo:
     """What the studio knows of the model that the replicas have."""
 
     categories: tuple[str, ...]
@@ -39,7 +39,7 @@ class About:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Order:
+class SoundRequest:
     """One sound that is asked for."""
 
     options: Options
@@ -64,7 +64,7 @@ class Order:
 
     @property
     def group(self) -> str:
-        """Orders of one group can be made as one batch: of one kind, one length and, if any, one recording that is
+        """Requests of one group can be made as one batch: of one kind, one length and, if any, one recording that is
         edited in one way. Classes, seeds and formats differ."""
         own = self.take_seed if self.is_alone else None
         way = (self.options.loop, self.options.strength, self.options.kept_levels, self.spans, own)
@@ -73,16 +73,16 @@ class Order:
 
 
 @dataclass(kw_only=True, frozen=True)
-class Counter:
-    """Takes orders: the checks of what is asked for, against what the model can make and what is allowed."""
+class RequestParser:
+    """Takes requests: the checks of what is asked for, against what the model can make and what is allowed."""
 
-    about: About
+    about: ModelInfo
     limits: Limits
     options: Options
     """Of `generate`: where the checkpoint, its codec and the listener are, and how codes are drawn."""
 
-    def new(self, category: str, *, duration_s: float, seed: int, loop: bool, audio_format: str) -> Order:
-        """An order for new sound.
+    def new(self, category: str, *, duration_s: float, seed: int, loop: bool, audio_format: str) -> SoundRequest:
+        """A request for new sound.
 
         Raises:
             SoundStormError: it cannot be made.
@@ -90,7 +90,7 @@ class Counter:
         duration_s = self._duration(duration_s)
         if loop:
             self._check_loop("duration_s", duration_s)
-        return self._order(category, seed, audio_format, duration_s, duration=duration_s, loop=bool(loop))
+        return self._request(category, seed, audio_format, duration_s, duration=duration_s, loop=bool(loop))
 
     def continued(
         self,
@@ -101,8 +101,8 @@ class Counter:
         duration_s: float,
         seed: int,
         audio_format: str,
-    ) -> Order:
-        """An order for a sound that begins with the first seconds of a recording.
+    ) -> SoundRequest:
+        """A request for a sound that begins with the first seconds of a recording.
 
         Raises:
             SoundStormError: it cannot be made.
@@ -119,7 +119,7 @@ class Counter:
             raise SoundStormError(
                 f"prompt_duration_s {prompt_s:g} leaves nothing of duration_s {duration_s:g} to make: give less"
             )
-        return self._order(
+        return self._request(
             category,
             seed,
             audio_format,
@@ -140,8 +140,8 @@ class Counter:
         seed: int,
         loop: bool,
         audio_format: str,
-    ) -> Order:
-        """An order for a recording with some stretches made anew, `regions` from and to seconds.
+    ) -> SoundRequest:
+        """A request for a recording with some stretches made anew, `regions` from and to seconds.
 
         Raises:
             SoundStormError: it cannot be made.
@@ -156,11 +156,11 @@ class Counter:
         rate = self.about.sample_rate
         spans = tuple(sample_spans(parsed, len(recording_N), rate)) if parsed else ()
         duration_s = len(recording_N) / rate
-        order = self._order(
+        request = self._request(
             category, seed, audio_format, duration_s, source, recording_N, inpaint=UPLOADED, region=texts,
             loop=bool(loop),
         )  # fmt: skip
-        return replace(order, spans=spans)
+        return replace(request, spans=spans)
 
     def varied(
         self,
@@ -172,8 +172,8 @@ class Counter:
         seed: int,
         loop: bool,
         audio_format: str,
-    ) -> Order:
-        """An order for a variation of a recording; None: what `generate` has where it is not told.
+    ) -> SoundRequest:
+        """A request for a variation of a recording; None: what `generate` has where it is not told.
 
         Raises:
             SoundStormError: it cannot be made.
@@ -188,13 +188,13 @@ class Counter:
             raise SoundStormError(f"strength 0 with kept_levels {levels} leaves nothing to make: give more or less")
         recording_N, source = self._edited(upload, loop)
         duration_s = len(recording_N) / self.about.sample_rate
-        order = self._order(
+        request = self._request(
             category, seed, audio_format, duration_s, source, recording_N, vary=UPLOADED, strength=share,
             kept_levels=levels, loop=bool(loop),
         )  # fmt: skip
-        return replace(order, is_alone=levels == self.about.num_levels)
+        return replace(request, is_alone=levels == self.about.num_levels)
 
-    def _order(
+    def _request(
         self,
         category: str,
         seed: int,
@@ -203,7 +203,7 @@ class Counter:
         source: Source | None = None,
         recording_N: np.ndarray | None = None,
         **options: Any,
-    ) -> Order:
+    ) -> SoundRequest:
         if audio_format not in FORMATS:
             raise SoundStormError(f"format is '{audio_format}': give one of {', '.join(FORMATS)}")
         seed = _whole("seed", seed)
@@ -212,7 +212,7 @@ class Counter:
         if not isinstance(category, str):
             raise SoundStormError(f"category is {category!r}: give the name of a class")
         label = find_category(category, self.about.categories, "category", "the model")
-        return Order(
+        return SoundRequest(
             options=replace(
                 self.options,
                 class_name=self.about.categories[label],

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
-from jobs.serving.doors import SMALL_BODY, Doors
+from jobs.serving.access_control import SMALL_BODY, AccessControl
 
 TOKEN, UPLOAD = "letters-and-digits-0123456789", 1000
 
@@ -30,11 +30,11 @@ def inside() -> FastAPI:
 def ask(
     token: str | None, method: str, path: str, url: str = "http://127.0.0.1:8000", **arguments: Any
 ) -> httpx.Response:
-    """The answer of an endpoint with these doors."""
+    """The answer of an endpoint with this access control."""
 
     async def asked() -> httpx.Response:
-        doors: Any = Doors(inside(), token, UPLOAD, waiting=2)
-        transport = httpx.ASGITransport(app=doors, raise_app_exceptions=True)
+        guarded: Any = AccessControl(inside(), token, UPLOAD, waiting=2)
+        transport = httpx.ASGITransport(app=guarded, raise_app_exceptions=True)
         async with httpx.AsyncClient(transport=transport, base_url=url) as client:
             return await client.request(method, path, **arguments)
 
@@ -114,8 +114,8 @@ def test_no_more_requests_for_sound_get_in_than_may_wait_before_their_recordings
         yield b"2"
 
     async def ask_at_once() -> list[httpx.Response]:
-        doors: Any = Doors(inside(), None, UPLOAD, waiting=2, retry_after_s=lambda: 7)
-        transport = httpx.ASGITransport(app=doors)
+        guarded: Any = AccessControl(inside(), None, UPLOAD, waiting=2, retry_after_s=lambda: 7)
+        transport = httpx.ASGITransport(app=guarded)
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             slow = [asyncio.create_task(client.post("/v1/vary", content=slow_upload())) for _ in range(2)]
             await asyncio.sleep(0.05)
@@ -129,7 +129,7 @@ def test_no_more_requests_for_sound_get_in_than_may_wait_before_their_recordings
 
 
 def test_who_never_ends_sending_does_not_hold_a_place_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.serving.doors.UPLOAD_S", 0.1)
+    monkeypatch.setattr("jobs.serving.access_control.UPLOAD_S", 0.1)
 
     async def endless() -> AsyncIterator[bytes]:
         while True:

@@ -54,7 +54,7 @@ def error_body(sentence: str) -> bytes:
     return json.dumps({"error": sentence}).encode()
 
 
-class Doors:
+class AccessControl:
     """Wraps the application.
 
     Args:
