@@ -152,11 +152,17 @@ class AstClassifier(nn.Module):
 
 
 def require_transformers() -> Any:
-    """The library `transformers`; raises SoundStormError if it is not installed."""
+    """The library `transformers`; raises SoundStormError if it is not installed.
+
+    The module of the AST, which it would import at the first use, is imported here: if that use were on the meta
+    device, constants of torchaudio would be created there, without values.
+    """
     try:
-        return importlib.import_module("transformers")
+        library = importlib.import_module("transformers")
     except ImportError as error:
         raise SoundStormError("the AST needs the library transformers: pip install 'soundstorm-env[ast]'") from error
+    importlib.import_module("transformers.models.audio_spectrogram_transformer.modeling_audio_spectrogram_transformer")
+    return library
 
 
 # ---- weights
@@ -180,6 +186,7 @@ def require_named(
 ) -> None:
     """Raise ValueError unless `weights` are those of an AST, before memory is allocated for it; see
     `check_state_dict`."""
+    require_transformers()
     with torch.device("meta"):
         network = AstClassifier(num_categories, config).network
     check_state_dict(lambda: network, _named_as(network.state_dict(), weights), optional)

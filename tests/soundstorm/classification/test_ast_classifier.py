@@ -3,6 +3,7 @@ what it should."""
 
 import builtins
 import json
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,19 @@ def test_weights_and_configurations_that_are_none_are_refused(saved: Path, tmp_p
         read_ast_config(b"{", None, "there")
     with pytest.raises(SoundStormError, match="there: not an AST classifier"):
         load_ast_classifier(content, "there")
+
+
+def test_checking_weights_first_in_a_process_leaves_torchaudio_usable(transformers: Any) -> None:
+    """The check is on the meta device, and nothing that keeps tensors may be imported there."""
+    code = (
+        "from soundstorm.classification.ast_network import AstConfig, require_named\n"
+        "try: require_named(2, AstConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1), {})\n"
+        "except ValueError: pass\n"
+        "from torchaudio.compliance import kaldi\n"
+        "print(kaldi.EPSILON.item() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
+    assert done.stdout.strip() == "True", done.stderr[-2000:]
 
 
 def test_without_transformers_everything_but_the_ast_works_and_the_error_says_what_to_install(
