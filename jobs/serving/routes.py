@@ -61,6 +61,9 @@ MAKES_SOUND: dict[int | str, dict[str, Any]] = {
 }
 
 
+ANSWERS_SOUND: dict[str, Any] = {"response_class": Response, "responses": MAKES_SOUND}
+
+
 class NewSound(BaseModel):
     """What POST /v1/generate takes."""
 
@@ -84,7 +87,8 @@ def build_routes(studio: Studio) -> FastAPI:
     )
     _add_answers_to_failures(app)
     _add_questions(app, studio)
-    _add_sounds(app, studio)
+    _add_new_sounds(app, studio)
+    _add_edited_sounds(app, studio)
     return app
 
 
@@ -113,10 +117,8 @@ def _add_questions(app: FastAPI, studio: Studio) -> None:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _add_sounds(app: FastAPI, studio: Studio) -> None:
-    sound: dict[str, Any] = {"response_class": Response, "responses": MAKES_SOUND}
-
-    @app.post("/v1/generate", **sound)
+def _add_new_sounds(app: FastAPI, studio: Studio) -> None:
+    @app.post("/v1/generate", **ANSWERS_SOUND)
     async def generate(asked: NewSound) -> Response:
         """New sound of a class."""
         made = await studio.generate(
@@ -128,7 +130,7 @@ def _add_sounds(app: FastAPI, studio: Studio) -> None:
         )
         return _sound_response(made, asked.format)
 
-    @app.post("/v1/continue", **sound)
+    @app.post("/v1/continue", **ANSWERS_SOUND)
     async def continue_(
         recording: Recording,
         category: Category,
@@ -148,7 +150,9 @@ def _add_sounds(app: FastAPI, studio: Studio) -> None:
         )
         return _sound_response(made, format)
 
-    @app.post("/v1/inpaint", **sound)
+
+def _add_edited_sounds(app: FastAPI, studio: Studio) -> None:
+    @app.post("/v1/inpaint", **ANSWERS_SOUND)
     async def inpaint(
         recording: Recording,
         category: Category,
@@ -172,7 +176,7 @@ def _add_sounds(app: FastAPI, studio: Studio) -> None:
         )
         return _sound_response(made, format)
 
-    @app.post("/v1/vary", **sound)
+    @app.post("/v1/vary", **ANSWERS_SOUND)
     async def vary(
         recording: Recording,
         category: Category,
