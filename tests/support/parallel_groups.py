@@ -23,6 +23,7 @@ GROUPS = {
 LONG_FIRST = (
     SHARED_RUNS,
     "jobs/serving/test_endpoint.py",
+    "jobs/serving/test_page_browser.py",
     "jobs/test_cross_validate.py",
     "jobs/test_train_job.py",
     "cluster/runtime/test_connect.py",

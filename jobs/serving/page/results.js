@@ -143,6 +143,11 @@ function show() {
   arrange();
 }
 
+/** Who comes to a box with a class in it types the next one: what stands there is selected. */
+for (const name of ["focusin", "click"]) {
+  document.addEventListener(name, ({target}) => { if (target.matches("input[role=combobox]")) setTimeout(() => target.select()); });
+}
+
 only.addEventListener("change", arrange);
 watch("value", show);
 show();
