@@ -230,7 +230,7 @@ def test_fifty_clients_at_once_each_get_their_own_sound(endpoint: Endpoint, tmp_
 
 def test_more_than_may_wait_are_told_when_to_come_again(endpoint: Endpoint) -> None:
     with ThreadPoolExecutor(WAITING + 30) as pool:
-        answers = list(pool.map(lambda seed: endpoint.generate(seed=seed, duration_s=2.0), range(WAITING + 30)))
+        answers = list(pool.map(lambda seed: endpoint.generate(seed=seed), range(WAITING + 30)))
     refused = [answer for answer in answers if answer.status_code != 200]
     assert 0 < len(refused) <= 30 and {answer.status_code for answer in refused} == {429}
     assert all(int(answer.headers["retry-after"]) >= 1 and "try again" in answer.json()["error"] for answer in refused)
@@ -243,16 +243,15 @@ def test_who_went_away_frees_the_place(endpoint: Endpoint) -> None:
     long_s = time.monotonic() - began_s
 
     def leave(seed: int) -> None:
+        asked = {"category": "rain", "duration_s": LONGEST_S, "seed": seed}
         with pytest.raises(httpx.ReadTimeout):
-            endpoint.client.post(
-                "/v1/generate", json={"category": "rain", "duration_s": LONGEST_S, "seed": seed}, timeout=0.3
-            )
+            endpoint.client.post("/v1/generate", json=asked, timeout=httpx.Timeout(60, read=0.5))
 
     with ThreadPoolExecutor(30) as pool:
         list(pool.map(leave, range(30)))
     began_s = time.monotonic()
     assert endpoint.generate().status_code == 200
-    assert time.monotonic() - began_s < long_s
+    assert time.monotonic() - began_s < 3 * long_s  # all thirty take several times that
 
 
 # ---- replicas that die
@@ -275,12 +274,12 @@ def test_a_replica_that_is_killed_loses_no_request(endpoint: Endpoint, tmp_path:
     killer = threading.Thread(target=kill)
     killer.start()
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda seed: endpoint.generate(seed=seed, duration_s=3.0), range(100, 148)))
+        answers = list(pool.map(lambda seed: endpoint.generate(seed=seed, duration_s=3.0), range(100, 132)))
     ended.set()
     killer.join()
     assert killed
     recipes = [recipe_of(answer) for answer in answers]
-    assert [recipe["seed"] for recipe in recipes] == [sample_seed(seed, RAIN, 0) for seed in range(100, 148)]
+    assert [recipe["seed"] for recipe in recipes] == [sample_seed(seed, RAIN, 0) for seed in range(100, 132)]
     assert [recipe["sha256"] for recipe in recipes] == [sha256_of(answer) for answer in answers]
     assert made_again(recipes[0], tmp_path / "again") == sha256_of(answers[0])
 
