@@ -25,6 +25,7 @@ from jobs.actors.generator import Generator
 from jobs.actors.sharded_output import (
     ShardedOutput,
     actor_resources,
+    actor_threads,
     default_actors,
     run_missing_shards,
     settings_digest,
@@ -163,7 +164,9 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo) -> Calla
     options = request.options
     reference = ray.put((request.files, request.codec_file, request.reranker))
     edit = ray.put(request.edit)
-    actor_class = ray.remote(Generator).options(**actor_resources(info))
+    most = 1 if request.reranker is None else request.sampler.candidates
+    threads = actor_threads(info, options.num_actors, output.num_shards, most)
+    actor_class = ray.remote(Generator).options(**actor_resources(info, threads))
     job = {
         "output_dir": storage.absolute(options.output_dir),
         "layout": options.layout,
@@ -174,6 +177,7 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo) -> Calla
         "batch_size": 1 if request.again is None else request.again.batch_size,
         "recipe": request.recipe,
         "settings": output.settings,
+        "threads": threads,
     }
     device = "cuda" if info.num_gpus else "cpu"
     return lambda: actor_class.remote([reference], request.sampler, edit, job, device)

@@ -38,6 +38,7 @@ from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.presets import PRESETS, preset
 from soundstorm.model.settings_file import SettingsOverrides, parse_settings
+from soundstorm.serialization.without_memory import without_memory
 
 STAGE = "train"
 
@@ -272,7 +273,7 @@ def _open_init_checkpoint(uri: str | None, tokens: Tokens) -> Checkpoint | None:
 
 
 def _num_parameters(architecture: ModelConfig) -> int:
-    with torch.device("meta"):
+    with without_memory():
         return make_generator(architecture).num_parameters()
 
 

@@ -33,7 +33,12 @@ def sample_seed(seed: int, label: int, index: int) -> int:
 
 
 def editor_of(
-    checkpoint: Checkpoint, codec: Codec, sampler: SamplerSettings, reranker: bytes | None, device: str
+    checkpoint: Checkpoint,
+    codec: Codec,
+    sampler: SamplerSettings,
+    reranker: bytes | None,
+    device: str,
+    threads: int = 1,
 ) -> Editor:
     """What makes sound with a checkpoint.
 
@@ -43,6 +48,7 @@ def editor_of(
         sampler: how codes are sampled.
         reranker: file of the classifier that chooses among draws.
         device: where the reranker runs.
+        threads: draws that are made at once.
     """
     return Editor(
         model=checkpoint.model,
@@ -52,6 +58,7 @@ def editor_of(
         takes_class=checkpoint.training.class_dropout < 1,
         reranker=None if reranker is None else load_classifier(reranker, device),
         categories=checkpoint.categories,
+        threads=threads,
     )
 
 
@@ -65,7 +72,8 @@ class Generator:
         edit: what is made; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
             run; where they are there, `recipe`, which is written beside each clip, and `own_seed` and `batch_size`,
-            the seed of the one clip to make and how many it was made together with.
+            the seed of the one clip to make and how many it was made together with; `threads`, for an actor that has
+            several cores.
         device: where the networks run.
     """
 
@@ -82,7 +90,7 @@ class Generator:
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
         self.edit, self.job = edit or New(), job
-        self.editor = editor_of(self.checkpoint, self.codec, sampler, reranker, device)
+        self.editor = editor_of(self.checkpoint, self.codec, sampler, reranker, device, job.get("threads", 1))
         self.finishing = Finishing(
             sample_rate=self.codec.sample_rate,
             hop=self.codec.hop,

@@ -126,9 +126,23 @@ def default_actors(info: ClusterInfo, requested: int | None) -> int:
     return requested or int(info.num_gpus) or max(1, int(info.num_cpus))
 
 
-def actor_resources(info: ClusterInfo) -> dict[str, float]:
-    """Ray resources of one actor: one CPU, and one GPU if the cluster has any."""
-    return {"num_cpus": 1, "num_gpus": 1 if info.num_gpus else 0, "max_restarts": 0}
+def actor_threads(info: ClusterInfo, requested: int | None, num_shards: int, most: int) -> int:
+    """CPUs of one actor, where a Ray of this machine alone has more of them than there are shards.
+
+    Args:
+        info: of the cluster; one that was joined is shared, and has one CPU for each actor, and so has a GPU.
+        requested: number of actors, if that was asked for, each of which has one CPU then.
+        num_shards: of the run.
+        most: threads that an actor has work for.
+    """
+    if not info.started_here or info.num_gpus or requested is not None:
+        return 1
+    return max(1, min(most, int(info.num_cpus) // max(1, num_shards)))
+
+
+def actor_resources(info: ClusterInfo, threads: int = 1) -> dict[str, float]:
+    """Ray resources of one actor: a CPU for each thread, and one GPU if the cluster has any."""
+    return {"num_cpus": threads, "num_gpus": 1 if info.num_gpus else 0, "max_restarts": 0}
 
 
 def run_missing_shards(

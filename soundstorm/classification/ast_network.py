@@ -23,6 +23,7 @@ from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.errors import SoundStormError
 from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.state_dicts import check_state_dict
+from soundstorm.serialization.without_memory import without_memory
 from soundstorm.settings import Settings
 
 AST_RATE = 16_000
@@ -187,7 +188,7 @@ def require_named(
     """Raise ValueError unless `weights` are those of an AST, before memory is allocated for it; see
     `check_state_dict`."""
     require_transformers()
-    with torch.device("meta"):
+    with without_memory():
         network = AstClassifier(num_categories, config).network
     check_state_dict(lambda: network, _named_as(network.state_dict(), weights), optional)
 

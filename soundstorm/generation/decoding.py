@@ -12,12 +12,13 @@ from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
 from soundstorm.generation.level_decoding import LevelNetwork, decode_levels
 from soundstorm.generation.place_decoding import decode_places
+from soundstorm.model.bfloat16 import rounded_to_bfloat16
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 
@@ -161,11 +162,12 @@ def generate_codes(
         )  # a sample with given codes takes the timbre of those codes
     was_training = model.training
     model.train(False)
+    network = rounded_to_bfloat16(cast(nn.Module, model)) if bf16 else model
     try:
-        if isinstance(model, PlaceNetwork):
-            decode_places(model, task)
+        if isinstance(network, PlaceNetwork):
+            decode_places(network, task)
         else:
-            decode_levels(cast(LevelNetwork, model), task)
+            decode_levels(cast(LevelNetwork, network), task)
     finally:
         model.train(was_training)
     return [

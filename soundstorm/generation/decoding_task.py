@@ -53,6 +53,11 @@ class DecodingTask:
     timbre_BS: Tensor | None = None
     """Timbre of each sample, if the network is conditioned on timbre; a row of NaN: unknown."""
 
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """`valid_BT`; None if no sample is padded, so that a network need not look."""
+        return self.valid_BT if min(self.num_frames_B) < self.valid_BT.shape[1] else None
+
     def uniform(self, num_drawn_B: Sequence[int], width: int) -> Tensor:
         """Uniform random numbers (B, width): the first `num_drawn_B` of each row come from the sample's own generator,
         the rest are 0."""
@@ -97,3 +102,36 @@ class DecodingTask:
         if level > 0 and self.settings.upper_guidance is not None:
             weight = self.settings.upper_guidance
         return None if weight == 1 else 1 + (weight - 1) * masked_share_B
+
+    def codes_before(self) -> Tensor:
+        """The codes as they are, to be reported by `report` after they have changed."""
+        return self.codes_BQT if self.on_step is None else self.codes_BQT.clone()
+
+    def report(
+        self,
+        before_BQT: Tensor,
+        masked_before_BT: Tensor,
+        masked_after_BT: Tensor,
+        guidance_B: Tensor | None,
+        *,
+        level: int | None,
+        iteration: int,
+        factor: float,
+    ) -> None:
+        """Tell `on_step`, if there is one, of an iteration; arguments as in `DecodingStep`."""
+        if self.on_step is None:
+            return
+        self.on_step(
+            DecodingStep(
+                level=level,
+                iteration=iteration,
+                before_BQT=before_BQT,
+                after_BQT=self.codes_BQT.clone(),
+                masked_before_BT=masked_before_BT.clone(),
+                masked_after_BT=masked_after_BT.clone(),
+                guidance_B=torch.ones_like(self.label_B, dtype=torch.float32)
+                if guidance_B is None
+                else guidance_B.clone(),
+                annealing=factor,
+            )
+        )

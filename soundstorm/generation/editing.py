@@ -30,6 +30,7 @@ from soundstorm.generation.decoding import continuation
 from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import (
     Choose,
     Window,
@@ -75,6 +76,8 @@ class Editor:
     """Chooses among `settings.candidates` draws of each window; None: one is made."""
     categories: Sequence[str] = ()
     """Name of each class, for the reranker."""
+    threads: int = 1
+    """Draws of a window that are made, decoded and heard at once, each on a core of its own."""
 
     @property
     def window_size(self) -> WindowSize:
@@ -254,6 +257,7 @@ class Editor:
             timbre_BS=timbre_BS,
             choose=self._choose(labels, seeds, num_samples),
             bf16=uses_bf16(self.model.device, "auto"),
+            threads=self.threads,
         )
         return codes_BQT, [candidate_seed(seed, draw) for seed, draw in zip(seeds, kept, strict=True)]
 
@@ -267,12 +271,14 @@ class Editor:
             length = num_samples - window.first * self.codec.hop
             if length <= 0:  # the filling of a short clip
                 return [0] * len(seeds)
-            sounds = []
-            for draw, codes in enumerate(draws):
+
+            def sound(draw: int) -> list[np.ndarray]:
                 own_seeds = [candidate_seed(window_seed(seed, number), draw) for seed in seeds]
-                waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes], own_seeds)
-                sounds.append([waveform_N[:length] for waveform_N in waveforms])
-            return best_indices(sounds, [self.categories[label] for label in labels], reranker)
+                waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in draws[draw]], own_seeds)
+                return [waveform_N[:length] for waveform_N in waveforms]
+
+            sounds = on_threads(sound, range(len(draws)), self.threads)
+            return best_indices(sounds, [self.categories[label] for label in labels], reranker, self.threads)
 
         return choose
 

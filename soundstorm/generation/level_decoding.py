@@ -7,7 +7,9 @@
 3. The sampling temperature falls to `final_temperature` within a level (0: the last iteration takes the likeliest
    codes); the Gumbel noise on log-confidence falls to 0.
 4. Classifier-free guidance: uncond + w (cond - uncond); w falls to 1 with the fraction of the level that is masked.
-5. The network computes the logits of the current level only.
+5. The network computes the logits of the current level only. Codes are sampled at the frames that are still masked;
+   with `order="even"` at those alone that the iteration keeps. Their logits are computed in one product with those of
+   the other frames: the last bits of a product may depend on how many rows it has.
 
 Legend: B batch, Q levels, T codec frames, K codebook size.
 """
@@ -17,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
+from soundstorm.generation.decoding_task import DecodingTask
 from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import num_still_masked
@@ -63,45 +65,34 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             continue
         num_drawn_B, order_BT = task.start(unknown_counts)
         for iteration in range(iterations):
-            before_BQT, masked_before_BT = task.codes_BQT, masked_BT
+            before_BQT, masked_before_BT = task.codes_before(), masked_BT
             num_masked_B = masked_BT.sum(1)
             guidance_B = task.guidance(level, num_masked_B / num_unknown_B.clamp(min=1))
-            logits_BTK = _logits(model, task, level, guidance_B)
-            factor = annealing(iteration, iterations)
-            temperature = task.temperature(level, factor)
-            if temperature > 0:
-                top_p = task.top_p(level)
-                probability_BTK = filtered_probability(logits_BTK, temperature, top_p, settings.typical_mass)
-                drawn_BT = sample_codes(probability_BTK, task.uniform(num_drawn_B, longest))
-            else:
-                drawn_BT = logits_BTK.argmax(-1)
             remaining = [num_still_masked(count, iteration, iterations) for count in unknown_counts]
             num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
+            asked_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
+            factor = annealing(iteration, iterations)
+            temperature = task.temperature(level, factor)
+            uniform_BT = task.uniform(num_drawn_B, longest) if temperature > 0 else None
+            logits_NK = _logits(model, task, level, guidance_B)[asked_BT]
+            if uniform_BT is None:
+                drawn_N = logits_NK.argmax(-1)
+            else:
+                top_p = task.top_p(level)
+                probability_NK = filtered_probability(logits_NK, temperature, top_p, settings.typical_mass)
+                drawn_N = sample_codes(probability_NK, uniform_BT[asked_BT])
+            kept_BT = asked_BT
             if order_BT is None:
-                confidence_BT = logits_BTK.log_softmax(-1).gather(-1, drawn_BT[..., None]).squeeze(-1).double()
+                confidence_BT = torch.zeros(valid_BT.shape, dtype=torch.float64, device=device)
+                confidence_BT[asked_BT] = logits_NK.log_softmax(-1).gather(-1, drawn_N[:, None])[:, 0].double()
                 if settings.choice_temperature * factor > 0:
                     confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(
                         task.uniform(num_drawn_B, longest)
                     )
-            else:
-                confidence_BT = -order_BT
-            kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
-            codes_BQT = task.codes_BQT.clone()
-            codes_BQT[:, level] = torch.where(kept_BT, drawn_BT, codes_BQT[:, level])
-            task.codes_BQT = codes_BQT
+                kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
+                drawn_N = drawn_N[kept_BT[asked_BT]]
+            task.codes_BQT[:, level][kept_BT] = drawn_N
             masked_BT = masked_BT & ~kept_BT
-            if task.on_step is not None:
-                task.on_step(
-                    DecodingStep(
-                        level=level,
-                        iteration=iteration,
-                        before_BQT=before_BQT.clone(),
-                        after_BQT=codes_BQT.clone(),
-                        masked_before_BT=masked_before_BT.clone(),
-                        masked_after_BT=masked_BT.clone(),
-                        guidance_B=torch.ones(len(valid_BT), device=device)
-                        if guidance_B is None
-                        else guidance_B.clone(),
-                        annealing=factor,
-                    )
-                )
+            task.report(
+                before_BQT, masked_before_BT, masked_BT, guidance_B, level=level, iteration=iteration, factor=factor
+            )

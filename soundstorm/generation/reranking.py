@@ -14,6 +14,7 @@ from soundstorm.audio.files import to_pcm16
 from soundstorm.data.categories import find_category, listed, normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.threads import on_threads
 
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
@@ -54,7 +55,7 @@ def candidate_seed(seed: int, candidate: int) -> int:
 
 
 def best_indices(
-    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
+    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier, threads: int = 1
 ) -> list[int]:
     """For each sample the index of the candidate to which `reranker` gives the highest probability of its class; ties
     go to the first.
@@ -63,16 +64,18 @@ def best_indices(
         candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
         categories: class of each sample.
         reranker: a classifier that knows all of these classes.
+        threads: that listen at once, as `soundstorm.generation.threads.on_threads` takes them.
     """
     if len(candidates) == 1:
         return [0] * len(categories)
     column_B = [
         find_category(category, reranker.categories, "a sample's class", "the classifier") for category in categories
     ]
-    probability_DB = np.stack(
-        [reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B] for waves in candidates]
-    )
-    return [int(best) for best in probability_DB.argmax(0)]
+
+    def heard(waves: Sequence[np.ndarray]) -> NDArray[np.float32]:
+        return reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B]
+
+    return [int(best) for best in np.stack(on_threads(heard, candidates, threads)).argmax(0)]
 
 
 def best_candidates(

@@ -10,6 +10,7 @@ Legend: B batch, Q levels, T frames.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.reranking import candidate_seed
 from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.threads import on_threads
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
@@ -110,6 +112,7 @@ def draw_in_windows(
     timbre_BS: Tensor | None = None,
     choose: Choose | None = None,
     bf16: bool = False,
+    threads: int = 1,
 ) -> tuple[Tensor, list[int]]:
     """Codes (B, Q, T), int64 on the CPU: those that are known, and the others drawn in one window after another; and
     which draw of the first window was kept for each sample.
@@ -126,26 +129,27 @@ def draw_in_windows(
             is generated without one; the later windows are conditioned on the timbre of the first.
         choose: which of `settings.candidates` draws of a window is kept; None: one is made.
         bf16: compute linear layers in bfloat16.
+        threads: draws of a window that are made at once, as `soundstorm.generation.threads.on_threads` takes them.
     """
     codes_BQT, is_known_BQT = known_BQT.clone(), known_mask_BQT.clone()
     first_draws = [0] * len(seeds)
     for number, window in enumerate(windows):
         place, kept = slice(window.first, window.end), slice(window.first, window.until)
         most = int((~is_known_BQT[:, :, place]).any(1).sum(1).max())
-        draws = [
-            generate_codes(
-                model,
-                label_B,
-                [window.end - window.first] * len(seeds),
-                settings if number == 0 and timbre_BS is None else _passes_for(settings, most),
-                [candidate_seed(window_seed(seed, number), draw) for seed in seeds],
-                known_BQT=codes_BQT[:, :, place],
-                known_mask_BQT=is_known_BQT[:, :, place],
-                timbre_BS=timbre_BS,
-                bf16=bf16,
-            )
-            for draw in range(1 if choose is None else settings.candidates)
-        ]
+        of_window = partial(
+            generate_codes,
+            model,
+            label_B,
+            [window.end - window.first] * len(seeds),
+            settings if number == 0 and timbre_BS is None else _passes_for(settings, most),
+            known_BQT=codes_BQT[:, :, place],
+            known_mask_BQT=is_known_BQT[:, :, place],
+            timbre_BS=timbre_BS,
+            bf16=bf16,
+        )
+        num_draws = 1 if choose is None else settings.candidates
+        seeds_DB = [[candidate_seed(window_seed(seed, number), draw) for seed in seeds] for draw in range(num_draws)]
+        draws = on_threads(of_window, seeds_DB, threads)
         best = first_draws if choose is None else choose(draws, number, window)
         first_draws = best if number == 0 else first_draws
         drawn_BQT = torch.stack([draws[draw][sample] for sample, draw in enumerate(best)])

@@ -33,6 +33,8 @@ class Centroids(nn.Module):
     vectors_QKL: Tensor
     sum_scale: Tensor
     level_scale_Q: Tensor
+    rounded_QKL: Tensor | None
+    """The centroids in the type of the products of `logits`, where `soundstorm.model.bfloat16` has rounded them."""
 
     def __init__(self, num_levels: int, codebook_size: int, dim: int) -> None:
         super().__init__()
@@ -41,6 +43,7 @@ class Centroids(nn.Module):
         self.register_buffer("vectors_QKL", torch.zeros(num_levels, codebook_size, dim))
         self.register_buffer("sum_scale", torch.ones(()))
         self.register_buffer("level_scale_Q", torch.ones(num_levels))
+        self.rounded_QKL = None
 
     @torch.no_grad()
     def take(self, vectors_QKL: Tensor) -> None:
@@ -83,7 +86,8 @@ class Centroids(nn.Module):
         """Products (q, N, K) of features with the centroids of `levels`, plus their biases; float32."""
         dim = self.vectors_QKL.shape[2]
         scaled_QNL = x_QNL * (self.level_scale_Q[levels] * dim**-0.5)[:, None, None]
-        return torch.bmm(scaled_QNL, self.vectors_QKL[levels].transpose(1, 2)).float() + bias_QK[levels][:, None, :]
+        vectors_QKL = self.vectors_QKL if self.rounded_QKL is None else self.rounded_QKL
+        return torch.bmm(scaled_QNL, vectors_QKL[levels].transpose(1, 2)).float() + bias_QK[levels][:, None, :]
 
     def _rows(self, codes_NQ: Tensor) -> Tensor:
         return codes_NQ + torch.arange(codes_NQ.shape[1], device=codes_NQ.device) * self.vectors_QKL.shape[1]

@@ -26,6 +26,7 @@ from soundstorm.serialization.hub import fetch_from_hub, is_hub_address
 from soundstorm.serialization.int8 import quantize
 from soundstorm.serialization.provenance import KEY, Provenance, TrainedOn, agreeing, parse_provenance
 from soundstorm.serialization.state_dicts import read_weights
+from soundstorm.serialization.without_memory import without_memory
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -210,7 +211,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     fingerprint = _read_fingerprint(config["codec"], config_path)
     _check_fit(architecture, len(config["categories"]), fingerprint, config_path)
     sha256 = hashlib.sha256(weights).hexdigest()
-    with torch.device("meta"):  # shapes only, until the weights are known to fit
+    with without_memory():  # until the weights are known to fit
         model = make_generator(architecture)
     model.load_state_dict(
         read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}),

@@ -26,11 +26,22 @@ def rotary_angles(num_frames: int, head_dim: int, device: torch.device) -> tuple
     return angle.cos(), angle.sin()
 
 
-def rotate(x_BHTE: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of features (e, e + E/2) of a query or key by its frame's angle, in the type of `x_BHTE`."""
-    first, second = x_BHTE.chunk(2, dim=-1)
-    cos, sin = cos.to(x_BHTE.dtype), sin.to(x_BHTE.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn each pair of features (e, e + E/2) of queries or keys (..., E) by its frame's angle, in the type of `x`;
+    `cos` and `sin` (..., E/2) are broadcast."""
+    first, second = x.chunk(2, dim=-1)
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    return x * torch.cat((cos, cos), -1) + torch.cat((second, first), -1) * torch.cat((-sin, sin), -1)
+
+
+def plus(x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+    """`x` and a share of `y`, in place of `x` where no gradient is wanted."""
+    return torch.add(x, y, alpha=share) if torch.is_grad_enabled() else x.add_(y, alpha=share)
+
+
+def silu(x: Tensor) -> Tensor:
+    """`torch.nn.functional.silu`, in place where no gradient is wanted."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class DepthwiseConvolution(torch.autograd.Function):
@@ -79,7 +90,7 @@ class FeedForward(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        return self.dropout(self.contract(F.silu(self.expand(self.norm(x_BTD)))))
+        return self.dropout(self.contract(silu(self.expand(self.norm(x_BTD)))))
 
 
 class Attention(nn.Module):
@@ -95,9 +106,10 @@ class Attention(nn.Module):
 
     def forward(self, x_BTD: Tensor, key_mask_B11T: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
-        qkv = self.query_key_value(self.norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
-        y_BHTE = attend(rotate(query, cos, sin), rotate(key, cos, sin), value, key_mask_B11T)
+        qkv_BT3HE = self.query_key_value(self.norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
+        query_key_BT2HE = rotate(qkv_BT3HE[:, :, :2], cos[:, None, None], sin[:, None, None])
+        query_BHTE, key_BHTE = query_key_BT2HE.permute(2, 0, 3, 1, 4)
+        y_BHTE = attend(query_BHTE, key_BHTE, qkv_BT3HE[:, :, 2].transpose(1, 2), key_mask_B11T)
         return self.dropout(self.project(y_BHTE.transpose(1, 2).reshape(B, T, D)))
 
 
@@ -120,7 +132,7 @@ class Convolution(nn.Module):
         with torch.autocast(x_BTC.device.type, enabled=False):  # bfloat16 makes linear layers faster, and this slower
             convolve = DepthwiseConvolution.apply if x_BTC.device.type == "cpu" else depthwise_conv2d
             x_BTC = convolve(x_BTC.float(), self.depthwise.weight, self.depthwise.bias)
-        return self.dropout(self.contract(F.silu(self.depthwise_norm(x_BTC))))
+        return self.dropout(self.contract(silu(self.depthwise_norm(x_BTC))))
 
 
 class ConformerBlock(nn.Module):
@@ -134,10 +146,11 @@ class ConformerBlock(nn.Module):
         self.feed_forward_out = FeedForward(width, ff_mult * width, dropout)
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x_BTD = x_BTD + 0.5 * self.feed_forward_in(x_BTD)
-        x_BTD = x_BTD + self.attention(x_BTD, None if valid_BT is None else valid_BT[:, None, None, :], cos, sin)
-        x_BTD = x_BTD + self.convolution(x_BTD, None if valid_BT is None else valid_BT[:, :, None])
-        return x_BTD + 0.5 * self.feed_forward_out(x_BTD)
+        x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
+        key_mask_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
+        x_BTD = plus(x_BTD, self.attention(x_BTD, key_mask_B11T, cos, sin))
+        x_BTD = plus(x_BTD, self.convolution(x_BTD, None if valid_BT is None else valid_BT[:, :, None]))
+        return plus(x_BTD, self.feed_forward_out(x_BTD), 0.5)
 
 
 class Conformer(nn.Module):
@@ -166,14 +179,14 @@ class Conformer(nn.Module):
             dropout=config.dropout,
         )
 
-    def forward(self, x_BTD: Tensor, valid_BT: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, valid_BT: Tensor | None) -> Tensor:
         """`valid_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has
-        no meaning."""
+        no meaning. None: all are real."""
         return self.norm(self.stages(x_BTD, valid_BT)[-1])
 
-    def stages(self, x_BTD: Tensor, valid_BT: Tensor) -> list[Tensor]:
+    def stages(self, x_BTD: Tensor, valid_BT: Tensor | None) -> list[Tensor]:
         """The input and what each block makes of it, before the norm: (B, T, D) each."""
-        mask = None if bool(valid_BT.all()) else valid_BT
+        mask = None if valid_BT is None or bool(valid_BT.all()) else valid_BT
         cos, sin = rotary_angles(x_BTD.shape[1], self.head_dim, x_BTD.device)
         stages = [x_BTD]
         for block in self.blocks:

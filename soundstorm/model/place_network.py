@@ -95,15 +95,23 @@ class PlaceNetwork(nn.Module):
         return x_BTD if self.timbre is None else x_BTD + self.timbre(timbre_BS).unsqueeze(-2)
 
     def hidden(
-        self, codes_BQT: Tensor, known_BT: Tensor, label_B: Tensor, valid_BT: Tensor, timbre_BS: Tensor | None = None
+        self,
+        codes_BQT: Tensor,
+        known_BT: Tensor,
+        label_B: Tensor,
+        valid_BT: Tensor | None,
+        timbre_BS: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, T, D) of the places.
 
         Args:
             codes_BQT, known_BT, label_B, timbre_BS: as in `embed`.
-            valid_BT: True at real places, of which every clip has at least one; padding is masked in attention.
+            valid_BT: True at real places, of which every clip has at least one; padding is masked in attention. None:
+                all are real.
         """
-        return self.conformer(self.embed(codes_BQT, known_BT & valid_BT, label_B, timbre_BS), valid_BT)
+        if valid_BT is not None:
+            known_BT = known_BT & valid_BT
+        return self.conformer(self.embed(codes_BQT, known_BT, label_B, timbre_BS), valid_BT)
 
     def forward(
         self,

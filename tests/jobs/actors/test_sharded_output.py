@@ -14,8 +14,9 @@ import pytest
 
 from cluster import storage, tables
 from cluster.errors import NotFoundError
+from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from jobs.actors.sharded_output import SETTINGS, ShardedOutput, settings_digest
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, actor_threads, settings_digest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import SAMPLES
 from tests.conftest import ROOT
@@ -148,3 +149,13 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
         manifest, _ = tables.read_table(f"{options['output_dir']}/samples.parquet")
         assert manifest.drop_columns("uri").equals(samples(range(clips)).drop_columns("uri"))
     assert peaks_mb[20_000] - peaks_mb[1_000] < 50, peaks_mb
+
+
+def test_an_actor_has_the_cores_that_no_other_shard_needs_where_the_machine_is_its_own() -> None:
+    own = ClusterInfo(num_cpus=16.0, num_gpus=0.0, nodes=1, started_here=True)
+    assert [actor_threads(own, None, num_shards, 8) for num_shards in (1, 2, 3, 8, 9, 1000)] == [8, 8, 5, 2, 1, 1]
+    assert actor_threads(own, None, 1, 1) == 1
+    assert actor_threads(own, 1, 1, 8) == 1, "so many actors were asked for, of one core each"
+    for shared in (replace(own, started_here=False), replace(own, num_gpus=1.0)):
+        assert actor_threads(shared, None, 1, 8) == 1
+    assert actor_resources(own, 8)["num_cpus"] == 8 and actor_resources(own)["num_cpus"] == 1

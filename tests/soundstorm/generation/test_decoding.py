@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import level_decoding
 from soundstorm.generation.decoding import DecodingStep, SamplerSettings, continuation, generate_codes
-from soundstorm.generation.sampling import annealing, filtered_probability, most_confident
+from soundstorm.generation.sampling import annealing, filtered_probability, most_confident, sample_codes
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.soundstorm import SoundStorm
@@ -198,6 +198,23 @@ def test_in_even_order_a_pass_keeps_the_frames_of_the_lowest_rank_whatever_was_d
     assert torch.equal(others[0].masked_after_BT, steps[0].masked_after_BT)
 
 
+def test_frames_that_are_drawn_alone_get_the_codes_that_they_get_when_all_are_drawn() -> None:
+    model = trained_like()
+    settings = SamplerSettings(iterations=PASSES, order="even", final_temperature=0.7, top_p=0.9)
+    _, steps = watched(model, settings, [30])
+    generator = torch.Generator().manual_seed(0)
+    for step in steps:
+        if step.iteration == 0:
+            torch.rand(1, generator=generator, dtype=torch.float64)  # the offset of the order
+        temperature = 0.7 + 0.3 * step.annealing
+        with torch.no_grad():
+            logits_BTK = model(step.before_BQT, torch.tensor([0]), torch.ones(1, 30, dtype=torch.bool), step.level)
+        probability_BTK = filtered_probability(logits_BTK, temperature, 0.9, 1.0)
+        drawn_BT = sample_codes(probability_BTK, torch.rand(1, 30, generator=generator, dtype=torch.float64))
+        kept_BT = step.masked_before_BT & ~step.masked_after_BT
+        assert torch.equal(step.after_BQT[:, step.level][kept_BT], drawn_BT[kept_BT])
+
+
 def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -206,7 +223,7 @@ def test_the_noise_on_confidence_is_gumbel_noise_that_shrinks_from_pass_to_pass(
     log_probability = -math.log(20)
 
     def noting(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:
-        noise_B.append((confidence_BT - log_probability)[0])
+        noise_B.append((confidence_BT - log_probability)[0][masked_BT[0]])
         return most_confident(confidence_BT, masked_BT, num_kept_B)
 
     monkeypatch.setattr(level_decoding, "most_confident", noting)

@@ -74,6 +74,20 @@ def test_even_places_are_drawn_by_the_head_once_each(model: PlaceNetwork) -> Non
     assert sum(asked) == 42
 
 
+@pytest.mark.parametrize("order", ["even", "confidence"])
+def test_an_iteration_that_keeps_no_place_does_not_ask_the_network(model: PlaceNetwork, order: str) -> None:
+    seen: list[Tensor] = []
+    plain = model.hidden
+    model.hidden = lambda codes_BQT, *others: (seen.append(codes_BQT.clone()), plain(codes_BQT, *others))[1]  # type: ignore[method-assign]
+    settings = SamplerSettings(iterations=32, order=order, final_temperature=1.0)  # type: ignore[arg-type]
+    _, steps = watched(model, settings, [30])
+    keeping = [step for step in steps if not torch.equal(step.masked_before_BT, step.masked_after_BT)]
+    assert len(steps) == 32
+    assert len(seen) == len(keeping) < 32
+    for codes_BQT, step in zip(seen, keeping, strict=True):
+        assert torch.equal(codes_BQT, step.before_BQT)
+
+
 def test_codes_are_drawn_as_often_as_the_network_says(model: PlaceNetwork) -> None:
     with torch.no_grad():
         for parameter in (model.head.project_QHL, model.class_embedding.weight):

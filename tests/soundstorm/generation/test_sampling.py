@@ -21,12 +21,35 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+def keep_first(probability_K: torch.Tensor, order_K: torch.Tensor, mass: float) -> torch.Tensor:
+    """The filter as it is defined: codes in their order, until their sum reaches the mass."""
+    ordered_K = probability_K.gather(-1, order_K)
+    kept_K = ordered_K.cumsum(-1) - ordered_K < mass * ordered_K.sum(-1, keepdim=True)
+    kept_K[..., 0] = True
+    return torch.zeros_like(probability_K).scatter_(-1, order_K, ordered_K * kept_K)
+
+
 def test_top_p_keeps_the_smallest_set_that_holds_p() -> None:
     probability = torch.tensor([0.1, 0.4, 0.2, 0.3], dtype=torch.float64)
     assert keep_top_p(probability, 0.65).tolist() == [0.0, 0.4, 0.0, 0.3]
     assert keep_top_p(probability, 0.75).tolist() == [0.0, 0.4, 0.2, 0.3]
     assert keep_top_p(probability, 1e-9).tolist() == [0.0, 0.4, 0.0, 0.0]
     assert keep_top_p(probability, 1.0).tolist() == probability.tolist()
+
+
+def test_the_likeliest_codes_are_found_without_their_order_bit_for_bit() -> None:
+    for scale, top_p in ((0.3, 0.5), (3.0, 0.8), (30.0, 0.95)):
+        probability_NK = torch.softmax(scale * torch.randn(50, 1024), -1)
+        order_NK = probability_NK.argsort(dim=-1, descending=True, stable=True)
+        kept_NK = keep_top_p(probability_NK, top_p)
+        assert torch.equal(kept_NK, keep_first(probability_NK, order_NK, top_p))
+        assert int((kept_NK > 0).sum(1).max()) > 1 or scale == 30.0
+
+
+def test_of_codes_that_are_equally_likely_top_p_keeps_the_first() -> None:
+    probability = torch.tensor([[0.2, 0.2, 0.2, 0.2, 0.2], [0.1, 0.5, 0.2, 0.1, 0.1]])
+    kept = keep_top_p(probability, 0.5) > 0
+    assert kept.tolist() == [[True, True, True, False, False], [False, True, False, False, False]]
 
 
 def test_typical_filtering_keeps_codes_near_the_entropy_not_the_likeliest() -> None:

@@ -1,5 +1,8 @@
 """Windows: which frames are drawn in which, what each of them is told, and that seeds alone decide."""
 
+import threading
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -7,6 +10,7 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import Window, WindowSize, draw_in_windows, plan_windows, window_seed
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
@@ -135,3 +139,43 @@ def test_takes_follow_from_their_seeds_and_not_from_each_other(model: PlaceNetwo
     together = drawn(model, 50, [1, 2, 1])
     assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
     assert torch.equal(together[1], drawn(model, 50, [2])[0])
+
+
+def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model: PlaceNetwork) -> None:
+    nothing = torch.zeros(2, 3, 44, dtype=torch.int64)
+    seen: list[list[list[Tensor]]] = []
+
+    def choose(draws: list[list[Tensor]], number: int, window: Window) -> list[int]:
+        seen.append(draws)
+        return [number % 3, 2]
+
+    codes_BQT = [
+        draw_in_windows(
+            model,
+            torch.zeros(2, dtype=torch.int64),
+            replace(SETTINGS, candidates=3),
+            [5, 6],
+            known_BQT=nothing,
+            known_mask_BQT=torch.zeros_like(nothing, dtype=torch.bool),
+            windows=plan_windows(torch.ones(44, dtype=torch.bool), SIZE),
+            choose=choose,
+            threads=threads,
+        )[0]
+        for threads in (1, 2)
+    ]
+    assert torch.equal(*codes_BQT)
+    one_by_one, side_by_side = seen[: len(seen) // 2], seen[len(seen) // 2 :]
+    for first, second in zip(one_by_one, side_by_side, strict=True):
+        for draw, other in zip(first, second, strict=True):
+            assert all(torch.equal(*each) for each in zip(draw, other, strict=True))
+
+
+def test_threads_give_the_results_in_the_order_of_what_was_asked_and_each_has_one_core() -> None:
+    together = threading.Barrier(2, timeout=30)
+
+    def work(number: int) -> tuple[int, int]:
+        together.wait()
+        return number, torch.get_num_threads()
+
+    assert on_threads(work, range(4), 2) == [(number, 1) for number in range(4)]
+    assert on_threads(lambda number: number, [3, 1], 1) == [3, 1]
