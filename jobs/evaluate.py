@@ -23,6 +23,7 @@ from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
 from jobs.evaluation.bands import common_bands, find_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
+from jobs.evaluation.measurement_cache import default_folder
 from jobs.evaluation.options import Options
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.selection import (
@@ -221,7 +222,11 @@ def _measure(
         items,
         weights,
         settings=settings,
-        job={"max_duration_s": options.max_duration, "common_band_hz": common_band_hz},
+        job={
+            "max_duration_s": options.max_duration,
+            "common_band_hz": common_band_hz,
+            "cache_dir": storage.absolute(options.cache_dir or default_folder()) if options.cache else None,
+        },
         shard_size=options.shard_size,
         num_actors=options.num_actors,
     )

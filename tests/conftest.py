@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -42,6 +43,8 @@ os.environ["RAY_DEDUP_LOGS"] = "0"
 # No worker processes in stock: each costs a second of a core, and a driver that is new gets as many as it has cores.
 os.environ.update(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
 os.environ.pop("RAY_ADDRESS", None)
+_cache = tempfile.TemporaryDirectory(prefix="soundstorm-tests-cache-")
+os.environ["SOUNDSTORM_CACHE_DIR"] = _cache.name  # what the developer's own runs have kept is not used
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console keeps the width that it began with
 if str(ROOT) not in sys.path:

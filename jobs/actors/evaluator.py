@@ -2,6 +2,7 @@
 of pairs, and features."""
 
 import contextlib
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,7 @@ from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
 from jobs.evaluation.earlier_tables import require_measured
+from jobs.evaluation.measurement_cache import MeasurementCache, Measurements
 from jobs.evaluation.selection import MeasurementRequest, Model, recording_of
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
 from jobs.inputs.clips import Clip
@@ -44,6 +46,15 @@ class _Found:
     features: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
+    def add(self, item: MeasurementRequest, measured: Measurements) -> None:
+        """The rows of a clip that has been measured, now or earlier."""
+        if item.source is not None:
+            self.metrics.append(metrics_row(item.clip, item.source) | measured["metrics"])
+        if item.source == Source.REAL:
+            self.metrics.append(metrics_row(item.clip, Source.RESYNTHESIZED) | measured["resynthesized"])
+        if item.role is not None:
+            self.features.append(features_row(item) | measured["features"])
+
 
 class EvaluatorActor:
     """An actor that measures the clips of a part.
@@ -57,6 +68,7 @@ class EvaluatorActor:
         max_duration_s: seconds of a clip that are measured.
         common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing
             is.
+        cache_dir: path or URI of the folder of measurements that earlier runs made; None: all clips are measured.
     """
 
     def __init__(
@@ -67,14 +79,22 @@ class EvaluatorActor:
         device: str,
         max_duration_s: float = MAX_CLIP_S,
         common_band_hz: float | None = None,
+        cache_dir: str | None = None,
     ) -> None:
         torch.set_num_threads(1)
         codec, classifier, model = ray.get(weights[0])
         self.codec = load_codec(codec, device)
-        self.extractor = FeatureExtractor(
-            self.codec,
-            None if classifier is None else load_classifier(classifier, device),
-            None if model is None else model.open(),
+        classes = None if classifier is None else load_classifier(classifier, device)
+        self.extractor = FeatureExtractor(self.codec, classes, None if model is None else model.open())
+        self.cache = MeasurementCache(
+            cache_dir,
+            {"max_duration_s": max_duration_s, "common_band_hz": common_band_hz},
+            {
+                "device": device,
+                "codec": self.codec.fingerprint.sha256,
+                "classifier": None if classes is None else classes.sha256,
+                "model": None if model is None else [hashlib.sha256(model.content).hexdigest(), model.sample_rate],
+            },
         )
         self.parts_folder, self.max_duration_s, self.common_band_hz = parts_folder, max_duration_s, common_band_hz
         self.metadata = {SETTINGS: settings}
@@ -90,10 +110,16 @@ class EvaluatorActor:
         if storage.exists(part_uri):
             return len(items)
         found, reader = _Found(), tars.TarMemberReader()
-        for clips in held_together(
-            self._loaded(items, found, reader), lambda one: len(one[1]) / SAMPLE_RATE, MAX_BATCH_S
-        ):
-            self._measure(clips, found, reader)
+        contents = {item: None if item.partner else self.cache.content(item, reader) for item in items}
+        measured = {item: known for item in items if (known := self.cache.find(item, contents[item])) is not None}
+        unknown = self._loaded([item for item in items if item not in measured], found, reader)
+        for clips in held_together(unknown, lambda one: len(one[1]) / SAMPLE_RATE, MAX_BATCH_S):
+            for (item, _), measurements in zip(clips, self._measure(clips, found, reader), strict=True):
+                measured[item] = measurements
+                self.cache.keep(item, contents[item], measurements)
+        for item in items:
+            if item in measured:
+                found.add(item, measured[item])
         for folder, content, schema in (
             ("rejected", found.rejected, REJECTED),
             ("pairs", found.pairs, PAIRS),
@@ -125,8 +151,8 @@ class EvaluatorActor:
 
     def _measure(
         self, clips: Sequence[tuple[MeasurementRequest, np.ndarray]], found: _Found, reader: tars.TarMemberReader
-    ) -> None:
-        """Add the metrics, pairs and features of these clips to `found`."""
+    ) -> list[Measurements]:
+        """What each request asks for of its clip; the metrics of pairs are added to `found`."""
         waveforms = dict(enumerate(waveform for _, waveform in clips))
         again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
         resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
@@ -135,12 +161,13 @@ class EvaluatorActor:
         )
         items = [item for item, _ in clips]
         partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
+        measured: list[Measurements] = [{} for _ in items]
         for index, item in enumerate(items):
             waveform = waveforms[index]
             if item.source is not None:
-                found.metrics.append(metrics_row(item.clip, item.source, waveform))
+                measured[index]["metrics"] = metrics_of(waveform)
             if item.source == Source.REAL:
-                found.metrics.append(metrics_row(item.clip, Source.RESYNTHESIZED, resynthesized[index]))
+                measured[index]["resynthesized"] = metrics_of(resynthesized[index])
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
                     if item.partner.uri not in partners:
@@ -151,9 +178,9 @@ class EvaluatorActor:
         features = self.extractor.features(
             [waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted]
         )
-        found.features += [
-            features_row(items[index]) | columns for index, columns in zip(wanted, features, strict=True)
-        ]
+        for index, columns in zip(wanted, features, strict=True):
+            measured[index]["features"] = columns
+        return measured
 
     def _banded(self, pcm: np.ndarray) -> np.ndarray:
         """The clip to measure: low-passed if a common band is set."""
@@ -166,14 +193,14 @@ def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
     return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
 
 
-def metrics_row(clip: Clip, source: Source, pcm: np.ndarray) -> dict[str, Any]:
-    """A row of `metrics`."""
-    duration = {"duration_s": len(pcm) / SAMPLE_RATE}
-    return (
-        {"clip_id": clip.clip_id, "source": source.value, "category": clip.category}
-        | duration
-        | clip_metrics(pcm, SAMPLE_RATE)
-    )
+def metrics_of(pcm: np.ndarray) -> dict[str, float]:
+    """The columns of a row of `metrics` that depend on the sound alone."""
+    return {"duration_s": len(pcm) / SAMPLE_RATE} | clip_metrics(pcm, SAMPLE_RATE)
+
+
+def metrics_row(clip: Clip, source: Source) -> dict[str, Any]:
+    """The columns of a row of `metrics` beside what is measured."""
+    return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category}
 
 
 def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: np.ndarray) -> dict[str, Any]:
@@ -205,7 +232,7 @@ def evaluation_tables(
     weights: tuple[bytes, bytes | None, Model | None],
     *,
     settings: str,
-    job: dict[str, float | None],
+    job: dict[str, Any],
     shard_size: int,
     num_actors: int | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
@@ -217,7 +244,7 @@ def evaluation_tables(
         items: the measurement requests.
         weights: content of the codec's file, content of the classifier's file or None, the embedding model or None.
         settings: digest of all settings of the run.
-        job: the last two arguments of `EvaluatorActor`, by name.
+        job: the last three arguments of `EvaluatorActor`, by name.
         shard_size: items per shard.
         num_actors: number of actors; None: by the cluster's size.
 

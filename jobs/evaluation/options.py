@@ -78,6 +78,10 @@ class Options(PoolOptions):
     """Fraction of clips (0 to 1) that may be rejected before the job fails."""
     shard_size: Count = 16
     """Clips per shard."""
+    cache: bool = True
+    """Use measurements of the same files that earlier runs have kept, and keep those of this one."""
+    cache_dir: str | None = None
+    """Folder or s3:// prefix for them; default: measurements/ in SOUNDSTORM_CACHE_DIR, else in ~/.cache/soundstorm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.bfloat16 import rounded_to_bfloat16
 from soundstorm.generation.decoding_task import DecodingStep, DecodingTask
 from soundstorm.generation.level_decoding import LevelNetwork, decode_levels
 from soundstorm.generation.place_decoding import decode_places
-from soundstorm.model.bfloat16 import rounded_to_bfloat16
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 

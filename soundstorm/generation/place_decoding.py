@@ -78,7 +78,7 @@ def _sample_places(
 ) -> tuple[Tensor, Tensor | None]:
     """Samples codes (N, Q) at the places where `drawn_BT` is True; codes that are known there are kept. Also returns
     their log-probability (N,) if places are kept by confidence."""
-    settings, device, repeats = task.settings, task.codes_BQT.device, 1
+    device, repeats = task.codes_BQT.device, 1
     row_N = drawn_BT.flatten().nonzero()[:, 0]
     clip_N = row_N // drawn_BT.shape[1]
     codes_NQ = task.codes_BQT.transpose(1, 2).flatten(0, 1)[row_N]
@@ -103,7 +103,7 @@ def _sample_places(
         )
         levels = model.level_by_level(x_BTD.flatten(0, 1)[asked_N])
         log_probability_N = None
-        if settings.order != "even":
+        if task.settings.order != "even":
             log_probability_N = torch.zeros(len(codes_NQ), dtype=torch.float64, device=device)
         for level in range(codes_NQ.shape[1]):
             logits_NK = levels.logits()
@@ -114,14 +114,7 @@ def _sample_places(
                     torch.ones_like(clip_N)[:, None] if guidance_B is None else guidance_B.float()[clip_N][:, None]
                 )
                 logits_NK = unconditional_NK + weight_N1 * (conditional_NK - unconditional_NK)
-            temperature = task.temperature(level, factor)
-            if temperature > 0:
-                drawn_N = sample_codes(
-                    filtered_probability(logits_NK, temperature, task.top_p(level), settings.typical_mass),
-                    uniform_NQ[:, level],
-                )
-            else:
-                drawn_N = logits_NK.argmax(-1)
+            drawn_N = _drawn(task, logits_NK, level, factor, uniform_NQ[:, level])
             was_masked_N = codes_NQ[:, level] == model.mask_id
             codes_N = torch.where(was_masked_N, drawn_N, codes_NQ[:, level])
             codes_NQ[:, level] = codes_N
@@ -130,3 +123,13 @@ def _sample_places(
                 log_probability_N += nats_N * was_masked_N
             levels.take(repeated(codes_N))
     return codes_NQ, log_probability_N
+
+
+def _drawn(task: DecodingTask, logits_NK: Tensor, level: int, factor: float, uniform_N: Tensor) -> Tensor:
+    """Codes (N,) of a level."""
+    temperature, settings = task.temperature(level, factor), task.settings
+    if temperature == 0:
+        return logits_NK.argmax(-1)
+    return sample_codes(
+        filtered_probability(logits_NK, temperature, task.top_p(level), settings.typical_mass), uniform_N
+    )

@@ -17,25 +17,24 @@ def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
     al., arXiv 1904.09751). Shape (..., K), not renormalized."""
     if top_p >= 1:
         return probability_K
-    found_K = _keep_likeliest(probability_K, top_p) if probability_K.device.type == "cpu" else None
-    if found_K is not None:
-        return found_K
-    return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
-
-
-def _keep_likeliest(probability_K: Tensor, top_p: float) -> Tensor | None:
-    """What `_keep_first` keeps of the codes in falling order of probability, found without their order: numpy sorts
-    values an order of magnitude faster than torch finds an order. None where values do not tell which codes are kept:
-    some are as likely as the last one."""
+    if probability_K.device.type != "cpu":
+        return _keep_likeliest(probability_K, top_p)
+    # numpy sorts values an order of magnitude faster than torch finds an order, and mostly the values say what is kept
     ordered_K = torch.from_numpy(np.flip(np.sort(probability_K.detach().numpy(), axis=-1), -1).copy())
     kept_K = _reaching(ordered_K, top_p)
     count = kept_K.sum(-1, keepdim=True)
-    least = ordered_K.gather(-1, count - 1)
-    is_kept_K = probability_K >= least
-    is_gapless = not bool((kept_K[..., 1:] > kept_K[..., :-1]).any())
-    if not is_gapless or not torch.equal(is_kept_K.sum(-1, keepdim=True), count):
-        return None
-    return probability_K * is_kept_K
+    is_kept_K = probability_K >= ordered_K.gather(-1, count - 1)
+    result_K = probability_K * is_kept_K
+    has_gap = (kept_K[..., 1:] > kept_K[..., :-1]).any(-1)
+    is_undecided = has_gap | (is_kept_K.sum(-1, keepdim=True) != count)[..., 0]  # others are as likely as the last one
+    if bool(is_undecided.any()):
+        result_K[is_undecided] = _keep_likeliest(probability_K[is_undecided], top_p)
+    return result_K
+
+
+def _keep_likeliest(probability_K: Tensor, top_p: float) -> Tensor:
+    """Of codes that are equally likely the first come first."""
+    return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
 
 
 def keep_typical(probability_K: Tensor, mass: float) -> Tensor:

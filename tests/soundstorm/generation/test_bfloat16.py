@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from soundstorm.model import bfloat16
-from soundstorm.model.bfloat16 import PackedLinear, packs, rounded_to_bfloat16
+from soundstorm.generation import bfloat16
+from soundstorm.generation.bfloat16 import PackedLinear, packs, rounded_to_bfloat16
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.place_network import PlaceNetwork
