@@ -34,7 +34,7 @@ class Centroids(nn.Module):
     sum_scale: Tensor
     level_scale_Q: Tensor
     rounded_QKL: Tensor | None
-    """The centroids in the type of the products of `logits`, where `soundstorm.generation.bfloat16` has rounded them."""
+    """The centroids as the products of `logits` take them in, where `soundstorm.generation.bfloat16` rounded them."""
 
     def __init__(self, num_levels: int, codebook_size: int, dim: int) -> None:
         super().__init__()
