@@ -151,36 +151,30 @@ class EvaluatorActor:
 
     def _measure(
         self, clips: Sequence[tuple[MeasurementRequest, np.ndarray]], found: _Found, reader: tars.TarMemberReader
-    ) -> list[Measurements]:
-        """What each request asks for of its clip; the metrics of pairs are added to `found`."""
-        waveforms = dict(enumerate(waveform for _, waveform in clips))
-        again = [index for index, (item, _) in enumerate(clips) if item.through_codec]
-        resynthesized = dict(zip(again, resynthesize(self.codec, [waveforms[index] for index in again]), strict=True))
-        waveforms, resynthesized = (
-            {index: self._banded(clip) for index, clip in some.items()} for some in (waveforms, resynthesized)
-        )
-        items = [item for item, _ in clips]
+    ) -> Iterator[Measurements]:
+        """What each request asks for of its clip; the metrics of pairs are added to `found`.
+
+        Each clip is alone: the last bits of a network's output depend on how many clips it is given, and a measurement
+        is to be the same whatever else is measured.
+        """
         partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
-        measured: list[Measurements] = [{} for _ in items]
-        for index, item in enumerate(items):
-            waveform = waveforms[index]
+        for item, whole in clips:
+            measured: Measurements = {}
+            waveform = self._banded(whole)
+            through_codec = self._banded(resynthesize(self.codec, [whole])[0]) if item.through_codec else waveform
             if item.source is not None:
-                measured[index]["metrics"] = metrics_of(waveform)
+                measured["metrics"] = metrics_of(waveform)
             if item.source == Source.REAL:
-                measured[index]["resynthesized"] = metrics_of(resynthesized[index])
+                measured["resynthesized"] = metrics_of(through_codec)
             if item.partner is not None:
                 with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
                     if item.partner.uri not in partners:
                         partner = load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset)
                         partners[item.partner.uri] = self._banded(partner)
                     found.pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
-        wanted = [index for index, item in enumerate(items) if item.role is not None]
-        features = self.extractor.features(
-            [waveforms[index] for index in wanted], [resynthesized.get(index, waveforms[index]) for index in wanted]
-        )
-        for index, columns in zip(wanted, features, strict=True):
-            measured[index]["features"] = columns
-        return measured
+            if item.role is not None:
+                [measured["features"]] = self.extractor.features([waveform], [through_codec])
+            yield measured
 
     def _banded(self, pcm: np.ndarray) -> np.ndarray:
         """The clip to measure: low-passed if a common band is set."""

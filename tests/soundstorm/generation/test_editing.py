@@ -228,13 +228,13 @@ def test_a_clip_of_many_windows_has_no_seams(rainmaker: Editor) -> None:
 
 def test_a_window_is_all_that_the_network_ever_sees(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
-    hidden = editor.model.hidden  # type: ignore[union-attr]
+    hidden = PlaceNetwork.hidden
 
-    def watch(codes_BQT: Tensor, *others: Tensor) -> Tensor:
+    def watch(network: PlaceNetwork, codes_BQT: Tensor, *others: Tensor) -> Tensor:
         lengths.append(codes_BQT.shape[2])
-        return hidden(codes_BQT, *others)
+        return hidden(network, codes_BQT, *others)
 
-    monkeypatch.setattr(editor.model, "hidden", watch)
+    monkeypatch.setattr(PlaceNetwork, "hidden", watch)
     editor.new([0], [1], 12 * RATE)
     assert set(lengths) == {20}
 
