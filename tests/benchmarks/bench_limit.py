@@ -34,7 +34,7 @@ from soundstorm.model.place_head import LevelByLevel, PlaceHead
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import uses_bf16
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 from soundstorm.training.batches import collate, seeded_generator
 from soundstorm.training.step import apply_gradients, build_optimizer, build_schedule, training_step
 
@@ -167,7 +167,7 @@ def main(clips: int = 8, passes: int = 8, device_name: str = "cpu") -> None:
     if device.type == "cpu":
         torch.set_num_threads(1)
     codec: Codec = load_codec(device=device_name)
-    checkpoint = load_checkpoint(Path(str(packaged("esc50"))), device)
+    checkpoint = load_checkpoint(Path(str(bundled_file("esc50"))), device)
     sounds = [
         synthesize(CLASSES[index % len(CLASSES)], index, CLIP_S, codec.sample_rate).astype(np.float32)
         for index in range(clips)

@@ -14,7 +14,7 @@ from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.serialization.bundled import packaged
+from soundstorm.serialization.bundled import bundled_file
 
 LEVELS = ModelConfig(width=64, depth=2, heads=2, num_levels=4, codebook_size=100, num_classes=3)
 CENTROIDS = replace(LEVELS, centroids=True, centroid_dim=24)
@@ -77,7 +77,7 @@ def test_weights_that_are_rounded_once_give_the_same_bits(
 
 @pytest.mark.parametrize("num_clips", [1, 2, 3, 8])
 def test_the_packaged_network_gives_the_same_bits_for_any_number_of_clips(num_clips: int) -> None:
-    model = load_checkpoint(Path(str(packaged("esc50")))).model
+    model = load_checkpoint(Path(str(bundled_file("esc50")))).model
     assert isinstance(model, PlaceNetwork)
     sizes = {"num_clips": num_clips, "num_places": 94}
     rounded = rounded_to_bfloat16(model)

@@ -31,7 +31,7 @@ def test_what_is_made_afterwards_has_random_weights_again() -> None:
 def test_reading_the_packaged_model_does_not_load_the_compiler_of_torch() -> None:
     program = (
         "import sys; from pathlib import Path; from soundstorm.model.checkpoints import load_checkpoint; "
-        "from soundstorm.serialization.bundled import packaged; load_checkpoint(Path(str(packaged('esc50')))); "
+        "from soundstorm.serialization.bundled import bundled_file; load_checkpoint(Path(str(bundled_file('esc50')))); "
         "assert 'torch._dynamo' not in sys.modules and 'sympy' not in sys.modules"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False)
