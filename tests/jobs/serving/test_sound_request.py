@@ -113,7 +113,9 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("take", "asked", "sentence"), REFUSED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(
+    ("take", "asked", "sentence"), REFUSED, ids=lambda value: getattr(value, "__name__", str(value)[:40])
+)
 def test_what_cannot_be_made_is_refused_by_name_value_and_remedy(
     take: Any, asked: dict[str, Any], sentence: str
 ) -> None:
