@@ -19,7 +19,7 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import generate
-from jobs.actors.finishing import file_stem
+from jobs.actors.finishing import Finishing, file_stem
 from jobs.actors.generator import Generator, sample_seed
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.outputs_apart import check_not_class_folder
@@ -291,14 +291,16 @@ def test_a_clip_has_the_frames_that_its_samples_need(
     assert row["duration_s"] == pytest.approx(duration_s) and row["num_frames"] == frames
 
 
-def test_a_clip_beyond_full_scale_is_limited_and_not_cut(model: list[ray.ObjectRef], work: dict[str, Any]) -> None:
-    generator = Generator(model, SamplerSettings(iterations=1), None, work, "cpu")
+def test_a_clip_beyond_full_scale_is_limited_and_not_cut() -> None:
+    finishing = Finishing(
+        sample_rate=24_000, hop=320, num_samples=9_600, format="flac", keeps_recording=False, recipe=None
+    )
     loud = 3.0 * np.sin(np.arange(9_600) / 20).astype(np.float32)
-    _, audio = generator._clip(0, 0, 0, 30, loud)
+    _, audio = finishing.clip(0, 0, "siren", 0, loud)
     samples = decoded(audio) / 32768
     np.testing.assert_allclose(samples, loud * (0.999 / np.abs(loud).max()), atol=2e-3)
     with pytest.raises(SoundStormError, match="NaN or infinite"):
-        generator._clip(0, 0, 0, 30, np.full(9_600, np.nan, dtype=np.float32))
+        finishing.clip(0, 0, "siren", 0, np.full(9_600, np.nan, dtype=np.float32))
 
 
 def test_seeds_of_samples_are_spread_out_and_fit_the_table() -> None:

@@ -181,7 +181,7 @@ def connect(layout: Layout, wishes: Wishes, shelf: Shelf, times: Times) -> None:
         actions.bring, edit.recording, [edit.status, layout.results, edit.recording, *on_stage], **QUICK
     )
     edit.stage.mark_stretches(actions.mark, edit.chosen, [edit.regions, edit.stage], **QUICK)
-    edit.regions.input(actions.type, [edit.regions, edit.chosen], edit.stage, **QUICK)
+    edit.regions.input(actions.type, [edit.regions, edit.chosen], edit.stage, trigger_mode="always_last", **QUICK)
     _connect_new(layout, actions)
     _connect_edits(layout, actions)
 
