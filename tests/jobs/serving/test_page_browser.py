@@ -368,6 +368,8 @@ def test_an_upload_is_edited_and_what_is_none_is_refused_with_a_sentence(
     page.wait_for_cards(3)
     old, new = samples(page.sound(page.cards[2])), samples(page.sound(page.cards[0]))
     assert len(new) == 24_000 and (old[:4_800] == new[:4_800]).all() and (old[14_400:] == new[14_400:]).all()
+    # Gradio's own player may have tried the letter before the page refused it.
+    page.complaints[:] = [text for text in page.complaints if not text.startswith("Waveform load error")]
 
 
 def test_a_sound_is_recorded_with_the_microphone(visit: Callable[..., Visit]) -> None:
