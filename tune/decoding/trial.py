@@ -123,7 +123,8 @@ def _generator(name: str, reference_set: ReferenceSet) -> Generator:
     reference = reference_set.models[name]
     if reference.hex() not in _open:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        _open[reference.hex()] = Generator([reference], reference_set.samplers[name], None, {}, device)
+        job = {"duration_s": reference_set.duration_s, "format": "flac"}
+        _open[reference.hex()] = Generator([reference], reference_set.samplers[name], None, job, device)
     return _open[reference.hex()]
 
 
