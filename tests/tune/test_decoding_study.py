@@ -94,7 +94,7 @@ def test_the_curve_and_the_search_have_a_row_a_trial(study: dict[str, Any]) -> N
 
 def test_the_page_says_where_more_iterations_no_longer_help(study: dict[str, Any]) -> None:
     page = storage.read_bytes(storage.join(study["output_dir"], "report.html")).decode()
-    assert study["said"] in page and "asses" in study["said"]
+    assert study["said"] in page and "iterations" in study["said"]
     assert "Pareto-optimal settings" in page
 
 
