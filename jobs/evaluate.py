@@ -71,7 +71,7 @@ class Inputs:
     """Clips that closeness compares; None without closeness."""
     common_bands: Bands | None
     """With --common-band."""
-    generator: Any
+    generator: Substituted | None
     """Generator of the substitution test; None without it."""
     utility: UtilityClips | None
     """Clips of the utility test; None without it."""

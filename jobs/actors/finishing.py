@@ -55,8 +55,9 @@ class Finishing:
     def sound(self, index: int, waveform: np.ndarray) -> np.ndarray:
         """What of a waveform is kept, so that nothing clips. Raises SoundStormError, which names sample `index`, if a
         value is not finite."""
-        waveform = finite(waveform[: self.num_samples], index)
-        return waveform if self.keeps_recording else within_full_scale(waveform)
+        if self.keeps_recording:
+            return finite(waveform[: self.num_samples], index)
+        return playable(waveform, self.num_samples, index)
 
     def clip(self, index: int, label: int, category: str, seed: int, waveform: np.ndarray) -> tuple[dict, bytes]:
         """A sample's row, without its URI, and the content of its audio file."""

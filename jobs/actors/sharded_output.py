@@ -9,7 +9,7 @@ The metadata of each part file has a digest of the run's settings, so part files
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -191,6 +191,47 @@ def run_missing_shards(
             "Everything else is kept; run the same command again to retry them"
         )
     storage.delete(output.failed_uri)
+
+
+def table_of_lines(
+    name: str,
+    output_dir: str,
+    address: str | None,
+    lines: Sequence[Any],
+    schema: pa.Schema,
+    prepare: Callable[[ClusterInfo, str], Callable[[], Any]],
+    *,
+    settings: str,
+    num_actors: int | None,
+) -> pa.Table:
+    """A table whose lines actors make one by one, as parts; those that an interrupted run has made are kept.
+
+    Args:
+        name: of the table: its parts are in the folder `parts/NAME`, and the actor's method is `NAME_shard`.
+        output_dir: of the run.
+        address: address of the Ray cluster to join.
+        lines: what each line is made from.
+        schema: of the table.
+        prepare: called once after Ray is connected, with the URI of the folder of the parts; returns a function that
+            creates an actor.
+        settings: digest of all settings of the run.
+        num_actors: number of actors; None: by the cluster's size.
+
+    Raises:
+        SoundStormError, ClusterError: as `run_missing_shards`.
+    """
+    output = ShardedOutput(
+        description=name,
+        output_dir=output_dir,
+        folder=f"parts/{name}",
+        num_items=len(lines),
+        shard_size=1,
+        payload=lambda numbers: [lines[number] for number in numbers],
+        settings=settings,
+    )
+    folder = storage.join(output_dir, output.folder)
+    run_missing_shards(output, address, lambda info: prepare(info, folder), f"{name}_shard", num_actors)
+    return pa.concat_tables(output.tables(schema))
 
 
 def _run_shards(

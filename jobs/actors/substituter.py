@@ -12,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
+from jobs.actors.sharded_output import SETTINGS, actor_resources, table_of_lines
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, draw_per_category
@@ -28,7 +28,6 @@ from soundstorm.schemas import SUBSTITUTION
 
 LONGEST_S = 5.0
 """Seconds of a recording that are heard."""
-FOLDER = "parts/substitution"
 PACKAGED = "packaged"
 """In place of the address of a checkpoint: the one in the package."""
 
@@ -112,7 +111,7 @@ class Substituter:
             known = self.checkpoint.categories
             self.labels.append(find_category(clip.category, known, "a recording's class", "the checkpoint"))
 
-    def substitute_shard(self, work: tuple[str, list[Case]]) -> int:
+    def substitution_shard(self, work: tuple[str, list[Case]]) -> int:
         """Write the table of these lines under the name given; returns how many. A part that is there is left alone."""
         name, lines = work
         part_uri = storage.join(self.parts_folder, name)
@@ -178,26 +177,23 @@ def substitution_table(
         num_actors: how many; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.table_of_lines`.
     """
     found = generator.checkpoint
-    lines = cases(found.fingerprint.num_levels, found.model.config.num_levels)
-    output = ShardedOutput(
-        description="substitution",
-        output_dir=output_dir,
-        folder=FOLDER,
-        num_items=len(lines),
-        shard_size=1,
-        payload=lambda numbers: [lines[number] for number in numbers],
-        settings=settings,
-    )
 
-    def prepare(info: ClusterInfo) -> Callable[[], Any]:
+    def prepare(info: ClusterInfo, folder: str) -> Callable[[], Any]:
         reference = ray.put((generator.files, codec, classifier))
         actor_class = ray.remote(Substituter).options(**actor_resources(info))
         device = "cuda" if info.num_gpus else "cpu"
-        folder = storage.join(output_dir, FOLDER)
         return lambda: actor_class.remote([reference], clips, folder, settings, seed, device)
 
-    run_missing_shards(output, address, prepare, "substitute_shard", num_actors)
-    return pa.concat_tables(output.tables(SUBSTITUTION))
+    return table_of_lines(
+        "substitution",
+        output_dir,
+        address,
+        cases(found.fingerprint.num_levels, found.model.config.num_levels),
+        SUBSTITUTION,
+        prepare,
+        settings=settings,
+        num_actors=num_actors,
+    )

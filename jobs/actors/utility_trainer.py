@@ -13,7 +13,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
+from jobs.actors.sharded_output import SETTINGS, actor_resources, table_of_lines
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio
@@ -29,8 +29,6 @@ from soundstorm.classification.utility import (
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import UTILITY
-
-FOLDER = "parts/utility"
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -102,7 +100,7 @@ class UtilityTrainer:
         self.parts_folder, self.metadata = parts_folder, {SETTINGS: settings}
         self._loaded: dict[str, np.ndarray | None] = {}
 
-    def train_shard(self, work: tuple[str, list[Case]]) -> int:
+    def utility_shard(self, work: tuple[str, list[Case]]) -> int:
         """Write the table of these trainings under the name given; returns how many. A part that is there is left
         alone."""
         name, todo = work
@@ -178,23 +176,21 @@ def utility_table(
         num_actors: how many trainings at once; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.table_of_lines`.
     """
-    lines = cases(clips.fewest(clips.training), clips.fewest(clips.generated), sizes, seeds)
-    output = ShardedOutput(
-        description="utility",
-        output_dir=output_dir,
-        folder=FOLDER,
-        num_items=len(lines),
-        shard_size=1,
-        payload=lambda numbers: [lines[number] for number in numbers],
-        settings=settings,
-    )
 
-    def prepare(info: ClusterInfo) -> Callable[[], Any]:
+    def prepare(info: ClusterInfo, folder: str) -> Callable[[], Any]:
         actor_class = ray.remote(UtilityTrainer).options(**actor_resources(info))
-        reference, folder = ray.put(clips), storage.join(output_dir, FOLDER)
+        reference = ray.put(clips)
         return lambda: actor_class.remote(reference, steps, folder, settings, "cuda" if info.num_gpus else "cpu")
 
-    run_missing_shards(output, address, prepare, "train_shard", num_actors)
-    return pa.concat_tables(output.tables(UTILITY))
+    return table_of_lines(
+        "utility",
+        output_dir,
+        address,
+        cases(clips.fewest(clips.training), clips.fewest(clips.generated), sizes, seeds),
+        UTILITY,
+        prepare,
+        settings=settings,
+        num_actors=num_actors,
+    )

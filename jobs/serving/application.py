@@ -28,7 +28,7 @@ NAME = "soundstorm"
 TOKEN_VARIABLE = "SOUNDSTORM_TOKEN"
 LEAST_TOKEN = 16
 """Characters of a token."""
-AT_THE_DOOR = 1000
+OTHER_CONNECTIONS = 1000
 """Connections of the ingress beside those that wait for sound: pages that are open, questions."""
 SCALE_UP_S, SCALE_DOWN_S, LOOK_BACK_S = 5.0, 300.0, 15.0
 """After how long a queue, or its absence, changes the number of replicas."""
@@ -108,7 +108,7 @@ def application(settings: EndpointSettings, token: str | None) -> serve.Applicat
     most = settings.max_replicas or max(
         settings.min_replicas, gpus * REPLICAS_PER_GPU if gpus else int(resources.get("CPU", 1))
     )
-    makers = serve.deployment(
+    generator = serve.deployment(
         GeneratorReplica,
         name="Generator",
         max_ongoing_requests=2 * settings.batch_size,  # a batch, and the one that gathers meanwhile
@@ -123,16 +123,16 @@ def application(settings: EndpointSettings, token: str | None) -> serve.Applicat
             "look_back_period_s": LOOK_BACK_S,
         },
     )
-    front = serve.deployment(
+    ingress = serve.deployment(
         serve.ingress()(Ingress),
         name="Ingress",
         num_replicas=1,
-        max_ongoing_requests=settings.waiting + AT_THE_DOOR,
+        max_ongoing_requests=settings.waiting + OTHER_CONNECTIONS,
         ray_actor_options={"num_cpus": 0},
     )
     wait_s = settings.batch_wait_ms / 1000
-    bound = makers.bind(settings.model, about, settings.batch_size, wait_s, "cuda" if gpus else "cpu")
-    return front.bind(bound, about, _own(settings), token)
+    replicas = generator.bind(settings.model, about, settings.batch_size, wait_s, "cuda" if gpus else "cpu")
+    return ingress.bind(replicas, about, _own(settings), token)
 
 
 def _own(settings: EndpointSettings) -> EndpointSettings:

@@ -5,7 +5,7 @@ What is checked here has the names of the endpoint's fields; the same rules hold
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +16,8 @@ from jobs.generation.options import MIN_DURATION_S, STRENGTH, Options
 from jobs.generation.recipes import UPLOADED, Source
 from jobs.serving.limits import MAX_REGIONS, MAX_SEED, Limits
 from jobs.serving.sound import UploadTooLargeError
-from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm16
+from jobs.serving.uploads import beginning_of, whole_of
+from soundstorm.audio.files import Recording, to_pcm16
 from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import KEPT_LEVELS, LEAST_LOOP_S
@@ -112,7 +113,7 @@ class RequestParser:
             raise SoundStormError(
                 f"prompt_duration_s is {prompt_s:g}: give more than 0 and less than {duration_s:g}, which is duration_s"
             )
-        recording, source = self._read(upload, prompt_s)
+        recording, source = self._read(upload, beginning_of, prompt_s)
         if math.ceil(len(recording.waveform) / self.about.hop) >= math.ceil(
             round(duration_s * self.about.sample_rate) / self.about.hop
         ):
@@ -238,27 +239,19 @@ class RequestParser:
 
     def _edited(self, upload: bytes, loop: bool) -> tuple[np.ndarray, Source]:
         """int16 (N,) of a whole recording, and which file that was."""
-        longest_s = self.limits.longest_s
-        recording, source = self._read(upload, longest_s)
-        if recording.original_duration_s > longest_s:
-            raise SoundStormError(
-                f"the recording has {recording.original_duration_s:.1f} s: give a part of it of at most {longest_s:g} s"
-            )
+        recording, source = self._read(upload, whole_of, self.limits.longest_s)
         recording_N = to_pcm16(recording.waveform)
         if loop:
             self._check_loop("the recording", len(recording_N) / self.about.sample_rate)
         return recording_N, source
 
-    def _read(self, upload: bytes, longest_s: float) -> tuple[Recording, Source]:
-        """The first `longest_s` seconds of a recording, and which file that was."""
+    def _read(
+        self, upload: bytes, read: Callable[[bytes, str, int, float], Recording], longest_s: float
+    ) -> tuple[Recording, Source]:
+        """What of a recording is used, and which file that was."""
         if len(upload) > self.limits.upload_bytes:
             raise UploadTooLargeError(f"the recording has {len(upload)} bytes: give at most {self.limits.upload_bytes}")
-        try:
-            recording = read_audio(upload, self.about.sample_rate, longest_s)
-        except RejectedAudio as error:
-            raise SoundStormError(
-                f"the recording cannot be used ({error}): give a WAV, FLAC, Ogg or MP3 file"
-            ) from error
+        recording = read(upload, "the recording", self.about.sample_rate, longest_s)
         return recording, Source(uri=UPLOADED, sha256=hashlib.sha256(upload).hexdigest())
 
     @staticmethod

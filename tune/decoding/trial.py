@@ -16,12 +16,14 @@ import torch
 from ray import tune
 
 from jobs.actors.finishing import playable
-from jobs.actors.generator import Generator, sample_seed
+from jobs.actors.generator import editor_of, sample_seed
 from jobs.inputs.audio_files import load_clip
+from jobs.inputs.checkpoints import open_checkpoint
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.editing import Editor
 from soundstorm.model.config import SamplerSettings
 from tune.decoding.objective import DISTANCE_NAMES, ClipStatistics, distribution_distances
 from tune.search.failures import failure_reason
@@ -55,7 +57,7 @@ class ReferenceSet:
     """Seed of the clips, unless a trial sets its own."""
 
 
-_open: dict[str, Generator] = {}
+_open: dict[str, Editor] = {}
 """The checkpoints that this process has loaded."""
 
 
@@ -83,10 +85,9 @@ def run_trial(point: TrialConfig, reference_set: ReferenceSet, report: Callable[
     try:
         name = str(point.get("checkpoint", next(iter(reference_set.models))))
         sampler = sampler_of(point, reference_set.samplers[name], reference_set.num_levels)
-        clips, seconds = draw(
-            _generator(name, reference_set), sampler, reference_set, int(point.get("seed", reference_set.seed))
-        )
-        statistics = ClipStatistics.of(clips, _generator(name, reference_set).codec)
+        editor = replace(_editor(name, reference_set), settings=sampler)
+        clips, seconds = draw(editor, reference_set, int(point.get("seed", reference_set.seed)))
+        statistics = ClipStatistics.of(clips, editor.codec)
         distances = distribution_distances(reference_set.real, statistics)
         if not math.isfinite(distances["quality"]):
             raise SoundStormError("the distance from real clips is not finite")
@@ -98,33 +99,33 @@ def run_trial(point: TrialConfig, reference_set: ReferenceSet, report: Callable[
         report({"quality": PENALTY, COST: PENALTY, "problem": problem, "state": "failed"})
 
 
-def draw(
-    generator: Generator, sampler: SamplerSettings, reference_set: ReferenceSet, seed: int
-) -> tuple[list[Any], float]:
+def draw(editor: Editor, reference_set: ReferenceSet, seed: int) -> tuple[list[Any], float]:
     """Clips (int16), equally many per class, and the time it took in seconds: processor time, which does not depend on
     other work on the machine, or with a GPU wall-clock time."""
     work = [(label, index) for index in range(reference_set.clips_per_class) for label in reference_set.labels]
-    num_samples = round(reference_set.duration_s * generator.codec.sample_rate)
-    generator.editor = replace(generator.editor, settings=sampler)
-    clock = time.process_time if generator.codec.device.type == "cpu" else time.perf_counter
+    num_samples = round(reference_set.duration_s * editor.codec.sample_rate)
+    clock = time.process_time if editor.codec.device.type == "cpu" else time.perf_counter
     began = clock()
     clips = []
     for first in range(0, len(work), BATCH):
         batch = work[first : first + BATCH]
-        waves = generator.waveforms(
+        waves = editor.new(
             [label for label, _ in batch], [sample_seed(seed, label, index) for label, index in batch], num_samples
         )
         clips += [to_pcm16(playable(wave, num_samples, first + position)) for position, wave in enumerate(waves)]
     return clips, clock() - began
 
 
-def _generator(name: str, reference_set: ReferenceSet) -> Generator:
-    """The generator of a checkpoint; the first trial of this process that needs it loads it."""
+def _editor(name: str, reference_set: ReferenceSet) -> Editor:
+    """What makes sound with a checkpoint; the first trial of this process that needs it loads it."""
     reference = reference_set.models[name]
     if reference.hex() not in _open:
+        torch.set_num_threads(1)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        job = {"duration_s": reference_set.duration_s, "format": "flac"}
-        _open[reference.hex()] = Generator([reference], reference_set.samplers[name], None, job, device)
+        files, codec, reranker = ray.get(reference)
+        _open[reference.hex()] = editor_of(
+            open_checkpoint(files, device), load_codec(codec, device), reference_set.samplers[name], reranker, device
+        )
     return _open[reference.hex()]
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from jobs.serving.limits import Limits
 from jobs.serving.page.pictures import picture_of
 from jobs.serving.page.shelf import ShelvedSound
-from soundstorm.audio.files import RejectedAudio, encode_audio, read_audio, to_pcm16
+from jobs.serving.uploads import whole_of
+from soundstorm.audio.files import encode_audio, to_pcm16
 from soundstorm.errors import SoundStormError
 
 LONGEST_NAME = 60
@@ -33,17 +34,7 @@ def _decoded(path: Path, sample_rate: int, limits: Limits) -> ShelvedSound:
         raise SoundStormError(
             f"the file {name} has {len(data) / 1e6:.1f} MB: give a file of at most {limits.upload_bytes / 1e6:g} MB."
         )
-    try:
-        recording = read_audio(data, sample_rate, limits.longest_s)
-    except RejectedAudio as error:
-        raise SoundStormError(
-            f"the file {name} cannot be used ({error}): give a WAV, FLAC, Ogg or MP3 file."
-        ) from error
-    if recording.original_duration_s > limits.longest_s:
-        raise SoundStormError(
-            f"the file {name} has {recording.original_duration_s:.1f} s: give a part of it of at most "
-            f"{limits.longest_s:g} s."
-        )
+    recording = whole_of(data, f"the file {name}", sample_rate, limits.longest_s)
     return ShelvedSound(
         category=None,
         kind="Recording",

@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -17,26 +16,18 @@ import soundfile
 from soundstorm.audio.synthesis import synthesize
 from tests.conftest import free_port
 from tests.jobs.conftest import wav
+from tests.support.browser import OVERFLOW, chromium
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 pytest.importorskip("gradio", reason="the extra 'serve' is not installed")
 
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
+MEDIA_FLAGS = (
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
     "--autoplay-policy=no-user-gesture-required",
-]
+)
 CARD = ".ss-results .ss-card"
 WAIT_MS = 60_000
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +41,8 @@ def url(checkpoint: str, ray_session: None) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("there is no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+    with chromium(*MEDIA_FLAGS) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

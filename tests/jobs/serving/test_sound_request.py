@@ -63,7 +63,7 @@ def test_a_region_is_what_the_recipe_says_of_it() -> None:
     assert request.options.region == ("0.333333-0.666667",) and request.spans == ((8_000, 16_000),)
 
 
-def test_orders_of_one_kind_and_length_are_made_together_whatever_their_class_seed_and_format() -> None:
+def test_requests_of_one_kind_and_length_are_made_together_whatever_their_class_seed_and_format() -> None:
     assert len({new().group, new(category="sea_waves", seed=2, audio_format="wav").group}) == 1
     alike = [varied(), varied(seed=2, audio_format="wav"), varied(strength=0.6, kept_levels=1)]
     assert len({request.group for request in alike}) == 1

@@ -1,7 +1,6 @@
 """The page of a classification: what it says, that it asks for nothing, and how a browser shows it."""
 
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -18,6 +17,7 @@ from soundstorm.reports.classification_figures import confusion_picture, reliabi
 from soundstorm.reports.classification_page import ClassificationData, FoldNote, OtherRun, render_classification
 from soundstorm.reports.style import DARK, LIGHT
 from soundstorm.schemas import PREDICTIONS
+from tests.support.browser import OVERFLOW, chromium
 
 XSS = "<img src=x onerror=window.hacked=1>"
 CATEGORIES = ["rain", "clock_tick", "siren", XSS]
@@ -192,28 +192,13 @@ def test_pictures_of_any_number_of_categories_are_drawn(num_categories: int) -> 
     assert len(render_classification(classification_data(result=result, compared=(), notes=()))) < 2e6
 
 
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-]
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 DECODED = "async (images) => { for (const i of images) await i.decode(); return images.map((i) => i.naturalWidth); }"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("there is no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])

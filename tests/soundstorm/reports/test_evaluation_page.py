@@ -3,7 +3,6 @@
 import base64
 import io
 import re
-import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -28,6 +27,7 @@ from soundstorm.reports.evaluation_page import ReportData, render_report
 from soundstorm.reports.listening_section import Example
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, Source
 from tests.soundstorm.conftest import HELD_OUT, feature_rows
+from tests.support.browser import OVERFLOW, chromium
 
 RATE = 24000
 XSS = '<script>window.hacked = 1</script>"><img src=x onerror="window.hacked=1">\' $\\frac$ & 猫'
@@ -357,16 +357,6 @@ def test_an_example_that_cannot_be_shown_is_refused(changes: dict[str, Any], mes
         example("rain", Source.REAL, **changes)
 
 
-CHROMIUM_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 LOAD_AUDIO = """async (player) => {
   player.load();
   await new Promise((resolve) => { player.oncanplaythrough = player.onerror = resolve; });
@@ -375,19 +365,12 @@ LOAD_AUDIO = """async (player) => {
   const error = player.error && player.error.message;
   return {error, ready: player.readyState, duration: player.duration, decoded: decoded.duration};
 }"""
-OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if executable is None:
-        pytest.skip("there is no Chromium on this machine")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)])
