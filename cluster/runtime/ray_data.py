@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 import ray.data
+from ray._private.log import PlainRayHandler
 from ray.data import ExecutionResources
 from ray.util.annotations import RayDeprecationWarning
 
@@ -28,7 +29,7 @@ def quiet_ray_data(watched: bool = False) -> None:
             cpu=quota.num_cpus, gpu=quota.num_gpus
         )
     for handler in logging.getLogger("ray.data").handlers:
-        if isinstance(handler, logging.StreamHandler) and not isinstance(handler, logging.FileHandler):
+        if isinstance(handler, PlainRayHandler):  # Ray's own, which writes to the terminal; handlers of others stay
             handler.setLevel(logging.CRITICAL)
 
 
