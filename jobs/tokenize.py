@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 from cluster import storage, tables
 from cluster.runtime.connect import connect
-from cluster.scheduling.attempt_tracker import start_tracker
+from cluster.scheduling.attempt_tracker import tracking
 from jobs.actors.sharded_output import SETTINGS, settings_digest
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import exit_process, print_warning, run_command
@@ -162,8 +162,8 @@ def _tokenize(options: Options, clips: pa.Table, weights: bytes, metadata: dict[
     with (
         connect(options.address) as info,
         progress("tokenize", clips.num_rows, pool.num_done(todo)) as counter,
+        tracking() as tracker,
     ):
-        tracker = start_tracker()
         for pools_left in reversed(range(MAX_POOLS)):
             try:
                 pool.run(todo, info, tracker, counter)

@@ -22,7 +22,7 @@ from rich.table import Table
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.scheduling.attempt_tracker import start_tracker
+from cluster.scheduling.attempt_tracker import tracking
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import console, exit_process, run_command
@@ -250,10 +250,10 @@ def _fit(
     scaling, state_uri = scaling_for(1, options.device, info), storage.join(options.output_dir, STATE_FILE)
     stored = storage.read_bytes(state_uri) if storage.exists(state_uri) else None
     state = _stored_state(stored, state_uri)
-    parts, tracker, failures, began = pool.to_arrow_refs(), start_tracker(), 0, time.monotonic()
+    parts, failures, began = pool.to_arrow_refs(), 0, time.monotonic()
     first = len(state.reports)
     fitter = None
-    with TrainingLog(options.output_dir, "level", STAGE) as log:
+    with TrainingLog(options.output_dir, "level", STAGE) as log, tracking() as tracker:
         log.update(_rows(state))
         while len(state.packed) < config.num_levels:
             watchdog = Watchdog(

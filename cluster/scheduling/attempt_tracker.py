@@ -7,6 +7,7 @@ its items are processed one by one, and each is reported before it is processed:
 knows the poison item. Workers that were lost with their node do not count.
 """
 
+import contextlib
 import os
 import signal
 import threading
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.runtime.resources import alive_nodes
@@ -40,7 +42,7 @@ class _Entry:
 
 
 class AttemptTracker:
-    """The actor; `start_tracker` creates it."""
+    """The actor; `start_tracker` creates it, and `tracking` also ends it."""
 
     def __init__(self, max_deaths: int) -> None:
         self.max_deaths = max_deaths
@@ -85,6 +87,17 @@ def start_tracker(max_deaths: int = MAX_DEATHS) -> Any:
     """Start a tracker; returns its handle. The tracker ends with its last handle. Ray must be connected."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(AttemptTracker).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote(max_deaths)
+
+
+@contextlib.contextmanager
+def tracking(max_deaths: int = MAX_DEATHS) -> Iterator[Any]:
+    """Context manager: a tracker that ends with the block. What Ray keeps of a task for repeating it, and with it a
+    handle of its tracker, may live as long as the driver."""
+    tracker = start_tracker(max_deaths)
+    try:
+        yield tracker
+    finally:
+        ray.kill(tracker)
 
 
 class Heartbeat:
@@ -137,8 +150,9 @@ class Attempt(Heartbeat):
 
     def __enter__(self) -> Self:
         node_id = ray.get_runtime_context().get_node_id()
-        self.isolate, poison = ray.get(self.tracker.begin.remote(self.shard, node_id), timeout=ANSWER_S)
-        self.poison = frozenset(poison)
+        with contextlib.suppress(RayActorError):  # the run is over: Ray makes a lost block of its result again
+            self.isolate, poison = ray.get(self.tracker.begin.remote(self.shard, node_id), timeout=ANSWER_S)
+            self.poison = frozenset(poison)
         return super().__enter__()
 
     def __exit__(

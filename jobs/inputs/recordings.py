@@ -10,7 +10,7 @@ from annotated_types import Gt, Le
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from cluster.runtime.ray_data import BLOCK_TIMEOUT_S, bounded_retries, quiet_ray_data
-from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, start_tracker
+from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, tracking
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import print_warning
 from jobs.console.options import Allowed
@@ -72,8 +72,15 @@ def decode_clips(
     """
     if not clips.num_rows:
         return ray.data.from_arrow(DECODED.empty_table())
-    tracker = start_tracker()
+    with tracking() as tracker:
+        decoded = _decoded(clips, sample_rate, max_duration_s, keep, tracker)
+    decoded.context.execution_no_progress_timeout_s = BLOCK_TIMEOUT_S  # its readers run without a watchdog
+    return decoded
 
+
+def _decoded(
+    clips: pa.Table, sample_rate: int, max_duration_s: float, keep: Callable[[np.ndarray, str], bytes], tracker: Any
+) -> "ray.data.Dataset":
     def decode(batch: pa.Table) -> pa.Table:
         rows = batch.to_pylist()
         decoded = [_row(row) | {"reason": Reason.KILLED_WORKER.value, "detail": KILLS_WORKER} for row in rows]
@@ -89,15 +96,13 @@ def decode_clips(
         dataset = shards.map_batches(decode, batch_format="pyarrow", batch_size=BATCH_SIZE, max_retries=MAX_RETRIES)
     watchdog = Watchdog(tracker=tracker, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
     try:
-        decoded = run_with_watchdog(dataset.materialize, watchdog)
+        return run_with_watchdog(dataset.materialize, watchdog)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
         _, poison = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" at {', '.join(poison[:5])}" if poison else ""
         raise SoundStormError(
             f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
         ) from error
-    decoded.context.execution_no_progress_timeout_s = BLOCK_TIMEOUT_S  # its readers run without a watchdog
-    return decoded
 
 
 def _row(clip: dict[str, Any]) -> dict[str, Any]:

@@ -234,6 +234,7 @@ def run_trainer(
         raise sentence from error
     finally:
         reports.shutdown(force=True)
+        ray.kill(tracker)
 
 
 def _as_sentence(error: Exception, max_failures: int) -> Exception:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.scheduling.attempt_tracker import Attempt, start_tracker
+from cluster.scheduling.attempt_tracker import Attempt, start_tracker, tracking
 
 ITEMS = ["a", "b", "c"]
 
@@ -67,3 +67,14 @@ def test_a_worker_is_heard_while_it_works_and_not_after(ray_session: None, monke
         heard_s = ray.get(tracker.seconds_since_heartbeat.remote())
     time.sleep(1.5)
     assert heard_s < ray.get(tracker.seconds_since_heartbeat.remote())
+
+
+def test_a_tracker_ends_with_its_block_and_a_task_that_is_repeated_later_is_done_without_it(ray_session: None) -> None:
+    with tracking() as tracker:
+        assert die_at(tracker, "b") == [[0, 1, 2]]
+    with pytest.raises(ray.exceptions.RayActorError):
+        for _ in range(300):
+            ray.get(tracker.seconds_since_heartbeat.remote(), timeout=30)
+            time.sleep(0.1)
+    with Attempt(tracker, "shard", 600.0) as attempt:
+        assert list(attempt.batches(ITEMS)) == [[0, 1, 2]]

@@ -17,7 +17,7 @@ import ray
 import jobs.actors.tokenizing_pool
 import jobs.tokenize
 from cluster.runtime.connect import connect
-from cluster.scheduling.attempt_tracker import start_tracker
+from cluster.scheduling.attempt_tracker import start_tracker, tracking
 from jobs import tokenize
 from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, TokenizerActor, read_shard, to_ipc
 from jobs.actors.tokenizing_pool import with_partners
@@ -116,7 +116,7 @@ def test_a_clip_that_always_kills_its_actor_is_rejected_and_the_others_are_token
 ) -> None:
     deadly = sorted(path.stem for path in (synthetic_dataset / "audio").iterdir())[7]
     monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", dying_encoder(deadly))
-    monkeypatch.setattr(jobs.tokenize, "start_tracker", lambda: start_tracker(max_deaths=1))
+    monkeypatch.setattr(jobs.tokenize, "tracking", lambda: tracking(max_deaths=1))
     options = tokenize.Options(
         dataset="synthetic", data_dir=str(synthetic_dataset), output_dir=str(tmp_path / "out"), codec=str(tiny_codec)
     )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import jobs.inputs.recordings
-from cluster.scheduling.attempt_tracker import start_tracker
+from cluster.scheduling.attempt_tracker import tracking
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
 from soundstorm.errors import SoundStormError
@@ -33,7 +33,7 @@ def test_a_recording_that_kills_whoever_decodes_it_is_named_and_left_out(
     clips = open_dataset("synthetic", str(synthetic_dataset)).clips.slice(0, 2)
     fatal = clips["clip_id"][1].as_py()
     monkeypatch.setattr(jobs.inputs.recordings, "_decoded_row", deadly(fatal))
-    monkeypatch.setattr(jobs.inputs.recordings, "start_tracker", lambda: start_tracker(max_deaths=1))
+    monkeypatch.setattr(jobs.inputs.recordings, "tracking", lambda: tracking(max_deaths=1))
     decoded = decode_clips(clips, 24_000, 5.0)
     assert warn_of_rejected(decoded) == 1
     assert f"{fatal} is left out: killed_worker" in capsys.readouterr().err
