@@ -42,6 +42,10 @@ os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_DEDUP_LOGS"] = "0"
 # No worker processes in stock: each costs a second of a core, and a driver that is new gets as many as it has cores.
 os.environ.update(RAY_prestart_worker_first_driver="0", RAY_enable_worker_prestart="0")
+# What Ray does beside the work: a watcher of preemption for each training, statistics of every process each 5 s, a look
+# at the folder of logs ten times a second.
+os.environ.update(RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0", REPORTER_UPDATE_INTERVAL_MS="30000")
+os.environ.update(RAY_LOG_MONITOR_MANY_FILES_THRESHOLD="1", LOG_NAME_UPDATE_INTERVAL_S="1")
 os.environ.pop("RAY_ADDRESS", None)
 _cache = tempfile.TemporaryDirectory(prefix="soundstorm-tests-cache-")
 os.environ["SOUNDSTORM_CACHE_DIR"] = _cache.name  # what the developer's own runs have kept is not used
