@@ -46,6 +46,8 @@ os.environ.update(RAY_prestart_worker_first_driver="0", RAY_enable_worker_presta
 # at the folder of logs ten times a second.
 os.environ.update(RAY_TRAIN_ENABLE_PREEMPTION_WATCHER="0", REPORTER_UPDATE_INTERVAL_MS="30000")
 os.environ.update(RAY_LOG_MONITOR_MANY_FILES_THRESHOLD="1", LOG_NAME_UPDATE_INTERVAL_S="1")
+# Ray Serve ends a proxy that is not up within 5 s, which on a busy machine is none.
+os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
 os.environ.pop("RAY_ADDRESS", None)
 _cache = tempfile.TemporaryDirectory(prefix="soundstorm-tests-cache-")
 os.environ["SOUNDSTORM_CACHE_DIR"] = _cache.name  # what the developer's own runs have kept is not used

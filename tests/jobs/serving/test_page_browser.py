@@ -294,7 +294,9 @@ def test_the_keyboard_alone_makes_and_keeps_a_sound(visit: Callable[..., Visit])
 
     tab_to("Class")
     tab.keyboard.type("siren")
+    tab.wait_for_function("() => document.querySelectorAll('[role=option]').length === 1")
     tab.keyboard.press("Enter")
+    tab.get_by_role("option").first.wait_for(state="detached")
     tab_to("Length in seconds")
     tab.keyboard.press("Control+a")
     tab.keyboard.type("0.5")
@@ -303,7 +305,7 @@ def test_the_keyboard_alone_makes_and_keeps_a_sound(visit: Callable[..., Visit])
     page.wait_for_cards(4)
     tab_to("Keep Siren")
     tab.keyboard.press("Enter")
-    assert tab.locator(f"{CARD} .ss-keep").first.get_attribute("aria-pressed") == "true"
+    tab.locator(f"{CARD} .ss-keep[aria-pressed=true]").first.wait_for()
     assert focus(tab) == "Keep Siren"
     tab_to("Edit Siren")
     tab.keyboard.press("Enter")
