@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorDiedError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.runtime.resources import alive_nodes
@@ -150,7 +150,7 @@ class Attempt(Heartbeat):
 
     def __enter__(self) -> Self:
         node_id = ray.get_runtime_context().get_node_id()
-        with contextlib.suppress(RayActorError):  # the run is over: Ray makes a lost block of its result again
+        with contextlib.suppress(ActorDiedError):  # the run is over: Ray makes a lost block of its result again
             self.isolate, poison = ray.get(self.tracker.begin.remote(self.shard, node_id), timeout=ANSWER_S)
             self.poison = frozenset(poison)
         return super().__enter__()

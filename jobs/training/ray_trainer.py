@@ -28,7 +28,7 @@ from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.resources import alive_nodes
-from cluster.scheduling.attempt_tracker import Heartbeat, start_tracker
+from cluster.scheduling.attempt_tracker import Heartbeat, tracking
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from soundstorm.errors import SoundStormError
 
@@ -191,50 +191,49 @@ def run_trainer(
     # on the driver's node: the loss of another node does not lose reports
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
-    tracker = start_tracker()
+    with tracking() as tracker:
 
-    def loop_with_heartbeat(given: dict[str, Any]) -> Any:
-        with Heartbeat(tracker):
-            return loop(given)
+        def loop_with_heartbeat(given: dict[str, Any]) -> Any:
+            with Heartbeat(tracker):
+                return loop(given)
 
-    trainer = TorchTrainer(
-        loop_with_heartbeat,
-        train_loop_config=settings,
-        datasets={**datasets},
-        dataset_config=DataConfig(datasets_to_split=[]),
-        scaling_config=ScalingConfig(
-            num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.resources
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # the types are those of Ray Train's first version
-            name="train",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
-            failure_config=FailureConfig(max_failures=max_failures),
-            logging_config=LoggingConfig(log_level="ERROR"),
-            callbacks=[ReportForwarder(reports, output_uri)],  # type: ignore[list-item]
-        ),
-    )
+        trainer = TorchTrainer(
+            loop_with_heartbeat,
+            train_loop_config=settings,
+            datasets={**datasets},
+            dataset_config=DataConfig(datasets_to_split=[]),
+            scaling_config=ScalingConfig(
+                num_workers=scaling.num_workers, use_gpu=scaling.use_gpu, resources_per_worker=scaling.resources
+            ),
+            run_config=RunConfig(  # type: ignore[call-arg]  # the types are those of Ray Train's first version
+                name="train",
+                storage_path=path,
+                storage_filesystem=filesystem,
+                checkpoint_config=CheckpointConfig(num_to_keep=CHECKPOINTS_KEPT),
+                failure_config=FailureConfig(max_failures=max_failures),
+                logging_config=LoggingConfig(log_level="ERROR"),
+                callbacks=[ReportForwarder(reports, output_uri)],  # type: ignore[list-item]
+            ),
+        )
 
-    def show() -> None:
-        for metrics in reports.get_nowait_batch(reports.qsize()):
-            on_report(metrics)
+        def show() -> None:
+            for metrics in reports.get_nowait_batch(reports.qsize()):
+                on_report(metrics)
 
-    resources, count = scaling.resources, scaling.num_workers
-    watchdog = Watchdog(
-        tracker=tracker, worker=resources, num_workers=count, storage_uri=output_uri, limits=limits_here()
-    )
-    try:  # not in the main thread: Ray Train then does not change the handling of Ctrl-C
-        result: Any = run_with_watchdog(trainer.fit, watchdog, show)
-        return result  # type: ignore[no-any-return]
-    except Exception as error:
-        sentence = _as_sentence(error, max_failures)
-        if sentence is error:
-            raise  # an error that is its own cause makes Ray Tune loop for ever
-        raise sentence from error
-    finally:
-        reports.shutdown(force=True)
-        ray.kill(tracker)
+        resources, count = scaling.resources, scaling.num_workers
+        watchdog = Watchdog(
+            tracker=tracker, worker=resources, num_workers=count, storage_uri=output_uri, limits=limits_here()
+        )
+        try:  # not in the main thread: Ray Train then does not change the handling of Ctrl-C
+            result: Any = run_with_watchdog(trainer.fit, watchdog, show)
+            return result  # type: ignore[no-any-return]
+        except Exception as error:
+            sentence = _as_sentence(error, max_failures)
+            if sentence is error:
+                raise  # an error that is its own cause makes Ray Tune loop for ever
+            raise sentence from error
+        finally:
+            reports.shutdown(force=True)
 
 
 def _as_sentence(error: Exception, max_failures: int) -> Exception:
