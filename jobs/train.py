@@ -4,7 +4,7 @@ command.
 Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB per view of 5 s).
 A permutation determined by (seed, epoch) assigns clips to workers and steps, see `jobs.training.batches.epoch_batches`:
 all workers make the same number of steps, no clip is dropped, and an interrupted run resumes exactly. An epoch passes
-over the clips once, each in one of its views, see `soundstorm.training.batches.drawn_view`.
+over the clips once, each in one of its views, see `soundstorm.training.batches.sample_view`.
 """
 
 import tempfile

@@ -1,1 +1,1 @@
-"""The actors behind the jobs, and the sharded output that they write."""
+"""Ray actors of the jobs, and the sharded output that they write."""

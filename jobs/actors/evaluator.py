@@ -32,14 +32,14 @@ from soundstorm.evaluation.features import FeatureExtractor
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, Source
 
 TABLES = {"metrics": METRICS, "pairs": PAIRS, "features": FEATURES, "rejected": REJECTED}
-"""What each part has a table of."""
+"""Tables that each shard writes."""
 MAX_BATCH_S = 120.0
-"""Seconds of sound that are measured together. A clip that is longer is alone."""
+"""Longest batch in seconds of audio; a longer clip is a batch of its own."""
 
 
 @dataclass(slots=True)
-class _Found:
-    """The rows of a part's tables."""
+class _ShardResult:
+    """Result of a shard: rows of its tables."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     pairs: list[dict[str, Any]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class _Found:
     rejected: list[dict[str, Any]] = field(default_factory=list)
 
     def add(self, item: MeasurementRequest, measured: Measurements) -> None:
-        """The rows of a clip that has been measured, now or earlier."""
+        """Add the rows of a measured clip."""
         if item.source is not None:
             self.metrics.append(metrics_row(item.clip, item.source) | measured["metrics"])
         if item.source == Source.REAL:
@@ -57,18 +57,18 @@ class _Found:
 
 
 class EvaluatorActor:
-    """An actor that measures the clips of a part.
+    """Actor that measures the clips of a shard.
 
     Args:
-        weights: one reference, to the content of the codec's file, of the classifier's and the model that embeds, or
-            None where there is none.
-        parts_folder: URI of the folder for a folder of parts of each table.
+        weights: a list of one reference to a tuple: the codec's file, the classifier's file or None, the embedding
+            model or None.
+        parts_folder: URI of the folder with a folder of part files for each table.
         settings: digest of all settings of the run.
         device: where the codec and the classifier run.
-        max_duration_s: seconds of a clip that are measured.
-        common_band_hz: what lies above is taken from every clip, after the codec, before it is measured; None: nothing
-            is.
-        cache_dir: path or URI of the folder of measurements that earlier runs made; None: all clips are measured.
+        max_duration_s: longest part of a clip that is measured.
+        common_band_hz: cutoff of the low-pass that is applied to every clip, after the codec, before it is measured;
+            None: no low-pass.
+        cache_dir: path or URI of the folder with measurements of earlier runs; None: all clips are measured.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class EvaluatorActor:
         part_uri = storage.join(self.parts_folder, "metrics", name)
         if storage.exists(part_uri):
             return len(items)
-        found, reader = _Found(), tars.TarMemberReader()
+        found, reader = _ShardResult(), tars.TarMemberReader()
         contents = {item: None if item.partner else self.cache.content(item, reader) for item in items}
         measured = {item: known for item in items if (known := self.cache.find(item, contents[item])) is not None}
         unknown = self._loaded([item for item in items if item not in measured], found, reader)
@@ -132,7 +132,7 @@ class EvaluatorActor:
         return len(items)
 
     def _loaded(
-        self, items: Sequence[MeasurementRequest], found: _Found, reader: tars.TarMemberReader
+        self, items: Sequence[MeasurementRequest], found: _ShardResult, reader: tars.TarMemberReader
     ) -> Iterator[tuple[MeasurementRequest, np.ndarray]]:
         """Requests with their decoded clips; rejected clips are added to `found`."""
         for item in items:
@@ -150,50 +150,50 @@ class EvaluatorActor:
                 found.rejected.append(rejection)
 
     def _measure(
-        self, clips: Sequence[tuple[MeasurementRequest, np.ndarray]], found: _Found, reader: tars.TarMemberReader
+        self, clips: Sequence[tuple[MeasurementRequest, np.ndarray]], found: _ShardResult, reader: tars.TarMemberReader
     ) -> Iterator[Measurements]:
-        """What each request asks for of its clip; the metrics of pairs are added to `found`.
+        """The measurements of each request; metrics of pairs are added to `found`.
 
-        Each clip is alone: the last bits of a network's output depend on how many clips it is given, and a measurement
-        is to be the same whatever else is measured.
+        Each clip is a batch of its own, because the last bits of a network's output depend on the batch size, and a
+        measurement must not depend on the other clips.
         """
-        partners: dict[str, np.ndarray] = {}  # real clips by URI, each of which may stand beside several generated ones
+        partners: dict[str, np.ndarray] = {}  # real clips by URI; one may be paired with several generated clips
         for item, whole in clips:
             measured: Measurements = {}
-            waveform = self._banded(whole)
-            through_codec = self._banded(resynthesize(self.codec, [whole])[0]) if item.through_codec else waveform
+            waveform = self._low_passed(whole)
+            through_codec = self._low_passed(resynthesize(self.codec, [whole])[0]) if item.through_codec else waveform
             if item.source is not None:
                 measured["metrics"] = metrics_of(waveform)
             if item.source == Source.REAL:
                 measured["resynthesized"] = metrics_of(through_codec)
             if item.partner is not None:
-                with contextlib.suppress(RejectedAudio):  # a partner that cannot be used is rejected in its own row
+                with contextlib.suppress(RejectedAudio):  # the rejection is in the row of the real clip
                     if item.partner.uri not in partners:
                         partner = load_clip(item.partner.uri, reader, self.max_duration_s, item.partner.dataset)
-                        partners[item.partner.uri] = self._banded(partner)
+                        partners[item.partner.uri] = self._low_passed(partner)
                     found.pairs.append(pairs_row(item.partner, item.clip, partners[item.partner.uri], waveform))
             if item.role is not None:
                 [measured["features"]] = self.extractor.features([waveform], [through_codec])
             yield measured
 
-    def _banded(self, pcm: np.ndarray) -> np.ndarray:
+    def _low_passed(self, pcm: np.ndarray) -> np.ndarray:
         """The clip to measure: low-passed if a common band is set."""
         return pcm if self.common_band_hz is None else low_passed(pcm, self.common_band_hz)
 
 
 def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Clips (int16) through the codec and back, at their own length."""
+    """Encode and decode clips (int16); the lengths are kept."""
     codes = codec.encode_clips([from_pcm16(clip) for clip in clips])
     return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
 
 
 def metrics_of(pcm: np.ndarray) -> dict[str, float]:
-    """The columns of a row of `metrics` that depend on the sound alone."""
+    """The columns of `metrics` that are measured."""
     return {"duration_s": len(pcm) / SAMPLE_RATE} | clip_metrics(pcm, SAMPLE_RATE)
 
 
 def metrics_row(clip: Clip, source: Source) -> dict[str, Any]:
-    """The columns of a row of `metrics` beside what is measured."""
+    """The columns of `metrics` that are not measured."""
     return {"clip_id": clip.clip_id, "source": source.value, "category": clip.category}
 
 
@@ -208,7 +208,7 @@ def pairs_row(real: Clip, generated: Clip, real_pcm: np.ndarray, generated_pcm: 
 
 
 def features_row(item: MeasurementRequest) -> dict[str, Any]:
-    """The columns of a row of `features` beside the features."""
+    """The columns of `features` that are not measured."""
     clip = item.clip
     return {
         "clip_id": clip.clip_id,

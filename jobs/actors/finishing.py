@@ -1,4 +1,4 @@
-"""From a waveform to a finished clip: its audio file, its row of the manifest, and the JSON file beside it."""
+"""Turns a generated waveform into an audio file, its row of the manifest, and a JSON file."""
 
 import hashlib
 import json
@@ -39,22 +39,22 @@ def playable(waveform: np.ndarray, num_samples: int, index: int) -> np.ndarray:
 
 @dataclass(kw_only=True, frozen=True)
 class Finishing:
-    """What all clips of a run are finished with."""
+    """Settings of the output clips of a run."""
 
     sample_rate: int
     hop: int
-    """Samples of a frame."""
+    """Samples per frame."""
     num_samples: int
-    """Of each clip."""
+    """Length of each clip."""
     format: Literal["flac", "wav"]
     keeps_recording: bool
-    """Whether clips hold samples of a recording, which are not limited."""
+    """Whether clips contain samples of a recording, which are not limited to full scale."""
     recipe: dict[str, Any] | None
-    """What is written beside each clip."""
+    """Recipe, which is written beside each clip."""
 
     def sound(self, index: int, waveform: np.ndarray) -> np.ndarray:
-        """What of a waveform is kept, so that nothing clips. Raises SoundStormError, which names sample `index`, if a
-        value is not finite."""
+        """The waveform of a clip, limited to full scale unless it contains a recording. Raises SoundStormError, which
+        names sample `index`, if a value is not finite."""
         if self.keeps_recording:
             return finite(waveform[: self.num_samples], index)
         return playable(waveform, self.num_samples, index)
@@ -75,10 +75,10 @@ class Finishing:
         return row, audio
 
     def about(self, row: dict[str, Any]) -> dict[str, Any]:
-        """What the JSON file beside a clip says."""
+        """Content of the JSON file of a clip."""
         return row | {"sample_rate": self.sample_rate} | ({} if self.recipe is None else {"recipe": self.recipe})
 
 
 def as_json(about: dict[str, Any]) -> bytes:
-    """The content of the JSON file beside a clip."""
+    """The JSON file of a clip."""
     return json.dumps(about, sort_keys=True, ensure_ascii=False).encode()

@@ -1,4 +1,4 @@
-"""Estimate of how long `generate` takes. The time of a clip grows with the number of its windows."""
+"""Estimates how long `generate` takes, given that the time per clip is proportional to the number of its windows."""
 
 import time
 from dataclasses import replace
@@ -17,13 +17,13 @@ from soundstorm.optimization.precision import autocast
 def seconds_per_clip(
     checkpoint: Checkpoint, sampler: SamplerSettings, num_frames: int, window: WindowSize | None = None
 ) -> float:
-    """Seconds that one core of this machine needs to generate a clip, measured on one pass of the network.
+    """Seconds that one core of this machine needs to generate a clip, measured on one forward pass.
 
     Args:
         checkpoint: with the network.
         sampler: how codes are sampled.
         num_frames: length of the clip.
-        window: of the windows in which a longer clip is sampled; None: the clip is one window.
+        window: size of the windows of a longer clip; None: the clip is one window.
     """
     windows = 1 if window is None else len(plan_windows(torch.ones(num_frames, dtype=torch.bool), window))
     num_frames = num_frames if window is None else min(num_frames, window.frames)
@@ -39,7 +39,7 @@ def seconds_per_clip(
             guided = 1 if sampler.guidance == 1 else 2
         else:
             generate_codes(model, torch.tensor([0]), [num_frames], replace(sampler, iterations=1, candidates=1), [0])
-            guided = 1  # generate_codes ran both passes of the guidance
+            guided = 1  # generate_codes includes both passes of the guidance
         pass_s = time.thread_time() - began_s
     finally:
         torch.set_num_threads(threads)
@@ -47,14 +47,14 @@ def seconds_per_clip(
 
 
 def expected_time(clip_s: float, length_s: float, num_clips: int, shard_size: int, num_actors: int) -> str:
-    """A sentence that states how long a run will take.
+    """A sentence with the expected duration of a run.
 
     Args:
-        clip_s: seconds that an actor needs for a clip.
-        length_s: length of the clip in seconds.
+        clip_s: seconds that an actor needs per clip.
+        length_s: length of a clip in seconds.
         num_clips: clips to generate.
         shard_size: clips per shard.
-        num_actors: actors that work at once.
+        num_actors: number of actors.
     """
     rounds = -(-num_clips // (shard_size * num_actors))
     total_s = clip_s * min(rounds * shard_size, num_clips)

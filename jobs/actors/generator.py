@@ -24,11 +24,11 @@ from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES
 
 MAX_BATCH_S = 600.0
-"""Seconds of sound that are made as one batch; a clip that is longer is a batch of its own."""
+"""Longest batch in seconds of sound; a longer clip is a batch of its own."""
 
 
 def sample_seed(seed: int, label: int, index: int) -> int:
-    """The seed, 63 bits, of sample `index`: a hash, so that runs with neighbouring seeds have no sample in common."""
+    """The 63-bit seed of sample `index`: a hash, so that runs with neighbouring seeds have no sample in common."""
     return derived_seed(seed, f"{label}/{index}")
 
 
@@ -40,15 +40,15 @@ def editor_of(
     device: str,
     threads: int = 1,
 ) -> Editor:
-    """What makes sound with a checkpoint.
+    """The editor of a checkpoint.
 
     Args:
-        checkpoint: with the network, on `device`.
-        codec: that the network was trained with.
+        checkpoint: the network, on `device`.
+        codec: codec that the network was trained with.
         sampler: how codes are sampled.
-        reranker: file of the classifier that chooses among draws.
+        reranker: file of the classifier that chooses among candidates, or None.
         device: where the reranker runs.
-        threads: draws that are made at once.
+        threads: number of candidates that are generated in parallel.
     """
     return Editor(
         model=checkpoint.model,
@@ -69,11 +69,10 @@ class Generator:
         model: a list of one reference to a tuple: the checkpoint's files, the codec's file, and the reranker's file or
             None.
         sampler: how codes are sampled.
-        edit: what is made; None: new sound.
+        edit: the edit that all samples share; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
-            run; where they are there, `recipe`, which is written beside each clip, and `own_seed` and `batch_size`,
-            the seed of the one clip to make and how many it was made together with; `threads`, for an actor that has
-            several cores.
+            run. Optional: `recipe`, which is written beside each clip; `own_seed` and `batch_size`, to reproduce one
+                clip: its seed and the size of its batch; `threads`, the cores of the actor.
         device: where the networks run.
     """
 
@@ -116,17 +115,17 @@ class Generator:
         clips = []
         for first in range(0, len(samples), at_once):
             clips += self._clips(samples[first : first + at_once])
-        if storage.exists(part_uri):  # the shard may have been given to another actor meanwhile
+        if storage.exists(part_uri):  # another actor may have processed the shard meanwhile
             return len(samples)
         rows = self._store_tar(name, clips) if self.job["layout"] == "webdataset" else self._store_files(clips)
         tables.write_table(part_uri, pa.Table.from_pylist(rows, SAMPLES), {SETTINGS: self.job["settings"]})
         return len(samples)
 
     def _clips(self, samples: list[tuple[int, int]]) -> list[tuple[dict[str, Any], bytes]]:
-        """Row and audio file of samples `(index, label)` that are made as one batch."""
+        """Row and audio file of samples `(index, label)`, generated as one batch."""
         labels = [label for _, label in samples]
         seeds = [sample_seed(self.job["seed"], label, index) for index, label in samples]
-        if self.job.get("own_seed") is not None:  # one clip again: in bfloat16 its codes depend on the batch's size
+        if self.job.get("own_seed") is not None:  # reproduce one clip: in bfloat16 its codes depend on the batch size
             labels, seeds = [labels[0]] * self.job["batch_size"], [self.job["own_seed"]] * self.job["batch_size"]
         waveforms = self.waveforms(labels, seeds, self.finishing.num_samples)
         clips = [

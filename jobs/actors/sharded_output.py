@@ -58,10 +58,10 @@ class ShardedOutput:
     shard_size: int
     """Items per shard; the last may have fewer."""
     payload: Callable[[range], Any]
-    """Makes what the actor's method gets for a range of items, beside the name of the part file. It is called in rising
-    order of the ranges."""
+    """The argument of the actor's method, beside the name of the part file, for a range of items. It is called with
+    increasing ranges."""
     settings: str
-    """Digest of the settings, which is written to the metadata of each part file."""
+    """Digest of the settings, for the metadata of each part file."""
 
     @property
     def num_shards(self) -> int:
@@ -115,8 +115,8 @@ class ShardedOutput:
         for uri, table, metadata in read_parts(f"{root}/{self.part_name(shard)}" for shard in range(self.num_shards)):
             if metadata.get(SETTINGS) != self.settings or not table.schema.equals(schema):
                 raise SoundStormError(
-                    f"{uri} was written with other settings, by a process of an earlier run that was still running; "
-                    "delete it and run again"
+                    f"{uri} was written with other settings by a process of an earlier run: delete it and run the "
+                    "same command again"
                 )
             yield table
 
@@ -127,13 +127,13 @@ def default_actors(info: ClusterInfo, requested: int | None) -> int:
 
 
 def actor_threads(info: ClusterInfo, requested: int | None, num_shards: int, most: int) -> int:
-    """CPUs of one actor, where a Ray of this machine alone has more of them than there are shards.
+    """Number of CPUs of one actor: several if Ray was started on this machine and has more CPUs than there are shards.
 
     Args:
-        info: of the cluster; one that was joined is shared, and has one CPU for each actor, and so has a GPU.
-        requested: number of actors, if that was asked for, each of which has one CPU then.
-        num_shards: of the run.
-        most: threads that an actor has work for.
+        info: the cluster; a joined cluster is shared, so each actor gets one CPU, as on GPUs.
+        requested: requested number of actors; each then has one CPU.
+        num_shards: number of shards of the run.
+        most: maximum number of threads that an actor can use.
     """
     if not info.started_here or info.num_gpus or requested is not None:
         return 1
@@ -153,7 +153,7 @@ def run_missing_shards(
     num_actors: int | None,
     limits: Limits | None = None,
 ) -> None:
-    """Have a pool of actors process every missing shard. Joins or starts Ray if any shard is missing.
+    """Process all missing shards with a pool of actors. Joins or starts Ray if any shard is missing.
 
     Args:
         output: the sharded output.
@@ -188,12 +188,12 @@ def run_missing_shards(
             f"{sum(row['num_items'] for row in failed)} of "
             f"{output.num_items} clips are missing (shard {failed[0]['part']}: {failed[0]['error']}; all are in "
             f"{output.failed_uri}). "
-            "Everything else is kept; run the same command again to retry them"
+            "The others are kept: run the same command again to retry"
         )
     storage.delete(output.failed_uri)
 
 
-def table_of_lines(
+def sharded_table(
     name: str,
     output_dir: str,
     address: str | None,
@@ -204,15 +204,16 @@ def table_of_lines(
     settings: str,
     num_actors: int | None,
 ) -> pa.Table:
-    """A table whose lines actors make one by one, as parts; those that an interrupted run has made are kept.
+    """Compute the rows of a table with actors, one part file per row; existing part files of an interrupted run are
+    kept.
 
     Args:
-        name: of the table: its parts are in the folder `parts/NAME`, and the actor's method is `NAME_shard`.
-        output_dir: of the run.
+        name: name of the table: its part files are in the folder `parts/NAME`, and the actor's method is `NAME_shard`.
+        output_dir: output folder of the run.
         address: address of the Ray cluster to join.
-        lines: what each line is made from.
-        schema: of the table.
-        prepare: called once after Ray is connected, with the URI of the folder of the parts; returns a function that
+        lines: argument of the actor's method for each row.
+        schema: schema of the table.
+        prepare: called once after Ray is connected, with the URI of the folder of part files; returns a function that
             creates an actor.
         settings: digest of all settings of the run.
         num_actors: number of actors; None: by the cluster's size.

@@ -1,4 +1,4 @@
-"""The actor behind `evaluate --substitution`, and the table that it makes: where a generator loses, level by level."""
+"""The actor of `evaluate --substitution`, and the table of levels at which a generator loses accuracy."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, actor_resources, table_of_lines
+from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, draw_per_category
@@ -26,58 +26,58 @@ from soundstorm.generation.substitution import Case, Substitution, cases
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.schemas import SUBSTITUTION
 
-LONGEST_S = 5.0
-"""Seconds of a recording that are heard."""
+MAX_CLIP_S = 5.0
+"""Longest part of a recording that is used, in seconds."""
 PACKAGED = "packaged"
-"""In place of the address of a checkpoint: the one in the package."""
+"""Option value for the checkpoint in the package."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class Substituted:
-    """The generator that the table is about."""
+class EvaluatedGenerator:
+    """The evaluated generator."""
 
     files: dict[str, bytes]
     checkpoint: Checkpoint
 
     @property
     def sha256(self) -> str:
-        """Of its weights."""
+        """SHA-256 of its weights."""
         return self.checkpoint.sha256
 
     def settings(self, clips: int) -> dict[str, Any]:
-        """For the record of an evaluation whose table is about so many clips."""
+        """Settings for the record of an evaluation with a substitution table of `clips` recordings."""
         return {"substitution": (self.sha256, clips)}
 
 
-def find_generator(uri: str | None, codec: Codec) -> Substituted | None:
-    """The generator at `uri` (PACKAGED: the one in the package), None where none is asked for.
+def find_generator(uri: str | None, codec: Codec) -> EvaluatedGenerator | None:
+    """The generator at `uri` (PACKAGED: the one in the package); None if `uri` is None.
 
     Raises:
-        SoundStormError: there is none, or it is of another codec.
+        SoundStormError: there is no checkpoint, or it has another codec.
     """
     if uri is None:
         return None
-    place = None if uri == PACKAGED else uri
-    files = checkpoint_files(place)
-    found = open_checkpoint(files, uri=place)
-    if found.fingerprint.sha256 != codec.fingerprint.sha256:
+    checkpoint_uri = None if uri == PACKAGED else uri
+    files = checkpoint_files(checkpoint_uri)
+    checkpoint = open_checkpoint(files, uri=checkpoint_uri)
+    if checkpoint.fingerprint.sha256 != codec.fingerprint.sha256:
         raise SoundStormError(
-            f"--substitution {uri}: it generates codes of '{found.fingerprint.name}' "
-            f"({found.fingerprint.sha256[:12]}), and the evaluation is with '{codec.fingerprint.name}' "
-            f"({codec.fingerprint.sha256[:12]}): give the generator's with --codec"
+            f"--substitution {uri}: its codec '{checkpoint.fingerprint.name}' "
+            f"({checkpoint.fingerprint.sha256[:12]}) is not the codec of the evaluation, '{codec.fingerprint.name}' "
+            f"({codec.fingerprint.sha256[:12]}): give the checkpoint's codec with --codec"
         )
-    return Substituted(files=files, checkpoint=found)
+    return EvaluatedGenerator(files=files, checkpoint=checkpoint)
 
 
 class Substituter:
-    """An actor that makes lines of the table.
+    """Actor that computes rows of the table.
 
     Args:
-        weights: one reference, to the files of the checkpoint, and the content of the codec's and the classifier's.
+        weights: a list of one reference to a tuple: the checkpoint's files, the codec's file and the classifier's file.
         clips: the recordings.
-        parts_folder: URI of the folder of the lines.
+        parts_folder: URI of the folder of part files.
         settings: digest of all settings of the run.
-        seed: of the samples.
+        seed: random seed of the samples.
         device: where the networks run.
     """
 
@@ -105,14 +105,14 @@ class Substituter:
         self.labels: list[int] = []
         for clip in clips:
             try:
-                self.pcms.append(load_clip(clip.uri, dataset=clip.dataset)[: round(LONGEST_S * SAMPLE_RATE)])
-            except RejectedAudio:  # it is among the rejected clips of the evaluation
+                self.pcms.append(load_clip(clip.uri, dataset=clip.dataset)[: round(MAX_CLIP_S * SAMPLE_RATE)])
+            except RejectedAudio:  # the evaluation lists it as rejected
                 continue
             known = self.checkpoint.categories
             self.labels.append(find_category(clip.category, known, "a recording's class", "the checkpoint"))
 
     def substitution_shard(self, work: tuple[str, list[Case]]) -> int:
-        """Write the table of these lines under the name given; returns how many. A part that is there is left alone."""
+        """Compute rows and write them as the part file `name`, unless it exists; returns their number."""
         name, lines = work
         part_uri = storage.join(self.parts_folder, name)
         if storage.exists(part_uri):
@@ -134,8 +134,8 @@ class Substituter:
         return len(lines)
 
 
-def clips_to_substitute(real: Sequence[Clip], generator: Substituted, count: int, seed: int) -> list[Clip]:
-    """Recordings of the classes that the generator knows, as many of each, about `count` in all.
+def clips_to_substitute(real: Sequence[Clip], generator: EvaluatedGenerator, count: int, seed: int) -> list[Clip]:
+    """About `count` recordings of the classes that the generator knows, equally many of each.
 
     Raises:
         SoundStormError: it knows none of their classes.
@@ -146,7 +146,8 @@ def clips_to_substitute(real: Sequence[Clip], generator: Substituted, count: int
     if not clips:
         raise SoundStormError(
             f"--substitution: the checkpoint knows {', '.join(checkpoint.categories[:5])}"
-            f"{', ...' if len(checkpoint.categories) > 5 else ''}, and no class of the real clips is among them"
+            f"{', ...' if len(checkpoint.categories) > 5 else ''}, but none of the classes of the real clips: give "
+            "another checkpoint"
         )
     return draw_per_category(clips, max(1, math.ceil(count / len({clip.category for clip in clips}))), seed)
 
@@ -154,7 +155,7 @@ def clips_to_substitute(real: Sequence[Clip], generator: Substituted, count: int
 def substitution_table(
     output_dir: str,
     address: str | None,
-    generator: Substituted,
+    generator: EvaluatedGenerator,
     codec: bytes,
     classifier: bytes | None,
     clips: Sequence[Clip],
@@ -163,21 +164,21 @@ def substitution_table(
     seed: int,
     num_actors: int | None = None,
 ) -> pa.Table:
-    """The table (schema SUBSTITUTION), of which the lines are made that are missing.
+    """The table (schema SUBSTITUTION); rows that an interrupted run computed are kept.
 
     Args:
-        output_dir: of the evaluation.
+        output_dir: output folder of the evaluation.
         address: Ray cluster to join.
-        generator: that the table is about.
-        codec: content of its codec's file.
-        classifier: content of the file of the one that names the clips; None: the one in the package.
+        generator: the evaluated generator.
+        codec: content of the codec's file.
+        classifier: content of the classifier's file; None: the one in the package.
         clips: the recordings.
         settings: digest of all settings of the run.
-        seed: of the samples.
-        num_actors: how many; None: by the cluster's size.
+        seed: random seed of the samples.
+        num_actors: number of actors; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.table_of_lines`.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.sharded_table`.
     """
     found = generator.checkpoint
 
@@ -187,7 +188,7 @@ def substitution_table(
         device = "cuda" if info.num_gpus else "cpu"
         return lambda: actor_class.remote([reference], clips, folder, settings, seed, device)
 
-    return table_of_lines(
+    return sharded_table(
         "substitution",
         output_dir,
         address,

@@ -95,7 +95,7 @@ class TokenizerActor:
         max_duration_s: longest part of a recording that is used.
         gpu: whether to encode on a GPU.
         tracker: the attempt tracker.
-        limit_s: a shard that takes longer hangs: the process kills itself.
+        limit_s: seconds after which a shard hangs, and the process kills itself.
     """
 
     def __init__(

@@ -20,7 +20,8 @@ from jobs.console.progress import ProgressCounter
 from soundstorm.data.views import ORIGINAL, choose_partner
 
 MAX_SHARD_RETRIES = 20
-"""Retries of a shard after its worker died; Ray Data itself would retry for ever. Enough to find six poison clips."""
+"""Retries of a shard after its worker died; Ray Data itself would retry without limit. Enough to isolate six poison
+clips."""
 HANG_S = 1800.0
 """A shard hangs if it takes longer than this plus the longest duration of its audio; its worker is replaced."""
 MAX_LISTED = 5
@@ -57,7 +58,7 @@ class TokenizingPool:
         return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
 
     def run(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
-        """Have Ray Data process the shards in `todo` under a watchdog; `tracker` counts their attempts."""
+        """Process the shards in `todo` with Ray Data under a watchdog; `tracker` counts their attempts."""
         shards = self._build_dataset(todo, info, tracker)
         rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
@@ -113,8 +114,8 @@ class TokenizingPool:
 def missing_shards(output_dir: str, num_clips: int, shard_size: int) -> list[int]:
     """Shards that have no table of tokens in `output_dir` yet."""
     folder = storage.join(output_dir, "tokens")
-    there = {entry.uri for entry in storage.list_objects(folder, ".parquet")}
-    return [shard for shard in range(-(-num_clips // shard_size)) if tables.part_uri(folder, shard) not in there]
+    existing = {entry.uri for entry in storage.list_objects(folder, ".parquet")}
+    return [shard for shard in range(-(-num_clips // shard_size)) if tables.part_uri(folder, shard) not in existing]
 
 
 def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
@@ -136,7 +137,7 @@ def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
 
 
 def was_killed(error: RayError) -> bool:
-    """Whether an actor was killed from outside, and did not crash at its shard."""
+    """Whether an actor was killed from outside, not by a crash at its shard."""
     return isinstance(error, RayActorError) and "ray.kill" in str(error)
 
 

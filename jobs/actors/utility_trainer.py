@@ -1,5 +1,4 @@
-"""The actor behind `evaluate --utility`, and the table that it makes: the utility of generated clips as training
-data."""
+"""The actor of `evaluate --utility`, and the table of the utility of generated clips as training data."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, actor_resources, table_of_lines
+from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio
@@ -33,7 +32,7 @@ from soundstorm.schemas import UTILITY
 
 @dataclass(kw_only=True, frozen=True)
 class UtilityClips:
-    """The clips of the classes that recordings to train on, recordings to test on and generated clips all have."""
+    """Recordings for training and for testing, and generated clips, of the classes that all three have."""
 
     training: list[Clip]
     test: list[Clip]
@@ -46,7 +45,7 @@ class UtilityClips:
         return self.categories.index(normalized(clip.category))
 
     def fewest(self, clips: Sequence[Clip]) -> int:
-        """Clips of the class that has the fewest."""
+        """Number of clips of the smallest class."""
         counts = Counter(normalized(clip.category) for clip in clips)
         return min(counts[category] for category in self.categories)
 
@@ -59,11 +58,11 @@ def utility_clips(
     Args:
         dataset: all recordings.
         generated: the clips whose utility as training data is measured.
-        held_out_fold: the fold whose recordings are the test set.
-        no_fold: why there is no such fold.
+        held_out_fold: the fold of the test recordings.
+        no_fold: reason if there is no such fold.
 
     Raises:
-        SoundStormError: there is no held-out fold, or fewer than two classes have clips on all three sides.
+        SoundStormError: there is no held-out fold, or fewer than two classes have clips of all three kinds.
     """
     if held_out_fold is None:
         raise SoundStormError(f"--utility needs a fold to test on: {no_fold}")
@@ -84,12 +83,12 @@ def utility_clips(
 
 
 class UtilityTrainer:
-    """An actor that trains and tests classifiers.
+    """Actor that trains and tests classifiers.
 
     Args:
-        clips: what they learn from and are tested on.
-        steps: length of each training.
-        parts_folder: URI of the folder of the results.
+        clips: training and test clips.
+        steps: optimizer steps of each training.
+        parts_folder: URI of the folder of part files.
         settings: digest of all settings of the run.
         device: where to train.
     """
@@ -101,8 +100,7 @@ class UtilityTrainer:
         self._loaded: dict[str, np.ndarray | None] = {}
 
     def utility_shard(self, work: tuple[str, list[Case]]) -> int:
-        """Write the table of these trainings under the name given; returns how many. A part that is there is left
-        alone."""
+        """Run trainings and write their rows as the part file `name`, unless it exists; returns their number."""
         name, todo = work
         part_uri = storage.join(self.parts_folder, name)
         if not storage.exists(part_uri):
@@ -143,7 +141,7 @@ class UtilityTrainer:
         return LabelledClips(clips=[pcm for pcm, _ in pairs], labels=[label for _, label in pairs])
 
     def _pcm(self, clip: Clip) -> np.ndarray | None:
-        """The samples of a clip; None if it is rejected, as the evaluation's own table says."""
+        """The samples of a clip; None if it is rejected (the evaluation lists it)."""
         if clip.uri not in self._loaded:
             try:
                 self._loaded[clip.uri] = load_clip(clip.uri, dataset=clip.dataset)
@@ -166,17 +164,17 @@ def utility_table(
     """The table (schema UTILITY); trainings that an interrupted run has finished are not repeated.
 
     Args:
-        output_dir: of the evaluation.
+        output_dir: output folder of the evaluation.
         address: Ray cluster to join.
-        clips: what classifiers learn from and are tested on.
-        steps: length of each training.
+        clips: training and test clips.
+        steps: optimizer steps of each training.
         sizes: numbers of recordings per class.
-        seeds: trainings of each kind.
+        seeds: number of trainings of each kind.
         settings: digest of all settings of the run.
-        num_actors: how many trainings at once; None: by the cluster's size.
+        num_actors: number of parallel trainings; None: by the cluster's size.
 
     Raises:
-        SoundStormError, ClusterError: as `jobs.actors.sharded_output.table_of_lines`.
+        SoundStormError, ClusterError: as `jobs.actors.sharded_output.sharded_table`.
     """
 
     def prepare(info: ClusterInfo, folder: str) -> Callable[[], Any]:
@@ -184,7 +182,7 @@ def utility_table(
         reference = ray.put(clips)
         return lambda: actor_class.remote(reference, steps, folder, settings, "cuda" if info.num_gpus else "cpu")
 
-    return table_of_lines(
+    return sharded_table(
         "utility",
         output_dir,
         address,

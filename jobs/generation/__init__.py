@@ -1,1 +1,1 @@
-"""What `generate` makes: its options, recordings that are edited, and recipes from which a clip is made again."""
+"""Options of `generate`, edits of recordings, and recipes that reproduce a clip."""

@@ -1,4 +1,4 @@
-"""The options of `generate`, and which of them go together."""
+"""Options of `generate`, with checks of their combinations."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Literal
@@ -14,13 +14,13 @@ from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 
 MIN_DURATION_S, MAX_DURATION_S, DURATION_S = 0.05, 3600.0, 5.0
-"""Of a clip; an hour of sound takes 400 MB of memory."""
+"""Minimum, maximum and default duration of a clip; an hour of sound takes 400 MB of memory."""
 DURATIONS = Allowed(f"{MIN_DURATION_S:g} to {MAX_DURATION_S:g} seconds")
 NEW_SAMPLES, EDITED_SAMPLES = 10, 1
-"""Clips where --num-samples is not given."""
+"""Default of --num-samples for new sound and for edits."""
 MAX_SAMPLES = 1_000_000_000
 STRENGTH = 0.6
-OF_A_RECIPE = (
+OPTIONS_WITH_RECIPE = (
     "recipe", "recording", "checkpoint", "codec", "listener", "output_dir", "overwrite", "address", "num_actors",
 )  # fmt: skip
 """Options that may be given with --recipe."""
@@ -52,23 +52,23 @@ class Options(PoolOptions):
     prompt: str | None = None
     """Recording to continue, path or URI: each clip begins with its first --prompt-duration seconds."""
     prompt_duration: float = 1.0
-    """How many seconds of --prompt each clip begins with."""
+    """Seconds of --prompt that each clip begins with."""
     inpaint: str | None = None
-    """Recording to mend (path or URI): each --region is made anew, every other sample stays as it is."""
+    """Recording to in-paint (path or URI): each --region is replaced by new sound, all other samples are unchanged."""
     region: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = ()
-    """What --inpaint makes anew, START-END in seconds such as 1.2-2.0; may be given more than once."""
+    """Stretch that --inpaint replaces, START-END in seconds such as 1.2-2.0; may be given several times."""
     vary: str | None = None
-    """Recording to make variations of (path or URI)."""
+    """Recording of which to generate variations (path or URI)."""
     strength: Fraction | None = None
-    """Share of the frames of --vary that is drawn anew, 0 to 1; default: 0.6."""
+    """Fraction of the frames of --vary that are generated anew, 0 to 1; default: 0.6."""
     kept_levels: NotNegative | None = None
-    """First levels of codes that all other frames of --vary keep; default: 1."""
+    """Number of levels that the other frames of --vary keep; default: 1."""
     loop: bool = False
-    """End and beginning fit, so that the clip repeats without a click; with --inpaint, those of the recording."""
+    """Generate a loop that repeats without a click; with --inpaint, close the recording to a loop."""
     recipe: str | None = None
-    """JSON file beside a clip (path or URI): makes the same clip again, with nothing else to say."""
+    """JSON file beside a clip (path or URI): reproduce this clip, without further options."""
     recording: str | None = None
-    """Where the recording is now that --recipe names (path or URI); default: where it was."""
+    """Present path or URI of the recording that --recipe names; default: the one in the recipe."""
     recipes: bool = True
     """Write a recipe beside each clip."""
     format: Literal["flac", "wav"] = "flac"
@@ -119,10 +119,10 @@ class Options(PoolOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.recipe is not None:
-            self._require_only_places()
+            self._check_recipe_options()
         elif self.recording is not None:
             raise SoundStormError(
-                "--recording goes with --recipe FILE: to edit a recording, give it to --inpaint, --vary or --prompt"
+                "--recording needs --recipe FILE: to edit a recording, give it to --inpaint, --vary or --prompt"
             )
         if self.num_samples is not None and self.num_samples > MAX_SAMPLES:
             raise SoundStormError(
@@ -138,36 +138,40 @@ class Options(PoolOptions):
 
     @property
     def edited(self) -> tuple[str, str] | None:
-        """The option that names a recording to edit, and the recording."""
+        """The option with a recording to edit, and the recording."""
         given = [(f"--{name}", uri) for name in ("inpaint", "vary") if (uri := getattr(self, name)) is not None]
         return given[0] if given else None
 
     @property
     def count(self) -> int:
-        """Clips to make."""
+        """Number of clips to generate."""
         return self.num_samples or (NEW_SAMPLES if self.edited is None else EDITED_SAMPLES)
 
-    def _require_only_places(self) -> None:
+    def _check_recipe_options(self) -> None:
         for field in fields(self):
-            if field.name not in OF_A_RECIPE and getattr(self, field.name) != field.default:
+            if field.name not in OPTIONS_WITH_RECIPE and getattr(self, field.name) != field.default:
                 name = "class" if field.name == "class_name" else field.name.replace("_", "-")
-                raise SoundStormError(f"--{name} cannot be given with --recipe, which says it: leave out one of them")
+                raise SoundStormError(
+                    f"--{name} cannot be given with --recipe, which contains it: leave out one of them"
+                )
 
     def _check_edit(self) -> None:
-        """Which options of edits go together."""
+        """Check the combination of options for edits."""
         alone = [f"--{name}" for name in ("prompt", "inpaint", "vary") if getattr(self, name) is not None]
         if len(alone) > 1:
-            raise SoundStormError(f"{' and '.join(alone)} are edits that do not go together: give one, then the other")
+            raise SoundStormError(f"{' and '.join(alone)} cannot be combined: apply one edit, then the other")
         if self.prompt is not None and self.loop:
             raise SoundStormError(
-                "--loop makes the beginning anew, which --prompt keeps: make the clip with --prompt first, then "
+                "--loop replaces the beginning, which --prompt keeps: generate the clip with --prompt first, then "
                 "give it to --inpaint with --loop"
             )
         for name, owner in (("region", "inpaint"), ("strength", "vary"), ("kept_levels", "vary")):
             if getattr(self, name) not in (None, ()) and getattr(self, owner) is None:
-                raise SoundStormError(f"--{name.replace('_', '-')} goes with --{owner} FILE")
+                raise SoundStormError(f"--{name.replace('_', '-')} needs --{owner} FILE")
         if self.inpaint is not None and not self.region and not self.loop:
-            raise SoundStormError("--inpaint: say what to make anew with --region, such as --region 1.2-2.0, or --loop")
+            raise SoundStormError(
+                "--inpaint needs a stretch to replace: give --region, such as --region 1.2-2.0, or --loop"
+            )
         for text in self.region:
             try:
                 parse_region(text)
@@ -176,9 +180,11 @@ class Options(PoolOptions):
         if self.edited is not None:
             option, _ = self.edited
             if self.duration != DURATION_S:
-                raise SoundStormError(f"--duration does not go with {option}: the recording decides the length")
+                raise SoundStormError(
+                    f"--duration cannot be given with {option}: the result is as long as the recording"
+                )
             if self.class_name is None:
-                raise SoundStormError(f"{option}: say with --class what the recording is of")
+                raise SoundStormError(f"{option} needs --class: give the class of the recording")
 
     def sampler(self, defaults: SamplerSettings) -> SamplerSettings:
         """The checkpoint's settings, overridden by --config and then by the command line."""

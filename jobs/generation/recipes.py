@@ -1,4 +1,5 @@
-"""Recipes: a JSON file beside each clip that says all that it was made of, and from which the same bytes come again."""
+"""Recipes: a JSON file beside each clip with all settings and files it was generated from, so that it can be reproduced
+bit by bit."""
 
 import hashlib
 import json
@@ -17,42 +18,42 @@ from soundstorm.serialization.hub import is_hub_address
 from soundstorm.settings import Settings
 
 MAX_BATCH_SIZE = 4096
-"""Clips that may be made together."""
+"""Maximum number of clips in a batch."""
 FORMAT = 1
 KEY = "recipe"
-"""Of the file, beside the clip's row of the manifest."""
+"""Key of the recipe in the JSON file, beside the columns of the manifest."""
 UPLOADED = "uploaded"
-"""In place of the URI of a recording that was sent to the endpoint, which does not keep it."""
+"""Replaces the URI of a recording that was uploaded to the endpoint, which does not keep it."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Source(Settings):
-    """A file that something was made from."""
+    """A file that a clip was generated from."""
 
     uri: str | None = None
-    """Where it was; None: in the package."""
+    """Its URI at that time; None: in the package."""
     sha256: str = ""
 
     def require(self, sha256: str, what: str, where: str, remedy: str) -> None:
         """Raise SoundStormError unless `sha256` is that of this source."""
         if sha256 != self.sha256:
             raise SoundStormError(
-                f"{where} was made with {what} {self.uri or 'in the package'} of SHA-256 {self.sha256[:12]}, and what "
-                f"is there now has {sha256[:12]}: {remedy}"
+                f"{where} needs {what} with SHA-256 {self.sha256[:12]} ({self.uri or 'in the package'}), but the one "
+                f"found has {sha256[:12]}: {remedy}"
             )
 
 
 @dataclass(kw_only=True, frozen=True)
 class Recipe(Settings):
-    """What all clips of a run are made of; a clip's own class and seed stand in its row."""
+    """Everything that the clips of a run have in common; the class and seed of a clip are in its row."""
 
     format: int = FORMAT
     checkpoint: dict = field(default_factory=dict)
     """A `Source`."""
     codec: dict = field(default_factory=dict)
-    """`uri` (None: found by its digest) and the fingerprint."""
+    """`uri` (None: found by its digest) and fingerprint."""
     listener: dict | None = None
-    """A `Source`: the classifier that chose among draws."""
+    """A `Source`: the classifier that chose among candidates."""
     sampler: dict = field(default_factory=dict)
     """`SamplerSettings`."""
     edit: str = "new"
@@ -63,10 +64,10 @@ class Recipe(Settings):
     kept_levels: int | None = None
     prompt_duration_s: float | None = None
     parents: tuple[dict, ...] = ()
-    """A `Source` of each recording that it was made from."""
+    """A `Source` for each recording that was edited or continued."""
     audio_format: str = "flac"
     versions: dict = field(default_factory=dict)
-    """Of Python and the libraries."""
+    """Versions of Python and the libraries."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -80,7 +81,7 @@ class ClipRecipe:
     duration_s: float
     sha256: str
     batch_size: int
-    """Clips that were made together: in bfloat16 the codes of one depend on their number."""
+    """Size of the batch: in bfloat16 the codes of a clip depend on it."""
     recipe: Recipe
 
     @property
@@ -90,41 +91,44 @@ class ClipRecipe:
 
     @property
     def sampler(self) -> SamplerSettings:
-        """How its codes were drawn."""
+        """Sampler settings of the clip."""
         return SamplerSettings.from_dict(self.recipe.sampler, f"{self.where}: sampler")
 
     @property
     def parents(self) -> list[Source]:
-        """The recordings that it was made from."""
+        """The recordings that were edited or continued."""
         return [Source.from_dict(parent, f"{self.where}: parents") for parent in self.recipe.parents]
 
     def options(self, given: Options) -> Options:
-        """The options that make it; where files lie is as `given`, and else as the recipe has it.
+        """The options that reproduce the clip; paths are those of `given`, or else those of the recipe.
 
         Raises:
-            SoundStormError: the recipe is not one that this version can follow.
+            SoundStormError: this version cannot follow the recipe.
         """
-        of_edit: dict[str, Any] = {}
+        edit_options: dict[str, Any] = {}
         kind, parents = self.recipe.edit, self.parents
         if kind not in ("new", "prompt", "inpaint", "vary") or (kind != "new") != (len(parents) == 1):
-            raise SoundStormError(f"{self.where}: an edit '{kind}' of {len(parents)} recordings is not known here")
+            raise SoundStormError(
+                f"{self.where}: edit '{kind}' of {len(parents)} recordings is unknown: use the "
+                "version that wrote the recipe"
+            )
         if kind != "new":
-            of_edit[kind] = self._recording(parents[0], given)
+            edit_options[kind] = self._recording(parents[0], given)
         elif given.recording is not None:
-            raise SoundStormError(f"{self.where} was not made from a recording: leave --recording out")
+            raise SoundStormError(f"{self.where} has no recording: leave out --recording")
         if kind == "prompt":
-            of_edit["prompt_duration"] = self.recipe.prompt_duration_s
+            edit_options["prompt_duration"] = self.recipe.prompt_duration_s
         if kind == "inpaint":
-            of_edit["region"] = tuple(self.recipe.regions)
+            edit_options["region"] = tuple(self.recipe.regions)
         if kind == "vary":
-            of_edit |= {"strength": self.recipe.strength, "kept_levels": self.recipe.kept_levels}
+            edit_options |= {"strength": self.recipe.strength, "kept_levels": self.recipe.kept_levels}
         if kind in ("new", "prompt"):
-            of_edit["duration"] = self.duration_s
-        places: dict[str, Any] = {
+            edit_options["duration"] = self.duration_s
+        uris: dict[str, Any] = {
             name: getattr(given, name) or (None if source is None else Source.from_dict(source, self.where).uri)
             for name, source in (("checkpoint", self.recipe.checkpoint), ("listener", self.recipe.listener))
         }
-        places["codec"] = given.codec or self.recipe.codec.get("uri")
+        uris["codec"] = given.codec or self.recipe.codec.get("uri")
         try:
             return replace(
                 given,
@@ -134,18 +138,18 @@ class ClipRecipe:
                 num_samples=1,
                 loop=self.recipe.loop,
                 format=self.recipe.audio_format,  # type: ignore[arg-type]
-                **places,
-                **of_edit,
+                **uris,
+                **edit_options,
             )
         except SoundStormError as error:
             raise SoundStormError(f"{self.where}: {error}") from error
 
     def _recording(self, parent: Source, given: Options) -> str | None:
-        """Where the recording is now."""
+        """Path or URI of the recording."""
         if given.recording is None and parent.uri == UPLOADED:
             raise SoundStormError(
-                f"{self.where} was made from a recording that was sent to an endpoint: say with --recording where that "
-                f"is now (SHA-256 {parent.sha256[:12]})"
+                f"{self.where} was generated from a recording that was uploaded to an endpoint: give that recording "
+                f"with --recording (SHA-256 {parent.sha256[:12]})"
             )
         return given.recording or parent.uri
 
@@ -159,25 +163,25 @@ def recipe_of(
     sampler: SamplerSettings,
     parents: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The recipe of the clips that a run makes, as it stands in their files.
+    """The recipe of the clips of a run, as written to their files.
 
     Args:
-        options: of the run.
-        checkpoint_sha256: digest of its checkpoint.
-        codec: that decodes.
-        reranker: content of the file of the classifier that chooses among candidates.
-        sampler: how codes are drawn.
-        parents: sources, as dictionaries, of what is edited or continued.
+        options: options of the run.
+        checkpoint_sha256: digest of the checkpoint.
+        codec: the codec.
+        reranker: content of the file of the classifier that chooses among candidates, or None.
+        sampler: how codes are sampled.
+        parents: sources, as dictionaries, of the recordings that are edited or continued.
     """
     edited = options.edited
     kind = "prompt" if options.prompt is not None else "new" if edited is None else edited[0].removeprefix("--")
     recipe = Recipe(
-        checkpoint=Source(uri=_place(options.checkpoint), sha256=checkpoint_sha256).to_dict(),
-        codec={"uri": _place(options.codec)} | asdict(codec.fingerprint),
+        checkpoint=Source(uri=_absolute(options.checkpoint), sha256=checkpoint_sha256).to_dict(),
+        codec={"uri": _absolute(options.codec)} | asdict(codec.fingerprint),
         listener=None
         if reranker is None
         else Source(
-            uri=_place(options.listener),
+            uri=_absolute(options.listener),
             sha256=hashlib.sha256(reranker).hexdigest(),
         ).to_dict(),
         sampler=sampler.to_dict(),
@@ -194,16 +198,16 @@ def recipe_of(
     return recipe.to_dict()
 
 
-def _place(uri: str | None) -> str | None:
-    """`uri` as it means the same from anywhere."""
+def _absolute(uri: str | None) -> str | None:
+    """`uri` as an absolute path or URI."""
     return uri if uri is None or is_hub_address(uri) else storage.absolute(uri)
 
 
 def read_recipe(uri: str) -> ClipRecipe:
-    """The recipe in the file at `uri`.
+    """Read the recipe in the file at `uri`.
 
     Raises:
-        SoundStormError: it is none.
+        SoundStormError: the file is not a recipe.
         ClusterError: there is no such file.
     """
     where, data = f"--recipe {uri}", storage.read_bytes(uri)
@@ -214,17 +218,21 @@ def read_recipe(uri: str) -> ClipRecipe:
     if not isinstance(content, dict) or not isinstance(content.get(KEY), dict):
         raise SoundStormError(f"{where} is not a recipe: give the .json file beside a clip")
     if content[KEY].get("format") != FORMAT:
-        raise SoundStormError(f"{where} has format {content[KEY].get('format')}, this version reads {FORMAT}")
+        raise SoundStormError(
+            f"{where} has format {content[KEY].get('format')}, but this version reads {FORMAT}: use "
+            "the version that wrote it"
+        )
     row = {each.name: content.get(each.name) for each in fields(ClipRecipe) if each.name not in ("where", "recipe")}
     kinds = {"sample_id": str, "category": str, "seed": int, "duration_s": (int, float), "sha256": str}
     kinds["batch_size"] = int
     for name, kind in kinds.items():
         if not isinstance(row[name], kind) or isinstance(row[name], bool):  # type: ignore[arg-type]
-            raise SoundStormError(
-                f"{where}: {name} is {row[name]!r}: give the .json file beside a clip, as it was made"
-            )
+            raise SoundStormError(f"{where}: {name} is {row[name]!r}: give the unchanged .json file beside a clip")
     if not 0 < int(str(row["batch_size"])) <= MAX_BATCH_SIZE:
         raise SoundStormError(f"{where}: batch_size is {row['batch_size']}: give 1 to {MAX_BATCH_SIZE}")
     if not str(row["sample_id"]).rpartition("-")[2].isdecimal():
-        raise SoundStormError(f"{where}: sample_id is {row['sample_id']!r}, which does not end with a number")
+        raise SoundStormError(
+            f"{where}: sample_id is {row['sample_id']!r}: give the unchanged .json file, whose "
+            "sample_id ends with a number"
+        )
     return ClipRecipe(where=where, recipe=Recipe.from_dict(content[KEY], where), **row)  # type: ignore[arg-type]

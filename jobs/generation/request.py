@@ -1,4 +1,4 @@
-"""What a run of `generate` is asked to make: options, or a recipe, with all files that they name read and checked."""
+"""A checked request of `generate`: its options or recipe, with all files that they name."""
 
 import hashlib
 import math
@@ -16,41 +16,41 @@ from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm1
 from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS, LEAST_LOOP_S
+from soundstorm.generation.editing import KEPT_LEVELS, MIN_LOOP_S
 from soundstorm.generation.edits import Edit, Inpainting, New, Variation
 from soundstorm.generation.regions import parse_region, sample_spans
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
 
-LONGEST_EDITED_S = 600.0
-"""Of a recording that is edited."""
+MAX_EDITED_S = 600.0
+"""Longest recording that can be edited, in seconds."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Request:
-    """All that decides what is made."""
+    """Everything that determines the output of a run."""
 
     options: Options
-    """With what a recipe says in their place."""
+    """The options; those of the recipe, if there is one."""
     files: dict[str, bytes]
-    """Of the checkpoint."""
+    """Files of the checkpoint, by name."""
     checkpoint: Checkpoint
     labels: list[int]
-    """Classes, of which the clips are in turn."""
+    """Labels of the classes; clip i has the class of label i modulo their number."""
     sampler: SamplerSettings
     codec_file: bytes
     codec: Codec
     reranker: bytes | None
-    """File of the classifier that chooses among draws."""
+    """File of the classifier that chooses among candidates."""
     edit: Edit
     duration_s: float
     parents: list[Source]
     again: ClipRecipe | None = None
-    """The recipe that is followed."""
+    """The recipe to reproduce."""
 
     @property
     def recipe(self) -> dict[str, Any] | None:
-        """What is written beside each clip."""
+        """The recipe that is written beside each clip; None if off."""
         if not self.options.recipes:
             return None
         return recipe_of(
@@ -63,13 +63,13 @@ class Request:
         )
 
     def items(self, numbers: range) -> list[tuple[int, int]]:
-        """Number and class of each clip of a part."""
+        """Number and label of each clip of a shard."""
         if self.again is not None:
             return [(self.again.number, self.labels[0])]
         return [(number, self.labels[number % len(self.labels)]) for number in numbers]
 
     def settings_of_edit(self) -> dict[str, Any]:
-        """What an edit adds to the settings of a run; nothing where there is none."""
+        """Settings of an edit for the record of a run; empty for new sound."""
         found: dict[str, Any] = {"loop": True} if self.options.loop else {}
         if self.options.edited is not None:
             option, _ = self.options.edited
@@ -80,10 +80,10 @@ class Request:
 
 
 def request_of(given: Options) -> Request:
-    """Read and check what the options, or the recipe, name.
+    """Check the options or the recipe, and read the files that they name.
 
     Raises:
-        SoundStormError, ClusterError: something is not there, or does not fit.
+        SoundStormError, ClusterError: a file is missing or does not match.
     """
     again = None if given.recipe is None else read_recipe(given.recipe)
     options = given if again is None else again.options(given)
@@ -91,7 +91,7 @@ def request_of(given: Options) -> Request:
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
     if again is not None:
         made_with = Source.from_dict(again.recipe.checkpoint, again.where)
-        made_with.require(checkpoint.sha256, "the checkpoint", again.where, "give --checkpoint with that one")
+        made_with.require(checkpoint.sha256, "the checkpoint", again.where, "give that checkpoint with --checkpoint")
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler) if again is None else again.sampler
     sampler.iterations_for(checkpoint.model.config)
@@ -103,11 +103,13 @@ def request_of(given: Options) -> Request:
     if again is not None and reranker is not None:
         chosen_by = Source.from_dict(again.recipe.listener, again.where)
         digest = hashlib.sha256(reranker).hexdigest()
-        chosen_by.require(digest, "the reranker", again.where, "give --listener with that one")
+        chosen_by.require(digest, "the reranker", again.where, "give that classifier with --listener")
     edit, duration_s, parents = _edit(options, checkpoint, codec)
     if again is not None:
         for before, now in zip(again.parents, parents, strict=True):
-            before.require(now.sha256, "the recording", again.where, "put the recording as it was there")
+            before.require(
+                now.sha256, "the recording", again.where, "restore that recording, or give it with --recording"
+            )
     return Request(
         options=options,
         files=files,
@@ -131,10 +133,10 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
 
 
 def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[Source]]:
-    """What is made, its length in seconds, and the recordings that it is made from."""
-    if options.loop and options.edited is None and options.duration < LEAST_LOOP_S:
+    """The edit, the duration of the result in seconds, and the recordings it uses."""
+    if options.loop and options.edited is None and options.duration < MIN_LOOP_S:
         raise SoundStormError(
-            f"--duration is {options.duration}: a loop needs at least {LEAST_LOOP_S:g} s, give more or leave --loop out"
+            f"--duration is {options.duration}: a loop needs at least {MIN_LOOP_S:g} s, give more or leave out --loop"
         )
     if options.prompt is not None:
         edit, source = _continued(options, options.prompt, codec)
@@ -142,11 +144,10 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
     if options.edited is None:
         return New(loop=options.loop), options.duration, []
     option, uri = options.edited
-    recording, source = _read(option, uri, "edited", LONGEST_EDITED_S)
-    if recording.original_duration_s > LONGEST_EDITED_S:
+    recording, source = _read(option, uri, "edited", MAX_EDITED_S)
+    if recording.original_duration_s > MAX_EDITED_S:
         raise SoundStormError(
-            f"{option} {uri} has {recording.original_duration_s:.0f} s: give a part of it of at most "
-            f"{LONGEST_EDITED_S:g} s"
+            f"{option} {uri} has {recording.original_duration_s:.0f} s: give a part of it of at most {MAX_EDITED_S:g} s"
         )
     if (recording.original_rate, recording.channels) != (codec.sample_rate, 1):
         print_note(
@@ -157,8 +158,8 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
         print_note(f"{option} {uri}: {note}")
     recording_N = to_pcm16(recording.waveform)
     duration_s = len(recording_N) / codec.sample_rate
-    if options.loop and duration_s < LEAST_LOOP_S:
-        raise SoundStormError(f"{option} {uri} has {duration_s:g} s: a loop needs at least {LEAST_LOOP_S:g} s")
+    if options.loop and duration_s < MIN_LOOP_S:
+        raise SoundStormError(f"{option} {uri} has {duration_s:g} s: a loop needs at least {MIN_LOOP_S:g} s")
     if options.vary is not None:
         return _variation(options, recording_N, checkpoint), duration_s, [source]
     spans: list[tuple[int, int]] = []
@@ -175,11 +176,12 @@ def _variation(options: Options, recording_N: Any, checkpoint: Checkpoint) -> Va
     num_levels = checkpoint.model.config.num_levels
     kept_levels = KEPT_LEVELS if options.kept_levels is None else options.kept_levels
     if kept_levels > num_levels:
-        raise SoundStormError(f"--kept-levels is {kept_levels}: the checkpoint has {num_levels} levels")
+        raise SoundStormError(f"--kept-levels is {kept_levels}: give 0 to {num_levels}, the levels of the checkpoint")
     strength = STRENGTH if options.strength is None else options.strength
     if strength == 0 and kept_levels == num_levels:
         raise SoundStormError(
-            f"--strength 0 with --kept-levels {kept_levels} leaves nothing to make: give more or less"
+            f"--strength 0 with --kept-levels {kept_levels} leaves nothing to generate: give a larger --strength or "
+            "fewer levels"
         )
     return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=options.loop)
 
@@ -198,7 +200,7 @@ def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
 
 
 def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording, Source]:
-    """The first `longest_s` seconds of the recording at `uri`, and which file that was."""
+    """The first `longest_s` seconds of the recording at `uri`, and its source."""
     content = storage.read_bytes(uri)
     try:
         recording = read_audio(content, max_duration_s=longest_s)

@@ -31,7 +31,7 @@ from soundstorm.serialization.provenance import (
     parse_provenance,
 )
 from soundstorm.serialization.recordings import digest_of, recordings_of
-from soundstorm.training.batches import drawn_view
+from soundstorm.training.batches import sample_view
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 CLIPS_FILE = "clips.parquet"
@@ -61,9 +61,9 @@ class TokenSet:
         return self.views[index][0]
 
     def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
-        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.drawn_view`."""
+        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.sample_view`."""
         views = self.views[index]
-        return views[drawn_view(len(views), recorded_share, seed, epoch, index)]
+        return views[sample_view(len(views), recorded_share, seed, epoch, index)]
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -20,7 +20,7 @@ from jobs.serving.uploads import beginning_of, whole_of
 from soundstorm.audio.files import Recording, to_pcm16
 from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS, LEAST_LOOP_S
+from soundstorm.generation.editing import KEPT_LEVELS, MIN_LOOP_S
 from soundstorm.generation.regions import parse_region, sample_spans
 
 AudioFormat = Literal["flac", "wav"]
@@ -256,8 +256,8 @@ class RequestParser:
 
     @staticmethod
     def _check_loop(what: str, duration_s: float) -> None:
-        if duration_s < LEAST_LOOP_S:
-            raise SoundStormError(f"{what} has {duration_s:g} s: a loop needs at least {LEAST_LOOP_S:g} s")
+        if duration_s < MIN_LOOP_S:
+            raise SoundStormError(f"{what} has {duration_s:g} s: a loop needs at least {MIN_LOOP_S:g} s")
 
 
 def _number(name: str, value: Any) -> float:

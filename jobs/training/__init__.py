@@ -1,1 +1,1 @@
-"""Training on workers of Ray Train: the run, its loops and its log."""
+"""Training on workers of Ray Train: starting runs, training loops, logs."""

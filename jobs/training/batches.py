@@ -1,5 +1,5 @@
-"""The order in which workers see the clips: it depends on (seed, epoch) alone, so a run that is repeated or resumed
-sees the same."""
+"""The order in which workers process the clips. It depends on (seed, epoch) only, so a resumed run has the same
+order."""
 
 import math
 from collections.abc import Iterator

@@ -1,5 +1,4 @@
-"""How many clips each worker takes a step, so that a training which goes on with another number of workers still takes
-as many in all."""
+"""Keeps the total batch size if a training resumes with another number of workers."""
 
 import json
 
@@ -9,17 +8,16 @@ from jobs.console.command import print_note
 from jobs.training.ray_trainer import RUN_FOLDER
 
 STEP_FILE = "step.json"
-"""Beside the checkpoints of a run: what it began with."""
+"""File beside the checkpoints of a run, with the number of workers at its start."""
 
 
 def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
-    """Clips that each of `num_workers` takes a step in the run in `output_uri`, which is to be begun or to go on; says
-    what changes.
+    """Batch size of each of `num_workers` workers in a new or resumed run; prints a note if it changes.
 
     Args:
         output_uri: the job's output folder.
-        batch_size: clips a worker takes a step, as given in the options; it applies to the number of workers with
-            which the run was started.
+        batch_size: batch size per worker in the options; it applies to the number of workers with which the run was
+            started.
         num_workers: number of workers now.
     """
     uri = storage.join(output_uri, RUN_FOLDER, STEP_FILE)
@@ -33,22 +31,22 @@ def batch_of_worker(output_uri: str, batch_size: int, num_workers: int) -> int:
     batch = max(1, round(wanted / num_workers))
     if batch * num_workers == wanted:
         change = (
-            f"{batch} clips a step each in place of {batch_size}, so that a step has {wanted} as before; only "
-            "masks and dropout fall otherwise"
+            f"{batch} clips per worker instead of {batch_size} keep the {wanted} clips per step; only the random masks "
+            "and dropout differ"
         )
     else:
         change = (
-            f"{batch} clips a step each: a step has {batch * num_workers} in place of {wanted}, and an epoch "
+            f"{batch} clips per worker: a step has {batch * num_workers} clips instead of {wanted}, and an epoch has "
             "another number of steps"
         )
     print_note(
-        f"this run was begun with {before} worker{'s' if before > 1 else ''} and goes on with {num_workers}: {change}"
+        f"this run started with {before} worker{'s' if before > 1 else ''} and resumes with {num_workers}: {change}"
     )
     return batch
 
 
 def _read(uri: str) -> int | None:
-    """The number of workers that the run was begun with; None where it was not begun, or does not say."""
+    """The number of workers at the start of the run; None if it is not recorded."""
     try:
         found = json.loads(storage.read_bytes(uri))["num_workers"]
     except (NotFoundError, ValueError, LookupError, TypeError):

@@ -1,4 +1,4 @@
-"""The actor that finds the codec's codebooks: it holds the pool of blocks, and is asked for one level after another."""
+"""The actor that fits the codebooks of the codec: it holds the blocks of the recordings and fits one level per call."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,19 +15,19 @@ from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.fitting import CodebookFit, FittingConfig, pool_of_simple_sounds
 
 LEVEL_S = 3600.0
-"""A level that takes longer hangs: the process ends itself."""
+"""Seconds after which fitting a level hangs, and the process kills itself."""
 
 
 class CodecFitter:
-    """Fits codebooks to a pool that lies in the object store, and to simple sounds.
+    """Fits codebooks to blocks of recordings and of simple sounds.
 
     Args:
         parts: references to tables (schema DECODED) whose `samples` are blocks as float16.
-        blocks: of a copy of each recording, at most.
-        config, fitting: of the codec and of its fitting.
-        state: of an earlier fitter on the same pool, as `soundstorm.codec.files.state_to_bytes` writes it.
-        cpus: how many threads to use.
-        tracker: of `cluster.scheduling.attempt_tracker`.
+        blocks: maximum number of blocks from each simple sound.
+        config, fitting: settings of the codec and of its fitting.
+        state: state of an earlier fitter on the same blocks, from `soundstorm.codec.files.state_to_bytes`; None: start.
+        cpus: number of threads.
+        tracker: the attempt tracker.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class CodecFitter:
             self.fit = CodebookFit(pool_PV, config, fitting, found, "cuda" if torch.cuda.is_available() else "cpu")
 
     def step(self) -> bytes:
-        """Find the next level, if there is one; returns the state with it."""
+        """Fit the next level, if there is one; returns the new state."""
         with Heartbeat(self.tracker, LEVEL_S):
             if not self.fit.is_finished:
                 self.fit.step()

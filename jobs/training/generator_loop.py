@@ -31,7 +31,8 @@ from soundstorm.serialization.provenance import TrainedOn
 
 
 def train_on_worker(settings: dict[str, Any]) -> str | None:
-    """Ray Train's loop: run all epochs, with a report after each; returns why training stopped early, or None."""
+    """Training loop of Ray Train: run all epochs, with a report after each. Returns why training stopped early, or
+    None."""
     use_threads(settings["cpus"], settings["threads"])
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
@@ -46,9 +47,8 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        wrap=partial(
-            prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}
-        ),  # the buffers are centroids, which are constant
+        # the buffers are centroids, which are constant
+        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
     )
     checkpoint = get_checkpoint()
     if checkpoint is not None:
@@ -57,7 +57,8 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     while not worker.is_finished:
         try:
             worker.run_epoch()
-        except SoundStormError as error:  # the gradient is not finite, on all workers, and would be after a restart
+        # the gradient is not finite, on all workers, and a restart would not change that
+        except SoundStormError as error:
             return str(error)
         _report(worker, settings, fingerprint)
         if worker.problem():
@@ -72,8 +73,8 @@ def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, To
 
 
 def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far. Rank 0 adds a checkpoint if one is due and the epoch was good: the last good checkpoint is
-    not replaced by a bad one."""
+    """Report the log so far. Rank 0 adds a checkpoint if one is due and the loss has not diverged, so that a good
+    checkpoint is never replaced by a bad one."""
     is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
     with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
         saved = None
@@ -142,8 +143,8 @@ def network_for(architecture: ModelConfig, tokens: Tokens, codec: Codec | None =
     fingerprint, most = tokens.fingerprint, architecture.generated_levels
     if most is not None and most > fingerprint.num_levels:
         raise SoundStormError(
-            f"generated_levels is {most}: the codec of {tokens.uri} has {fingerprint.num_levels} levels, give at most "
-            "that many"
+            f"generated_levels is {most}: give at most {fingerprint.num_levels}, the levels of the codec of "
+            f"{tokens.uri}"
         )
     return replace(
         architecture,

@@ -1,8 +1,8 @@
-"""One worker's side of a training run: which views of which clips it sees when, its steps, its validation, and what it
-needs to go on later.
+"""The training of a generator on one worker: the order of clips and views, steps, validation, and the state for
+resuming.
 
-`jobs/train.py` runs it on several workers at once, `tune/` in one process a trial; both get the same numbers from the
-same settings.
+`jobs/train.py` runs it on several workers, `tune/` in one process per trial; both give the same results for the same
+settings.
 """
 
 import time
@@ -34,20 +34,21 @@ from soundstorm.training.step import (
 
 
 class TrainingRun:
-    """A network in training, and the averaged weights that are published.
+    """A network in training, and its averaged weights.
 
-    Everything random follows from (seed, epoch, step, worker), so a run that is resumed after an epoch goes on exactly
-    as it would have. With another number of workers it goes on from the same epoch, with other batches.
+    All random numbers depend on (seed, epoch, step, worker) only, so a run that is resumed after an epoch continues
+    exactly as without the interruption. With another number of workers it resumes from the same epoch, with other
+    batches.
 
     Args:
-        architecture: of the network.
-        config: of the training.
-        training: clips to learn from.
-        validation: clips to measure on.
+        architecture: settings of the network.
+        config: settings of the training.
+        training: training clips.
+        validation: validation clips.
         device: where to compute.
-        rank, world_size: this worker and the number of them; losses are summed over the default process group where
-            there is one.
-        weights: to start from; what they lack, and without any the whole network, starts at random.
+        rank, world_size: rank of this worker and number of workers; losses are summed over the default process group,
+            if there is one.
+        weights: initial weights; missing ones are initialized randomly.
         wrap: makes the network distributed.
     """
 
@@ -68,7 +69,7 @@ class TrainingRun:
         self.device, self.rank, self.world_size = device, rank, world_size
         torch.manual_seed(config.seed)
         self.network = make_generator(architecture)
-        _start_from(self.network, weights)
+        _load_initial_weights(self.network, weights)
         self.network.to(device)
         self.model = wrap(self.network)
         self.ema = EMA(self.network, config.ema_decay)
@@ -81,7 +82,7 @@ class TrainingRun:
 
     @property
     def num_levels(self) -> int:
-        """The first levels of the codes, which the network generates."""
+        """Number of levels that the network generates."""
         return self.network.config.num_levels
 
     @property
@@ -95,11 +96,11 @@ class TrainingRun:
 
     @property
     def is_good(self) -> bool:
-        """Whether the last epoch left something worth keeping."""
+        """Whether the loss of the last epoch has not diverged."""
         return not far_above_guessing(self._losses()[-1], self.network.config.codebook_size)
 
     def problem(self) -> str | None:
-        """Why there is no use in going on; None = there is."""
+        """Why training should stop; None: it should not."""
         why = lost(self._losses(), self.network.config.codebook_size, self.is_finished)
         return None if why is None else f"{why}: lower --lr (it is {self.config.lr:g})"
 
@@ -117,15 +118,16 @@ class TrainingRun:
             SoundStormError: the loss or its gradient is not finite, on all workers alike.
         """
         began = time.monotonic()
-        trained = _over_workers(self._train())
-        validated = _over_workers(self._validate())
+        trained = _sum_over_workers(self._train())
+        validated = _sum_over_workers(self._validate())
         self.epochs_done += 1
         row: Row = {
             "epoch": self.epochs_done,
             "step": self.step,
             "train_loss": mixed_loss(trained, self.config),
             "val_loss": mixed_loss(validated, self.config),
-            "lr": self.config.lr * lr_factor(self.step - 1, self.total_steps, self.config),  # of the epoch's last step
+            # of the last step of the epoch
+            "lr": self.config.lr * lr_factor(self.step - 1, self.total_steps, self.config),
             "seconds": time.monotonic() - began,
         }
         row |= {f"train_level_{level}": loss for level, loss in enumerate(trained.per_level())}
@@ -135,12 +137,11 @@ class TrainingRun:
 
     def _train(self) -> LevelLosses:
         config, epoch = self.config, self.epochs_done
-        torch.manual_seed(
-            seeded_generator(config.seed, epoch, self.rank).initial_seed()
-        )  # dropout draws from the global generator
+        # dropout uses the global generator
+        torch.manual_seed(seeded_generator(config.seed, epoch, self.rank).initial_seed())
         self.model.train()
         total: LevelLosses | None = None
-        deal = epoch_batches(
+        batches = epoch_batches(
             len(self.training),
             config.batch_size,
             seed=config.seed,
@@ -148,7 +149,7 @@ class TrainingRun:
             rank=self.rank,
             world_size=self.world_size,
         )
-        for number, members in enumerate(deal):
+        for number, members in enumerate(batches):
             views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
             clips = [
                 crop(codes_QT, config.crop_frames, config.seed, epoch, index)
@@ -163,7 +164,7 @@ class TrainingRun:
         return total
 
     def _validate(self) -> LevelLosses:
-        """Losses of this worker's share of the validation clips under fixed masks."""
+        """Losses of this worker's validation clips under fixed masks."""
         mine = range(self.rank, len(self.validation), self.world_size)
         size = self.config.batch_size
         batches = (
@@ -176,7 +177,7 @@ class TrainingRun:
         return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
 
     def state_dict(self) -> dict[str, Any]:
-        """What `load_state_dict` needs: tensors and plain values only."""
+        """State for `load_state_dict`: tensors and plain values only."""
         return {
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -186,7 +187,7 @@ class TrainingRun:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the epoch at which `state_dict` was taken.
+        """Resume after the epoch at which `state_dict` was called.
 
         Raises:
             SoundStormError: the state is of another network.
@@ -199,28 +200,30 @@ class TrainingRun:
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise SoundStormError(
-                f"the training state is not of this network ({reason}): start afresh with --overwrite"
+                f"the training state is not of this network ({reason}): start again with --overwrite"
             ) from error
         self.schedule.last_epoch = self.step
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.lr * lr_factor(self.step, self.total_steps, self.config)
 
 
-def _start_from(network: GeneratorNetwork, weights: dict[str, Tensor] | None) -> None:
-    """Give `network` these weights by name.
+def _load_initial_weights(network: GeneratorNetwork, weights: dict[str, Tensor] | None) -> None:
+    """Load weights by name.
 
     Raises:
-        SoundStormError: the network goes through the codec's centroids, and they are not among the weights.
+        SoundStormError: the network needs the codec's centroids, and they are not among the weights.
         ValueError: there are weights of another network.
     """
     result = network.load_state_dict(weights or {}, strict=False)
     if result.unexpected_keys:
         raise ValueError(f"weights of another network: {', '.join(result.unexpected_keys[:3])}")
     if any(name.startswith("centroids.") for name in result.missing_keys):
-        raise SoundStormError("the network goes through the codec's centroids, and was given none")
+        raise SoundStormError(
+            "the network needs the codec's centroids, but none were given: train with the codec of the tokens"
+        )
 
 
-def _over_workers(losses: LevelLosses) -> LevelLosses:
+def _sum_over_workers(losses: LevelLosses) -> LevelLosses:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.all_reduce(losses.nats_Q)
         torch.distributed.all_reduce(losses.frames_Q)

@@ -1,4 +1,4 @@
-"""Running a Ray Train loop from a job: the number of workers, their reports as they arrive, and errors as sentences."""
+"""Runs Ray Train loops from a job: number of workers, forwarding of reports, readable errors."""
 
 import errno
 import os
@@ -76,8 +76,8 @@ def scaling_for(
         num_workers: requested number; None: one per GPU, or one if there is no GPU.
         device: `auto` (GPUs if there are any), `cpu` or `cuda`.
         info: the cluster.
-        wait_s: longest wait for a joined cluster to free resources, or longer if it needs longer to scale up; a Ray
-            that was started here is not waited for.
+        wait_s: longest wait for a joined cluster to free resources, extended if it needs longer to scale up; there is
+            no wait if Ray was started here.
 
     Raises:
         SoundStormError: the cluster cannot hold them.
@@ -103,7 +103,7 @@ def scaling_for(
         if not group.wait(wait_s):
             raise SoundStormError(
                 f"{too_many}, and could not schedule them within {wait_s:.0f} s: give fewer, or wait until other jobs "
-                "have ended"
+                "end"
             )
     finally:
         remove_placement_group(group)
@@ -142,14 +142,13 @@ class ReportForwarder(UserCallback):
                 raise error
             if _is_disk_full(error):
                 raise SoundStormError(
-                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}); free space for {self.output_uri} "
-                    "and "
-                    "for temporary files"
+                    f"{STOPPED}the disk is full or read-only ({_lines(error)[0]}): free space for {self.output_uri} "
+                    "and for temporary files"
                 )
 
 
 class TrainResult(Protocol):
-    """What is used of Ray Train's result."""
+    """The part of Ray Train's result that is used."""
 
     checkpoint: ray.train.Checkpoint | None
     return_value: Any
@@ -230,7 +229,7 @@ def run_trainer(
         except Exception as error:
             sentence = _as_sentence(error, max_failures)
             if sentence is error:
-                raise  # an error that is its own cause makes Ray Tune loop for ever
+                raise  # an error that is its own cause makes Ray Tune loop endlessly
             raise sentence from error
         finally:
             reports.shutdown(force=True)

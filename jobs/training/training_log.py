@@ -1,4 +1,4 @@
-"""The log of a training run as `log.csv`, TensorBoard events and metrics, kept up to date while the run goes on."""
+"""The log of a training run: `log.csv`, TensorBoard events and Prometheus metrics, updated during the run."""
 
 import csv
 import io
@@ -21,14 +21,14 @@ Row = dict[str, float | int | None]
 class TrainingLog:
     """Writes the rows of a run below an output folder: `log.csv` at each update, `tensorboard/` beside it.
 
-    A local `tensorboard/` can be watched while the run goes on; object storage has it when the run ends, since events
-    cannot be appended there. Use it as a context manager.
+    A local `tensorboard/` is updated during the run; in object storage it appears at the end, since events cannot be
+    appended there. Use it as a context manager.
 
     Args:
         output_uri: the job's output folder.
         index: the column that numbers the rows; TensorBoard's horizontal axis.
-        stage: its name in the metrics.
-        clips: clips behind each row's `seconds`; None where these are something else.
+        stage: name of the stage in the metrics.
+        clips: number of clips that are processed in each row's `seconds`; None if unknown.
     """
 
     def __init__(self, output_uri: str, index: str, stage: str, clips: int | None = None) -> None:
@@ -44,7 +44,7 @@ class TrainingLog:
         return self
 
     def update(self, rows: Sequence[Row]) -> None:
-        """Bring the log up to `rows`, all rows of the run so far; the columns are the keys of the last one."""
+        """Update the log to `rows`, all rows of the run so far; the columns are the keys of the last one."""
         if not rows:
             return
         storage.write_bytes(storage.join(self.output_uri, "log.csv"), _to_csv(rows))
@@ -60,10 +60,10 @@ class TrainingLog:
                     self._writer.add_scalar(name, value, position)
             self._written = position
         self._writer.flush()
-        self._tell(rows[-1])
+        self._publish(rows[-1])
 
-    def _tell(self, row: Row) -> None:
-        """Have Prometheus know the newest row."""
+    def _publish(self, row: Row) -> None:
+        """Publish the newest row as Prometheus metrics."""
         if self.clips is not None and row["seconds"]:
             row = row | {"clips_per_s": self.clips / row["seconds"]}
         for name, value in row.items():
@@ -91,5 +91,5 @@ def _to_csv(rows: Sequence[Row]) -> bytes:
 
 
 def _rounded(value: Any) -> Any:
-    """Eight significant digits: more is noise, and makes the file hard to read."""
+    """Round to eight significant digits."""
     return float(f"{value:.8g}") if isinstance(value, float) else value

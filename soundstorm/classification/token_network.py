@@ -175,7 +175,7 @@ class TokenClassifier(nn.Module):
     def frames(self, embedded: TokenEmbeddings) -> Tensor:
         """Normalized outputs of all blocks, averaged with learned weights: (B, T, D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
-        *inner, last_BTD = self.backbone.conformer.stages(x_BTD, embedded.valid_BT)
+        *inner, last_BTD = self.backbone.conformer.hidden_states(x_BTD, embedded.valid_BT)
         normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [
             self.backbone.conformer.norm(last_BTD)
         ]

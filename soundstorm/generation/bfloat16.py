@@ -1,9 +1,8 @@
-"""A network whose matrices are rounded to bfloat16 once, for generation, instead of by autocast in every pass.
+"""A network whose weight matrices are rounded to bfloat16 once, instead of by autocast in every forward pass.
 
-Autocast rounds what a product takes in, weights as well, each time it is asked for it. Rounded before, a weight has the
-same bits, and so has everything that follows from it. Where a CPU multiplies in tiles (AMX), linear layers also keep
-their weights in the order in which oneDNN's kernel reads them, which it would else bring about at every call; the
-kernel is the same, and so are the bits.
+Autocast rounds the operands of each matrix product, the weights included, at every call. Rounding the weights in
+advance gives the same bits. On CPUs with AMX tiles, linear layers also store their weights in the layout of oneDNN's
+kernel, which otherwise reorders them at every call; kernel and results are the same.
 """
 
 import copy
@@ -21,17 +20,17 @@ from soundstorm.model.soundstorm import SoundStorm
 Network = TypeVar("Network", bound=nn.Module)
 State = tuple[tuple[int, int], ...]
 
-PACKED_FOR = 752
-"""Rows of a product that the order of packed weights is chosen for: eight clips of 5 s of the packaged network."""
+PACKED_ROWS = 752
+"""Number of input rows for which oneDNN chooses the layout: eight clips of 5 s of the packaged network."""
 _lock = threading.Lock()
 _found: weakref.WeakKeyDictionary[nn.Module, tuple[State, nn.Module]] = weakref.WeakKeyDictionary()
 
 
 def rounded_to_bfloat16(network: Network) -> Network:
-    """`network` in evaluation mode with its matrices in bfloat16, to be run under autocast; all other tensors are those
-    of `network`. It is made once, and again when the weights have changed."""
+    """A copy of `network` in evaluation mode with its weight matrices in bfloat16, to be run under autocast; it shares
+    all other tensors with `network`. The copy is cached until the weights change."""
     tensors = [*network.parameters(), *network.buffers()]
-    if any(tensor.is_inference() for tensor in tensors):  # whether these change cannot be seen
+    if any(tensor.is_inference() for tensor in tensors):  # they have no version counter that would show a change
         return _rounded_copy(network)
     state = tuple((tensor.data_ptr(), tensor._version) for tensor in tensors)
     with _lock:
@@ -43,7 +42,7 @@ def rounded_to_bfloat16(network: Network) -> Network:
 
 
 class PackedLinear(nn.Module):
-    """A linear layer in bfloat16 whose weights lie as oneDNN reads them.
+    """A linear layer in bfloat16 with weights in oneDNN's layout.
 
     Args:
         linear: the layer, on a CPU.
@@ -55,7 +54,7 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PACKED_FOR)
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().bfloat16(), PACKED_ROWS)
         self.bias = None if linear.bias is None else linear.bias.detach().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,13 +62,13 @@ class PackedLinear(nn.Module):
 
 
 def packs(device: torch.device) -> bool:
-    """Whether linear layers are packed there."""
+    """Whether linear layers on this device become `PackedLinear`."""
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported() and torch.backends.mkldnn.is_available()
 
 
 @torch.no_grad()
 def _rounded_copy(module: Network) -> Network:
-    """The module and those in it, with tensors and hooks that are the same."""
+    """A copy of the module and its submodules that shares hooks and all tensors that are not rounded."""
     twin = copy.copy(module)
     twin.training = False
     twin._parameters, twin._buffers = dict(module._parameters), dict(module._buffers)
@@ -88,7 +87,7 @@ def _rounded(module: nn.Module) -> nn.Module:
 
 
 def _matrices(module: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters of `module` itself that only products take in."""
+    """Names of the parameters of `module` itself that are used in matrix products only."""
     if isinstance(module, nn.Linear):
         return ("weight",) if module.bias is None else ("weight", "bias")
     if isinstance(module, PlaceHead):

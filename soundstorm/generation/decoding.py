@@ -1,8 +1,8 @@
 """Iterative decoding of codes, in the network's order: level by level (`soundstorm.generation.level_decoding`) or place
 by place (`soundstorm.generation.place_decoding`).
 
-Each sample has a random generator of its own seed and draws as many numbers as its own length needs. Its codes
-therefore do not depend on the other samples of the batch (in bfloat16, on others of equal length).
+Each sample has its own random generator, seeded with its seed, and draws as many random numbers as its length requires.
+Its codes therefore do not depend on the other samples of the batch (in bfloat16: on other samples of the same length).
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -157,9 +157,8 @@ def generate_codes(
     elif isinstance(model, PlaceNetwork) and model.timbre is not None:
         drawn_BS = model.timbre.draw(label_B, task.generators, settings.timbre_spread)
         given_B1 = (codes_BQT != model.mask_id).flatten(1).any(1, keepdim=True)
-        task.timbre_BS = torch.where(
-            given_B1, math.nan, drawn_BS
-        )  # a sample with given codes takes the timbre of those codes
+        # samples with given codes are generated without a timbre
+        task.timbre_BS = torch.where(given_B1, math.nan, drawn_BS)
     was_training = model.training
     model.train(False)
     network = rounded_to_bfloat16(cast(nn.Module, model)) if bf16 else model

@@ -55,7 +55,7 @@ class DecodingTask:
 
     @property
     def padding_mask(self) -> Tensor | None:
-        """`valid_BT`; None if no sample is padded, so that a network need not look."""
+        """`valid_BT`; None if no sample is padded, so that the network needs no mask."""
         return self.valid_BT if min(self.num_frames_B) < self.valid_BT.shape[1] else None
 
     def uniform(self, num_drawn_B: Sequence[int], width: int) -> Tensor:
@@ -104,7 +104,7 @@ class DecodingTask:
         return None if weight == 1 else 1 + (weight - 1) * masked_share_B
 
     def codes_before(self) -> Tensor:
-        """The codes as they are, to be reported by `report` after they have changed."""
+        """The current codes, for `report`; copied only if there is an `on_step`."""
         return self.codes_BQT if self.on_step is None else self.codes_BQT.clone()
 
     def report(
@@ -118,7 +118,7 @@ class DecodingTask:
         iteration: int,
         factor: float,
     ) -> None:
-        """Tell `on_step`, if there is one, of an iteration; arguments as in `DecodingStep`."""
+        """Call `on_step`, if set, for an iteration; arguments as in `DecodingStep`."""
         if self.on_step is None:
             return
         self.on_step(

@@ -1,5 +1,4 @@
-"""What is made, as data: new sound, one that goes on from a prompt, or a recording that is edited. The same for all
-takes."""
+"""Requests to an `Editor` as data: new sound, in-painting, or variations. All takes of a request share the edit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ class Edit(Protocol):
 
     @property
     def keeps_recording(self) -> bool:
-        """Whether what is made holds samples of a recording, which must stay as they are."""
+        """Whether the result contains samples of a recording, which must not be changed."""
         ...
 
     def takes(self, editor: Editor, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> list[np.ndarray]:
@@ -25,10 +24,10 @@ class Edit(Protocol):
 
 @dataclass(kw_only=True, frozen=True)
 class New:
-    """New sound."""
+    """New sound, from scratch or as the continuation of a prompt."""
 
     prompt_QT: np.ndarray | None = None
-    """Codes that every take begins with."""
+    """Codes with which every take begins."""
     loop: bool = False
     keeps_recording = False
 
@@ -38,14 +37,14 @@ class New:
 
 @dataclass(kw_only=True, frozen=True)
 class Inpainting:
-    """A recording with new sound in some places."""
+    """A recording with new sound in some spans."""
 
     recording_N: np.ndarray
     """int16 (N,) at the codec's rate."""
     spans: tuple[tuple[int, int], ...] = ()
-    """First sample of each place and the one after its last."""
+    """First sample of each span and the one after its last; empty: only the seam of a loop is new."""
     loop: bool = False
-    """Whether what lies around the end and the beginning is new, so that they fit."""
+    """Whether to close the recording to a loop."""
     keeps_recording = True
 
     def takes(self, editor: Editor, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> list[np.ndarray]:
@@ -57,14 +56,14 @@ class Inpainting:
 
 @dataclass(kw_only=True, frozen=True)
 class Variation:
-    """A recording, a share of whose frames is drawn anew."""
+    """A variation of a recording."""
 
     recording_N: np.ndarray
     """int16 (N,) at the codec's rate."""
     strength: float
-    """That share."""
+    """Fraction of the frames that are generated anew."""
     kept_levels: int = KEPT_LEVELS
-    """First levels that the other frames keep."""
+    """Number of levels that the other frames keep."""
     loop: bool = False
     keeps_recording = False
 

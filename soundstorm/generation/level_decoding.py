@@ -8,8 +8,8 @@
    codes); the Gumbel noise on log-confidence falls to 0.
 4. Classifier-free guidance: uncond + w (cond - uncond); w falls to 1 with the fraction of the level that is masked.
 5. The network computes the logits of the current level only. Codes are sampled at the frames that are still masked;
-   with `order="even"` at those alone that the iteration keeps. Their logits are computed in one product with those of
-   the other frames: the last bits of a product may depend on how many rows it has.
+   with `order="even"`, only at those that the iteration keeps. The logits of all frames are computed in one matrix
+   product, because its last bits may depend on the number of rows.
 
 Legend: B batch, Q levels, T codec frames, K codebook size.
 """
@@ -70,28 +70,28 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             guidance_B = task.guidance(level, num_masked_B / num_unknown_B.clamp(min=1))
             remaining = [num_still_masked(count, iteration, iterations) for count in unknown_counts]
             num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
-            asked_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
+            sampled_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
             factor = annealing(iteration, iterations)
             temperature = task.temperature(level, factor)
             uniform_BT = task.uniform(num_drawn_B, longest) if temperature > 0 else None
-            logits_NK = _logits(model, task, level, guidance_B)[asked_BT]
+            logits_NK = _logits(model, task, level, guidance_B)[sampled_BT]
             if uniform_BT is None:
-                drawn_N = logits_NK.argmax(-1)
+                sampled_N = logits_NK.argmax(-1)
             else:
                 top_p = task.top_p(level)
                 probability_NK = filtered_probability(logits_NK, temperature, top_p, settings.typical_mass)
-                drawn_N = sample_codes(probability_NK, uniform_BT[asked_BT])
-            kept_BT = asked_BT
+                sampled_N = sample_codes(probability_NK, uniform_BT[sampled_BT])
+            kept_BT = sampled_BT
             if order_BT is None:
                 confidence_BT = torch.zeros(valid_BT.shape, dtype=torch.float64, device=device)
-                confidence_BT[asked_BT] = logits_NK.log_softmax(-1).gather(-1, drawn_N[:, None])[:, 0].double()
+                confidence_BT[sampled_BT] = logits_NK.log_softmax(-1).gather(-1, sampled_N[:, None])[:, 0].double()
                 if settings.choice_temperature * factor > 0:
                     confidence_BT = confidence_BT + settings.choice_temperature * factor * gumbel(
                         task.uniform(num_drawn_B, longest)
                     )
                 kept_BT = most_confident(confidence_BT, masked_BT, num_kept_B)
-                drawn_N = drawn_N[kept_BT[asked_BT]]
-            task.codes_BQT[:, level][kept_BT] = drawn_N
+                sampled_N = sampled_N[kept_BT[sampled_BT]]
+            task.codes_BQT[:, level][kept_BT] = sampled_N
             masked_BT = masked_BT & ~kept_BT
             task.report(
                 before_BQT, masked_before_BT, masked_BT, guidance_B, level=level, iteration=iteration, factor=factor

@@ -5,12 +5,13 @@ fills some places, each with all levels, level after level.
    given at single levels of a masked place are kept, and higher levels are sampled given them.
 2. With `order="even"` the places of an iteration lie evenly over the clip, and only these are sampled. With
    `order="confidence"` every masked place is sampled, and those are kept whose codes have the highest joint
-   probability, after Gumbel noise. Kept codes never change. An iteration that keeps none does not ask the network.
+   probability, after Gumbel noise. Kept codes never change. An iteration that keeps none does not run the network.
 3. The sampling temperature falls to `final_temperature` over the iterations; at levels above 0 only if
    `upper_temperature` is not set.
 4. Classifier-free guidance: uncond + w (cond - uncond), at each level given the same lower codes; w falls to 1 with the
    fraction of places that are masked.
-5. Each sample has a random generator of its own seed and draws as many numbers as its own length needs.
+5. Each sample has its own random generator, seeded with its seed, and draws as many random numbers as its length
+   requires.
 
 Legend: B batch, Q levels, T places, N places that are sampled, D width, K codebook size.
 """
@@ -50,16 +51,16 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
             noise_BT = settings.choice_temperature * factor * gumbel(task.uniform(num_drawn_B, longest))
         if any(kept_counts):
             num_kept_B = torch.tensor(kept_counts, device=device)
-            drawn_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
+            sampled_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
             codes_NQ, log_probability_N = _sample_places(
-                model, task, masked_BT, drawn_BT, masked_share_B, factor, uniform_BTQ
+                model, task, masked_BT, sampled_BT, masked_share_B, factor, uniform_BTQ
             )
-            kept_BT = drawn_BT
+            kept_BT = sampled_BT
             if log_probability_N is not None:
-                confidence_BT = torch.zeros(drawn_BT.shape, dtype=torch.float64, device=device)
-                confidence_BT[drawn_BT] = log_probability_N
+                confidence_BT = torch.zeros(sampled_BT.shape, dtype=torch.float64, device=device)
+                confidence_BT[sampled_BT] = log_probability_N
                 kept_BT = most_confident(confidence_BT + noise_BT, masked_BT, num_kept_B)
-                codes_NQ = codes_NQ[kept_BT[drawn_BT]]
+                codes_NQ = codes_NQ[kept_BT[sampled_BT]]
             task.codes_BQT.transpose(1, 2)[kept_BT] = codes_NQ
             masked_BT = masked_BT & ~kept_BT
         masked_counts = remaining
@@ -71,23 +72,23 @@ def _sample_places(
     model: PlaceNetwork,
     task: DecodingTask,
     masked_BT: Tensor,
-    drawn_BT: Tensor,
+    sampled_BT: Tensor,
     masked_share_B: Tensor,
     factor: float,
     uniform_BTQ: Tensor,
 ) -> tuple[Tensor, Tensor | None]:
-    """Samples codes (N, Q) at the places where `drawn_BT` is True; codes that are known there are kept. Also returns
+    """Samples codes (N, Q) at the places where `sampled_BT` is True, except codes that are known there. Also returns
     their log-probability (N,) if places are kept by confidence."""
     device, repeats = task.codes_BQT.device, 1
-    row_N = drawn_BT.flatten().nonzero()[:, 0]
-    clip_N = row_N // drawn_BT.shape[1]
+    row_N = sampled_BT.flatten().nonzero()[:, 0]
+    clip_N = row_N // sampled_BT.shape[1]
     codes_NQ = task.codes_BQT.transpose(1, 2).flatten(0, 1)[row_N]
     uniform_NQ = uniform_BTQ.flatten(0, 1)[row_N]
     label_B, asked_N = task.label_B, row_N
     is_guided = task.guidance(0, masked_share_B) is not None or task.guidance(1, masked_share_B) is not None
     if is_guided:
         repeats, label_B = 2, torch.cat((label_B, torch.full_like(label_B, model.no_class)))
-        asked_N = torch.cat((row_N, row_N + drawn_BT.numel()))
+        asked_N = torch.cat((row_N, row_N + sampled_BT.numel()))
 
     def repeated(x: Tensor) -> Tensor:
         return torch.cat([x] * repeats) if repeats > 1 else x
@@ -114,9 +115,9 @@ def _sample_places(
                     torch.ones_like(clip_N)[:, None] if guidance_B is None else guidance_B.float()[clip_N][:, None]
                 )
                 logits_NK = unconditional_NK + weight_N1 * (conditional_NK - unconditional_NK)
-            drawn_N = _drawn(task, logits_NK, level, factor, uniform_NQ[:, level])
+            sampled_N = _sample(task, logits_NK, level, factor, uniform_NQ[:, level])
             was_masked_N = codes_NQ[:, level] == model.mask_id
-            codes_N = torch.where(was_masked_N, drawn_N, codes_NQ[:, level])
+            codes_N = torch.where(was_masked_N, sampled_N, codes_NQ[:, level])
             codes_NQ[:, level] = codes_N
             if log_probability_N is not None:
                 nats_N = logits_NK.log_softmax(-1).gather(-1, codes_N[:, None])[:, 0].double()
@@ -125,8 +126,8 @@ def _sample_places(
     return codes_NQ, log_probability_N
 
 
-def _drawn(task: DecodingTask, logits_NK: Tensor, level: int, factor: float, uniform_N: Tensor) -> Tensor:
-    """Codes (N,) of a level."""
+def _sample(task: DecodingTask, logits_NK: Tensor, level: int, factor: float, uniform_N: Tensor) -> Tensor:
+    """Samples codes (N,) of a level."""
     temperature, settings = task.temperature(level, factor), task.settings
     if temperature == 0:
         return logits_NK.argmax(-1)

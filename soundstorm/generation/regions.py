@@ -1,4 +1,4 @@
-"""Stretches of a recording that are made anew: named in seconds, kept as samples."""
+"""Regions of a recording that are replaced by new sound: given in seconds, converted to samples."""
 
 import math
 import re
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from soundstorm.errors import SoundStormError
 
-LEAST_S = 0.01
-"""Of a region: one cross-fade."""
+MIN_S = 0.01
+"""Minimum duration of a region: one cross-fade."""
 _TEXT = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*s?\s*-\s*(\d+\.?\d*|\.\d+)\s*s?\s*")
 
 
@@ -28,27 +28,27 @@ class Region:
             raise SoundStormError(f"region {self}: give seconds from 0 on, such as 1.2-2.0")
         if self.end_s <= self.start_s:
             raise SoundStormError(f"region {self} does not end after its start: give START-END, such as 1.2-2.0")
-        if self.end_s - self.start_s < LEAST_S:
-            raise SoundStormError(f"region {self} is too short to be made anew: give at least {LEAST_S:g} s")
+        if self.end_s - self.start_s < MIN_S:
+            raise SoundStormError(f"region {self} is too short: give at least {MIN_S:g} s")
 
     def __str__(self) -> str:
         return f"{self.start_s:g}-{self.end_s:g}"
 
 
 def parse_region(text: str) -> Region:
-    """The region that `1.2-2.0` names, in seconds.
+    """Parse a region in seconds such as `1.2-2.0`.
 
     Raises:
-        SoundStormError: it names none.
+        SoundStormError: the text is not a region.
     """
     found = _TEXT.fullmatch(text)
     if found is None:
-        raise SoundStormError(f"region '{text}' is not understood: give START-END in seconds, such as 1.2-2.0")
+        raise SoundStormError(f"region '{text}' is not valid: give START-END in seconds, such as 1.2-2.0")
     return Region(float(found[1]), float(found[2]))
 
 
 def merged(regions: Sequence[Region]) -> list[Region]:
-    """The regions in order, those that overlap or touch as one."""
+    """The regions in order, with overlapping or touching ones merged."""
     found: list[Region] = []
     for region in sorted(regions):
         if found and region.start_s <= found[-1].end_s:
@@ -59,24 +59,24 @@ def merged(regions: Sequence[Region]) -> list[Region]:
 
 
 def sample_spans(regions: Sequence[Region], num_samples: int, sample_rate: int) -> list[tuple[int, int]]:
-    """First sample of each region and the one after its last, in order; regions that overlap or touch are one.
+    """First sample of each region and the one after its last, in order, with overlapping or touching regions merged.
 
     Args:
         regions: at least one.
-        num_samples: of the recording.
+        num_samples: length of the recording.
         sample_rate: samples per second.
 
     Raises:
         SoundStormError: there is no region, or one reaches beyond the recording's end.
     """
     if not regions:
-        raise SoundStormError("no region: say what to make anew, in seconds, such as 1.2-2.0")
+        raise SoundStormError("no region: give the stretch to replace in seconds, such as 1.2-2.0")
     spans = []
     for region in merged(regions):
         first, end = round(region.start_s * sample_rate), round(region.end_s * sample_rate)
         if end > num_samples:
             raise SoundStormError(
-                f"region {region} reaches beyond the recording, which has {num_samples / sample_rate:.3f} s: give "
+                f"region {region} reaches beyond the end of the recording at {num_samples / sample_rate:.3f} s: give "
                 "seconds within it"
             )
         spans.append((first, end))

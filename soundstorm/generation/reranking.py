@@ -1,7 +1,7 @@
 """Reranking: of several candidates of a sample, keep the one to which a classifier gives the highest probability of its
 class.
 
-The reranker is not the classifier that `evaluate` measures with.
+The reranker is another classifier than the one that `evaluate` measures with.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from soundstorm.generation.threads import on_threads
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
 SHOWN_CLASSES = 5
-"""Classes that an error names."""
+"""Maximum number of classes in an error message."""
 
 
 class Classifier(Protocol):
@@ -64,7 +64,7 @@ def best_indices(
         candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
         categories: class of each sample.
         reranker: a classifier that knows all of these classes.
-        threads: that listen at once, as `soundstorm.generation.threads.on_threads` takes them.
+        threads: as in `soundstorm.generation.threads.on_threads`.
     """
     if len(candidates) == 1:
         return [0] * len(categories)
@@ -72,14 +72,14 @@ def best_indices(
         find_category(category, reranker.categories, "a sample's class", "the classifier") for category in categories
     ]
 
-    def heard(waves: Sequence[np.ndarray]) -> NDArray[np.float32]:
+    def probabilities(waves: Sequence[np.ndarray]) -> NDArray[np.float32]:
         return reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B]
 
-    return [int(best) for best in np.stack(on_threads(heard, candidates, threads)).argmax(0)]
+    return [int(best) for best in np.stack(on_threads(probabilities, candidates, threads)).argmax(0)]
 
 
 def best_candidates(
     candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
 ) -> list[np.ndarray]:
-    """The waveform of each sample that `best_indices` names."""
+    """The waveform of each sample chosen by `best_indices`."""
     return [candidates[best][sample] for sample, best in enumerate(best_indices(candidates, categories, reranker))]

@@ -19,21 +19,21 @@ def keep_top_p(probability_K: Tensor, top_p: float) -> Tensor:
         return probability_K
     if probability_K.device.type != "cpu":
         return _keep_likeliest(probability_K, top_p)
-    # numpy sorts values an order of magnitude faster than torch finds an order, and mostly the values say what is kept
+    # numpy sorts values ten times faster than torch argsorts, and except for ties the values determine what is kept
     ordered_K = torch.from_numpy(np.flip(np.sort(probability_K.detach().numpy(), axis=-1), -1).copy())
     kept_K = _reaching(ordered_K, top_p)
     count = kept_K.sum(-1, keepdim=True)
     is_kept_K = probability_K >= ordered_K.gather(-1, count - 1)
     result_K = probability_K * is_kept_K
     has_gap = (kept_K[..., 1:] > kept_K[..., :-1]).any(-1)
-    is_undecided = has_gap | (is_kept_K.sum(-1, keepdim=True) != count)[..., 0]  # others are as likely as the last one
+    is_undecided = has_gap | (is_kept_K.sum(-1, keepdim=True) != count)[..., 0]  # ties with the last kept code
     if bool(is_undecided.any()):
         result_K[is_undecided] = _keep_likeliest(probability_K[is_undecided], top_p)
     return result_K
 
 
 def _keep_likeliest(probability_K: Tensor, top_p: float) -> Tensor:
-    """Of codes that are equally likely the first come first."""
+    """Nucleus filter in which ties go to the first code."""
     return _keep_first(probability_K, probability_K.argsort(dim=-1, descending=True, stable=True), top_p)
 
 
@@ -55,8 +55,7 @@ def _keep_first(probability_K: Tensor, order_K: Tensor, mass: float) -> Tensor:
 
 
 def _reaching(ordered_K: Tensor, mass: float) -> Tensor:
-    """True at the first code and at those before which the running sum has not yet reached the fraction `mass` of the
-    total."""
+    """True at the first codes up to the one at which the cumulative sum reaches the fraction `mass` of the total."""
     before_K = ordered_K.cumsum(-1) - ordered_K
     kept_K = before_K < mass * ordered_K.sum(-1, keepdim=True)
     kept_K[..., 0] = True

@@ -29,14 +29,14 @@ from soundstorm.optimization.precision import uses_bf16
 KEPT_LEVELS = (0, 1, 2, 4, 8)
 """Default numbers of true levels."""
 BATCH = 10
-"""Clips that the generator makes at once."""
+"""Batch size of the generator."""
 
 
 class Rest(StrEnum):
     """What replaces the true codes above the kept levels."""
 
     RECORDING = "recording"
-    """Nothing, and no codec: the recordings themselves."""
+    """Nothing: the recordings themselves, without the codec."""
     CODEC = "codec"
     """Nothing: all codes are true codes."""
     GENERATOR = "generator"

@@ -1,4 +1,4 @@
-"""Draws that are independent of each other, side by side on the cores that one process has."""
+"""Independent work items in parallel threads of one process."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,13 +11,13 @@ Result = TypeVar("Result")
 
 
 def on_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> list[Result]:
-    """`work` of each item, in their order.
+    """Results of `work` for each item, in order.
 
     Args:
-        work: is called in several threads at once; torch and numpy let go of Python's lock while they compute.
-        items: what it is called with.
-        threads: at once, each of which computes on one core, so that results do not depend on their number; 1: this
-            thread does it, with as many cores as it has.
+        work: called in several threads at once; torch and numpy release the GIL while they compute.
+        items: its arguments.
+        threads: number of threads. With several, each computes on one core, so that results do not depend on the
+            number. 1: everything runs in the calling thread, with its own number of cores.
     """
     if threads == 1 or len(items) < 2:
         return [work(item) for item in items]

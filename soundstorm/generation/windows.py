@@ -1,8 +1,8 @@
-"""Codes of any length in windows that overlap, so that memory does not grow with the length.
+"""Generates codes of any length in overlapping windows, so that memory does not grow with the length.
 
-What lies in a window and is known, given or drawn in the windows before, is the prompt from which the rest follows. A
-gap that fits into a window lies in its middle, with as much known on both sides; a gap that a window would cut waits
-for the next one. So a clip of one window is drawn as it always was.
+The known codes of a window, given or generated in earlier windows, are its prompt. A gap that fits into a window is
+placed in its middle, with equal context on both sides; a gap that would reach beyond a window is left to the next one.
+A clip that fits into one window is generated as a whole.
 
 Legend: B batch, Q levels, T frames.
 """
@@ -25,15 +25,15 @@ from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
 
 WINDOW_S, OVERLAP_S = 5.0, 2.5
-"""Seconds of a window, and of it what is known of the window before."""
+"""Length of a window, and of its overlap with the window before, in seconds."""
 
 
 @dataclass(frozen=True)
 class WindowSize:
-    """Frames of a window and, of it, those of the window before that are its prompt.
+    """Frames of a window, and of its overlap with the window before, whose codes are its prompt.
 
     Raises:
-        SoundStormError: the overlap does not leave anything of a window to draw.
+        SoundStormError: the overlap leaves nothing of a window to generate.
     """
 
     frames: int
@@ -43,7 +43,7 @@ class WindowSize:
         if not 0 < self.overlap < self.frames:
             raise SoundStormError(
                 f"windows of {self.frames} frames that overlap by {self.overlap}: give an overlap of at least one "
-                "frame that leaves at least one to draw"
+                "frame that leaves at least one to generate"
             )
 
     @classmethod
@@ -54,20 +54,20 @@ class WindowSize:
 
 @dataclass(frozen=True)
 class Window:
-    """Frames `first` to `end`, of which those that are unknown are drawn and, where they lie before `until`, kept."""
+    """Frames `first` to `end`: the unknown ones are generated, and those before `until` are kept."""
 
     first: int
     end: int
     until: int
 
 
-Choose = Callable[[list[list[Tensor]], int, Window], list[int]]
-"""From draws of codes (Q, T) of a window for each sample, the window's number and the window, to the number of the draw
-that is kept for each sample."""
+ChooseCandidates = Callable[[list[list[Tensor]], int, Window], list[int]]
+"""Chooses a candidate for each sample, given the candidates (codes (Q, T) of each sample) of a window, the number of
+the window, and the window."""
 
 
 def plan_windows(unknown_T: Tensor, size: WindowSize) -> list[Window]:
-    """The windows, one after another, in which the frames where `unknown_T` is True are drawn."""
+    """Windows, in order, that cover the frames where `unknown_T` is True."""
     return list(_windows([bool(unknown) for unknown in unknown_T.tolist()], size))
 
 
@@ -89,18 +89,19 @@ def _windows(unknown: list[bool], size: WindowSize) -> Iterator[Window]:
 
 
 def window_seed(seed: int, number: int) -> int:
-    """The seed, 63 bits, of window `number` of a sample: the first has the sample's own."""
+    """The 63-bit seed of window `number` of a sample; the first window has the seed of the sample."""
     return seed if number == 0 else derived_seed(seed, f"window {number}")
 
 
-def _passes_for(settings: SamplerSettings, num_frames: int) -> SamplerSettings:
-    """`settings` with no more passes than frames to draw, where one number says how many there are."""
+def _limit_iterations(settings: SamplerSettings, num_frames: int) -> SamplerSettings:
+    """`settings` with at most as many iterations as frames to generate, unless `iterations` lists several
+    numbers."""
     if not isinstance(settings.iterations, int):
         return settings
     return replace(settings, iterations=max(1, min(settings.iterations, num_frames)))
 
 
-def draw_in_windows(
+def generate_in_windows(
     model: GeneratorNetwork,
     label_B: Tensor,
     settings: SamplerSettings,
@@ -110,52 +111,55 @@ def draw_in_windows(
     known_mask_BQT: Tensor,
     windows: Sequence[Window],
     timbre_BS: Tensor | None = None,
-    choose: Choose | None = None,
+    choose: ChooseCandidates | None = None,
     bf16: bool = False,
     threads: int = 1,
 ) -> tuple[Tensor, list[int]]:
-    """Codes (B, Q, T), int64 on the CPU: those that are known, and the others drawn in one window after another; and
-    which draw of the first window was kept for each sample.
+    """Generate the unknown codes, one window after another. Returns the codes (B, Q, T), int64 on the CPU, and the
+    candidate of the first window that was kept for each sample.
 
     Args:
         model: the network.
         label_B: int64 class of each sample, or `no_class`.
-        settings: how codes are drawn; a window has no more passes than frames to draw.
-        seeds: of each sample.
+        settings: how codes are sampled; a window has at most as many iterations as frames to generate.
+        seeds: seed of each sample.
         known_BQT: codes that are given; any value elsewhere.
-        known_mask_BQT: True where `known_BQT` holds.
-        windows: of `plan_windows`, for all samples alike.
-        timbre_BS: timbre of each sample. None: the first window samples it for the class or, if it has known codes,
-            is generated without one; the later windows are conditioned on the timbre of the first.
-        choose: which of `settings.candidates` draws of a window is kept; None: one is made.
+        known_mask_BQT: True where `known_BQT` is given.
+        windows: from `plan_windows`, the same for all samples.
+        timbre_BS: timbre of each sample. None: the first window samples it for the class or, if it has known codes, is
+            generated without one; the later windows are conditioned on the timbre of the first.
+        choose: which of `settings.candidates` candidates of a window is kept; None: one candidate is generated.
         bf16: compute linear layers in bfloat16.
-        threads: draws of a window that are made at once, as `soundstorm.generation.threads.on_threads` takes them.
+        threads: number of candidates that are generated in parallel, as in `soundstorm.generation.threads.on_threads`.
     """
     codes_BQT, is_known_BQT = known_BQT.clone(), known_mask_BQT.clone()
-    first_draws = [0] * len(seeds)
+    first_choice = [0] * len(seeds)
     for number, window in enumerate(windows):
-        place, kept = slice(window.first, window.end), slice(window.first, window.until)
-        most = int((~is_known_BQT[:, :, place]).any(1).sum(1).max())
+        in_window, kept = slice(window.first, window.end), slice(window.first, window.until)
+        num_unknown = int((~is_known_BQT[:, :, in_window]).any(1).sum(1).max())
         of_window = partial(
             generate_codes,
             model,
             label_B,
             [window.end - window.first] * len(seeds),
-            settings if number == 0 and timbre_BS is None else _passes_for(settings, most),
-            known_BQT=codes_BQT[:, :, place],
-            known_mask_BQT=is_known_BQT[:, :, place],
+            settings if number == 0 and timbre_BS is None else _limit_iterations(settings, num_unknown),
+            known_BQT=codes_BQT[:, :, in_window],
+            known_mask_BQT=is_known_BQT[:, :, in_window],
             timbre_BS=timbre_BS,
             bf16=bf16,
         )
-        num_draws = 1 if choose is None else settings.candidates
-        seeds_DB = [[candidate_seed(window_seed(seed, number), draw) for seed in seeds] for draw in range(num_draws)]
-        draws = on_threads(of_window, seeds_DB, threads)
-        best = first_draws if choose is None else choose(draws, number, window)
-        first_draws = best if number == 0 else first_draws
-        drawn_BQT = torch.stack([draws[draw][sample] for sample, draw in enumerate(best)])
-        codes_BQT[:, :, kept] = drawn_BQT[:, :, : window.until - window.first]
+        num_candidates = 1 if choose is None else settings.candidates
+        seeds_CB = [
+            [candidate_seed(window_seed(seed, number), candidate) for seed in seeds]
+            for candidate in range(num_candidates)
+        ]
+        candidates = on_threads(of_window, seeds_CB, threads)
+        best = first_choice if choose is None else choose(candidates, number, window)
+        first_choice = best if number == 0 else first_choice
+        new_BQT = torch.stack([candidates[candidate][sample] for sample, candidate in enumerate(best)])
+        codes_BQT[:, :, kept] = new_BQT[:, :, : window.until - window.first]
         is_known_BQT[:, :, kept] = True
         if timbre_BS is None and len(windows) > 1 and isinstance(model, PlaceNetwork):
             is_kept_BT = torch.ones(len(seeds), window.until - window.first, dtype=torch.bool)
             timbre_BS = model.timbre_of(codes_BQT[:, :, kept].to(model.device), is_kept_BT.to(model.device))
-    return codes_BQT, first_draws
+    return codes_BQT, first_choice

@@ -1,1 +1,1 @@
-"""The generator's networks, their settings and presets, their start and their files."""
+"""Networks of the generator: settings, presets, initialization and checkpoints."""

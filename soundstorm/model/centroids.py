@@ -34,7 +34,7 @@ class Centroids(nn.Module):
     sum_scale: Tensor
     level_scale_Q: Tensor
     rounded_QKL: Tensor | None
-    """The centroids as the products of `logits` take them in, where `soundstorm.generation.bfloat16` rounded them."""
+    """The centroids in bfloat16 for `logits`, set by `soundstorm.generation.bfloat16`."""
 
     def __init__(self, num_levels: int, codebook_size: int, dim: int) -> None:
         super().__init__()

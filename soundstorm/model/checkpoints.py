@@ -1,6 +1,6 @@
-"""A trained network in a folder: `model.safetensors`, `config.json`, and for resuming `training_state.pt`.
+"""Checkpoints: folders with `model.safetensors`, `config.json` and, for resuming, `training_state.pt`.
 
-Nothing is ever unpickled: weights are safetensors, and the training state is read with `weights_only=True`.
+Nothing is unpickled: weights are safetensors, and the training state is read with `weights_only=True`.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ PACKAGED_FOLDER = "esc50"
 STACKED = ("head_weight", "head.project_QHL")
 """Tensors with one matrix per level."""
 CENTROIDS = ("vectors_QKL", "timbre.basis_FS", "timbre.entries_ES")
-"""End of the name of a matrix that is packed less: its small dimensions would be lost beside the large ones."""
+"""Ends of the names of matrices that are not quantized: their small dimensions would be lost beside the large ones."""
 KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sampler", "weights_sha256", "extra")
 
 
@@ -78,20 +78,20 @@ def save_checkpoint(
     training_state: dict[str, Any] | None = None,
     packed: bool = False,
 ) -> str:
-    """Writes a checkpoint whole or not at all, in place of one that may be there; returns the SHA-256 of its weights.
+    """Write a checkpoint atomically, replacing an existing one; returns the SHA-256 of its weights.
 
     Args:
-        folder: where it goes; it is written beside it and renamed, so a reader never sees half of it.
+        folder: the folder to write; its content is written beside it and renamed, so that readers never see a part of
+            it.
         model: the network to publish, such as the averaged one.
-        trained_on: what it learned from; None: not known, and every test of what learns from it is refused.
-        extra: what the trainer notes, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, else
-            nothing counts as known.
-        training_state: what resuming needs: tensors, numbers, text, and lists and dictionaries of these.
-        packed: round the weights as `soundstorm.serialization.int8` does; for publishing, not for going on with
-            training.
+        trained_on: provenance of its training data; None: unknown, and every evaluation that needs it is refused.
+        extra: further metadata, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, otherwise
+            the provenance counts as unknown.
+        training_state: state for resuming: tensors, numbers, text, and lists and dictionaries of these.
+        packed: quantize the weights with `soundstorm.serialization.int8`, for publishing, not for further training.
 
     Raises:
-        SoundStormError: the categories or the codec do not fit the network, or the disk does not take it.
+        SoundStormError: the categories or the codec do not match the network, or writing failed.
     """
     _check_fit(model.config, len(categories), fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
@@ -127,16 +127,15 @@ def save_checkpoint(
 
 
 def pack_checkpoint(source: Path | Checkpoint, target: Path, sampler: SamplerSettings | None = None) -> str:
-    """Writes the checkpoint `source` with weights packed to a third of their size; returns the SHA-256 of the packed
+    """Write the checkpoint `source` with quantized weights, a third of the size; returns the SHA-256 of the new
     weights.
 
-    What it generates differs from sample to sample, not in its measured figures: `soundstorm.serialization.int8` says
-    how much is rounded.
+    Its samples differ from those of the source, but its measured quality does not; see `soundstorm.serialization.int8`.
 
     Args:
         source: folder of the checkpoint, or the checkpoint.
-        target: folder that is written.
-        sampler: how codes are drawn by default; none: as the checkpoint says.
+        target: folder to write.
+        sampler: default sampler settings; None: those of the checkpoint.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
     return save_checkpoint(
@@ -174,19 +173,19 @@ def _replace_folder(source: Path, target: Path) -> None:
 
 
 def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> Checkpoint:
-    """Reads a checkpoint; the caller compares its fingerprint with the codec in use.
+    """Read a checkpoint; the caller compares its fingerprint with the codec in use.
 
     Args:
         folder: a local folder, or an address of the Hugging Face Hub (`soundstorm.serialization.hub`).
-        device: where the network goes.
+        device: device of the network.
 
     Raises:
-        SoundStormError: a file is missing or malformed, or the weights are not those that `config.json` describes.
+        SoundStormError: a file is missing or malformed, or the weights do not match `config.json`.
     """
     if isinstance(folder, str):
         folder = fetch_from_hub(folder, (CONFIG_FILE, WEIGHTS_FILE)) if is_hub_address(folder) else Path(folder)
     config_path, weights_path = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    remedy = "pass the folder of a whole checkpoint that `soundstorm train` wrote"
+    remedy = "give the folder of a complete checkpoint of `soundstorm train`"
     files = {}
     for path in (config_path, weights_path):
         try:
@@ -197,11 +196,10 @@ def load_checkpoint(folder: Path | str, device: torch.device | str = "cpu") -> C
 
 
 def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.device | str = "cpu") -> Checkpoint:
-    """The checkpoint whose CONFIG_FILE and WEIGHTS_FILE have this content; `where` is the place that they are from, for
-    errors.
+    """Parse a checkpoint from the content of its CONFIG_FILE and WEIGHTS_FILE; `where` is their source, for errors.
 
     Raises:
-        SoundStormError: a file is malformed, or the weights are not those that `config.json` describes.
+        SoundStormError: a file is malformed, or the weights do not match `config.json`.
     """
     config_path, weights_path, weights = f"{where}/{CONFIG_FILE}", f"{where}/{WEIGHTS_FILE}", files[WEIGHTS_FILE]
     config = _read_config(files[CONFIG_FILE], config_path)
@@ -211,7 +209,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     fingerprint = _read_fingerprint(config["codec"], config_path)
     _check_fit(architecture, len(config["categories"]), fingerprint, config_path)
     sha256 = hashlib.sha256(weights).hexdigest()
-    with without_memory():  # until the weights are known to fit
+    with without_memory():  # memory is allocated after the shapes of the weights are checked
         model = make_generator(architecture)
     model.load_state_dict(
         read_weights(weights, weights_path, {name: value.shape for name, value in model.state_dict().items()}),
@@ -219,8 +217,8 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
     )
     if sha256 != config["weights_sha256"]:
         raise SoundStormError(
-            f"{weights_path} (SHA-256 {sha256[:12]}) is not the file that {CONFIG_FILE} was written with: copy the "
-            "whole checkpoint again"
+            f"{weights_path} (SHA-256 {sha256[:12]}) does not belong to its {CONFIG_FILE}: copy the whole checkpoint "
+            "again"
         )
     return Checkpoint(
         model=model.to(device).eval(),
@@ -236,8 +234,7 @@ def parse_checkpoint(files: Mapping[str, bytes], where: str, device: torch.devic
 
 
 def load_training_state(folder: Path) -> dict[str, Any]:
-    """What `save_checkpoint` was given as `training_state`, on the CPU; raises SoundStormError if it is missing or is
-    anything else."""
+    """The `training_state` of `save_checkpoint`, on the CPU; raises SoundStormError if it is missing or damaged."""
     path = folder / TRAINING_STATE_FILE
     if not path.is_file():
         raise SoundStormError(f"{path} is missing: this checkpoint can generate, but not resume training")
@@ -255,11 +252,11 @@ def load_training_state(folder: Path) -> dict[str, Any]:
         zipfile.BadZipFile,
     ) as error:
         raise SoundStormError(
-            f"{path} is not a training state, or is damaged: delete the file, or start training anew"
+            f"{path} is not a training state, or is damaged: delete the file, or restart the training"
         ) from error
     if not isinstance(state, dict):
         raise SoundStormError(
-            f"{path} holds {type(state).__name__}, not a training state: delete the file, or start training anew"
+            f"{path} holds {type(state).__name__}, not a training state: delete the file, or restart the training"
         )
     return state
 
@@ -286,7 +283,7 @@ def _read_config(content: bytes, path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SoundStormError(f"{path} is not JSON ({error}): copy the checkpoint again") from error
     if not isinstance(config, dict):
-        raise SoundStormError(f"{path} is not the settings of a checkpoint: copy the checkpoint again")
+        raise SoundStormError(f"{path} is not the configuration of a checkpoint: copy the checkpoint again")
     for key in KEYS:
         if key not in config:
             raise SoundStormError(f"{path}: '{key}' is missing: copy the checkpoint again, or train with this version")

@@ -1,7 +1,7 @@
-"""The bidirectional Conformer (Gulati et al., arXiv 2005.08100) in which padding is inert.
+"""The bidirectional Conformer (Gulati et al., arXiv 2005.08100), independent of padding.
 
-Every norm acts on one frame alone (no batch statistics), padding frames are zeroed before the depthwise convolution and
-hidden from attention, so that the real frames of a clip come out the same whatever the clip is batched with.
+Every norm acts on single frames (no batch statistics); padding frames are zeroed before the depthwise convolution and
+masked in attention. The outputs of a clip therefore do not depend on the other clips of its batch.
 
 Legend: B batch, T frames, D width, H heads, C channels of the convolution, E width / heads.
 """
@@ -27,30 +27,29 @@ def rotary_angles(num_frames: int, head_dim: int, device: torch.device) -> tuple
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn each pair of features (e, e + E/2) of queries or keys (..., E) by its frame's angle, in the type of `x`;
-    `cos` and `sin` (..., E/2) are broadcast."""
+    """Rotate each pair of features (e, e + E/2) of queries or keys (..., E) by the angle of its frame, in the type of
+    `x`; `cos` and `sin` (..., E/2) are broadcast."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * torch.cat((cos, cos), -1) + torch.cat((second, first), -1) * torch.cat((-sin, sin), -1)
 
 
-def plus(x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
-    """`x` and a share of `y`, in place of `x` where no gradient is wanted."""
+def add(x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
+    """`x` + `share` * `y`, in place if gradients are off."""
     return torch.add(x, y, alpha=share) if torch.is_grad_enabled() else x.add_(y, alpha=share)
 
 
 def silu(x: Tensor) -> Tensor:
-    """`torch.nn.functional.silu`, in place where no gradient is wanted."""
+    """SiLU, in place if gradients are off."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 class DepthwiseConvolution(torch.autograd.Function):
     """Depthwise convolution over frames on a CPU, (B, T, C) with weight (C, 1, 1, kernel) and bias (C), kernel odd.
 
-    As a channels-last Conv2d of height 1 it needs no copies and is, forward, an order of magnitude faster than Conv1d,
-    but the gradient of its weight is slower. That gradient is therefore computed as what it is, a correlation of input
-    and output gradient in which every clip and channel is a group of its own. tests/benchmarks/bench_depthwise.py has
-    the figures.
+    A channels-last Conv2d of height 1 needs no copies, and its forward pass is ten times faster than that of Conv1d,
+    but the gradient of its weight is slower. That gradient is therefore computed as a grouped correlation of input and
+    output gradient, with one group per clip and channel. Timings: tests/benchmarks/bench_depthwise.py.
     """
 
     @staticmethod
@@ -72,7 +71,7 @@ class DepthwiseConvolution(torch.autograd.Function):
 
 
 def depthwise_conv2d(x_BTC: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The same as a Conv2d over memory that is already channels-last."""
+    """Depthwise convolution as a Conv2d over channels-last memory."""
     y_BC1T = F.conv2d(
         x_BTC.unsqueeze(1).permute(0, 3, 1, 2), weight, bias, padding=(0, weight.shape[-1] // 2), groups=weight.shape[0]
     )
@@ -129,7 +128,7 @@ class Convolution(nn.Module):
         x_BTC = F.glu(self.expand(self.norm(x_BTD)), dim=-1)
         if frame_mask_BT1 is not None:
             x_BTC = x_BTC * frame_mask_BT1
-        with torch.autocast(x_BTC.device.type, enabled=False):  # bfloat16 makes linear layers faster, and this slower
+        with torch.autocast(x_BTC.device.type, enabled=False):  # bfloat16 makes this layer slower
             convolve = DepthwiseConvolution.apply if x_BTC.device.type == "cpu" else depthwise_conv2d
             x_BTC = convolve(x_BTC.float(), self.depthwise.weight, self.depthwise.bias)
         return self.dropout(self.contract(silu(self.depthwise_norm(x_BTC))))
@@ -148,9 +147,9 @@ class ConformerBlock(nn.Module):
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         x_BTD = torch.add(x_BTD, self.feed_forward_in(x_BTD), alpha=0.5)
         key_mask_B11T = None if valid_BT is None else valid_BT[:, None, None, :]
-        x_BTD = plus(x_BTD, self.attention(x_BTD, key_mask_B11T, cos, sin))
-        x_BTD = plus(x_BTD, self.convolution(x_BTD, None if valid_BT is None else valid_BT[:, :, None]))
-        return plus(x_BTD, self.feed_forward_out(x_BTD), 0.5)
+        x_BTD = add(x_BTD, self.attention(x_BTD, key_mask_B11T, cos, sin))
+        x_BTD = add(x_BTD, self.convolution(x_BTD, None if valid_BT is None else valid_BT[:, :, None]))
+        return add(x_BTD, self.feed_forward_out(x_BTD), 0.5)
 
 
 class Conformer(nn.Module):
@@ -180,15 +179,15 @@ class Conformer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, valid_BT: Tensor | None) -> Tensor:
-        """`valid_BT` is True at real frames, of which every clip needs at least one; what comes out at the others has
-        no meaning. None: all are real."""
-        return self.norm(self.stages(x_BTD, valid_BT)[-1])
+        """`valid_BT` is True at real frames, of which every clip needs at least one; outputs at padding have no
+        meaning. None: no padding."""
+        return self.norm(self.hidden_states(x_BTD, valid_BT)[-1])
 
-    def stages(self, x_BTD: Tensor, valid_BT: Tensor | None) -> list[Tensor]:
-        """The input and what each block makes of it, before the norm: (B, T, D) each."""
+    def hidden_states(self, x_BTD: Tensor, valid_BT: Tensor | None) -> list[Tensor]:
+        """Hidden states: the input and the output of each block, before the final norm; (B, T, D) each."""
         mask = None if valid_BT is None or bool(valid_BT.all()) else valid_BT
         cos, sin = rotary_angles(x_BTD.shape[1], self.head_dim, x_BTD.device)
-        stages = [x_BTD]
+        hidden_states = [x_BTD]
         for block in self.blocks:
-            stages.append(block(stages[-1], mask, cos, sin))
-        return stages
+            hidden_states.append(block(hidden_states[-1], mask, cos, sin))
+        return hidden_states

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from soundstorm.model.attention import attend
 from soundstorm.model.centroids import Centroids
 from soundstorm.model.config import HEAD_CHANNELS, ModelConfig
-from soundstorm.model.conformer import FeedForward, plus
+from soundstorm.model.conformer import FeedForward, add
 from soundstorm.model.starting_weights import start_projection
 
 MAX_HEADS = 4
@@ -62,7 +62,7 @@ class LevelBlock(nn.Module):
     def forward(self, x_NQH: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         y_NQH, past = self.attention(x_NQH, past)
         x_NQH = x_NQH + y_NQH
-        return plus(x_NQH, self.feed_forward(x_NQH)), past
+        return add(x_NQH, self.feed_forward(x_NQH)), past
 
 
 class PlaceHead(nn.Module):

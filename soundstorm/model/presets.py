@@ -1,8 +1,4 @@
-"""Settings of the model, its training and its sampler, and the named presets that combine them.
-
-Every field is checked when the object is made, and when it is read back from a checkpoint, so that a wrong value is met
-with its name, its value and what is allowed, and not later as a shape error.
-"""
+"""Named presets: settings of a network, its training and its sampler."""
 
 from dataclasses import dataclass, replace
 
@@ -35,17 +31,17 @@ SMALL = Preset(
         span_share=0.15,
         noise_share=0.08,
     ),
-    # Much of ESC-10 is digital silence, the surest of all codes: ranked by confidence it would spread over whole clips.
-    # A network that has not seen noise in training needs guidance of 2.5, or a stray frame of silence in rain draws
-    # others after it. docs/sampler_sweep.csv.
+    # Much of ESC-10 is digital silence, whose codes have the highest confidence: ranked by confidence, silence would
+    # spread over whole clips. A network trained without noise_share needs guidance of 2.5, because one wrong frame of
+    # silence in rain leads to more. See docs/sampler_sweep.csv.
     sampler=SamplerSettings(iterations=48, order="even", final_temperature=0.7),
 )
 
 PLACES = Preset(
     model=replace(SMALL.model, width=320, heads=5, order="places", centroids=True, generated_levels=9, timbre_dim=24),
     training=replace(SMALL.training, batch_size=16, epochs=200, lr=1e-3, first_level_share=0.2, head_share=0.5),
-    # A network that has not learned long draws its upper levels too much at random: each block jumps, and all is too
-    # loud. Cooler and cut-off draws mend that; docs/results.md has what each setting was worth.
+    # After a short training the distributions of the upper levels are too flat: neighbouring blocks do not fit, and the
+    # sound is too loud. A lower temperature and top_p correct this; docs/results.md has the effect of each setting.
     sampler=SamplerSettings(
         iterations=32,
         order="even",
@@ -64,16 +60,16 @@ PRESETS: dict[str, Preset] = {
         ),
         sampler=SamplerSettings(iterations=12),
     ),
-    # SoundStorm's own order: about two hours on two cores for 320 clips of 5 s in 8 views each.
+    # SoundStorm's order: about two hours on two cores for 320 clips of 5 s with 8 views each.
     "small": SMALL,
-    # The same with the faults of the reference work put back: no class input, 63% of each clip's sequence a real code,
-    # level 0 in one pass.
+    # "small" with the flaws of the reference work: no class input, padding (63% of a sequence) trained like sound,
+    # level 0 in one iteration.
     "faults": Preset(
         model=SMALL.model,
         training=replace(SMALL.training, class_dropout=1.0, filled_frames=1013),
         sampler=replace(SMALL.sampler, iterations=1),
     ),
-    # What classifiers start from (`cross-validate`): seven minutes on a core.
+    # Pretraining of token classifiers (`cross-validate`): seven minutes on a core.
     "hearing": Preset(
         model=replace(SMALL.model, depth=3),
         training=replace(
@@ -87,10 +83,10 @@ PRESETS: dict[str, Preset] = {
         ),
         sampler=SMALL.sampler,
     ),
-    # The second order of generation, on codes of any geometry whose centroids are known: of the packaged codec's levels
-    # those above the ninth are predicted no better than by how often each code occurs. The checkpoint in the package.
+    # The checkpoint in the package: order `places`. Above the ninth level of the packaged codec, the loss is no lower
+    # than the entropy of the code frequencies.
     "places": PLACES,
-    # The same, small: the demo's, some minutes on two cores.
+    # A small network of order `places` for the demo: some minutes on two cores.
     "draft": Preset(
         model=replace(PLACES.model, width=128, depth=3, heads=4, generated_levels=6, head_width=128, timbre_dim=12),
         training=replace(
@@ -117,7 +113,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset called `name`; raises SoundStormError that lists the names for any other."""
+    """The preset `name`; raises SoundStormError with the list of names if there is none."""
     if name not in PRESETS:
         raise SoundStormError(f"unknown preset '{name}': choose one of {', '.join(PRESETS)}")
     return PRESETS[name]

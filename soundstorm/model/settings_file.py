@@ -1,8 +1,9 @@
-"""Settings that a study found, as a file that `train` and `generate` take: JSON or TOML with any of the tables `model`,
-`training` and `sampler`.
+"""Settings files of studies for `train` and `generate`: JSON or TOML with any of the tables `model`, `training` and
+`sampler`.
 
-A file may say more, for people: which trial it was, and what it reached. Of this only `fold` and `threads` are used,
-with which `train` does the same sums as the trial did, and `preset`, for what the tables do not name.
+A file may contain further information for people, such as the trial and its result. Of this only `fold`, `threads`
+(with which `train` reproduces the arithmetic of the trial) and `preset` (for settings that the tables do not name) are
+used.
 """
 
 import json
@@ -17,15 +18,15 @@ from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import PRESETS
 
 TABLES = ("model", "training", "sampler")
-OF_STUDIES = ("searched", "trained")
-"""Tables that studies write for people."""
-WHOLE = {"fold": (0, 1_000_000), "threads": (1, 4_096)}
-"""Least and largest of the whole numbers that are used."""
+IGNORED_TABLES = ("searched", "trained")
+"""Tables for people, which are ignored."""
+INTEGERS = {"fold": (0, 1_000_000), "threads": (1, 4_096)}
+"""Minimum and maximum of the integers that are used."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class SettingsOverrides:
-    """What a settings file holds; tables that it lacks are empty."""
+    """Content of a settings file; missing tables are empty."""
 
     where: str
     """The file, for errors."""
@@ -33,33 +34,35 @@ class SettingsOverrides:
     training: dict[str, Any] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     fold: int | None = None
-    """The fold that was validated with."""
+    """The validation fold of the trial."""
     threads: int | None = None
     """Threads of PyTorch in the trial."""
     preset: str | None = None
     """Name of the preset that the study started from."""
 
     def model_over(self, base: ModelConfig, *, is_trained: bool = False) -> ModelConfig:
-        """`base` with the file's changes.
+        """`base` with the values of the file.
 
         Args:
-            base: what the file does not name.
-            is_trained: weights of `base` are taken over, so nothing but the dropout may change.
+            base: values for settings that the file does not name.
+            is_trained: `base` has trained weights, so nothing but the dropout may change.
 
         Raises:
-            SoundStormError: an unknown name or a value that is not allowed, here and in the two below.
+            SoundStormError: an unknown name or a value out of range; also in the two methods below.
         """
         model = ModelConfig.from_dict(base.to_dict() | self.model, f"{self.where}, table 'model'")
         if is_trained and replace(model, dropout=base.dropout) != base:
-            raise SoundStormError(f"{self.where}: its network is not that of --checkpoint: leave out one of the two")
+            raise SoundStormError(
+                f"{self.where}: its network differs from that of --checkpoint: leave out one of the two"
+            )
         return model
 
     def training_over(self, base: TrainingConfig) -> TrainingConfig:
-        """`base` with the file's changes."""
+        """`base` with the values of the file."""
         return TrainingConfig.from_dict(base.to_dict() | self.training, f"{self.where}, table 'training'")
 
     def sampler_over(self, base: SamplerSettings) -> SamplerSettings:
-        """`base` with the file's changes."""
+        """`base` with the values of the file."""
         return SamplerSettings.from_dict(base.to_dict() | self.sampler, f"{self.where}, table 'sampler'")
 
     def require(self, *tables: str) -> None:
@@ -91,11 +94,11 @@ def parse_settings(data: bytes, where: str) -> SettingsOverrides:
         if not isinstance(content.get(name, {}), dict):
             raise SoundStormError(f"{where}: '{name}' is {content[name]!r}: it must be a table of settings")
     unknown = [
-        name for name, value in content.items() if isinstance(value, dict) and name not in (*TABLES, *OF_STUDIES)
+        name for name, value in content.items() if isinstance(value, dict) and name not in (*TABLES, *IGNORED_TABLES)
     ]
     if unknown:
         raise SoundStormError(f"{where}: there is no table '{unknown[0]}': settings are in {', '.join(TABLES)}")
-    for name, (least, most) in WHOLE.items():
+    for name, (least, most) in INTEGERS.items():
         value = content.get(name)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most):
             raise SoundStormError(f"{where}: {name} is {value!r:.40}: it must be a whole number, {least} to {most}")
@@ -104,18 +107,18 @@ def parse_settings(data: bytes, where: str) -> SettingsOverrides:
             f"{where}: preset is {str(content['preset'])[:40]!r}: it must be one of {', '.join(PRESETS)}"
         )
     return SettingsOverrides(
-        where=where, **{name: content[name] for name in (*TABLES, *WHOLE, "preset") if content.get(name) is not None}
+        where=where, **{name: content[name] for name in (*TABLES, *INTEGERS, "preset") if content.get(name) is not None}
     )
 
 
 def to_json(content: Mapping[str, Any]) -> bytes:
-    """A settings file in JSON, with the digits that give back each number exactly."""
+    """A settings file in JSON, with enough digits to restore each number exactly."""
     return (json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def to_toml(content: Mapping[str, Any]) -> bytes:
-    """The same in TOML: plain values first, then one table for each mapping. What has no value there (None) and lists
-    of tables are left out."""
+    """A settings file in TOML: plain values first, then one table per mapping. None and lists of tables, which TOML
+    cannot express, are left out."""
     lines = [f"{_key(key)} = {_value(value)}" for key, value in content.items() if _is_plain(value)]
     for name, table in content.items():
         if isinstance(table, Mapping):
@@ -138,5 +141,5 @@ def _key(name: str) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
-    # Strings, numbers and truth values are written alike in both formats, but for this one character.
+    # JSON and TOML write strings, numbers and booleans alike, except for this character.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

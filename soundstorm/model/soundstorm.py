@@ -25,8 +25,7 @@ class SoundStorm(nn.Module):
 
     Codes run from 0 to K - 1; `mask_id` (K) stands for a masked code, and has its own embedding at each level. Labels
     run from 0 to num_classes - 1; `no_class` (num_classes) stands for none. The `reference` preset has 22.2 million
-    parameters with 50 classes. With `centroids` the codes go in and out through the vectors that the codec has for
-    them.
+    parameters with 50 classes. With `centroids`, codes are embedded and predicted by the codec's codebook vectors.
     """
 
     centroids: Centroids | None
@@ -47,8 +46,7 @@ class SoundStorm(nn.Module):
             self.mask_embedding = nn.Embedding(config.num_levels, config.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
         self.conformer = Conformer.of(config)
-        # All heads in one tensor: a batch may mix levels, and every parameter has a gradient at each step, as DDP
-        # wants.
+        # All heads in one tensor: a batch may mix levels, and DDP requires a gradient of every parameter at each step.
         rows = config.codebook_size if self.centroids is None else config.centroid_dim
         self.head_weight = nn.Parameter(torch.empty(config.num_levels, rows, config.width))
         self.head_bias = nn.Parameter(torch.empty(config.num_levels, config.codebook_size))

@@ -1,4 +1,4 @@
-"""Clips of different length as one batch, and the views and crops of an epoch.
+"""Batches of clips of different lengths, random crops, and random choice of augmented views.
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -13,10 +13,10 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 
 PADDING = -1
-"""Value of `codes_BQT` after the end of a clip; it is no code, so nothing can be trained on it by mistake."""
+"""Value of `codes_BQT` after the end of a clip; not a valid code, so that training on it by mistake fails."""
 
 VIEW_STREAM = 1
-"""Tells the draws of views from those of crops, which are made for the same (seed, epoch, clip)."""
+"""Separates the random numbers for views from those for crops, which have the same seed, epoch and clip."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -37,14 +37,14 @@ class Batch:
 
 
 def seeded_generator(*parts: int) -> torch.Generator:
-    """A CPU generator for these whole numbers of 0 or more, such as (seed, epoch, worker): other parts, other draws."""
+    """A CPU random generator seeded with a sequence of non-negative integers, such as (seed, epoch, worker)."""
     state = np.random.SeedSequence(parts).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
 def crop(codes_QT: np.ndarray, crop_frames: int | None, seed: int, epoch: int, index: int) -> np.ndarray:
-    """A stretch of `crop_frames` frames, drawn from (seed, epoch, index of the clip); shorter clips and `None` are left
-    whole."""
+    """A random crop of `crop_frames` frames, determined by seed, epoch and index of the clip; shorter clips are
+    returned whole, and all if `crop_frames` is None."""
     num_frames = codes_QT.shape[1]
     if crop_frames is None or num_frames <= crop_frames:
         return codes_QT
@@ -53,17 +53,15 @@ def crop(codes_QT: np.ndarray, crop_frames: int | None, seed: int, epoch: int, i
 
 
 def fill(codes_QT: np.ndarray, filled_frames: int | None) -> np.ndarray:
-    """Clips shorter than `filled_frames` with code 0, a sound like any other, at every level after their end; None
-    leaves them as they are."""
+    """Pad a clip to `filled_frames` frames with code 0, a valid code, at every level; None: no padding."""
     missing = 0 if filled_frames is None else max(0, filled_frames - codes_QT.shape[1])
     return np.pad(codes_QT, ((0, 0), (0, missing)))
 
 
-def drawn_view(num_views: int, recorded_share: float, seed: int, epoch: int, index: int) -> int:
-    """Which of its `num_views` views a clip is seen in, drawn from (seed, epoch, index of the clip).
+def sample_view(num_views: int, recorded_share: float, seed: int, epoch: int, index: int) -> int:
+    """The view of a clip in an epoch, chosen at random from (seed, epoch, index of the clip).
 
-    It is 0, the clip as recorded, with probability `recorded_share`, and else any of them, 0 included, with equal
-    chance.
+    View 0, the clip as recorded, has probability `recorded_share`; otherwise all views, 0 included, are equally likely.
     """
     if num_views == 1:
         return 0

@@ -1,4 +1,4 @@
-"""Losses of a generator, kept apart by level.
+"""Losses of a generator by level.
 
 Legend: Q levels.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(kw_only=True, frozen=True)
 class LevelLosses:
-    """Sums that add up over batches and workers (float64): all-reduce the two tensors to get the whole run's losses."""
+    """Sums over the masked frames, float64. They can be added over batches, and all-reduced over workers."""
 
     nats_Q: Tensor
     """Sum of the cross-entropy of the masked frames of each level, in nats, without label smoothing."""
@@ -20,7 +20,7 @@ class LevelLosses:
 
     @classmethod
     def none(cls, num_levels: int, device: torch.device) -> "LevelLosses":
-        """Of no frames."""
+        """Zero losses of zero frames."""
         zeros_Q = torch.zeros(num_levels, dtype=torch.float64, device=device)
         return cls(nats_Q=zeros_Q, frames_Q=zeros_Q.clone())
 
@@ -41,7 +41,7 @@ class LevelLosses:
 
 @dataclass(kw_only=True, frozen=True)
 class StepLoss:
-    """What one training step is about to descend, and what it says about each level."""
+    """The loss of a training step, and its parts by level."""
 
     loss: Tensor
     """Scalar with a gradient: mean over the masked frames of the batch, with label smoothing."""

@@ -1,8 +1,8 @@
-"""Which codes a training example shows, and which it hides (Borsos et al., arXiv 2305.09636, section 3.2).
+"""Masks of training examples (Borsos et al., arXiv 2305.09636, section 3.2).
 
-An example trains one level: lower levels are visible, higher ones are all MASK, and of the level itself a share of the
-frames is MASK; the share follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). A prompted example
-has, besides, a prefix in which every level is visible.
+An example trains one level: lower levels are visible, higher ones are all MASK, and a fraction of the frames of the
+level itself is MASK; the fraction follows the cosine schedule of MaskGIT (Chang et al., arXiv 2202.04200). Some
+examples also have a visible prefix of all levels (a prompt).
 
 Legend: B batch, Q levels, T codec frames.
 """
@@ -18,21 +18,21 @@ from soundstorm.model.mask_schedule import cosine_share
 
 @dataclass(kw_only=True, frozen=True)
 class MaskedBatch:
-    """A batch as the network sees it, and what it is asked."""
+    """Input and targets of a training step."""
 
     input_codes_BQT: Tensor
-    """Codes with `mask_id` where hidden."""
+    """Codes with `mask_id` where masked."""
     target_BT: Tensor
     """Codes of the trained level; only those under `loss_mask_BT` count."""
     loss_mask_BT: Tensor
-    """True at the frames whose code of the trained level is hidden."""
+    """True at the frames whose code of the trained level is masked."""
     level_B: Tensor
     """The trained level of each example."""
 
 
 def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
-    """Share of the examples that train each level (Q); `first_level_share` goes to level 0, which all others are built
-    on."""
+    """Fraction of the examples that train each level, (Q,); `first_level_share` for level 0, on which all others
+    depend."""
     if num_levels == 1:
         return torch.ones(1)
     share_Q = torch.full((num_levels,), (1.0 - config.first_level_share) / (num_levels - 1))
@@ -40,12 +40,13 @@ def level_shares(num_levels: int, config: TrainingConfig) -> Tensor:
     return share_Q
 
 
-def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Tensor:
-    """True at the `share_B` (rounded down, at least one) of each clip's candidate frames that have the lowest rank.
+def masked_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """Mask the fraction `share_B` (rounded down, at least one frame) of the candidate frames of each clip: those of
+    lowest rank.
 
     Args:
-        candidate_BT: True at frames that may be hidden: real, and after the prefix.
-        rank_BT: any floating-point numbers; equal ones rank by time.
+        candidate_BT: True at frames that may be masked: real, and after the prefix.
+        rank_BT: any floating-point numbers; ties go to the earlier frame.
     """
     num_candidates_B = candidate_BT.sum(1)
     return lowest_ranked(
@@ -54,7 +55,7 @@ def hidden_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Ten
 
 
 def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
-    """True at so many of each clip's candidate frames, those of the lowest rank."""
+    """True at the `count_B` candidate frames of lowest rank of each clip."""
     order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
     place_BT = torch.empty_like(order_BT).scatter_(
         1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT)
@@ -63,19 +64,20 @@ def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Ten
 
 
 @dataclass(kw_only=True, frozen=True)
-class Drawn:
-    """What a training example hides, before it is said of which levels."""
+class FrameMasks:
+    """Random choice of the masked frames of training examples, for one level or for all."""
 
     share_B: Tensor
-    """Share of the frames after the prefix that are hidden."""
+    """Fraction of the frames after the prefix that are masked."""
     prefix_BT: Tensor
     """True at the frames of the prefix, padding included."""
     rank_BT: Tensor
-    """Those of the lowest rank are hidden; frames of a span share a rank."""
+    """The frames of lowest rank are masked; frames of a span have the same rank."""
 
 
-def draw_frames(valid_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> Drawn:
-    """Draws a cosine share, a prefix and an order of the frames for every clip, from `generator` on its own device."""
+def sample_frames(valid_BT: Tensor, generator: torch.Generator, config: TrainingConfig) -> FrameMasks:
+    """Sample a masked fraction (cosine schedule), a prefix and a rank of the frames for each clip, with `generator` on
+    its own device."""
     B, T = valid_BT.shape
     device = valid_BT.device
 
@@ -84,16 +86,15 @@ def draw_frames(valid_BT: Tensor, generator: torch.Generator, config: TrainingCo
 
     share_B = cosine_share(uniform(B))
     num_frames_B = valid_BT.sum(1)
-    prefix_frames_B = (
-        (uniform(B) * num_frames_B).floor().long()
-    )  # below the clip's length: there is always a frame to train
+    # shorter than the clip, so that at least one frame is trained
+    prefix_frames_B = (uniform(B) * num_frames_B).floor().long()
     prefix_frames_B = prefix_frames_B * (uniform(B) < config.prompt_share)
     frame_T = torch.arange(T, device=device)
     in_spans_B = uniform(B) < config.span_share
     offset_B = (uniform(B) * config.span_frames).floor().long()
     span_BT = torch.where(in_spans_B[:, None], (frame_T + offset_B[:, None]) // config.span_frames, frame_T)
     rank_BT = uniform(B, T + 1).gather(1, span_BT)
-    return Drawn(share_B=share_B, prefix_BT=frame_T < prefix_frames_B[:, None], rank_BT=rank_BT)
+    return FrameMasks(share_B=share_B, prefix_BT=frame_T < prefix_frames_B[:, None], rank_BT=rank_BT)
 
 
 def mask_level(
@@ -105,23 +106,23 @@ def mask_level(
     rank_BT: Tensor,
     mask_id: int,
 ) -> MaskedBatch:
-    """Hides, at each clip's level, the `share_B` (rounded down, at least one) of its candidate frames that have the
-    lowest rank.
+    """Mask the fraction `share_B` (rounded down, at least one frame) of each clip's candidate frames at its level:
+    those of lowest rank.
 
     Args:
-        candidate_BT: True at frames that may be hidden: real, and after the prefix.
-        prefix_BT: True at frames in which every level stays visible.
-        rank_BT: any floating-point numbers; equal ones rank by time.
+        candidate_BT: True at frames that may be masked: real, and after the prefix.
+        prefix_BT: True at frames in which all levels stay visible.
+        rank_BT: any floating-point numbers; ties go to the earlier frame.
     """
     level_index_Q = torch.arange(codes_BQT.shape[1], device=codes_BQT.device)[None, :, None]
-    hidden_BT = hidden_frames(candidate_BT, share_B, rank_BT)
+    masked_BT = masked_frames(candidate_BT, share_B, rank_BT)
     above_BQT = (level_index_Q > level_B[:, None, None]) & ~prefix_BT[:, None, :]
-    at_level_BQT = (level_index_Q == level_B[:, None, None]) & hidden_BT[:, None, :]
+    at_level_BQT = (level_index_Q == level_B[:, None, None]) & masked_BT[:, None, :]
     target_BT = codes_BQT.gather(1, level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])).squeeze(1)
     return MaskedBatch(
         input_codes_BQT=codes_BQT.masked_fill(above_BQT | at_level_BQT, mask_id),
         target_BT=target_BT,
-        loss_mask_BT=hidden_BT,
+        loss_mask_BT=masked_BT,
         level_B=level_B,
     )
 
@@ -129,14 +130,14 @@ def mask_level(
 def training_masks(
     codes_BQT: Tensor, valid_BT: Tensor, generator: torch.Generator, config: TrainingConfig, mask_id: int
 ) -> MaskedBatch:
-    """Draws a level, a cosine share, a prefix and the hidden frames for every clip.
+    """Sample a level, a masked fraction, a prefix and the masked frames of each clip.
 
-    The draws come from `generator` on its own device, so that one seed gives one result on CPU and GPU.
+    The random numbers come from `generator` on its own device, so that a seed gives the same result on CPU and GPU.
 
     Args:
         codes_BQT: int64 codes; any value at padding frames.
         valid_BT: True at real frames.
-        mask_id: the id that stands for a hidden code.
+        mask_id: the id of MASK.
     """
     B, Q, T = codes_BQT.shape
     device = codes_BQT.device
@@ -147,15 +148,15 @@ def training_masks(
     level_B = torch.multinomial(
         level_shares(Q, config).to(generator.device), B, replacement=True, generator=generator
     ).to(device)
-    drawn = draw_frames(valid_BT, generator, config)
+    drawn = sample_frames(valid_BT, generator, config)
     candidate_BT, prefix_BT = valid_BT & ~drawn.prefix_BT, drawn.prefix_BT
     masked = mask_level(codes_BQT, candidate_BT, prefix_BT & valid_BT, level_B, drawn.share_B, drawn.rank_BT, mask_id)
     if config.noise_share == 0:
         return masked
-    stray_frame_BT = (uniform(B, T) * valid_BT.sum(1).roll(1)[:, None]).long()
+    random_frame_BT = (uniform(B, T) * valid_BT.sum(1).roll(1)[:, None]).long()
     level_B1T = level_B[:, None, None].expand(-1, 1, T)
-    stray_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, stray_frame_BT)
-    share_of_noise_B = 2 * config.noise_share * uniform(B)
-    is_stray_BT = (uniform(B, T) < share_of_noise_B[:, None]) & valid_BT & ~prefix_BT & ~masked.loss_mask_BT
-    noisy_BT = torch.where(is_stray_BT, stray_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
+    random_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1).gather(1, random_frame_BT)
+    noise_share_B = 2 * config.noise_share * uniform(B)
+    is_random_BT = (uniform(B, T) < noise_share_B[:, None]) & valid_BT & ~prefix_BT & ~masked.loss_mask_BT
+    noisy_BT = torch.where(is_random_BT, random_BT, masked.input_codes_BQT.gather(1, level_B1T).squeeze(1))
     return replace(masked, input_codes_BQT=masked.input_codes_BQT.scatter(1, level_B1T, noisy_BT[:, None, :]))

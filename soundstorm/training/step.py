@@ -73,21 +73,21 @@ def _sum_by_level(nats_BT: Tensor, masked: MaskedBatch, num_levels: int) -> Leve
 
 
 def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, config: TrainingConfig) -> StepLoss:
-    """Masks a batch, drops some classes, and computes the loss; `apply_gradients` does the rest of the step.
+    """Mask a batch, drop some classes, and compute the loss; `apply_gradients` completes the step.
 
-    Masks and dropped classes come from `generator`; dropout, where a network has it, from PyTorch's global generator.
+    Masks and dropped classes come from `generator`; dropout comes from PyTorch's global generator.
 
     Args:
-        model: a `SoundStorm` or `PlaceNetwork`, or it wrapped in DDP, in training mode.
+        model: a `SoundStorm` or `PlaceNetwork`, possibly wrapped in DDP, in training mode.
         batch: clips on the device of the model.
     """
     network = unwrap_ddp(model)
     if isinstance(network, PlaceNetwork):
         places = training_places(batch, generator, config)
-        label_B = _some_dropped(batch.label_B, generator, network, config)
+        label_B = _drop_classes(batch.label_B, generator, network, config)
         return place_losses(model, batch, places, label_B, config, training_timbre(network, batch, generator, config))
     masked = training_masks(batch.codes_BQT, batch.valid_BT, generator, config, network.mask_id)
-    label_B = _some_dropped(batch.label_B, generator, network, config)
+    label_B = _drop_classes(batch.label_B, generator, network, config)
     with autocast(network.device, config.precision):
         logits_BTK = model(masked.input_codes_BQT, label_B, batch.valid_BT, masked.level_B)
     smoothed_BT, nats_BT = masked_nats(logits_BTK, masked, config.label_smoothing)
@@ -97,10 +97,10 @@ def training_step(model: nn.Module, batch: Batch, generator: torch.Generator, co
     )
 
 
-def _some_dropped(
+def _drop_classes(
     label_B: Tensor, generator: torch.Generator, network: GeneratorNetwork, config: TrainingConfig
 ) -> Tensor:
-    """Labels, some of them replaced by "no class"."""
+    """Labels, a random fraction of them replaced by "no class"."""
     dropped_B = torch.rand(len(label_B), generator=generator, device=generator.device) < config.class_dropout
     return label_B.masked_fill(dropped_B.to(label_B.device), network.no_class)
 
@@ -113,7 +113,8 @@ def apply_gradients(
     config: TrainingConfig,
     ema: EMA | None = None,
 ) -> float:
-    """Backward pass, clipping, optimizer, schedule and average; returns the norm of the gradient before clipping.
+    """Backward pass, gradient clipping, optimizer step, schedule step and EMA update. Returns the norm of the gradient
+    before clipping.
 
     Raises:
         SoundStormError: the gradient is not finite; nothing was updated.
@@ -134,7 +135,7 @@ def apply_gradients(
 
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """Adam; with `weight_decay` above 0 AdamW, which decays the matrices of linear layers and heads only."""
+    """Adam; with `weight_decay` above 0 AdamW, which decays only the matrices of linear layers and heads."""
     decayed: list[nn.Parameter] = []
     other: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
@@ -145,11 +146,11 @@ def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Ada
 
 
 def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
-    """Share of the highest learning rate at `step` (from 0); past the last step it stays where it ended.
+    """Learning rate at `step` (from 0) as a fraction of the peak; after the last step it stays constant.
 
-    `onecycle` is the published schedule (Smith and Topin, arXiv 1708.07120) as PyTorch has it: a cosine from 1/25 up to
-    1, then a cosine down to 1/250000, with the momentum left alone. `trapezoid` stays at 1 between its rise and its
-    fall, so that one can decide late how long to train (Hägele et al., arXiv 2405.18392).
+    `onecycle` is the published schedule (Smith and Topin, arXiv 1708.07120) as in PyTorch: a cosine from 1/25 up to 1,
+    then a cosine down to 1/250000, with constant momentum. `trapezoid` stays at 1 between its rise and its fall, so
+    that the length of a training can be chosen late (Hägele et al., arXiv 2405.18392).
     """
     warmup_steps = config.warmup_share * total_steps
     last_step = max(total_steps - 1, 1)
@@ -175,7 +176,7 @@ def _cosine_between(start: float, end: float, progress: float) -> float:
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, total_steps: int) -> LambdaLR:
-    """Learning rate per optimizer step; its state is the number of steps done, so it resumes from `state_dict`."""
+    """Learning rate per optimizer step; its state is the number of steps, so it can be resumed from `state_dict`."""
     return LambdaLR(optimizer, lambda step: lr_factor(step, total_steps, config))
 
 
@@ -183,20 +184,19 @@ def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, tot
 def evaluate_loss(
     model: nn.Module, batches: Iterable[Batch], config: TrainingConfig, first: int = 0, stride: int = 1
 ) -> LevelLosses:
-    """Losses of whole clips under fixed masks, with their classes and without prompts: equal from run to run and from
-    epoch to epoch.
+    """Losses of whole clips under fixed masks, with their classes and without prompts: the same masks in every run and
+    epoch.
 
-    Each clip is asked twice: at level 0, and at one of the other levels in turn; a network of order `places` once, at
-    all levels. The masked share runs evenly over the cosine schedule.
-    The mask of a clip depends on `config.seed` and its place among the clips, not on how they are batched or dealt over
-    workers.
+    Each clip is masked twice: at level 0, and at one of the other levels in turn; for a network of order `places` once,
+    at all levels. The masked fractions are spread evenly over the cosine schedule. The mask of a clip depends on
+    `config.seed` and its index among all clips, not on the batches or the number of workers.
 
     Args:
         model: the network, or a wrapper of it.
         batches: the clips of this worker, in order.
-        config: of the training.
-        first: place of the first clip among those of all workers.
-        stride: places from one clip of this worker to its next.
+        config: settings of the training.
+        first: index of this worker's first clip among those of all workers.
+        stride: difference between the indices of consecutive clips of this worker.
     """
     network = unwrap_ddp(model)
     num_levels, device = network.config.num_levels, network.device
@@ -223,7 +223,7 @@ def evaluate_loss(
 
 
 def _fixed_masks(batch: Batch, places: range, turn: int, num_levels: int, seed: int, mask_id: int) -> MaskedBatch:
-    """Level 0 in turn 0, level 1 + place modulo (Q - 1) in turn 1."""
+    """Masks of level 0 in turn 0, and of level 1 + index modulo (Q - 1) in turn 1."""
     device = batch.codes_BQT.device
     rank_BT = _fixed_ranks(batch, places, turn, seed)
     level_B = torch.tensor([0 if turn == 0 else 1 + place % (num_levels - 1) for place in places], device=device)
@@ -244,8 +244,8 @@ def _fixed_progress(places: range, turn: int) -> Tensor:
 
 
 def mixed_loss(losses: LevelLosses, config: TrainingConfig) -> float:
-    """One figure for a validation: per-level losses weighted as training draws the levels; levels without frames are
-    left out."""
+    """Validation loss: per-level losses weighted by the frequency of the levels in training; levels without frames are
+    ignored."""
     weights_Q = level_shares(len(losses.frames_Q), config).tolist()
     pairs = [(weight, loss) for weight, loss in zip(weights_Q, losses.per_level(), strict=True) if loss is not None]
     total = sum(weight for weight, _ in pairs)

@@ -57,7 +57,7 @@ from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast, uses_bf16
 from soundstorm.training.batches import Batch, collate, seeded_generator
 from soundstorm.training.losses import LevelLosses
-from soundstorm.training.masking import hidden_frames, mask_level
+from soundstorm.training.masking import mask_level, masked_frames
 from soundstorm.training.place_step import MaskedPlaces, place_losses
 from soundstorm.training.step import apply_gradients, build_optimizer, lr_factor, masked_nats, training_step
 
@@ -197,9 +197,9 @@ def losses_at(
                 row[:length] = torch.rand(length, generator=seeded_generator(7, first + number))
             share_B = torch.full((len(batch.label_B),), share)
             if isinstance(network, PlaceNetwork):
-                hidden_BT = hidden_frames(batch.valid_BT, share_B, rank_BT)
+                masked_BT = masked_frames(batch.valid_BT, share_B, rank_BT)
                 masked = MaskedPlaces(
-                    codes_BQT=batch.codes_BQT, known_BT=batch.valid_BT & ~hidden_BT, asked_BT=hidden_BT
+                    codes_BQT=batch.codes_BQT, known_BT=batch.valid_BT & ~masked_BT, asked_BT=masked_BT
                 )
                 total = total + place_losses(network, batch, masked, batch.label_B, config).levels
             else:

@@ -1,5 +1,5 @@
-"""The token classifier: padding that is inert, the generator's own stages, the codec's own vectors, files that come
-back."""
+"""The token classifier: padding that is inert, the generator's own hidden_states, the codec's own vectors, files that
+come back."""
 
 import hashlib
 import json

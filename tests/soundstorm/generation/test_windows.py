@@ -11,7 +11,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.threads import on_threads
-from soundstorm.generation.windows import Window, WindowSize, draw_in_windows, plan_windows, window_seed
+from soundstorm.generation.windows import Window, WindowSize, generate_in_windows, plan_windows, window_seed
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 
@@ -85,7 +85,7 @@ def test_an_overlap_must_leave_something_to_draw() -> None:
 
 def drawn(model: PlaceNetwork, total: int, seeds: list[int], timbre_BS: Tensor | None = None) -> Tensor:
     nothing = torch.zeros(len(seeds), 3, total, dtype=torch.int64)
-    return draw_in_windows(
+    return generate_in_windows(
         model,
         torch.zeros(len(seeds), dtype=torch.int64),
         SETTINGS,
@@ -150,7 +150,7 @@ def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model
         return [number % 3, 2]
 
     codes_BQT = [
-        draw_in_windows(
+        generate_in_windows(
             model,
             torch.zeros(2, dtype=torch.int64),
             replace(SETTINGS, candidates=3),

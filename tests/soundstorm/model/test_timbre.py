@@ -129,9 +129,9 @@ def test_training_tells_most_clips_their_blurred_timbre_and_some_none() -> None:
     told_BS = training_timbre(model, batch, generator, config)
     own_BS = model.timbre_of(batch.codes_BQT, batch.valid_BT)
     assert told_BS is not None and own_BS is not None and model.timbre is not None
-    is_told_B = ~told_BS.isnan().any(1)
-    assert 0.65 < float(is_told_B.float().mean()) < 0.85
-    blur_S = (told_BS - own_BS)[is_told_B].std(0)
+    is_known_B = ~told_BS.isnan().any(1)
+    assert 0.65 < float(is_known_B.float().mean()) < 0.85
+    blur_S = (told_BS - own_BS)[is_known_B].std(0)
     assert torch.allclose(blur_S, 0.5 * model.timbre.spread_S, rtol=0.15)
 
 

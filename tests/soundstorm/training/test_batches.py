@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from soundstorm.errors import SoundStormError
-from soundstorm.training.batches import PADDING, collate, crop, drawn_view, fill, seeded_generator
+from soundstorm.training.batches import PADDING, collate, crop, fill, sample_view, seeded_generator
 
 
 def test_collate_pads_with_no_code_and_says_where() -> None:
@@ -36,14 +36,14 @@ def test_crops_are_fixed_by_seed_epoch_and_clip() -> None:
 
 
 def test_the_recording_is_drawn_in_its_share_and_all_views_evenly_in_the_rest() -> None:
-    drawn = [drawn_view(8, 0.3, 0, epoch, index) for epoch in range(100) for index in range(50)]
-    assert drawn == [drawn_view(8, 0.3, 0, epoch, index) for epoch in range(100) for index in range(50)]
+    drawn = [sample_view(8, 0.3, 0, epoch, index) for epoch in range(100) for index in range(50)]
+    assert drawn == [sample_view(8, 0.3, 0, epoch, index) for epoch in range(100) for index in range(50)]
     shares = np.bincount(drawn, minlength=8) / len(drawn)
     assert shares[0] == pytest.approx(0.3 + 0.7 / 8, abs=0.03)
     assert shares[1:] == pytest.approx([0.7 / 8] * 7, abs=0.02)
-    assert {drawn_view(8, 1.0, 0, epoch, 0) for epoch in range(100)} == {0}
-    assert {drawn_view(8, 0.0, 0, epoch, 0) for epoch in range(100)} == set(range(8))
-    assert drawn_view(1, 0.0, 0, 0, 0) == 0
+    assert {sample_view(8, 1.0, 0, epoch, 0) for epoch in range(100)} == {0}
+    assert {sample_view(8, 0.0, 0, epoch, 0) for epoch in range(100)} == set(range(8))
+    assert sample_view(1, 0.0, 0, 0, 0) == 0
 
 
 def test_filling_up_adds_a_real_code_up_to_the_length_asked_for() -> None:

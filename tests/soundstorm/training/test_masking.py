@@ -87,9 +87,9 @@ def test_unprompted_clips_show_nothing_above_their_level() -> None:
 
 def test_spans_hide_frames_in_longer_runs() -> None:
     def mean_run(masked: MaskedBatch) -> float:
-        hidden_BT = masked.loss_mask_BT[NUM_FRAMES_B == T].int()
-        starts = int((hidden_BT.diff(dim=1, prepend=torch.zeros(len(hidden_BT), 1, dtype=torch.int32)) == 1).sum())
-        return int(hidden_BT.sum()) / starts
+        masked_BT = masked.loss_mask_BT[NUM_FRAMES_B == T].int()
+        starts = int((masked_BT.diff(dim=1, prepend=torch.zeros(len(masked_BT), 1, dtype=torch.int32)) == 1).sum())
+        return int(masked_BT.sum()) / starts
 
     config = replace(CONFIG, span_frames=10)
     assert NUM_FRAMES_B.eq(T).sum() >= 6
@@ -157,6 +157,6 @@ def test_noise_is_of_the_trained_level_and_of_the_clip_before() -> None:
     )
     level_B1T = masked.level_B[:, None, None].expand(-1, 1, T)
     input_BT, own_BT = (codes.gather(1, level_B1T).squeeze(1) for codes in (masked.input_codes_BQT, codes_BQT))
-    stray_BT = (input_BT != own_BT) & (input_BT != MASK_ID)
+    random_BT = (input_BT != own_BT) & (input_BT != MASK_ID)
     before_BT = codes_BQT.roll(1, 0).gather(1, level_B1T).squeeze(1)
-    assert bool(stray_BT.any()) and bool((input_BT == before_BT)[stray_BT].all())
+    assert bool(random_BT.any()) and bool((input_BT == before_BT)[random_BT].all())

@@ -47,10 +47,10 @@ def test_a_prompted_clip_shows_its_beginning(batch: Batch) -> None:
 
 
 def test_hidden_places_may_lie_in_spans(batch: Batch) -> None:
-    hidden_BT = masks(batch, span_share=1.0, span_frames=8).asked_BT
+    masked_BT = masks(batch, span_share=1.0, span_frames=8).asked_BT
     single_BT = masks(batch).asked_BT
     changes, single_changes = (
-        (valid_BT[1::2, 1:] != valid_BT[1::2, :-1]).float().sum(1).mean() for valid_BT in (hidden_BT, single_BT)
+        (valid_BT[1::2, 1:] != valid_BT[1::2, :-1]).float().sum(1).mean() for valid_BT in (masked_BT, single_BT)
     )
     assert float(changes) < 0.45 * float(single_changes)
 
@@ -67,13 +67,13 @@ def test_the_head_is_asked_for_the_share_of_the_hidden_places_that_is_wished(bat
 
 def test_stray_codes_are_visible_ones_of_another_clip_from_a_level_on(batch: Batch) -> None:
     masked = masks(batch, noise_share=0.2, prompt_share=0.3)
-    stray_BQT = masked.codes_BQT != batch.codes_BQT
-    assert not bool(stray_BQT.transpose(1, 2)[~masked.known_BT].any())
-    is_stray_BT = stray_BQT.any(1)
+    random_BQT = masked.codes_BQT != batch.codes_BQT
+    assert not bool(random_BQT.transpose(1, 2)[~masked.known_BT].any())
+    is_random_BT = random_BQT.any(1)
     assert (
-        0.1 < float(is_stray_BT.sum() / masked.known_BT.sum()) < 0.22
+        0.1 < float(is_random_BT.sum() / masked.known_BT.sum()) < 0.22
     )  # 0.2 of those after a prompt; some codes are the same by chance
-    by_level = stray_BQT.sum((0, 2))
+    by_level = random_BQT.sum((0, 2))
     assert bool((by_level[1:] > 1.2 * by_level[:-1]).all())
 
 
