@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.sharded_output import settings_digest
-from jobs.actors.substituter import Substituted, clips_to_substitute, find_generator, substitution_table
+from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
@@ -71,7 +71,7 @@ class Inputs:
     """Clips that closeness compares; None without closeness."""
     common_bands: Bands | None
     """With --common-band."""
-    generator: Substituted | None
+    generator: EvaluatedGenerator | None
     """Generator of the substitution test; None without it."""
     utility: UtilityClips | None
     """Clips of the utility test; None without it."""
@@ -254,7 +254,7 @@ def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: 
 
 
 def _substitution(
-    options: Options, generator: Substituted | None, real: list[Clip], codec: bytes, settings: str
+    options: Options, generator: EvaluatedGenerator | None, real: list[Clip], codec: bytes, settings: str
 ) -> pa.Table | None:
     if generator is None:
         return None

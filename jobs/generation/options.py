@@ -8,6 +8,7 @@ from annotated_types import Ge, Le
 
 from cluster import storage
 from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
+from jobs.generation.edit_rules import OPTIONS
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.regions import parse_region
 from soundstorm.model.config import SamplerSettings
@@ -129,11 +130,8 @@ class Options(PoolOptions):
                 f"--num-samples is {self.num_samples}: give at most {MAX_SAMPLES}; for more, run again with another "
                 "--seed and --output-dir"
             )
-        if not 0 < self.prompt_duration < self.duration and self.prompt is not None:
-            raise SoundStormError(
-                f"--prompt-duration is {self.prompt_duration}: give more than 0 and less than {self.duration} seconds, "
-                "which is --duration"
-            )
+        if self.prompt is not None:
+            OPTIONS.check_prompt(self.prompt_duration, self.duration)
         self._check_edit()
 
     @property

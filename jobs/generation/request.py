@@ -1,12 +1,12 @@
 """A checked request of `generate`: its options or recipe, with all files that they name."""
 
 import hashlib
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from cluster import storage
 from jobs.console.command import print_note
+from jobs.generation.edit_rules import OPTIONS
 from jobs.generation.options import STRENGTH, Options
 from jobs.generation.recipes import ClipRecipe, Source, read_recipe, recipe_of
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
@@ -16,7 +16,7 @@ from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm1
 from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS, MIN_LOOP_S
+from soundstorm.generation.editing import KEPT_LEVELS
 from soundstorm.generation.edits import Edit, Inpainting, New, Variation
 from soundstorm.generation.regions import parse_region, sample_spans
 from soundstorm.model.checkpoints import Checkpoint
@@ -134,10 +134,8 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
 
 def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[Source]]:
     """The edit, the duration of the result in seconds, and the recordings it uses."""
-    if options.loop and options.edited is None and options.duration < MIN_LOOP_S:
-        raise SoundStormError(
-            f"--duration is {options.duration}: a loop needs at least {MIN_LOOP_S:g} s, give more or leave out --loop"
-        )
+    if options.loop and options.edited is None:
+        OPTIONS.check_loop("--duration", options.duration)
     if options.prompt is not None:
         edit, source = _continued(options, options.prompt, codec)
         return edit, options.duration, [source]
@@ -158,8 +156,8 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
         print_note(f"{option} {uri}: {note}")
     recording_N = to_pcm16(recording.waveform)
     duration_s = len(recording_N) / codec.sample_rate
-    if options.loop and duration_s < MIN_LOOP_S:
-        raise SoundStormError(f"{option} {uri} has {duration_s:g} s: a loop needs at least {MIN_LOOP_S:g} s")
+    if options.loop:
+        OPTIONS.check_loop(f"{option} {uri}", duration_s)
     if options.vary is not None:
         return _variation(options, recording_N, checkpoint), duration_s, [source]
     spans: list[tuple[int, int]] = []
@@ -173,16 +171,9 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
 
 
 def _variation(options: Options, recording_N: Any, checkpoint: Checkpoint) -> Variation:
-    num_levels = checkpoint.model.config.num_levels
     kept_levels = KEPT_LEVELS if options.kept_levels is None else options.kept_levels
-    if kept_levels > num_levels:
-        raise SoundStormError(f"--kept-levels is {kept_levels}: give 0 to {num_levels}, the levels of the checkpoint")
     strength = STRENGTH if options.strength is None else options.strength
-    if strength == 0 and kept_levels == num_levels:
-        raise SoundStormError(
-            f"--strength 0 with --kept-levels {kept_levels} leaves nothing to generate: give a larger --strength or "
-            "fewer levels"
-        )
+    OPTIONS.check_variation(strength, kept_levels, checkpoint.model.config.num_levels)
     return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=options.loop)
 
 
@@ -191,11 +182,9 @@ def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
     prompt_QT = codec.encode_clips([recording.waveform])[0]
     if recording.original_duration_s < options.prompt_duration:
         print_note(f"--prompt {uri} has only {recording.original_duration_s:.2f} s: all of it is used")
-    if prompt_QT.shape[1] >= math.ceil(round(options.duration * codec.sample_rate) / codec.hop):
-        raise SoundStormError(
-            f"--prompt-duration {options.prompt_duration} leaves nothing of --duration {options.duration} to "
-            "generate: give less"
-        )
+    OPTIONS.check_prompt_frames(
+        options.prompt_duration, options.duration, prompt_QT.shape[1], codec.hop, codec.sample_rate
+    )
     return New(prompt_QT=prompt_QT), source
 
 

@@ -1,4 +1,4 @@
-"""The replica that makes sound: requests of one group as one batch."""
+"""The generator replica: generates the sounds of waiting requests in batches."""
 
 import threading
 from typing import Any
@@ -10,57 +10,59 @@ from jobs.actors.finishing import Finishing
 from jobs.actors.generator import MAX_BATCH_S
 from jobs.generation.options import Options
 from jobs.generation.recipes import recipe_of
-from jobs.serving.batches import Batches
+from jobs.serving.dynamic_batcher import DynamicBatcher
 from jobs.serving.model import open_model
 from jobs.serving.sound_request import ModelInfo, SoundRequest
 from soundstorm.audio.files import to_pcm16
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.edits import Edit, Inpainting, New, Variation
 
-Made = tuple[bytes, np.ndarray, dict[str, Any]] | str
-"""The audio file, its samples and its recipe; or a sentence that says why there is none."""
+GenerationResult = tuple[bytes, np.ndarray, dict[str, Any]] | str
+"""The audio file, its samples and its recipe; or an error as a sentence."""
 
 
-class _NobodyWaits(Exception):  # noqa: N818 - no error: what is made is given up
-    """All who waited for a batch have gone."""
+class _Cancelled(Exception):  # noqa: N818 - aborts a batch, not an error
+    """All requests of a batch are cancelled."""
 
 
 class GeneratorReplica:
-    """Holds a model and makes sound with it.
+    """Ray Serve deployment that generates sound with a model.
 
     Args:
-        options: of `generate`, with the places of the model.
-        about: what the studio knows of it.
-        most: requests that are made as one batch.
-        wait_s: seconds that a request waits for others where nothing is being made.
+        options: options of `generate` that name the files of the model.
+        model_info: properties that the model must have.
+        max_batch: maximum number of requests per batch.
+        wait_s: seconds that a request waits for others if nothing is being generated.
         device: where the networks run.
     """
 
-    def __init__(self, options: Options, about: ModelInfo, most: int, wait_s: float, device: str) -> None:
+    def __init__(self, options: Options, model_info: ModelInfo, max_batch: int, wait_s: float, device: str) -> None:
         torch.set_num_threads(1)
         self._model = open_model(options, device)
-        self._model.require(about)
-        self._most = most
-        self._nobody_waits = threading.Event()
-        for module in self._model.editor.model.modules():  # of the generator: also in the middle of a clip
-            module.register_forward_pre_hook(self._go_on)
-        self._batches: Batches[SoundRequest, Made] = Batches(self._make, self._at_once, wait_s)
+        self._model.require(model_info)
+        self._max_batch = max_batch
+        self._cancelled = threading.Event()
+        for module in self._model.editor.model.modules():  # so that a batch can be aborted within a clip
+            module.register_forward_pre_hook(self._check_cancelled)
+        self._batches: DynamicBatcher[SoundRequest, GenerationResult] = DynamicBatcher(
+            self._generate, self._max_batch_size, wait_s
+        )
 
-    async def make(self, request: SoundRequest) -> Made:
-        """The sound of a request."""
+    async def generate(self, request: SoundRequest) -> GenerationResult:
+        """Generate the sound of a request."""
         return await self._batches.result(request.group, request)
 
-    def _at_once(self, request: SoundRequest) -> int:
+    def _max_batch_size(self, request: SoundRequest) -> int:
         duration_s = request.num_samples / self._model.codec.sample_rate
-        return max(1, min(self._most, int(MAX_BATCH_S / duration_s)))
+        return max(1, min(self._max_batch, int(MAX_BATCH_S / duration_s)))
 
-    def _go_on(self, module: torch.nn.Module, arguments: Any) -> None:
-        if self._nobody_waits.is_set():
-            raise _NobodyWaits
+    def _check_cancelled(self, module: torch.nn.Module, arguments: Any) -> None:
+        if self._cancelled.is_set():
+            raise _Cancelled
 
-    def _make(self, requests: list[SoundRequest], nobody_waits: threading.Event) -> list[Made]:
-        """The sounds of requests of one group."""
-        self._nobody_waits = nobody_waits
+    def _generate(self, requests: list[SoundRequest], cancelled: threading.Event) -> list[GenerationResult]:
+        """Generate the sounds of requests of one group."""
+        self._cancelled = cancelled
         first = requests[0]
         labels, seeds = [request.label for request in requests], [request.take_seed for request in requests]
         try:
@@ -68,12 +70,12 @@ class GeneratorReplica:
             waveforms = edit.takes(self._model.editor, labels, seeds, first.num_samples)
         except SoundStormError as error:
             return [str(error)] * len(requests)
-        except _NobodyWaits:
-            return ["nobody waits for it"] * len(requests)
+        except _Cancelled:
+            return ["the request was cancelled"] * len(requests)
         finally:
-            self._nobody_waits = threading.Event()
+            self._cancelled = threading.Event()
         return [
-            self._finished(request, edit, waveform, len(requests))
+            self._finish(request, edit, waveform, len(requests))
             for request, waveform in zip(requests, waveforms, strict=True)
         ]
 
@@ -92,7 +94,7 @@ class GeneratorReplica:
                 return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=loop)
         raise AssertionError(f"a request of kind {request.kind} without a recording")
 
-    def _finished(self, request: SoundRequest, edit: Edit, waveform: np.ndarray, batch_size: int) -> Made:
+    def _finish(self, request: SoundRequest, edit: Edit, waveform: np.ndarray, batch_size: int) -> GenerationResult:
         model = self._model.request
         finishing = Finishing(
             sample_rate=self._model.codec.sample_rate,

@@ -1,4 +1,4 @@
-"""What one request may ask for, and how many may wait."""
+"""Limits of an endpoint."""
 
 from dataclasses import dataclass
 
@@ -8,13 +8,13 @@ MAX_SEED = (1 << 63) - 1
 
 @dataclass(kw_only=True, frozen=True)
 class Limits:
-    """Of an endpoint."""
+    """Limits of requests."""
 
     longest_s: float = 60.0
-    """Seconds of the longest sound that is made or edited."""
+    """Maximum duration of a generated or edited sound in seconds."""
     upload_bytes: int = 25_000_000
-    """Bytes of the largest recording that is taken."""
+    """Maximum size of a recording in bytes."""
     waiting: int = 64
-    """Requests that are made or wait at once; the next is answered with 429."""
+    """Maximum number of concurrent requests; further ones are answered with 429."""
     wait_s: float = 300.0
-    """Seconds after which a request that is not made yet is answered with 503."""
+    """Time limit of a request in seconds, after which it is answered with 503."""

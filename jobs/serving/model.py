@@ -1,4 +1,4 @@
-"""The model that an endpoint serves: read and checked as `generate` does, and what of it the studio knows."""
+"""The model that an endpoint serves, read and checked as in `generate`."""
 
 from dataclasses import dataclass, field
 
@@ -15,35 +15,35 @@ from soundstorm.generation.editing import Editor
 
 @dataclass(kw_only=True, frozen=True)
 class ServedModel:
-    """A checkpoint, its codec and its listener, on a device."""
+    """A checkpoint, its codec and its reranker, on a device."""
 
     request: Request = field(repr=False)
-    """What `generate` would be asked to make with them."""
+    """The request of `generate` with the files of the model."""
     editor: Editor = field(repr=False)
     codec: Codec = field(repr=False)
-    about: ModelInfo
+    model_info: ModelInfo
 
-    def require(self, about: ModelInfo) -> None:
-        """Raise SoundStormError unless this is the model that the studio knows."""
-        if about != self.about:
+    def require(self, model_info: ModelInfo) -> None:
+        """Raise SoundStormError unless the model has these properties."""
+        if model_info != self.model_info:
             raise SoundStormError(
-                f"the checkpoint at {self.request.options.checkpoint or 'its place in the package'} has changed since "
-                "the endpoint was started: start it again"
+                f"the checkpoint at {self.request.options.checkpoint or 'the package'} has changed since "
+                "the endpoint was started: restart the endpoint"
             )
 
 
 def open_model(options: Options, device: str) -> ServedModel:
-    """The model that the options of `generate` name.
+    """Open the model that the options of `generate` name.
 
     Raises:
-        SoundStormError, ClusterError: it is not there, or does not fit together.
+        SoundStormError, ClusterError: a file is missing or does not match.
     """
     request = request_of(options)
     checkpoint, codec = request.checkpoint, request.codec
     if device != "cpu":
         checkpoint = open_checkpoint(request.files, device, options.checkpoint)
         codec = load_codec(request.codec_file, device)
-    about = ModelInfo(
+    model_info = ModelInfo(
         categories=tuple(checkpoint.categories),
         sample_rate=codec.sample_rate,
         hop=codec.hop,
@@ -51,4 +51,4 @@ def open_model(options: Options, device: str) -> ServedModel:
         checkpoint_sha256=checkpoint.sha256,
     )
     editor = editor_of(checkpoint, codec, request.sampler, request.reranker, device)
-    return ServedModel(request=request, editor=editor, codec=codec, about=about)
+    return ServedModel(request=request, editor=editor, codec=codec, model_info=model_info)

@@ -1,4 +1,4 @@
-"""What Ray's nodes publish for Prometheus about Serve and about us, as one text."""
+"""Prometheus metrics of Ray Serve and of this project, collected from all nodes."""
 
 import logging
 import urllib.error
@@ -9,12 +9,12 @@ import ray
 
 PREFIXES = ("ray_serve_", "ray_soundstorm_")
 TIMEOUT_S = 3.0
-MOST_BYTES = 64 << 20
+MAX_BYTES = 64 << 20
 logger = logging.getLogger(__name__)
 
 
 def published_metrics() -> str:
-    """The figures of all nodes that answer, in Prometheus' format; a node that does not answer is left out."""
+    """Metrics of all nodes that answer, in the Prometheus text format."""
     texts = []
     for node in ray.nodes():
         if not node["Alive"] or not node.get("MetricsExportPort"):
@@ -22,16 +22,16 @@ def published_metrics() -> str:
         url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         try:
             with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-                texts.append(answer.read(MOST_BYTES).decode("utf-8", "replace"))
+                texts.append(answer.read(MAX_BYTES).decode("utf-8", "replace"))
         except (OSError, urllib.error.URLError) as error:
-            logger.warning("the metrics of %s are not there: %s", url, error)
+            logger.warning("the metrics of %s cannot be read: %s", url, error)
     return merged(texts)
 
 
 def merged(texts: Iterable[str]) -> str:
-    """The figures whose name has one of PREFIXES, each family once with the figures of all texts."""
+    """Merge texts: metrics whose name has one of PREFIXES, grouped by family."""
     heads: dict[str, list[str]] = {}
-    figures: dict[str, list[str]] = {}
+    samples: dict[str, list[str]] = {}
     for text in texts:
         family = ""
         for line in text.splitlines():
@@ -42,6 +42,6 @@ def merged(texts: Iterable[str]) -> str:
                     heads[family].append(line)
             elif line.startswith(PREFIXES):
                 name = family if family and line.startswith(family) else line.split("{")[0].split(" ")[0]
-                figures.setdefault(name, []).append(line)
-    lines = [line for family, found in figures.items() for line in (*heads.get(family, []), *found)]
+                samples.setdefault(name, []).append(line)
+    lines = [line for family, found in samples.items() for line in (*heads.get(family, []), *found)]
     return "\n".join(lines) + "\n"

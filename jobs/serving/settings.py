@@ -1,4 +1,4 @@
-"""The settings of an endpoint: those of `soundstorm serve`, and the arguments of the application in
+"""Settings of an endpoint: options of `soundstorm serve`, and arguments of the application in
 `cluster/deploy/serve.yaml`."""
 
 from dataclasses import dataclass, fields
@@ -12,13 +12,13 @@ from jobs.serving.limits import Limits
 from soundstorm.errors import SoundStormError
 from soundstorm.settings import Settings
 
-OF_A_MODEL = ("checkpoint", "codec", "listener", "config", "candidates")
-"""Options that `generate` has too."""
+MODEL_OPTIONS = ("checkpoint", "codec", "listener", "config", "candidates")
+"""Options that `generate` has, too."""
 
 
 @dataclass(kw_only=True)
 class EndpointSettings(Settings):
-    """What is served, how much may be asked for, and who may ask."""
+    """Settings of the model, the limits and the replicas."""
 
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI that every node can read; default: the one in the
@@ -30,25 +30,26 @@ class EndpointSettings(Settings):
     config: str | None = None
     """JSON or TOML file, path or URI, whose table "sampler" overrides the checkpoint's settings."""
     candidates: Count | None = None
-    """Draws of each sound, of which the best is kept: 1 is fastest; default: the checkpoint's."""
+    """Number of candidates of each sound, of which the reranker keeps the best: 1 is fastest; default: the
+    checkpoint's."""
     longest: Annotated[float, Ge(MIN_DURATION_S), Le(MAX_DURATION_S), DURATIONS] = Limits.longest_s
-    """Seconds of the longest sound that is made or edited."""
+    """Maximum duration of a generated or edited sound in seconds."""
     upload_mb: Annotated[float, Ge(0.001), Le(10_000), Allowed("0.001 to 10000 megabytes")] = Limits.upload_bytes / 1e6
-    """Megabytes of the largest recording that is taken."""
+    """Maximum size of a recording in megabytes."""
     waiting: Count = Limits.waiting
-    """Requests that are made or wait at once; the next is answered with 429."""
+    """Maximum number of concurrent requests; further ones are answered with 429."""
     wait: Rate = Limits.wait_s
-    """Seconds after which a request that is not made yet is answered with 503."""
+    """Time limit of a request in seconds, after which it is answered with 503."""
     batch_size: Count = 8
-    """Requests of one kind and length that are made as one batch; 1: one by one."""
+    """Maximum number of requests of one kind and length per batch; 1: no batches."""
     batch_wait_ms: NotNegative = 20
-    """Milliseconds that a request waits for others where nothing is being made."""
+    """Milliseconds that a request waits for others if nothing is being generated."""
     min_replicas: Count = 1
-    """Replicas of the generator that are always there, each with one core, or half a GPU."""
+    """Minimum number of generator replicas, each with one core or half a GPU."""
     max_replicas: Count | None = None
-    """Replicas while many wait; default: one for each core, or two for each GPU."""
+    """Maximum number of replicas under load; default: one per core, or two per GPU."""
     page: bool = True
-    """Serve the page at / (where Gradio is installed)."""
+    """Serve the page at / (if Gradio is installed)."""
 
     def __post_init__(self) -> None:
         check_bounds(self)
@@ -59,7 +60,7 @@ class EndpointSettings(Settings):
 
     @property
     def limits(self) -> Limits:
-        """What one request may ask for."""
+        """Limits of requests."""
         return Limits(
             longest_s=self.longest,
             upload_bytes=round(self.upload_mb * 1e6),
@@ -72,10 +73,10 @@ class EndpointSettings(Settings):
         """The options of `generate` that name the model.
 
         Raises:
-            SoundStormError: they do not go together.
+            SoundStormError: they cannot be combined.
         """
-        return Options(**{name: getattr(self, name) for name in OF_A_MODEL})
+        return Options(**{name: getattr(self, name) for name in MODEL_OPTIONS})
 
     def of_endpoint(self) -> dict[str, Any]:
-        """These settings alone, as arguments of the application."""
+        """These settings without those of subclasses, as arguments of the application."""
         return {field.name: getattr(self, field.name) for field in fields(EndpointSettings)}

@@ -1,4 +1,4 @@
-"""What somebody who asks gets: a sound, or why there is none."""
+"""The result of a request: a sound, or an error."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,25 +10,25 @@ from soundstorm.errors import SoundStormError
 
 @dataclass(kw_only=True, frozen=True)
 class Sound:
-    """A sound that was made."""
+    """A generated sound."""
 
     audio: bytes
     """A 16-bit mono FLAC or WAV file."""
     samples_N: np.ndarray
-    """int16 (N,), what is in the file."""
+    """int16 (N,), the content of the file."""
     sample_rate: int
     recipe: dict[str, Any]
-    """The JSON file that `generate` writes beside a clip, and makes the clip from again (`--recipe`)."""
+    """The recipe that `generate` writes beside a clip, and from which it reproduces the clip (`--recipe`)."""
     seconds: float
-    """From the request to the sound, with the time that it waited."""
+    """Seconds from the request to the sound, waiting included."""
 
 
 class UploadTooLargeError(SoundStormError):
-    """An upload is larger than what is taken."""
+    """An upload exceeds the limit."""
 
 
 class BusyError(SoundStormError):
-    """As many wait already as may wait."""
+    """The limit of concurrent requests is reached."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message)
@@ -36,4 +36,4 @@ class BusyError(SoundStormError):
 
 
 class UnavailableError(BusyError):
-    """No replica could make the sound in time."""
+    """No replica could generate the sound in time."""

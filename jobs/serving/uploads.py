@@ -1,4 +1,4 @@
-"""Recordings that are sent, decoded as recordings everywhere here are: by their content, never by their names."""
+"""Decoding of uploaded recordings, by their content, not their file names."""
 
 from soundstorm.audio.files import Recording, RejectedAudio, read_audio
 from soundstorm.errors import SoundStormError
@@ -9,9 +9,9 @@ def beginning_of(upload: bytes, what: str, sample_rate: int, longest_s: float) -
 
     Args:
         upload: content of its file.
-        what: what to call it in errors.
+        what: its name in errors.
         sample_rate: samples per second of the result.
-        longest_s: seconds that are read at most.
+        longest_s: maximum duration of the result.
 
     Raises:
         SoundStormError: it is not a recording.
@@ -23,7 +23,7 @@ def beginning_of(upload: bytes, what: str, sample_rate: int, longest_s: float) -
 
 
 def whole_of(upload: bytes, what: str, sample_rate: int, longest_s: float) -> Recording:
-    """All of a recording; arguments as in `beginning_of`.
+    """A complete recording; arguments as in `beginning_of`.
 
     Raises:
         SoundStormError: it is not a recording, or longer than `longest_s`.

@@ -1,1 +1,1 @@
-"""The page of the endpoint: sound made and edited by ear, in a browser."""
+"""The web page of the endpoint, for generating and editing sound in a browser."""

@@ -1,4 +1,4 @@
-"""What stands on the page and where; what it does is in `events`."""
+"""Components of the page; `events` has their handlers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ import gradio as gr
 from jobs.generation.options import DURATION_S, STRENGTH
 from jobs.serving.limits import Limits
 from jobs.serving.page.cards import groups_of
-from jobs.serving.page.wishes import MAX_COUNT
+from jobs.serving.page.forms import MAX_COUNT
 from soundstorm.generation.editing import KEPT_LEVELS
 
 TITLE = "SoundStorm studio"
 LEAD = (
-    "Make environmental sound, listen, and keep what you like. Mend the second that is wrong, vary a sound, let it go "
-    "on, or make a loop of it. Each sound comes with a recipe, from which the same bytes come again."
+    "Generate environmental sound, listen, and keep what you like. Replace a part, vary, continue or loop a sound. "
+    "Each sound has a recipe that reproduces it exactly."
 )
 HERE = Path(__file__).parent
 STYLE = HERE / "page.css"
@@ -25,7 +25,7 @@ NEW, EDIT = "new", "edit"
 
 @dataclass(kw_only=True, frozen=True)
 class TakesForm:
-    """How many sounds, and from which seeds."""
+    """Number of sounds and seed."""
 
     count: gr.Slider
     seed: gr.Number
@@ -39,7 +39,7 @@ class TakesForm:
 
 @dataclass(kw_only=True, frozen=True)
 class NewForm:
-    """New sound."""
+    """Form for new sound."""
 
     group: gr.Radio
     category: gr.Dropdown
@@ -53,22 +53,22 @@ class NewForm:
 
 @dataclass(kw_only=True, frozen=True)
 class EditForm:
-    """A sound that is edited."""
+    """Form for editing a sound."""
 
     recording: gr.Audio
-    stage: gr.HTML
+    editor: gr.HTML
     chosen: gr.State
-    """Id of the sound on the stage."""
+    """Id of the sound in the editor."""
     category: gr.Dropdown
     takes: TakesForm
     regions: gr.Textbox
-    mend: gr.Button
+    inpaint: gr.Button
     strength: gr.Slider
     kept_levels: gr.Number
     vary: gr.Button
     begin: gr.Number
     duration: gr.Number
-    go_on: gr.Button
+    continue_: gr.Button
     loop: gr.Button
     stop: gr.Button
     status: gr.HTML
@@ -76,7 +76,7 @@ class EditForm:
 
 @dataclass(kw_only=True, frozen=True)
 class Layout:
-    """All that stands on the page."""
+    """All components of the page."""
 
     page: gr.Blocks
     tabs: gr.Tabs
@@ -87,7 +87,7 @@ class Layout:
 
 
 def lay_out(categories: Sequence[str], limits: Limits) -> Layout:
-    """The page for a model's classes, without what it does."""
+    """Build the page for the classes of a model, without handlers."""
     groups = groups_of(list(categories))
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True, delete_cache=(600, 3600)) as page:
         gr.HTML(f"<h1>{TITLE}</h1><p>{LEAD}</p>", elem_classes="ss-title", apply_default_css=False)
@@ -100,7 +100,7 @@ def lay_out(categories: Sequence[str], limits: Limits) -> Layout:
                         edit = _edit_form(groups, limits)
                 cost = gr.HTML(elem_classes="ss-cost", apply_default_css=False)
             with gr.Column(scale=3, min_width=340):
-                results = _drawn_by_script("results", value=[])
+                results = _script_component("results", value=[])
     return Layout(page=page, tabs=tabs, new=new, edit=edit, results=results, cost=cost)
 
 
@@ -113,10 +113,10 @@ def _new_form(groups: dict[str, list[tuple[str, str]]], limits: Limits) -> NewFo
     duration = gr.Number(
         DURATION_S, label="Length in seconds", info=f"At most {limits.longest_s:g}.", elem_id="new-length"
     )
-    loop = gr.Checkbox(False, label="Loop: its end fits its beginning")
+    loop = gr.Checkbox(False, label="Loop without a click")
     takes = _takes_form("new", 4)
     with gr.Row():
-        make = gr.Button("Make sound", variant="primary", elem_id="make")
+        make = gr.Button("Generate", variant="primary", elem_id="make")
         stop = gr.Button("Stop", min_width=80)
     return NewForm(
         group=group, category=category, duration=duration, loop=loop, takes=takes, make=make, stop=stop,
@@ -130,45 +130,43 @@ def _edit_form(groups: dict[str, list[tuple[str, str]]], limits: Limits) -> Edit
         elem_id="recording",
     )  # fmt: skip
     chosen = gr.State(None)
-    stage = _drawn_by_script("stage", value=None)
+    editor = _script_component("editor", value=None)
     category = gr.Dropdown(
-        next(iter(groups.values())), value=None, label="Class of this sound", info="What is made anew is of this class."
+        next(iter(groups.values())), value=None, label="Class of this sound", info="New sound is of this class."
     )
     takes = _takes_form("edit", 2)
     with gr.Tabs():
-        with gr.Tab("Mend"):
+        with gr.Tab("Replace"):
             regions = gr.Textbox(
-                label="Stretches to make anew, in seconds", placeholder="1.2-2.0, 3.1-3.6", elem_id="regions",
-                info="Drag over the picture, or type. All else stays as it is, sample for sample.",
+                label="Regions to replace, in seconds", placeholder="1.2-2.0, 3.1-3.6", elem_id="regions",
+                info="Drag over the picture, or type. All other samples stay unchanged.",
             )  # fmt: skip
-            mend = gr.Button("Mend", variant="primary", elem_id="mend")
+            inpaint = gr.Button("Replace", variant="primary", elem_id="inpaint")
         with gr.Tab("Vary"):
-            strength = gr.Slider(0, 1, STRENGTH, step=0.05, label="Share that is made anew")
+            strength = gr.Slider(0, 1, STRENGTH, step=0.05, label="Fraction that is generated anew")
             kept_levels = gr.Number(
-                KEPT_LEVELS, precision=0, label="Levels to keep elsewhere", info="More levels keep more of its detail."
+                KEPT_LEVELS, precision=0, label="Levels to keep elsewhere", info="More levels keep more detail."
             )
             vary = gr.Button("Make variations", variant="primary", elem_id="vary")
         with gr.Tab("Continue"):
-            begin = gr.Number(1.0, label="Seconds to keep from its beginning")
-            duration = gr.Number(
-                DURATION_S, label="Length of the whole in seconds", info=f"At most {limits.longest_s:g}."
-            )
-            go_on = gr.Button("Continue", variant="primary", elem_id="continue")
+            begin = gr.Number(1.0, label="Seconds to keep from the beginning")
+            duration = gr.Number(DURATION_S, label="Total length in seconds", info=f"At most {limits.longest_s:g}.")
+            continue_ = gr.Button("Continue", variant="primary", elem_id="continue")
         with gr.Tab("Loop"):
-            gr.Markdown("Half a second at its end and half a second at its beginning are made anew, so that they fit.")
-            loop = gr.Button("Make it a loop", variant="primary", elem_id="loop")
+            gr.Markdown("Half a second at the end and half a second at the beginning are replaced.")
+            loop = gr.Button("Make a loop", variant="primary", elem_id="loop")
     stop = gr.Button("Stop")
     return EditForm(
-        recording=recording, stage=stage, chosen=chosen, category=category, takes=takes, regions=regions, mend=mend,
-        strength=strength, kept_levels=kept_levels, vary=vary, begin=begin, duration=duration, go_on=go_on, loop=loop,
-        stop=stop, status=_status("edit-status"),
+        recording=recording, editor=editor, chosen=chosen, category=category, takes=takes, regions=regions,
+        inpaint=inpaint, strength=strength, kept_levels=kept_levels, vary=vary, begin=begin, duration=duration,
+        continue_=continue_, loop=loop, stop=stop, status=_status("edit-status"),
     )  # fmt: skip
 
 
 def _takes_form(name: str, count: int) -> TakesForm:
     return TakesForm(
         count=gr.Slider(1, MAX_COUNT, count, step=1, label="How many", buttons=[], elem_id=f"{name}-count"),
-        seed=gr.Number(0, precision=0, label="Seed", info="The same seed makes the same sound."),
+        seed=gr.Number(0, precision=0, label="Seed", info="The same seed gives the same sound."),
         is_new=gr.Checkbox(True, label="A new seed each time"),
     )
 
@@ -177,8 +175,8 @@ def _status(name: str) -> gr.HTML:
     return gr.HTML("", elem_id=name, elem_classes="ss-status", apply_default_css=False)
 
 
-def _drawn_by_script(name: str, **props: Any) -> gr.HTML:
-    """What the browser draws itself from `value`, with the script and the frame of that name."""
+def _script_component(name: str, **props: Any) -> gr.HTML:
+    """A component that the browser renders from `value` with the script and the template of that name."""
     script = (HERE / "shared.js").read_text() + (HERE / f"{name}.js").read_text()
     return gr.HTML(
         html_template=(HERE / f"{name}.html").read_text(),

@@ -1,4 +1,4 @@
-"""The page put into the application of the endpoint, at `/`."""
+"""Mounts the page at `/` of the endpoint."""
 
 import os
 
@@ -6,38 +6,38 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.routing import Mount
 
-from jobs.serving.page.addresses import add_addresses
 from jobs.serving.page.events import connect
-from jobs.serving.page.guard import Guard
+from jobs.serving.page.forms import FormParser
+from jobs.serving.page.generation_times import GenerationTimes
 from jobs.serving.page.layout import STYLE, lay_out
-from jobs.serving.page.shelf import Shelf
+from jobs.serving.page.middleware import PageMiddleware
+from jobs.serving.page.sound_routes import add_sound_routes
+from jobs.serving.page.sound_store import SoundStore
 from jobs.serving.page.theme import page_theme
-from jobs.serving.page.times import Times
-from jobs.serving.page.wishes import Wishes
-from jobs.serving.studio import Studio
+from jobs.serving.sound_service import SoundService
 
 MAX_EVENTS = 1000
-"""That wait in Gradio's queue; the studio has a bound of its own for sounds."""
+"""Maximum length of Gradio's queue; the service itself limits requests for sound."""
 
 
-def mount_page(app: FastAPI, studio: Studio, shelf: Shelf | None = None) -> None:
+def mount_page(app: FastAPI, service: SoundService, store: SoundStore | None = None) -> None:
     """Add the page, at `/`, and the addresses of its sounds to `app`.
 
-    All other routes come before, since the page takes every address that is left; the application must not have
-    started. Sounds and events are held in this process, so there is one of it.
+    All other routes must be added before, since the page handles all remaining paths, and the application must not have
+    started. Sounds and events are in the memory of this process, so there can be only one.
 
     Args:
-        app: of the endpoint.
-        studio: makes the sounds.
-        shelf: holds them; None: one within the usual bounds.
+        app: the endpoint.
+        service: generates the sounds.
+        store: stores them; None: a store with the default limits.
     """
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # this process asks nothing of any other server either
-    shelf, times = Shelf() if shelf is None else shelf, Times()
-    layout = lay_out(studio.classes(), studio.limits)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # no requests to other servers
+    store, times = SoundStore() if store is None else store, GenerationTimes()
+    layout = lay_out(service.classes(), service.limits)
     with layout.page:
-        connect(layout, Wishes(studio), shelf, times)
+        connect(layout, FormParser(service), store, times)
     layout.page.queue(api_open=False, max_size=MAX_EVENTS, default_concurrency_limit=None)
-    add_addresses(app, shelf)
+    add_sound_routes(app, store)
     gr.mount_gradio_app(
         app,
         layout.page,
@@ -51,8 +51,8 @@ def mount_page(app: FastAPI, studio: Studio, shelf: Shelf | None = None) -> None
         mcp_server=False,
         enable_monitoring=False,
         show_error=False,
-        max_file_size=studio.limits.upload_bytes,
+        max_file_size=service.limits.upload_bytes,
     )
     mount = app.router.routes[-1]
     assert isinstance(mount, Mount)
-    mount.app = Guard(mount.app, studio.limits.upload_bytes)
+    mount.app = PageMiddleware(mount.app, service.limits.upload_bytes)

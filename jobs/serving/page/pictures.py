@@ -1,5 +1,5 @@
-"""What a sound looks like on the page: its waveform as numbers, which the browser draws in the colours of the theme,
-and its spectrogram as a small PNG file."""
+"""Pictures of a sound: its waveform as numbers, which the browser draws in the colours of the theme, and its
+spectrogram as a small PNG file."""
 
 import io
 from dataclasses import dataclass
@@ -12,20 +12,20 @@ from PIL import Image
 from soundstorm.reports.spectrograms import COLOR_MAP, DYNAMIC_RANGE_DB, QUIETEST_PEAK_DB, log_mel_db
 
 MAX_WIDTH = 960
-"""Columns of a spectrogram."""
+"""Maximum number of columns of a spectrogram."""
 NUM_PEAKS = 320
-"""Columns of a waveform."""
+"""Number of columns of a waveform."""
 
 
 @dataclass(kw_only=True, frozen=True)
 class Picture:
-    """Of a sound."""
+    """Waveform and spectrogram of a sound."""
 
     duration_s: float
     peaks: list[int]
-    """Lowest and highest value of each column in turn, -100 to 100, of full scale."""
+    """Minimum and maximum of each column in turn, in percent of full scale."""
     spectrogram_png: bytes
-    """Log-mel, low frequencies below, with one colour scale of 80 dB below its loudest point."""
+    """Log-mel, low frequencies at the bottom, colour scale from the maximum to 80 dB below."""
 
 
 def picture_of(samples_N: np.ndarray, sample_rate: int) -> Picture:

@@ -6,7 +6,7 @@ const archive = element.querySelector(".ss-zip");
 const compare = element.querySelector(".ss-compare");
 const chosen = {a: null, b: null};
 let repeated = null;
-aloneAmongPlayers(element);
+pauseOtherPlayers(element);
 
 function stopRepeat() {
   if (!repeated) return;
@@ -16,7 +16,7 @@ function stopRepeat() {
   repeated = null;
 }
 
-/** Play a sound round and round without a gap, which a plain player cannot. */
+/** Loop a sound without a gap, which an audio element cannot. */
 async function repeat(button, card) {
   const isOn = button.getAttribute("aria-pressed") === "true";
   stopRepeat();
@@ -90,7 +90,7 @@ function choose(slot, card) {
   for (const each of ["a", "b"]) compare.querySelector("[data-play=" + each + "]").disabled = !chosen[each];
 }
 
-/** Play one of the two from where the other one is. */
+/** Play one of the two from the position of the other. */
 function play(slot) {
   const audio = compare.querySelector("[data-slot=" + slot + "] audio");
   const other = compare.querySelector("[data-slot=" + (slot === "a" ? "b" : "a") + "] audio");
@@ -109,7 +109,7 @@ compare.querySelector(".ss-close").addEventListener("click", () => {
   compare.hidden = true;
 });
 
-/** How many there are, and which of them are shown. */
+/** Update the count and the filter. */
 function arrange() {
   const cards = props.value || [];
   const kept = list.querySelectorAll(".ss-kept").length;
@@ -118,11 +118,11 @@ function arrange() {
   count.textContent = cards.length ? cards.length + (cards.length === 1 ? " sound, " : " sounds, ") + kept + " kept" : "";
   const wanted = only.checked ? kept : cards.length;
   archive.hidden = wanted === 0;
-  archive.textContent = only.checked ? "Download the kept ones (zip)" : "Download all (zip)";
+  archive.textContent = only.checked ? "Download kept (zip)" : "Download all (zip)";
   archive.href = "studio/sounds.zip" + (only.checked ? "?kept=true" : "");
 }
 
-/** Bring the list to what the server says; cards that stay are not touched, so that they play on. */
+/** Show the state from the server; existing cards are not changed, so that they keep playing. */
 function show() {
   const cards = props.value || [];
   const wanted = new Map(cards.map((card) => [card.id, card]));
@@ -143,7 +143,7 @@ function show() {
   arrange();
 }
 
-/** Who comes to a box with a class in it types the next one: what stands there is selected. */
+/** Select the text of a class field on focus, so that typing replaces it. */
 for (const name of ["focusin", "click"]) {
   document.addEventListener(name, ({target}) => { if (target.matches("input[role=combobox]")) setTimeout(() => target.select()); });
 }

@@ -1,4 +1,4 @@
-// What both lists of sounds and the stage draw with: it stands before each of their scripts.
+// Shared by the list of sounds and the editor: it is prepended to both scripts.
 
 const SVG = new Set(["svg", "path"]);
 
@@ -36,7 +36,7 @@ function ticks(duration) {
   return row;
 }
 
-/** Waveform above spectrogram, with a line where the player is. */
+/** Waveform above spectrogram, with a line at the position of the player. */
 function picture(card) {
   const frame = make("div", {class: "ss-frame"});
   const image = make("img", {src: card.picture, alt: "Spectrogram of " + card.title + ": time from left to right, low to high frequencies from below", draggable: "false", loading: "lazy"});
@@ -44,7 +44,7 @@ function picture(card) {
   return make("div", {class: "ss-picture"}, frame, ticks(card.duration_s));
 }
 
-/** Move the line of a picture along with a player, and let a press on the picture begin there. */
+/** Move the position line of a picture with a player. */
 function follow(audio, shown, duration) {
   const line = shown.querySelector(".ss-head-line");
   const draw = () => {
@@ -61,8 +61,8 @@ function secondsAt(event, element, duration) {
   return duration * Math.min(1, Math.max(0, (event.clientX - box.left) / box.width));
 }
 
-/** One player at a time. */
-function aloneAmongPlayers(root) {
+/** Pause all other players when one starts. */
+function pauseOtherPlayers(root) {
   root.addEventListener("play", (event) => {
     for (const other of document.querySelectorAll("audio")) if (other !== event.target) other.pause();
   }, true);

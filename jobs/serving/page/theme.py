@@ -1,4 +1,4 @@
-"""How the page looks: the colours of the reports, light and dark, and the fonts of the reader's own machine."""
+"""Theme of the page: the colours of the reports, light and dark, and system fonts."""
 
 import gradio as gr
 
@@ -11,7 +11,7 @@ DARK_PAGE, DARK_CARD, DARK_LINE, DARK_TEXT, DARK_SOFT, DARK_ACCENT = (
 
 
 def page_theme() -> gr.themes.Base:
-    """The theme of the page, which asks for no font of any server."""
+    """The theme of the page, without web fonts."""
     theme = gr.themes.Base(
         font=list(map(gr.themes.Font, FONTS)),
         font_mono=list(map(gr.themes.Font, MONOSPACE)),

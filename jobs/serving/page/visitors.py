@@ -1,33 +1,31 @@
-"""Who looks at the page: a browser, known by a random cookie until it is closed."""
+"""Visitors of the page: a browser session, identified by a random session cookie."""
 
 import re
 import secrets
 from collections.abc import Mapping
-from http.cookies import CookieError, SimpleCookie
+
+from jobs.serving.cookies import read_cookie
 
 COOKIE = "soundstorm_visitor"
 _NAME = re.compile(r"[\w-]{32}")
 
 
 def new_visitor() -> str:
-    """A name that cannot be guessed."""
+    """A new random id."""
     return secrets.token_urlsafe(24)
 
 
 def visitor_in(cookies: Mapping[str, str]) -> str | None:
-    """The visitor that cookies name; None: none of ours."""
+    """The visitor id in the cookies; None if there is none."""
     name = cookies.get(COOKIE, "")
     return name if _NAME.fullmatch(name) else None
 
 
 def visitor_of_header(header: str) -> str | None:
-    """The visitor that a `Cookie` header names."""
-    try:
-        return visitor_in({name: morsel.value for name, morsel in SimpleCookie(header).items()})
-    except CookieError:
-        return None
+    """The visitor of a `Cookie` header; None if there is none."""
+    return visitor_in({COOKIE: read_cookie(header, COOKIE) or ""})
 
 
 def set_cookie(visitor: str, *, is_secure: bool) -> str:
-    """The header `Set-Cookie` that makes a browser this visitor; scripts cannot read it, other sites cannot use it."""
+    """Value of the `Set-Cookie` header; the cookie is hidden from scripts and other sites."""
     return f"{COOKIE}={visitor}; Path=/; HttpOnly; SameSite=Lax" + ("; Secure" if is_secure else "")

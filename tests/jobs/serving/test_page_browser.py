@@ -1,4 +1,4 @@
-"""The page in a real browser, served by the real endpoint: sound is made, mended, compared, kept and downloaded."""
+"""The page in a real browser, served by the real endpoint: generate, replace, compare, keep and download sound."""
 
 import io
 import re
@@ -69,8 +69,8 @@ class Visit:
 
     def open(self) -> None:
         self.tab.goto(self.url)
-        self.tab.get_by_role("button", name="Make sound").wait_for()
-        self.tab.get_by_text("Nobody waits").or_(self.tab.get_by_text("in the making")).wait_for()
+        self.tab.get_by_role("button", name="Generate", exact=True).wait_for()
+        self.tab.get_by_text("No sound is pending").or_(self.tab.get_by_text("pending.")).wait_for()
 
     @property
     def cards(self) -> list[str]:
@@ -92,7 +92,7 @@ class Visit:
         panel.get_by_label("number input for How many").fill(str(count))
         panel.get_by_label("A new seed each time").uncheck()
         panel.get_by_label("Seed", exact=True).fill(str(seed))
-        self.tab.get_by_role("button", name="Make sound").click()
+        self.tab.get_by_role("button", name="Generate", exact=True).click()
         self.wait_for_cards(before + count)
         return self.cards[:count]
 
@@ -100,11 +100,11 @@ class Visit:
         self.tab.locator(CARD).nth(count - 1).wait_for()
 
     def edit_newest(self) -> Any:
-        """Put the newest sound on the stage, and return that."""
+        """Put the newest sound on the editor, and return that."""
         self.tab.locator(CARD).first.get_by_role("button", name="Edit").click()
-        stage = self.tab.locator(".ss-stage")
-        stage.locator("h3").wait_for()
-        return stage
+        editor = self.tab.locator(".ss-editor")
+        editor.locator("h3").wait_for()
+        return editor
 
     def status(self, name: str) -> Any:
         return self.tab.locator(f"#{name}-status p")
@@ -170,11 +170,11 @@ def test_a_class_found_by_name_is_made_shown_and_downloaded_as_the_endpoint_make
     assert page.sound(second) != served.content
 
 
-def test_a_stretch_that_is_dragged_is_mended_and_every_other_sample_stays(visit: Callable[..., Visit]) -> None:
+def test_a_region_that_is_dragged_is_replaced_and_every_other_sample_stays(visit: Callable[..., Visit]) -> None:
     page = visit()
     [before] = page.make(duration_s=2.0)
-    stage = page.edit_newest()
-    box = stage.locator(".ss-frame").bounding_box()
+    editor = page.edit_newest()
+    box = editor.locator(".ss-frame").bounding_box()
     at = [box["x"] + share * box["width"] for share in (0.25, 0.5)]
     page.tab.mouse.move(at[0], box["y"] + 30)
     page.tab.mouse.down()
@@ -184,8 +184,8 @@ def test_a_stretch_that_is_dragged_is_mended_and_every_other_sample_stays(visit:
     page.tab.wait_for_function("(field) => field.value !== ''", arg=field.element_handle())
     start_s, end_s = map(float, field.input_value().split("-"))
     assert (start_s, end_s) == (pytest.approx(0.5, abs=0.02), pytest.approx(1.0, abs=0.02))
-    assert stage.locator(".ss-region").count() == 1
-    page.tab.get_by_role("button", name="Mend", exact=True).click()
+    assert editor.locator(".ss-region").count() == 1
+    page.tab.get_by_role("button", name="Replace", exact=True).click()
     page.wait_for_cards(3)
     old, new = samples(page.sound(before)), samples(page.sound(page.cards[0]))
     first, end = round(start_s * 24_000), round(end_s * 24_000)
@@ -199,18 +199,18 @@ def test_stretches_can_be_typed_and_marked_at_the_player_and_what_is_wrong_is_sa
 ) -> None:
     page = visit()
     page.make(duration_s=2.0)
-    stage = page.edit_newest()
+    editor = page.edit_newest()
     field = page.tab.locator("#regions textarea, #regions input")
     field.press_sequentially("0.2-0.4, 1-1.5")
-    stage.locator(".ss-region").nth(1).wait_for()
-    stage.get_by_role("button", name="Do not mend 0.2–0.4 s").click()
+    editor.locator(".ss-region").nth(1).wait_for()
+    editor.get_by_role("button", name="Unmark 0.2–0.4 s").click()
     page.tab.wait_for_function("(field) => field.value === '1-1.5'", arg=field.element_handle())
     for button, second in (("Mark from here", 0.3), ("Mark to here", 0.8)):
-        stage.locator("audio").evaluate(
+        editor.locator("audio").evaluate(
             "async (player, at) => { const moved = new Promise((done) => { player.onseeked = done; }); "
             "player.currentTime = at; await moved; }", second,
         )  # fmt: skip
-        stage.get_by_role("button", name=button).click()
+        editor.get_by_role("button", name=button).click()
     page.tab.wait_for_function("(field) => field.value === '0.3-0.8, 1-1.5'", arg=field.element_handle())
     for text, sentence in (
         ("1.2-", "Region '1.2-' is not understood: give START-END in seconds, such as 1.2-2.0."),
@@ -241,7 +241,7 @@ def test_a_sound_is_varied_continued_and_made_a_loop(visit: Callable[..., Visit]
     page.tab.get_by_role("button", name="Make variations").click()
     page.wait_for_cards(3)
     page.tab.get_by_role("tab", name="Loop").click()
-    page.tab.get_by_role("button", name="Make it a loop").click()
+    page.tab.get_by_role("button", name="Make a loop").click()
     page.wait_for_cards(4)
     titles = [text.split(" · ")[0] for text in page.tab.locator(f"{CARD} .ss-facts").all_text_contents()]
     assert titles == ["Rain, made a loop", "Rain, varied by 0.6", "Rain, continued after 0.4 s", "New sound"]
@@ -262,10 +262,10 @@ def test_what_stays_after_a_reload_is_what_was_there_with_what_is_kept(visit: Ca
     assert page.cards == ids[:2]
     assert card.get_by_role("button", name="Keep").get_attribute("aria-pressed") == "true"
     assert page.tab.locator(".ss-count").text_content() == "2 sounds, 1 kept"
-    page.tab.get_by_label("Only kept ones").check()
+    page.tab.get_by_label("Only kept sounds").check()
     assert page.tab.locator(f"{CARD}:visible").count() == 1
     with page.tab.expect_download() as waiting:
-        page.tab.get_by_role("link", name="Download the kept ones").click()
+        page.tab.get_by_role("link", name="Download kept").click()
     with zipfile.ZipFile(waiting.value.path()) as archive:
         assert archive.namelist() == ["01-rain-8.flac", "01-rain-8.json"]
         assert archive.read("01-rain-8.flac") == page.sound(ids[1])
@@ -300,7 +300,7 @@ def test_the_keyboard_alone_makes_and_keeps_a_sound(visit: Callable[..., Visit])
     tab_to("Length in seconds")
     tab.keyboard.press("Control+a")
     tab.keyboard.type("0.5")
-    tab_to("Make sound")
+    tab_to("Generate")
     tab.keyboard.press("Enter")
     page.wait_for_cards(4)
     tab_to("Keep Siren")
@@ -309,14 +309,14 @@ def test_the_keyboard_alone_makes_and_keeps_a_sound(visit: Callable[..., Visit])
     assert focus(tab) == "Keep Siren"
     tab_to("Edit Siren")
     tab.keyboard.press("Enter")
-    tab.wait_for_function("() => document.activeElement.closest('.ss-stage')")
+    tab.wait_for_function("() => document.activeElement.closest('.ss-editor')")
 
 
 def test_without_a_class_or_with_a_wrong_length_the_reason_stands_below_the_button(
     visit: Callable[..., Visit],
 ) -> None:
     page = visit()
-    page.tab.get_by_role("button", name="Make sound").click()
+    page.tab.get_by_role("button", name="Generate", exact=True).click()
     page.tab.get_by_text("Choose a class first.").wait_for()
     assert page.status("new").get_attribute("role") == "alert"
     page.choose_class("rain")
@@ -343,15 +343,15 @@ def test_an_upload_is_edited_and_what_is_none_is_refused_with_a_sentence(
     )
     chooser.set_input_files(recording)
     page.wait_for_cards(1)
-    stage = page.tab.locator(".ss-stage")
-    stage.locator("h3").wait_for()
-    assert stage.locator("h3").text_content() == page.tab.locator(f"{CARD} h3").text_content()
-    assert "rain" in stage.locator("h3").text_content() and stage.locator("b").count() == 0
+    editor = page.tab.locator(".ss-editor")
+    editor.locator("h3").wait_for()
+    assert editor.locator("h3").text_content() == page.tab.locator(f"{CARD} h3").text_content()
+    assert "rain" in editor.locator("h3").text_content() and editor.locator("b").count() == 0
     page.tab.locator("#regions textarea, #regions input").fill("0.2-0.6")
-    page.tab.get_by_role("button", name="Mend", exact=True).click()
+    page.tab.get_by_role("button", name="Replace", exact=True).click()
     page.tab.get_by_text("Choose a class first.").wait_for()
     page.choose_class("rain", "Class of this sound")
-    page.tab.get_by_role("button", name="Mend", exact=True).click()
+    page.tab.get_by_role("button", name="Replace", exact=True).click()
     page.wait_for_cards(3)
     old, new = samples(page.sound(page.cards[2])), samples(page.sound(page.cards[0]))
     assert len(new) == 24_000 and (old[:4_800] == new[:4_800]).all() and (old[14_400:] == new[14_400:]).all()
@@ -403,10 +403,10 @@ def test_a_closed_page_gives_up_what_is_in_the_making(visit: Callable[..., Visit
     leaver.choose_class("rain")
     leaver.tab.get_by_role("tabpanel").first.get_by_label("Length in seconds").fill("60")
     leaver.tab.get_by_label("number input for How many").first.fill("8")
-    leaver.tab.get_by_role("button", name="Make sound").click()
-    leaver.tab.get_by_text("8 sounds are in the making").wait_for()
+    leaver.tab.get_by_role("button", name="Generate", exact=True).click()
+    leaver.tab.get_by_text("8 sounds are pending").wait_for()
     stayer = visit()
-    assert stayer.tab.get_by_text("8 sounds are in the making").count() == 1
+    assert stayer.tab.get_by_text("8 sounds are pending").count() == 1
     leaver.tab.close()
     for _ in range(30):
         stayer.open()
@@ -422,12 +422,12 @@ def test_stop_gives_up_what_is_in_the_making_and_keeps_what_is_made(visit: Calla
     page = visit()
     page.make()
     page.tab.get_by_role("button", name="Stop", exact=True).first.click()
-    page.tab.get_by_text("Nothing is in the making.").wait_for()
+    page.tab.get_by_text("Nothing is being generated.").wait_for()
     page.tab.get_by_role("tabpanel").first.get_by_label("Length in seconds").fill("60")
-    page.tab.get_by_role("button", name="Make sound").click()
-    page.tab.get_by_text("1 sound is in the making").wait_for()
+    page.tab.get_by_role("button", name="Generate", exact=True).click()
+    page.tab.get_by_text("1 sound is pending").wait_for()
     page.tab.get_by_role("button", name="Stop", exact=True).first.click()
-    page.tab.get_by_text("Stopped: 0 of 1 made.").wait_for()
+    page.tab.get_by_text("Stopped: 0 of 1 generated.").wait_for()
     page.tab.get_by_text("Nobody waits").wait_for()
     assert len(page.cards) == 1
 
@@ -441,7 +441,7 @@ def test_the_page_is_readable_and_fits_its_window(
     page.edit_newest()
     page.tab.screenshot(path=tmp_path / f"{scheme}-{width}.png", full_page=True)
     assert page.tab.evaluate(OVERFLOW) == 0
-    for part in ("h1", f"{CARD} .ss-facts", ".ss-cost p", "#mend", ".ss-stage h3"):
+    for part in ("h1", f"{CARD} .ss-facts", ".ss-cost p", "#inpaint", ".ss-editor h3"):
         assert contrast(page.tab, part) >= 4.5, part
     assert page.tab.evaluate("() => document.querySelector('.dark') !== null") == (scheme == "dark")
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.serving import serve
-from jobs.serving.application import TOKEN_VARIABLE, build, given_token
+from jobs.serving.application import TOKEN_VARIABLE, build, read_token
 from jobs.serving.settings import EndpointSettings
 from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import Command, assert_one_message
@@ -63,7 +63,7 @@ def test_a_token_that_cannot_be_a_token_is_refused_and_not_repeated(
 
 def test_a_token_of_letters_and_digits_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(TOKEN_VARIABLE, "0123456789abcdef")
-    assert given_token() == "0123456789abcdef"
+    assert read_token() == "0123456789abcdef"
 
 
 def test_an_unknown_argument_of_the_application_is_named() -> None:

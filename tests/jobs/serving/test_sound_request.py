@@ -17,7 +17,7 @@ from tests.jobs.conftest import noise, synthetic_clip, wav
 MODEL_INFO = ModelInfo(
     categories=("rain", "sea_waves"), sample_rate=24_000, hop=1_280, num_levels=8, checkpoint_sha256="0" * 64
 )
-PARSER = RequestParser(about=MODEL_INFO, limits=Limits(longest_s=10.0, upload_bytes=300_000), options=Options())
+PARSER = RequestParser(model_info=MODEL_INFO, limits=Limits(longest_s=10.0, upload_bytes=300_000), options=Options())
 RAIN = encode_audio(synthetic_clip("rain", 1.0), 24_000, "flac")
 OTHER = encode_audio(synthetic_clip("rain", 1.0, seed=4), 24_000, "flac")
 

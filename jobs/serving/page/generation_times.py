@@ -1,30 +1,30 @@
-"""How long sounds take here, as measured on the last ones."""
+"""Recent generation times, for display."""
 
 from collections import deque
 from dataclasses import dataclass, field
 
 MEASURED = 40
-"""Sounds that count."""
+"""Number of recent sounds that are averaged."""
 
 
 @dataclass
-class Times:
-    """Of the sounds that the page asked for."""
+class GenerationTimes:
+    """Generation times of the sounds of the page."""
 
     _taken: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=MEASURED))
-    """Length of each sound, and the seconds from asking for it to having it."""
-    in_the_making: int = 0
-    """Sounds that visitors of the page wait for."""
+    """Duration of each sound, and seconds from request to result."""
+    num_pending: int = 0
+    """Number of requested sounds that are not finished."""
 
     def add(self, duration_s: float, seconds: float) -> None:
-        """Note that a sound of `duration_s` took `seconds`."""
+        """Add a sound of `duration_s` that took `seconds`."""
         self._taken.append((duration_s, seconds))
 
     @property
     def sentence(self) -> str:
-        """What it costs and how many wait, for people."""
+        """Display text with the mean time and the number of pending sounds."""
         if not self._taken:
-            cost = "No sound was made yet, so it is not known how long one takes."
+            cost = "No sound has been generated yet, so the time per sound is unknown."
         else:
             lengths, seconds = (sum(column) for column in zip(*self._taken, strict=True))
             count = len(self._taken)
@@ -33,8 +33,8 @@ class Times:
                 f"From pressing the button, {last} took {in_words(seconds / count)}, or {in_words(seconds / lengths)} "
                 "for each second of sound, waiting included."
             )
-        waiting = {0: "Nobody waits.", 1: "1 sound is in the making."}
-        return f"{cost} {waiting.get(self.in_the_making, f'{self.in_the_making} sounds are in the making.')}"
+        waiting = {0: "No sound is pending.", 1: "1 sound is pending."}
+        return f"{cost} {waiting.get(self.num_pending, f'{self.num_pending} sounds are pending.')}"
 
 
 def in_words(seconds: float) -> str:

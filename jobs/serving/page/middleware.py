@@ -1,5 +1,5 @@
-"""What stands before Gradio's application: it makes each browser a visitor, lets in only what the page asks for, gives
-a visitor's uploads to that visitor alone, and tells the browser to ask nothing of any other server."""
+"""ASGI middleware in front of Gradio: sets the visitor cookie, allows only the paths of the page, restricts uploaded
+files to their visitor, and sets a content security policy."""
 
 import json
 from collections import OrderedDict
@@ -14,16 +14,16 @@ from jobs.serving.page.visitors import new_visitor, set_cookie, visitor_of_heade
 
 API = "/gradio_api/"
 UPLOAD, FILE = f"{API}upload", f"{API}file="
-OPEN = (
+ALLOWED_PREFIXES = (
     "/assets/", "/static/", "/svelte/", "/theme.css", "/config", "/favicon.ico", "/manifest.json", "/pwa_icon",
     "/robots.txt", f"{API}info", f"{API}queue/", f"{API}run/predict", f"{API}cancel", f"{API}reset", f"{API}heartbeat/",
     f"{API}upload", f"{API}app_id", f"{API}startup-events", f"{API}theme.css", FILE,
 )  # fmt: skip
-"""Beginnings of the paths that the page asks for, beside `/` itself."""
+"""Prefixes of the allowed paths, in addition to `/`."""
 MAX_CALL_BYTES = 1 << 20
-"""Of what is sent with an event; recordings are uploaded."""
+"""Maximum size of an event; recordings are uploaded separately."""
 MAX_UPLOADS = 10_000
-"""Uploads whose visitor is remembered."""
+"""Maximum number of uploads whose visitor is stored."""
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
@@ -32,12 +32,12 @@ POLICY = (
 """Gradio's components compile their templates, hence 'unsafe-eval'."""
 
 
-class Guard:
-    """ASGI application before `app`, Gradio's.
+class PageMiddleware:
+    """Middleware in front of Gradio's application.
 
     Args:
         app: Gradio's application.
-        upload_bytes: of the largest recording.
+        upload_bytes: maximum size of a recording.
     """
 
     def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
@@ -51,17 +51,17 @@ class Guard:
         headers = Headers(scope=scope)
         visitor = visitor_of_header(headers.get("cookie", ""))
         most = self.upload_bytes + MAX_CALL_BYTES if path.startswith(UPLOAD) else MAX_CALL_BYTES
-        if path != "/" and not path.startswith(OPEN):
+        if path != "/" and not path.startswith(ALLOWED_PREFIXES):
             refusal = PlainTextResponse("There is nothing at this address.", 404)
         elif path.startswith(FILE) and (unquote(path[len(FILE) :]), visitor) not in self._uploads:
-            refusal = PlainTextResponse("This file is not yours, or no longer here.", 404)
+            refusal = PlainTextResponse("This file does not exist, or belongs to another visitor.", 404)
         elif int(headers.get("content-length") or 0) > most:
             refusal = PlainTextResponse(f"Give at most {self.upload_bytes / 1e6:g} MB.", 413)
         else:
-            return await self._let_in(scope, _bounded(receive, most), send, path, visitor)
+            return await self._call_app(scope, _limited(receive, most), send, path, visitor)
         return await refusal(scope, receive, send)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send, path: str, visitor: str | None) -> None:
+    async def _call_app(self, scope: Scope, receive: Receive, send: Send, path: str, visitor: str | None) -> None:
         body = bytearray()
 
         async def answer(message: Message) -> None:
@@ -70,7 +70,7 @@ class Guard:
             elif path == UPLOAD and visitor is not None and message["type"] == "http.response.body":
                 body.extend(message.get("body", b""))
                 if not message.get("more_body", False):
-                    self._note_uploads(bytes(body), visitor)
+                    self._store_uploads(bytes(body), visitor)
             await send(message)
 
         await self.app(scope, receive, answer)
@@ -79,15 +79,15 @@ class Guard:
         headers = MutableHeaders(scope=message)
         headers["X-Content-Type-Options"] = "nosniff"
         headers["Referrer-Policy"] = "no-referrer"
-        if path.startswith("/assets/"):  # their names change with their content
+        if path.startswith("/assets/"):  # their names contain a hash of the content
             headers["Cache-Control"] = "public, max-age=31536000, immutable"
         if path == "/":
             headers["Content-Security-Policy"] = POLICY
             if visitor is None:
                 headers.append("Set-Cookie", set_cookie(new_visitor(), is_secure=scope.get("scheme") == "https"))
 
-    def _note_uploads(self, answer: bytes, visitor: str) -> None:
-        """Remember whose the uploaded files are, which Gradio's answer names."""
+    def _store_uploads(self, answer: bytes, visitor: str) -> None:
+        """Store the visitor of uploaded files, whose paths are in Gradio's response."""
         try:
             paths: Any = json.loads(answer)
         except ValueError:
@@ -99,8 +99,8 @@ class Guard:
             self._uploads.popitem(last=False)
 
 
-def _bounded(receive: Receive, most: int) -> Receive:
-    """`receive`, which ends as if the client had left after `most` bytes."""
+def _limited(receive: Receive, most: int) -> Receive:
+    """Wrap `receive` so that it reports a disconnect after `most` bytes."""
     taken = 0
 
     async def limited() -> Message:

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from jobs.serving.page.cards import card_of, groups_of
+from jobs.serving.page.generation_times import GenerationTimes
 from jobs.serving.page.pictures import MAX_WIDTH, Picture, picture_of
-from jobs.serving.page.shelf import Shelf, ShelvedSound
-from jobs.serving.page.times import Times
+from jobs.serving.page.sound_store import SoundStore, StoredSound
 from jobs.serving.page.visitors import new_visitor, set_cookie, visitor_of_header
 from soundstorm.data.categories import GROUPS
 from soundstorm.errors import SoundStormError
@@ -28,58 +28,58 @@ class Clock:
         return self.now_s
 
 
-def sound(size: int = 100, **changes: object) -> ShelvedSound:
-    return ShelvedSound(category="rain", kind="New sound", audio=bytes(size), picture=PICTURE, **changes)  # type: ignore[arg-type]
+def sound(size: int = 100, **changes: object) -> StoredSound:
+    return StoredSound(category="rain", kind="New sound", audio=bytes(size), picture=PICTURE, **changes)  # type: ignore[arg-type]
 
 
 def test_the_newest_sound_stands_first_and_nobody_sees_those_of_another() -> None:
-    shelf = Shelf()
+    store = SoundStore()
     mine, later, other = sound(), sound(), sound()
-    shelf.put("me", mine)
-    shelf.put("me", later)
-    shelf.put("you", other)
-    assert shelf.of("me") == [later, mine] and shelf.of("you") == [other] and shelf.of("nobody") == []
+    store.put("me", mine)
+    store.put("me", later)
+    store.put("you", other)
+    assert store.of("me") == [later, mine] and store.of("you") == [other] and store.of("nobody") == []
     with pytest.raises(SoundStormError, match="no longer here"):
-        shelf.get("you", mine.id)
+        store.get("you", mine.id)
     with pytest.raises(SoundStormError, match="no longer here"):
-        shelf.remove("you", mine.id)
-    assert shelf.get("me", mine.id) == mine
+        store.remove("you", mine.id)
+    assert store.get("me", mine.id) == mine
 
 
 def test_over_its_number_a_visitor_loses_the_oldest_sound_that_is_not_kept() -> None:
-    shelf = Shelf(max_sounds=3)
+    store = SoundStore(max_sounds=3)
     sounds = [sound() for _ in range(4)]
     for each in sounds[:3]:
-        shelf.put("me", each)
-    shelf.keep("me", sounds[0].id, True)
-    shelf.put("me", sounds[3])
-    assert [each.id for each in shelf.of("me")] == [sounds[3].id, sounds[2].id, sounds[0].id]
-    assert [each.kept for each in shelf.of("me")] == [False, False, True]
+        store.put("me", each)
+    store.keep("me", sounds[0].id, True)
+    store.put("me", sounds[3])
+    assert [each.id for each in store.of("me")] == [sounds[3].id, sounds[2].id, sounds[0].id]
+    assert [each.kept for each in store.of("me")] == [False, False, True]
 
 
 def test_over_its_bytes_the_visitor_who_looked_longest_ago_loses_first() -> None:
-    shelf = Shelf(max_bytes=350)
+    store = SoundStore(max_bytes=350)
     mine, other = [sound(97), sound(97)], [sound(97), sound(97)]
     for each in mine:
-        shelf.put("me", each)
-    shelf.put("you", other[0])
-    shelf.of("me")
-    shelf.put("me", other[1])
-    assert shelf.of("you") == [] and len(shelf.of("me")) == 3 and shelf.num_bytes == 300
+        store.put("me", each)
+    store.put("you", other[0])
+    store.of("me")
+    store.put("me", other[1])
+    assert store.of("you") == [] and len(store.of("me")) == 3 and store.num_bytes == 300
 
 
 def test_sounds_go_when_their_visitor_has_not_looked_for_a_day_and_stay_while_he_looks() -> None:
     clock = Clock()
-    shelf = Shelf(lifetime_s=86_400, clock_s=clock)
-    shelf.put("me", sound())
-    shelf.put("you", sound())
+    store = SoundStore(lifetime_s=86_400, clock_s=clock)
+    store.put("me", sound())
+    store.put("you", sound())
     clock.now_s = 80_000
-    assert len(shelf.of("me")) == 1
+    assert len(store.of("me")) == 1
     clock.now_s = 90_000
-    assert len(shelf.of("me")) == 1 and shelf.of("you") == [] and shelf.num_bytes == 103
+    assert len(store.of("me")) == 1 and store.of("you") == [] and store.num_bytes == 103
     clock.now_s = 90_000 + 86_401
-    shelf.sweep()
-    assert shelf.of("me") == [] and shelf.num_bytes == 0
+    store.expire()
+    assert store.of("me") == [] and store.num_bytes == 0
 
 
 def test_an_id_and_a_visitor_cannot_be_guessed_and_a_foreign_cookie_is_none() -> None:
@@ -126,10 +126,10 @@ def test_a_card_says_what_a_sound_is() -> None:
 
 
 def test_what_sounds_cost_is_what_the_last_ones_took() -> None:
-    times = Times()
+    times = GenerationTimes()
     assert "not known" in times.sentence and "Nobody waits" in times.sentence
     times.add(5.0, 2.0)
     times.add(5.0, 4.0)
-    times.in_the_making = 2
+    times.num_pending = 2
     assert "each of the last 2 sounds took 3 s, or 0.6 s for each second of sound" in times.sentence
-    assert "2 sounds are in the making" in times.sentence
+    assert "2 sounds are pending" in times.sentence

@@ -1,4 +1,5 @@
-"""What a person or a program asks for sound: the page and the HTTP routes both call it."""
+"""Generates sound for the HTTP routes and the page: checks requests, limits their number, and sends them to
+replicas."""
 
 import asyncio
 import contextlib
@@ -21,43 +22,43 @@ from jobs.serving.sound_request import AudioFormat, ModelInfo, RequestParser, So
 from soundstorm.errors import SoundStormError
 
 ATTEMPTS = 5
-"""At a sound whose replica dies: the same seed makes the same sound on another one."""
+"""Maximum number of attempts if replicas die; the same seed gives the same sound on another one."""
 PAUSE_S = 0.2
-"""Between two attempts."""
+"""Pause between attempts."""
 STAGE = "serve"
-"""Of the metrics."""
+"""Name of the stage in metrics."""
 logger = logging.getLogger(__name__)
 
 
-class Studio:
-    """Makes sound on replicas of the generator.
+class SoundService:
+    """Generates sound on replicas of the generator.
 
-    Every method raises SoundStormError, with a sentence, for input that cannot be used; `BusyError` (one of those)
-    where as many wait already as may wait, `UnavailableError` where no replica could make the sound.
+    Every method raises SoundStormError for invalid input; `BusyError`, a subclass, if the limit of concurrent requests
+    is reached; and `UnavailableError` if no replica could generate the sound in time.
 
     Args:
         replicas: handle of the deployment of `jobs.serving.generator_replica.GeneratorReplica`.
-        about: the model that its replicas have.
-        limits: what a request may ask for.
-        options: of `generate`, with the places of the model.
+        model_info: properties of their model.
+        limits: limits of requests.
+        options: options of `generate` with the files of the model.
     """
 
-    def __init__(self, replicas: DeploymentHandle, about: ModelInfo, limits: Limits, options: Options) -> None:
-        self.about, self.limits = about, limits
-        self._replicas, self._parser = replicas, RequestParser(about=about, limits=limits, options=options)
+    def __init__(self, replicas: DeploymentHandle, model_info: ModelInfo, limits: Limits, options: Options) -> None:
+        self.model_info, self.limits = model_info, limits
+        self._replicas, self._parser = replicas, RequestParser(model_info=model_info, limits=limits, options=options)
         self._busy, self._mean_s = 0, 1.0
 
     @property
     def sample_rate(self) -> int:
-        """Samples per second of all sound here."""
-        return self.about.sample_rate
+        """Sample rate of all sounds."""
+        return self.model_info.sample_rate
 
     def classes(self) -> list[str]:
-        """Names of the classes that can be made."""
-        return list(self.about.categories)
+        """Names of the classes of the model."""
+        return list(self.model_info.categories)
 
     def retry_after_s(self) -> int:
-        """Seconds after which a request may come again that was too many: as long as one took lately."""
+        """Seconds after which to retry a refused request: the recent mean time per request."""
         return max(1, math.ceil(self._mean_s))
 
     async def generate(
@@ -73,7 +74,7 @@ class Studio:
         request = partial(
             self._parser.new, category, duration_s=duration_s, seed=seed, loop=loop, audio_format=audio_format
         )
-        return await self._made(request)
+        return await self._generate(request)
 
     async def continue_(
         self,
@@ -95,7 +96,7 @@ class Studio:
             seed=seed,
             audio_format=audio_format,
         )
-        return await self._made(request)
+        return await self._generate(request)
 
     async def inpaint(
         self,
@@ -107,7 +108,7 @@ class Studio:
         loop: bool = False,
         audio_format: AudioFormat = "flac",
     ) -> Sound:
-        """A recording whose `regions`, from and to seconds, are made anew; every other sample stays as it is."""
+        """A recording with new sound in `regions`, each start and end in seconds; all other samples are unchanged."""
         request = partial(
             self._parser.inpainted,
             upload,
@@ -117,7 +118,7 @@ class Studio:
             loop=loop,
             audio_format=audio_format,
         )
-        return await self._made(request)
+        return await self._generate(request)
 
     async def vary(
         self,
@@ -130,7 +131,7 @@ class Studio:
         loop: bool = False,
         audio_format: AudioFormat = "flac",
     ) -> Sound:
-        """A variation of a recording, a share `strength` of whose frames is drawn anew."""
+        """A variation of a recording; the fraction `strength` of its frames is generated anew."""
         request = partial(
             self._parser.varied,
             upload,
@@ -141,14 +142,14 @@ class Studio:
             loop=loop,
             audio_format=audio_format,
         )
-        return await self._made(request)
+        return await self._generate(request)
 
-    async def _made(self, parse_request: Callable[[], SoundRequest]) -> Sound:
-        """The sound of a request, which is parsed first."""
+    async def _generate(self, parse_request: Callable[[], SoundRequest]) -> Sound:
+        """Parse a request and generate its sound."""
         began_s = time.monotonic()
-        with self._place():
+        with self._slot():
             request = await asyncio.to_thread(parse_request)  # decodes the recording
-            made = await self._from_a_replica(request)
+            made = await self._call_replica(request)
             if isinstance(made, str):
                 raise SoundStormError(made)
             audio, samples_N, recipe = made
@@ -158,12 +159,12 @@ class Studio:
             return Sound(audio=audio, samples_N=samples_N, sample_rate=self.sample_rate, recipe=recipe, seconds=seconds)
 
     @contextlib.contextmanager
-    def _place(self) -> Iterator[None]:
-        """One of the places of those that wait."""
+    def _slot(self) -> Iterator[None]:
+        """One of the limited slots of concurrent requests."""
         if self._busy >= self.limits.waiting:
             metrics.increment(STAGE, "requests_refused", 1)
             raise BusyError(
-                f"{self._busy} requests are being made or wait, and no more may: try again in some seconds",
+                f"all {self._busy} places for requests are taken: try again in some seconds",
                 self.retry_after_s(),
             )
         self._busy += 1
@@ -174,24 +175,26 @@ class Studio:
             self._busy -= 1
             metrics.set_gauge(STAGE, "requests_waiting", self._busy)
 
-    async def _from_a_replica(self, request: SoundRequest) -> Any:
-        """What the first replica that lives to its end answers."""
+    async def _call_replica(self, request: SoundRequest) -> Any:
+        """The response of the first replica that survives the request."""
         deadline_s = time.monotonic() + self.limits.wait_s
         for _ in range(ATTEMPTS):
-            response = self._replicas.make.remote(request)
+            response = self._replicas.generate.remote(request)
             try:
                 return await asyncio.wait_for(response, max(deadline_s - time.monotonic(), 0.1))
             except RayTaskError as error:
-                logger.exception("a replica failed at a sound")
-                raise RuntimeError("a replica failed at a sound") from error
+                logger.exception("a replica failed")
+                raise RuntimeError("a replica failed") from error
             except asyncio.CancelledError:
-                response.cancel()  # frees the place at the replica
+                response.cancel()  # frees the slot of the replica
                 raise
             except TimeoutError:
                 response.cancel()
                 break
             except (RayError, RayServeException) as error:
-                logger.warning("a replica was lost and its sound is begun again: %s", type(error).__name__)
+                logger.warning("a replica was lost, the request is retried: %s", type(error).__name__)
                 metrics.increment(STAGE, "retries", 1)
                 await asyncio.sleep(PAUSE_S)
-        raise UnavailableError("the sound could not be made now: try again in some seconds", self.retry_after_s())
+        raise UnavailableError(
+            "no replica could generate the sound in time: try again in some seconds", self.retry_after_s()
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.serving.batches import Batches
+from jobs.serving.dynamic_batcher import DynamicBatcher
 
 WAIT_S = 0.05
 
@@ -20,7 +20,7 @@ class Kitchen:
         self.made: list[list[str]] = []
         self.given_up: list[list[str]] = []
         self.seconds = seconds
-        self.batches: Batches[str, str] = Batches(self._make, at_once, WAIT_S)
+        self.batches: DynamicBatcher[str, str] = DynamicBatcher(self._make, at_once, WAIT_S)
 
     def _make(self, items: list[str], nobody_waits: threading.Event) -> list[str]:
         self.made.append(items)

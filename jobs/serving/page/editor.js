@@ -10,11 +10,11 @@ let card = null;
 let regions = [];
 let frame = null;
 let begun = null;
-aloneAmongPlayers(element);
+pauseOtherPlayers(element);
 
 const round = (seconds) => Math.round(1000 * seconds) / 1000;
 
-/** Stretches in order; those that overlap or touch are one. */
+/** Regions in order, with overlapping or touching ones merged. */
 function merged(stretches) {
   const found = [];
   for (const [start, end] of [...stretches].sort((one, other) => one[0] - other[0])) {
@@ -32,7 +32,7 @@ function drawRegions() {
   }
   chips.replaceChildren(...regions.map(([start, end], place) => {
     const words = start + "–" + end + " s";
-    const chip = make("button", {type: "button", class: "ss-button ss-chip", "aria-label": "Do not mend " + words}, words + " ✕");
+    const chip = make("button", {type: "button", class: "ss-button ss-chip", "aria-label": "Unmark " + words}, words + " ✕");
     chip.addEventListener("click", () => mark(regions.filter((_, other) => other !== place)));
     return chip;
   }));
@@ -68,7 +68,7 @@ function release(event) {
   if (isDrag && event.type === "pointerup") mark([...regions, ends]); else audio.currentTime = ends[0];
 }
 
-/** Bring the stage to what the server says: another sound, or other stretches of this one. */
+/** Show the state from the server: another sound, or other regions of this one. */
 function show() {
   const value = props.value;
   regions = value ? value.regions : [];

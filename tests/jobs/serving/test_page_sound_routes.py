@@ -12,10 +12,10 @@ import pytest
 from jobs.generation.options import Options
 from jobs.serving.limits import Limits
 from jobs.serving.page.pictures import picture_of
-from jobs.serving.page.shelf import Shelf, ShelvedSound
+from jobs.serving.page.sound_store import SoundStore, StoredSound
 from jobs.serving.page.visitors import COOKIE
 from jobs.serving.sound_request import ModelInfo
-from jobs.serving.studio import Studio
+from jobs.serving.sound_service import SoundService
 from soundstorm.audio.files import encode_audio, from_pcm16
 from tests.jobs.conftest import noise, wav
 
@@ -26,20 +26,20 @@ RATE, UPLOAD_BYTES = 24_000, 100_000
 
 
 @pytest.fixture(scope="module")
-def shelf() -> Shelf:
-    return Shelf()
+def store() -> SoundStore:
+    return SoundStore()
 
 
 @pytest.fixture(scope="module")
-def client(shelf: Shelf) -> Iterator[Any]:
+def client(store: SoundStore) -> Iterator[Any]:
     """Speaks to the application with the page, of a model that makes nothing."""
     from fastapi.testclient import TestClient
 
     from jobs.serving.page.mounting import mount_page
 
-    about = ModelInfo(categories=("dog", "rain"), sample_rate=RATE, hop=320, num_levels=8, checkpoint_sha256="")
+    model_info = ModelInfo(categories=("dog", "rain"), sample_rate=RATE, hop=320, num_levels=8, checkpoint_sha256="")
     app = fastapi.FastAPI()
-    mount_page(app, Studio(None, about, Limits(upload_bytes=UPLOAD_BYTES), Options()), shelf)  # type: ignore[arg-type]
+    mount_page(app, SoundService(None, model_info, Limits(upload_bytes=UPLOAD_BYTES), Options()), store)  # type: ignore[arg-type]
     with TestClient(app) as client:
         yield client
 
@@ -51,12 +51,12 @@ def visitor_of(client: Any) -> str:
     return str(client.cookies[COOKIE])
 
 
-def put(shelf: Shelf, visitor: str, **changes: Any) -> ShelvedSound:
+def put(store: SoundStore, visitor: str, **changes: Any) -> StoredSound:
     samples_N = np.arange(-2000, 2000, dtype=np.int16)
     settings = {"category": "rain", "kind": "New sound", "seed": 3, "recipe": {"seed": 3, "category": "rain"}} | changes
     audio = encode_audio(from_pcm16(samples_N), RATE)
-    sound = ShelvedSound(audio=audio, picture=picture_of(samples_N, RATE), **settings)
-    shelf.put(visitor, sound)
+    sound = StoredSound(audio=audio, picture=picture_of(samples_N, RATE), **settings)
+    store.put(visitor, sound)
     return sound
 
 
@@ -69,8 +69,8 @@ def test_a_browser_is_made_a_visitor_once_and_told_to_ask_nothing_of_other_serve
     assert "set-cookie" not in client.get("/").headers
 
 
-def test_a_sound_plays_shows_and_downloads_for_its_visitor_and_for_nobody_else(client: Any, shelf: Shelf) -> None:
-    sound = put(shelf, visitor_of(client))
+def test_a_sound_plays_shows_and_downloads_for_its_visitor_and_for_nobody_else(client: Any, store: SoundStore) -> None:
+    sound = put(store, visitor_of(client))
     address = f"/studio/sounds/{sound.id}"
     played = client.get(address)
     assert played.content == sound.audio and played.headers["content-type"] == "audio/flac"
@@ -91,8 +91,8 @@ def test_a_sound_plays_shows_and_downloads_for_its_visitor_and_for_nobody_else(c
     ("wanted", "first", "end"),
     [("bytes=0-", 0, None), ("bytes=10-19", 10, 20), ("bytes=-5", -5, None), ("bytes=5-999999", 5, None)],
 )
-def test_a_player_begins_anywhere(client: Any, shelf: Shelf, wanted: str, first: int, end: int | None) -> None:
-    sound = put(shelf, visitor_of(client))
+def test_a_player_begins_anywhere(client: Any, store: SoundStore, wanted: str, first: int, end: int | None) -> None:
+    sound = put(store, visitor_of(client))
     part = client.get(f"/studio/sounds/{sound.id}", headers={"Range": wanted})
     assert part.status_code == 206 and part.content == sound.audio[first:end]
     total = len(sound.audio)
@@ -100,20 +100,20 @@ def test_a_player_begins_anywhere(client: Any, shelf: Shelf, wanted: str, first:
     assert part.headers["content-range"] == f"bytes {begin}-{begin + len(part.content) - 1}/{total}"
 
 
-def test_a_range_that_is_none_is_refused_or_passed_over(client: Any, shelf: Shelf) -> None:
-    sound = put(shelf, visitor_of(client))
+def test_a_range_that_is_none_is_refused_or_passed_over(client: Any, store: SoundStore) -> None:
+    sound = put(store, visitor_of(client))
     address = f"/studio/sounds/{sound.id}"
     assert client.get(address, headers={"Range": "bytes=999999-"}).status_code == 416
     for odd in ("bytes=1-2,4-5", "lines=1-2", "bytes=x-y", "bytes="):
         assert client.get(address, headers={"Range": odd}).content == sound.audio
 
 
-def test_an_archive_holds_all_sounds_or_the_kept_ones_with_their_recipes(client: Any, shelf: Shelf) -> None:
+def test_an_archive_holds_all_sounds_or_the_kept_ones_with_their_recipes(client: Any, store: SoundStore) -> None:
     visitor = visitor_of(client)
     assert client.get("/studio/sounds.zip").text == "There are no sounds to download: make one first."
-    first, second = put(shelf, visitor), put(shelf, visitor, category="sea_waves", seed=4)
-    put(shelf, visitor, category=None, name="Möwe.mp3", seed=None, recipe=None)
-    shelf.keep(visitor, second.id, True)
+    first, second = put(store, visitor), put(store, visitor, category="sea_waves", seed=4)
+    put(store, visitor, category=None, name="Möwe.mp3", seed=None, recipe=None)
+    store.keep(visitor, second.id, True)
     with zipfile.ZipFile(io.BytesIO(client.get("/studio/sounds.zip").content)) as archive:
         assert archive.namelist() == [
             "01-rain-3.flac", "01-rain-3.json", "02-sea_waves-4.flac", "02-sea_waves-4.json", "03-Möwe.flac",

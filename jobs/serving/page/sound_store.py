@@ -1,4 +1,4 @@
-"""Sounds that the visitors of the page made or brought, for a while and within bounds, each visitor's apart."""
+"""In-memory store of the sounds of the page's visitors, with limits and an expiry time."""
 
 import secrets
 import time
@@ -11,11 +11,11 @@ from jobs.serving.page.pictures import Picture
 from soundstorm.errors import SoundStormError
 
 MAX_SOUNDS = 48
-"""Of a visitor."""
+"""Maximum number of sounds per visitor."""
 MAX_BYTES = 512 << 20
-"""Of all visitors together."""
+"""Maximum memory of all visitors together."""
 LIFETIME_S = 24 * 3600.0
-"""After a visitor's last look."""
+"""Expiry time after the last request of a visitor."""
 
 
 def _new_id() -> str:
@@ -23,45 +23,45 @@ def _new_id() -> str:
 
 
 @dataclass(kw_only=True, frozen=True)
-class ShelvedSound:
-    """A sound, and what the page shows of it."""
+class StoredSound:
+    """A sound with its metadata."""
 
     category: str | None
-    """None: a recording whose class nobody has said."""
+    """None: a recording of unknown class."""
     kind: str
-    """What was done, in words: `New sound`, `Recording`, `Mended 1.2-2.0 s`."""
+    """Display text of the operation: `New sound`, `Recording`, `Rain, replaced at 1.2-2.0 s`."""
     audio: bytes
     """A 16-bit mono FLAC file at the codec's rate."""
     picture: Picture
     name: str = ""
     """File name of a recording."""
     upload: bytes | None = None
-    """The recording's own file, from which edits are made; None: `audio`."""
+    """Content of the uploaded file, the source of edits; None: `audio`."""
     recipe: dict[str, Any] | None = None
     seed: int | None = None
     seconds: float | None = None
-    """It took to make."""
+    """Generation time."""
     loop: bool = False
     kept: bool = False
     place: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
-    """When it was asked for, and which of those asked for then it is: the highest stands first."""
+    """Sort key: time of the request, and index within it; highest first."""
     id: str = field(default_factory=_new_id)
-    """Cannot be guessed."""
+    """Random."""
 
     @property
     def source(self) -> bytes:
-        """The file that an edit of this sound begins with."""
+        """The file to edit."""
         return self.audio if self.upload is None else self.upload
 
     @property
     def num_bytes(self) -> int:
-        """In memory."""
+        """Memory in bytes."""
         return len(self.audio) + len(self.upload or b"") + len(self.picture.spectrogram_png)
 
 
-class Shelf:
-    """The sounds of all visitors. What is over a bound goes, the oldest first and the kept ones last; so does what
-    belongs to a visitor who has not looked for `lifetime_s`. Used from one thread, that of the event loop."""
+class SoundStore:
+    """The sounds of all visitors. Above a limit, the oldest sounds are deleted, kept ones last; the sounds of a visitor
+    without requests for `lifetime_s` expire. Not thread-safe: used from the event loop only."""
 
     def __init__(
         self,
@@ -71,73 +71,73 @@ class Shelf:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_sounds, self.max_bytes, self.lifetime_s, self._clock_s = max_sounds, max_bytes, lifetime_s, clock_s
-        self._sounds: OrderedDict[str, dict[str, ShelvedSound]] = OrderedDict()
-        self._looked_s: dict[str, float] = {}
+        self._sounds: OrderedDict[str, dict[str, StoredSound]] = OrderedDict()
+        self._last_request_s: dict[str, float] = {}
         self.num_bytes = 0
 
-    def put(self, visitor: str, sound: ShelvedSound) -> None:
-        """Add a sound of a visitor."""
+    def put(self, visitor: str, sound: StoredSound) -> None:
+        """Add a sound."""
         self._sounds.setdefault(visitor, {})[sound.id] = sound
-        self._look(visitor)
+        self._touch(visitor)
         self.num_bytes += sound.num_bytes
         if len(self._sounds[visitor]) > self.max_sounds:
             self._drop_oldest(visitor)
         while self.num_bytes > self.max_bytes:
             self._drop_oldest(next(iter(self._sounds)))
 
-    def of(self, visitor: str) -> list[ShelvedSound]:
+    def of(self, visitor: str) -> list[StoredSound]:
         """A visitor's sounds, the newest first."""
-        self._look(visitor)
+        self._touch(visitor)
         return sorted(self._sounds.get(visitor, {}).values(), key=lambda sound: sound.place, reverse=True)
 
-    def get(self, visitor: str, sound_id: str | None) -> ShelvedSound:
-        """One of a visitor's sounds.
+    def get(self, visitor: str, sound_id: str | None) -> StoredSound:
+        """A sound of a visitor.
 
         Raises:
-            SoundStormError: the visitor has none of that name.
+            SoundStormError: the visitor has no such sound.
         """
-        self._look(visitor)
+        self._touch(visitor)
         found = self._sounds.get(visitor, {}).get(sound_id or "")
         if found is None:
-            raise SoundStormError("This sound is no longer here: make or upload it again.")
+            raise SoundStormError("This sound no longer exists: generate or upload it again.")
         return found
 
     def keep(self, visitor: str, sound_id: str, kept: bool) -> None:
-        """Mark a sound as one to keep, or no longer.
+        """Mark or unmark a sound as kept.
 
         Raises:
-            SoundStormError: as of `get`.
+            SoundStormError: as `get`.
         """
         self._sounds[visitor][sound_id] = replace(self.get(visitor, sound_id), kept=kept)
 
     def remove(self, visitor: str, sound_id: str) -> None:
-        """Take a sound away.
+        """Delete a sound.
 
         Raises:
-            SoundStormError: as of `get`.
+            SoundStormError: as `get`.
         """
         self._drop(visitor, self.get(visitor, sound_id))
 
-    def sweep(self) -> None:
-        """Take away the sounds of visitors who have not looked for long."""
-        gone_s = self._clock_s() - self.lifetime_s
-        for visitor in [each for each, looked_s in self._looked_s.items() if looked_s < gone_s]:
+    def expire(self) -> None:
+        """Delete expired sounds."""
+        expired_s = self._clock_s() - self.lifetime_s
+        for visitor in [each for each, last_request_s in self._last_request_s.items() if last_request_s < expired_s]:
             for sound in list(self._sounds[visitor].values()):
                 self._drop(visitor, sound)
 
-    def _look(self, visitor: str) -> None:
-        """Sweep, and note that a visitor, if it has a sound, is here."""
+    def _touch(self, visitor: str) -> None:
+        """Delete expired sounds, and record a request of the visitor."""
         if visitor in self._sounds:
             self._sounds.move_to_end(visitor)
-            self._looked_s[visitor] = self._clock_s()
-        self.sweep()
+            self._last_request_s[visitor] = self._clock_s()
+        self.expire()
 
     def _drop_oldest(self, visitor: str) -> None:
         sounds = self._sounds[visitor].values()
         self._drop(visitor, next((sound for sound in sounds if not sound.kept), next(iter(sounds))))
 
-    def _drop(self, visitor: str, sound: ShelvedSound) -> None:
+    def _drop(self, visitor: str, sound: StoredSound) -> None:
         self.num_bytes -= sound.num_bytes
         del self._sounds[visitor][sound.id]
         if not self._sounds[visitor]:
-            del self._sounds[visitor], self._looked_s[visitor]
+            del self._sounds[visitor], self._last_request_s[visitor]

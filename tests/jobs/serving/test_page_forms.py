@@ -1,4 +1,4 @@
-"""What a visitor fills in: the wish that it makes, or a sentence that names the field, the value and the remedy."""
+"""What a visitor fills in: the job that it makes, or a sentence that names the field, the value and the remedy."""
 
 from typing import Any
 
@@ -6,23 +6,23 @@ import pytest
 
 from jobs.generation.options import Options
 from jobs.serving.limits import Limits
+from jobs.serving.page.forms import FormParser, Takes, regions_in
 from jobs.serving.page.pictures import Picture
-from jobs.serving.page.shelf import ShelvedSound
-from jobs.serving.page.wishes import Takes, Wishes, regions_in
+from jobs.serving.page.sound_store import StoredSound
 from jobs.serving.sound_request import ModelInfo
-from jobs.serving.studio import Studio
+from jobs.serving.sound_service import SoundService
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.regions import Region
 
-SOUND = ShelvedSound(
+SOUND = StoredSound(
     category="rain", kind="New sound", audio=b"", picture=Picture(duration_s=3.0, peaks=[], spectrogram_png=b"")
 )
 
 
 @pytest.fixture(scope="module")
-def wishes() -> Wishes:
-    about = ModelInfo(categories=("dog", "rain"), sample_rate=24_000, hop=320, num_levels=8, checkpoint_sha256="")
-    return Wishes(Studio(None, about, Limits(longest_s=20.0), Options()))  # type: ignore[arg-type]  nothing is made here
+def forms() -> FormParser:
+    model_info = ModelInfo(categories=("dog", "rain"), sample_rate=24_000, hop=320, num_levels=8, checkpoint_sha256="")
+    return FormParser(SoundService(None, model_info, Limits(longest_s=20.0), Options()))  # type: ignore[arg-type]  nothing is made here
 
 
 def takes(count: Any = 2, seed: Any = 5, is_new: bool = False) -> Takes:
@@ -51,41 +51,41 @@ def test_takes_that_are_none_are_named(given: dict[str, Any], sentence: str) -> 
     assert str(refused.value) == sentence
 
 
-def test_a_wish_says_what_is_done(wishes: Wishes) -> None:
-    new = wishes.new("rain", 5.0, takes(), loop=True)
+def test_a_wish_says_what_is_done(forms: FormParser) -> None:
+    new = forms.new("rain", 5.0, takes(), loop=True)
     assert (new.category, new.seeds, new.kind, new.loop) == ("rain", range(5, 7), "New loop", True)
-    assert wishes.mended(SOUND, "dog", regions_in("2-2.5, 0.5-1; 0.9-1.2"), takes()).kind == (
-        "Rain, mended at 0.5-1.2, 2-2.5 s"
+    assert forms.inpainted(SOUND, "dog", regions_in("2-2.5, 0.5-1; 0.9-1.2"), takes()).kind == (
+        "Rain, replaced at 0.5-1.2, 2-2.5 s"
     )
-    assert wishes.varied(SOUND, "dog", 0.25, 1, takes()).kind == "Rain, varied by 0.25"
-    assert wishes.continued(SOUND, "dog", 1, 8, takes()).kind == "Rain, continued after 1 s"
-    assert wishes.looped(SOUND, "dog", takes()).loop
+    assert forms.varied(SOUND, "dog", 0.25, 1, takes()).kind == "Rain, varied by 0.25"
+    assert forms.continued(SOUND, "dog", 1, 8, takes()).kind == "Rain, continued after 1 s"
+    assert forms.looped(SOUND, "dog", takes()).loop
 
 
 @pytest.mark.parametrize(
     ("ask", "sentence"),
     [
-        (lambda wishes: wishes.new(None, 5.0, takes(), loop=False), "Choose a class first."),
-        (lambda wishes: wishes.new("rain", None, takes(), loop=False), "Length is empty: give a number."),
-        (lambda wishes: wishes.new("rain", 21, takes(), loop=False), "Length is 21 s: give 0.05 to 20 seconds."),
+        (lambda forms: forms.new(None, 5.0, takes(), loop=False), "Choose a class first."),
+        (lambda forms: forms.new("rain", None, takes(), loop=False), "Length is empty: give a number."),
+        (lambda forms: forms.new("rain", 21, takes(), loop=False), "Length is 21 s: give 0.05 to 20 seconds."),
         (
-            lambda wishes: wishes.mended(SOUND, "rain", [], takes()),
+            lambda forms: forms.inpainted(SOUND, "rain", [], takes()),
             "Mark what to make anew: drag over the picture, or type seconds such as 1.2-2.0.",
         ),
         (
-            lambda wishes: wishes.mended(SOUND, "rain", [Region(1, 4)], takes()),
+            lambda forms: forms.inpainted(SOUND, "rain", [Region(1, 4)], takes()),
             "1-4 s reaches beyond the sound, which has 3.00 s: give less.",
         ),
         (
-            lambda wishes: wishes.continued(SOUND, "rain", 5, 5, takes()),
+            lambda forms: forms.continued(SOUND, "rain", 5, 5, takes()),
             "Seconds to keep is 5: give more than 0 and less than 5.",
         ),
-        (lambda wishes: wishes.varied(SOUND, None, 0.5, 1, takes()), "Choose a class first."),
+        (lambda forms: forms.varied(SOUND, None, 0.5, 1, takes()), "Choose a class first."),
     ],
 )
-def test_what_cannot_be_made_is_a_sentence(wishes: Wishes, ask: Any, sentence: str) -> None:
+def test_what_cannot_be_made_is_a_sentence(forms: FormParser, ask: Any, sentence: str) -> None:
     with pytest.raises(SoundStormError) as refused:
-        ask(wishes)
+        ask(forms)
     assert str(refused.value) == sentence
 
 
