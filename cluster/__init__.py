@@ -1,2 +1,1 @@
-"""Where the work runs and where its results lie: Ray, object storage, tables, records of finished stages. Knows nothing
-about sound."""
+"""Infrastructure: Ray, object storage, tables, and records of finished stages. It knows nothing about sound."""

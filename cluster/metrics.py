@@ -18,14 +18,14 @@ COUNTERS = {
     "retries": "Attempts at a shard that failed and are repeated",
     "actors_replaced": "Actors that died or hung, and were replaced",
     "shards_set_aside": "Shards that failed repeatedly",
-    "sounds_made": "Sounds that the endpoint made",
-    "requests_refused": "Requests that the endpoint refused because too many waited",
+    "sounds_made": "Sounds that the endpoint generated",
+    "requests_refused": "Requests that the endpoint refused because of its limit",
 }
 """Counters by name, with their descriptions."""
 GAUGES = {
     "shards_waiting": "Shards that no actor has started",
     "actors_ready": "Actors that are ready",
-    "requests_waiting": "Requests for sound that are being made or wait",
+    "requests_waiting": "Requests for sound that are processed or waiting",
     "training": "Newest value of a column of log.csv",
 }
 """Gauges by name, with their descriptions."""

@@ -131,7 +131,7 @@ def _libraries() -> tuple[bool, str]:
 
 def _compiled() -> tuple[bool, str]:
     found = misfits()
-    return not found, "; ".join(found) or f"{versions()} load beside each other"
+    return not found, "; ".join(found) or f"{versions()} can be imported together"
 
 
 def _submission() -> Finding:
@@ -141,7 +141,7 @@ def _submission() -> Finding:
         return Finding(
             "submission",
             True,
-            f"what `ray job submit --working-dir .` would send cannot be read: {error}",
+            f"the files for `ray job submit --working-dir .` cannot be listed: {error}",
             is_note=True,
         )
     return Finding("submission", True, str(sent), is_note=sent.is_much)

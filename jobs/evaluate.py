@@ -57,7 +57,7 @@ OUTPUTS = (
 
 @dataclass(kw_only=True, frozen=True)
 class Inputs:
-    """What an evaluation compares, and with which weights."""
+    """Clips and weights of an evaluation."""
 
     real: list[Clip]
     generated: list[Clip]

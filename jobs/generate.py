@@ -97,7 +97,7 @@ def _generate(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _settings(request: Request) -> dict[str, Any]:
-    """Everything that decides what the output is."""
+    """All settings that the output depends on."""
     options, prompt_QT = request.options, request.edit.prompt_QT if isinstance(request.edit, New) else None
     settings: dict[str, Any] = {
         "checkpoint_sha256": request.checkpoint.sha256,
@@ -119,20 +119,20 @@ def _settings(request: Request) -> dict[str, Any]:
 
 
 def _require_same_bytes(again: ClipRecipe, options: Options) -> None:
-    """Tell whether the clip that was made is that of its recipe.
+    """Compare the clip with its recipe.
 
     Raises:
-        SoundStormError: it is another one.
+        SoundStormError: its bytes differ.
     """
     [row] = tables.read_table(_manifest_uri(options))[0].to_pylist()
     if row["sha256"] == again.sha256:
-        print_note(f"{row['uri']} is the same, byte for byte, as the clip of {again.where}")
+        print_note(f"{row['uri']} is identical to the clip of {again.where}")
         return
     now = records.versions()
     before = again.recipe.versions
     differing = [f"{name} {before.get(name)}, now {now.get(name)}" for name in now if before.get(name) != now[name]]
     raise SoundStormError(
-        f"{row['uri']} has SHA-256 {row['sha256'][:12]}, and {again.where} says {again.sha256[:12]}: made with "
+        f"{row['uri']} has SHA-256 {row['sha256'][:12]}, but {again.where} has {again.sha256[:12]}: generated with "
         f"{'; '.join(differing) or 'the same versions, on another kind of processor'}; the clip is kept"
     )
 
@@ -194,7 +194,7 @@ def _has_manifest(options: Options) -> bool:
         manifest = tables.table_info(_manifest_uri(options))
         return manifest.num_rows == options.count and manifest.schema.equals(SAMPLES)
     except ClusterError as error:
-        print_note(f"{error!s}; it is written again")
+        print_note(f"{error!s}; it is recreated")
         return False
 
 
@@ -203,7 +203,7 @@ def _summary(request: Request, counts: dict[str, Any], prefix: str) -> dict[str,
     made = f"{counts['samples']} clips of {request.duration_s:g} s in {counts['categories']} classes"
     if options.edited is not None:
         option, uri = options.edited
-        done = {"--inpaint": "mended", "--vary": "varied"}[option]
+        done = {"--inpaint": "in-painted", "--vary": "varied"}[option]
         made = f"{uri}, {done} {counts['samples']} time{'s' if counts['samples'] > 1 else ''}"
     return {"message": f"{prefix}{made}, in {options.output_dir}", "output_dir": options.output_dir, **counts}
 

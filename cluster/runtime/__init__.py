@@ -1,1 +1,1 @@
-"""Ray as the jobs find it: started here or joined, with what there is of CPUs and GPUs."""
+"""Connections to Ray, local or on a cluster, and its resources."""

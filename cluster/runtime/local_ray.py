@@ -29,7 +29,7 @@ def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
     with _workers_find_packages(), _quiet_core():
         init_ray(
             "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another "
-            "/tmp; where other work takes all of its time, try again)",
+            "/tmp; if the machine is overloaded, try again)",
             address="local",
             num_cpus=num_cpus,
             include_dashboard=False,

@@ -1,5 +1,5 @@
-"""Bounded memory in a worker: little is held at once, and what it is done with is given back to the system before it
-takes more."""
+"""Bounds the memory of a worker: it processes small groups of items, and returns freed memory to the system after
+each."""
 
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +10,13 @@ Item = TypeVar("Item")
 
 
 def held_together(items: Iterable[Item], size: Callable[[Item], float], most: float) -> Iterator[list[Item]]:
-    """Items in groups of at most `most` in all, or of one that is larger; after each group its memory is given back.
+    """Groups of items of at most `most` in total size, or of one larger item; after each group, freed memory is
+    returned to the system.
 
     Args:
-        items: made as they are asked for, in order.
-        size: of an item.
-        most: of a group.
+        items: iterated on demand, in order.
+        size: size of an item.
+        most: maximum size of a group.
     """
     held: list[Item] = []
     held_size = 0.0
@@ -32,11 +33,10 @@ def held_together(items: Iterable[Item], size: Callable[[Item], float], most: fl
 
 
 def release_memory() -> None:
-    """Give back what was freed, where the C library is glibc; elsewhere nothing happens.
+    """Return freed memory to the system, if the C library is glibc; otherwise do nothing.
 
-    glibc keeps freed blocks of up to 32 MB, and arrays of many lengths leave gaps among them that later ones do not
-    fit: a worker that takes recording after recording grows though it holds no more. One call takes some milliseconds
-    (malloc_trim(3)).
+    glibc keeps freed blocks of up to 32 MB, and arrays of many sizes fragment its heap: the memory of a worker that
+    processes many recordings grows although it uses no more. A call takes some milliseconds (malloc_trim(3)).
     """
     trim = _trim()
     if trim is not None:

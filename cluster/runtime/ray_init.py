@@ -1,4 +1,4 @@
-"""`ray.init`, with its failures as sentences, and with this process's own answers to signals kept."""
+"""`ray.init` with readable errors, which keeps the signal handlers of this process."""
 
 import contextlib
 import logging
@@ -16,15 +16,14 @@ def init_ray(failure: str, **options: Any) -> None:
     try:
         with _own_sigterm(), _kept_interrupt():
             ray.init(logging_level=logging.WARNING, **options)
-    except Exception as error:  # Ray raises bare ones too, as for a node that is slow to start
+    except Exception as error:  # Ray also raises plain exceptions, for example if a node is slow to start
         ray.shutdown()
         raise ClusterError(f"{failure}: {_last_line(str(error))}") from error
 
 
 @contextlib.contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep this process's answer to SIGTERM, where it has one: Ray puts its own in its place, which ends the process
-    with a dump of its stack."""
+    """Keep the SIGTERM handler of this process: Ray replaces it by one that ends the process with a stack dump."""
     ours = signal.getsignal(signal.SIGTERM)
     try:
         yield
@@ -35,8 +34,8 @@ def _own_sigterm() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _kept_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end for a Ctrl-C meanwhile: raised at once, it may fall into a callback of Ray's
-    core, where it is lost."""
+    """Defer Ctrl-C to the end of the block: raised at once, KeyboardInterrupt may occur in a callback of Ray, where it
+    is lost."""
     ours = signal.getsignal(signal.SIGINT)
     if not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,8 +1,8 @@
 """One process at a time in an output folder, local or remote: the second gets an error that names the first.
 
-The process writes `NAME.at-work.json` and rewrites it every few seconds. Whether a process on this machine is still
-alive, the operating system says; a process on another machine counts as alive if it rewrites its file within a waiting
-time. A killed process therefore blocks others no longer than that.
+The process writes `NAME.at-work.json` and rewrites it every few seconds. The operating system tells whether a process
+on this machine is alive; a process on another machine counts as alive if it rewrites its file within a time limit. A
+killed process blocks others no longer than that.
 """
 
 import contextlib
@@ -20,16 +20,16 @@ from cluster.errors import ClusterError, NotFoundError
 
 BEAT_S = 10.0
 HEARD_S = 2.5 * BEAT_S
-"""A process of another machine that has not written in this time is gone."""
+"""Time limit in seconds after which a process of another machine that has not rewritten its file counts as dead."""
 POLL_S = 1.0
 
 
 @contextlib.contextmanager
 def sole_process(output_uri: str, name: str) -> Iterator[None]:
-    """Be the only process that does `name` in the folder `output_uri` within the block.
+    """Context manager: no other process runs `name` in the folder `output_uri`.
 
     Raises:
-        ClusterError: another one is at work there.
+        ClusterError: another process does.
     """
     uri = storage.join(output_uri, f"{name}.at-work.json")
     me = {
@@ -43,9 +43,9 @@ def sole_process(output_uri: str, name: str) -> Iterator[None]:
         other = _read(uri)
         if other and _is_at_work(uri, other):
             raise ClusterError(
-                f"{output_uri}: another `{name}` is at work there (process {other.get('pid')} on "
-                f"{other.get('host')}); wait until it has ended, or "
-                "end it and run again, or give another --output-dir"
+                f"{output_uri}: another `{name}` is running there (process {other.get('pid')} on "
+                f"{other.get('host')}); wait until it ends, or "
+                "stop it and run again, or give another --output-dir"
             )
         storage.delete(uri)
     ended = threading.Event()
@@ -68,7 +68,7 @@ def _beat(uri: str, me: dict[str, object], ended: threading.Event) -> None:
 
 
 def _is_at_work(uri: str, other: dict[str, object]) -> bool:
-    """Whether the process lives that wrote `other`."""
+    """Whether the process that wrote `other` is alive."""
     if other.get("machine") == _machine() and isinstance(other.get("pid"), int):
         return _born(int(str(other["pid"]))) == other.get("born")
     deadline = time.monotonic() + HEARD_S
@@ -85,7 +85,7 @@ def _content(me: dict[str, object], beat: int) -> bytes:
 
 
 def _read(uri: str) -> dict[str, object] | None:
-    """What lies at `uri`; None if nothing does, or nothing that this module wrote."""
+    """The content of the file at `uri`; None if it does not exist or was not written by this module."""
     try:
         found = json.loads(storage.read_bytes(uri))
     except (NotFoundError, ValueError):
@@ -100,8 +100,7 @@ def _machine() -> str:
 
 
 def _born(pid: int) -> str:
-    """When the process began, in the system's terms; "" if there is none, or only what is left of one that has
-    ended."""
+    """Start time of the process in system ticks; "" if it does not exist or has ended."""
     stat = Path(f"/proc/{pid}/stat")
     if not Path("/proc/self/stat").exists():
         try:
@@ -109,7 +108,7 @@ def _born(pid: int) -> str:
         except ProcessLookupError:
             return ""
         except PermissionError:
-            pass  # another user's
+            pass  # it belongs to another user
         return "lives"
     try:
         fields = stat.read_text().rpartition(")")[2].split()

@@ -1,5 +1,5 @@
-"""Watchdog over work that Ray schedules itself (Ray Data, Ray Train): Ray may wait for ever for nodes that never come;
-under the watchdog, every wait is bounded."""
+"""Watchdog over work that Ray schedules itself (Ray Data, Ray Train): Ray may wait endlessly for nodes that are never
+added; under the watchdog, every wait is bounded."""
 
 import threading
 import time
@@ -157,13 +157,13 @@ def _look(watchdog: Watchdog, answered: float) -> float:
         watchdog.worker, watchdog.num_workers
     ):
         raise ClusterError(
-            f"no worker was at work for {silence_s:.0f} s, and the nodes that are left cannot hold "
+            f"no worker was active for {silence_s:.0f} s, and the remaining nodes cannot hold "
             f"{watchdog.num_workers} with {needed} each; "
             "check with `ray status`. What is finished is kept: run again when there are nodes"
         )
     if silence_s > limits.start_timeout_s + limits.scale_up_s:
         raise ClusterError(
-            f"no worker was at work for {silence_s:.0f} s, though the nodes could hold {watchdog.num_workers} with "
+            f"no worker was active for {silence_s:.0f} s, although the nodes could hold {watchdog.num_workers} with "
             f"{needed} each; check with "
             "`ray status` whether other jobs hold them. What is finished is kept: run again"
         )

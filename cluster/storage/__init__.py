@@ -1,4 +1,4 @@
-"""Files and objects by URI, on disks and in S3: read, written whole or not at all, listed, copied."""
+"""Files and objects by URI, on disks and in S3: reading, atomic writing, listing and copying."""
 
 from cluster.storage.api import (
     AT_ONCE_BYTES,

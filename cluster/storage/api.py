@@ -45,7 +45,7 @@ class Entry:
 
 
 def is_remote(uri: str | Path) -> bool:
-    """Whether `uri` lies in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`, and for
+    """Whether `uri` is in object storage. Raises ClusterError for a scheme that is neither `s3` nor `file`, and for
     `s3:` without its slashes."""
     text = str(uri)
     if text.lower().startswith("s3:"):
@@ -64,8 +64,7 @@ def is_remote(uri: str | Path) -> bool:
 
 
 def absolute(uri: str | Path) -> str:
-    """`uri` in the form that means the same in every process: an absolute local path, or s3:// without a trailing
-    slash."""
+    """`uri` in a form that is valid in every process: an absolute local path, or s3:// without a trailing slash."""
     if is_remote(uri):
         bucket, key = split(uri)
         return f"s3://{bucket}/{key}" if key else f"s3://{bucket}"
@@ -73,10 +72,11 @@ def absolute(uri: str | Path) -> str:
 
 
 def join(uri: str | Path, *parts: str) -> str:
-    """`uri`, made absolute, with `parts` below it. A part may hold `/` between names, and can never lead out of `uri`.
+    """`uri`, made absolute, with `parts` below it. A part may contain `/` between names, but can never lead out of
+    `uri`.
 
     Raises:
-        ClusterError: a part is empty, absolute, or holds `.` or `..` as a name, a backslash or a control character.
+        ClusterError: a part is empty, absolute, or has a backslash, a control character, or `.` or `..` as a name.
     """
     for part in parts:
         if "\\" in part or BAD_CHARACTERS.search(part) or any(name in ("", ".", "..") for name in part.split("/")):
@@ -91,8 +91,7 @@ def filesystem(uri: str | Path) -> tuple[pyarrow.fs.FileSystem, str]:
     """The pyarrow file system behind `uri` and the path within it, for Ray Data and Parquet. It can be pickled, and
     carries no credentials.
 
-    An object that is written through it appears whole or not at all; a file of a local disk is seen while pyarrow
-    writes it.
+    Objects are written atomically through it; local files are visible while pyarrow writes them.
     """
     if is_remote(uri):
         return pyarrow.fs.PyFileSystem(ObjectStorage()), "/".join(split(uri)).rstrip("/")
@@ -114,7 +113,7 @@ def exists(uri: str | Path) -> bool:
 
 
 def read_bytes(uri: str | Path) -> bytes:
-    """The whole content. Raises ClusterError naming `uri` when there is nothing there or it cannot be read."""
+    """The whole content. Raises ClusterError if it does not exist or cannot be read."""
     if is_remote(uri):
         return s3.read(uri)
     path = disk.path_of(uri)
@@ -123,16 +122,15 @@ def read_bytes(uri: str | Path) -> bytes:
 
 
 def open_file(uri: str | Path, at_once: int = AT_ONCE_BYTES) -> BinaryIO:
-    """The file or object as a file to read from any place, without holding it in memory.
+    """Open the file or object for random access, without holding it in memory.
 
     Args:
-        uri: where it is.
-        at_once: an object of up to so many bytes is read now and as a whole; of a larger one the parts that are wanted,
-            when they are wanted.
+        uri: the file or object.
+        at_once: an object of up to this size is read immediately and as a whole; of a larger one parts are read on
+            demand.
 
     Raises:
-        ClusterError: there is nothing there, or it cannot be read; an object that is replaced meanwhile can be read no
-            further.
+        ClusterError: it does not exist, cannot be read, or was replaced while it was read.
     """
     if is_remote(uri):
         return open_object(absolute(uri), at_once)
@@ -142,7 +140,7 @@ def open_file(uri: str | Path, at_once: int = AT_ONCE_BYTES) -> BinaryIO:
 
 
 def require_file(uri: str | Path) -> None:
-    """Raise a ClusterError naming `uri` unless a file or object is there and storage answers."""
+    """Raise a ClusterError unless the file or object exists and the storage answers."""
     found = s3.head(uri) is not None if is_remote(uri) else disk.path_of(uri).is_file()
     if not found:
         if is_remote(uri):
@@ -157,8 +155,8 @@ def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
 
 
 def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
-    """What `list_objects` lists, one after the other, so that memory does not grow with their number; the order is
-    fixed but not that of the URIs."""
+    """Like `list_objects`, as an iterator, so that memory does not grow with the number of files; in a fixed order that
+    need not be that of the URIs."""
     found = (
         s3.list_objects(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
     )
@@ -166,16 +164,15 @@ def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
 
 
 def list_folder(uri: str | Path) -> list[str]:
-    """Names of the files right below the folder `uri`, sorted; what lies deeper is not looked at. A folder that does
-    not exist is empty."""
+    """Sorted names of the files directly in the folder `uri`. A folder that does not exist is empty."""
     if is_remote(uri):
         return sorted(level(absolute(uri))[0])
     return disk.names(disk.path_of(uri))
 
 
 def links_left_out(uri: str | Path) -> Iterator[tuple[str, bool]]:
-    """Links below the folder `uri` that listings leave out, and whether each leads to a folder; the others lead
-    nowhere. Buckets have none."""
+    """Symbolic links below the folder `uri`, which listings leave out, and whether each leads to a folder (otherwise it
+    is broken). Buckets have none."""
     return (
         iter(())
         if is_remote(uri)
@@ -193,7 +190,7 @@ def presign(uri: str | Path, expires_s: int = 3600) -> str:
 
 
 def write_bytes(uri: str | Path, data: bytes | memoryview) -> None:
-    """Write `data`, replacing what was there; readers see the old content or the new, never a part."""
+    """Write `data` atomically, replacing existing content."""
     if is_remote(uri):
         s3.write(uri, data)
     else:
@@ -209,18 +206,18 @@ def write_file(uri: str | Path, source: Path) -> None:
 
 
 def create_bytes(uri: str | Path, data: bytes) -> bool:
-    """Write `data` only if nothing is there yet; False if something is, which is then left alone.
+    """Write `data` unless the file or object exists; returns False if it does.
 
-    Of two writers at once exactly one gets True, on local disks and on servers that honour `If-None-Match`. On others
-    both may, and the later one stays: so let both write the same bytes. After a lost reply the answer may be False
-    about one's own object.
+    Of two concurrent writers exactly one gets True, on local disks and on servers that honour `If-None-Match`. On other
+    servers both may get True and the later one wins, so both should write the same bytes. After a lost response the
+    result may be False although this call created the object.
     """
     return s3.create(uri, data) if is_remote(uri) else disk.create(disk.path_of(uri), data)
 
 
 def delete(uri: str | Path) -> None:
-    """Remove the file or object `uri` and everything below it; fine if there is nothing. Refuses a whole bucket, disk
-    or home folder."""
+    """Delete the file or object `uri` and everything below it, if it exists. Refuses to delete a whole bucket, disk or
+    home folder."""
     if is_remote(uri):
         s3.delete(uri)
     else:
@@ -228,7 +225,7 @@ def delete(uri: str | Path) -> None:
 
 
 def check_writable(uri: str | Path) -> None:
-    """Write and remove a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a
+    """Write and delete a small file below `uri`. Raises ClusterError for a missing bucket, wrong credentials, or a
     read-only or full disk."""
     probe = join(uri, f".write-check-{uuid.uuid4().hex}")
     try:
@@ -242,7 +239,7 @@ def check_writable(uri: str | Path) -> None:
 
 
 def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
-    """Copy everything below `uri` into `folder`; each file appears whole. Returns the files made, sorted."""
+    """Copy everything below `uri` into `folder`, each file atomically. Returns the sorted paths of the copies."""
     root = absolute(uri).rstrip("/")
     targets = {entry.uri: Path(join(folder, entry.uri[len(root) + 1 :])) for entry in list_objects(root)}
     _in_threads(lambda source: _copy_file(source, targets[source]), targets)
@@ -250,7 +247,7 @@ def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
 
 
 def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
-    """Copy everything below `folder` to below `uri`; each object appears whole. Returns the URIs made, sorted."""
+    """Copy everything below `folder` to below `uri`, each object atomically. Returns the sorted URIs of the copies."""
     root = disk.path_of(folder)
     sources = {join(uri, path.relative_to(root).as_posix()): path for path, _ in disk.walk(root)}
     _in_threads(lambda target: write_file(target, sources[target]), sources)
@@ -258,8 +255,8 @@ def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
 
 
 def local_path(uri: str | Path, cache: Path) -> Path:
-    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, made anew
-    when the original changes."""
+    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, which is
+    updated when the original changes."""
     if not exists(uri):
         raise NotFoundError(f"{uri} does not exist; check the address")
     if not is_remote(uri):
@@ -285,7 +282,7 @@ def local_path(uri: str | Path, cache: Path) -> Path:
 
 
 def _copy_file(source: str, target: Path) -> None:
-    """Copy the file or object `source` to the local file `target`, which appears whole."""
+    """Copy the file or object `source` to the local file `target` atomically."""
     if not is_remote(source):
         disk.write(target, disk.path_of(source))
         return
@@ -295,7 +292,8 @@ def _copy_file(source: str, target: Path) -> None:
 
 
 def _in_threads(copy: Callable[[str], None], names: Iterable[str]) -> None:
-    """Run `copy` on each name, several at a time; the first error is raised, and after it no copy is begun."""
+    """Run `copy` on each name, several in parallel; after the first error no further copy is started, and the error is
+    raised."""
     failed = threading.Event()
 
     def copy_unless_failed(name: str) -> None:

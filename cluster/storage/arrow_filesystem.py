@@ -1,8 +1,8 @@
 """Object storage as a pyarrow file system, for Parquet tables, dataset folders and the runs of Ray Train and Ray Tune.
 
-It does all through `s3`, for pyarrow's own S3 client stops trying again after some hundred faults, lets an upload that
-was given up half-way appear, and makes objects called `prefix/`, which some servers refuse. Folders come into being
-with the objects below them.
+It uses `s3_objects`, because pyarrow's own S3 client stops retrying after some hundred errors, publishes uploads that
+were aborted, and creates objects called `prefix/`, which some servers refuse. Folders exist only as prefixes of
+objects.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from cluster.errors import NotFoundError
 from cluster.storage import s3_objects as s3
 from cluster.storage.uris import split
 
-START_BYTES = 2**20  # fetched when an object is opened, which for many is all of it
+START_BYTES = 2**20  # read when an object is opened; many objects are not larger
 READ_AHEAD_BYTES = 8 * 2**20
 RANGE_BYTES = (
     START_BYTES  # of an object that is read in parts: what is looked at first, time and again, is here already
@@ -28,10 +28,9 @@ RANGE_BYTES = (
 
 
 class ObjectStorage(fs.FileSystemHandler):
-    """All buckets of the S3 server; a path is `bucket/key`. It holds no connection and no credentials: each process has
-    its own.
-
-    Errors are ClusterErrors, but for what does not exist, where pyarrow and Ray expect FileNotFoundError.
+    """All buckets of the S3 server; a path is `bucket/key`. It has no connection and no credentials of its own, so it
+    can be sent to other processes. Errors are ClusterErrors, except for missing objects, for which pyarrow and Ray
+    expect FileNotFoundError.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -60,13 +59,13 @@ class ObjectStorage(fs.FileSystemHandler):
         return sorted(found, key=lambda info: info.path)
 
     def create_dir(self, path: str, recursive: bool) -> None:
-        """There is nothing to make."""
+        """Does nothing: folders are not created."""
 
     def delete_dir(self, path: str) -> None:
         s3.delete(_uri(path))
 
     def delete_dir_contents(self, path: str, missing_dir_ok: bool = False) -> None:
-        """A folder that is not there is as good as one that is empty: `create_dir` makes nothing."""
+        """A missing folder counts as empty, since `create_dir` creates nothing."""
         s3.delete(_uri(path))
 
     def delete_root_dir_contents(self) -> None:
@@ -77,10 +76,10 @@ class ObjectStorage(fs.FileSystemHandler):
             raise FileNotFoundError(f"{_uri(path)} does not exist")
 
     def move(self, src: str, dest: str) -> None:
-        raise io.UnsupportedOperation(f"{_uri(src)}: objects cannot be moved, only written anew")
+        raise io.UnsupportedOperation(f"{_uri(src)}: objects cannot be moved: write a new one and delete the old one")
 
     def copy_file(self, src: str, dest: str) -> None:
-        raise io.UnsupportedOperation(f"{_uri(src)}: objects are not copied on the server, only read and written")
+        raise io.UnsupportedOperation(f"{_uri(src)}: objects cannot be copied on the server: read and write them")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         return pa.PythonFile(io.BufferedReader(_Reader(_uri(path)), READ_AHEAD_BYTES), mode="r")
@@ -93,7 +92,7 @@ class ObjectStorage(fs.FileSystemHandler):
         return pa.PythonFile(_Writer(_uri(path)), mode="w")
 
     def open_append_stream(self, path: str, metadata: dict[str, str]) -> pa.NativeFile:
-        raise io.UnsupportedOperation(f"{_uri(path)}: objects cannot be appended to, only written anew")
+        raise io.UnsupportedOperation(f"{_uri(path)}: objects cannot be appended to: write the whole object")
 
 
 def _uri(path: str) -> str:
@@ -101,8 +100,7 @@ def _uri(path: str) -> str:
 
 
 def level(uri: str) -> tuple[dict[str, int], list[str]]:
-    """Objects right below `uri` with their sizes in bytes, and the folders there, by name; what lies deeper is not
-    listed."""
+    """Objects directly below `uri` with their sizes in bytes, and the names of the folders there."""
     files: dict[str, int] = {}
     folders: list[str] = []
     for answer in s3.pages(uri, {"MaxKeys": s3.PAGE, "Delimiter": "/"}):
@@ -133,8 +131,7 @@ def _info(path: str) -> fs.FileInfo:
 
 
 class _Reader(io.RawIOBase):
-    """An object as a file to read from, as it is when it is opened; one that is replaced meanwhile can be read no
-    further."""
+    """An object as a file for reading, in the version at opening; reading fails if it is replaced meanwhile."""
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
@@ -175,8 +172,8 @@ class _Reader(io.RawIOBase):
 
 
 def open_object(uri: str, at_once: int) -> BinaryIO:
-    """An object as a file to read; one of up to `at_once` bytes is read at once. Raises ClusterError if there is
-    none."""
+    """Open an object for reading; one of up to `at_once` bytes is read immediately. Raises ClusterError if it does not
+    exist."""
     try:
         reader = _Reader(uri)
     except FileNotFoundError as error:
@@ -189,11 +186,10 @@ def open_object(uri: str, at_once: int) -> BinaryIO:
 
 
 class _Writer(io.RawIOBase):
-    """An object as a file to write to; it appears when the file is closed, and not at all if it is thrown away
-    unclosed.
+    """An object as a file for writing. It appears when the file is closed, and not at all if it is discarded unclosed.
 
-    Nor does it appear if it is closed because of an exception, as by the end of a `with` block that one leaves: pyarrow
-    closes its files there too.
+    Nor does it appear if it is closed because of an exception, such as at the end of a `with` block, where pyarrow
+    closes its files, too.
     """
 
     def __init__(self, uri: str) -> None:

@@ -1,4 +1,4 @@
-"""Files on local disks, written whole or not at all. Used by `storage` alone; errors are `ClusterError`s."""
+"""Files on local disks, written atomically. Used by `storage` only; errors are `ClusterError`s."""
 
 import contextlib
 import errno
@@ -14,7 +14,7 @@ from cluster.storage.os_errors import file_error
 
 CHUNK_BYTES = 2**20
 NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS}
-"""What file systems without hard links answer, such as exFAT and many network folders."""
+"""Error numbers of file systems without hard links, such as exFAT and many network file systems."""
 
 
 def path_of(uri: str | Path) -> Path:
@@ -29,7 +29,7 @@ def path_of(uri: str | Path) -> Path:
 
 @contextlib.contextmanager
 def errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system raises into a ClusterError about `path`."""
+    """Convert errors of the operating system into a ClusterError about `path`."""
     try:
         yield
     except OSError as error:
@@ -38,7 +38,7 @@ def errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_file(path: Path) -> Iterator[Path]:
-    """The name of a hidden file beside `path`, to write and then move; removed at the end if it is still there."""
+    """Path of a hidden temporary file beside `path`; it is deleted at the end if it still exists."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex}.tmp")
     try:
@@ -49,7 +49,7 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 def write_synced(scratch: Path, content: bytes | memoryview | Path) -> None:
-    """Put `content` (bytes, or those of another file) into `scratch`, down to the disk."""
+    """Write `content` (bytes, or those of another file) to `scratch` and flush it to the disk."""
     with scratch.open("xb") as file:
         if isinstance(content, Path):
             with content.open("rb") as source:
@@ -61,15 +61,15 @@ def write_synced(scratch: Path, content: bytes | memoryview | Path) -> None:
 
 
 def write(path: Path, content: bytes | memoryview | Path) -> None:
-    """Make `path` hold `content`, replacing what was there in one step."""
+    """Write `content` to `path` atomically, replacing existing content."""
     with errors(path), temporary_file(path) as scratch:
         write_synced(scratch, content)
         scratch.replace(path)
 
 
 def create(path: Path, content: bytes) -> bool:
-    """Like `write`, but only if nothing is there; False if something is. Where there are no hard links, `path` is empty
-    for a moment."""
+    """Like `write`, unless the file exists; returns False if it does. Without hard links, `path` is empty for a
+    moment."""
     with errors(path), temporary_file(path) as scratch:
         write_synced(scratch, content)
         try:
@@ -84,8 +84,8 @@ def create(path: Path, content: bytes) -> bool:
 
 
 def _create_without_link(scratch: Path, path: Path) -> bool:
-    """Rename `scratch` to `path` unless something is there: of several processes the one that makes the empty file
-    does."""
+    """Rename `scratch` to `path` unless it exists: of several processes, the one that creates the empty file does
+    it."""
     try:
         path.open("xb").close()
     except FileExistsError:
@@ -113,15 +113,14 @@ def walk(folder: Path) -> Iterator[tuple[Path, int]]:
                 try:
                     size = Path(root, name).stat().st_size
                 except OSError as error:
-                    if error.errno in (errno.ENOENT, errno.ELOOP):  # removed meanwhile, or a link that leads nowhere
+                    if error.errno in (errno.ENOENT, errno.ELOOP):  # deleted meanwhile, or a broken link
                         continue
                     raise file_error(str(Path(root, name)), error) from error
                 yield Path(root, name), size
 
 
 def names(folder: Path) -> list[str]:
-    """Names of the files right in `folder`, sorted; nothing if there is no such folder. Files being written are left
-    out."""
+    """Sorted names of the files directly in `folder`, without temporary ones; empty if there is no such folder."""
     with errors(folder):
         if not folder.is_dir():
             return []
@@ -134,8 +133,8 @@ def _is_being_written(name: str) -> bool:
 
 
 def links_left_out(folder: Path) -> Iterator[tuple[Path, bool]]:
-    """Links below `folder` that `walk` leaves out, in a fixed order, and whether each leads to a folder; the others
-    lead nowhere."""
+    """Symbolic links below `folder` that `walk` leaves out, in a fixed order, and whether each leads to a folder
+    (otherwise it is broken)."""
     for root, folders, names in os.walk(folder):
         folders.sort()
         yield from ((path, True) for name in folders if (path := Path(root, name)).is_symlink())
@@ -145,7 +144,8 @@ def links_left_out(folder: Path) -> Iterator[tuple[Path, bool]]:
 
 
 def delete(path: Path) -> None:
-    """Remove a file or a folder with all in it; fine if there is none. Refuses a whole disk and the home folder."""
+    """Delete a file, or a folder with all its content, if it exists. Refuses to delete a whole disk or the home
+    folder."""
     if path in (Path(path.anchor), Path.home()):
         raise ClusterError(f"{path} is a whole disk or home folder: name a folder below it")
     with errors(path), contextlib.suppress(FileNotFoundError):
@@ -156,7 +156,7 @@ def delete(path: Path) -> None:
 
 
 def move_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; if another process was faster, its `target` stays and `source` is left."""
+    """Rename `source` to `target`; if another process has created `target` already, it stays, and so does `source`."""
     try:
         source.rename(target)
     except OSError as error:

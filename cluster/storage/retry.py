@@ -2,7 +2,7 @@
 
 A server that has answered before has RETRY_BUDGET_S seconds to recover. A server that has never answered, or for which
 the budget has just run out, has SHORT_RETRY_BUDGET_S: a wrong address is reported soon, and a series of requests does
-not wait the whole budget again and again for a server that is gone.
+not wait the whole budget each time for a server that is down.
 """
 
 import random

@@ -135,13 +135,13 @@ def parse_table(content: bytes, file: str) -> tuple[pa.Table, dict[str, str]]:
 
 @contextlib.contextmanager
 def _opened(file: str) -> Iterator[pq.ParquetFile]:
-    """A Parquet file open for reading. What pyarrow raises inside becomes a ClusterError naming the file."""
+    """A Parquet file open for reading. Errors of pyarrow in the block become a ClusterError that names the file."""
     filesystem, path = storage.filesystem(file)
     try:
         with filesystem.open_input_file(path) as source, pq.ParquetFile(source) as parquet:
             yield parquet
     except _MALFORMED as error:
-        storage.require_file(file)  # says what is wrong with the storage, if that is what is wrong
+        storage.require_file(file)  # raises the error of the storage, if there is one
         raise _malformed(file, error) from error
 
 
@@ -158,8 +158,9 @@ def _checked(parquet: pq.ParquetFile, file: str) -> tuple[pa.Schema, dict[str, s
     for field in schema:
         if _is_extension(field):
             raise ClusterError(
-                f"{file}: column '{field.name}' has the extension type {field.type}, and only plain types are read; "
-                "make it again"
+                f"{file}: column '{field.name}' has the extension type {field.type}, but only plain types are read; "
+                "run the "
+                "step that writes it again"
             )
     raw = {key: value for key, value in (schema.metadata or {}).items() if key not in _NOT_OURS}
     return schema.remove_metadata(), {key.decode(): value.decode() for key, value in raw.items()}

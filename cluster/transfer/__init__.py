@@ -1,1 +1,1 @@
-"""From the network to a disk: downloads that go on, locks, archives unpacked with care."""
+"""Downloads that can be resumed, locks, and safe unpacking of archives."""

@@ -1,4 +1,4 @@
-"""The HTTP response to a download: what its headers state of the file, and its body in chunks."""
+"""The HTTP response of a download: metadata from its headers, and its body in chunks."""
 
 import re
 import time
@@ -31,7 +31,7 @@ def body_chunks(response: requests.Response, timeout_s: float) -> Iterator[bytes
     """The body in chunks, as it arrives.
 
     Raises:
-        BrokenDownloadError: hardly anything comes.
+        BrokenDownloadError: too few bytes arrive.
         requests.RequestException: the connection broke.
     """
     since, arrived = time.monotonic(), 0

@@ -1,6 +1,6 @@
 """Unpacking of untrusted zip and tar archives.
 
-Only plain files are made, with this process's own rights, and only below the given folder.
+Only regular files are created, with default permissions, and only below the given folder.
 """
 
 import lzma
@@ -141,4 +141,4 @@ def _tar_members(tarred: tarfile.TarFile) -> Iterator[_Member]:
     # tarfile stops at the end mark. The checksum of a compressed file comes after it, and is compared when that is
     # read.
     if tarred.fileobj is not None and len(tarred.fileobj.read(CHUNK_BYTES)) == CHUNK_BYTES:
-        raise tarfile.ReadError("there is more behind its end")
+        raise tarfile.ReadError("there is data after its end")

@@ -1,1 +1,1 @@
-"""How each kind of classifier is trained, and the table of its predictions."""
+"""Training of each kind of classifier, and tables of predictions."""

@@ -1,5 +1,5 @@
-"""How `train-classifier` trains the Audio Spectrogram Transformer on recordings: every worker holds the features of all
-of them (0.5 MB for 10 s)."""
+"""Recipe of the Audio Spectrogram Transformer; every worker holds the features of all training recordings (0.5 MB per
+10 s)."""
 
 import hashlib
 import json
@@ -78,13 +78,13 @@ class AstRecipe:
     Args:
         index: the dataset.
         dataset: its name.
-        location: where it lies.
+        location: folder or URI of the dataset.
         fold: the test fold.
         config: of the training.
         max_duration_s: seconds of a recording that are used.
         weights: the value of `--weights`, a folder; None: the published ones. Not read from scratch, where it gives the
             architecture alone.
-        allow_leak: go on although the weights have seen the test fold, or may have.
+        allow_leak: allow weights that were, or may have been, trained on the test fold.
 
     Raises:
         SoundStormError: `transformers` is not installed, there are no weights, they are not those of an AST, or they
@@ -125,7 +125,7 @@ class AstRecipe:
             if content is None
             else [Learned(name=self.where, provenance=self.start_provenance, sha256=self.weights_sha256)],
             [test_of(index.clips, fold)],
-            remedy=f"say in its {CONFIG_FILE} under '{KEY}' what it was trained on (docs/provenance.md)",
+            remedy=f"state in its {CONFIG_FILE} under '{KEY}' what it was trained on (docs/provenance.md)",
             allowed=allow_leak,
         )
         self.settings = {
@@ -207,7 +207,7 @@ def _read_weights(folder: str) -> bytes:
         return storage.read_bytes(uri)
     pickled = [entry.uri.rpartition("/")[2] for entry in storage.list_objects(folder) if entry.uri.endswith(PICKLES)]
     instead = (
-        f", only {pickled[0]}, which would have to be unpickled: save the model anew with safe_serialization=True"
+        f", only {pickled[0]}, which would have to be unpickled: save the model again with safe_serialization=True"
         if pickled
         else ""
     )
@@ -223,7 +223,7 @@ def _hub_weights() -> bytes:
     )
     if not path.exists() and os.environ.get(OFFLINE):
         raise SoundStormError(
-            f"the weights of {HUB_NAME} are not at hand, and {OFFLINE} forbids to download them: {remedy}"
+            f"the weights of {HUB_NAME} are not available, and {OFFLINE} forbids downloading them: {remedy}"
         )
     try:
         return fetch(HUB_URL, path, sha256=HUB_SHA256, size=HUB_SIZE).read_bytes()

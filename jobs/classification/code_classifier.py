@@ -1,5 +1,5 @@
-"""How `train-classifier` trains the generator's network on codes: every worker holds all training recordings, and
-encodes what it makes of them."""
+"""Recipe of the token classifier, the generator's network on codes; every worker holds all training recordings, and
+encodes augmented versions of them."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -49,16 +49,16 @@ MAX_LISTED = 5
 
 @dataclass(kw_only=True, frozen=True)
 class Source:
-    """What a token classifier learns from, checked to fit together; made by `open_source`."""
+    """Inputs of the training of a token classifier, checked for consistency; `open_source` creates it."""
 
     tokens_uri: str
     tokens: Tokens
     codec_weights: bytes
     generator: Checkpoint | None
-    """To start from; None: random weights."""
+    """Initial generator; None: random weights."""
     network: ModelConfig
     teacher: bytes | None
-    """File of a network on spectrograms, to learn from beside the labels; None: there is none."""
+    """File of the teacher; None: no distillation."""
     origin: Origin
     parents: list[Parent]
     """Codec, generator and teacher with what they were trained on."""
@@ -85,7 +85,7 @@ def open_source(
             used, or that of the preset `hearing`.
         codec: the value of `--codec`.
         teacher: the value of `--teacher`.
-        allow_leak: go on although one of them has seen the test fold.
+        allow_leak: allow inputs that were trained on the test fold.
 
     Raises:
         SoundStormError: they do not fit together, or one of them has seen the test fold.
@@ -153,7 +153,7 @@ def _open_teacher(uri: str, categories: list[str]) -> tuple[bytes, TrainedClassi
     if teacher.categories != categories:
         differing = sorted(set(teacher.categories) ^ set(categories))
         mismatch = (
-            f"of it and the tokens only one has {_some(differing)}"
+            f"its categories differ from those of the tokens: {_some(differing)}"
             if differing
             else "its categories are those of the tokens in another order"
         )

@@ -1,4 +1,4 @@
-"""What a classifier takes recordings for: the table of predictions, and how many are right."""
+"""Predictions of a classifier for recordings: the table, and the accuracy."""
 
 import json
 from collections import Counter
@@ -19,7 +19,7 @@ from soundstorm.schemas import PREDICTIONS
 
 PREDICTIONS_FILE = "predictions.parquet"
 AT_ONCE = 64
-"""Recordings that the classifier is given at a time."""
+"""Batch size of the classifier."""
 
 
 def predict_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float, num_views: int = 1) -> pa.Table:
@@ -29,10 +29,10 @@ def predict_clips(classifier: Classifier, clips: pa.Table, max_duration_s: float
     `label` and `predicted` count as the classifier does.
 
     Args:
-        classifier: what names the clips.
+        classifier: the classifier.
         clips: recordings with their categories.
         max_duration_s: seconds of a recording that are used.
-        num_views: views of each recording whose probabilities are averaged, the recording itself and `num_views - 1` of
+        num_views: views of each recording whose probabilities are averaged, the original and `num_views - 1` of
             `soundstorm.data.views`.
 
     Raises:
@@ -73,7 +73,7 @@ def write_predictions(uri: str, predictions: pa.Table, categories: Sequence[str]
 
 
 def count_correct(predictions: pa.Table, categories: Sequence[str]) -> dict[str, Any]:
-    """Clips, how many of them are named rightly, and what was taken for what how often."""
+    """Number of clips and of correct predictions, and the confusions."""
     pairs = list(zip(predictions["label"].to_pylist(), predictions["predicted"].to_pylist(), strict=True))
     right = sum(label == guess for label, guess in pairs)
     mistakes = Counter((categories[label], categories[guess]) for label, guess in pairs if label != guess)

@@ -69,7 +69,7 @@ class Recipe(Protocol):
 
     @property
     def leaks(self) -> list[str]:
-        """Weights that have seen the test fold and are used nevertheless, a sentence each."""
+        """Sentences about weights that were trained on the test fold and are used nevertheless."""
 
     def describe(self) -> str:
         """A phrase on what is trained and how."""

@@ -1,1 +1,1 @@
-"""What every command shares on the terminal: its start and end, its progress, what a finished one says."""
+"""Start, end, options, progress and resuming of all commands."""

@@ -1,8 +1,8 @@
-"""Whether the compiled libraries load beside each other; which two do not, and how to mend it.
+"""Checks that the compiled libraries can be imported together.
 
     python -m jobs.console.compiled_libraries
 
-They are loaded in a process of its own, and nothing is imported here that is not Python's own, so that this works where
+They are imported in a subprocess, and this module itself imports only the standard library, so that it works even if
 nothing else does.
 """
 
@@ -53,7 +53,7 @@ class Misfit:
 
     library: str
     reason: str
-    """What it said; "missing" where it is not installed."""
+    """The error; "missing" if it is not installed."""
 
     def __str__(self) -> str:
         partner = PARTNERS.get(self.library)
@@ -69,19 +69,20 @@ class Misfit:
 
 
 def misfits(libraries: Sequence[str] = tuple(PARTNERS)) -> list[str]:
-    """A sentence for each of `libraries` that does not load; what stands on one that does not is not blamed for it."""
+    """A sentence for each of `libraries` that cannot be imported; libraries that only fail because of another one are
+    not reported."""
     found = {library: reason for library, reason in _load(libraries).items() if reason}
     return [str(Misfit(library, reason)) for library, reason in found.items() if PARTNERS.get(library) not in found]
 
 
 def versions() -> str:
-    """The libraries that are here, with their versions."""
+    """The installed libraries with their versions."""
     return ", ".join(f"{library} {found}" for library in PARTNERS if (found := _version(library)))
 
 
 def _load(libraries: Sequence[str]) -> dict[str, str]:
-    """Why each library could not be loaded, "" if it could. A library that kills the process is named, and the others
-    are loaded without it."""
+    """The error of each library, "" if there is none. If a library crashes the process, the others are imported without
+    it."""
     reasons: dict[str, str] = {}
     while todo := [library for library in libraries if library not in reasons]:
         try:
@@ -96,10 +97,10 @@ def _load(libraries: Sequence[str]) -> dict[str, str]:
             output, ended = done.stdout, f"its process ended with {done.returncode}"
         except subprocess.TimeoutExpired as error:
             output, ended = (error.stdout or b"").decode(errors="replace"), f"nothing happened for {LIMIT_S:g} s"
-        said = [json.loads(line) for line in output.splitlines() if re.match(r'^\["\w+", ".*"\]$', line)]
-        reasons |= {name: reason[:MAX_CHARACTERS] for name, reason in said if reason != "begun"}
-        if not said or said[-1][1] == "begun":
-            reasons[said[-1][0] if said else todo[0]] = ended
+        messages = [json.loads(line) for line in output.splitlines() if re.match(r'^\["\w+", ".*"\]$', line)]
+        reasons |= {name: reason[:MAX_CHARACTERS] for name, reason in messages if reason != "begun"}
+        if not messages or messages[-1][1] == "begun":
+            reasons[messages[-1][0] if messages else todo[0]] = ended
     return reasons
 
 
@@ -111,7 +112,7 @@ def _version(library: str) -> str:
 
 
 def _remedy(libraries: Sequence[str]) -> str:
-    """The command that installs versions of `libraries` which were tested, or such as the package allows."""
+    """The command that installs tested versions of `libraries`, or versions that the package allows."""
     start = f"run `{Path(sys.executable).name} -m pip install --force-reinstall"
     if TESTED.is_file():
         return f"{start} --constraint {TESTED} {' '.join(libraries)}`"
@@ -128,12 +129,12 @@ def _remedy(libraries: Sequence[str]) -> str:
 
 
 def main() -> int:
-    """Say what does not fit; returns the exit code."""
+    """Print the errors; returns the exit code."""
     found = misfits()
     if found:
         sys.stderr.write("".join(f"error: {sentence}\n" for sentence in found))
         return 1
-    sys.stdout.write(f"{versions()}: all load beside each other\n")
+    sys.stdout.write(f"{versions()}: all can be imported together\n")
     return 0
 
 

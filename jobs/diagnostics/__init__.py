@@ -1,1 +1,1 @@
-"""What the nodes have and lack, and what a submitted job takes along."""
+"""Checks of the nodes of a cluster, and of the files that a submitted job sends."""

@@ -1,4 +1,4 @@
-"""What each node of a cluster has and reaches, found out on the node itself, and in what the nodes differ."""
+"""Reports of all nodes of a cluster, collected on the nodes themselves, and the differences between them."""
 
 import shutil
 import tempfile
@@ -19,40 +19,40 @@ from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 
 ANSWER_S = 120.0
-"""How long the nodes may take to answer: one that is new must first fetch the code."""
+"""Time limit for the reports: a new node must fetch the code first."""
 MAX_SKEW_S = 30.0
-"""Seconds between two clocks. S3 refuses requests that are a quarter of an hour off; logs are hard to read long
-before."""
+"""Maximum difference of clocks in seconds: S3 refuses requests that differ by 15 minutes; logs become hard to compare
+earlier."""
 MIN_FREE_GB = 5.0
 PROBE = b"soundstorm doctor"
 
 
 @dataclass(kw_only=True, frozen=True)
 class NodeReport:
-    """What a node says of itself."""
+    """Report of a node."""
 
     name: str
     """Its address."""
     versions: dict[str, str]
-    """Of Python and the libraries that matter for results."""
+    """Versions of Python and of the libraries that affect results."""
     skew_s: float
-    """Seconds by which its clock is ahead of this process's, as far as that is certain."""
+    """Minimum difference of its clock to that of this process, positive if it is ahead."""
     free_gb: float
-    """Room for temporary files."""
+    """Free space for temporary files."""
     gpus: tuple[str, ...]
     """Names of its GPUs."""
     token_required: bool
-    """Whether its processes ask for a token."""
+    """Whether its processes require a token."""
     storage_problem: str
-    """Why it cannot use the storage, "" where it can."""
+    """Why it cannot use the storage; "" if it can."""
 
 
 def ask_nodes(storage_uri: str | None, timeout_s: float = ANSWER_S) -> tuple[list[NodeReport], list[str]]:
-    """Reports of all nodes that answer, by address, and the addresses of those that do not. Ray must run.
+    """Reports of all nodes that answer, by address, and the addresses of the others. Ray must be connected.
 
     Args:
-        storage_uri: folder or s3:// prefix that every node is to reach; None = none.
-        timeout_s: how long to wait for all of them.
+        storage_uri: folder or s3:// prefix that every node must be able to use; None: no check.
+        timeout_s: time limit for all nodes together.
     """
     nodes = {node["NodeID"]: str(node["NodeManagerAddress"]) for node in alive_nodes()}
     probe = None if storage_uri is None else storage.join(storage_uri, f".doctor-{uuid.uuid4().hex}")
@@ -82,13 +82,15 @@ def ask_nodes(storage_uri: str | None, timeout_s: float = ANSWER_S) -> tuple[lis
 
 
 def problems_of(reports: Sequence[NodeReport], silent: Sequence[str], versions: dict[str, str]) -> list[str]:
-    """What is wrong with the nodes, a phrase each; `versions` are those of this process."""
+    """Problems of the nodes, one phrase each; `versions` are those of this process."""
     found = [f"{name} does not answer: see `ray status` and the logs there" for name in silent]
     for report in reports:
         for library in sorted(versions.keys() | report.versions.keys()):
             there, here = (known.get(library, "none") for known in (report.versions, versions))
             if there != here:
-                found.append(f"{report.name} has {library} {there}, and here it is {here}: install the same")
+                found.append(
+                    f"{report.name} has {library} {there}, but this machine has {here}: install the same version"
+                )
         if abs(report.skew_s) > MAX_SKEW_S:
             found.append(
                 f"the clock of {report.name} is {abs(report.skew_s):.0f} s "
@@ -96,7 +98,7 @@ def problems_of(reports: Sequence[NodeReport], silent: Sequence[str], versions: 
             )
         if report.free_gb < MIN_FREE_GB:
             found.append(
-                f"{report.name} has {report.free_gb:.1f} GB for temporary files: make room, at least {MIN_FREE_GB:g} GB"
+                f"{report.name} has {report.free_gb:.1f} GB for temporary files: free at least {MIN_FREE_GB:g} GB"
             )
         if report.storage_problem:
             found.append(f"{report.name} cannot use the storage: {report.storage_problem}")
@@ -110,7 +112,9 @@ def check_storage(folder: str) -> None:
     if [entry.size for entry in storage.list_objects(mine)] != [len(PROBE)] or storage.read_bytes(
         storage.join(mine, "probe")
     ) != PROBE:
-        raise ClusterError(f"{folder}: what was written there does not come back")
+        raise ClusterError(
+            f"{folder}: a file that was written there has other content when it is read: check the storage"
+        )
     storage.delete(mine)
 
 

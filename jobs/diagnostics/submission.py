@@ -1,5 +1,5 @@
-"""What `ray job submit --working-dir .` takes along from a folder: all that no .gitignore and no .rayignore in it
-names."""
+"""The files that `ray job submit --working-dir .` sends: all in a folder that no .gitignore and no .rayignore in it
+lists."""
 
 import logging
 import os
@@ -13,28 +13,27 @@ from ray._private.runtime_env.packaging import GCS_STORAGE_MAX_SIZE, get_exclude
 logger = logging.getLogger(__name__)
 
 MUCH_BYTES = 20 * 10**6
-"""The code alone is far smaller."""
+"""Size above which a note is shown; the code alone is far smaller."""
 MAX_LISTED = 3
 LIMIT_S = 5.0
-"""A folder that takes longer to look through is far too large to be sent."""
+"""Time limit for listing a folder; one that takes longer is far too large to be sent."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What would be sent."""
+    """The files that would be sent."""
 
     num_bytes: int
-    """Before they are packed."""
+    """Uncompressed size."""
     largest: list[tuple[str, int]]
-    """Names of files and folders right in the folder, with a slash after those of folders, and their bytes; the largest
-    first."""
+    """Files and folders (with a slash) directly in the folder, with their sizes; largest first."""
     is_whole: bool
-    """False: it was too much to look through."""
+    """False: listing was aborted at the time limit."""
 
     def __str__(self) -> str:
         amount = f"{'' if self.is_whole else 'more than '}{_size(self.num_bytes)}"
         if self.num_bytes < MUCH_BYTES and self.is_whole:
-            return f"`ray job submit --working-dir .` from here takes along {amount}"
+            return f"`ray job submit --working-dir .` from here sends {amount}"
         named = ", ".join(f"{name} ({_size(num_bytes)})" for name, num_bytes in self.largest[:MAX_LISTED])
         refused = (
             f", and Ray refuses more than {_size(GCS_STORAGE_MAX_SIZE)}"
@@ -43,19 +42,18 @@ class Sent:
         )
         first = self.largest[0][0] if self.largest else "folder/"
         return (
-            f"`ray job submit --working-dir .` from here would take along {amount}{refused}: {named}; name what the "
-            "job does not need in .rayignore, "
-            f"a line each as in .gitignore (`/{first}`), or put it elsewhere"
+            f"`ray job submit --working-dir .` from here would send {amount}{refused}: {named}; list what the job "
+            f"does not need in .rayignore, as in .gitignore (`/{first}`), or put it elsewhere"
         )
 
     @property
     def is_much(self) -> bool:
-        """Whether somebody should look at it."""
+        """Whether it is so much that a note is shown."""
         return self.num_bytes >= MUCH_BYTES or not self.is_whole
 
 
 def what_is_sent(folder: Path, limit_s: float = LIMIT_S) -> Sent:
-    """Look through `folder` as Ray does, for `limit_s` seconds at most."""
+    """List `folder` as Ray does, for at most `limit_s` seconds."""
     deadline = time.monotonic() + limit_s
     sizes: dict[str, int] = {}
     todo: list[tuple[Path, str, list[Callable[[Path], bool]]]] = [(folder.absolute(), "", [])]

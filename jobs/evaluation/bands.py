@@ -1,4 +1,4 @@
-"""Up to which frequency the two sides of an evaluation reach, from some of their clips."""
+"""Bandwidths of both sides of an evaluation, estimated from some of their clips."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from soundstorm.audio.files import MAX_DURATION_S, RejectedAudio, to_pcm16
 from soundstorm.data.categories import normalized
 
 MAX_CLIPS = 100
-"""Of each side that are looked at; of each, the first 30 s."""
+"""Maximum number of clips of each side that are analysed; of each, the first 30 s."""
 
 
 def find_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Bands:
@@ -22,7 +22,7 @@ def find_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Ba
     Args:
         real: real clips.
         generated: what they are compared with.
-        seed: draws the clips that are looked at.
+        seed: random seed of the sample of clips.
     """
     common = {normalized(clip.category) for clip in real} & {normalized(clip.category) for clip in generated}
     sides = [
@@ -32,10 +32,10 @@ def find_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Ba
 
 
 def common_bands(real: Sequence[Clip], generated: Sequence[Clip], seed: int) -> Bands:
-    """The same, with the band that both sides have in common to cut them off at, if there is anything to cut off."""
+    """The bandwidths, with the common cutoff frequency if one side reaches higher."""
     bands = find_bands(real, generated, seed)
     if bands.lowest_hz is None:
-        print_note("--common-band: both sides reach as high as can be measured, nothing is cut off")
+        print_note("--common-band: both sides have the full bandwidth, no low-pass is applied")
     return replace(bands, common_band_hz=bands.lowest_hz)
 
 

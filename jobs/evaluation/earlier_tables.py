@@ -1,4 +1,4 @@
-"""Whether tables that an evaluation measured earlier hold what it can go on with."""
+"""Checks of tables that an earlier run of an evaluation wrote."""
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -8,7 +8,7 @@ from soundstorm.schemas import FEATURES, METRICS, Role, Source
 
 REMEDY = "measure again with --overwrite"
 OPTIONAL = ("classifier_embedding", "model_embedding")
-"""Embeddings that an evaluation has for all clips or for none."""
+"""Columns of embeddings that are present for all clips or for none."""
 
 
 def require_measured(table: pa.Table, schema: pa.Schema, where: str) -> None:
@@ -29,7 +29,7 @@ def require_measured(table: pa.Table, schema: pa.Schema, where: str) -> None:
     for column, known, expected in (("source", Source, METRICS), ("role", Role, FEATURES)):
         unknown = set(table[column].to_pylist()) - set(known) if schema is expected else set()
         if unknown:
-            raise SoundStormError(f"{where}: {column} '{min(unknown)}' is none of {', '.join(known)}: {REMEDY}")
+            raise SoundStormError(f"{where}: {column} '{min(unknown)}' is not one of {', '.join(known)}: {REMEDY}")
     if schema is FEATURES:
         _require_features(table, where)
 

@@ -1,4 +1,4 @@
-"""What a report lets one hear and see: a few clips of each class from every source, and the training log."""
+"""Examples in a report: a few clips of each class from every source, and the training log."""
 
 import csv
 import io
@@ -19,13 +19,13 @@ from soundstorm.reports.listening_section import Example
 from soundstorm.schemas import Source
 
 PLAYERS_FOLDER = "players"
-"""Below a report's folder: the audio that its players play by link."""
+"""Folder beside the report with the audio of linked players."""
 MAX_CLASSES = 50
-"""Classes with players in one page, so that it stays below some tens of megabytes."""
+"""Maximum number of classes with players, so that a page stays below some tens of megabytes."""
 MAX_EXAMPLE_S = 10.0
-"""Seconds of a clip that a page plays, so that it stays so with clips of a minute."""
+"""Longest part of a clip that a page plays."""
 LOG_COLUMNS = {"epoch", "step", "train_loss", "val_loss", "lr"}
-"""Columns of a log.csv that the report draws."""
+"""Columns of log.csv that the report plots."""
 
 
 def choose_examples(

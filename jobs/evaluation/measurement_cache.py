@@ -1,8 +1,8 @@
-"""Measurements of clips that an earlier evaluation made, by content: the same file is measured once.
+"""Cache of measurements by content: each file is measured once.
 
-A measurement is one small file, named by a SHA-256 over all that it follows from: the clip's file, what of it is
-measured, the networks, the kind of processor, and the source of the measures with the libraries that they call. Files
-are written whole, so runs at once may share a folder; one that is damaged is a measurement that is not there.
+A measurement is a small file named by a SHA-256 over everything it depends on: the clip's file, the measured part, the
+networks, the kind of processor, the source code of the metrics, and the versions of their libraries. Files are written
+atomically, so that concurrent runs can share a folder; a damaged file counts as missing.
 """
 
 import hashlib
@@ -30,25 +30,25 @@ from soundstorm.data.clip_windows import split_window
 from soundstorm.schemas import Source
 
 KINDS = ("metrics", "resynthesized", "features")
-"""Of measurements: of the clip, of the clip through the codec, and what distributions are compared by."""
+"""Kinds of measurements: metrics of the clip, metrics of the clip through the codec, and features."""
 MAX_FILE_BYTES = 64 * 1024**2
-"""Of a file that is read as a whole to be known again; of a larger one nothing is kept."""
+"""Maximum size of a file that is hashed; measurements of larger files are not cached."""
 MEASURES = ("audio", "classification", "codec", "data", "evaluation")
 LIBRARIES = ("numpy", "scipy", "soundfile", "torch")
 Measurements = dict[str, dict[str, Any]]
-"""The columns of each of KINDS that depend on the sound alone."""
+"""The measured columns of each of KINDS."""
 logger = logging.getLogger(__name__)
 
 
 def default_folder() -> str:
-    """The folder in the user's cache, or in that which SOUNDSTORM_CACHE_DIR names, path or URI."""
+    """Default folder: in the user's cache, or in SOUNDSTORM_CACHE_DIR, path or URI."""
     return storage.join(os.environ.get("SOUNDSTORM_CACHE_DIR") or Path.home() / ".cache" / "soundstorm", "measurements")
 
 
 @cache
 def measures_version() -> str:
-    """SHA-256 over the source of the measures, the libraries that they call, and what decides the last bits of their
-    sums."""
+    """SHA-256 over the source code of the metrics, the versions of their libraries, and the processor features that
+    affect rounding."""
     root, found = Path(soundstorm.__file__).parent, hashlib.sha256()
     for path in sorted(path for room in MEASURES for path in (root / room).rglob("*.py")):
         found.update(path.read_bytes())
@@ -59,18 +59,18 @@ def measures_version() -> str:
 
 
 def wanted_of(item: MeasurementRequest) -> list[str]:
-    """The KINDS of measurements that a request asks for."""
+    """The KINDS that a request needs."""
     is_wanted = (item.source is not None, item.source == Source.REAL, item.role is not None)
     return [kind for kind, is_one in zip(KINDS, is_wanted, strict=True) if is_one]
 
 
 class MeasurementCache:
-    """Measurements at a place.
+    """Measurements in a folder.
 
     Args:
-        folder: path or URI; None: nothing is found and nothing is kept.
-        clip_settings: what decides which samples of a clip are measured.
-        network_settings: what decides what `resynthesized` and `features` are made with.
+        folder: path or URI; None: the cache is off.
+        clip_settings: settings that determine which samples of a clip are measured.
+        network_settings: settings that determine `resynthesized` and `features`.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class MeasurementCache:
         self._folder, self._clip, self._networks = folder, dict(clip_settings), dict(network_settings)
 
     def content(self, item: MeasurementRequest, reader: tars.TarMemberReader) -> str | None:
-        """SHA-256 of the clip's file; None where it is not to be had, is too large, or nothing is kept."""
+        """SHA-256 of the clip's file; None if it cannot be read or is too large, or if the cache is off."""
         if self._folder is None:
             return None
         try:
@@ -87,11 +87,11 @@ class MeasurementCache:
                 return hashlib.sha256(reader.read(item.clip.uri)).hexdigest()
             with open_recording(split_window(item.clip.uri)[0]) as file:
                 return _digest(file)
-        except (RejectedAudio, ClusterError, OSError):  # whoever measures it says what is wrong
+        except (RejectedAudio, ClusterError, OSError):  # reported when the clip is measured
             return None
 
     def find(self, item: MeasurementRequest, content: str | None) -> Measurements | None:
-        """All measurements that `item` asks for; None where one is missing."""
+        """All measurements that `item` needs; None if one is missing."""
         if self._folder is None or content is None:
             return None
         found: Measurements = {}
@@ -103,7 +103,7 @@ class MeasurementCache:
         return found
 
     def keep(self, item: MeasurementRequest, content: str | None, measured: Measurements) -> None:
-        """Keep measurements for later runs, where the folder takes them."""
+        """Store measurements for later runs, if the folder is writable."""
         if self._folder is None or content is None:
             return
         for kind, columns in measured.items():
@@ -112,7 +112,7 @@ class MeasurementCache:
                 digest = hashlib.sha256(body).hexdigest().encode()
                 storage.write_bytes(self._uri(kind, item, content), digest + b"\n" + body)
             except (ClusterError, ValueError) as error:  # such as a full disk, or a figure that is not finite
-                logger.warning("a measurement is not kept for later runs: %s", error)
+                logger.warning("a measurement could not be cached: %s", error)
 
     def _uri(self, kind: str, item: MeasurementRequest, content: str) -> str:
         assert self._folder is not None
@@ -136,7 +136,7 @@ class MeasurementCache:
         try:
             digest, _, body = storage.read_bytes(uri).partition(b"\n")
             found = json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
-        except (ClusterError, ValueError):  # not there, out of reach, or cut short
+        except (ClusterError, ValueError):  # missing, unreachable, or damaged
             return None
         return found if isinstance(found, dict) else None
 

@@ -1,4 +1,4 @@
-"""The options of `evaluate`, and which of them go together."""
+"""Options of `evaluate`, with checks of their combinations."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -79,9 +79,10 @@ class Options(PoolOptions):
     shard_size: Count = 16
     """Clips per shard."""
     cache: bool = True
-    """Use measurements of the same files that earlier runs have kept, and keep those of this one."""
+    """Use cached measurements of the same files, and cache those of this run."""
     cache_dir: str | None = None
-    """Folder or s3:// prefix for them; default: measurements/ in SOUNDSTORM_CACHE_DIR, else in ~/.cache/soundstorm."""
+    """Folder or s3:// prefix of the cache; default: measurements/ in SOUNDSTORM_CACHE_DIR, else in
+    ~/.cache/soundstorm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,4 +1,4 @@
-"""What comes out of an evaluation: tables, summary.json, and the page with examples, settings and fingerprints."""
+"""Output of an evaluation: tables, summary.json, and the report."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -24,7 +24,7 @@ ALL_FOLDS = "The real clips come from all folds, also from those that the model 
 
 @dataclass(kw_only=True, frozen=True)
 class Evaluation:
-    """What was measured, of which clips, and what came out."""
+    """Clips, measurements and results of an evaluation."""
 
     real: list[Clip]
     generated: list[Clip]
@@ -39,11 +39,11 @@ class Evaluation:
     summary: Summary
     closeness: Closeness | None
     reasons: dict[str, int]
-    """How many clips were rejected for each reason."""
+    """Number of rejected clips by reason."""
     substitution: pa.Table | None = None
-    """Where the generator loses; None: not asked for."""
+    """Table of the substitution test; None: not requested."""
     utility: pa.Table | None = None
-    """What the generated clips are worth as training data; None: not asked for."""
+    """Table of the utility test; None: not requested."""
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -62,7 +62,7 @@ class Evaluation:
 
     @property
     def warnings(self) -> list[str]:
-        """What was found that makes the comparison less than it seems."""
+        """Warnings that limit what the comparison shows."""
         return ([self.bands.note] if self.bands.note else []) + (self.closeness.warnings if self.closeness else [])
 
     def write(self, output_dir: str) -> None:

@@ -165,16 +165,15 @@ def select_comparison_sets(
         roles[role] = draw_per_category(wanted, CLIPS_PER_CLASS, seed)
         if len(roles[role]) < len(wanted):
             name = "other real" if role == Role.REFERENCE else role.value
-            missed = " A copy of a clip that was not drawn goes unnoticed." if role == Role.REFERENCE else ""
+            missed = " Copies of clips outside this sample are not detected." if role == Role.REFERENCE else ""
             warnings.append(
                 f"Closeness rests on {len(roles[role])} of {len(wanted)} {name} clips, {CLIPS_PER_CLASS} a class, "
-                f"drawn by --seed {seed}.{missed}"
+                f"sampled with --seed {seed}.{missed}"
             )
     if trained is not None and held_out is not None and _may_know(trained, held_out, dataset):
         warnings.append(
             f"The classifier was trained on the held-out fold {held_out} too, or may have been "
-            f"({trained.provenance}): it names those recordings "
-            "better than new ones."
+            f"({trained.provenance}): it classifies those recordings better than new ones."
         )
     return ComparisonSets(
         roles=roles,
@@ -250,7 +249,7 @@ def _held_out_fold(
             f"{', '.join(map(str, folds))}"
         )
     if len(folds) < 2:
-        return None, f"{real_audio} is no dataset with folds, so what a model was trained on is not known"
+        return None, f"{real_audio} is not a dataset with folds, so it is unknown what a model was trained on"
     return next(chosen for chosen in (requested, fold, folds[-1]) if chosen is not None), ""
 
 

@@ -1,4 +1,4 @@
-"""Recordings by URI, read as far as they are wanted: on a disk or in a bucket, whole or a window of a longer one."""
+"""Reading of recordings by URI: local or remote, whole or a window of a longer one."""
 
 import contextlib
 import io
@@ -19,16 +19,15 @@ from soundstorm.schemas import Note, Reason
 from soundstorm.serialization.recordings import CONTENT_BYTES, content_of
 
 MAX_CLIP_S = 60.0
-"""Seconds of a clip that are measured unless the caller says otherwise: memory grows by 100 MB with each minute."""
+"""Default maximum duration of a clip; memory grows by 100 MB per minute."""
 
 HEADER_READERS = 16
-"""Threads that look at the headers of recordings."""
+"""Threads that read the headers of recordings."""
 
 
 @contextlib.contextmanager
 def rejecting(uri: str) -> Iterator[None]:
-    """Turns errors of storage and of the disk about a recording into RejectedAudio. Storage that is out of reach
-    rejects nothing."""
+    """Convert errors of storage and disk into RejectedAudio, except if the storage cannot be reached."""
     try:
         yield
     except StorageUnavailableError:
@@ -42,11 +41,11 @@ def rejecting(uri: str) -> Iterator[None]:
 
 
 def open_recording(uri: str) -> BinaryIO:
-    """A recording's file to read from, of which a large one is read as it is used.
+    """Open a recording as a file; a large one is read on demand.
 
     Raises:
         RejectedAudio: it is missing, or cannot be read.
-        StorageUnavailableError: the storage does not give it out now.
+        StorageUnavailableError: the storage cannot be reached.
     """
     with rejecting(uri):
         return storage.open_file(uri)
@@ -65,13 +64,13 @@ def load_recording(
     Args:
         uri: of a file, or of a window of one.
         sample_rate: samples per second of the result.
-        max_duration_s: what lies beyond is cut off.
+        max_duration_s: maximum duration of the result.
         file: the file, where it is open already.
         dataset: of which it is a clip; one with a published length of clips decides the length.
 
     Raises:
         RejectedAudio: it cannot be used.
-        StorageUnavailableError: the storage does not give it out now.
+        StorageUnavailableError: the storage cannot be reached.
     """
     name, window = split_window(uri)
     with file or open_recording(name) as source, rejecting(name):
@@ -85,8 +84,7 @@ def load_recording(
 def load_known_recording(
     uri: str, sample_rate: int = SAMPLE_RATE, max_duration_s: float = 30.0, dataset: str = ""
 ) -> tuple[Recording, str]:
-    """As `load_recording`, with what the file is known again by: see
-    `soundstorm.serialization.recordings.content_of`."""
+    """Like `load_recording`, with the hash of the content, see `soundstorm.serialization.recordings.content_of`."""
     name, _ = split_window(uri)
     file = open_recording(name)
     with rejecting(name):
@@ -150,13 +148,13 @@ def load_clip(
 
     Raises:
         RejectedAudio: it is not there, or cannot be used.
-        StorageUnavailableError: the storage does not give it out now.
+        StorageUnavailableError: the storage cannot be reached.
     """
     return to_pcm16(load_clip_recording(uri, reader or tars.TarMemberReader(), max_duration_s, dataset).waveform)
 
 
 def load_clip_recording(uri: str, reader: tars.TarMemberReader, max_duration_s: float, dataset: str = "") -> Recording:
-    """A clip, which may lie in an archive, as it was decoded; raises as `load_clip` does."""
+    """Decode a clip, which may be in an archive; raises like `load_clip`."""
     file = None
     if tars.is_member(uri):
         with rejecting(uri):

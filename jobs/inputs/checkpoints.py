@@ -1,4 +1,4 @@
-"""A checkpoint by URI: found in the output of `train` or named directly, and carried to actors as bytes."""
+"""Opening checkpoints by URI, as output of `train` or as a folder; actors get them as bytes."""
 
 import functools
 
@@ -49,9 +49,8 @@ def checkpoint_place(uri: str) -> str:
             return place
     if records.is_begun(uri, "train"):
         raise SoundStormError(
-            f"--checkpoint {uri}: the training there is not finished: it is under way, or was cut short; wait for its "
-            "end, or run the same "
-            "`soundstorm train` again to go on"
+            f"--checkpoint {uri}: the training there is not finished: wait for its end, or run the same "
+            "`soundstorm train` again to resume it"
         )
     raise SoundStormError(
         f"--checkpoint {uri}: no {CONFIG_FILE} there; give the --output-dir of `soundstorm train`, or its folder "
@@ -61,13 +60,12 @@ def checkpoint_place(uri: str) -> str:
 
 @functools.cache
 def _hub_folder(address: str) -> str:
-    """The local folder of a repository. The hub is asked once, so that all that a job reads is of one revision."""
+    """The local folder of a repository. The hub is queried once, so that all files are of one revision."""
     return str(fetch_from_hub(address, (CONFIG_FILE, WEIGHTS_FILE), (CODEC_FILE,)))
 
 
 def codec_beside(uri: str | None) -> str | None:
-    """The file of the codec that lies beside the checkpoint at `uri`, as `soundstorm export` puts it there; None where
-    there is none."""
+    """The codec file beside the checkpoint at `uri`, as written by `soundstorm export`; None if there is none."""
     file = None if uri is None else storage.join(checkpoint_place(uri), CODEC_FILE)
     return file if file is not None and storage.exists(file) else None
 

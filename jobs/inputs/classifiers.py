@@ -1,4 +1,4 @@
-"""A classifier by URI: found in the output of `train-classifier` or named directly, and carried to actors as bytes."""
+"""Opening classifiers by URI, as output of `train-classifier` or as a file; actors get them as bytes."""
 
 from collections.abc import Sequence
 
@@ -37,7 +37,7 @@ def classifier_files(uri: str | None, option: str = "--checkpoint") -> dict[str,
 
 
 def classifier_place(uri: str | None, option: str = "--checkpoint") -> str:
-    """Where the classifier's file lies: at `uri`, or CLASSIFIER_FILE in the folder `uri`; None = in the package.
+    """The classifier's file: `uri`, or CLASSIFIER_FILE in the folder `uri`; None: in the package.
 
     Raises:
         SoundStormError: there is no classifier.

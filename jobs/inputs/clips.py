@@ -1,5 +1,4 @@
-"""Which audio files an evaluation compares: from a manifest, a table of clips, a dataset's folder or any folder of
-audio."""
+"""Finds the clips of an evaluation, from a manifest, a table of clips, a dataset, or any folder of audio."""
 
 import hashlib
 from collections.abc import Sequence
@@ -82,18 +81,17 @@ def find_clips(option: str, uri: str) -> list[Clip]:
 
 
 def is_listed(uri: str) -> bool:
-    """Whether the clips at `uri` are all audio that lies below it, and not what a table names."""
+    """Whether the clips at `uri` are all audio files below it, not those of a table."""
     return not uri.endswith(".parquet") and _index_of(uri) is None
 
 
 def _index_of(uri: str) -> str | None:
-    """The file below the folder `uri` that says which clips it has: one of TABLES or LAYOUTS; None where there is
-    none."""
+    """The file in the folder `uri` that lists its clips, one of TABLES or LAYOUTS; None if there is none."""
     return next((name for name in (*TABLES, *LAYOUTS) if storage.exists(storage.join(uri, *name.split("/")))), None)
 
 
 def with_sizes(clips: list[Clip]) -> list[Clip]:
-    """The clips, each without a version with its size as one, as far as a few listings tell them."""
+    """The clips, with the file size as version where they have none and listings have it."""
     folders = {clip.uri.rpartition("/")[0] for clip in clips if not clip.version}
     if not 0 < len(folders) <= MAX_LISTED_FOLDERS:
         return clips
@@ -159,7 +157,8 @@ def _from_table(uri: str) -> list[Clip]:
     except (pa.ArrowException, ValueError, LookupError) as error:
         reason = " ".join(str(error).split())[:200]
         raise SoundStormError(
-            f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): make it again"
+            f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): run the step that "
+            "writes it again"
         ) from error
     clips = _from_clips(table, identifier)
     if not clips:

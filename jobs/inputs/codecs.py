@@ -38,7 +38,7 @@ def choose_codec(
         beside: file with the codec that was shared with a checkpoint; `jobs.inputs.checkpoints.codec_beside` finds it.
 
     Raises:
-        SoundStormError: the weights are damaged, or none with the fingerprint `expected` are at hand.
+        SoundStormError: the weights are damaged, or none with the fingerprint `expected` are available.
         ClusterError: what `--codec` names cannot be read.
     """
     if option is not None:
@@ -81,7 +81,7 @@ def _default_codec() -> bytes:
     if official is not None:
         return official
     print_warning(
-        "the official EnCodec weights are not at hand (no file, and no download); using the codec "
+        "the official EnCodec weights are not available (no file, and no download); using the codec "
         "that "
         f"ships with this package. For the official one, put {OFFICIAL_FILE} into {official_cache().parent} or give "
         "--codec PATH"

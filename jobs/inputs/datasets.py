@@ -1,4 +1,4 @@
-"""Opening the dataset that a job's options name: the index of its clips, wherever it lies."""
+"""Opening the dataset of a job: the index of its clips, local or remote."""
 
 import hashlib
 import posixpath
@@ -78,7 +78,7 @@ def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
     ]
     if not any(listed):
         raise SoundStormError(
-            f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name a line"
+            f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name per line"
         )
     return listed
 

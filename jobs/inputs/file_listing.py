@@ -74,7 +74,7 @@ def list_audio(sources: Sequence[str], table: str | None) -> Iterator[Listing]:
         path = Path(folder) / "listing.parquet"
         count = write_table_stream(str(path), LISTED, _tables(_entries(sources, table), digest.update), {})
         if not count:
-            raise SoundStormError(f"--list {table}: the table has no rows; there is nothing to hear")
+            raise SoundStormError(f"--list {table}: the table has no rows: give a table with files to classify")
         yield Listing(path=path, count=count, digest=digest.hexdigest())
 
 
@@ -152,7 +152,7 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
     try:
         matches = re.compile(glob_translate(whole)).match
     except ValueError as error:
-        raise SoundStormError(f"{pattern}: ** stands for folders: put it between slashes, as in a/**/*.wav") from error
+        raise SoundStormError(f"{pattern}: ** matches folders: put it between slashes, as in a/**/*.wav") from error
     found = False
     for uri, size in audio_below(folder):
         if matches(uri):
@@ -160,5 +160,5 @@ def _matching(pattern: str) -> Iterator[tuple[str, int]]:
             yield uri, size
     if not found:
         raise SoundStormError(
-            f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * stands for a name, ** for folders"
+            f"{pattern}: no audio file ({AUDIO_EXAMPLES}) matches; in patterns * matches a name, ** folders"
         )

@@ -1,4 +1,4 @@
-"""Stopping before a test that weights have seen, or may have seen."""
+"""Refuses tests on data that the tested weights were, or may have been, trained on."""
 
 from collections.abc import Sequence
 
@@ -8,13 +8,13 @@ from soundstorm.serialization.leakage import Learned, Test, judge
 
 
 def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: str, allowed: bool) -> list[str]:
-    """Why a test is not to be trusted, a sentence each; none: nothing was trained on what it tests on.
+    """Reasons why a test is not valid, one sentence each; empty if nothing was trained on the test data.
 
     Args:
-        learned: what the tested network is and learned from.
-        tests: the folds that it is tested on.
-        remedy: what to do instead, for the error.
-        allowed: warn, and go on.
+        learned: the tested network and what it was trained on.
+        tests: the test folds.
+        remedy: remedy for the error message.
+        allowed: print a warning instead of an error.
 
     Raises:
         SoundStormError: there is a reason, and it is not allowed.
@@ -24,7 +24,7 @@ def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: s
     if leaks and not allowed:
         raise SoundStormError(f"{'; '.join(leaks)}: {remedy}, or give --allow-leak and do not trust the accuracy")
     for leak in leaks:
-        print_warning(f"{leak}; it is used all the same (--allow-leak)")
+        print_warning(f"{leak}; it is used nevertheless (--allow-leak)")
     for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
         print_note(note)
     return leaks

@@ -1,4 +1,4 @@
-"""Where the output of a job must not lie: among recordings, where the next run would take it for some of them."""
+"""Keeps the output of a job out of folders of recordings, where the next run would read it as recordings."""
 
 from itertools import islice
 
@@ -7,32 +7,31 @@ from soundstorm.audio.file_kinds import is_audio
 from soundstorm.errors import SoundStormError
 
 MAX_LOOKED_AT = 1000
-"""Files of a folder that are looked at to tell whether its sub-folders hold recordings."""
+"""Maximum number of files that are checked to decide whether sub-folders contain recordings."""
 LEAST_CLASSES = 2
 """A folder with so many sub-folders of audio is taken for one of recordings."""
 
 
 def check_not_inside(output_dir: str, recordings: str, option: str, recordings_option: str) -> None:
-    """Raise if `output_dir`, the value of `option`, is or lies within the folder `recordings`, the value of
-    `recordings_option`.
+    """Check that `output_dir`, the value of `option`, is not inside `recordings`, the value of `recordings_option`.
 
     Raises:
-        SoundStormError: it does.
+        SoundStormError: it is.
     """
     if _below(output_dir).startswith(_below(recordings)):
         raise SoundStormError(
-            f"{option} {output_dir} lies within {recordings_option} {recordings}: give a folder outside of it"
+            f"{option} {output_dir} is inside {recordings_option} {recordings}: give a folder outside of it"
         )
 
 
 def check_not_class_folder(output_dir: str, option: str = "--output-dir") -> None:
-    """Raise if `output_dir` would be a class, or lie within one, of a folder of recordings.
+    """Check that `output_dir` is not a class, or inside one, of a folder of recordings.
 
-    A folder is taken for one of recordings if it has several sub-folders beside `output_dir`, and all of them have
-    audio right below them.
+    A folder counts as one of recordings if it has several sub-folders beside `output_dir`, and all of them directly
+    contain audio.
 
     Raises:
-        SoundStormError: it would.
+        SoundStormError: it is.
     """
     output = storage.absolute(output_dir).rstrip("/")
     parent = output.rpartition("/")[0]
@@ -47,14 +46,13 @@ def check_not_class_folder(output_dir: str, option: str = "--output-dir") -> Non
         if len(classes) >= LEAST_CLASSES and all(classes.values()):
             named = ", ".join(sorted(classes)[:3]) + (" and others" if len(classes) > 3 else "")
             raise SoundStormError(
-                f"{option} {output_dir} lies within {place}, a folder of recordings ({named}): give a folder outside "
+                f"{option} {output_dir} is inside {place}, a folder of recordings ({named}): give a folder outside "
                 "of it"
             )
 
 
 def _classes(folder: str) -> dict[str, bool]:
-    """Names of the folders right below `folder`, and whether they have audio right below them, as far as its first
-    files tell."""
+    """Names of the sub-folders of `folder`, and whether they directly contain audio, judged by its first files."""
     found: dict[str, bool] = {}
     for entry in islice(storage.iter_objects(folder), MAX_LOOKED_AT):
         name, *rest = entry.uri[len(folder) + 1 :].split("/")

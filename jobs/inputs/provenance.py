@@ -1,5 +1,4 @@
-"""What a job trains on and tests on, as `soundstorm.serialization.provenance` and `soundstorm.serialization.leakage`
-take it."""
+"""Provenance of the training and test data of a job."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -16,7 +15,7 @@ from soundstorm.serialization.provenance import Parent, TrainedOn
 from soundstorm.serialization.recordings import Recordings, digest_of, recordings_of
 
 READERS = 16
-"""Files that are read at once."""
+"""Number of files that are read in parallel."""
 
 
 def folds_of(clips: pa.Table) -> dict[str, int]:
@@ -63,8 +62,7 @@ def read_contents(uris: list[str]) -> dict[str, str]:
 
 
 def combined(recordings: Recordings, *parents: Parent | None, outside: tuple[str, ...] = ()) -> TrainedOn:
-    """All that is learned from; where parents contradict each other, what is known of them is dropped, so that every
-    test is refused."""
+    """The combined provenance. Contradictory information about parents is dropped, so that every test is refused."""
     there = tuple(parent for parent in parents if parent is not None)
     try:
         return TrainedOn(recordings=(recordings,), outside=outside, parents=there)

@@ -43,7 +43,7 @@ RecordingSeconds = Annotated[
 KILLS_WORKER = "every process that decoded it died; more memory may help"
 BATCH_SIZE = 16
 MAX_RETRIES = 12
-"""Retries of a batch after its task died; Ray Data itself would retry for ever."""
+"""Retries of a batch after its task died; Ray Data itself would retry without limit."""
 HANG_S = 1800.0
 """A batch hangs if it takes longer than this plus the longest duration of its audio; its process kills itself."""
 
@@ -101,7 +101,7 @@ def _decoded(
         _, poison = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" at {', '.join(poison[:5])}" if poison else ""
         raise SoundStormError(
-            f"decoding broke off: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
+            f"decoding was aborted: tasks died {MAX_RETRIES + 1} times{named}; leave these out, or give more memory"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Clips that cannot be used, counted by reason; too many of them end a job."""
+"""Counts rejected clips by reason; too many of them abort a job."""
 
 from collections import Counter
 
@@ -10,18 +10,18 @@ from soundstorm.errors import SoundStormError
 def check_rejected_fraction(
     rejected: pa.Table, total: int, max_share: float, *, problem: str, named_by: str, remedy: str
 ) -> dict[str, int]:
-    """How many clips were rejected for each reason.
+    """Number of rejected clips for each reason.
 
     Args:
         rejected: schema REJECTED.
-        total: clips, the rejected ones too.
-        max_share: of these, that may be rejected: --max-rejected.
-        problem: what is said of them: `were rejected`.
+        total: number of clips, including rejected ones.
+        max_share: maximum fraction of rejected clips: --max-rejected.
+        problem: what happened to them: `were rejected`.
         named_by: the column that names a clip.
-        remedy: what can be done, or where to look.
+        remedy: remedy for the error message.
 
     Raises:
-        SoundStormError: more were.
+        SoundStormError: too many clips were rejected.
     """
     reasons = Counter(rejected["reason"].to_pylist())
     if rejected.num_rows > max_share * total:

@@ -1,4 +1,4 @@
-"""The synthetic dataset, made where a job needs it: on the spot, once, the same for all."""
+"""Creates the synthetic dataset; it is always the same."""
 
 import tempfile
 from pathlib import Path

@@ -1,5 +1,4 @@
-"""What `tokenize` made, as a training run wants it: clips to train on, clips to validate with, and what their codes
-mean."""
+"""The output of `tokenize` for training: training and validation clips, codec and classes."""
 
 import json
 from collections import Counter
@@ -36,8 +35,7 @@ from soundstorm.training.batches import sample_view
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 CLIPS_FILE = "clips.parquet"
 CODEC_TRAINED_ON = "codec_trained_on"
-"""In the record of `tokenize`: what the codec was trained on, as `soundstorm.serialization.provenance` writes it; null:
-not known."""
+"""Key in the record of `tokenize`: provenance of the codec; null: unknown."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -60,8 +58,8 @@ class TokenSet:
         """Codes of a clip as recorded."""
         return self.views[index][0]
 
-    def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
-        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.sample_view`."""
+    def sample_view(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
+        """Codes of the view of a clip in an epoch; see `soundstorm.training.batches.sample_view`."""
         views = self.views[index]
         return views[sample_view(len(views), recorded_share, seed, epoch, index)]
 
@@ -102,7 +100,7 @@ class Tokens:
         try:
             recordings = recordings_of(self.dataset, self.folds, trained, self.contents)
         except ValueError as error:
-            raise SoundStormError(f"{self.uri}: {error}: make the tokens again with `soundstorm tokenize`") from error
+            raise SoundStormError(f"{self.uri}: {error}: run `soundstorm tokenize` again") from error
         return combined(recordings, codec, start)
 
     def test(self) -> Test:
@@ -158,7 +156,7 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
     categories = _categories(metadata, tokens_uri)
     folds = sorted(set(table["fold"].to_pylist()))
     if not folds:
-        raise SoundStormError(f"--tokens {uri}: there is not one clip; the table rejected there says why")
+        raise SoundStormError(f"--tokens {uri}: there are no clips: see the table `rejected` there")
     chosen = folds[-1] if fold is None else fold
     if chosen not in folds:
         raise SoundStormError(f"{option} is {chosen}: the tokens have folds {', '.join(map(str, folds))}")
@@ -170,7 +168,7 @@ def open_tokens(uri: str, fold: int | None, option: str = "--fold") -> Tokens:
             raise SoundStormError(
                 f"{tokens_uri}: clip '{row['clip_id']}' has label {row['label']} of {len(categories)} and "
                 f"{row['num_frames']} frames: "
-                "make the tokens again with `soundstorm tokenize`"
+                "run `soundstorm tokenize` again"
             )
     fingerprint = CodecFingerprint.from_metadata(metadata, tokens_uri)
     has_contents = "content" in table.column_names
@@ -204,7 +202,7 @@ def _clips(where: str) -> pa.Table:
 
 
 def _codec_provenance(record: records.Record, fingerprint: CodecFingerprint) -> Provenance:
-    """What the codec of the tokens was trained on: the record says it, or it is one that is known."""
+    """Provenance of the codec of the tokens, from the record or for a known codec."""
     if record.counts.get(CODEC_TRAINED_ON) is not None:
         return parse_provenance(record.counts[CODEC_TRAINED_ON])
     if fingerprint.sha256 == OFFICIAL_SHA256:
@@ -222,9 +220,7 @@ def _categories(metadata: dict[str, str], where: str) -> list[str]:
         or not all(isinstance(name, str) for name in categories)
         or len(set(categories)) != len(categories)
     ):
-        raise SoundStormError(
-            f"{where}: it does not say which categories there are: make the tokens again with `soundstorm tokenize`"
-        )
+        raise SoundStormError(f"{where}: the categories are missing: run `soundstorm tokenize` again")
     return categories
 
 
@@ -238,9 +234,7 @@ def _require_recorded(table: pa.Table, where: str) -> None:
                 if count > 1
                 else f"has view {view} and not view {ORIGINAL}, the recording"
             )
-            raise SoundStormError(
-                f"{where}: clip '{clip_id}' {problem}: make the tokens again with `soundstorm tokenize`"
-            )
+            raise SoundStormError(f"{where}: clip '{clip_id}' {problem}: run `soundstorm tokenize` again")
 
 
 def split_tokens(

@@ -1,1 +1,1 @@
-"""Models that others can use."""
+"""Export of models for sharing."""

@@ -1,5 +1,5 @@
-"""`soundstorm export`: a checkpoint with its codec and a model card in one folder, as a repository of the Hugging Face
-Hub has it."""
+"""`soundstorm export`: a checkpoint with its codec and a model card in one folder, in the format of a Hugging Face Hub
+repository."""
 
 import tempfile
 from dataclasses import dataclass, replace
@@ -30,16 +30,16 @@ class Options:
     checkpoint: str | None = None
     """Output of `train`, or a checkpoint's folder; default: the checkpoint in the package."""
     codec: str | None = None
-    """Weights of its codec, where they are neither in the package nor beside the checkpoint."""
+    """Weights of its codec, if they are neither in the package nor beside the checkpoint."""
     title: str | None = None
     """Heading of the model card; default: the name of the folder."""
     licence: str | None = None
     """Licence of the weights, as the hub writes it: cc-by-4.0, cc0-1.0, mit; default: that of the packaged weights, and
     `other` for yours."""
     packed: bool = False
-    """Round the weights to a third of their size (not to go on training with)."""
+    """Quantize the weights to a third of their size (not for further training)."""
     overwrite: bool = False
-    """Write over a model that is there already."""
+    """Replace an existing model."""
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def run(options: Options) -> dict[str, Any]:
     storage.check_writable(options.output_dir)
     if storage.exists(storage.join(options.output_dir, CONFIG_FILE)) and not options.overwrite:
         raise SoundStormError(
-            f"--output-dir {options.output_dir} holds a model already: give another folder, or --overwrite"
+            f"--output-dir {options.output_dir} already contains a model: give another folder, or --overwrite"
         )
     files = checkpoint_files(options.checkpoint)
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
@@ -62,13 +62,13 @@ def run(options: Options) -> dict[str, Any]:
         files, checkpoint = _packed(checkpoint)
     licence = options.licence or (PACKAGED_LICENCE if options.checkpoint is None else OTHER_LICENCE)
     if licence == OTHER_LICENCE:
-        print_note("without --licence the card says 'other': nobody knows what is allowed with the weights")
+        print_note("without --licence the card states 'other', which allows no use of the weights")
     title = options.title or storage.absolute(options.output_dir).rstrip("/").rpartition("/")[2]
     card = model_card(checkpoint, title=title, licence=licence, size_bytes=len(files[WEIGHTS_FILE]))
     content = {CODEC_FILE: codec, CARD_FILE: card.encode(), WEIGHTS_FILE: files[WEIGHTS_FILE]}
     if options.checkpoint is None:
         content[CREDITS_FILE] = bundled_file(CREDITS_FILE).read_bytes()
-    content[CONFIG_FILE] = files[CONFIG_FILE]  # last: who finds it finds the rest
+    content[CONFIG_FILE] = files[CONFIG_FILE]  # last: readers that find it find the other files
     for name, data in content.items():
         storage.write_bytes(storage.join(options.output_dir, name), data)
     size = sum(map(len, content.values()))

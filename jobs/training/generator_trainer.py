@@ -150,7 +150,7 @@ class TrainingRun:
             world_size=self.world_size,
         )
         for number, members in enumerate(batches):
-            views = [self.training.drawn(index, config.recorded_share, config.seed, epoch) for index in members]
+            views = [self.training.sample_view(index, config.recorded_share, config.seed, epoch) for index in members]
             clips = [
                 crop(codes_QT, config.crop_frames, config.seed, epoch, index)
                 for codes_QT, index in zip(views, members, strict=True)

@@ -281,7 +281,7 @@ def test_folds_are_told_apart_when_their_clips_change(
 
 
 def test_stages_are_not_kept_among_the_recordings(sounds: Path, tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"--stages-dir .* lies within --data-dir"):
+    with pytest.raises(SoundStormError, match=r"--stages-dir .* is inside --data-dir"):
         run(hearing(sounds, tmp_path / "out", stages_dir=str(sounds / "stages")))
     assert not (sounds / "stages").exists()
 

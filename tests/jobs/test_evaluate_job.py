@@ -446,8 +446,8 @@ def test_other_fold_held_out_makes_no_copies_of_what_was_not_trained_on(
         (["--real-audio", "EMPTY", "--generated-audio", "GENERATED"], ["--real-audio", "no audio"]),
         (["--real-audio", "REAL", "--generated-audio", "/nowhere"], ["--generated-audio /nowhere", "no audio"]),
         (["--real-audio", "REAL", "--generated-audio", "GENERATED", "--fold", "7"], ["--fold is 7", "folds 0"]),
-        (["--real-audio", "OVER", "--generated-audio", "GENERATED"], ["--output-dir", "lies within --real-audio"]),
-        (["--real-audio", "REAL", "--generated-audio", "OVER"], ["--output-dir", "lies within --generated-audio"]),
+        (["--real-audio", "OVER", "--generated-audio", "GENERATED"], ["--output-dir", "is inside --real-audio"]),
+        (["--real-audio", "REAL", "--generated-audio", "OVER"], ["--output-dir", "is inside --generated-audio"]),
         (
             ["--real-audio", "REAL", "--generated-audio", "GENERATED", "--training-log", "/nowhere/log.csv"],
             ["/nowhere/log.csv does not exist"],

@@ -410,7 +410,7 @@ def test_an_output_folder_among_recordings_is_refused(
     before = file_times(str(tmp_path))
     result = command(generate, "--checkpoint", checkpoint, "--output-dir", str(tmp_path / place))
     assert_one_message(
-        result, f"--output-dir {tmp_path / place} lies within {tmp_path / 'sounds'}, a folder of recordings ("
+        result, f"--output-dir {tmp_path / place} is inside {tmp_path / 'sounds'}, a folder of recordings ("
     )
     assert file_times(str(tmp_path)) == before
     (tmp_path / "sounds" / "notes" / "more").mkdir(parents=True)

@@ -301,7 +301,7 @@ def test_output_within_a_folder_of_recordings_is_refused(tmp_path: Path) -> None
     (tmp_path / "rain").mkdir()
     (tmp_path / "rain" / "a.wav").write_bytes(wav(noise(0.2)))
     options = tokenize.Options(dataset="folder", data_dir=str(tmp_path), output_dir=str(tmp_path / "out"))
-    with pytest.raises(SoundStormError, match=r"--output-dir .*out lies within --data-dir"):
+    with pytest.raises(SoundStormError, match=r"--output-dir .*out is inside --data-dir"):
         tokenize.run(options)
     assert not (tmp_path / "out").exists()
 

@@ -212,7 +212,7 @@ def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other
 ) -> None:
     with sole_process(str(tmp_path), "train"):
         result = command(jobs.train, "--tokens", tokens, "--preset", "tiny", "--output-dir", str(tmp_path))
-        assert_one_message(result, "another `train` is at work there")
+        assert_one_message(result, "another `train` is running there")
     assert "already trained" in run(options(tokens, trained["output_dir"], checkpoint=origin, num_workers=1))["message"]
 
 
@@ -376,7 +376,7 @@ def test_views_that_no_tokenizer_makes_are_refused(views: tuple[int, ...], probl
         "codes": codes_to_lists(pattern(0, 9)),
     }
     rows = [base | {"clip_id": f"clip-{fold}", "fold": fold, "view": view} for fold in (1, 2) for view in views]
-    with pytest.raises(SoundStormError, match=f"clip 'clip-.' {problem}: make the tokens again"):
+    with pytest.raises(SoundStormError, match=f"clip 'clip-.' {problem}: run `soundstorm tokenize` again"):
         open_tokens(write_tokens(str(tmp_path), rows=rows), 2)
 
 

@@ -1,1 +1,1 @@
-"""AWS: the policies of the nodes and Ray's provider of them."""
+"""IAM policies and the node provider for AWS."""

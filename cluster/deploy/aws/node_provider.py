@@ -1,5 +1,5 @@
-"""Ray's provider of nodes on AWS, which also rents on demand what the spot market does not have. Named by `provider:
-module:` of cluster.yaml."""
+"""Node provider of Ray for AWS that falls back to on-demand nodes if there is no spot capacity. Referenced by
+`provider: module:` of cluster.yaml."""
 
 import logging
 from typing import Any
@@ -13,15 +13,15 @@ NO_SPOT = {
     "MaxSpotInstanceCountExceeded",
     "SpotMaxPriceTooLow",
     "UnfulfillableCapacity",
-    "Unsupported",  # the type is not on the spot market of any of the zones
+    "Unsupported",  # the instance type has no spot market in any of the zones
 }
-"""What EC2 answers when a spot node cannot be had, but one on demand may."""
+"""EC2 error codes for which an on-demand node may be available although a spot node is not."""
 
 logger = logging.getLogger(__name__)
 
 
 class SpotFirstNodeProvider(AWSNodeProvider):
-    """Asks for each node as its `node_config` says; if that is on the spot market and it has none in any zone, on
+    """Requests each node as in its `node_config`; if that is a spot node and there is no capacity in any zone, on
     demand."""
 
     def _create_node(self, node_config: dict[str, Any], tags: dict[str, str], count: int) -> dict[str, Any]:
@@ -31,7 +31,10 @@ class SpotFirstNodeProvider(AWSNodeProvider):
             if MARKET not in node_config or error.category not in NO_SPOT:
                 raise
             logger.warning(
-                "no spot node (%s): %d of %s on demand", error.category, count, node_config.get("InstanceType")
+                "no spot capacity (%s): launching %d %s on demand",
+                error.category,
+                count,
+                node_config.get("InstanceType"),
             )
         return dict(
             super()._create_node({key: value for key, value in node_config.items() if key != MARKET}, tags, count)

@@ -25,7 +25,7 @@ with sole_process(sys.argv[1], "train"):
 
 
 def holder(folder: str) -> subprocess.Popen[str]:
-    """A process that is at work in `folder`."""
+    """A process that runs in `folder`."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, folder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -40,7 +40,7 @@ def test_the_second_process_is_told_who_is_at_work_and_may_begin_when_the_first_
         process = holder(storage_root)
         try:
             with (
-                pytest.raises(ClusterError, match=rf"another `train` is at work there \(process {process.pid} on "),
+                pytest.raises(ClusterError, match=rf"another `train` is running there \(process {process.pid} on "),
                 sole_process(storage_root, "train"),
             ):
                 pass

@@ -1,4 +1,4 @@
-"""Compiled libraries that do not load beside each other are named, with the command that mends it, whatever else cannot
+"""Compiled libraries that cannot be imported together are named, with the command that fixes it, whatever else cannot
 be imported for them."""
 
 import os
@@ -42,7 +42,7 @@ def python(*arguments: str, before: Path | None = None) -> subprocess.CompletedP
 def test_libraries_that_load_are_told_with_their_versions() -> None:
     done = python("-m", "jobs.console.compiled_libraries")
     assert done.returncode == 0, done.stderr
-    assert "torch 2." in done.stdout and done.stdout.endswith(": all load beside each other\n")
+    assert "torch 2." in done.stdout and done.stdout.endswith(": all can be imported together\n")
 
 
 def test_which_two_do_not_fit_and_what_mends_it_is_one_sentence(broken: Path) -> None:

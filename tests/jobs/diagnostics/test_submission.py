@@ -1,4 +1,4 @@
-"""What a submitted job would take along is known before it is submitted, with the names of what is large."""
+"""What a submitted job would send is known before it is submitted, with the names of what is large."""
 
 import logging
 import zipfile
@@ -44,7 +44,7 @@ def test_the_largest_folders_and_files_are_named_with_what_to_do(folder: Path) -
     assert sent.is_much and sent.is_whole
     told = str(sent)
     assert (
-        "would take along 946 MB, and Ray refuses more than" in told
+        "would send 946 MB, and Ray refuses more than" in told
         and "my_sounds/ (900 MB), takes (45 MB), table (1 MB)" in told
     )
     assert "in .rayignore, a line each as in .gitignore (`/my_sounds/`)" in told

@@ -74,7 +74,7 @@ def test_clips_of_one_fold_have_no_reference_and_no_held_out_fold(fold: int) -> 
     dataset = [clip("dog", number, fold) for number in range(6)]
     found = scope(dataset[:3], dataset)
     assert (found.held_out_fold, found.roles[Role.REFERENCE]) == (None, [])
-    assert found.no_fold == "/data is no dataset with folds, so what a model was trained on is not known"
+    assert found.no_fold == "/data is not a dataset with folds, so it is unknown what a model was trained on"
     with pytest.raises(SoundStormError, match=rf"--held-out-fold is 4: /data has fold {fold}$"):
         scope(dataset[:3], dataset, held_out_fold=4)
 
@@ -101,7 +101,7 @@ def test_of_a_large_dataset_some_clips_of_each_class_are_drawn_and_the_reader_is
         "Closeness rests on 6 of 8 generated",
         "Closeness rests on 6 of 16 other real",
     ]
-    assert "3 a class, drawn by --seed 4" in found.warnings[1] and "goes unnoticed" in found.warnings[2]
+    assert "3 a class, sampled with --seed 4" in found.warnings[1] and "are not detected" in found.warnings[2]
     assert found.settings != scope(real, seed=5).settings
 
 

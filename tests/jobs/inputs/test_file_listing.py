@@ -44,7 +44,7 @@ def test_folders_files_and_patterns_name_audio_files(root: str) -> None:
 
 
 def test_two_stars_within_a_name_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(SoundStormError, match=r"a\*\*b.wav: \*\* stands for folders"):
+    with pytest.raises(SoundStormError, match=r"a\*\*b.wav: \*\* matches folders"):
         listed(f"{tmp_path}/a**b.wav")
 
 

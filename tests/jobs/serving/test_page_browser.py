@@ -213,7 +213,7 @@ def test_stretches_can_be_typed_and_marked_at_the_player_and_what_is_wrong_is_sa
         editor.get_by_role("button", name=button).click()
     page.tab.wait_for_function("(field) => field.value === '0.3-0.8, 1-1.5'", arg=field.element_handle())
     for text, sentence in (
-        ("1.2-", "Region '1.2-' is not understood: give START-END in seconds, such as 1.2-2.0."),
+        ("1.2-", "Region '1.2-' is not valid: give START-END in seconds, such as 1.2-2.0."),
         ("1-3", "1-3 s reaches beyond the sound, which has 2.00 s: give less."),
         ("", "Mark what to make anew: drag over the picture, or type seconds such as 1.2-2.0."),
     ):

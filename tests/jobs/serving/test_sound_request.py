@@ -102,7 +102,7 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (inpainted, {"regions": [(float("inf"), 1.5)]}, "regions is inf: give a number"),
     (varied, {"strength": 1.5}, "strength is 1.5: give a share"),
     (varied, {"kept_levels": 9}, "kept_levels is 9: the model has 8"),
-    (varied, {"strength": 0, "kept_levels": 8}, "leaves nothing to make"),
+    (varied, {"strength": 0, "kept_levels": 8}, "leaves nothing to generate"),
     (varied, {"upload": b""}, "the recording cannot be used"),
     (
         varied,

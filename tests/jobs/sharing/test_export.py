@@ -93,7 +93,7 @@ def test_into_object_storage_and_from_there(tmp_path: Path, own: Path, tiny_code
     assert found.categories == ["door | wood", "rain"] and found.step == 7
     weights, _ = choose_codec(None, found.fingerprint, storage_root, codec_beside(storage_root))
     assert weights == tiny_codec.read_bytes()
-    with pytest.raises(SoundStormError, match="holds a model already: give another folder, or --overwrite"):
+    with pytest.raises(SoundStormError, match="already contains a model: give another folder, or --overwrite"):
         export.run(export.Options(output_dir=storage_root, checkpoint=str(own), codec=str(tiny_codec)))
 
 

@@ -104,7 +104,7 @@ def test_a_clip_is_seen_in_another_view_in_another_epoch_and_in_the_same_one_by_
     clips = token_set(9, num_views=4)
 
     def seen(seed: int, epoch: int) -> list[int]:
-        return [int(clips.drawn(index, 0.3, seed, epoch)[0, 0]) for index in range(len(clips))]
+        return [int(clips.sample_view(index, 0.3, seed, epoch)[0, 0]) for index in range(len(clips))]
 
     assert seen(1, 2) == seen(1, 2)
     assert seen(1, 2) != seen(1, 3) != seen(2, 3)

@@ -16,11 +16,11 @@ def test_a_region_is_named_by_start_and_end_in_seconds(text: str, expected: tupl
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("rain", "region 'rain' is not understood: give START-END in seconds, such as 1.2-2.0"),
-        ("1.2", "region '1.2' is not understood"),
-        ("1,2-2,0", "region '1,2-2,0' is not understood"),
-        ("-1-2", "region '-1-2' is not understood"),
-        ("nan-2", "region 'nan-2' is not understood"),
+        ("rain", "region 'rain' is not valid: give START-END in seconds, such as 1.2-2.0"),
+        ("1.2", "region '1.2' is not valid"),
+        ("1,2-2,0", "region '1,2-2,0' is not valid"),
+        ("-1-2", "region '-1-2' is not valid"),
+        ("nan-2", "region 'nan-2' is not valid"),
         ("2.0-1.2", "region 2-1.2 does not end after its start"),
         ("1-1", "region 1-1 does not end after its start"),
         ("1-1.001", "region 1-1.001 is too short to be made anew: give at least 0.01 s"),
