@@ -126,7 +126,7 @@ def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--inpaint", "REC", "--region", "1.0-9"], ["--region 1-9 reaches beyond the recording, which has 1.500 s"]),
+        (["--inpaint", "REC", "--region", "1.0-9"], ["--region 1-9 reaches beyond the end of the recording at 1.500 s"]),
         (["--inpaint", "REC", "--region", "1.0-0.5"], ["--region 1-0.5 does not end after its start"]),
         (["--inpaint", "REC", "--region", "rain"], ["--region 'rain' is not valid", "such as 1.2-2.0"]),
         (["--inpaint", "REC"], ["--inpaint needs a stretch to replace: give --region"]),
@@ -134,15 +134,15 @@ def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
         (["--inpaint", "TEXT", "--region", "0-1"], ["--inpaint", "cannot be edited", "not_audio"]),
         (["--inpaint", "REC", "--vary", "REC"], ["--inpaint and --vary cannot be combined"]),
         (["--prompt", "REC", "--vary", "REC"], ["--prompt and --vary cannot be combined"]),
-        (["--prompt", "REC", "--loop"], ["--loop makes the beginning anew, which --prompt keeps"]),
+        (["--prompt", "REC", "--loop"], ["--loop replaces the beginning, which --prompt keeps"]),
         (["--region", "0-1"], ["--region needs --inpaint FILE"]),
         (["--strength", "0.5"], ["--strength needs --vary FILE"]),
         (["--kept-levels", "0"], ["--kept-levels needs --vary FILE"]),
         (["--vary", "REC", "--strength", "1.5"], ["--strength is 1.5: give a fraction from 0 to 1"]),
-        (["--vary", "REC", "--kept-levels", "99"], ["--kept-levels is 99: the checkpoint has 32 levels"]),
+        (["--vary", "REC", "--kept-levels", "99"], ["--kept-levels is 99: give 0 to 32"]),
         (["--vary", "REC", "--strength", "0", "--kept-levels", "32"], ["leaves nothing to generate"]),
-        (["--vary", "REC", "--duration", "3"], ["--duration does not go with --vary"]),
-        (["--loop", "--duration", "0.3"], ["--duration is 0.3: a loop needs at least 0.5 s"]),
+        (["--vary", "REC", "--duration", "3"], ["--duration cannot be given with --vary"]),
+        (["--loop", "--duration", "0.3"], ["--duration has 0.3 s: a loop needs at least 0.5 s"]),
         (["--recipe", "/nowhere/x.json"], ["/nowhere/x.json does not exist"]),
         (["--recipe", "TEXT"], ["--recipe", "is not JSON"]),
     ],
@@ -172,11 +172,11 @@ def test_an_edit_asks_for_the_class_and_a_recipe_for_nothing_else(recording: Pat
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"sample_id": "rain"}, "sample_id is 'rain', which does not end with a number"),
+        ({"sample_id": "rain"}, "sample_id is 'rain': give the unchanged .json file"),
         ({"seed": "7"}, "seed is '7': give the .json file beside a clip"),
         ({"recipe": 1}, "is not a recipe: give the .json file beside a clip"),
         ({"batch_size": 0}, "batch_size is 0: give 1 to 4096"),
-        ({"recipe": {"format": 2}}, "has format 2, this version reads 1"),
+        ({"recipe": {"format": 2}}, "has format 2, but this version reads 1"),
         ({"recipe": {"format": 1, "future": 1}}, "unknown setting 'future'"),
     ],
 )

@@ -98,10 +98,10 @@ REFUSED: list[tuple[Any, dict[str, Any], str]] = [
     (inpainted, {"regions": []}, "regions is empty"),
     (inpainted, {"regions": [(0.1, 0.2)] * 65}, "regions has 65: give at most 64"),
     (inpainted, {"regions": [(0.5, 0.4)]}, "does not end after its start"),
-    (inpainted, {"regions": [(0.5, 1.5)]}, "reaches beyond the recording"),
+    (inpainted, {"regions": [(0.5, 1.5)]}, "reaches beyond the end of the recording"),
     (inpainted, {"regions": [(float("inf"), 1.5)]}, "regions is inf: give a number"),
-    (varied, {"strength": 1.5}, "strength is 1.5: give a share"),
-    (varied, {"kept_levels": 9}, "kept_levels is 9: the model has 8"),
+    (varied, {"strength": 1.5}, "strength is 1.5: give a fraction"),
+    (varied, {"kept_levels": 9}, "kept_levels is 9: give 0 to 8"),
     (varied, {"strength": 0, "kept_levels": 8}, "leaves nothing to generate"),
     (varied, {"upload": b""}, "the recording cannot be used"),
     (

@@ -200,7 +200,7 @@ def test_a_strength_or_levels_that_are_none_are_refused(editor: Editor, recordin
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(SoundStormError, match=f"strength is {strength}"):
             editor.varied(recording, strength, [0], [1])
-    with pytest.raises(SoundStormError, match="levels to keep are 5: this model has 4"):
+    with pytest.raises(SoundStormError, match="levels to keep are 5: give 0 to 4"):
         editor.varied(recording, 0.5, [0], [1], kept_levels=5)
 
 

@@ -99,5 +99,5 @@ def test_what_studies_write_for_people_is_let_through() -> None:
 def test_weights_that_are_taken_over_fit_no_other_network() -> None:
     base = preset("tiny").model
     assert parse_settings(b'{"model": {"dropout": 0.2}}', "a.json").model_over(base, is_trained=True).dropout == 0.2
-    with pytest.raises(SoundStormError, match="is not that of --checkpoint"):
+    with pytest.raises(SoundStormError, match="differs from that of --checkpoint"):
         parse_settings(b'{"model": {"width": 64}}', "a.json").model_over(base, is_trained=True)
