@@ -126,7 +126,10 @@ def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--inpaint", "REC", "--region", "1.0-9"], ["--region 1-9 reaches beyond the end of the recording at 1.500 s"]),
+        (
+            ["--inpaint", "REC", "--region", "1.0-9"],
+            ["--region 1-9 reaches beyond the end of the recording at 1.500 s"],
+        ),
         (["--inpaint", "REC", "--region", "1.0-0.5"], ["--region 1-0.5 does not end after its start"]),
         (["--inpaint", "REC", "--region", "rain"], ["--region 'rain' is not valid", "such as 1.2-2.0"]),
         (["--inpaint", "REC"], ["--inpaint needs a stretch to replace: give --region"]),

@@ -201,7 +201,10 @@ def cut(path: Path, size: int) -> None:
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ["config.json", "soundstorm train"]),
-    "no weights": (lambda folder: (folder / "model.safetensors").unlink(), ["model.safetensors", "complete checkpoint"]),
+    "no weights": (
+        lambda folder: (folder / "model.safetensors").unlink(),
+        ["model.safetensors", "complete checkpoint"],
+    ),
     "garbage json": (
         lambda folder: (folder / "config.json").write_bytes(b"\xff{nonsense"),
         ["config.json", "not JSON"],
