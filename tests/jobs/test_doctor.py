@@ -49,7 +49,7 @@ def test_a_node_that_is_not_as_this_process_is_named(
     monkeypatch.setattr(doctor.records, "LIBRARIES", ("numpy",))  # here, and not on the node
     code, _, err = command(doctor)
     assert code == 1 and re.search(
-        r"nodes \S+ has \S+ \S+, and here it is none: install the same", " ".join(err.split())
+        r"nodes \S+ has \S+ \S+, but this machine has none: install the same version", " ".join(err.split())
     )
 
 

@@ -241,7 +241,9 @@ def test_a_generator_of_another_codec_has_no_table(
     options = evaluate_options(
         str(synthetic_dataset), str(recordings), str(tmp_path / "out"), codec=str(tiny_codec), substitution=checkpoint
     )
-    with pytest.raises(SoundStormError, match=r"--substitution .* generates codes of .* with --codec"):
+    with pytest.raises(
+        SoundStormError, match=r"--substitution .* its codec .* is not the codec of the evaluation.* with --codec"
+    ):
         evaluate.run(options)
 
 
@@ -397,7 +399,7 @@ def test_a_clip_that_cannot_be_measured_is_rejected_and_too_many_fail_the_job(
     metrics, _ = tables.read_table(str(output / "metrics.parquet"))
     assert len(metrics) == 5 + 5 + 3
     measures = {row["name"]: row for row in json.loads((output / "summary.json").read_text())["closeness"]["measures"]}
-    assert measures["copying"]["generated"] is None and "no dataset with folds" in measures["copying"]["reason"]
+    assert measures["copying"]["generated"] is None and "not a dataset with folds" in measures["copying"]["reason"]
     assert measures["flux"]["ratio"] > 0
     assert "not audio" in (output / "report.html").read_text()
 

@@ -345,7 +345,7 @@ def nothing_finished(output: Path) -> bool:
         (["--top-p", "0"], ["top_p"]),
         (["--num-samples", "0"], ["--num-samples is 0: give at least 1"]),
         (["--duration", "0"], ["--duration is 0.0"]),
-        (["--prompt", "x.wav", "--prompt-duration", "9"], ["--prompt-duration is 9.0", "less than 5.0 seconds"]),
+        (["--prompt", "x.wav", "--prompt-duration", "9"], ["--prompt-duration is 9:", "less than 5 seconds"]),
         (["--prompt", "/nowhere/x.wav"], ["/nowhere/x.wav does not exist"]),
         (["--codec", "/nowhere/codec.th"], ["/nowhere/codec.th does not exist"]),
     ],
@@ -434,5 +434,5 @@ def test_a_prompt_that_leaves_nothing_to_generate_is_refused(checkpoint: str, tm
     options = generate_options(
         checkpoint, str(tmp_path / "out"), duration=1.0, prompt=str(tmp_path / "prompt.wav"), prompt_duration=0.995
     )
-    with pytest.raises(SoundStormError, match=r"--prompt-duration 0\.995 leaves nothing of --duration 1\.0"):
+    with pytest.raises(SoundStormError, match=r"--prompt-duration 0\.995 leaves nothing of --duration 1 "):
         generate.run(options)

@@ -47,7 +47,7 @@ def test_work_without_nodes_that_could_hold_its_workers_is_given_up(tmp_path: Pa
     began = time.monotonic()
     guard = watchdog(tmp_path, start_tracker(), {"CPU": 1.0, "GPU": 1.0}, stall_timeout_s=0.5)
     with pytest.raises(
-        ClusterError, match=r"the nodes that are left cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"
+        ClusterError, match=r"the remaining nodes cannot hold 1 with 1 CPU and 1 GPU each.*kept: run again"
     ):
         run_with_watchdog(stuck, guard)
     assert time.monotonic() - began < 60

@@ -84,7 +84,7 @@ def test_a_frozen_ast_is_trained_from_a_folder_and_leaves_a_classifier_and_its_p
     [
         (
             None,
-            r"what --weights .* was trained on is not known: its file does not say it: say in its config\.json under "
+            r"what --weights .* was trained on is not known: its file does not say it: state in its config\.json under "
             r"'trained_on'",
         ),
         ({"dataset": "audioset"}, "its entry in the file cannot be read"),

@@ -25,8 +25,8 @@ def test_nodes_that_are_alike_have_no_problem() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"versions": VERSIONS | {"torch": "2.10.0"}}, "10.0.0.1 has torch 2.10.0, and here it is 2.11.0"),
-        ({"versions": {"python": "3.11.9"}}, "10.0.0.1 has torch none, and here it is 2.11.0"),
+        ({"versions": VERSIONS | {"torch": "2.10.0"}}, "10.0.0.1 has torch 2.10.0, but this machine has 2.11.0"),
+        ({"versions": {"python": "3.11.9"}}, "10.0.0.1 has torch none, but this machine has 2.11.0"),
         ({"skew_s": -400.0}, "the clock of 10.0.0.1 is 400 s behind"),
         ({"free_gb": 0.3}, "10.0.0.1 has 0.3 GB for temporary files"),
         ({"storage_problem": "s3://b: access denied"}, "10.0.0.1 cannot use the storage: s3://b: access denied"),

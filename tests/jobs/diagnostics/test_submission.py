@@ -47,7 +47,7 @@ def test_the_largest_folders_and_files_are_named_with_what_to_do(folder: Path) -
         "would send 946 MB, and Ray refuses more than" in told
         and "my_sounds/ (900 MB), takes (45 MB), table (1 MB)" in told
     )
-    assert "in .rayignore, a line each as in .gitignore (`/my_sounds/`)" in told
+    assert "in .rayignore, as in .gitignore (`/my_sounds/`)" in told
     with (folder / ".rayignore").open("a") as file:
         file.write("/my_sounds/\n/takes\n")
     assert not what_is_sent(folder).is_much

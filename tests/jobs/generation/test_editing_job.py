@@ -95,7 +95,7 @@ def test_from_a_recipe_the_same_bytes_come_again_and_not_from_another_recording(
     changed = tmp_path / "changed.json"
     changed.write_text(json.dumps(content))
     result = command(generate, "--recipe", str(changed), "--output-dir", str(tmp_path / "b"))
-    assert_one_message(result, f"--recipe {changed} was made with the recording {other}", "put the recording as it was")
+    assert_one_message(result, f"--recipe {changed} needs the recording with SHA-256", "restore that recording")
 
 
 def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
@@ -141,7 +141,7 @@ def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
         (["--region", "0-1"], ["--region needs --inpaint FILE"]),
         (["--strength", "0.5"], ["--strength needs --vary FILE"]),
         (["--kept-levels", "0"], ["--kept-levels needs --vary FILE"]),
-        (["--vary", "REC", "--strength", "1.5"], ["--strength is 1.5: give a fraction from 0 to 1"]),
+        (["--vary", "REC", "--strength", "1.5"], ["--strength is 1.5: give a fraction of the frames from 0 to 1"]),
         (["--vary", "REC", "--kept-levels", "99"], ["--kept-levels is 99: give 0 to 32"]),
         (["--vary", "REC", "--strength", "0", "--kept-levels", "32"], ["leaves nothing to generate"]),
         (["--vary", "REC", "--duration", "3"], ["--duration cannot be given with --vary"]),

@@ -157,7 +157,7 @@ def test_a_class_found_by_name_is_made_shown_and_downloaded_as_the_endpoint_make
     assert [re.sub(r" made in [\d.]+ s$", "", text) for text in facts] == [
         f"New sound · 1.0 s · seed {seed} ·" for seed in (7, 8)
     ]
-    assert page.status("new").text_content().startswith("2 sounds made in ")
+    assert page.status("new").text_content().startswith("2 sounds generated in ")
     player = page.tab.locator(f"{CARD} audio").first
     page.tab.wait_for_function("(player) => player.readyState > 0", arg=player.element_handle())
     assert player.evaluate("(player) => player.duration") == pytest.approx(1.0, abs=0.01)
@@ -215,7 +215,7 @@ def test_stretches_can_be_typed_and_marked_at_the_player_and_what_is_wrong_is_sa
     for text, sentence in (
         ("1.2-", "Region '1.2-' is not valid: give START-END in seconds, such as 1.2-2.0."),
         ("1-3", "1-3 s reaches beyond the sound, which has 2.00 s: give less."),
-        ("", "Mark what to make anew: drag over the picture, or type seconds such as 1.2-2.0."),
+        ("", "Mark the regions to replace: drag over the picture, or type seconds such as 1.2-2.0."),
     ):
         field.fill(text)
         field.press("Enter")
@@ -233,8 +233,8 @@ def test_a_sound_is_varied_continued_and_made_a_loop(visit: Callable[..., Visit]
     panel = page.tab.get_by_role("tabpanel")
     page.tab.locator("#edit-count input[type=number]").fill("1")
     page.tab.get_by_role("tab", name="Continue").click()
-    page.tab.get_by_label("Seconds to keep from its beginning").fill("0.4")
-    page.tab.get_by_label("Length of the whole in seconds").fill("1.5")
+    page.tab.get_by_label("Seconds to keep from the beginning").fill("0.4")
+    page.tab.get_by_label("Total length in seconds").fill("1.5")
     page.tab.get_by_role("button", name="Continue", exact=True).click()
     page.wait_for_cards(2)
     page.tab.get_by_role("tab", name="Vary").click()
@@ -244,7 +244,7 @@ def test_a_sound_is_varied_continued_and_made_a_loop(visit: Callable[..., Visit]
     page.tab.get_by_role("button", name="Make a loop").click()
     page.wait_for_cards(4)
     titles = [text.split(" · ")[0] for text in page.tab.locator(f"{CARD} .ss-facts").all_text_contents()]
-    assert titles == ["Rain, made a loop", "Rain, varied by 0.6", "Rain, continued after 0.4 s", "New sound"]
+    assert titles == ["Rain, as a loop", "Rain, varied by 0.6", "Rain, continued after 0.4 s", "New sound"]
     old, loop, _, longer = (samples(page.sound(each)) for each in (source, *page.cards[:3]))
     assert len(longer) == 36_000 and len(loop) == len(old) == 24_000
     assert panel.count() > 0
@@ -410,10 +410,10 @@ def test_a_closed_page_gives_up_what_is_in_the_making(visit: Callable[..., Visit
     leaver.tab.close()
     for _ in range(30):
         stayer.open()
-        if stayer.tab.get_by_text("Nobody waits").count():
+        if stayer.tab.get_by_text("No sound is pending").count():
             break
         stayer.tab.wait_for_timeout(200)
-    assert stayer.tab.get_by_text("Nobody waits").count() == 1
+    assert stayer.tab.get_by_text("No sound is pending").count() == 1
     [mine] = stayer.make()
     assert len(samples(stayer.sound(mine))) == 24_000
 
@@ -428,7 +428,7 @@ def test_stop_gives_up_what_is_in_the_making_and_keeps_what_is_made(visit: Calla
     page.tab.get_by_text("1 sound is pending").wait_for()
     page.tab.get_by_role("button", name="Stop", exact=True).first.click()
     page.tab.get_by_text("Stopped: 0 of 1 generated.").wait_for()
-    page.tab.get_by_text("Nobody waits").wait_for()
+    page.tab.get_by_text("No sound is pending").wait_for()
     assert len(page.cards) == 1
 
 

@@ -42,7 +42,7 @@ def test_sounds_have_seeds_from_the_given_one_on_or_from_one_that_is_drawn() -> 
         ({"count": 9}, "How many is 9: give 1 to 8."),
         ({"count": 1.5}, "How many is 1.5: give a whole number."),
         ({"seed": None}, "Seed is empty: give a number."),
-        ({"seed": -1}, "Seed is -1: give a whole number from 0 on."),
+        ({"seed": -1}, "Seed is -1: give a whole number of 0 or more."),
     ],
 )
 def test_takes_that_are_none_are_named(given: dict[str, Any], sentence: str) -> None:
@@ -70,7 +70,7 @@ def test_a_wish_says_what_is_done(forms: FormParser) -> None:
         (lambda forms: forms.new("rain", 21, takes(), loop=False), "Length is 21 s: give 0.05 to 20 seconds."),
         (
             lambda forms: forms.inpainted(SOUND, "rain", [], takes()),
-            "Mark what to make anew: drag over the picture, or type seconds such as 1.2-2.0.",
+            "Mark the regions to replace: drag over the picture, or type seconds such as 1.2-2.0.",
         ),
         (
             lambda forms: forms.inpainted(SOUND, "rain", [Region(1, 4)], takes()),

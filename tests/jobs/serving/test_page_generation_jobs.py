@@ -40,7 +40,7 @@ def test_sounds_are_shelved_as_they_come_and_stand_in_the_order_of_their_seeds()
     assert [step.made for step in steps] == [1, 2, 3] and [step.is_over for step in steps] == [False, False, True]
     assert [each.seed for each in store.of("me")] == [5, 6, 7]
     assert store.of("me")[0].audio == b"\x05" and store.of("me")[0].recipe == {"seed": 5}
-    assert steps[-1].sentence.startswith("3 sounds made in ") and times.num_pending == 0
+    assert steps[-1].sentence.startswith("3 sounds generated in ") and times.num_pending == 0
     assert "each of the last 3 sounds took 0.1 s" in times.sentence
 
 
@@ -49,12 +49,12 @@ def test_what_cannot_be_made_is_told_and_the_others_stay() -> None:
 
     async def generate(seed: int) -> Sound:
         if seed == 6:
-            raise BusyError("64 requests are being made or wait, and no more may: try again in some seconds", 3)
+            raise BusyError("all 64 places for requests are taken: try again in some seconds", 3)
         return sound(seed)
 
     last = asyncio.run(all_of(job(generate), store, GenerationTimes()))[-1]
     assert last.made == 2 and len(store.of("me")) == 2
-    assert last.error == "64 requests are being made or wait, and no more may: try again in some seconds."
+    assert last.error == "All 64 places for requests are taken: try again in some seconds."
 
 
 def test_a_fault_of_the_server_is_one_sentence_without_its_details(caplog: Any) -> None:

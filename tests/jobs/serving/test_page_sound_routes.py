@@ -82,7 +82,7 @@ def test_a_sound_plays_shows_and_downloads_for_its_visitor_and_for_nobody_else(c
     visitor_of(client)
     for part in ("", "/picture", "/recipe"):
         refused = client.get(address + part)
-        assert refused.status_code == 404 and refused.text.startswith("This sound is no longer here")
+        assert refused.status_code == 404 and refused.text.startswith("This sound no longer exists")
     client.cookies.clear()
     assert client.get(address).status_code == 404
 
@@ -110,7 +110,7 @@ def test_a_range_that_is_none_is_refused_or_passed_over(client: Any, store: Soun
 
 def test_an_archive_holds_all_sounds_or_the_kept_ones_with_their_recipes(client: Any, store: SoundStore) -> None:
     visitor = visitor_of(client)
-    assert client.get("/studio/sounds.zip").text == "There are no sounds to download: make one first."
+    assert client.get("/studio/sounds.zip").text == "There are no sounds to download: generate one first."
     first, second = put(store, visitor), put(store, visitor, category="sea_waves", seed=4)
     put(store, visitor, category=None, name="Möwe.mp3", seed=None, recipe=None)
     store.keep(visitor, second.id, True)

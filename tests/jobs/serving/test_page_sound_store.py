@@ -39,9 +39,9 @@ def test_the_newest_sound_stands_first_and_nobody_sees_those_of_another() -> Non
     store.put("me", later)
     store.put("you", other)
     assert store.of("me") == [later, mine] and store.of("you") == [other] and store.of("nobody") == []
-    with pytest.raises(SoundStormError, match="no longer here"):
+    with pytest.raises(SoundStormError, match="no longer exists"):
         store.get("you", mine.id)
-    with pytest.raises(SoundStormError, match="no longer here"):
+    with pytest.raises(SoundStormError, match="no longer exists"):
         store.remove("you", mine.id)
     assert store.get("me", mine.id) == mine
 
@@ -127,7 +127,7 @@ def test_a_card_says_what_a_sound_is() -> None:
 
 def test_what_sounds_cost_is_what_the_last_ones_took() -> None:
     times = GenerationTimes()
-    assert "not known" in times.sentence and "Nobody waits" in times.sentence
+    assert "unknown" in times.sentence and "No sound is pending" in times.sentence
     times.add(5.0, 2.0)
     times.add(5.0, 4.0)
     times.num_pending = 2

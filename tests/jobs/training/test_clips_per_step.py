@@ -16,8 +16,7 @@ def test_the_clips_of_a_step_stay_as_many_whatever_the_number_of_workers(
     assert batch_of_worker(str(tmp_path), 8, 1) == 16
     told = " ".join(capsys.readouterr().err.split())
     assert (
-        "begun with 2 workers and goes on with 1: 16 clips a step each in place of 8, so that a step has 16 as before"
-        in told
+        "started with 2 workers and resumes with 1: 16 clips per worker instead of 8 keep the 16 clips per step" in told
     )
     assert batch_of_worker(str(tmp_path), 8, 4) == 4  # of what it was begun with, not of what it was last
 
@@ -25,7 +24,7 @@ def test_the_clips_of_a_step_stay_as_many_whatever_the_number_of_workers(
 def test_what_does_not_come_out_even_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     batch_of_worker(str(tmp_path), 8, 2)
     assert batch_of_worker(str(tmp_path), 8, 3) == 5
-    assert "a step has 15 in place of 16" in " ".join(capsys.readouterr().err.split())
+    assert "a step has 15 clips instead of 16" in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(("num_clips", "batch_size"), [(16, 4), (64, 8)])

@@ -165,7 +165,7 @@ def test_a_run_of_order_places_learns() -> None:
 
 
 def test_a_network_of_centroids_that_is_given_none_is_refused() -> None:
-    with pytest.raises(SoundStormError, match="was given none"):
+    with pytest.raises(SoundStormError, match="but none were given"):
         place_run(weights={})
     with pytest.raises(ValueError, match="weights of another network: head_weight"):
         place_run(weights={"head_weight": torch.zeros(1)})
