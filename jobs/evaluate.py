@@ -127,7 +127,7 @@ def _evaluate(options: Options, inputs: Inputs, settings: str) -> dict[str, Any]
     weights = (inputs.weights, *((scope.weights, scope.model) if scope else (None, None)))
     metrics, pairs, features, rejected = _measure(options, items, weights, settings, bands.common_band_hz)
     reasons = check_rejected_fraction(
-        rejected,
+        [rejected],
         len(items),
         options.max_rejected,
         problem="cannot be measured",

@@ -16,21 +16,22 @@ from functools import partial
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from annotated_types import Ge, Gt, Le
 from ray.exceptions import RayError
 
 from cluster import storage, tables
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import tracking
+from cluster.tables.stream import in_slices, write_table_stream
 from jobs.actors.sharded_output import SETTINGS, settings_digest
+from jobs.actors.tokenized_clips import TokenizedClips
 from jobs.actors.tokenizing_pool import TokenizingPool, cause_of, missing_shards, was_killed
 from jobs.console.command import exit_process, print_warning, run_command
 from jobs.console.options import Allowed, Fraction, PoolOptions
 from jobs.console.progress import progress
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.audio_files import split_long
-from jobs.inputs.clip_notes import read_notes, report_notes, with_notes
+from jobs.inputs.clip_notes import report_notes
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.datasets import (
     DatasetOptions,
@@ -45,11 +46,11 @@ from jobs.inputs.rejections import check_rejected_fraction
 from jobs.inputs.tokens import CODEC_TRAINED_ON
 from soundstorm.audio.files import MAX_DURATION_S
 from soundstorm.codec.files import provenance_of_codec
-from soundstorm.data.accounting import Account, account
+from soundstorm.data.accounting import Account
 from soundstorm.data.datasets import Index
-from soundstorm.data.notes import count_notes, kind_of, unused_s
+from soundstorm.data.indexing.text_lookup import iter_texts
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import REJECTED, CodecFingerprint, Note, check_table
+from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 
 MAX_POOLS = 4
@@ -130,9 +131,12 @@ def _write(
     """Tokenize the clips that have no tokens yet, and write all tables; returns the counts."""
     if options.long == "split":
         index = replace(index, clips=split_long(index.clips, options.max_duration))
-    tables.write_table(storage.join(options.output_dir, "clips.parquet"), index.clips, _index_metadata(index))
-    tables.write_table(storage.join(options.output_dir, "rejected", "part-index.parquet"), index.rejected, {})
-    tables.write_table(storage.join(options.output_dir, IGNORED_FILE), index.ignored, {})
+    for name, table, about in (
+        ("clips.parquet", index.clips, _index_metadata(index)),
+        ("rejected/part-index.parquet", index.rejected, {}),
+        (IGNORED_FILE, index.ignored, {}),
+    ):
+        write_table_stream(storage.join(options.output_dir, name), table.schema, in_slices(table), about)
     metadata = (
         fingerprint.to_metadata()
         | _index_metadata(index)
@@ -191,45 +195,39 @@ def _has_all_shards(options: Options, index: Index) -> bool:
 def _account(options: Options, index: Index) -> dict[str, Any]:
     """Count the rows in storage; raises SoundStormError if too many clips were rejected or any is missing."""
     num_tokens = tables.table_info(storage.join(options.output_dir, "tokens")).num_rows
-    rejected_uri = storage.join(options.output_dir, "rejected")
-    rejected, _ = tables.read_table(rejected_uri)
-    check_table(rejected, REJECTED, rejected_uri)
+    result = TokenizedClips(
+        output_dir=options.output_dir, index=index, shard_size=options.shard_size, metadata=_index_metadata(index)
+    )
+    num_rejected = result.num_rejected()
     total = index.clips.num_rows + index.rejected.num_rows
     rows_per_clip = 1 + options.views
-    if num_tokens != rows_per_clip * (total - rejected.num_rows):
+    if num_tokens != rows_per_clip * (total - num_rejected):
         each = f", {rows_per_clip} per clip," if options.views else ""
         raise SoundStormError(
-            f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {rejected.num_rows} "
+            f"{options.output_dir}: {total} clips gave {num_tokens} rows of tokens{each} and {num_rejected} "
             "rejected: run again with --overwrite"
         )
     reasons = check_rejected_fraction(
-        rejected,
+        result.rejections(),
         total,
         options.max_rejected,
         problem="were rejected",
         named_by="clip_id",
-        remedy=f"all are listed in {rejected_uri}",
+        remedy=f"all are listed in {result.rejected_uri}",
     )
-    notes = read_notes(options.output_dir)
-    clips = with_notes(
-        index.clips, notes, set(rejected.filter(pc.not_equal(rejected["stage"], "index"))["clip_id"].to_pylist())
-    )
-    tables.write_table(storage.join(options.output_dir, "clips.parquet"), clips, _index_metadata(index))
+    notes, files = result.write_notes()
     report_notes(notes, total, "" if options.long == "split" else "; --long split uses them")
-    files = account(index.num_files, index.clips, rejected, index.ignored, index.rejected_files)
     return {
         "clips": total,
         "tokens": num_tokens,
         "views": options.views,
-        "rejected": rejected.num_rows,
+        "rejected": num_rejected,
         "reasons": reasons,
-        "silent": sorted(
-            clip_id for clip_id, given in notes.items() if any(kind_of(note) == Note.SILENT for note in given)
-        ),
-        "notes": count_notes(notes),
-        "unused_s": round(unused_s(notes), 2),
+        "silent": sorted(notes.silent),
+        "notes": notes.counts,
+        "unused_s": round(notes.unused_s, 2),
         "files": asdict(files),
-        "ignored_reasons": dict(Counter(index.ignored["reason"].to_pylist())),
+        "ignored_reasons": dict(Counter(iter_texts(index.ignored["reason"]))),
     } | folds_record(index, options)
 
 

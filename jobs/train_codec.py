@@ -128,7 +128,7 @@ def run(options: Options) -> dict[str, Any]:
         raise SoundStormError(f"--folds has {fold}, which is the test fold: leave it out, or give another --test-fold")
     clips = rows_of_folds(index.clips, folds)
     if options.clips is not None:
-        clips = clips.filter(pa.array(is_listed(clips, options.clips)))
+        clips = clips.filter(is_listed(clips, options.clips))
     settings = {
         "dataset": options.dataset,
         "data_dir": storage.absolute(options.location),

@@ -61,6 +61,12 @@ def write_table_stream(uri: str, schema: pa.Schema, parts: Iterable[pa.Table], m
     return rows
 
 
+def in_slices(table: pa.Table) -> Iterator[pa.Table]:
+    """The rows of a table in portions, as `write_table_stream` takes them."""
+    for start in range(0, table.num_rows, ROWS_PER_GROUP):
+        yield table.slice(start, ROWS_PER_GROUP)
+
+
 def _groups(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The rows of `parts` in tables of about ROWS_PER_GROUP rows."""
     held: list[pa.Table] = []

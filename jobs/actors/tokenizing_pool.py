@@ -2,6 +2,7 @@
 and decode ahead of them."""
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, cast
@@ -15,15 +16,19 @@ from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
-from jobs.actors.tokenizer import PLANNED_CLIPS, TokenizerActor, read_shard, to_ipc
+from jobs.actors.mixing_partners import MixingPartners
+from jobs.actors.tokenizer import TokenizerActor, read_shard, to_ipc
 from jobs.console.progress import ProgressCounter
-from soundstorm.data.views import ORIGINAL, choose_partner
 
 MAX_SHARD_RETRIES = 20
 """Retries of a shard after its worker died; Ray Data itself would retry without limit. Enough to isolate six poison
 clips."""
 HANG_S = 1800.0
 """A shard hangs if it takes longer than this plus the longest duration of its audio; its worker is replaced."""
+CLIPS_AT_ONCE = 65_536
+"""Clips whose shards the driver holds at a time: 20 MB."""
+SHARDS_PER_ACTOR = 16
+"""Shards for each actor that the driver holds at least, so that no actor waits for the others often."""
 MAX_LISTED = 5
 """Clips that an error lists."""
 MAX_ERROR_CHARACTERS = 300
@@ -55,11 +60,30 @@ class TokenizingPool:
 
     def num_done(self, todo: list[int]) -> int:
         """Clips of the shards that are not in `todo`."""
-        return self.clips.num_rows - sum(self._of_shard(self.clips, shard).num_rows for shard in todo)
+        return self.clips.num_rows - sum(self._size_of(shard) for shard in todo)
 
     def run(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
-        """Process the shards in `todo` with Ray Data under a watchdog; `tracker` counts their attempts."""
-        shards = self._build_dataset(todo, info, tracker)
+        """Process the shards in `todo` with Ray Data, some thousands of clips at a time; `tracker` counts their
+        attempts."""
+        for rows in self.plan(todo, _capacity(info)):
+            self._process(rows, info, tracker, counter)
+
+    def plan(self, todo: list[int], capacity: int) -> Iterator[list[dict[str, Any]]]:
+        """The shards in `todo` with their clips, in portions that the driver holds one at a time; each has several
+        shards for each of `capacity` actors."""
+        partners = MixingPartners(self.clips, self.views)
+        at_once = max(CLIPS_AT_ONCE // self.shard_size, SHARDS_PER_ACTOR * capacity)
+        for first in range(0, len(todo), at_once):
+            yield [
+                {"shard": shard, "clips": to_ipc(partners.planned(shard * self.shard_size, self.shard_size))}
+                for shard in todo[first : first + at_once]
+            ]
+
+    def _process(
+        self, planned: list[dict[str, Any]], info: ClusterInfo, tracker: Any, counter: ProgressCounter
+    ) -> None:
+        """Process these shards under a watchdog."""
+        shards = self._build_dataset(planned, info, tracker)
         rows: SimpleQueue[dict[str, Any]] = SimpleQueue()
 
         def work() -> None:
@@ -76,11 +100,9 @@ class TokenizingPool:
             work, Watchdog(tracker=tracker, worker=worker, storage_uri=self.output_dir, limits=limits_here()), show
         )
 
-    def _build_dataset(self, todo: list[int], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
+    def _build_dataset(self, rows: list[dict[str, Any]], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
         quiet_ray_data(watched=True)
-        planned = with_partners(self.clips, self.views)
-        rows = [{"shard": shard, "clips": to_ipc(self._of_shard(planned, shard))} for shard in todo]
-        capacity = int(info.num_gpus) or max(1, int(info.num_cpus))
+        capacity = _capacity(info)
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
         shards: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
@@ -101,39 +123,27 @@ class TokenizingPool:
                     tracker,
                     limit_s,
                 ),
-                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or capacity, capacity, len(todo))),
+                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or capacity, capacity, len(rows))),
                 num_cpus=1,
                 num_gpus=1 if info.num_gpus else 0,
                 max_task_retries=MAX_SHARD_RETRIES,
             )
 
-    def _of_shard(self, clips: pa.Table, shard: int) -> pa.Table:
-        return clips.slice(shard * self.shard_size, self.shard_size)
+    def _size_of(self, shard: int) -> int:
+        """Clips of a shard."""
+        return min(self.shard_size, self.clips.num_rows - shard * self.shard_size)
+
+
+def _capacity(info: ClusterInfo) -> int:
+    """Number of actors that the cluster can hold."""
+    return int(info.num_gpus) or max(1, int(info.num_cpus))
 
 
 def missing_shards(output_dir: str, num_clips: int, shard_size: int) -> list[int]:
     """Shards that have no table of tokens in `output_dir` yet."""
     folder = storage.join(output_dir, "tokens")
-    existing = {entry.uri for entry in storage.list_objects(folder, ".parquet")}
+    existing = {entry.uri for entry in storage.iter_objects(folder, ".parquet")}
     return [shard for shard in range(-(-num_clips // shard_size)) if tables.part_uri(folder, shard) not in existing]
-
-
-def with_partners(clips: pa.Table, num_views: int) -> pa.Table:
-    """Clips (schema CLIPS) with the mixing partners of their views, which have the same class and fold: schema
-    PLANNED_CLIPS."""
-    rows = clips.select(["clip_id", "fold", "label", "uri"]).to_pylist()
-    groups: dict[tuple[int, int], list[str]] = {}
-    for row in sorted(rows, key=lambda row: row["clip_id"]):
-        groups.setdefault((row["fold"], row["label"]), []).append(row["clip_id"])
-    uris: dict[str | None, str] = {row["clip_id"]: row["uri"] for row in rows}
-    partners = [
-        [
-            uris.get(choose_partner(row["clip_id"], view, groups[row["fold"], row["label"]]))
-            for view in range(ORIGINAL + 1, num_views + 1)
-        ]
-        for row in rows
-    ]
-    return pa.table([*clips.columns, pa.array(partners, PLANNED_CLIPS.field("partners").type)], schema=PLANNED_CLIPS)
 
 
 def was_killed(error: RayError) -> bool:

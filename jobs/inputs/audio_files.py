@@ -4,7 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,8 @@ MAX_CLIP_S = 60.0
 
 HEADER_READERS = 16
 """Threads that read the headers of recordings."""
+CLIPS_AT_ONCE = 4096
+"""Clips whose headers are read before they become rows of a table."""
 
 
 @contextlib.contextmanager
@@ -107,19 +109,26 @@ def split_long(clips: pa.Table, longest_s: float) -> pa.Table:
 
     A recording whose header cannot be read stays: whoever decodes it rejects it.
     """
-    rows = []
     with ThreadPoolExecutor(HEADER_READERS) as pool:
-        found = pool.map(_duration_s, clips["uri"].to_pylist())
-        for row, duration_s in zip(clips.to_pylist(), found, strict=True):
-            duration_s = min(duration_s, clip_length_s(row["dataset"]) or duration_s)
-            windows = plan_windows(duration_s, longest_s)
-            note = f"{Note.SPLIT.value}: one of {len(windows)} windows of {duration_s:.2f} s"
-            named = [
-                {"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]}
-                for window in windows
-            ]
-            rows += [row | names for names in named] or [row]
-    return pa.Table.from_pylist(rows, clips.schema)
+        batches = [
+            pa.RecordBatch.from_pylist(_split(batch.to_pylist(), longest_s, pool), clips.schema)
+            for batch in clips.to_batches(CLIPS_AT_ONCE)
+        ]
+    return pa.Table.from_batches(batches, clips.schema)
+
+
+def _split(clips: list[dict[str, Any]], longest_s: float, pool: ThreadPoolExecutor) -> list[dict[str, Any]]:
+    """The clips, with windows in the place of longer recordings."""
+    rows = []
+    for row, duration_s in zip(clips, pool.map(_duration_s, [row["uri"] for row in clips]), strict=True):
+        duration_s = min(duration_s, clip_length_s(row["dataset"]) or duration_s)
+        windows = plan_windows(duration_s, longest_s)
+        note = f"{Note.SPLIT.value}: one of {len(windows)} windows of {duration_s:.2f} s"
+        named = [
+            {"clip_id": window.of(row["clip_id"]), "uri": window.of(row["uri"]), "notes": [note]} for window in windows
+        ]
+        rows += [row | names for names in named] or [row]
+    return rows
 
 
 def _duration_s(uri: str) -> float:

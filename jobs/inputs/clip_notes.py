@@ -1,4 +1,5 @@
-"""The notes of the clips of a run, from the parts that workers wrote to the table of clips and the terminal."""
+"""The notes of the clips of a run: the parts that workers write, and their way to the table of clips and the
+terminal."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +9,7 @@ import pyarrow as pa
 
 from cluster import storage
 from jobs.console.command import print_note
-from soundstorm.data.notes import note_lines
+from soundstorm.data.notes import NoteTally
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CLIPS, Note
 
@@ -17,7 +18,7 @@ FOLDER = "notes"
 
 def write_notes(output_dir: str, shard: int, notes: Mapping[str, Sequence[str]]) -> None:
     """Write the notes of a shard's clips, by clip_id, in place of what an earlier attempt wrote."""
-    uri = storage.join(output_dir, FOLDER, f"part-{shard:05d}.json")
+    uri = part_of(output_dir, shard)
     noted = {clip_id: list(given) for clip_id, given in notes.items() if given}
     if noted:
         storage.write_bytes(uri, json.dumps(noted, ensure_ascii=False).encode())
@@ -25,16 +26,14 @@ def write_notes(output_dir: str, shard: int, notes: Mapping[str, Sequence[str]])
         storage.delete(uri)
 
 
-def read_notes(output_dir: str) -> dict[str, list[str]]:
-    """The notes of all clips that have any, by clip_id.
+def noted_shards(output_dir: str) -> set[str]:
+    """URIs of the parts, each with the notes of a shard's clips."""
+    return {entry.uri for entry in storage.iter_objects(storage.join(output_dir, FOLDER), ".json")}
 
-    Raises:
-        SoundStormError: a part is malformed.
-    """
-    notes: dict[str, list[str]] = {}
-    for entry in storage.list_objects(storage.join(output_dir, FOLDER), ".json"):
-        notes |= _part(entry.uri)
-    return notes
+
+def part_of(output_dir: str, shard: int) -> str:
+    """URI of a shard's notes, which exist if any of its clips has one."""
+    return storage.join(output_dir, FOLDER, f"part-{shard:05d}.json")
 
 
 def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: set[str]) -> pa.Table:
@@ -46,13 +45,18 @@ def with_notes(clips: pa.Table, notes: Mapping[str, Sequence[str]], rejected: se
     )
 
 
-def report_notes(notes: Mapping[str, Sequence[str]], num_clips: int, remedy: str = "") -> None:
-    """Show a line for each kind of note; see `soundstorm.data.notes.note_lines`."""
-    for line in note_lines(notes, num_clips, remedy):
+def report_notes(notes: NoteTally, num_clips: int, remedy: str = "") -> None:
+    """Show a line for each kind of note; see `NoteTally.lines`."""
+    for line in notes.lines(num_clips, remedy):
         print_note(line)
 
 
-def _part(uri: str) -> dict[str, list[str]]:
+def read_notes(uri: str) -> dict[str, list[str]]:
+    """The notes in a part, by clip_id.
+
+    Raises:
+        SoundStormError: the part is malformed.
+    """
     try:
         found: Any = json.loads(storage.read_bytes(uri))
     except (ValueError, RecursionError):

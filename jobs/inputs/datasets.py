@@ -3,9 +3,11 @@
 import hashlib
 import posixpath
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.markup import escape
@@ -15,8 +17,12 @@ from jobs.console.command import console, print_note
 from jobs.console.options import JobOptions, OneOf
 from jobs.inputs.outputs_apart import check_not_inside
 from soundstorm.data.datasets import DATASETS, Index, index_dataset
+from soundstorm.data.indexing.text_lookup import ROWS_AT_ONCE, TextLookup, iter_texts
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import IGNORED, Ignored
+
+NO_SIZE = -1
+"""Stands for the size of a file that is not listed."""
 
 
 @dataclass(kw_only=True)
@@ -51,7 +57,20 @@ def open_dataset(name: str, location: str, *, strict_folds: bool = False) -> Ind
             + (f" or run `soundstorm download --dataset {name}`" if DATASETS[name].url else "")
         )
     prefix = location if storage.is_remote(location) else storage.absolute(location)
-    return index_dataset(name, filesystem, root, prefix, strict_folds=strict_folds)
+    return index_dataset(
+        name,
+        filesystem,
+        root,
+        prefix,
+        strict_folds=strict_folds,
+        names_below=_names_in_bucket if storage.is_remote(location) else None,
+    )
+
+
+def _names_in_bucket(folder: str) -> Iterator[str]:
+    """The objects below a folder `bucket/key`, relative to it."""
+    uri = f"s3://{folder}"
+    return (entry.uri[len(uri) + 1 :] for entry in storage.iter_objects(uri))
 
 
 def open_and_report(options: DatasetOptions) -> Index:
@@ -62,7 +81,7 @@ def open_and_report(options: DatasetOptions) -> Index:
     return index
 
 
-def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
+def is_listed(clips: pa.Table, list_uri: str) -> pa.Array:
     """For each clip, whether the text file `list_uri` lists it, by clip id or file name, one per line.
 
     Raises:
@@ -72,15 +91,15 @@ def is_listed(clips: pa.Table, list_uri: str) -> list[bool]:
     named = {
         line.strip() for line in storage.read_bytes(list_uri).decode("utf-8", "replace").splitlines() if line.strip()
     }
-    listed = [
-        bool({row["clip_id"], row["uri"].rpartition("/")[2]} & named)
-        for row in clips.select(["clip_id", "uri"]).to_pylist()
-    ]
-    if not any(listed):
+    pairs = zip(iter_texts(clips["clip_id"]), iter_texts(clips["uri"]), strict=True)
+    listed = np.fromiter(
+        (clip_id in named or uri.rpartition("/")[2] in named for clip_id, uri in pairs), bool, clips.num_rows
+    )
+    if not listed.any():
         raise SoundStormError(
             f"--clips {list_uri}: it names no clip of these folds; give one clip id or file name per line"
         )
-    return listed
+    return pa.array(listed)
 
 
 def only_listed(index: Index, list_uri: str | None) -> Index:
@@ -89,28 +108,26 @@ def only_listed(index: Index, list_uri: str | None) -> Index:
     if list_uri is None:
         return index
     listed = is_listed(index.clips, list_uri)
-    others = [uri for uri, keep in zip(index.clips["uri"].to_pylist(), listed, strict=True) if not keep]
-    rows = [
-        {"uri": uri, "reason": Ignored.UNLISTED.value, "detail": f"{list_uri} (--clips) does not name it"}
-        for uri in others
-    ]
-    ignored = pa.concat_tables([index.ignored, pa.Table.from_pylist(rows, IGNORED)])
-    return replace(index, clips=index.clips.filter(pa.array(listed)), ignored=ignored)
+    uris = index.clips["uri"].filter(pc.invert(listed))
+    why = (Ignored.UNLISTED.value, f"{list_uri} (--clips) does not name it")
+    columns = [uris, *(pa.repeat(pa.scalar(text, pa.string()), len(uris)) for text in why)]
+    ignored = pa.concat_tables([index.ignored, pa.table(columns, schema=IGNORED)])
+    return replace(index, clips=index.clips.filter(listed), ignored=ignored)
 
 
 def report_ignored(index: Index, verbose: bool) -> None:
     """Print how many files of the data folder are ignored and why; `verbose` lists each."""
-    rows = index.ignored.to_pylist()
+    ignored = index.ignored
     if verbose:
-        for row in rows:
+        for row in (row for batch in ignored.to_batches(ROWS_AT_ONCE) for row in batch.to_pylist()):
             console.print(f"ignored: {escape(row['uri'])} ({row['reason']}: {escape(row['detail'])})")
-    elif rows:
+    elif ignored.num_rows:
         reasons = ", ".join(
-            f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rows).most_common()
+            f"{count} {reason}" for reason, count in Counter(iter_texts(ignored["reason"])).most_common()
         )
-        example = f"{rows[0]['uri']} ({rows[0]['detail']})"
+        example = f"{ignored['uri'][0]} ({ignored['detail'][0]})"
         print_note(
-            f"{len(rows)} of {index.num_files} files are ignored ({reasons}), for example "
+            f"{ignored.num_rows} of {index.num_files} files are ignored ({reasons}), for example "
             f"{example}; --verbose names all"
         )
 
@@ -123,12 +140,26 @@ def folds_record(index: Index, options: DatasetOptions) -> dict[str, Any]:
 
 def index_digest(clips: pa.Table) -> str:
     """SHA-256 of the rows of the index and the sizes of the files, in order: it changes when the dataset changes."""
-    folder = posixpath.commonprefix(clips["uri"].to_pylist()).rpartition("/")[0]
-    sizes = {entry.uri: entry.size for entry in storage.list_objects(folder)} if folder else {}
+    extremes = pc.min_max(clips["uri"]).as_py()
+    folder = posixpath.commonprefix([uri for uri in extremes.values() if uri is not None]).rpartition("/")[0]
+    sizes = _sizes(clips["uri"], folder) if folder else np.full(clips.num_rows, NO_SIZE)
     digest = hashlib.sha256()
-    for row in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_pylist():
-        digest.update(repr((*row.values(), sizes.get(row["uri"]))).encode())
+    done = 0
+    for batch in clips.select(["clip_id", "uri", "fold", "label", "category"]).to_batches(ROWS_AT_ONCE):
+        some = sizes[done : done + batch.num_rows].tolist()
+        done += batch.num_rows
+        for row, size in zip(zip(*batch.to_pydict().values(), strict=True), some, strict=True):
+            digest.update(repr((*row, None if size == NO_SIZE else size)).encode())
     return digest.hexdigest()
+
+
+def _sizes(uris: pa.ChunkedArray, folder: str) -> np.ndarray:
+    """Bytes of each file, NO_SIZE if it is not below `folder`."""
+    rows_of = TextLookup(uris)
+    sizes = np.full(len(uris), NO_SIZE)
+    for entry in storage.iter_objects(folder):
+        sizes[rows_of.rows(entry.uri)] = entry.size
+    return sizes
 
 
 def check_not_inside_dataset(output_dir: str, options: DatasetOptions, option: str = "--output-dir") -> None:
@@ -140,7 +171,7 @@ def check_not_inside_dataset(output_dir: str, options: DatasetOptions, option: s
 
 def last_fold(clips: pa.Table) -> int:
     """The last fold that has clips: the test fold by default."""
-    return max(clips["fold"].to_pylist())
+    return int(pc.max(clips["fold"]).as_py())
 
 
 def rows_of_folds(clips: pa.Table, folds: set[int]) -> pa.Table:

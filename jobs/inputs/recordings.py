@@ -18,6 +18,7 @@ from jobs.inputs.audio_files import load_known_recording
 from jobs.inputs.clip_notes import report_notes
 from jobs.inputs.datasets import rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, to_pcm16
+from soundstorm.data.notes import NoteTally
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Reason
 
@@ -133,14 +134,15 @@ def _decoded_row(
 
 def warn_of_rejected(decoded: "ray.data.Dataset") -> int:
     """Print a warning for each rejected recording and the notes of the others; returns the number of usable ones."""
-    usable, notes = 0, {}
+    usable, num_rows, notes = 0, 0, NoteTally()
     for row in decoded.select_columns(["clip_id", "reason", "detail", "notes"]).iter_rows():
-        notes[row["clip_id"]] = list(row["notes"])
+        num_rows += 1
+        notes.add(row["clip_id"], row["notes"])
         if row["reason"]:
             print_warning(f"{row['clip_id']} is left out: {row['reason']} ({row['detail']})")
         else:
             usable += 1
-    report_notes(notes, len(notes))
+    report_notes(notes, num_rows)
     return usable
 
 

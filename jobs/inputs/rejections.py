@@ -1,6 +1,7 @@
 """Counts rejected clips by reason; too many of them abort a job."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 import pyarrow as pa
 
@@ -8,12 +9,12 @@ from soundstorm.errors import SoundStormError
 
 
 def check_rejected_fraction(
-    rejected: pa.Table, total: int, max_share: float, *, problem: str, named_by: str, remedy: str
+    rejected: Iterable[pa.Table], total: int, max_share: float, *, problem: str, named_by: str, remedy: str
 ) -> dict[str, int]:
     """Number of rejected clips for each reason.
 
     Args:
-        rejected: schema REJECTED.
+        rejected: tables of schema REJECTED.
         total: number of clips, including rejected ones.
         max_share: maximum fraction of rejected clips: --max-rejected.
         problem: what happened to them: `were rejected`.
@@ -23,12 +24,15 @@ def check_rejected_fraction(
     Raises:
         SoundStormError: too many clips were rejected.
     """
-    reasons = Counter(rejected["reason"].to_pylist())
-    if rejected.num_rows > max_share * total:
+    reasons: Counter[str] = Counter()
+    first: dict[str, str] = {}
+    for table in rejected:
+        reasons.update(table["reason"].to_pylist())
+        first = first or next(iter(table.slice(0, 1).to_pylist()), {})
+    if reasons.total() > max_share * total:
         listing = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        first = rejected.slice(0, 1).to_pylist()[0]
         raise SoundStormError(
-            f"{rejected.num_rows} of {total} clips {problem} ({listing}; for example {first[named_by]}: "
+            f"{reasons.total()} of {total} clips {problem} ({listing}; for example {first[named_by]}: "
             f"{first['detail']}), more than --max-rejected {max_share:g} allows; {remedy}"
         )
     return dict(reasons)

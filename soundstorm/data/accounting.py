@@ -1,14 +1,19 @@
 """Accounts for every file of a data folder: found = tokenized + rejected + ignored."""
 
+import heapq
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 
 import pyarrow as pa
 
 from soundstorm.audio.file_kinds import is_audio
 from soundstorm.data.clip_windows import split_window
 from soundstorm.data.data_folder import is_hidden
+from soundstorm.data.indexing.entries import Entries
+from soundstorm.data.indexing.text_lookup import ROWS_AT_ONCE, iter_texts
 from soundstorm.data.layouts import Contents
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import IGNORED, Ignored
@@ -37,65 +42,101 @@ class Account:
         )
 
 
-def ignored_files(contents: Contents, left_out: Iterable[str]) -> pa.Table:
+def ignored_files(contents: Contents, entries: Entries, left_out: Iterable[str]) -> pa.Table:
     """The files that neither a row nor a class folder makes a clip (schema IGNORED), each with the reason.
 
     Args:
         contents: of the data folder.
+        entries: its entries, of which none was left out.
         left_out: paths of clips that are not used because their source recording also has clips in another fold.
     """
-    tried = {entry.path for entry in contents.entries}
-    reasons = {path: _why(path, contents) for path in contents.listing.files if path not in tried}
-    reasons |= dict.fromkeys(
-        left_out, (Ignored.SOURCE_IN_TWO_FOLDS, "its recording has more clips in another fold (--strict-folds)")
+    why_left = (Ignored.SOURCE_IN_TWO_FOLDS, "its recording has more clips in another fold (--strict-folds)")
+    reasons = heapq.merge(
+        ((path, _why(path, contents)) for path in entries.listing.others(entries.files())),
+        ((path, why_left) for path in sorted(left_out)),
+        key=itemgetter(0),
     )
-    rows = [
-        {"uri": f"{contents.data_folder.uri}/{path}", "reason": reason.value, "detail": detail}
-        for path, (reason, detail) in sorted(reasons.items())
-    ]
-    return pa.Table.from_pylist(rows, IGNORED)
+    chunks = []
+    while some := list(islice(reasons, ROWS_AT_ONCE)):
+        uris = [f"{contents.data_folder.uri}/{path}" for path, _ in some]
+        columns = [uris, [reason.value for _, (reason, _) in some], [detail for _, (_, detail) in some]]
+        chunks.append(pa.record_batch([pa.array(column, pa.string()) for column in columns], IGNORED))
+    return pa.Table.from_batches(chunks, IGNORED)
 
 
-def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, files: frozenset[str]) -> Account:
-    """Count what happened to each file.
+class Accounting:
+    """Counts what happened to each file, from the clips and rejections in any portions.
 
     Args:
         found: number of files in the data folder.
-        clips: clips of the index, or windows of them, schema CLIPS.
-        rejected: rejections of all stages, schema REJECTED.
         ignored: schema IGNORED.
         files: URIs of the rows rejected at stage "index" whose file exists.
-
-    Raises:
-        SoundStormError: a file is in none of the tables or in two of them.
     """
-    lost = {row["clip_id"] for row in rejected.to_pylist() if row["stage"] != "index"}
-    tokenized = {
-        split_window(row["uri"])[0]
-        for row in clips.select(["clip_id", "uri"]).to_pylist()
-        if row["clip_id"] not in lost
-    }
-    rows = [(row["stage"], split_window(row["uri"])[0]) for row in rejected.to_pylist()]
-    elsewhere = tokenized | set(ignored["uri"].to_pylist())
-    at_index = {uri for stage, uri in rows if stage == "index" and uri in files} - elsewhere
-    refused = at_index | ({uri for stage, uri in rows if stage != "index"} - tokenized)
-    result = Account(
-        found=found,
-        tokenized=len(tokenized),
-        rejected=len(refused),
-        ignored=ignored.num_rows,
-        rows_without_file=sum(stage == "index" for stage, _ in rows) - len(at_index),
-    )
-    if result.found != result.tokenized + result.rejected + result.ignored:
-        raise SoundStormError(
-            f"{result}: these do not add up; the data folder was changed during the run: run again with --overwrite"
+
+    def __init__(self, found: int, ignored: pa.Table, files: frozenset[str]) -> None:
+        self._found, self._num_ignored = found, ignored.num_rows
+        self._at_index = set(files)
+        for uri in iter_texts(ignored["uri"]) if files else ():
+            self._at_index.discard(uri)
+        self._rows_at_index = self._tokenized = self._lost = self._lost_at_index = 0
+        self._recording = ""
+        self._is_used = False
+
+    def add(self, clips: pa.Table, rejected: pa.Table) -> None:
+        """Count the next clips, of which windows of a recording follow each other.
+
+        Args:
+            clips: clips of the index, or windows of them, schema CLIPS.
+            rejected: rejections, schema REJECTED: those of these clips, and any of stage "index".
+        """
+        stages = rejected["stage"].to_pylist()
+        self._rows_at_index += stages.count("index")
+        lost = {
+            clip_id for clip_id, stage in zip(rejected["clip_id"].to_pylist(), stages, strict=True) if stage != "index"
+        }
+        for clip_id, uri in zip(iter_texts(clips["clip_id"]), iter_texts(clips["uri"]), strict=True):
+            recording = split_window(uri)[0] if "#" in uri else uri
+            if recording != self._recording:
+                self._close()
+                self._recording, self._is_used = recording, False
+            self._is_used |= clip_id not in lost
+
+    def _close(self) -> None:
+        """Count the recording whose clips were added last."""
+        if not self._recording:
+            return
+        if self._is_used:
+            self._tokenized += 1
+            self._at_index.discard(self._recording)
+        else:
+            self._lost += 1
+            self._lost_at_index += self._recording in self._at_index
+
+    def result(self) -> Account:
+        """The account, when all clips and rejections were added.
+
+        Raises:
+            SoundStormError: a file is in none of the tables or in two of them.
+        """
+        self._close()
+        self._recording = ""
+        result = Account(
+            found=self._found,
+            tokenized=self._tokenized,
+            rejected=len(self._at_index) + self._lost - self._lost_at_index,
+            ignored=self._num_ignored,
+            rows_without_file=self._rows_at_index - len(self._at_index),
         )
-    return result
+        if result.found != result.tokenized + result.rejected + result.ignored:
+            raise SoundStormError(
+                f"{result}: these do not add up; the data folder was changed during the run: run again with --overwrite"
+            )
+        return result
 
 
 def _why(path: str, contents: Contents) -> tuple[Ignored, str]:
     """Why a file is not a clip."""
-    rejection = contents.listing.files[path]
+    rejection = contents.entries.listing.rejection(path)
     and_unreadable = f"; {rejection[1]}" if rejection else ""
     if path in contents.ignored:
         reason, detail = contents.ignored[path]

@@ -3,9 +3,12 @@ one."""
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.fs import FileSystem, FileType
 
 from soundstorm.audio.synthesis import CLASSES
@@ -13,11 +16,14 @@ from soundstorm.data.accounting import ignored_files
 from soundstorm.data.class_folders import folder_contents, table_contents
 from soundstorm.data.clip_windows import split_window
 from soundstorm.data.data_folder import DatasetFolder
-from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, TableLayout, spelling_notes
-from soundstorm.data.source_recordings import SplitSources, smaller_sides, split_phrase, split_sources
+from soundstorm.data.indexing.entries import without_duplicates
+from soundstorm.data.indexing.tables import clip_table, rejection_table
+from soundstorm.data.indexing.text_lookup import iter_texts
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, TableLayout, spelling_notes
+from soundstorm.data.source_recordings import SplitSources, in_two_folds, smaller_sides, split_phrase, split_sources
 from soundstorm.data.synthetic import NUM_FOLDS as SYNTHETIC_FOLDS
 from soundstorm.errors import SoundStormError
-from soundstorm.schemas import CLIPS, IGNORED, REJECTED, Reason
+from soundstorm.schemas import IGNORED
 
 ESC50_CATEGORIES = (
     "dog", "rooster", "pig", "cow", "frog", "cat", "hen", "insects", "sheep", "crow", "rain", "sea_waves",
@@ -180,7 +186,13 @@ DATASETS: dict[str, Dataset] = {
 
 
 def index_dataset(
-    name: str, filesystem: FileSystem, root: str, uri_prefix: str, *, strict_folds: bool = False
+    name: str,
+    filesystem: FileSystem,
+    root: str,
+    uri_prefix: str,
+    *,
+    strict_folds: bool = False,
+    names_below: Callable[[str], Iterable[str]] | None = None,
 ) -> Index:
     """List the clips of the dataset `name` in a folder, or for `folder` also in a CSV file.
 
@@ -189,6 +201,7 @@ def index_dataset(
         root: the folder, as a path within `filesystem`.
         uri_prefix: the same folder as a URI; the `uri` of a clip is this and its path relative to the folder.
         strict_folds: if a source recording has clips in two folds, keep only those of the fold with most of them.
+        names_below: see `DatasetFolder`.
 
     Raises:
         SoundStormError: the name is unknown, the CSV or a column of it is missing, no clip can be used, or a source
@@ -197,15 +210,16 @@ def index_dataset(
     """
     if name not in DATASETS:
         raise SoundStormError(f"dataset '{name}' is unknown: choose one of {', '.join(DATASETS)}")
-    data_folder = DatasetFolder(filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"))
+    data_folder = DatasetFolder(
+        filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"), names_below=names_below
+    )
     layout = DATASETS[name].layout
     if layout is not None:
         contents = layout.contents(data_folder)
     elif filesystem.get_file_info(data_folder.root or "/").type == FileType.File:
         parent, _, csv_name = data_folder.root.rpartition("/")
-        contents = table_contents(
-            DatasetFolder(filesystem=filesystem, root=parent, uri=data_folder.uri.rpartition("/")[0]), csv_name
-        )
+        folder = replace(data_folder, root=parent, uri=data_folder.uri.rpartition("/")[0])
+        contents = table_contents(folder, csv_name)
     else:
         contents = folder_contents(data_folder)
     return _to_index(name, contents, strict_folds)
@@ -228,55 +242,54 @@ def source_of(clip_id: str, dataset: str) -> str:
 def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
     """Divide the entries into clips and rejected rows; of several clips with the same clip_id or the same file, the
     first is kept."""
-    data_folder, clips, rejected = contents.data_folder, [], []
-    kept: dict[str, IndexEntry] = {}
-    owners: dict[str, str] = {}
-    for entry in contents.entries:
-        rejection = entry.rejection
-        if rejection is None and entry.clip_id in kept:
-            rejection = (
-                Reason.DUPLICATE_ID,
-                f"{entry.path}: clip_id '{entry.clip_id}' is that of an earlier clip, which is kept",
-            )
-        elif rejection is None and entry.path in owners:
-            earlier = owners[entry.path]
-            rejection = (
-                Reason.DUPLICATE_ID,
-                f"{entry.path}: it is also the file of the earlier clip '{earlier}', which is kept",
-            )
-        row = {"clip_id": entry.clip_id, "uri": f"{data_folder.uri}/{entry.path}"}
-        if rejection is None:
-            kept[entry.clip_id] = entry
-            owners[entry.path] = entry.clip_id
-            clips.append(row | {"dataset": name, "fold": entry.fold, "label": entry.label, "category": entry.category})
-        else:
-            rejected.append(row | {"stage": "index", "reason": rejection[0].value, "detail": rejection[1]})
-    if not clips:
-        counts = ", ".join(
-            f"{count} {reason}" for reason, count in Counter(row["reason"] for row in rejected).most_common()
-        )
-        first = (
-            f": {counts}; the first: {rejected[0]['detail']}"
-            if rejected
-            else f": it names no clip of {DATASETS[name].title}"
-        )
-        raise SoundStormError(f"{data_folder.uri} has no clip that can be used{first}")
-    split = split_sources(
-        (clip.clip_id, clip.fold, clip.source or _published_source(clip.clip_id, name)) for clip in kept.values()
-    )
+    data_folder, entries = contents.data_folder, without_duplicates(contents.entries)
+    listing, usable = entries.listing, entries.usable
+    if not usable.num_rows:
+        raise SoundStormError(f"{data_folder.uri} has no clip that can be used{_why_none(name, entries.rejected)}")
+    split = _split_sources(name, usable)
     left_out, notes = _two_folds(name, data_folder, split, strict_folds)
+    is_left_out = pc.is_in(usable["clip_id"], pa.array(sorted(left_out), pa.string()))
+    paths_left_out = listing.paths.take(usable["file"].filter(is_left_out).combine_chunks()).to_pylist()
     spellings = spelling_notes(contents.categories) if DATASETS[name].layout is None else []
-    files = {f"{data_folder.uri}/{path}" for path in contents.listing.files}
+    existing = entries.rejected["path"].filter(entries.rejected["file"].is_valid())
     return Index(
-        clips=pa.Table.from_pylist([clip for clip in clips if clip["clip_id"] not in left_out], CLIPS),
-        rejected=pa.Table.from_pylist(rejected, REJECTED),
+        clips=clip_table(
+            replace(entries, usable=usable.filter(pc.invert(is_left_out)) if left_out else usable),
+            name,
+            data_folder.uri,
+            contents.categories,
+        ),
+        rejected=rejection_table(entries, data_folder.uri),
         num_folds=contents.num_folds,
         categories=contents.categories,
-        num_files=len(contents.listing.files),
-        ignored=ignored_files(contents, [kept[clip_id].path for clip_id in left_out]),
-        rejected_files=frozenset(row["uri"] for row in rejected) & files,
+        num_files=len(listing),
+        ignored=ignored_files(contents, entries, paths_left_out),
+        rejected_files=frozenset(f"{data_folder.uri}/{path}" for path in iter_texts(existing)),
         split_sources=split,
         notes=(*contents.notes, *spellings, *notes),
+    )
+
+
+def _why_none(name: str, rejected: pa.Table) -> str:
+    """Why no entry is usable, as the end of a sentence."""
+    if not rejected.num_rows:
+        return f": it names no clip of {DATASETS[name].title}"
+    counts = ", ".join(f"{count} {reason}" for reason, count in Counter(iter_texts(rejected["reason"])).most_common())
+    return f": {counts}; the first: {rejected['detail'][0].as_py()}"
+
+
+def _split_sources(name: str, usable: pa.Table) -> SplitSources:
+    """Source recordings with clips in two folds, from the table of labels or, in a published dataset, from the names
+    of the clips."""
+
+    def sources(rows: pa.Table) -> Iterator[str]:
+        pairs = zip(iter_texts(rows["clip_id"]), iter_texts(rows["source"]), strict=True)
+        return (source or _published_source(clip_id, name) for clip_id, source in pairs)
+
+    numbers = np.fromiter(map(hash, sources(usable)), np.int64, usable.num_rows)
+    suspects = usable.take(in_two_folds(numbers, usable["fold"].to_numpy()))
+    return split_sources(
+        zip(suspects["clip_id"].to_pylist(), suspects["fold"].to_pylist(), sources(suspects), strict=True)
     )
 
 

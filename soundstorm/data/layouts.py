@@ -7,12 +7,15 @@ are listed once per dataset.
 import hashlib
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from soundstorm.data.categories import normalized
-from soundstorm.data.data_folder import DatasetFolder, Listing, Rejection, composed
-from soundstorm.data.labels_file import LabelRow, read_labels, whole_number
+from soundstorm.data.data_folder import DatasetFolder
+from soundstorm.data.indexing.entries import Entries, IndexEntry, tabulate
+from soundstorm.data.indexing.listing import Listing, composed
+from soundstorm.data.labels_file import LabelRow, LabelTable, read_labels, whole_number
 from soundstorm.schemas import Ignored, Reason
 
 TRUE = ("true", "1", "1.0", "yes")
@@ -23,27 +26,11 @@ _NOT_A_NAME = re.compile(r"[/\\\x00-\x1f]|^\.")
 
 
 @dataclass(kw_only=True, frozen=True)
-class IndexEntry:
-    """A row or file of a dataset. If `rejection` says why it cannot be used, fold and label are meaningless."""
-
-    clip_id: str
-    path: str
-    """Path relative to the data folder: as it is stored, or, if there is no such file, as the row has it."""
-    fold: int = 0
-    label: int = 0
-    category: str = ""
-    source: str = ""
-    """The recording that the clip was cut from, if the CSV states it."""
-    rejection: Rejection | None = None
-
-
-@dataclass(kw_only=True, frozen=True)
 class Contents:
     """The contents of a dataset."""
 
     data_folder: DatasetFolder
-    listing: Listing
-    entries: list[IndexEntry]
+    entries: Entries
     categories: list[str]
     """In the order of their labels."""
     num_folds: int
@@ -88,39 +75,47 @@ class TableLayout:
         hint = f"--data-dir must be the folder that holds {audio}/ and {self.csv_path}"
         rows = read_labels(data_folder, self.csv_path, columns, [self.source], hint)
         listing = data_folder.list_files(audio)
-        entries, others, renamed = [], {}, []
-        for row in rows:
-            entry = self._entry(row, listing)
-            if self.subset_column is not None and row.cells[self.subset_column].casefold() not in TRUE:
-                others[entry.path] = (
-                    Ignored.OTHER_DATASET,
-                    f"column {self.subset_column} of {self.csv_path} says that it does not belong to {self.title}",
-                )
-                continue
-            entries.append(entry)
-            if (
-                entry.rejection is None
-                and posixpath.splitext(entry.path)[1] != posixpath.splitext(row.cells[self.filename])[1]
-            ):
-                renamed.append(f"{entry.path} for {row.cells[self.filename]}")
+        others: dict[str, tuple[Ignored, str]] = {}
+        renamed: Counter[str] = Counter()
+        entries = tabulate(self._entries(rows, listing, others, renamed), listing)
         notes = (
             [
-                f"{len(renamed)} files have another suffix than {self.csv_path} says, for example {renamed[0]}: they "
-                "are used"
+                f"{renamed.total()} files have another suffix than {self.csv_path} says, for example "
+                f"{next(iter(renamed))}: they are used"
             ]
             if renamed
             else []
         )
         return Contents(
             data_folder=data_folder,
-            listing=listing,
             entries=entries,
             categories=[category for _, category in sorted(self.labels.values())],
             num_folds=self.num_folds,
-            ignored={path: why for path, why in others.items() if path in listing.files},
+            ignored=others,
             labels_path=self.csv_path,
             notes=tuple(notes),
         )
+
+    def _entries(
+        self,
+        rows: LabelTable,
+        listing: Listing,
+        others: dict[str, tuple[Ignored, str]],
+        renamed: Counter[str],
+    ) -> Iterator[IndexEntry]:
+        """The entries of the dataset. Files of other rows are added to `others`, and those whose suffix is not that of
+        their row to `renamed`, of which only the first is named."""
+        why = f"column {self.subset_column} of {self.csv_path} says that it does not belong to {self.title}"
+        for row in rows:
+            entry = self._entry(row, listing)
+            if self.subset_column is not None and row.cells[self.subset_column].casefold() not in TRUE:
+                if entry.path in listing:
+                    others[entry.path] = (Ignored.OTHER_DATASET, why)
+                continue
+            given = row.cells[self.filename]
+            if entry.rejection is None and posixpath.splitext(entry.path)[1] != posixpath.splitext(given)[1]:
+                renamed[next(iter(renamed), f"{entry.path} for {given}")] += 1
+            yield entry
 
     def _entry(self, row: LabelRow, listing: Listing) -> IndexEntry:
         cells, where = row.cells, f"row {row.number} of {self.csv_path}"
@@ -155,12 +150,10 @@ class TableLayout:
             )
         if stored is None:
             return reject(Reason.MISSING_FILE, f"{path} does not exist")
-        rejection = listing.files[stored]
+        rejection = listing.rejection(stored)
         if rejection is not None:
             return reject(rejection[0], f"{stored}: {rejection[1]}")
-        return IndexEntry(
-            clip_id=clip_id, path=stored, fold=fold, label=label, category=category, source=cells.get(self.source, "")
-        )
+        return IndexEntry(clip_id=clip_id, path=stored, fold=fold, label=label, source=cells.get(self.source, ""))
 
 
 def fold_of_source(source: str, num_folds: int = FOLDER_FOLDS) -> int:

@@ -3,10 +3,14 @@
 import posixpath
 from dataclasses import dataclass
 
+import pyarrow.compute as pc
+
 from soundstorm.audio.file_kinds import is_audio
-from soundstorm.data.data_folder import DatasetFolder, Listing, composed, is_hidden
+from soundstorm.data.data_folder import DatasetFolder, is_recording
+from soundstorm.data.indexing.entries import Entries, IndexEntry, tabulate
+from soundstorm.data.indexing.listing import Listing, composed
 from soundstorm.data.labels_file import LabelRow, read_labels, whole_number
-from soundstorm.data.layouts import FOLDER_FOLDS, Contents, IndexEntry, fold_of_source, is_category, path_inside
+from soundstorm.data.layouts import FOLDER_FOLDS, Contents, fold_of_source, is_category, path_inside
 from soundstorm.schemas import Reason
 
 COLUMNS = ("filename", "category")
@@ -42,7 +46,7 @@ def csv_contents(data_folder: DatasetFolder, path: str, listing: Listing | None 
     rows = read_labels(data_folder, path, COLUMNS, OPTIONAL, hint)
     listing = data_folder.list_files() if listing is None else listing
     categories = sorted({name for row in rows if is_category(name := composed(row.cells["category"]))})
-    tops = {name.split("/")[0] for name in listing.files if "/" in name}
+    tops = {name.split("/")[0] for name in listing if "/" in name}
     bases = dict.fromkeys(
         [posixpath.dirname(path), "", *(name for name in sorted(tops) if name.casefold() in AUDIO_FOLDERS)]
     )
@@ -53,36 +57,33 @@ def csv_contents(data_folder: DatasetFolder, path: str, listing: Listing | None 
         labels={name: label for label, name in enumerate(categories)},
         bases=tuple(bases),
     )
-    entries = [_entry(table, row) for row in rows]
-    num_folds = max((entry.fold for entry in entries), default=1) if "fold" in rows[0].cells else FOLDER_FOLDS
-    usable = [entry for entry in entries if entry.rejection is None]
+    entries = tabulate((_entry(table, row) for row in rows), listing)
+    largest = pc.max(entries.usable["fold"]).as_py() or 0
     return Contents(
         data_folder=data_folder,
-        listing=listing,
         entries=entries,
         categories=categories,
-        num_folds=num_folds,
+        num_folds=largest if "fold" in rows.place_of else FOLDER_FOLDS,
         labels_path=path,
-        notes=tuple(_overridden(table, usable)),
+        notes=tuple(_overridden(table, entries)),
     )
 
 
-def _overridden(table: _Table, usable: list[IndexEntry]) -> list[str]:
+def _overridden(table: _Table, entries: Entries) -> list[str]:
     """A note on recordings that look like class folders but are not named by the table."""
-    taken = {entry.path for entry in usable}
-    recordings = [name for name in table.listing.files if is_audio(name) and not is_hidden(name)]
-    unused = [name for name in recordings if name not in taken]
-    folders = sorted(
-        {name.split("/")[0] for name in recordings if "/" in name} - {base for base in table.bases if base}
-    )
-    notes = []
-    if unused and folders:
-        notes.append(
-            f"{table.path} decides which files are used, not the {len(folders)} folders beside it ("
-            f"{', '.join(folders[:5])}{', ...' if len(folders) > 5 else ''}): {len(unused)} recordings that it does "
-            f"not name are ignored, for example {unused[0]}; move it away to use the folders as classes"
-        )
-    return notes
+    tops = {name.split("/")[0] for name in table.listing if "/" in name and is_recording(name)}
+    folders = sorted(tops - {base for base in table.bases if base})
+    if not folders:
+        return []
+    unused = filter(is_recording, table.listing.others(entries.usable["file"].to_numpy()))
+    first = next(unused, None)
+    if first is None:
+        return []
+    return [
+        f"{table.path} decides which files are used, not the {len(folders)} folders beside it ("
+        f"{', '.join(folders[:5])}{', ...' if len(folders) > 5 else ''}): {1 + sum(1 for _ in unused)} recordings that "
+        f"it does not name are ignored, for example {first}; move it away to use the folders as classes"
+    ]
 
 
 def _entry(table: _Table, row: LabelRow) -> IndexEntry:
@@ -118,12 +119,10 @@ def _entry(table: _Table, row: LabelRow) -> IndexEntry:
     if stored is None:
         places = ", ".join(f"{table.data_folder.uri}/{base}".rstrip("/") for base in table.bases)
         return reject(Reason.MISSING_FILE, f"{inside} does not exist; it was looked for in {places}{surplus}")
-    rejection = table.listing.files[stored]
+    rejection = table.listing.rejection(stored)
     if rejection is not None:
         return reject(rejection[0], f"{stored}: {rejection[1]}")
-    return IndexEntry(
-        clip_id=clip_id, path=stored, fold=fold, label=table.labels[category], category=category, source=source
-    )
+    return IndexEntry(clip_id=clip_id, path=stored, fold=fold, label=table.labels[category], source=source)
 
 
 def _looked_up(table: _Table, given: str) -> tuple[str | None, str | None]:

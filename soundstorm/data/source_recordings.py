@@ -3,6 +3,8 @@ other."""
 
 from collections.abc import Iterable
 
+import numpy as np
+
 SplitSources = dict[str, dict[int, list[str]]]
 """Source recording -> fold -> clip_ids that were cut from it and lie in that fold."""
 MAX_NAMED = 20
@@ -20,6 +22,23 @@ def split_sources(clips: Iterable[tuple[str, int, str]]) -> SplitSources:
         if source:
             found.setdefault(source, {}).setdefault(fold, []).append(clip_id)
     return {source: folds for source, folds in sorted(found.items()) if len(folds) > 1}
+
+
+def in_two_folds(sources: np.ndarray, folds: np.ndarray) -> np.ndarray:
+    """Places of the clips whose source has clips in more than one fold, in rising order.
+
+    Args:
+        sources: a number for the source of each clip; 0 if the clip does not share it with others.
+        folds: fold of each clip.
+    """
+    order = np.argsort(sources, kind="stable")
+    order = order[sources[order] != 0]
+    if not len(order):
+        return order
+    sorted_sources, sorted_folds = sources[order], folds[order]
+    starts = np.flatnonzero(np.append(True, sorted_sources[1:] != sorted_sources[:-1]))
+    differ = np.minimum.reduceat(sorted_folds, starts) != np.maximum.reduceat(sorted_folds, starts)
+    return np.sort(order[np.repeat(differ, np.diff(starts, append=len(order)))])
 
 
 def smaller_sides(split: SplitSources) -> list[str]:

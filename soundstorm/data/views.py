@@ -75,6 +75,12 @@ def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
     Returns:
         One of the others in `group`; None if the view is not mixed, such as view 0, or there is no other clip.
     """
+    position = partner_position(clip_id, view, group)
+    return None if position is None else group[position]
+
+
+def partner_position(clip_id: str, view: int, group: Sequence[str]) -> int | None:
+    """Position in `group` of the clip that `choose_partner` returns; None if it returns None."""
     num_others = len(group) - 1
     if view == ORIGINAL or num_others < 1:
         return None
@@ -82,7 +88,7 @@ def choose_partner(clip_id: str, view: int, group: Sequence[str]) -> str | None:
     if not settings.is_mixed:
         return None
     position = int(settings.partner * num_others)
-    return group[position + (position >= bisect.bisect_left(group, clip_id))]
+    return position + (position >= bisect.bisect_left(group, clip_id))
 
 
 def make_view(waveform_N: np.ndarray, clip_id: str, view: int, partner: np.ndarray | None = None) -> np.ndarray:

@@ -21,8 +21,8 @@ import jobs.tokenize
 from cluster.runtime.connect import connect
 from cluster.scheduling.attempt_tracker import start_tracker, tracking
 from jobs import tokenize
+from jobs.actors.mixing_partners import MixingPartners
 from jobs.actors.tokenizer import PLANNED_CLIPS, Decoded, TokenizerActor, read_shard, to_ipc
-from jobs.actors.tokenizing_pool import with_partners
 from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.files import encode_audio
 from soundstorm.codec.files import load_codec
@@ -240,7 +240,7 @@ def test_a_shard_that_a_task_decoded_is_encoded_as_if_the_actor_had_read_it(
 ) -> None:
     weights, tracker = tiny_codec.read_bytes(), start_tracker()
     clips = open_dataset("synthetic", str(mixed_dataset.folder)).clips
-    row = {"shard": 0, "clips": to_ipc(with_partners(clips, 0))}
+    row = {"shard": 0, "clips": to_ipc(MixingPartners(clips, 0).planned(0, clips.num_rows))}
     reading = {"max_duration_s": 30.0, "tracker": tracker, "limit_s": 600.0}
     [decoded] = ray.data.from_items([row]).map(read_shard, fn_kwargs=reading, num_cpus=1, max_retries=1).take_all()
     for name, given in (("by itself", row), ("by a task", decoded)):

@@ -16,8 +16,8 @@ from cluster.errors import ClusterError
 from cluster.scheduling.attempt_tracker import start_tracker
 from cluster.tables import stage_record as records
 from jobs import tokenize
+from jobs.actors.mixing_partners import MixingPartners
 from jobs.actors.tokenizer import PLANNED_CLIPS, TokenizerActor, to_ipc
-from jobs.actors.tokenizing_pool import with_partners
 from soundstorm.audio.files import RejectedAudio, encode_audio, from_pcm16, read_audio, to_pcm16
 from soundstorm.codec.files import load_codec
 from soundstorm.data.views import make_view
@@ -75,7 +75,7 @@ def test_a_view_is_what_its_clip_and_its_partner_make_however_the_clips_are_deal
 ) -> None:
     codec = load_codec(tiny_codec)
     clips, _ = tables.read_table(storage.join(with_views.output_dir, "clips.parquet"))
-    planned = with_partners(clips.take(list(range(clips.num_rows))[::-1]), NUM_VIEWS)
+    planned = MixingPartners(clips.take(list(range(clips.num_rows))[::-1]), NUM_VIEWS).planned(0, clips.num_rows)
     mixed = {"with": 0, "without": 0}
     rows = view_rows(with_views.output_dir)
     for clip in planned.to_pylist():
@@ -100,12 +100,13 @@ def test_partners_are_of_the_same_class_and_fold_in_any_order_of_the_clips() -> 
         for n in range(40)
     ]
     group = {row["uri"]: (row["fold"], row["label"]) for row in rows}
-    planned = {row["clip_id"]: row for row in with_partners(pa.Table.from_pylist(rows, CLIPS), 8).to_pylist()}
+    partners = MixingPartners(pa.Table.from_pylist(rows, CLIPS), 8)
+    planned = {row["clip_id"]: row for start in range(0, 40, 10) for row in partners.planned(start, 10).to_pylist()}
     found = [(row, partner) for row in planned.values() for partner in row["partners"] if partner is not None]
     assert 0.1 < len(found) / (40 * 8) < 0.3
     assert all(partner != row["uri"] and group[partner] == group[row["uri"]] for row, partner in found)
     for fewer, views in ((rows[::-1], 8), (rows, 5)):
-        table = with_partners(pa.Table.from_pylist(fewer, CLIPS), views)
+        table = MixingPartners(pa.Table.from_pylist(fewer, CLIPS), views).planned(0, 40)
         assert all(row["partners"] == planned[row["clip_id"]]["partners"][:views] for row in table.to_pylist())
 
 

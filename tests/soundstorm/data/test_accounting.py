@@ -4,10 +4,11 @@ import os
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from soundstorm.data.accounting import Account, account
+from soundstorm.data.accounting import Account, Accounting
 from soundstorm.data.datasets import ESC50_CATEGORIES, Index, index_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import IGNORED, REJECTED
@@ -34,6 +35,21 @@ def accounted(found: Index, rejected_later: list[dict[str, str]] | None = None) 
     """The account if exactly the clips `rejected_later` turned out to be unusable."""
     rejected = pa.concat_tables([found.rejected, pa.Table.from_pylist(rejected_later or [], REJECTED)])
     return account(found.num_files, found.clips, rejected, found.ignored, found.rejected_files)
+
+
+def account(found: int, clips: pa.Table, rejected: pa.Table, ignored: pa.Table, files: frozenset[str]) -> Account:
+    """The account of clips that are added at once, and the same of those that are added one by one."""
+    whole = Accounting(found, ignored, files)
+    whole.add(clips, rejected)
+    single = Accounting(found, ignored, files)
+    is_index = pc.equal(rejected["stage"], "index")
+    single.add(clips.slice(0, 0), rejected.filter(is_index))
+    for row in range(clips.num_rows):
+        clip = clips.slice(row, 1)
+        single.add(clip, rejected.filter(pc.and_(pc.invert(is_index), pc.is_in(rejected["clip_id"], clip["clip_id"]))))
+    result = whole.result()
+    assert single.result() == result
+    return result
 
 
 def test_what_is_no_recording_is_ignored_by_name_and_everything_adds_up(tmp_path: Path) -> None:

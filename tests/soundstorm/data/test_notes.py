@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from soundstorm.audio.files import Recording, read_audio, to_pcm16
-from soundstorm.data.notes import count_notes, kind_of, note_lines, unused_s
+from soundstorm.data.notes import NoteTally, kind_of
 from soundstorm.schemas import Note
 
 RATE = 24_000
@@ -167,13 +167,14 @@ def test_each_kind_is_one_line_with_its_count_and_an_example() -> None:
         "a/1.wav": ["cut: 1.50 of 31.50 s are not used"],
         "c/3.wav": [],
     }
-    lines = note_lines(notes, 12, "; --long split uses them")
+    tally = NoteTally(notes)
+    lines = tally.lines(12, "; --long split uses them")
     assert len(lines) == 2
     assert lines[0].startswith("a DC offset") and "1 of 12 clips, for example b/2.wav (+0.900" in lines[0]
     assert "2 of 12 clips, for example a/1.wav (1.50 of 31.50 s" in lines[1]
     assert lines[1].endswith("61.50 s in all are not used; --long split uses them")
-    assert count_notes(notes) == {"offset": 1, "cut": 2}
-    assert unused_s(notes) == 61.5
+    assert tally.counts == {"offset": 1, "cut": 2}
+    assert (tally.unused_s, tally.silent) == (61.5, [])
 
 
 @pytest.mark.parametrize(
@@ -190,6 +191,8 @@ def test_each_kind_is_one_line_with_its_count_and_an_example() -> None:
     ],
 )
 def test_every_kind_has_words(make: Callable[[], Recording], kind: Note) -> None:
-    [line] = note_lines({"x.wav": make().notes}, 1)
+    tally = NoteTally({"x.wav": make().notes})
+    [line] = tally.lines(1)
+    assert tally.silent == (["x.wav"] if kind == Note.SILENT else [])
     assert "1 of 1 clips, for example x.wav (" in line
     assert kinds(make()) == [kind.value]
