@@ -1,7 +1,7 @@
 """Train SoundStorm on tokens, with Ray Train: distributed data parallel, a checkpoint each epoch, resumed by the same
 command.
 
-Each worker reads all tokens once through `ray.train.get_dataset_shard` and holds them in memory (6 kB per view of 5 s).
+All tokens lie once in the object store of each node, 6 kB per view of 5 s, and its workers read them there.
 A permutation determined by (seed, epoch) assigns clips to workers and steps, see `jobs.training.batches.epoch_batches`:
 all workers make the same number of steps, no clip is dropped, and an interrupted run resumes exactly. An epoch passes
 over the clips once, each in one of its views, see `soundstorm.training.batches.sample_view`.
@@ -19,7 +19,6 @@ import torch
 
 from cluster import storage
 from cluster.runtime.connect import connect
-from cluster.runtime.ray_data import quiet_ray_data
 from cluster.scheduling.sole_process import sole_process
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, OneOf, RestartOptions, TrainingOptions
@@ -154,10 +153,10 @@ def _train(
             **_loop_settings(options, tokens, architecture, init_checkpoint, overrides),
             "training": config.to_dict(),
             "batch_size": batch_of_worker(options.output_dir, config.batch_size, scaling.num_workers),
+            "tokens": ray.put((training, validation)),
             "weights": None if weights is None else ray.put(weights),
             "cpus": scaling.cpus_per_worker,
         }
-        quiet_ray_data()
         with (
             TrainingLog(options.output_dir, "epoch", STAGE, len(training)) as log,
             tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch,
@@ -165,7 +164,7 @@ def _train(
             result = run_trainer(
                 train_on_worker,
                 settings,
-                {"tokens": ray.data.from_arrow(tokens.table)},
+                {},
                 scaling=scaling,
                 output_uri=options.output_dir,
                 max_failures=options.max_failures,

@@ -15,7 +15,6 @@ from ray import tune
 
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.runtime.ray_data import quiet_ray_data
 from jobs.console.command import console, exit_process, print_note, run_command
 from jobs.console.resume import run_once
 from jobs.training.ray_trainer import WorkerScaling, scaling_for
@@ -104,10 +103,9 @@ def _search(options: Options, begin: Start) -> list[TrialResult]:
         )
         resources = None
         if options.num_workers > 1:
-            quiet_ray_data()
             trainable = tune.with_parameters(
                 trial_on_workers,
-                tokens=ray.data.from_arrow(begin.tokens.table),
+                tokens=[ray.put((training, validation))],
                 base=base,
                 weights=begin.weights,
                 plan=each,

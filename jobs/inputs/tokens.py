@@ -2,11 +2,9 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import groupby
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -19,7 +17,7 @@ from soundstorm.codec.files import OFFICIAL_SHA256
 from soundstorm.data.views import ORIGINAL
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
-from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table, codes_from_column
+from soundstorm.schemas import CLIPS, TOKENS, CodecFingerprint, check_table
 from soundstorm.serialization.leakage import Test
 from soundstorm.serialization.provenance import (
     MISSING,
@@ -30,38 +28,12 @@ from soundstorm.serialization.provenance import (
     parse_provenance,
 )
 from soundstorm.serialization.recordings import digest_of, recordings_of
-from soundstorm.training.batches import sample_view
+from soundstorm.training.token_set import TokenSet
 
 COLUMNS = ("clip_id", "view", "fold", "label", "num_frames", "codes")
 CLIPS_FILE = "clips.parquet"
 CODEC_TRAINED_ON = "codec_trained_on"
 """Key in the record of `tokenize`: provenance of the codec; null: unknown."""
-
-
-@dataclass(kw_only=True, frozen=True)
-class TokenSet:
-    """Clips in a fixed order, each in one or more views."""
-
-    views: list[list[np.ndarray]]
-    """Codes of the views of each clip, the clip as recorded first: uint16 (num_levels, num_frames)."""
-    labels: list[int]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def num_views(self) -> int:
-        """Views of all clips together."""
-        return sum(len(views) for views in self.views)
-
-    def recorded(self, index: int) -> np.ndarray:
-        """Codes of a clip as recorded."""
-        return self.views[index][0]
-
-    def sample_view(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
-        """Codes of the view of a clip in an epoch; see `soundstorm.training.batches.sample_view`."""
-        views = self.views[index]
-        return views[sample_view(len(views), recorded_share, seed, epoch, index)]
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -125,9 +97,18 @@ class Tokens:
         return [row["label"] for row in rows if row["fold"] != self.fold and row["view"] == ORIGINAL]
 
     def split(self) -> tuple[TokenSet, TokenSet]:
-        """Clips to train on and clips to validate with; see `split_tokens`."""
-        return split_tokens(
-            [self.table], self.fold, self.fingerprint.num_levels, self.fingerprint.codebook_size, self.uri
+        """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order
+        of clip_id.
+
+        Raises:
+            SoundStormError: codes are malformed.
+        """
+        held_out = pc.equal(self.table["fold"], self.fold)
+        training = self.table.filter(pc.invert(held_out))
+        validation = self.table.filter(pc.and_(held_out, pc.equal(self.table["view"], ORIGINAL)))
+        levels, size = self.fingerprint.num_levels, self.fingerprint.codebook_size
+        return TokenSet.from_rows(training, levels, size, self.uri), TokenSet.from_rows(
+            validation, levels, size, self.uri
         )
 
 
@@ -235,32 +216,3 @@ def _require_recorded(table: pa.Table, where: str) -> None:
                 else f"has view {view} and not view {ORIGINAL}, the recording"
             )
             raise SoundStormError(f"{where}: clip '{clip_id}' {problem}: run `soundstorm tokenize` again")
-
-
-def split_tokens(
-    tables: Sequence[pa.Table], fold: int, num_levels: int, codebook_size: int, where: str
-) -> tuple[TokenSet, TokenSet]:
-    """Clips to train on (all folds but `fold`, all views) and to validate with (`fold`, as recorded), each in order of
-    clip_id.
-
-    Raises:
-        SoundStormError: codes are malformed; `where` names the table.
-    """
-    rows = pa.concat_tables(tables).sort_by([("clip_id", "ascending"), ("view", "ascending")])
-    held_out = pc.equal(rows["fold"], fold)
-    training = rows.filter(pc.invert(held_out))
-    validation = rows.filter(pc.and_(held_out, pc.equal(rows["view"], ORIGINAL)))
-    return _token_set(training, num_levels, codebook_size, where), _token_set(
-        validation, num_levels, codebook_size, where
-    )
-
-
-def _token_set(rows: pa.Table, num_levels: int, codebook_size: int, where: str) -> TokenSet:
-    codes = [
-        codes_QT.astype(np.uint16) for codes_QT in codes_from_column(rows["codes"], num_levels, codebook_size, where)
-    ]
-    labelled = zip(rows["clip_id"].to_pylist(), rows["label"].to_pylist(), codes, strict=True)
-    clips = [list(views) for _, views in groupby(labelled, key=lambda row: row[0])]
-    return TokenSet(
-        views=[[codes_QT for _, _, codes_QT in views] for views in clips], labels=[views[0][1] for views in clips]
-    )

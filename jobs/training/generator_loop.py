@@ -13,7 +13,7 @@ from ray.train import get_checkpoint
 from ray.train.torch import get_device, prepare_model
 
 from jobs.inputs.checkpoints import CHECKPOINT_FOLDER
-from jobs.inputs.tokens import Tokens, TokenSet, split_tokens
+from jobs.inputs.tokens import Tokens
 from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.codec.codec import Codec
@@ -36,7 +36,7 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     use_threads(settings["cpus"], settings["threads"])
     context = ray.train.get_context()
     fingerprint = CodecFingerprint(**settings["codec"])
-    training, validation = _read_tokens(settings["fold"], fingerprint)
+    training, validation = ray.get(settings["tokens"])  # its arrays are those in the node's object store
     config = TrainingConfig.from_dict(settings["training"], "training")
     worker = TrainingRun(
         ModelConfig.from_dict(settings["architecture"], "architecture"),
@@ -64,12 +64,6 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
         if worker.problem():
             return worker.problem()
     return None
-
-
-def _read_tokens(fold: int, fingerprint: CodecFingerprint) -> tuple[TokenSet, TokenSet]:
-    shard = ray.train.get_dataset_shard("tokens")
-    tables = list(shard.iter_batches(batch_format="pyarrow", batch_size=None))
-    return split_tokens(tables, fold, fingerprint.num_levels, fingerprint.codebook_size, "tokens")
 
 
 def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from jobs.inputs.tokens import TokenSet
 from jobs.training.batches import epoch_batches, steps_per_epoch
 from jobs.training.training_log import Row
 from soundstorm.errors import SoundStormError
@@ -31,6 +30,7 @@ from soundstorm.training.step import (
     mixed_loss,
     training_step,
 )
+from soundstorm.training.token_set import TokenSet
 
 
 class TrainingRun:

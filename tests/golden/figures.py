@@ -20,7 +20,6 @@ from jobs import cli
 from jobs.actors.finishing import playable
 from jobs.actors.generator import sample_seed
 from jobs.console.command import run_command
-from jobs.inputs.tokens import TokenSet
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES, synthesize
@@ -33,6 +32,7 @@ from soundstorm.model.presets import preset
 from soundstorm.reports.classification_page import render_classification
 from soundstorm.reports.evaluation_page import render_report
 from soundstorm.reports.study_page import render_study
+from soundstorm.training.token_set import TokenSet
 from tests.soundstorm.reports.test_classification_page import classification_data
 from tests.soundstorm.reports.test_evaluation_page import report_data
 from tests.soundstorm.reports.test_study_page import COST
@@ -96,7 +96,7 @@ def trained() -> tuple[list[float], GeneratorNetwork]:
         tiny.model, num_levels=fingerprint.num_levels, codebook_size=fingerprint.codebook_size, num_classes=len(CLASSES)
     )
     config = replace(tiny.training, batch_size=CLIPS_A_STEP, epochs=EPOCHS, seed=0)
-    tokens = TokenSet(views=[[codes_QT] for codes_QT in codes()], labels=list(range(len(CLASSES))))
+    tokens = TokenSet.of([[codes_QT] for codes_QT in codes()], range(len(CLASSES)))
     losses: list[float] = []
     with one_thread():
         run = TrainingRun(architecture, config, tokens, tokens, device=torch.device("cpu"))

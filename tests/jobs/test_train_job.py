@@ -21,7 +21,7 @@ from cluster.errors import ClusterError
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
 from jobs import generate
-from jobs.inputs.tokens import TokenSet, open_tokens
+from jobs.inputs.tokens import open_tokens
 from jobs.train import Options, run
 from jobs.training.generator_loop import train_on_worker
 from jobs.training.generator_trainer import TrainingRun
@@ -33,6 +33,7 @@ from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.schemas import TOKENS, CodecFingerprint, codes_to_lists
 from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
 from soundstorm.serialization.recordings import recordings_of
+from soundstorm.training.token_set import TokenSet
 from tests.jobs.conftest import Command, assert_one_message
 
 CATEGORIES = ["rain", "wind", "siren"]
@@ -115,9 +116,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> str:
 def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A checkpoint of another architecture than the presets', trained a little on two of the classes."""
     architecture = ModelConfig(width=32, depth=1, heads=2, kernel=7, num_levels=2, codebook_size=8, num_classes=2)
-    clips = TokenSet(
-        views=[[pattern(1 - number % 2, 18)] for number in range(16)], labels=[number % 2 for number in range(16)]
-    )
+    clips = TokenSet.of([[pattern(1 - number % 2, 18)] for number in range(16)], [number % 2 for number in range(16)])
     pretraining = TrainingRun(
         architecture, TrainingConfig(batch_size=4, epochs=4, lr=1e-2), clips, clips, device=torch.device("cpu")
     )

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.data
 from ray import tune
 from ray.util.state import list_actors
 from ray.util.state.exception import RayStateApiException
@@ -35,10 +34,10 @@ def workers_end_with_their_run() -> bool:
 
 
 def trial_on_workers(
-    point: TrialConfig, tokens: "ray.data.Dataset", base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
+    point: TrialConfig, tokens: list[ray.ObjectRef], base: Base, weights: dict[str, Tensor] | None, plan: WorkerScaling
 ) -> None:
     """The trial as a function that Ray Tune runs: each epoch of the workers is a report. Ray Train saves checkpoints,
-    and resumes from them."""
+    and resumes from them. `tokens`: a list of one reference, to the clips to train on and to validate with."""
     point, num_reported = dict(point), 0
     last: list[dict[str, Any]] = []
     home = storage.join(base.folder, STATES, point_name(point))
@@ -68,6 +67,7 @@ def trial_on_workers(
             "dataset": base.dataset,
             "fold": base.fold,
             "trained_on": base.trained_on.to_dict(),
+            "tokens": tokens[0],
             "weights": None if weights is None else ray.put(weights),
             "checkpoint_every": max(1, training.epochs // 10),
             "cpus": plan.cpus_per_worker,
@@ -76,7 +76,7 @@ def trial_on_workers(
         result = run_trainer(
             train_on_worker,
             settings,
-            {"tokens": tokens},
+            {},
             scaling=plan,
             output_uri=home,
             max_failures=RESTARTS,

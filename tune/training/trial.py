@@ -19,7 +19,7 @@ from ray import tune
 from torch import Tensor
 
 from cluster import storage
-from jobs.inputs.tokens import Tokens, TokenSet
+from jobs.inputs.tokens import Tokens
 from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.errors import SoundStormError
@@ -27,6 +27,7 @@ from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
+from soundstorm.training.token_set import TokenSet
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY
 from tune.search.trial_journal import TrialConfig, point_name

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from jobs.inputs.tokens import TokenSet
 from jobs.training.batches import epoch_batches, steps_per_epoch
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
@@ -16,6 +15,7 @@ from soundstorm.model.centroids import Centroids, log_counts
 from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.soundstorm import SoundStorm
+from soundstorm.training.token_set import TokenSet
 from tests.jobs.test_train_job import pattern
 
 # ---- which clip goes where
@@ -51,7 +51,7 @@ def token_set(size: int, num_views: int = 1) -> TokenSet:
     views = [
         [(pattern(number % 3, 12) + view).astype(np.uint16) % 8 for view in range(num_views)] for number in range(size)
     ]
-    return TokenSet(views=views, labels=[number % 3 for number in range(size)])
+    return TokenSet.of(views, [number % 3 for number in range(size)])
 
 
 def small_run(epochs: int = 3, num_views: int = 1, **changes: Any) -> TrainingRun:
