@@ -157,9 +157,7 @@ def list_objects(uri: str | Path, suffix: str = "") -> list[Entry]:
 def iter_objects(uri: str | Path, suffix: str = "") -> Iterator[Entry]:
     """Like `list_objects`, as an iterator, so that memory does not grow with the number of files; in a fixed order that
     need not be that of the URIs."""
-    found = (
-        s3.list_objects(uri) if is_remote(uri) else ((str(path), size) for path, size in disk.walk(disk.path_of(uri)))
-    )
+    found = s3.list_objects(uri) if is_remote(uri) else disk.walk(disk.path_of(uri))
     return (Entry(name, size) for name, size in found if name.endswith(suffix))
 
 
@@ -249,7 +247,7 @@ def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
 def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
     """Copy everything below `folder` to below `uri`, each object atomically. Returns the sorted URIs of the copies."""
     root = disk.path_of(folder)
-    sources = {join(uri, path.relative_to(root).as_posix()): path for path, _ in disk.walk(root)}
+    sources = {join(uri, Path(path).relative_to(root).as_posix()): path for path, _ in disk.walk(root)}
     _in_threads(lambda target: write_file(target, sources[target]), sources)
     return sorted(sources)
 

@@ -29,6 +29,7 @@ class MixingPartners:
     def planned(self, start: int, count: int) -> pa.Table:
         """`count` clips from number `start` with the partners of their views, schema PLANNED_CLIPS."""
         clips = self._clips.slice(start, count)
+        clips = clips.take(np.arange(clips.num_rows))  # a slice of lists without values is sent with those of all
         rows = clips.select(["clip_id", "fold", "label"]).to_pylist()
         partners = [
             [

@@ -80,7 +80,7 @@ def tabulate(entries: Iterable[IndexEntry], listing: Listing) -> Entries:
 
 
 def _usable(entries: list[tuple[int, IndexEntry]], listing: Listing) -> pa.RecordBatch:
-    columns = [
+    columns: list[list[object]] = [
         [position for position, _ in entries],
         [entry.clip_id for _, entry in entries],
         [listing.row(entry.path) for _, entry in entries],
@@ -93,7 +93,7 @@ def _usable(entries: list[tuple[int, IndexEntry]], listing: Listing) -> pa.Recor
 
 def _rejected(entries: list[tuple[int, IndexEntry]], listing: Listing) -> pa.RecordBatch:
     reasons = [entry.rejection or (Reason.MISSING_FILE, "") for _, entry in entries]
-    columns = [
+    columns: list[list[object]] = [
         [position for position, _ in entries],
         [entry.clip_id for _, entry in entries],
         [entry.path for _, entry in entries],
