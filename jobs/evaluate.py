@@ -6,6 +6,7 @@ further section compares the distributions, see `soundstorm.evaluation.closeness
 """
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,6 +17,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
+from jobs.actors.job_precision import NOT_SAID, JobPrecision, job_precision
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
@@ -81,18 +83,16 @@ def run(options: Options) -> dict[str, Any]:
     """Measure the clips that are missing, then compare and write the report."""
     _check_paths(options)
     inputs = _open_inputs(options)
-    settings = _settings(options, inputs)
-    stage = Stage(
-        STAGE,
-        options,
-        settings,
-        OUTPUTS,
-        required=(
-            *(f"{name}.parquet" for name in TABLES if inputs.scope or name != "features"),
-            *("summary.json", "report.html"),
-        ),
-    )
-    return run_once(stage, lambda: _evaluate(options, inputs, settings_digest(settings)), partial(_summary, options))
+    tables = (f"{name}.parquet" for name in TABLES if inputs.scope or name != "features")
+    required = (*tables, "summary.json", "report.html")
+    by_generator = job_precision(options.precision, options, STAGE) if inputs.generator else nullcontext(NOT_SAID)
+    with by_generator as precision:
+        settings = _settings(options, inputs) | precision.settings
+        return run_once(
+            Stage(STAGE, options, settings, OUTPUTS, required=required),
+            lambda: _evaluate(options, inputs, settings_digest(settings), precision),
+            partial(_summary, options),
+        )
 
 
 def _open_inputs(options: Options) -> Inputs:
@@ -119,7 +119,7 @@ def _open_inputs(options: Options) -> Inputs:
     )
 
 
-def _evaluate(options: Options, inputs: Inputs, settings: str) -> dict[str, Any]:
+def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPrecision) -> dict[str, Any]:
     """Measure, compare and write tables and report; returns the counts. `settings` is the digest of the settings."""
     real, generated, scope = inputs.real, inputs.generated, inputs.scope
     items = measurement_requests(real, generated, scope, made_by_codec=inputs.made_by_codec)
@@ -148,7 +148,7 @@ def _evaluate(options: Options, inputs: Inputs, settings: str) -> dict[str, Any]
         bands=bands,
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, inputs.codec, features) if scope else None,
-        substitution=_substitution(options, inputs.generator, real, inputs.weights, settings),
+        substitution=_substitution(options, inputs, real, settings, precision),
         utility=_utility(options, inputs.utility, settings),
     )
     evaluation.write(options.output_dir)
@@ -254,20 +254,22 @@ def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: 
 
 
 def _substitution(
-    options: Options, generator: EvaluatedGenerator | None, real: list[Clip], codec: bytes, settings: str
+    options: Options, inputs: Inputs, real: list[Clip], settings: str, precision: JobPrecision
 ) -> pa.Table | None:
+    generator = inputs.generator
     if generator is None:
         return None
     return substitution_table(
         options.output_dir,
         options.address,
         generator,
-        codec,
+        inputs.weights,
         None if options.classifier is None else storage.read_bytes(options.classifier),
         clips_to_substitute(real, generator, options.substitution_clips, options.seed),
         settings=settings,
         seed=options.seed,
         num_actors=options.num_actors,
+        precision=precision,
     )
 
 

@@ -22,6 +22,7 @@ from cluster.tables import stage_record as records
 from cluster.tables.stream import write_table_stream
 from jobs.actors.generating_time import expected_time, seconds_per_clip
 from jobs.actors.generator import Generator
+from jobs.actors.job_precision import JobPrecision, job_precision
 from jobs.actors.sharded_output import (
     ShardedOutput,
     actor_resources,
@@ -29,6 +30,7 @@ from jobs.actors.sharded_output import (
     default_actors,
     run_missing_shards,
     settings_digest,
+    with_nulls,
 )
 from jobs.console.command import console, exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
@@ -39,9 +41,12 @@ from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.edits import New
 from soundstorm.generation.windows import OVERLAP_S, WINDOW_S, WindowSize
+from soundstorm.optimization.precision import Precision
 from soundstorm.schemas import SAMPLES
 
 __all__ = ["Options", "run"]
+
+STAGE = "generate"
 
 FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Path components of a sample's URI below the output folder, by layout."""
@@ -53,17 +58,18 @@ def run(options: Options) -> dict[str, Any]:
     storage.check_writable(options.output_dir)
     request = request_of(options)
     options = request.options
-    settings = _settings(request)
-    stage = Stage("generate", options, settings, ("audio", "parts", "samples.parquet", "failed.parquet"))
-    return run_once(
-        stage,
-        lambda: _generate(request, settings),
-        partial(_summary, request),
-        is_complete=lambda counts: _has_manifest(options),
-    )
+    with job_precision(options.precision, options, STAGE) as precision:
+        settings = _settings(request) | precision.settings
+        stage = Stage(STAGE, options, settings, ("audio", "parts", "samples.parquet", "failed.parquet"))
+        return run_once(
+            stage,
+            lambda: _generate(request, settings, precision),
+            partial(_summary, request),
+            is_complete=lambda counts: _has_manifest(options),
+        )
 
 
-def _generate(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
+def _generate(request: Request, settings: dict[str, Any], precision: JobPrecision) -> dict[str, Any]:
     """Generate the samples that are missing, and write the manifest; returns the counts."""
     options = request.options
     output = ShardedOutput(
@@ -87,7 +93,7 @@ def _generate(request: Request, settings: dict[str, Any]) -> dict[str, Any]:
             actors = min(default_actors(info, options.num_actors), output.num_shards)
             expected = expected_time(clip_s, request.duration_s, options.count, options.shard_size, actors)
             console.print(f"generate: {expected}")
-        return _actors(request, output, info)
+        return _actors(request, output, info, precision.of_actors(info))
 
     run_missing_shards(output, options.address, prepare, "generate_shard", options.num_actors)
     num_rows = _write_manifest(request, output)
@@ -159,7 +165,7 @@ def _with_current_uris(options: Options, rows: pa.Table) -> pa.Table:
     return rows.set_column(column, SAMPLES.field("uri"), pa.array(uris, pa.string()))
 
 
-def _actors(request: Request, output: ShardedOutput, info: ClusterInfo) -> Callable[[], Any]:
+def _actors(request: Request, output: ShardedOutput, info: ClusterInfo, precision: Precision) -> Callable[[], Any]:
     """A function that creates an actor in the cluster."""
     options = request.options
     reference = ray.put((request.files, request.codec_file, request.reranker))
@@ -175,7 +181,8 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo) -> Calla
         "seed": options.seed,
         "own_seed": None if request.again is None else request.again.seed,
         "batch_size": 1 if request.again is None else request.again.batch_size,
-        "recipe": request.recipe,
+        "recipe": request.recipe(precision),
+        "precision": precision,
         "settings": output.settings,
         "threads": threads,
     }
@@ -192,7 +199,9 @@ def _has_manifest(options: Options) -> bool:
     missing shards."""
     try:
         manifest = tables.table_info(_manifest_uri(options))
-        return manifest.num_rows == options.count and manifest.schema.equals(SAMPLES)
+        return manifest.num_rows == options.count and with_nulls(manifest.schema.empty_table(), SAMPLES).schema.equals(
+            SAMPLES
+        )
     except ClusterError as error:
         print_note(f"{error!s}; it is recreated")
         return False

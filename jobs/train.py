@@ -20,6 +20,7 @@ import torch
 from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.scheduling.sole_process import sole_process
+from jobs.actors.job_precision import JobPrecision, job_precision
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, OneOf, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
@@ -37,6 +38,7 @@ from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.presets import PRESETS, preset
 from soundstorm.model.settings_file import SettingsOverrides, parse_settings
+from soundstorm.optimization.precision import LONG_NAMES, SHORT_NAMES, Precision
 from soundstorm.serialization.without_memory import without_memory
 
 STAGE = "train"
@@ -69,6 +71,9 @@ class Options(TrainingOptions, RestartOptions):
     the one in the package or the cache."""
     checkpoint_every: Count = 1
     """Epochs between checkpoints; the last epoch always has one."""
+    precision: Precision = "auto"
+    """In which numbers linear layers compute: bfloat16, float32, or auto: as the run began, or else the preset's, or by
+    the slowest kind of node of the cluster."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,7 +110,6 @@ def run(options: Options) -> dict[str, Any]:
         "fold": tokens.fold,
         "preset": options.preset,
         "architecture": architecture.to_dict(),
-        "training": config.to_dict(),
         "num_workers": options.num_workers,
         "checkpoint_sha256": init_checkpoint.sha256 if init_checkpoint else None,
         **({"start": "codec"} if options.codec else {}),
@@ -113,22 +117,32 @@ def run(options: Options) -> dict[str, Any]:
         **({"threads": overrides.threads} if overrides.threads else {}),
     }
     outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
-    stage = Stage(
+    requested = options.precision if options.precision != "auto" else LONG_NAMES[config.precision]
+    stage = partial(
+        Stage,
         STAGE,
         options,
-        settings,
-        outputs,
+        outputs=outputs,
         free=("num_workers",),
         required=[f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)],
         temporary=(RUN_FOLDER,),
     )
 
-    def work() -> dict[str, Any]:
+    def work(config: TrainingConfig, precision: JobPrecision) -> dict[str, Any]:
         weights = first_weights(architecture, config.seed, tokens, init_checkpoint, codec)
-        return _train(options, tokens, architecture, config, init_checkpoint, overrides, weights)
+        return _train(options, tokens, architecture, config, init_checkpoint, overrides, weights, precision)
 
-    with sole_process(options.output_dir, STAGE):
-        return run_once(stage, work, partial(_summary, options), done="already trained, nothing to do: ")
+    with (
+        sole_process(options.output_dir, STAGE),
+        job_precision(requested, options, STAGE, recorded=_recorded_precision, device=options.device) as precision,
+    ):
+        config = replace(config, precision=SHORT_NAMES[precision.name or "auto"])
+        return run_once(
+            stage(settings | {"training": config.to_dict()}),
+            partial(work, config, precision),
+            partial(_summary, options),
+            done="already trained, nothing to do: ",
+        )
 
 
 def _train(
@@ -139,6 +153,7 @@ def _train(
     init_checkpoint: Checkpoint | None,
     overrides: SettingsOverrides,
     weights: dict[str, torch.Tensor] | None,
+    precision: JobPrecision,
 ) -> dict[str, Any]:
     training, validation = tokens.split()
     with connect(options.address, await_gpu=options.device != "cpu") as info:
@@ -149,6 +164,7 @@ def _train(
             f"train: {clips}; {options.preset} network of {_num_parameters(architecture) / 1e6:.1f} M parameters; "
             f"{scaling}"
         )
+        config = replace(config, precision=SHORT_NAMES[precision.of_actors(info)])
         settings = {
             **_loop_settings(options, tokens, architecture, init_checkpoint, overrides),
             "training": config.to_dict(),
@@ -260,6 +276,11 @@ def _training_config(options: Options, overrides: SettingsOverrides, tokens: Tok
     options."""
     base = preset(options.preset).training.at_frame_rate(tokens.fingerprint.frame_rate)
     return replace(overrides.training_over(base), **options.given)
+
+
+def _recorded_precision(settings: dict[str, Any]) -> str | None:
+    """The precision of a run with these settings; an earlier version recorded `auto`, which says none."""
+    return LONG_NAMES.get(settings.get("training", {}).get("precision", ""))
 
 
 def _open_init_checkpoint(uri: str | None, tokens: Tokens) -> Checkpoint | None:

@@ -63,7 +63,10 @@ SAMPLES = _schema(
     duration_s=FLOAT64,
     uri=STRING,
     sha256=STRING,
+    precision=STRING,
+    nullable=("precision",),
 )
+"""`precision`: bfloat16 or float32, in which the codes were sampled; null: an earlier version made the sample."""
 
 FAILED = _schema(part=INT32, first_item=INT64, num_items=INT32, error=STRING)
 """Parts of a run that failed and were skipped, each with the number of its first clip and its number of clips."""

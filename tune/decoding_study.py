@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 from cluster import storage
+from jobs.actors.job_precision import JobPrecision, job_precision
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import NotNegative
 from jobs.console.resume import run_once
@@ -65,7 +66,7 @@ def run(options: Options) -> dict[str, Any]:
         "seed": options.seed,
     }
 
-    def work() -> dict[str, Any]:
+    def work(settings: dict[str, Any], precision: JobPrecision) -> dict[str, Any]:
         command = f"soundstorm generate{f' --checkpoint {options.checkpoint}' if options.checkpoint else ''}"
         about = About(
             name="decoding",
@@ -74,15 +75,17 @@ def run(options: Options) -> dict[str, Any]:
             settings=settings | {"num_trials": options.num_trials},
             tiles=[],
         )
-        found = run_decoding(options, options, inputs, space, options.output_dir)
+        found = run_decoding(options, options, inputs, space, options.output_dir, precision)
         return write_decoding(options.output_dir, found, inputs, space, about)
 
-    return run_once(
-        study_stage(STAGE, options, settings),
-        work,
-        partial(_summary, options),
-        is_complete=lambda counts: counts.get("trials", 0) >= options.num_trials + options.num_curve_trials,
-    )
+    with job_precision(options.precision, options, STAGE) as precision:
+        settings |= precision.settings
+        return run_once(
+            study_stage(STAGE, options, settings),
+            partial(work, settings, precision),
+            partial(_summary, options),
+            is_complete=lambda counts: counts.get("trials", 0) >= options.num_trials + options.num_curve_trials,
+        )
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from cluster import storage
+from jobs.actors.job_precision import JobPrecision, job_precision
 from jobs.console.command import exit_process, run_command
 from jobs.console.options import Count, OneOf
 from jobs.console.resume import run_once
@@ -91,14 +92,14 @@ def run(options: Options) -> dict[str, Any]:
     choose_codec(options.codec, begin.tokens.fingerprint, begin.tokens.uri)
     settings = _settings(options, begin, given, space, listener, fingerprint_of_clips(real.clips))
 
-    def work() -> dict[str, Any]:
+    def work(settings: dict[str, Any], precision: JobPrecision) -> dict[str, Any]:
         training_study.run(training)
         networks = best_networks(Journal(storage.join(home, TRIALS, "journal")).ended(), options.best)
         inputs = prepare_study_inputs(
             options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
         )
         decoding = replace(options, num_trials=options.decoding_trials)
-        found = run_decoding(decoding, options, inputs, space, options.output_dir)
+        found = run_decoding(decoding, options, inputs, space, options.output_dir, precision)
         chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
         command, extra = _chosen(training, begin, home, chosen)
         about = About(
@@ -110,8 +111,10 @@ def run(options: Options) -> dict[str, Any]:
         )
         return write_decoding(options.output_dir, found, inputs, space, about)
 
-    stage = study_stage(STAGE, options, settings, TRAINING)
-    return run_once(stage, work, partial(_summary, options))
+    with job_precision(options.precision, options, STAGE) as precision:
+        settings |= precision.settings
+        stage = study_stage(STAGE, options, settings, TRAINING)
+        return run_once(stage, partial(work, settings, precision), partial(_summary, options))
 
 
 def _settings(

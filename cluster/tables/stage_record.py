@@ -134,6 +134,16 @@ def read(output_uri: str, name: str) -> Record | None:
     )
 
 
+def begun_settings(output_uri: str, name: str) -> dict[str, Any] | None:
+    """Settings of the run that completed stage `name`, or that started it; None if there is none. Raises ClusterError
+    if the file is malformed."""
+    for uri in (record_uri(output_uri, name), _started_uri(output_uri, name)):
+        content = _read_json(uri)
+        if content is not None and content.get("settings") != INTERRUPTED_OVERWRITE:
+            return _field(content, "settings", uri)
+    return None
+
+
 def is_begun(output_uri: str, name: str) -> bool:
     """Whether stage `name` was started and is not complete."""
     return storage.exists(_started_uri(output_uri, name)) and not storage.exists(record_uri(output_uri, name))

@@ -51,6 +51,8 @@ class Finishing:
     """Whether clips contain samples of a recording, which are not limited to full scale."""
     recipe: dict[str, Any] | None
     """Recipe, which is written beside each clip."""
+    precision: str | None = None
+    """Precision in which the codes were sampled."""
 
     def sound(self, index: int, waveform: np.ndarray) -> np.ndarray:
         """The waveform of a clip, limited to full scale unless it contains a recording. Raises SoundStormError, which
@@ -71,6 +73,7 @@ class Finishing:
             "num_frames": math.ceil(self.num_samples / self.hop),
             "duration_s": len(waveform) / self.sample_rate,
             "sha256": hashlib.sha256(audio).hexdigest(),
+            "precision": self.precision,
         }
         return row, audio
 

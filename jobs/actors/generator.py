@@ -21,6 +21,7 @@ from soundstorm.generation.edits import Edit, New
 from soundstorm.generation.seeds import derived_seed
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
+from soundstorm.optimization.precision import Precision, decided
 from soundstorm.schemas import SAMPLES
 
 MAX_BATCH_S = 600.0
@@ -39,6 +40,7 @@ def editor_of(
     reranker: bytes | None,
     device: str,
     threads: int = 1,
+    precision: Precision = "auto",
 ) -> Editor:
     """The editor of a checkpoint.
 
@@ -49,6 +51,7 @@ def editor_of(
         reranker: file of the classifier that chooses among candidates, or None.
         device: where the reranker runs.
         threads: number of candidates that are generated in parallel.
+        precision: of the network's linear layers.
     """
     return Editor(
         model=checkpoint.model,
@@ -59,6 +62,7 @@ def editor_of(
         reranker=None if reranker is None else load_classifier(reranker, device),
         categories=checkpoint.categories,
         threads=threads,
+        precision=decided(checkpoint.model.device, precision),
     )
 
 
@@ -72,7 +76,7 @@ class Generator:
         edit: the edit that all samples share; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
             run. Optional: `recipe`, which is written beside each clip; `own_seed` and `batch_size`, to reproduce one
-                clip: its seed and the size of its batch; `threads`, the cores of the actor.
+            clip: its seed and the size of its batch; `threads`, the cores of the actor; `precision`, default `auto`.
         device: where the networks run.
     """
 
@@ -89,7 +93,15 @@ class Generator:
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
         self.edit, self.job = edit or New(), job
-        self.editor = editor_of(self.checkpoint, self.codec, sampler, reranker, device, job.get("threads", 1))
+        self.editor = editor_of(
+            self.checkpoint,
+            self.codec,
+            sampler,
+            reranker,
+            device,
+            threads=job.get("threads", 1),
+            precision=job.get("precision", "auto"),
+        )
         self.finishing = Finishing(
             sample_rate=self.codec.sample_rate,
             hop=self.codec.hop,
@@ -97,6 +109,7 @@ class Generator:
             format=job["format"],
             keeps_recording=self.edit.keeps_recording,
             recipe=job.get("recipe"),
+            precision=self.editor.precision,
         )
 
     def generate_shard(self, work: tuple[str, list[tuple[int, int]]]) -> int:

@@ -113,12 +113,21 @@ class ShardedOutput:
         """
         root = storage.join(self.output_dir, folder or self.folder)
         for uri, table, metadata in read_parts(f"{root}/{self.part_name(shard)}" for shard in range(self.num_shards)):
+            table = with_nulls(table, schema)
             if metadata.get(SETTINGS) != self.settings or not table.schema.equals(schema):
                 raise SoundStormError(
                     f"{uri} was written with other settings by a process of an earlier run: delete it and run the "
                     "same command again"
                 )
             yield table
+
+
+def with_nulls(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A table of an earlier version with nulls in the columns that it lacks and that may be null."""
+    for field in schema:
+        if field.nullable and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
+    return table
 
 
 def default_actors(info: ClusterInfo, requested: int | None) -> int:

@@ -12,6 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
+from jobs.actors.job_precision import NOT_SAID, JobPrecision
 from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
@@ -24,6 +25,7 @@ from soundstorm.data.categories import find_category, normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.substitution import Case, Substitution, cases
 from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.optimization.precision import Precision
 from soundstorm.schemas import SUBSTITUTION
 
 MAX_CLIP_S = 5.0
@@ -79,6 +81,7 @@ class Substituter:
         settings: digest of all settings of the run.
         seed: random seed of the samples.
         device: where the networks run.
+        precision: of the generator's linear layers.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Substituter:
         settings: str,
         seed: int,
         device: str,
+        precision: Precision = "auto",
     ) -> None:
         torch.set_num_threads(1)
         files, codec, classifier = ray.get(weights[0])
@@ -99,6 +103,7 @@ class Substituter:
             codec=load_codec(codec, device),
             classifier=load_classifier(classifier, device),
             seed=seed,
+            precision=precision,
         )
         self.parts_folder, self.metadata = parts_folder, {SETTINGS: settings}
         self.pcms: list[np.ndarray] = []
@@ -163,6 +168,7 @@ def substitution_table(
     settings: str,
     seed: int,
     num_actors: int | None = None,
+    precision: JobPrecision = NOT_SAID,
 ) -> pa.Table:
     """The table (schema SUBSTITUTION); rows that an interrupted run computed are kept.
 
@@ -176,6 +182,7 @@ def substitution_table(
         settings: digest of all settings of the run.
         seed: random seed of the samples.
         num_actors: number of actors; None: by the cluster's size.
+        precision: of the generator's linear layers.
 
     Raises:
         SoundStormError, ClusterError: as `jobs.actors.sharded_output.sharded_table`.
@@ -186,7 +193,8 @@ def substitution_table(
         reference = ray.put((generator.files, codec, classifier))
         actor_class = ray.remote(Substituter).options(**actor_resources(info))
         device = "cuda" if info.num_gpus else "cpu"
-        return lambda: actor_class.remote([reference], clips, folder, settings, seed, device)
+        numbers = precision.of_actors(info)
+        return lambda: actor_class.remote([reference], clips, folder, settings, seed, device, numbers)
 
     return sharded_table(
         "substitution",

@@ -9,6 +9,7 @@ from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOpti
 from jobs.inputs.audio_files import MAX_CLIP_S
 from soundstorm.classification.utility import CLIPS_PER_CLASS, SEEDS, STEPS
 from soundstorm.errors import SoundStormError
+from soundstorm.optimization.precision import Precision
 
 MAX_LINK_DAYS = 7
 
@@ -43,6 +44,9 @@ class Options(PoolOptions):
     substitution: str | None = None
     """Generator (output of `train`, path or URI, or `packaged`) for an additional table: the accuracy if the first
     levels keep the true codes of recordings and the generator makes the others."""
+    precision: Precision = "auto"
+    """In which numbers that generator computes: bfloat16, float32, or auto: as the run began, or by the slowest kind of
+    node of the cluster."""
     substitution_clips: Count = 100
     """Approximate number of recordings for that table."""
     utility: bool = False

@@ -13,6 +13,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation.regions import parse_region
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
+from soundstorm.optimization.precision import Precision
 
 MIN_DURATION_S, MAX_DURATION_S, DURATION_S = 0.05, 3600.0, 5.0
 """Minimum, maximum and default duration of a clip; an hour of sound takes 400 MB of memory."""
@@ -23,6 +24,7 @@ MAX_SAMPLES = 1_000_000_000
 STRENGTH = 0.6
 OPTIONS_WITH_RECIPE = (
     "recipe", "recording", "checkpoint", "codec", "listener", "output_dir", "overwrite", "address", "num_actors",
+    "precision",
 )  # fmt: skip
 """Options that may be given with --recipe."""
 SAMPLER_OPTIONS = (
@@ -114,6 +116,9 @@ class Options(PoolOptions):
     codec: str | None = None
     """Weights of the codec, path or URI; default: the codec that the checkpoint was trained with, from the package or
     the cache."""
+    precision: Precision = "auto"
+    """In which numbers the network computes: bfloat16, float32, or auto: as the run began, or by the slowest kind of
+    node of the cluster."""
     shard_size: Count = 8
     """Clips per shard, generated as one batch."""
 

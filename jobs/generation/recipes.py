@@ -14,6 +14,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import KEPT_LEVELS
 from soundstorm.model.config import SamplerSettings
+from soundstorm.optimization.precision import Precision
 from soundstorm.serialization.hub import is_hub_address
 from soundstorm.settings import Settings
 
@@ -66,6 +67,8 @@ class Recipe(Settings):
     parents: tuple[dict, ...] = ()
     """A `Source` for each recording that was edited or continued."""
     audio_format: str = "flac"
+    precision: str | None = None
+    """bfloat16 or float32; None: an earlier version made the clip."""
     versions: dict = field(default_factory=dict)
     """Versions of Python and the libraries."""
 
@@ -105,7 +108,7 @@ class ClipRecipe:
         Raises:
             SoundStormError: this version cannot follow the recipe.
         """
-        edit_options: dict[str, Any] = {}
+        edit_options: dict[str, Any] = {"precision": self._precision(given)}
         kind, parents = self.recipe.edit, self.parents
         if kind not in ("new", "prompt", "inpaint", "vary") or (kind != "new") != (len(parents) == 1):
             raise SoundStormError(
@@ -144,6 +147,17 @@ class ClipRecipe:
         except SoundStormError as error:
             raise SoundStormError(f"{self.where}: {error}") from error
 
+    def _precision(self, given: Options) -> Precision:
+        """That of the recipe; one of an earlier version does not say it."""
+        match self.recipe.precision:
+            case None:
+                return given.precision
+            case "bfloat16" | "float32" as said if given.precision in ("auto", said):
+                return said
+        raise SoundStormError(
+            f"{self.where} was made in {self.recipe.precision}, and --precision is {given.precision}: leave it out"
+        )
+
     def _recording(self, parent: Source, given: Options) -> str | None:
         """Path or URI of the recording."""
         if given.recording is None and parent.uri == UPLOADED:
@@ -162,6 +176,7 @@ def recipe_of(
     reranker: bytes | None,
     sampler: SamplerSettings,
     parents: Sequence[Mapping[str, Any]],
+    precision: str,
 ) -> dict[str, Any]:
     """The recipe of the clips of a run, as written to their files.
 
@@ -172,6 +187,7 @@ def recipe_of(
         reranker: content of the file of the classifier that chooses among candidates, or None.
         sampler: how codes are sampled.
         parents: sources, as dictionaries, of the recordings that are edited or continued.
+        precision: precision in which codes are sampled.
     """
     edited = options.edited
     kind = "prompt" if options.prompt is not None else "new" if edited is None else edited[0].removeprefix("--")
@@ -193,6 +209,7 @@ def recipe_of(
         prompt_duration_s=options.prompt_duration if kind == "prompt" else None,
         parents=tuple(dict(parent) for parent in parents),
         audio_format=options.format,
+        precision=precision,
         versions=records.versions(),
     )
     return recipe.to_dict()

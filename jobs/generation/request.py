@@ -48,8 +48,7 @@ class Request:
     again: ClipRecipe | None = None
     """The recipe to reproduce."""
 
-    @property
-    def recipe(self) -> dict[str, Any] | None:
+    def recipe(self, precision: str) -> dict[str, Any] | None:
         """The recipe that is written beside each clip; None if off."""
         if not self.options.recipes:
             return None
@@ -60,6 +59,7 @@ class Request:
             reranker=self.reranker,
             sampler=self.sampler,
             parents=[parent.to_dict() for parent in self.parents],
+            precision=precision,
         )
 
     def items(self, numbers: range) -> list[tuple[int, int]]:

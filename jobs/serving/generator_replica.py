@@ -102,6 +102,7 @@ class GeneratorReplica:
             num_samples=request.num_samples,
             format=request.options.format,
             keeps_recording=edit.keeps_recording,
+            precision=self._model.editor.precision,
             recipe=recipe_of(
                 request.options,
                 checkpoint_sha256=model.checkpoint.sha256,
@@ -109,6 +110,7 @@ class GeneratorReplica:
                 reranker=model.reranker,
                 sampler=model.sampler,
                 parents=[parent.to_dict() for parent in request.parents],
+                precision=self._model.editor.precision,
             ),
         )
         category = model.checkpoint.categories[request.label]

@@ -50,5 +50,7 @@ def open_model(options: Options, device: str) -> ServedModel:
         num_levels=checkpoint.model.config.num_levels,
         checkpoint_sha256=checkpoint.sha256,
     )
-    editor = editor_of(checkpoint, codec, request.sampler, request.reranker, device)
+    editor = editor_of(
+        checkpoint, codec, request.sampler, request.reranker, device, precision=request.options.precision
+    )
     return ServedModel(request=request, editor=editor, codec=codec, model_info=model_info)

@@ -43,7 +43,7 @@ from soundstorm.generation.windows import (
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.optimization.precision import uses_bf16
+from soundstorm.optimization.precision import Precision, uses_bf16
 
 SEAM_S = 1.0
 """Seconds around the seam of a loop that are generated anew."""
@@ -78,6 +78,8 @@ class Editor:
     """Chooses among `settings.candidates` candidates of each window; None: one candidate is generated."""
     categories: Sequence[str] = ()
     """Name of each class, for the reranker."""
+    precision: Precision = "auto"
+    """Of the network's linear layers; auto: by the device."""
     threads: int = 1
     """Number of candidates of a window that are generated, decoded and classified in parallel, each on one core."""
 
@@ -258,7 +260,7 @@ class Editor:
             windows=plan_windows(planned_T, self.window_size),
             timbre_BS=timbre_BS,
             choose=self._reranking(labels, seeds, num_samples),
-            bf16=uses_bf16(self.model.device, "auto"),
+            bf16=uses_bf16(self.model.device, self.precision),
             threads=self.threads,
         )
         return codes_BQT, [candidate_seed(seed, candidate) for seed, candidate in zip(seeds, kept, strict=True)]

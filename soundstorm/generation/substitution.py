@@ -24,7 +24,7 @@ from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.reranking import Classifier
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
-from soundstorm.optimization.precision import uses_bf16
+from soundstorm.optimization.precision import Precision, uses_bf16
 
 KEPT_LEVELS = (0, 1, 2, 4, 8)
 """Default numbers of true levels."""
@@ -95,6 +95,8 @@ class Substitution:
     classifier: Classifier
     seed: int = 0
     """Random seed of the samples and the noise."""
+    precision: Precision = "auto"
+    """Of the generator's linear layers; auto: by the device."""
 
     def outcome(
         self, case: Case, pcms: Sequence[np.ndarray], labels: Sequence[int], categories: Sequence[str]
@@ -151,7 +153,7 @@ class Substitution:
                 [(self.seed << 32) + first + index for index in range(len(part))],
                 known_BQT=known_BQT,
                 known_mask_BQT=is_known_BQT,
-                bf16=uses_bf16(self.model.device, "auto"),
+                bf16=uses_bf16(self.model.device, self.precision),
             )
             made += [codes_QT.numpy() for codes_QT in drawn]
         return made

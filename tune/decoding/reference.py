@@ -22,6 +22,7 @@ from jobs.inputs.datasets import DatasetOptions, open_dataset
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import Checkpoint
+from soundstorm.optimization.precision import Precision
 from tune.decoding.objective import ClipStatistics
 from tune.decoding.trial import ReferenceSet, measure_real
 
@@ -46,6 +47,9 @@ class ReferenceOptions(DatasetOptions):
     package."""
     codec: str | None = None
     """Weights of the codec; default: the one the checkpoint was trained with."""
+    precision: Precision = "auto"
+    """In which numbers the networks compute: bfloat16, float32, or auto: as the study began, or by the slowest kind of
+    node of the cluster."""
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -175,7 +179,7 @@ def _await_all(tasks: Sequence[ray.ObjectRef], limits: Limits) -> None:
             )
 
 
-def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int) -> ReferenceSet:
+def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int, precision: Precision) -> ReferenceSet:
     """Measure the real clips in the cluster, and put all that trials share into the object store."""
     weights = ray.put(inputs.weights)
     chunks = [inputs.real[first : first + CHUNK] for first in range(0, len(inputs.real), CHUNK)]
@@ -199,4 +203,5 @@ def load_reference(inputs: StudyInputs, options: ReferenceOptions, seed: int) ->
         clips_per_class=options.clips_per_class,
         duration_s=options.duration,
         seed=seed,
+        precision=precision,
     )

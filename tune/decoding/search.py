@@ -7,6 +7,7 @@ from typing import Any
 from ray import tune
 
 from cluster.runtime.connect import connect
+from jobs.actors.job_precision import JobPrecision
 from jobs.console.command import console
 from jobs.console.options import Count
 from soundstorm.errors import SoundStormError
@@ -97,7 +98,12 @@ def wants_reranker(space: Space) -> bool:
 
 
 def run_decoding(
-    options: StudyOptions, decoding: DecodingOptions, inputs: StudyInputs, space: Space, output_dir: str
+    options: StudyOptions,
+    decoding: DecodingOptions,
+    inputs: StudyInputs,
+    space: Space,
+    output_dir: str,
+    precision: JobPrecision,
 ) -> Found:
     """Run what is missing of the curve and the search."""
     names = list(inputs.checkpoints)
@@ -110,7 +116,8 @@ def run_decoding(
             f"search, {per_trial} clips each, "
             f"against {len(inputs.real)} real clips; {plan.num_workers} at a time"
         )
-        trainable = tune.with_parameters(trial, reference_set=load_reference(inputs, decoding, options.seed))
+        reference_set = load_reference(inputs, decoding, options.seed, precision.of_actors(info))
+        trainable = tune.with_parameters(trial, reference_set=reference_set)
         metrics = ("quality", COST)
         ended: dict[str, list[TrialResult]] = {CURVE: [], TRIALS: []}
         if decoding.num_curve_trials:

@@ -25,6 +25,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.editing import Editor
 from soundstorm.model.config import SamplerSettings
+from soundstorm.optimization.precision import Precision
 from tune.decoding.objective import DISTANCE_NAMES, ClipStatistics, distribution_distances
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY
@@ -55,6 +56,8 @@ class ReferenceSet:
     duration_s: float
     seed: int
     """Seed of the clips, unless a trial sets its own."""
+    precision: Precision = "auto"
+    """In which the networks compute."""
 
 
 _open: dict[str, Editor] = {}
@@ -124,7 +127,12 @@ def _editor(name: str, reference_set: ReferenceSet) -> Editor:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         files, codec, reranker = ray.get(reference)
         _open[reference.hex()] = editor_of(
-            open_checkpoint(files, device), load_codec(codec, device), reference_set.samplers[name], reranker, device
+            open_checkpoint(files, device),
+            load_codec(codec, device),
+            reference_set.samplers[name],
+            reranker,
+            device,
+            precision=reference_set.precision,
         )
     return _open[reference.hex()]
 
