@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from cluster import storage
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
-from jobs.actors.job_precision import NOT_SAID, JobPrecision, job_precision
+from jobs.actors.job_precision import UNKNOWN, JobPrecision, job_precision
 from jobs.actors.sharded_output import settings_digest
 from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
@@ -85,7 +85,7 @@ def run(options: Options) -> dict[str, Any]:
     inputs = _open_inputs(options)
     tables = (f"{name}.parquet" for name in TABLES if inputs.scope or name != "features")
     required = (*tables, "summary.json", "report.html")
-    by_generator = job_precision(options.precision, options, STAGE) if inputs.generator else nullcontext(NOT_SAID)
+    by_generator = job_precision(options.precision, options, STAGE) if inputs.generator else nullcontext(UNKNOWN)
     with by_generator as precision:
         settings = _settings(options, inputs) | precision.settings
         return run_once(

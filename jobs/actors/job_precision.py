@@ -1,8 +1,8 @@
-"""The precision of a job: the driver decides it once for all actors, wherever they run, so that the same job makes the
-same bytes.
+"""The precision of a job. The driver decides it once for all actors, on whichever nodes they run, so that the same job
+writes the same bytes.
 
 A processor without instructions for bfloat16 emulates it, seventy times slower than float32. If any node of the cluster
-is of that kind, the job computes in float32. A run that is resumed keeps the precision of its record.
+is of that kind, the job computes in float32. A resumed run keeps the precision of its record.
 """
 
 import contextlib
@@ -21,9 +21,9 @@ from jobs.console.command import print_warning
 from soundstorm.optimization.precision import Precision, uses_bf16
 
 KEY = "precision"
-"""Of the settings of a run."""
+"""Key of the precision in the settings of a run."""
 ANSWER_S = 120.0
-"""Longest wait for the answers of the nodes; one that does not answer has no say."""
+"""Longest wait for the answers of the nodes; nodes that do not answer are ignored."""
 
 Decided = Literal["bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -42,7 +42,7 @@ class JobPrecision:
     """The precision of a run."""
 
     name: Precision | None
-    """None: an earlier version began the run, and its record does not say it."""
+    """None: unknown, because an earlier version began the run."""
     device: Device = "auto"
     """Where actors compute; auto: on GPUs if the cluster has any."""
 
@@ -52,7 +52,7 @@ class JobPrecision:
         return {} if self.name is None else {KEY: self.name}
 
     def of_actors(self, info: ClusterInfo) -> Precision:
-        """What all actors compute in; prints a warning if that is slow on a node. Ray must run."""
+        """The precision of all actors; prints a warning if a node would emulate it. Ray must be connected."""
         slow = nodes_without_bfloat16(info, self.device) if self.name != "float32" else []
         if self.name is None:
             return slowest(slow)
@@ -65,8 +65,8 @@ class JobPrecision:
         return self.name
 
 
-NOT_SAID = JobPrecision(name=None)
-"""Of a run whose bytes do not depend on it."""
+UNKNOWN = JobPrecision(name=None)
+"""For runs whose output does not depend on the precision."""
 
 
 def slowest(slow_nodes: list[str]) -> Decided:
@@ -114,11 +114,12 @@ def nodes_without_bfloat16(info: ClusterInfo, device: Device = "auto") -> list[s
     nodes = {
         str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in alive_nodes() if node["Resources"].get(kind)
     }
-    answers: dict[str, bool] = {}
     here = ray.get_runtime_context().get_node_id()
-    if device == "cpu" and here in nodes:
-        answers[nodes.pop(here)] = has_bfloat16(device)
-    return sorted(name for name, is_fast in (answers | _ask(nodes, device)).items() if not is_fast)
+    is_asked_here = device == "cpu" and here in nodes
+    answers = _ask([node for node in nodes if not (is_asked_here and node == here)], device)
+    if is_asked_here:
+        answers[here] = has_bfloat16(device)
+    return sorted(nodes[node] for node, is_fast in answers.items() if not is_fast)
 
 
 def has_bfloat16(device: str) -> bool:
@@ -126,13 +127,13 @@ def has_bfloat16(device: str) -> bool:
     return uses_bf16(torch.device(device), "auto")
 
 
-def _ask(nodes: dict[str, str], device: str) -> dict[str, bool]:
-    """The answer of `has_bfloat16` on each node, by address; without those that do not answer in time."""
+def _ask(nodes: list[str], device: str) -> dict[str, bool]:
+    """The answer of `has_bfloat16` on each node, by node ID; without those that do not answer in time."""
     gpus = 0.01 if device == "cuda" else 0
     ask = ray.remote(num_cpus=0, num_gpus=gpus, max_retries=0)(has_bfloat16)
     asked = {
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(device): address
-        for node, address in nodes.items()
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)).remote(device): node
+        for node in nodes
     }
     if not asked:
         return {}

@@ -12,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.job_precision import NOT_SAID, JobPrecision
+from jobs.actors.job_precision import UNKNOWN, JobPrecision
 from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
@@ -168,7 +168,7 @@ def substitution_table(
     settings: str,
     seed: int,
     num_actors: int | None = None,
-    precision: JobPrecision = NOT_SAID,
+    precision: JobPrecision = UNKNOWN,
 ) -> pa.Table:
     """The table (schema SUBSTITUTION); rows that an interrupted run computed are kept.
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from soundstorm.schemas import codes_from_column
-from soundstorm.training.batches import drawn_view
+from soundstorm.training.batches import sample_view
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -83,11 +83,11 @@ class TokenSet:
         """Codes of a clip as recorded."""
         return self._view(self.first_views[index])
 
-    def drawn(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
-        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.drawn_view`."""
+    def sample_view(self, index: int, recorded_share: float, seed: int, epoch: int) -> np.ndarray:
+        """Codes of the view in which a clip is seen in an epoch; see `soundstorm.training.batches.sample_view`."""
         first = self.first_views[index]
         num_views = int(self.first_views[index + 1] - first)
-        return self._view(first + drawn_view(num_views, recorded_share, seed, epoch, index))
+        return self._view(first + sample_view(num_views, recorded_share, seed, epoch, index))
 
     def _view(self, number: int) -> np.ndarray:
         return self.codes[self.starts[number] : self.starts[number + 1]].reshape(self.num_levels, -1)

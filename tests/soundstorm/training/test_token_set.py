@@ -8,7 +8,7 @@ import pytest
 
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import TOKENS, codes_to_lists
-from soundstorm.training.batches import drawn_view
+from soundstorm.training.batches import sample_view
 from soundstorm.training.token_set import TokenSet
 
 LEVELS, CODES = 3, 50
@@ -51,7 +51,7 @@ def test_each_view_of_each_clip_comes_back_as_it_was_in_order_of_the_names(num_v
             assert codes_QT.base is not None  # a slice of the one array, and no copy
         np.testing.assert_array_equal(tokens.recorded(clip), codes_of(clip, 0))
         for epoch in range(4):
-            drawn = drawn_view(num_views, 0.3, 7, epoch, clip)
+            drawn = sample_view(num_views, 0.3, 7, epoch, clip)
             np.testing.assert_array_equal(tokens.drawn(clip, 0.3, 7, epoch), codes_of(clip, drawn))
 
 
