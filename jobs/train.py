@@ -42,6 +42,7 @@ from soundstorm.optimization.precision import LONG_NAMES, SHORT_NAMES, Precision
 from soundstorm.serialization.without_memory import without_memory
 
 STAGE = "train"
+OUTPUTS = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
 
 
 @dataclass(kw_only=True)
@@ -116,17 +117,7 @@ def run(options: Options) -> dict[str, Any]:
         **({"sampler": overrides.sampler} if overrides.sampler else {}),
         **({"threads": overrides.threads} if overrides.threads else {}),
     }
-    outputs = (CHECKPOINT_FOLDER, "log.csv", "tensorboard", RUN_FOLDER)
     requested = options.precision if options.precision != "auto" else LONG_NAMES[config.precision]
-    stage = partial(
-        Stage,
-        STAGE,
-        options,
-        outputs=outputs,
-        free=("num_workers",),
-        required=[f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)],
-        temporary=(RUN_FOLDER,),
-    )
 
     def work(config: TrainingConfig, precision: JobPrecision) -> dict[str, Any]:
         weights = first_weights(architecture, config.seed, tokens, init_checkpoint, codec)
@@ -137,8 +128,17 @@ def run(options: Options) -> dict[str, Any]:
         job_precision(requested, options, STAGE, recorded=_recorded_precision, device=options.device) as precision,
     ):
         config = replace(config, precision=SHORT_NAMES[precision.name or "auto"])
+        stage = Stage(
+            STAGE,
+            options,
+            settings | {"training": config.to_dict()},
+            OUTPUTS,
+            free=("num_workers",),
+            required=[f"{CHECKPOINT_FOLDER}/{name}" for name in (WEIGHTS_FILE, CONFIG_FILE)],
+            temporary=(RUN_FOLDER,),
+        )
         return run_once(
-            stage(settings | {"training": config.to_dict()}),
+            stage,
             partial(work, config, precision),
             partial(_summary, options),
             done="already trained, nothing to do: ",

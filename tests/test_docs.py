@@ -167,6 +167,6 @@ def test_the_example_of_editing_mends_a_recording(tmp_path: Path, monkeypatch: p
     [example] = blocks(ROOT / "docs" / "editing.md", "python")
     few = example.replace("settings=checkpoint.sampler", "settings=replace(checkpoint.sampler, iterations=2)")
     exec(few, {"replace": replace})
-    before, after = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("dog.wav", "mended.wav"))
+    before, after = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("dog.wav", "inpainted.wav"))
     assert (before[:28_800] == after[:28_800]).all() and (before[48_000:] == after[48_000:]).all()
     assert (before != after).mean() > 0.2

@@ -247,7 +247,7 @@ def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
 def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
     """Copy everything below `folder` to below `uri`, each object atomically. Returns the sorted URIs of the copies."""
     root = disk.path_of(folder)
-    sources = {join(uri, Path(path).relative_to(root).as_posix()): path for path, _ in disk.walk(root)}
+    sources = {join(uri, Path(path).relative_to(root).as_posix()): Path(path) for path, _ in disk.walk(root)}
     _in_threads(lambda target: write_file(target, sources[target]), sources)
     return sorted(sources)
 

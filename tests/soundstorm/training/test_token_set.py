@@ -52,7 +52,7 @@ def test_each_view_of_each_clip_comes_back_as_it_was_in_order_of_the_names(num_v
         np.testing.assert_array_equal(tokens.recorded(clip), codes_of(clip, 0))
         for epoch in range(4):
             drawn = sample_view(num_views, 0.3, 7, epoch, clip)
-            np.testing.assert_array_equal(tokens.drawn(clip, 0.3, 7, epoch), codes_of(clip, drawn))
+            np.testing.assert_array_equal(tokens.sample_view(clip, 0.3, 7, epoch), codes_of(clip, drawn))
 
 
 def test_a_set_of_arrays_is_that_of_the_table() -> None:
