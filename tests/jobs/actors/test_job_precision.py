@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from cluster import storage, tables
+from cluster.errors import ClusterError
 from jobs import generate
 from jobs.actors.job_precision import has_bfloat16, slowest
-from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import Command, assert_one_message, generate_options, interrupt
 
 HERE = slowest([] if has_bfloat16("cpu") else ["this node"])
@@ -68,7 +68,7 @@ def test_a_resumed_run_keeps_its_precision_and_another_is_refused(
     generate.run(generate_options(checkpoint, output, **few))
     assert stated(output) == {"float32"}
     assert before == {uri: storage.read_bytes(uri) for uri in before}
-    with pytest.raises(SoundStormError, match="precision"):
+    with pytest.raises(ClusterError, match='precision: then "float32", now "bfloat16"'):
         generate.run(generate_options(checkpoint, output, precision="bfloat16", **few))
 
 

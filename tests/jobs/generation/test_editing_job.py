@@ -141,7 +141,7 @@ def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(
         (["--region", "0-1"], ["--region needs --inpaint FILE"]),
         (["--strength", "0.5"], ["--strength needs --vary FILE"]),
         (["--kept-levels", "0"], ["--kept-levels needs --vary FILE"]),
-        (["--vary", "REC", "--strength", "1.5"], ["--strength is 1.5: give a fraction of the frames from 0 to 1"]),
+        (["--vary", "REC", "--strength", "1.5"], ["--strength is 1.5: give a fraction from 0 to 1"]),
         (["--vary", "REC", "--kept-levels", "99"], ["--kept-levels is 99: give 0 to 32"]),
         (["--vary", "REC", "--strength", "0", "--kept-levels", "32"], ["leaves nothing to generate"]),
         (["--vary", "REC", "--duration", "3"], ["--duration cannot be given with --vary"]),
@@ -176,7 +176,7 @@ def test_an_edit_asks_for_the_class_and_a_recipe_for_nothing_else(recording: Pat
     ("change", "told"),
     [
         ({"sample_id": "rain"}, "sample_id is 'rain': give the unchanged .json file"),
-        ({"seed": "7"}, "seed is '7': give the .json file beside a clip"),
+        ({"seed": "7"}, "seed is '7': give the unchanged .json file beside a clip"),
         ({"recipe": 1}, "is not a recipe: give the .json file beside a clip"),
         ({"batch_size": 0}, "batch_size is 0: give 1 to 4096"),
         ({"recipe": {"format": 2}}, "has format 2, but this version reads 1"),
