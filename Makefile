@@ -77,7 +77,7 @@ weights: install $(FREE_CLIPS)
 # On two workers, each with its own Ray and S3 server; tests/support/parallel_groups.py says what runs together.
 # A worker that crashes ends the run: pytest-xdist would wait for tests that it has already given back.
 test: lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 --durations 40
 
 clean:
 	rm -rf $(DEMO_DIR) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
@@ -67,11 +67,19 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where the tests run side by side, say which stay together."""
+    """Where the tests run side by side, the long ones begin first."""
     if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
         from tests.support.parallel_groups import arrange
 
         arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Where the tests run side by side, groups of them stay together."""
+    from tests.support.parallel_groups import GroupScheduling
+
+    return GroupScheduling(config, log)
 
 
 @dataclass(frozen=True)
