@@ -106,7 +106,7 @@ def test_a_command_in_the_documentation_is_one_that_the_command_line_takes(line:
 def test_an_option_between_words_belongs_to_the_command_before_it_or_to_some_command(page: Path) -> None:
     every = frozenset().union(*(options_of(name) for name in COMMANDS))
     rooms = (ROOT / "tests" / "benchmarks", ROOT / "tests" / "chaos")
-    scripts = " ".join(path.read_text() for room in rooms for path in room.glob("*.py"))
+    scripts = " ".join(path.read_text() for room in rooms for path in room.rglob("*.py"))
     elsewhere = OF_RAY | (EARLIER if page.name == "CHANGELOG.md" else set())
     for code in INLINE.findall(FENCE.sub("", page.read_text())):
         known = next((options_of(name) for name in COMMANDS if code.startswith(f"{name} ")), None)

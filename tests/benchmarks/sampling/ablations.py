@@ -1,7 +1,7 @@
 r"""What each departure from the reference work is worth: the same network, tokens and steps, with one fault of it at a
 time put back.
 
-python tests/benchmarks/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc50 --output
+python tests/benchmarks/sampling/ablations.py --tokens runs/tokens --dataset esc10 --data-dir PATH/esc50 --output
 docs/ablations.csv --work-dir runs/ablations
 
 Faults of the decoding are put back into the checkpoint in the package, with one draw of each sample. Those of the

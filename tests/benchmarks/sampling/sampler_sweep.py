@@ -1,7 +1,7 @@
 r"""How a checkpoint's sampler settings show in the measures: one row for each candidate, against real clips of the
 folds trained on.
 
-python tests/benchmarks/sampler_sweep.py --dataset esc10 --data-dir PATH/esc50 \
+python tests/benchmarks/sampling/sampler_sweep.py --dataset esc10 --data-dir PATH/esc50 \
     --candidates docs/sampler_candidates.json --output docs/sampler_sweep.csv
 
 The test fold is left out, so that what is chosen here can be measured there. Rows are written as they are made, and a
