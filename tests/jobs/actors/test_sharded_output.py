@@ -89,7 +89,8 @@ def test_parts_are_put_together_in_order_and_others_are_refused(tmp_path: Path) 
     assert pa.concat_tables(work.tables(SAMPLES)).equals(samples(range(60)))
     write(work, 4, settings_digest({"seed": 2}))
     with pytest.raises(
-        SoundStormError, match=r"part-0000004\.parquet was written with other settings.*delete it and run again"
+        SoundStormError,
+        match=r"part-0000004\.parquet was written with other settings.*delete it and run the same command again",
     ):
         list(work.tables(SAMPLES))
     storage.delete(work.part_uri(4))
@@ -133,7 +134,12 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
     checkpoint: str, tmp_path: Path
 ) -> None:
     runs: dict[int, dict[str, Any]] = {
-        clips: {"checkpoint": checkpoint, "output_dir": str(tmp_path / str(clips)), "num_samples": clips}
+        clips: {
+            "checkpoint": checkpoint,
+            "output_dir": str(tmp_path / str(clips)),
+            "num_samples": clips,
+            "precision": "float32",
+        }
         for clips in (1_000, 20_000)
     }
     drive(*runs.values())  # begins them
