@@ -28,11 +28,18 @@ from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation
-from soundstorm.generation.reranking import Classifier, candidate_seed
+from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import derived_seed
-from soundstorm.generation.window_choice import WindowChoice
-from soundstorm.generation.windows import WindowSize, generate_in_windows, plan_windows
+from soundstorm.generation.threads import on_threads
+from soundstorm.generation.windows import (
+    ChooseCandidates,
+    Window,
+    WindowSize,
+    generate_in_windows,
+    plan_windows,
+    window_seed,
+)
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
@@ -252,24 +259,32 @@ class Editor:
             known_mask_BQT=is_known_BQT,
             windows=plan_windows(planned_T, self.window_size),
             timbre_BS=timbre_BS,
-            choose=self._window_choice(labels, seeds, num_samples),
+            choose=self._reranking(labels, seeds, num_samples),
             bf16=uses_bf16(self.model.device, self.precision),
             threads=self.threads,
         )
         return codes_BQT, [candidate_seed(seed, candidate) for seed, candidate in zip(seeds, kept, strict=True)]
 
-    def _window_choice(self, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> WindowChoice | None:
-        """Choice among the candidates of a window; None if there is only one."""
-        if self.reranker is None or self.settings.candidates == 1:
+    def _reranking(self, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> ChooseCandidates | None:
+        """Reranking of the candidates of a window; None if there is only one."""
+        reranker = self.reranker
+        if reranker is None or self.settings.candidates == 1:
             return None
-        return WindowChoice(
-            codec=self.codec,
-            reranker=self.reranker,
-            categories=[self.categories[label] for label in labels],
-            seeds=seeds,
-            num_samples=num_samples,
-            threads=self.threads,
-        )
+
+        def choose(candidates: list[list[Tensor]], number: int, window: Window) -> list[int]:
+            length = num_samples - window.first * self.codec.hop
+            if length <= 0:  # the window holds padding only
+                return [0] * len(seeds)
+
+            def decode(candidate: int) -> list[np.ndarray]:
+                own_seeds = [candidate_seed(window_seed(seed, number), candidate) for seed in seeds]
+                waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in candidates[candidate]], own_seeds)
+                return [waveform_N[:length] for waveform_N in waveforms]
+
+            sounds = on_threads(decode, range(len(candidates)), self.threads)
+            return best_indices(sounds, [self.categories[label] for label in labels], reranker, self.threads)
+
+        return choose
 
     def _decode(
         self, labels: Sequence[int], seeds: Sequence[int], codes_BQT: Tensor, num_samples: int, loop: bool

@@ -55,21 +55,16 @@ def candidate_seed(seed: int, candidate: int) -> int:
 
 
 def best_indices(
-    candidates: Sequence[Sequence[np.ndarray]],
-    categories: Sequence[str],
-    reranker: Classifier,
-    threads: int = 1,
-    deviations_CB: np.ndarray | None = None,
+    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier, threads: int = 1
 ) -> list[int]:
-    """For each sample the index of the candidate to which `reranker` gives the highest probability of its class, among
-    those with the smallest deviation; ties go to the first.
+    """For each sample the index of the candidate to which `reranker` gives the highest probability of its class; ties
+    go to the first.
 
     Args:
         candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
         categories: class of each sample.
         reranker: a classifier that knows all of these classes.
         threads: as in `soundstorm.generation.threads.on_threads`.
-        deviations_CB: how far each candidate of each sample deviates from what is wanted; None: all alike.
     """
     if len(candidates) == 1:
         return [0] * len(categories)
@@ -80,10 +75,7 @@ def best_indices(
     def probabilities(waves: Sequence[np.ndarray]) -> NDArray[np.float32]:
         return reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B]
 
-    scores_CB = np.stack(on_threads(probabilities, candidates, threads))
-    if deviations_CB is not None:
-        scores_CB = np.where(deviations_CB == deviations_CB.min(0), scores_CB, -1.0)
-    return [int(best) for best in scores_CB.argmax(0)]
+    return [int(best) for best in np.stack(on_threads(probabilities, candidates, threads)).argmax(0)]
 
 
 def best_candidates(
