@@ -54,6 +54,9 @@ def peer_network() -> Any:
         for each in classes:
             setattr(module, each, type(each, (torch.nn.Module,), {}))
         sys.modules[name] = module
+    package = ModuleType("soundstorm_pytorch")  # without its trainer, which needs the speech packages
+    package.__path__ = list(importlib.util.find_spec("soundstorm_pytorch").submodule_search_locations)
+    sys.modules["soundstorm_pytorch"] = package
     from soundstorm_pytorch.soundstorm import ConformerWrapper  # type: ignore[import-not-found]
     from soundstorm_pytorch.soundstorm import SoundStorm as Peer
 
