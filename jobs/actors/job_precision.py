@@ -45,6 +45,8 @@ class JobPrecision:
     """None: unknown, because an earlier version began the run."""
     device: Device = "auto"
     """Where actors compute; auto: on GPUs if the cluster has any."""
+    is_checked: bool = False
+    """Whether the nodes were asked when the precision was decided."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -53,7 +55,8 @@ class JobPrecision:
 
     def of_actors(self, info: ClusterInfo) -> Precision:
         """The precision of all actors; prints a warning if a node would emulate it. Ray must be connected."""
-        slow = nodes_without_bfloat16(info, self.device) if self.name != "float32" else []
+        is_settled = self.name == "float32" or self.is_checked
+        slow = [] if is_settled else nodes_without_bfloat16(info, self.device)
         if self.name is None:
             return slowest(slow)
         if slow and self.name == "bfloat16":
@@ -104,7 +107,8 @@ def job_precision(
         yield JobPrecision(name=name if name in ("bfloat16", "float32") else None, device=device)
     else:
         with connect(options.address, await_gpu=device != "cpu") as info:
-            yield JobPrecision(name=slowest(nodes_without_bfloat16(info, device)), device=device)
+            name = slowest(nodes_without_bfloat16(info, device))
+            yield JobPrecision(name=name, device=device, is_checked=True)
 
 
 def nodes_without_bfloat16(info: ClusterInfo, device: Device = "auto") -> list[str]:

@@ -65,8 +65,8 @@ def test_a_fault_of_the_server_is_one_sentence_without_its_details(caplog: Any) 
     assert last.error == SERVER_ERROR and "/secret/path" in caplog.text
 
 
-def test_stop_gives_up_what_is_not_made() -> None:
-    store, times, given_up = SoundStore(), GenerationTimes(), []
+def first_at_once(given_up: list[int]) -> Callable[[int], Awaitable[Sound]]:
+    """Makes the sound of seed 5 at once, and the others so late that they are given up: their seeds are added."""
 
     async def generate(seed: int) -> Sound:
         try:
@@ -76,9 +76,15 @@ def test_stop_gives_up_what_is_not_made() -> None:
             raise
         return sound(seed)
 
+    return generate
+
+
+def test_stop_gives_up_what_is_not_made() -> None:
+    store, times, given_up = SoundStore(), GenerationTimes(), []
+
     async def run() -> list[Progress]:
         stop, steps = asyncio.Event(), []
-        async for step in run_job(job(generate), "me", store, times, stop):
+        async for step in run_job(job(first_at_once(given_up)), "me", store, times, stop):
             steps.append(step)
             stop.set()
         return steps
@@ -91,16 +97,8 @@ def test_stop_gives_up_what_is_not_made() -> None:
 def test_a_reader_that_leaves_gives_up_what_is_not_made() -> None:
     times, given_up = GenerationTimes(), []
 
-    async def generate(seed: int) -> Sound:
-        try:
-            await asyncio.sleep(0 if seed == 5 else 600)
-        except asyncio.CancelledError:
-            given_up.append(seed)
-            raise
-        return sound(seed)
-
     async def run() -> None:
-        steps = run_job(job(generate), "me", SoundStore(), times, asyncio.Event())
+        steps = run_job(job(first_at_once(given_up)), "me", SoundStore(), times, asyncio.Event())
         assert (await anext(steps)).made == 1
         await steps.aclose()  # type: ignore[attr-defined]  it is a generator
         assert sorted(given_up) == [6, 7] and times.num_pending == 0
