@@ -219,6 +219,15 @@ def storage_root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
     return f"{server.make_bucket()}/some/prefix"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_workers() -> Iterator[None]:
+    """Workers of all Rays that tests start in this process are forked: two seconds of a core less for each actor."""
+    from tests.support.forked_workers import forked_workers
+
+    with forked_workers():
+        yield
+
+
 @pytest.fixture(scope="session")
 def ray_session(s3: S3Server) -> Iterator[None]:
     """The one Ray of all tests: local, 4 logical CPUs; its workers know the S3 server."""

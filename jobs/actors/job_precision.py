@@ -18,12 +18,16 @@ from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 from jobs.console.command import print_warning
+from soundstorm.data.categories import listed
+from soundstorm.errors import SoundStormError
 from soundstorm.optimization.precision import Precision, uses_bf16
 
 KEY = "precision"
 """Key of the precision in the settings of a run."""
 ANSWER_S = 120.0
-"""Longest wait for the answers of the nodes; nodes that do not answer are ignored."""
+"""Longest wait for the answers of the nodes."""
+SHOWN_NODES = 3
+"""Maximum number of nodes in a warning."""
 
 Decided = Literal["bfloat16", "float32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -61,9 +65,8 @@ class JobPrecision:
             return slowest(slow)
         if slow and self.name == "bfloat16":
             print_warning(
-                f"the run computes in bfloat16, which {', '.join(slow[:3])}{' and others' if len(slow) > 3 else ''} "
-                "can only emulate, very slowly: run it on nodes that have it, or again with --overwrite --precision "
-                "float32"
+                f"the run computes in bfloat16, which {listed(slow, SHOWN_NODES)} can only emulate, very slowly: run "
+                "it on nodes that have it, or again with --overwrite --precision float32"
             )
         return self.name
 
@@ -98,6 +101,7 @@ def job_precision(
 
     Raises:
         ClusterError: the record is malformed, or Ray cannot be reached.
+        SoundStormError: `device` is cuda, and Ray was started here, on a machine without a GPU.
     """
     before = None if options.overwrite else records.begun_settings(options.output_dir, stage)
     if requested != "auto":
@@ -112,18 +116,40 @@ def job_precision(
 
 
 def nodes_without_bfloat16(info: ClusterInfo, device: Device = "auto") -> list[str]:
-    """Addresses of the nodes that would emulate bfloat16, of those that can hold an actor. Ray must run."""
+    """Addresses of the nodes that would emulate bfloat16, of those that can hold an actor. A node that does not answer
+    counts as one of them, with a warning. While no node can hold an actor, this machine stands for those that the
+    cluster will start. Ray must be connected.
+
+    Raises:
+        SoundStormError: `device` is cuda, and Ray was started here, on a machine without a GPU.
+    """
+    if device == "cuda":
+        require_gpu(info)
     device = "cuda" if device == "cuda" or (device == "auto" and info.num_gpus) else "cpu"
     kind = "GPU" if device == "cuda" else "CPU"
     nodes = {
         str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in alive_nodes() if node["Resources"].get(kind)
     }
     here = ray.get_runtime_context().get_node_id()
+    if not nodes:
+        return [] if device == "cuda" or has_bfloat16("cpu") else ["this machine"]
     is_asked_here = device == "cpu" and here in nodes
     answers = _ask([node for node in nodes if not (is_asked_here and node == here)], device)
     if is_asked_here:
         answers[here] = has_bfloat16(device)
-    return sorted(nodes[node] for node, is_fast in answers.items() if not is_fast)
+    silent = sorted(nodes[node] for node in nodes if node not in answers)
+    if silent:
+        print_warning(
+            f"{listed(silent, SHOWN_NODES)} did not answer within {ANSWER_S:g} s whether bfloat16 is fast there, and "
+            "counts as a node that can only emulate it"
+        )
+    return sorted(address for node, address in nodes.items() if not answers.get(node, False))
+
+
+def require_gpu(info: ClusterInfo) -> None:
+    """Raises SoundStormError for `--device cuda` if Ray was started here, on a machine without a GPU."""
+    if info.started_here and not info.num_gpus:
+        raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
 
 
 def has_bfloat16(device: str) -> bool:

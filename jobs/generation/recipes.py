@@ -5,7 +5,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from cluster import storage
 from cluster.tables import stage_record as records
@@ -149,14 +149,16 @@ class ClipRecipe:
 
     def _precision(self, given: Options) -> Precision:
         """That of the recipe; one of an earlier version does not say it."""
-        match self.recipe.precision:
-            case None:
-                return given.precision
-            case "bfloat16" | "float32" as said if given.precision in ("auto", said):
-                return said
-        raise SoundStormError(
-            f"{self.where} was made in {self.recipe.precision}, and --precision is {given.precision}: leave it out"
-        )
+        said = self.recipe.precision
+        if said is None:
+            return given.precision
+        if said not in ("bfloat16", "float32"):
+            raise SoundStormError(f"{self.where}: precision '{said}' is unknown: use the version that wrote the recipe")
+        if given.precision not in ("auto", said):
+            raise SoundStormError(
+                f"{self.where} was made in {said}, and --precision is {given.precision}: leave it out"
+            )
+        return cast(Precision, said)
 
     def _recording(self, parent: Source, given: Options) -> str | None:
         """Path or URI of the recording."""

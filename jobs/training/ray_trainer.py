@@ -30,6 +30,7 @@ from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.attempt_tracker import Heartbeat, tracking
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
+from jobs.actors.job_precision import require_gpu
 from soundstorm.errors import SoundStormError
 
 RUN_FOLDER = "run"
@@ -83,8 +84,8 @@ def scaling_for(
         SoundStormError: the cluster cannot hold them.
     """
     gpus = int(info.num_gpus)
-    if device == "cuda" and not gpus and info.started_here:
-        raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
+    if device == "cuda":
+        require_gpu(info)
     use_gpu = device == "cuda" or (device == "auto" and gpus > 0)
     count = num_workers or (max(1, gpus) if use_gpu else 1)
     scaling = WorkerScaling(

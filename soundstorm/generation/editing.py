@@ -7,7 +7,8 @@
    higher levels are sampled given these.
 3. A loop. The clip is rotated by half, so that its end and its beginning meet in the middle; the frames around this
    seam are sampled given both sides, and the clip is rotated back.
-4. Edits are conditioned on the timbre of the recording's known codes, if the network has timbres.
+4. New sound of several windows keeps the level of the first, if that is steady: `soundstorm.generation.steady_level`.
+5. Edits are conditioned on the timbre of the recording's known codes, if the network has timbres.
 
 Source of masks as prompts: Garcia et al., "VampNet: music generation via masked acoustic token modeling", ISMIR 2023.
 
@@ -31,6 +32,7 @@ from soundstorm.generation.decoding import continuation
 from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.steady_level import Ends, keep_steady
 from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import (
     ChooseCandidates,
@@ -120,7 +122,12 @@ class Editor:
             levels_QT = torch.from_numpy(prompt_QT[: shape[1]].astype(np.int64))
             known_BQT, is_known_BQT = continuation([levels_QT] * len(seeds), [num_generated] * len(seeds))
         codes_BQT, sound_seeds = self._generate(labels, seeds, known_BQT, is_known_BQT, num_samples)
-        return self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
+        takes = self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
+        first_window = self.window_size.frames * self.codec.hop
+        if num_samples <= first_window:
+            return takes
+        ends: Ends = "wrap" if loop else "nearest"
+        return [keep_steady(take_N, self.codec.sample_rate, first_window, ends=ends) for take_N in takes]
 
     def inpainted(
         self, recording_N: np.ndarray, spans: Sequence[tuple[int, int]], labels: Sequence[int], seeds: Sequence[int]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import ray
+import ray.data.exceptions
 from ray.data._internal.execution import streaming_executor_state
 
 import jobs.actors.tokenizing_pool
@@ -142,7 +143,8 @@ def test_a_shard_at_which_every_actor_dies_ends_the_run_with_an_error_that_names
     monkeypatch.setattr(jobs.actors.tokenizing_pool, "TokenizerActor", dying_encoder(deadly))
     monkeypatch.setattr(jobs.actors.tokenizing_pool, "MAX_SHARD_RETRIES", 1)
     # pytest keeps what is logged, also the error with all that it holds
-    monkeypatch.setattr(logging.getLogger(streaming_executor_state.__name__), "disabled", True)
+    for module in (streaming_executor_state, ray.data.exceptions):
+        monkeypatch.setattr(logging.getLogger(module.__name__), "disabled", True)
     output = tmp_path / "out"
     arguments = (
         "--dataset",
