@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+from pathlib import Path
 
 ADDRESS = "SOUNDSTORM_TESTS_FORKED_WORKERS"
 """Variable with the server's socket, and the worker that is run, separated by a line break."""
@@ -16,7 +17,7 @@ ADDRESS = "SOUNDSTORM_TESTS_FORKED_WORKERS"
 def main() -> None:
     address, _, worker = os.environ[ADDRESS].partition("\n")
     arguments = [worker, *sys.argv[1:]]
-    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": os.getcwd()}
+    asked = {"arguments": arguments, "environment": dict(os.environ), "folder": str(Path.cwd())}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.connect(address)

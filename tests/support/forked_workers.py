@@ -1,10 +1,9 @@
 """Workers of the Rays that tests start are forks of one process that has imported PyTorch.
 
-Ray starts a Python for each actor. Of the three seconds of a core that this costs, two are imports of PyTorch and SciPy,
-in several hundred processes of a run of all tests. Here one process for each pytest worker has imported them, and forks
-when a raylet starts a worker (`tests.support.forked_worker`). All else is as in any Ray: a process for each worker, of
-which the raylet knows the pid, with the worker's own arguments, variables, folder and streams. Ray itself is not
-imported before: its library reads variables that each worker has of its own; nor is Arrow, which starts a thread.
+Ray starts a Python for each actor. Of the three seconds of a core that this costs, most are imports of PyTorch, SciPy
+and others, in several hundred processes of a run of all tests. Here one process for each pytest worker has imported
+them, and forks when a raylet starts a worker (`tests.support.forked_worker`). All else is as in any Ray: a process for
+each worker, of which the raylet knows the pid, with the worker's own arguments, variables, folder and streams.
 
 Run as a program, this is the server: its argument is the path of its socket.
 """
@@ -12,6 +11,7 @@ Run as a program, this is the server: its argument is the path of its socket.
 import atexit
 import contextlib
 import gc
+import importlib
 import json
 import os
 import random
@@ -33,6 +33,13 @@ if ROOT not in sys.path:
 
 from tests.support.forked_worker import ADDRESS  # noqa: E402
 
+IMPORTED = (
+    *("torch", "scipy.ndimage", "scipy.signal", "pandas", "pyarrow.compute", "pyarrow.fs", "pyarrow.parquet", "boto3"),
+    *("attr", "fsspec", "google.protobuf.message", "jsonschema", "pydantic", "requests", "rich", "tyro", "yaml"),
+    *("soundstorm.classification.cnn", "soundstorm.evaluation.acoustic", "soundstorm.generation.edits"),
+    *("soundstorm.model.checkpoints", "soundstorm.training.step"),
+)
+"""What takes a worker longest to import, but for Ray, whose library reads variables that each worker has of its own."""
 START_S = 120.0
 OFF = "SOUNDSTORM_TESTS_NO_FORKS"
 """Variable that, if set, leaves Ray's way of starting workers as it is."""
@@ -84,7 +91,7 @@ def _server(worker: str) -> Iterator[None]:
         process = subprocess.Popen([sys.executable, __file__, address], start_new_session=True)
         try:
             deadline = time.monotonic() + START_S
-            while not os.path.exists(address) and process.poll() is None and time.monotonic() < deadline:
+            while not Path(address).exists() and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.02)
             os.environ[ADDRESS] = f"{address}\n{worker}"
             yield
@@ -99,17 +106,14 @@ def _server(worker: str) -> Iterator[None]:
 
 def serve(address: str) -> None:
     """Fork a worker for each connection, and tell its exit status when it has ended. Ends with the parent."""
-    import boto3  # noqa: F401
-    import scipy.ndimage
-    import scipy.signal  # noqa: F401
-    import torch  # noqa: F401
-
+    for module in IMPORTED:
+        importlib.import_module(module)
     gc.freeze()
     parent, clients = os.getppid(), dict[int, socket.socket]()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(address + ".new")
     listener.listen(64)
-    os.rename(address + ".new", address)
+    Path(address + ".new").rename(address)
     selector = selectors.DefaultSelector()
     selector.register(listener, selectors.EVENT_READ)
     read_end, write_end = os.pipe()
@@ -178,7 +182,7 @@ def _fork(connection: socket.socket, sockets: list[socket.socket], descriptors: 
         status = 0
     except SystemExit as error:
         status = error.code if isinstance(error.code, int) else int(error.code is not None)
-    except BaseException:
+    except BaseException:  # noqa: BLE001
         sys.excepthook(*sys.exc_info())
     finally:
         with contextlib.suppress(Exception):

@@ -111,3 +111,23 @@ def test_the_plan_comes_in_portions_that_hold_each_clip_once_in_order(
     assert planned["partners"].to_pylist() == [
         row for shard in todo for row in partners.planned(4 * shard, 4)["partners"].to_pylist()
     ]
+
+
+def test_portions_follow_each_other_with_all_actors(
+    synthetic_dataset: Path, tiny_codec: Path, tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The actors of a portion free their CPUs for those of the next, also if no garbage is collected meanwhile."""
+    monkeypatch.setattr(tokenizing_pool, "CLIPS_AT_ONCE", 1)
+    monkeypatch.setattr(tokenizing_pool, "SHARDS_PER_ACTOR", 1)
+    options = tokenize.Options(
+        dataset="synthetic",
+        data_dir=str(synthetic_dataset),
+        output_dir=str(tmp_path / "out"),
+        codec=str(tiny_codec),
+        shard_size=5,
+    )
+    gc.disable()
+    try:
+        assert tokenize.run(options)["tokens"] == 50
+    finally:
+        gc.enable()
