@@ -121,6 +121,8 @@ def _settings(request: Request) -> dict[str, Any]:
     }
     if request.duration_s > WINDOW_S:
         settings["windows_s"] = [WINDOW_S, OVERLAP_S]
+        if isinstance(request.edit, New):
+            settings["steady"] = request.edit.steady
     return settings | request.settings_of_edit()
 
 

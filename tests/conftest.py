@@ -222,7 +222,7 @@ def storage_root(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: py
 @pytest.fixture(scope="session", autouse=True)
 def quick_workers() -> Iterator[None]:
     """Workers of all Rays that tests start in this process are forked: two seconds of a core less for each actor."""
-    from tests.support.forked_workers import forked_workers
+    from tests.support.fork_server import forked_workers
 
     with forked_workers():
         yield

@@ -18,7 +18,6 @@ from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 from jobs.console.command import print_warning
-from soundstorm.data.categories import listed
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.precision import Precision, uses_bf16
 
@@ -26,6 +25,10 @@ KEY = "precision"
 """Key of the precision in the settings of a run."""
 ANSWER_S = 120.0
 """Longest wait for the answers of the nodes."""
+GPU_TYPE = "accelerator_type:"
+"""Prefix of the resource by which Ray names the type of a node's GPUs."""
+EARLIER_GPUS = {"K80", "P4", "P100", "T4", "V100"}
+"""Types of GPUs without instructions for bfloat16."""
 SHOWN_NODES = 3
 """Maximum number of nodes in a warning."""
 
@@ -59,14 +62,15 @@ class JobPrecision:
 
     def of_actors(self, info: ClusterInfo) -> Precision:
         """The precision of all actors; prints a warning if a node would emulate it. Ray must be connected."""
-        is_settled = self.name == "float32" or self.is_checked
-        slow = [] if is_settled else nodes_without_bfloat16(info, self.device)
+        if self.name == "float32" or (self.is_checked and self.name is not None):
+            return self.name
+        answers = ask_nodes(info, self.device)
         if self.name is None:
-            return slowest(slow)
-        if slow and self.name == "bfloat16":
+            return answers.precision
+        if answers.slow:
             print_warning(
-                f"the run computes in bfloat16, which {listed(slow, SHOWN_NODES)} can only emulate, very slowly: run "
-                "it on nodes that have it, or again with --overwrite --precision float32"
+                f"the run computes in bfloat16, which {_shown(answers.slow)} can only emulate, very slowly: run it on "
+                "nodes that have it, or again with --overwrite --precision float32"
             )
         return self.name
 
@@ -75,9 +79,21 @@ UNKNOWN = JobPrecision(name=None)
 """For runs whose output does not depend on the precision."""
 
 
-def slowest(slow_nodes: list[str]) -> Decided:
-    """The precision of a job in a cluster of which these nodes emulate bfloat16."""
-    return "float32" if slow_nodes else "bfloat16"
+@dataclass(frozen=True, kw_only=True)
+class NodeAnswers:
+    """Of the nodes that can hold an actor, those that do not speak for bfloat16, by address."""
+
+    slow: list[str]
+    """Would emulate it."""
+    silent: list[str]
+    """Could not be asked, because they are busy or lost."""
+    is_of_nodes: bool = True
+    """Whether there were nodes to ask."""
+
+    @property
+    def precision(self) -> Decided:
+        """The precision for which all nodes are fast, as far as is known."""
+        return "float32" if self.slow or self.silent else "bfloat16"
 
 
 @contextlib.contextmanager
@@ -111,14 +127,19 @@ def job_precision(
         yield JobPrecision(name=name if name in ("bfloat16", "float32") else None, device=device)
     else:
         with connect(options.address, await_gpu=device != "cpu") as info:
-            name = slowest(nodes_without_bfloat16(info, device))
-            yield JobPrecision(name=name, device=device, is_checked=True)
+            answers = ask_nodes(info, device)
+            if answers.silent:
+                print_warning(
+                    f"{_shown(answers.silent)} could not be asked within {ANSWER_S:g} s whether bfloat16 is fast "
+                    "there, so the run computes in float32: if it is, run again with --overwrite --precision bfloat16"
+                )
+            yield JobPrecision(name=answers.precision, device=device, is_checked=answers.is_of_nodes)
 
 
-def nodes_without_bfloat16(info: ClusterInfo, device: Device = "auto") -> list[str]:
-    """Addresses of the nodes that would emulate bfloat16, of those that can hold an actor. A node that does not answer
-    counts as one of them, with a warning. While no node can hold an actor, this machine stands for those that the
-    cluster will start. Ray must be connected.
+def ask_nodes(info: ClusterInfo, device: Device = "auto") -> NodeAnswers:
+    """Ask the nodes that can hold an actor whether they compute in bfloat16 without emulating it. A node whose type of
+    GPU is known is not asked. While no node can hold an actor, this machine speaks for CPUs, and GPUs are taken for
+    fast. Ray must be connected.
 
     Raises:
         SoundStormError: `device` is cuda, and Ray was started here, on a machine without a GPU.
@@ -127,29 +148,37 @@ def nodes_without_bfloat16(info: ClusterInfo, device: Device = "auto") -> list[s
         require_gpu(info)
     device = "cuda" if device == "cuda" or (device == "auto" and info.num_gpus) else "cpu"
     kind = "GPU" if device == "cuda" else "CPU"
-    nodes = {
-        str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in alive_nodes() if node["Resources"].get(kind)
-    }
-    here = ray.get_runtime_context().get_node_id()
+    nodes = {str(node["NodeID"]): node for node in alive_nodes() if node["Resources"].get(kind)}
     if not nodes:
-        return [] if device == "cuda" or has_bfloat16("cpu") else ["this machine"]
-    is_asked_here = device == "cpu" and here in nodes
-    answers = _ask([node for node in nodes if not (is_asked_here and node == here)], device)
-    if is_asked_here:
-        answers[here] = has_bfloat16(device)
-    silent = sorted(nodes[node] for node in nodes if node not in answers)
-    if silent:
-        print_warning(
-            f"{listed(silent, SHOWN_NODES)} did not answer within {ANSWER_S:g} s whether bfloat16 is fast there, and "
-            "counts as a node that can only emulate it"
-        )
-    return sorted(address for node, address in nodes.items() if not answers.get(node, False))
+        is_fast = device == "cuda" or has_bfloat16("cpu")
+        return NodeAnswers(slow=[] if is_fast else ["this machine"], silent=[], is_of_nodes=False)
+    here = ray.get_runtime_context().get_node_id()
+    answers = _known(nodes) if device == "cuda" else {here: has_bfloat16("cpu")}
+    answers |= _ask([node for node in nodes if node not in answers], device)
+    address = {node: str(about["NodeManagerAddress"]) for node, about in nodes.items()}
+    return NodeAnswers(
+        slow=sorted(address[node] for node in nodes if answers.get(node) is False),
+        silent=sorted(address[node] for node in nodes if node not in answers),
+    )
 
 
 def require_gpu(info: ClusterInfo) -> None:
     """Raises SoundStormError for `--device cuda` if Ray was started here, on a machine without a GPU."""
     if info.started_here and not info.num_gpus:
         raise SoundStormError("--device is cuda, but Ray sees no GPU: use --device cpu or auto")
+
+
+def _shown(nodes: list[str]) -> str:
+    return ", ".join(nodes[:SHOWN_NODES]) + (" and others" if len(nodes) > SHOWN_NODES else "")
+
+
+def _known(nodes: dict[str, dict[str, Any]]) -> dict[str, bool]:
+    """Whether the GPUs of each node have instructions for bfloat16, for the nodes whose type of GPU Ray knows."""
+    types = {
+        node: {name.removeprefix(GPU_TYPE) for name in about["Resources"] if name.startswith(GPU_TYPE)}
+        for node, about in nodes.items()
+    }
+    return {node: not of_node & EARLIER_GPUS for node, of_node in types.items() if of_node}
 
 
 def has_bfloat16(device: str) -> bool:

@@ -68,6 +68,8 @@ class Options(PoolOptions):
     """Number of levels that the other frames of --vary keep; default: 1."""
     loop: bool = False
     """Generate a loop that repeats without a click; with --inpaint, close the recording to a loop."""
+    steady: bool = True
+    """Keep a clip of several windows as loud as its first window, if that is a steady sound, such as rain."""
     recipe: str | None = None
     """JSON file beside a clip (path or URI): reproduce this clip, without further options."""
     recording: str | None = None

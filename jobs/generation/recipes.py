@@ -60,6 +60,8 @@ class Recipe(Settings):
     edit: str = "new"
     """`new`, `prompt`, `inpaint` or `vary`."""
     loop: bool = False
+    steady: bool = False
+    """Whether a long clip was kept as loud as its first window; an earlier version did not."""
     regions: tuple[str, ...] = ()
     strength: float | None = None
     kept_levels: int | None = None
@@ -126,7 +128,7 @@ class ClipRecipe:
         if kind == "vary":
             edit_options |= {"strength": self.recipe.strength, "kept_levels": self.recipe.kept_levels}
         if kind in ("new", "prompt"):
-            edit_options["duration"] = self.duration_s
+            edit_options |= {"duration": self.duration_s, "steady": self.recipe.steady}
         uris: dict[str, Any] = {
             name: getattr(given, name) or (None if source is None else Source.from_dict(source, self.where).uri)
             for name, source in (("checkpoint", self.recipe.checkpoint), ("listener", self.recipe.listener))
@@ -205,6 +207,7 @@ def recipe_of(
         sampler=sampler.to_dict(),
         edit=kind,
         loop=options.loop,
+        steady=options.steady and kind in ("new", "prompt"),
         regions=options.region,
         strength=(STRENGTH if options.strength is None else options.strength) if kind == "vary" else None,
         kept_levels=(KEPT_LEVELS if options.kept_levels is None else options.kept_levels) if kind == "vary" else None,

@@ -140,7 +140,7 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
         edit, source = _continued(options, options.prompt, codec)
         return edit, options.duration, [source]
     if options.edited is None:
-        return New(loop=options.loop), options.duration, []
+        return New(loop=options.loop, steady=options.steady), options.duration, []
     option, uri = options.edited
     recording, source = _read(option, uri, "edited", MAX_EDITED_S)
     if recording.original_duration_s > MAX_EDITED_S:
@@ -185,7 +185,7 @@ def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
     OPTIONS.check_prompt_frames(
         options.prompt_duration, options.duration, prompt_QT.shape[1], codec.hop, codec.sample_rate
     )
-    return New(prompt_QT=prompt_QT), source
+    return New(prompt_QT=prompt_QT, steady=options.steady), source
 
 
 def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording, Source]:

@@ -7,7 +7,7 @@
    higher levels are sampled given these.
 3. A loop. The clip is rotated by half, so that its end and its beginning meet in the middle; the frames around this
    seam are sampled given both sides, and the clip is rotated back.
-4. New sound of several windows keeps the level of the first, if that is steady: `soundstorm.generation.steady_level`.
+4. New sound of several windows stays as loud as the first, if that is steady: `soundstorm.generation.steady_loudness`.
 5. Edits are conditioned on the timbre of the recording's known codes, if the network has timbres.
 
 Source of masks as prompts: Garcia et al., "VampNet: music generation via masked acoustic token modeling", ISMIR 2023.
@@ -32,7 +32,7 @@ from soundstorm.generation.decoding import continuation
 from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import derived_seed
-from soundstorm.generation.steady_level import Ends, keep_steady
+from soundstorm.generation.steady_loudness import hold_loudness
 from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import (
     ChooseCandidates,
@@ -91,8 +91,6 @@ class Editor:
         size = self.windows or WindowSize.at_rate(self.codec.frame_rate)
         return WindowSize(max(size.frames, self.filled_frames), size.overlap)
 
-    # ---- public methods
-
     def new(
         self,
         labels: Sequence[int],
@@ -101,6 +99,7 @@ class Editor:
         *,
         prompt_QT: np.ndarray | None = None,
         loop: bool = False,
+        steady: bool = True,
     ) -> list[np.ndarray]:
         """Generate new clips of any length, in windows.
 
@@ -110,6 +109,8 @@ class Editor:
             num_samples: length of each take.
             prompt_QT: codes with which all takes begin.
             loop: whether to close the takes to loops.
+            steady: whether takes of several windows stay as loud as the first window, or as the end of a longer prompt,
+                if that is steady.
 
         Raises:
             SoundStormError: the prompt is too long, or a loop too short.
@@ -123,11 +124,13 @@ class Editor:
             known_BQT, is_known_BQT = continuation([levels_QT] * len(seeds), [num_generated] * len(seeds))
         codes_BQT, sound_seeds = self._generate(labels, seeds, known_BQT, is_known_BQT, num_samples)
         takes = self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
-        first_window = self.window_size.frames * self.codec.hop
-        if num_samples <= first_window:
-            return takes
-        ends: Ends = "wrap" if loop else "nearest"
-        return [keep_steady(take_N, self.codec.sample_rate, first_window, ends=ends) for take_N in takes]
+        if steady and num_frames > self.window_size.frames:
+            first, end = SEAM_S / 2 * self.codec.sample_rate if loop else 0, self.window_size.frames
+            if prompt_QT is not None and prompt_QT.shape[1] > end:
+                first, end = (prompt_QT.shape[1] - end) * self.codec.hop, prompt_QT.shape[1]
+            for take_N in takes:
+                hold_loudness(take_N, self.codec.sample_rate, (round(first), end * self.codec.hop), loop=loop)
+        return takes
 
     def inpainted(
         self, recording_N: np.ndarray, spans: Sequence[tuple[int, int]], labels: Sequence[int], seeds: Sequence[int]
@@ -226,8 +229,6 @@ class Editor:
             labels, seeds, known_BQT, is_known_BQT, num_samples, timbre_BS, planned_T=every_T
         )
         return self._decode(labels, sound_seeds, codes_BQT, num_samples, loop)
-
-    # ---- implementation
 
     def _codes(self, waveform_N: np.ndarray) -> Tensor:
         """The codes (Q, T) of a recording at the levels that the network generates."""

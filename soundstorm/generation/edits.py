@@ -29,10 +29,12 @@ class New:
     prompt_QT: np.ndarray | None = None
     """Codes with which every take begins."""
     loop: bool = False
+    steady: bool = True
+    """Whether clips of several windows stay as loud as the first, if that is steady."""
     keeps_recording = False
 
     def takes(self, editor: Editor, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> list[np.ndarray]:
-        return editor.new(labels, seeds, num_samples, prompt_QT=self.prompt_QT, loop=self.loop)
+        return editor.new(labels, seeds, num_samples, prompt_QT=self.prompt_QT, loop=self.loop, steady=self.steady)
 
 
 @dataclass(kw_only=True, frozen=True)

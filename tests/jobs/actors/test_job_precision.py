@@ -5,18 +5,21 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+import jobs.actors.job_precision
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs import generate
-from jobs.actors.job_precision import has_bfloat16, slowest
+from jobs.actors.job_precision import NodeAnswers, has_bfloat16, job_precision
+from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import Command, assert_one_message, generate_options, interrupt
 
-HERE = slowest([] if has_bfloat16("cpu") else ["this node"])
+HERE = "bfloat16" if has_bfloat16("cpu") else "float32"
 OTHER = "float32" if HERE == "bfloat16" else "bfloat16"
 
 
@@ -89,13 +92,38 @@ def test_a_recipe_reproduces_the_bytes_of_its_precision_on_any_machine(
     assert_one_message(command(generate, *other), "float32", "--precision", "leave it out")
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there_is_told_before_the_run_begins(tmp_path: Path, ray_session: None) -> None:
+    place = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, address=None)
+    with (
+        pytest.raises(SoundStormError, match="Ray sees no GPU: use --device cpu"),
+        job_precision("auto", place, "train", device="cuda"),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_recipe_of_an_unknown_precision_is_refused(
+    checkpoint: str, tmp_path: Path, ray_session: None, command: Command
+) -> None:
+    output = tmp_path / "out"
+    generate.run(generate_options(checkpoint, str(output), num_samples=1, class_name="rain", shard_size=1))
+    [path] = (output / "audio").rglob("*.json")
+    clip = json.loads(path.read_text())
+    clip["recipe"]["precision"] = "float8"
+    path.write_text(json.dumps(clip))
+    again = ["--recipe", str(path), "--output-dir", str(tmp_path / "again")]
+    assert_one_message(command(generate, *again), "precision 'float8' is unknown", "the version that wrote the recipe")
+
+
 NODES = """
 import os
 import ray
 import torch
 from ray.cluster_utils import Cluster
 from cluster.runtime.connect import connect
-from jobs.actors.job_precision import JobPrecision, nodes_without_bfloat16
+from jobs.actors import job_precision
+from jobs.actors.job_precision import JobPrecision, ask_nodes
 
 def processor():
     '''The processor of the node of a worker.'''
@@ -107,16 +135,28 @@ nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
 ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR",
          runtime_env={"worker_process_setup_hook": processor})
 with connect() as info:
-    assert nodes_without_bfloat16(info) == []
+    assert ask_nodes(info).precision == "bfloat16" and ask_nodes(info).is_of_nodes
+    assert not ask_nodes(info, "cuda").is_of_nodes  # the cluster might start some
     nodes.add_node(num_cpus=1)
     nodes.add_node(num_cpus=0, env_vars={"EMULATES": "1"})  # holds no actor
     nodes.wait_for_nodes()
-    assert nodes_without_bfloat16(info) == []
+    assert ask_nodes(info).precision == "bfloat16"
+    job_precision.ANSWER_S, patience = 0, job_precision.ANSWER_S
+    answers = ask_nodes(info)
+    assert (len(answers.slow), len(answers.silent), answers.precision) == (0, 1, "float32")
+    assert JobPrecision(name="bfloat16").of_actors(info) == "bfloat16"  # nobody is known to emulate it
+    job_precision.ANSWER_S = patience
     nodes.add_node(num_cpus=1, env_vars={"EMULATES": "1"})
+    nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
     nodes.wait_for_nodes()
-    assert len(nodes_without_bfloat16(info)) == 1
-    assert JobPrecision(name=None).of_actors(info) == "float32"
-    assert JobPrecision(name="bfloat16").of_actors(info) == "bfloat16"  # with a warning
+    assert ask_nodes(info, "cuda").precision == "bfloat16"
+    nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:T4": 1})
+    nodes.wait_for_nodes()
+    for device in ("cpu", "cuda"):
+        answers = ask_nodes(info, device)
+        assert (len(answers.slow), len(answers.silent)) == (1, 0)
+        assert JobPrecision(name=None, device=device).of_actors(info) == "float32"
+        assert JobPrecision(name="bfloat16", device=device).of_actors(info) == "bfloat16"  # with a warning
 ray.shutdown()
 nodes.shutdown()
 """
@@ -135,3 +175,15 @@ def test_the_slowest_kind_of_node_decides(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "can only emulate, very slowly" in " ".join(done.stderr.split())
+
+
+def test_nodes_that_could_not_be_asked_are_named_with_the_way_out(
+    tmp_path: Path, ray_session: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    silent = NodeAnswers(slow=[], silent=["10.0.0.7"])
+    monkeypatch.setattr(jobs.actors.job_precision, "ask_nodes", lambda *_: silent)
+    place = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, address=None)
+    with job_precision("auto", place, "train") as precision:
+        assert precision.name == "float32" and precision.is_checked
+    told = " ".join(capsys.readouterr().err.split())
+    assert "10.0.0.7 could not be asked within 120 s" in told and "--overwrite --precision bfloat16" in told

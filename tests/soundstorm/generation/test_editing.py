@@ -13,7 +13,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.temporal import log_mel
-from soundstorm.generation import editing, windows
+from soundstorm.generation import windows
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.editing import Editor
 from soundstorm.generation.edits import Inpainting, New, Variation
@@ -227,20 +227,36 @@ def test_a_clip_of_many_windows_has_no_seams(rainmaker: Editor) -> None:
 
 
 @pytest.mark.parametrize("loop", [False, True])
-def test_a_clip_of_many_windows_keeps_the_level_of_the_first(
-    rainmaker: Editor, monkeypatch: pytest.MonkeyPatch, loop: bool
-) -> None:
+def test_a_clip_of_many_windows_stays_as_loud_as_the_first(rainmaker: Editor, loop: bool) -> None:
     """The prompt is quiet rain, and the network draws loud rain."""
     quiet = synthesize("rain", 5, 2.56, RATE) * 0.2
     [prompt_QT] = rainmaker.codec.encode_clips([quiet.astype(np.float32)])
     editor = replace(rainmaker, windows=WindowSize(48, 24))
-    [steady_N] = editor.new([0], [4], 8 * RATE, prompt_QT=prompt_QT, loop=loop)
-    monkeypatch.setattr(editing, "keep_steady", lambda take_N, *_, **__: take_N)
-    [as_drawn_N] = editor.new([0], [4], 8 * RATE, prompt_QT=prompt_QT, loop=loop)
-    level, drawn = (10 * np.log10((x_N.reshape(8, RATE) ** 2).mean(1)) for x_N in (steady_N, as_drawn_N))
-    first = level[1]
-    # around the seam of a loop, which is new, its first window is louder too
-    assert np.abs(drawn[4:7] - first).min() > 5 and np.abs(level[4:7] - first).max() < (4.2 if loop else 2)
+    steady_N, as_drawn_N = (
+        New(prompt_QT=prompt_QT, loop=loop, steady=steady).takes(editor, [0], [4], 8 * RATE)[0]
+        for steady in (True, False)
+    )
+    loud, drawn = (10 * np.log10((x_N.reshape(8, RATE) ** 2).mean(1)) for x_N in (steady_N, as_drawn_N))
+    assert np.abs(drawn[4:7] - drawn[1]).min() > 5 and np.abs(loud[4:7] - loud[1]).max() < 2.5
+
+
+def test_a_long_prompt_is_unchanged_and_its_end_is_the_reference(rainmaker: Editor) -> None:
+    loudness = np.repeat(np.array([1.0, 0.25]), 3 * RATE)
+    [prompt_QT] = rainmaker.codec.encode_clips([(synthesize("rain", 5, 6.0, RATE) * loudness).astype(np.float32)])
+    editor = replace(rainmaker, windows=WindowSize(48, 24))
+    steady_N, as_drawn_N = (
+        New(prompt_QT=prompt_QT, steady=steady).takes(editor, [0], [4], 12 * RATE)[0] for steady in (True, False)
+    )
+    assert np.array_equal(steady_N[: 4 * RATE], as_drawn_N[: 4 * RATE])
+    loud = 10 * np.log10((steady_N.reshape(12, RATE) ** 2).mean(1))
+    assert np.abs(loud[8:12] - loud[4]).max() < 2.5
+
+
+def test_clips_of_one_window_are_not_levelled(rainmaker: Editor) -> None:
+    editor = replace(rainmaker, windows=WindowSize(200, 100))
+    for loop in (False, True):
+        takes = [New(loop=loop, steady=steady).takes(editor, [0], [4], 8 * RATE)[0] for steady in (True, False)]
+        assert np.array_equal(*takes)
 
 
 def test_a_window_is_all_that_the_network_ever_sees(editor: Editor, monkeypatch: pytest.MonkeyPatch) -> None:

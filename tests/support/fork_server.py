@@ -1,0 +1,221 @@
+"""Workers of the Rays that tests start are forks of one process that has imported PyTorch.
+
+Ray starts a Python for each actor. Of the three seconds of a core that this costs, most are imports of PyTorch, SciPy
+and others, in several hundred processes of a run of all tests. Here one process for each pytest worker has imported
+them, and forks when a raylet starts a worker (`tests.support.fork_client`). Else it is as in any Ray: a process for
+each worker, of which the raylet knows the pid, with the worker's own arguments, variables, folder and streams. Only the
+order of sets of texts is the same in all of them: processes that tests start by themselves have others.
+
+Run as a program, this is the server: its arguments are the path of its socket and the pid of its parent.
+"""
+
+import atexit
+import contextlib
+import gc
+import importlib
+import json
+import os
+import random
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+SEARCHED = sys.path[1:]
+ROOT = str(Path(__file__).parents[2])
+if ROOT not in sys.path:
+    sys.path.insert(0, ROOT)
+
+from tests.support.fork_client import SERVER, read_at_start  # noqa: E402
+
+IMPORTED = (
+    *("torch", "scipy.ndimage", "scipy.signal", "pandas", "pyarrow.compute", "pyarrow.fs", "pyarrow.parquet", "boto3"),
+    *("attr", "fsspec", "google.protobuf.message", "jsonschema", "pydantic", "requests", "rich", "tyro", "yaml"),
+    *("soundstorm.classification.cnn", "soundstorm.evaluation.acoustic", "soundstorm.generation.edits"),
+    *("soundstorm.model.checkpoints", "soundstorm.training.step"),
+)
+"""What takes a worker longest to import, but for Ray, whose library reads variables that each worker has of its own."""
+START_S = 120.0
+ANSWER_S = 10.0
+"""Longest wait for a client's message."""
+OFF = "SOUNDSTORM_TESTS_NO_FORKS"
+"""Variable that, if set, leaves Ray's way of starting workers as it is."""
+_WORKER_PATH = 8
+"""Position of the argument `worker_path` of Ray's `start_raylet`."""
+
+
+@contextlib.contextmanager
+def forked_workers() -> Iterator[None]:
+    """Within the context, raylets that this process starts have their workers forked. The server starts with the first
+    of them."""
+    if OFF in os.environ or not sys.platform.startswith("linux"):
+        yield
+        return
+    from ray._private import services
+
+    start_raylet, variables = services.start_raylet, dict[str, str]()
+    with contextlib.ExitStack() as stack:
+
+        def start(*arguments: Any, **options: Any) -> Any:
+            if SERVER not in os.environ:
+                variables.update(read_at_start(("RAY_",)))
+                stack.enter_context(_server(arguments[_WORKER_PATH]))
+            if read_at_start(("RAY_",)) != variables:
+                return start_raylet(*arguments, **options)
+            client = str(Path(__file__).with_name("fork_client.py"))
+            return start_raylet(*arguments[:_WORKER_PATH], client, *arguments[_WORKER_PATH + 1 :], **options)
+
+        services.start_raylet = start
+        try:
+            yield
+        finally:
+            services.start_raylet = start_raylet
+
+
+@contextlib.contextmanager
+def _server(worker: str) -> Iterator[None]:
+    """A server, whose address is in the environment."""
+    with tempfile.TemporaryDirectory(prefix="soundstorm-fork-") as folder:
+        address = Path(folder) / "socket"
+        command = [sys.executable, __file__, str(address), str(os.getpid())]
+        process = subprocess.Popen(command, start_new_session=True)
+        try:
+            deadline = time.monotonic() + START_S
+            while not address.exists() and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            about = {"address": str(address), "worker": worker, "variables": read_at_start()}
+            os.environ[SERVER] = json.dumps(about)
+            yield
+        finally:
+            os.environ.pop(SERVER, None)
+            process.kill()
+            process.wait()
+
+
+# ---- the server
+
+
+class Server:
+    """Forks a worker for each connection, tells its exit status when it has ended, and ends it if its client ends."""
+
+    def __init__(self, address: str) -> None:
+        self.clients: dict[int, socket.socket] = {}
+        """The connection of each worker, by pid."""
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(address + ".new")
+        self.listener.listen(64)
+        Path(address + ".new").rename(address)
+        self.wakeup = os.pipe()
+        for end in self.wakeup:
+            os.set_blocking(end, False)
+        signal.set_wakeup_fd(self.wakeup[1])
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.listener, selectors.EVENT_READ)
+        self.selector.register(self.wakeup[0], selectors.EVENT_READ)
+
+    def run(self, parent: int) -> None:
+        """Serve until the process `parent` has ended."""
+        while os.getppid() == parent:
+            for key, _ in self.selector.select(timeout=1.0):
+                if key.fileobj is self.listener:
+                    self._accept()
+                elif key.data is not None:  # the client has ended: a client sends nothing more
+                    self.selector.unregister(key.fileobj)
+                    os.kill(key.data, signal.SIGKILL)
+                else:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(self.wakeup[0], 4096)
+            self._reap()
+
+    def _accept(self) -> None:
+        connection = self.listener.accept()[0]
+        streams: list[int] = []
+        try:
+            connection.settimeout(ANSWER_S)
+            head, streams, _, _ = socket.recv_fds(connection, 8, 3)
+            asked = json.loads(_received(connection, int.from_bytes(head, "big")))
+            pid = os.fork()
+            if pid == 0:
+                self._become_worker(asked, connection, streams)
+            self.clients[pid] = connection
+            self.selector.register(connection, selectors.EVENT_READ, pid)
+            connection.sendall(pid.to_bytes(8, "big"))
+        except (OSError, ValueError):
+            if connection not in self.clients.values():
+                connection.close()
+        finally:
+            for stream in streams:
+                os.close(stream)
+
+    def _reap(self) -> None:
+        """Tell the clients of workers that have ended."""
+        while self.clients:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            code = os.waitstatus_to_exitcode(status)
+            with self.clients.pop(pid) as connection:
+                with contextlib.suppress(KeyError):  # its client has ended before
+                    self.selector.unregister(connection)
+                with contextlib.suppress(OSError):
+                    connection.sendall((code if code >= 0 else 128 - code).to_bytes(8, "big"))
+
+    def _become_worker(self, asked: dict[str, Any], connection: socket.socket, streams: list[int]) -> None:
+        """Run the worker in this process, a fork, and end it."""
+        status = 1
+        try:
+            os.setpgrp()  # as Ray does for each worker: it ends the group of a worker that has ended
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for open_socket in (connection, self.listener, *self.clients.values()):
+                open_socket.close()
+            for descriptor in (*self.wakeup, self.selector.fileno()):
+                os.close(descriptor)
+            for number, stream in enumerate(streams):
+                os.dup2(stream, number)
+                os.close(stream)
+            os.environ.clear()
+            os.environ.update(asked["environment"])
+            os.chdir(asked["folder"])
+            sys.argv = asked["arguments"]
+            sys.path[:] = [str(Path(sys.argv[0]).parent), *SEARCHED]
+            random.seed()
+            sys.modules["numpy"].random.seed()
+            runpy.run_path(sys.argv[0], run_name="__main__")
+            status = 0
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else int(error.code is not None)
+        except BaseException:  # noqa: BLE001
+            sys.excepthook(*sys.exc_info())
+        finally:
+            with contextlib.suppress(Exception):
+                atexit._run_exitfuncs()
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(status)
+
+
+def _received(connection: socket.socket, length: int) -> bytes:
+    """`length` bytes from a client. Raises OSError if it ends before."""
+    body = b""
+    while len(body) < length:
+        more = connection.recv(1 << 20)
+        if not more:
+            raise ConnectionResetError
+        body += more
+    return body
+
+
+if __name__ == "__main__":
+    for module in IMPORTED:
+        importlib.import_module(module)
+    gc.freeze()
+    Server(sys.argv[1]).run(parent=int(sys.argv[2]))
