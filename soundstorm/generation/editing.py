@@ -2,7 +2,7 @@
 
 1. In-painting. The recording is encoded; the codes of the frames that a region touches are sampled given those on both
    sides. The decoded region replaces the recording's, with cross-fades inside the region; all other samples are
-   unchanged.
+   unchanged. Candidates are chosen by the new frames.
 2. A variation. A fraction of the frames, evenly spaced, is sampled anew; the others keep their first levels, and their
    higher levels are sampled given these.
 3. A loop. The clip is rotated by half, so that its end and its beginning meet in the middle; the frames around this
@@ -29,19 +29,11 @@ from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import continuation
-from soundstorm.generation.reranking import Classifier, best_indices, candidate_seed
+from soundstorm.generation.reranking import Classifier, WindowReranker
 from soundstorm.generation.sampling import low_discrepancy_order
-from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.seeds import candidate_seed, derived_seed
 from soundstorm.generation.steady_loudness import hold_loudness
-from soundstorm.generation.threads import on_threads
-from soundstorm.generation.windows import (
-    ChooseCandidates,
-    Window,
-    WindowSize,
-    generate_in_windows,
-    plan_windows,
-    window_seed,
-)
+from soundstorm.generation.windows import ChooseCandidates, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
@@ -150,7 +142,9 @@ class Editor:
         known_BQT = codes_QT.expand(len(seeds), -1, -1)
         is_known_BQT = (~is_unknown_T).expand_as(known_BQT)
         timbre_BS = self._timbre(known_BQT, ~is_unknown_T)
-        codes_BQT, _ = self._generate(labels, seeds, known_BQT, is_known_BQT, len(recording_N), timbre_BS)
+        codes_BQT, _ = self._generate(
+            labels, seeds, known_BQT, is_known_BQT, len(recording_N), timbre_BS, heard_T=is_unknown_T
+        )
         results = []
         for codes_QT, seed in zip(codes_BQT, seeds, strict=True):
             new = [
@@ -252,9 +246,11 @@ class Editor:
         num_samples: int,
         timbre_BS: Tensor | None = None,
         planned_T: Tensor | None = None,
+        heard_T: Tensor | None = None,
     ) -> tuple[Tensor, list[int]]:
         """Generate the unknown codes of all takes: codes (B, Q, T), and the seed with which to decode each take.
-        `planned_T`: frames for which windows are planned; None: those with an unknown level in the first take."""
+        `planned_T`: frames for which windows are planned; None: those with an unknown level in the first take.
+        `heard_T`: frames by which candidates are chosen, from the first to the last in a window; None: all."""
         if planned_T is None:
             planned_T = ~is_known_BQT[0].all(0)
         classes = list(labels) if self.takes_class else [self.model.no_class] * len(labels)
@@ -267,32 +263,29 @@ class Editor:
             known_mask_BQT=is_known_BQT,
             windows=plan_windows(planned_T, self.window_size),
             timbre_BS=timbre_BS,
-            choose=self._reranking(labels, seeds, num_samples),
+            choose=self._reranking(
+                labels, seeds, num_samples, torch.ones_like(planned_T) if heard_T is None else heard_T
+            ),
             bf16=uses_bf16(self.model.device, self.precision),
             threads=self.threads,
         )
         return codes_BQT, [candidate_seed(seed, candidate) for seed, candidate in zip(seeds, kept, strict=True)]
 
-    def _reranking(self, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> ChooseCandidates | None:
+    def _reranking(
+        self, labels: Sequence[int], seeds: Sequence[int], num_samples: int, heard_T: Tensor
+    ) -> ChooseCandidates | None:
         """Reranking of the candidates of a window; None if there is only one."""
-        reranker = self.reranker
-        if reranker is None or self.settings.candidates == 1:
+        if self.reranker is None or self.settings.candidates == 1:
             return None
-
-        def choose(candidates: list[list[Tensor]], number: int, window: Window) -> list[int]:
-            length = num_samples - window.first * self.codec.hop
-            if length <= 0:  # the window holds padding only
-                return [0] * len(seeds)
-
-            def decode(candidate: int) -> list[np.ndarray]:
-                own_seeds = [candidate_seed(window_seed(seed, number), candidate) for seed in seeds]
-                waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in candidates[candidate]], own_seeds)
-                return [waveform_N[:length] for waveform_N in waveforms]
-
-            sounds = on_threads(decode, range(len(candidates)), self.threads)
-            return best_indices(sounds, [self.categories[label] for label in labels], reranker, self.threads)
-
-        return choose
+        return WindowReranker(
+            reranker=self.reranker,
+            codec=self.codec,
+            categories=[self.categories[label] for label in labels],
+            seeds=seeds,
+            num_samples=num_samples,
+            heard_T=heard_T,
+            threads=self.threads,
+        ).best
 
     def _decode(
         self, labels: Sequence[int], seeds: Sequence[int], codes_BQT: Tensor, num_samples: int, loop: bool

@@ -5,19 +5,25 @@ The reranker is another classifier than the one that `evaluate` measures with.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from soundstorm.audio.files import to_pcm16
+from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category, listed, normalized
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.generation.threads import on_threads
+from soundstorm.generation.windows import Window
 
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
+MIN_HEARD_S = 1.0
+"""Shortest part of a window by which its candidates are compared."""
 SHOWN_CLASSES = 5
 """Maximum number of classes in an error message."""
 
@@ -45,13 +51,6 @@ def require_known_classes(reranker: Classifier, categories: Sequence[str], where
             f"{listed(reranker.categories, SHOWN_CLASSES)}. Give --candidates 1, or --listener with a classifier that "
             "`train-classifier` trained on your recordings"
         )
-
-
-def candidate_seed(seed: int, candidate: int) -> int:
-    """The seed, 63 bits, of candidate number `candidate` of a sample; candidate 0 has the sample's own seed."""
-    if candidate == 0:
-        return seed
-    return derived_seed(seed, f"draw {candidate}")
 
 
 def best_indices(
@@ -83,3 +82,40 @@ def best_candidates(
 ) -> list[np.ndarray]:
     """The waveform of each sample chosen by `best_indices`."""
     return [candidates[best][sample] for sample, best in enumerate(best_indices(candidates, categories, reranker))]
+
+
+@dataclass(kw_only=True, frozen=True)
+class WindowReranker:
+    """Chooses among the candidates of each window of some samples."""
+
+    reranker: Classifier
+    codec: Codec
+    categories: Sequence[str]
+    """Class of each sample."""
+    seeds: Sequence[int]
+    """Seed of each sample."""
+    num_samples: int
+    """Length of the samples."""
+    heard_T: Tensor
+    """True at the frames by which candidates are chosen, from the first to the last in a window; at least
+    MIN_HEARD_S of a window are heard."""
+    threads: int = 1
+
+    def best(self, candidates: Sequence[Sequence[Tensor]], number: int, window: Window) -> list[int]:
+        """The index of the best candidate of each sample, given the candidates (codes (Q, T) of each sample) of window
+        number `number`."""
+        length = self.num_samples - window.first * self.codec.hop
+        if length <= 0:  # the window holds padding only
+            return [0] * len(self.seeds)
+        heard = self.heard_T[window.first : window.end].nonzero()[:, 0]
+        missing = max(0, round(MIN_HEARD_S * self.codec.frame_rate) - int(heard[-1] - heard[0] + 1))
+        first = max(0, int(heard[0]) - missing // 2) * self.codec.hop
+        end = min(length, (int(heard[-1]) + 1 + missing // 2) * self.codec.hop)
+
+        def decode(candidate: int) -> list[np.ndarray]:
+            seeds = [candidate_seed(window_seed(seed, number), candidate) for seed in self.seeds]
+            waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in candidates[candidate]], seeds)
+            return [waveform_N[first:end] for waveform_N in waveforms]
+
+        sounds = on_threads(decode, range(len(candidates)), self.threads)
+        return best_indices(sounds, self.categories, self.reranker, self.threads)

@@ -17,8 +17,7 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.reranking import candidate_seed
-from soundstorm.generation.seeds import derived_seed
+from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.generation.threads import on_threads
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
@@ -86,11 +85,6 @@ def _windows(unknown: list[bool], size: WindowSize) -> Iterator[Window]:
             until = until if until > at else end
         yield Window(first, end, until)
         at = until
-
-
-def window_seed(seed: int, number: int) -> int:
-    """The 63-bit seed of window `number` of a sample; the first window has the seed of the sample."""
-    return seed if number == 0 else derived_seed(seed, f"window {number}")
 
 
 def _limit_iterations(settings: SamplerSettings, num_frames: int) -> SamplerSettings:

@@ -22,7 +22,8 @@ from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates, candidate_seed
+from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates
+from soundstorm.generation.seeds import candidate_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import uses_bf16

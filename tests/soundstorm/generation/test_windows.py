@@ -10,8 +10,9 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.seeds import window_seed
 from soundstorm.generation.threads import on_threads
-from soundstorm.generation.windows import Window, WindowSize, generate_in_windows, plan_windows, window_seed
+from soundstorm.generation.windows import Window, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 
