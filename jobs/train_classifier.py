@@ -162,7 +162,7 @@ def run(options: Options) -> dict[str, Any]:
         settings,
         outputs,
         free=("num_workers",),
-        required=(CLASSIFIER_FILE, PREDICTIONS_FILE),
+        required=(CLASSIFIER_FILE, PREDICTIONS_FILE, *recipe.files()),
         temporary=(RUN_FOLDER,),
     )
 

@@ -15,7 +15,6 @@ import numpy as np
 import pyarrow as pa
 import ray
 import tyro
-from annotated_types import Gt
 from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.table import Table
 
@@ -26,7 +25,7 @@ from cluster.scheduling.attempt_tracker import tracking
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import console, exit_process, run_command
-from jobs.console.options import Allowed, NotNegative, RestartOptions
+from jobs.console.options import NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.datasets import (
@@ -39,7 +38,7 @@ from jobs.inputs.datasets import (
     rows_of_folds,
 )
 from jobs.inputs.provenance import combined, decoded_recordings
-from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from jobs.inputs.recordings import RecordingSeconds, decode_clips, usable_recordings, warn_of_rejected
 from jobs.training.codec_fitter import CodecFitter
 from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from jobs.training.training_log import TrainingLog
@@ -85,7 +84,7 @@ class Options(DatasetOptions, RestartOptions):
     """Number of codes per level."""
     num_levels: int | None = None
     """Number of levels; default: 8 for each frame of a block."""
-    max_duration: Annotated[float, Gt(0), Allowed("a number of seconds above 0")] = 30.0
+    max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where k-means runs; auto: on a GPU if there is one."""

@@ -82,6 +82,7 @@ def run(options: Options) -> dict[str, Any]:
     }
     training = TrainingOptions(output_dir=home, **shared, **given)
     begin = prepare(training)  # the inputs of the second half are checked before the first, which takes longer
+    options = replace(options, fold=begin.tokens.fold)  # both halves leave out one fold
     levels = begin.tokens.fingerprint.num_levels
     space = load_space(options.decoding_space, default_space(levels), "--decoding-space")
     check_decoding_space(space, begin.sampler, levels)

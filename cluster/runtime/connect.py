@@ -1,4 +1,4 @@
-"""Connection of a job to Ray: start Ray on this machine, or join a running cluster, always within a bounded time.
+"""Connection of a job to Ray: start Ray on this machine, or join a running cluster within a bounded time.
 
     with connect(options.address, options.num_cpus) as cluster:
         ...

@@ -71,7 +71,13 @@ def make_private_token() -> None:
         ) as file:  # readable by this user alone
             file.write(secrets.token_hex(32))
             file.flush()
-            os.link(file.name, path)  # atomic: another Ray that starts now must not read a part
+            try:
+                os.link(file.name, path)  # atomic: another Ray that starts now must not read a part
+            except FileExistsError:
+                return
+            except OSError:  # a file system without hard links
+                with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as token:
+                    token.write(secrets.token_hex(32))
 
 
 @contextlib.contextmanager

@@ -18,8 +18,12 @@ def bucket_of(uri: str) -> str:
 def without_login(address: str) -> str:
     """`address` without secrets: without the `user:password@` of a URL, and without the query, such as the signature of
     a link."""
-    scheme, rest = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)?(.*)", address, re.DOTALL).groups()  # type: ignore[union-attr]
-    return scheme + rest.partition("?")[0].rpartition("@")[2] if scheme else address
+    match = re.fullmatch(r"([A-Za-z][A-Za-z0-9+.-]+:/+)(.*)", address, re.DOTALL)
+    if match is None:
+        return address
+    shown = match[2].partition("?")[0]
+    host = shown.partition("/")[0]
+    return match[1] + (shown.rpartition("@")[2] if "@" in host or ":" in host else shown)  # a password may hold a slash
 
 
 def has_login(address: str) -> bool:

@@ -4,6 +4,7 @@ told soon.
 Each case runs in a process of its own, so that the Ray of the other tests is not touched.
 """
 
+import errno
 import os
 import shutil
 import socket
@@ -277,6 +278,23 @@ def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(
     monkeypatch.setattr("secrets.token_hex", lambda _: "another")
     make_private_token()
     assert path.read_text() == "ab" * 32 and list(path.parent.iterdir()) == [path]
+
+
+def test_the_token_of_a_local_ray_is_private_where_there_are_no_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setattr("os.link", refuse)
+    make_private_token()
+    path = tmp_path / ".ray" / "auth_token"
+    token = path.read_text()
+    assert len(token) == 64 and path.stat().st_mode & 0o777 == 0o600 and list(path.parent.iterdir()) == [path]
+    make_private_token()
+    assert path.read_text() == token
 
 
 @pytest.mark.timeout(TIMEOUT_S)

@@ -158,6 +158,8 @@ def test_an_address_with_a_secret_is_refused_without_showing_it(uri: str) -> Non
         ("http://user:pass@host:9000", "http://host:9000"),
         ("https://host/a/b?X-Amz-Signature=1", "https://host/a/b"),
         ("https://user:pa/ss@host/a", "https://host/a"),
+        ("https://user@host/a@b", "https://b"),
+        ("https://host/a@b/c", "https://host/a@b/c"),
         ("/a/b?c@d", "/a/b?c@d"),
     ],
 )

@@ -338,3 +338,13 @@ def test_a_place_without_a_classifier_is_one_clear_message(name: str, tmp_path: 
     ):
         open_classifier_files(classifier_files(str(tmp_path / name)))
     assert set(classifier_files(None)) == {CLASSIFIER_FILE}
+
+
+def test_the_codec_beside_a_finished_classifier_is_written_again_if_it_was_deleted(
+    trained: dict[str, Any], tokens: str, generator: str, tiny_codec: Path
+) -> None:
+    path = Path(trained["output_dir"]) / "codec.safetensors"
+    before = path.read_bytes()
+    path.unlink()
+    again = options(tokens, generator, tiny_codec, Path(trained["output_dir"]), allow_leak=True)
+    assert "already trained" not in run(again)["message"] and path.read_bytes() == before
