@@ -1,4 +1,4 @@
-"""Which tests run on one worker of pytest-xdist (`-n 3`), and which begin first.
+"""Which tests run on one worker of pytest-xdist (`-n 2`), and which begin first.
 
 A file stays together, since its fixtures are made once; files that look at the same runs of the jobs stay together too.
 A worker takes the next group when it has ended one, so the long ones begin first and the short ones fill the gaps.
