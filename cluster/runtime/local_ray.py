@@ -13,9 +13,9 @@ from cluster.runtime.ray_init import init_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder that contains the packages."""
-DEFAULT_VARIABLES = {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0"}
-"""Defaults of variables for a local Ray: threads sleep while they wait, and workers have the priority of other
-processes."""
+DEFAULT_VARIABLES = {"GOMP_SPINCOUNT": "3000", "RAY_worker_niceness": "0"}
+"""Defaults of variables for a local Ray: threads that wait for each other spin briefly, then sleep, and workers have
+the priority of other processes."""
 
 
 def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
@@ -25,7 +25,8 @@ def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
     # Ray's core would print warnings among the job's progress lines
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     for name, value in DEFAULT_VARIABLES.items():
-        os.environ.setdefault(name, value)
+        if name != "GOMP_SPINCOUNT" or "OMP_WAIT_POLICY" not in os.environ:  # the policy that the user chose
+            os.environ.setdefault(name, value)
     with _workers_find_packages(), _quiet_core():
         init_ray(
             "Ray could not start on this machine (it needs a writable home folder and /tmp; RAY_TMPDIR names another "

@@ -33,8 +33,9 @@ class Probe:
     def look(self):
         import cluster
         print("what a worker prints")
-        names = ("OMP_NUM_THREADS", "AWS_ENDPOINT_URL", "OMP_WAIT_POLICY")
-        return cluster.__file__, *(os.environ[name] for name in names), os.nice(0)
+        names = ("OMP_NUM_THREADS", "AWS_ENDPOINT_URL")
+        waiting = "/".join(os.environ.get(name, "") for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+        return cluster.__file__, *(os.environ[name] for name in names), waiting, os.nice(0)
 
 with connect(num_cpus=2) as cluster_info:
     assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
@@ -158,7 +159,7 @@ def run_python(code: str, folder: Path, *arguments: str, **environment: str) -> 
     inherited = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RAY_AUTH_", "AWS_", "RAY_worker", "OMP_WAIT")) and name != "OMP_NUM_THREADS"
+        if not name.startswith(("RAY_AUTH_", "AWS_", "RAY_worker", "OMP_WAIT", "GOMP_")) and name != "OMP_NUM_THREADS"
     }
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
@@ -241,8 +242,8 @@ def end_processes_of(folder: str) -> None:
 @pytest.mark.parametrize(
     ("given", "waiting", "niceness"),
     [
-        ({}, "passive", str(os.nice(0))),
-        ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active", str(os.nice(0) + 5)),
+        ({}, "/3000", str(os.nice(0))),
+        ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active/", str(os.nice(0) + 5)),
     ],
     ids=["", "with what the user set"],
 )
