@@ -70,15 +70,14 @@ def make_private_token() -> None:
         with tempfile.NamedTemporaryFile(
             "w", dir=path.parent, prefix="auth_token."
         ) as file:  # readable by this user alone
-            file.write(secrets.token_hex(32))
+            token = secrets.token_hex(32)
+            file.write(token)
             file.flush()
             try:
                 os.link(file.name, path)  # atomic: another Ray that starts now must not read a part
-            except FileExistsError:
-                return
-            except OSError:  # a file system without hard links
-                with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as token:
-                    token.write(secrets.token_hex(32))
+            except OSError:  # the token exists, which the next line refuses, or there are no hard links
+                path.touch(mode=0o600, exist_ok=False)
+                path.write_text(token)
 
 
 @contextlib.contextmanager

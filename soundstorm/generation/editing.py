@@ -117,11 +117,12 @@ class Editor:
         codes_BQT, sound_seeds = self._generate(labels, seeds, known_BQT, is_known_BQT, num_samples)
         takes = self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
         if steady and num_frames > self.window_size.frames:
-            first, end = SEAM_S / 2 * self.codec.sample_rate if loop else 0, self.window_size.frames
-            if prompt_QT is not None and prompt_QT.shape[1] > end:
-                first, end = (prompt_QT.shape[1] - end) * self.codec.hop, prompt_QT.shape[1]
+            window = self.window_size.frames * self.codec.hop
+            prompt = 0 if prompt_QT is None else prompt_QT.shape[1] * self.codec.hop
+            seam = round(SEAM_S / 2 * self.codec.sample_rate) if loop else 0
+            reference = (prompt - window, prompt) if prompt > window else (seam, window)
             for take_N in takes:
-                hold_loudness(take_N, self.codec.sample_rate, (round(first), end * self.codec.hop), loop=loop)
+                hold_loudness(take_N, self.codec.sample_rate, reference, loop=loop)
         return takes
 
     def inpainted(
