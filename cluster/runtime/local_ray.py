@@ -13,7 +13,7 @@ from cluster.runtime.ray_init import init_ray
 
 ROOT = Path(__file__).resolve().parents[2]
 """Folder that contains the packages."""
-DEFAULT_VARIABLES = {"GOMP_SPINCOUNT": "3000", "RAY_worker_niceness": "0"}
+DEFAULT_VARIABLES = {"GOMP_SPINCOUNT": "5000", "RAY_worker_niceness": "0"}
 """Defaults of variables for a local Ray: threads that wait for each other spin briefly, then sleep, and workers have
 the priority of other processes."""
 

@@ -26,7 +26,10 @@ SETTINGS: dict[str, dict[str, str]] = {
     "nice": {**SPINNING, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": str(CORES)},
     "passive": {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "15", "OMP_NUM_THREADS": str(CORES)},
     "passive-nice": {"OMP_WAIT_POLICY": "passive", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": str(CORES)},
-    "brief-nice": {"GOMP_SPINCOUNT": "10000", "RAY_worker_niceness": "0", "OMP_NUM_THREADS": str(CORES)},
+    **{
+        f"spin-{count}": {"GOMP_SPINCOUNT": str(count), "RAY_worker_niceness": "0", "OMP_NUM_THREADS": str(CORES)}
+        for count in (1000, 3000, 5000, 10000)
+    },
     "fewer": {**SPINNING, "RAY_worker_niceness": "15", "OMP_NUM_THREADS": str(max(1, CORES - 1))},
     "fewer-nice": {**SPINNING, "RAY_worker_niceness": "0", "OMP_NUM_THREADS": str(max(1, CORES - 1))},
     "passive-fewer-nice": {

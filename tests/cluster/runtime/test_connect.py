@@ -242,7 +242,7 @@ def end_processes_of(folder: str) -> None:
 @pytest.mark.parametrize(
     ("given", "waiting", "niceness"),
     [
-        ({}, "/3000", str(os.nice(0))),
+        ({}, "/5000", str(os.nice(0))),
         ({"OMP_WAIT_POLICY": "active", "RAY_worker_niceness": str(os.nice(0) + 5)}, "active/", str(os.nice(0) + 5)),
     ],
     ids=["", "with what the user set"],
