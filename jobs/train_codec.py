@@ -25,7 +25,7 @@ from cluster.scheduling.attempt_tracker import tracking
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import console, exit_process, run_command
-from jobs.console.options import NotNegative, RestartOptions
+from jobs.console.options import Device, NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.datasets import (
@@ -86,7 +86,7 @@ class Options(DatasetOptions, RestartOptions):
     """Number of levels; default: 8 for each frame of a block."""
     max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where k-means runs; auto: on a GPU if there is one."""
     max_failures: NotNegative = 3
     """Restarts of the fitting after its process died."""
