@@ -31,6 +31,7 @@ from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CODEC_FILE, classifier_files, classifier_place, open_classifier_files
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.file_listing import list_audio
+from jobs.inputs.recordings import HANG_S
 from soundstorm.classification.classifier import Classifier
 from soundstorm.classification.token_classifier import TrainedTokenClassifier
 from soundstorm.errors import SoundStormError
@@ -41,8 +42,6 @@ TABLES = {"classified": CLASSIFIED, "rejected": REJECTED}
 """Tables of each shard, and their schemas."""
 MAX_RETRIES = 20
 """Retries of a shard after its actor died: enough to find six poison files in it."""
-HANG_S = 1800.0
-"""A shard hangs if it takes longer than this plus the longest duration of its audio."""
 DEFAULT_TOP = 3
 MAX_SHOWN = 20
 """Results of at most this many files are also printed."""

@@ -16,6 +16,7 @@ from cluster import storage
 from cluster.runtime.connect import connect
 from cluster.tables import stage_record as records
 from jobs import tokenize, train, train_classifier, train_codec
+from jobs.classification.predictions import PREDICTIONS_FILE, SUMMARY_FILE
 from jobs.console.command import console, exit_process, print_warning, run_command
 from jobs.console.resume import Stage, run_once
 from jobs.cross_validation.concurrent_runs import concurrency_for, run_trials
@@ -33,9 +34,7 @@ from jobs.cross_validation.fold_plan import (
 )
 from jobs.cross_validation.options import Options
 from jobs.cross_validation.results import (
-    PREDICTIONS_FILE,
     REPORT_FILE,
-    SUMMARY_FILE,
     ComparedRun,
     Run,
     fold_folder,
@@ -43,6 +42,7 @@ from jobs.cross_validation.results import (
     write_results,
 )
 from jobs.inputs.datasets import check_not_inside_dataset, folds_record, index_digest, open_and_report
+from jobs.inputs.leakage import distrust
 from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.codec.fitting import FittingConfig
 from soundstorm.data.datasets import Index
@@ -162,10 +162,7 @@ def _do_folds(options: Options, settings: Settings, index: Index, selected: list
 
 
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    folds, leaked = (
-        len(counts["done"]),
-        "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else "",
-    )
+    folds, leaked = len(counts["done"]), distrust(counts["leaks"])
     noted = f" ({' '.join(counts['warnings'])})" if counts["warnings"] else ""
     accuracy = (
         f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"

@@ -4,7 +4,7 @@ A test fold is refused if the classifier, its codec or the generator that initia
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,14 @@ import pyarrow as pa
 
 from cluster import storage
 from cluster.runtime.connect import connect
-from jobs.classification.predictions import PREDICTIONS_FILE, predict_clips, write_predictions
+from jobs.classification.predictions import (
+    PREDICTIONS_FILE,
+    SUMMARY_FILE,
+    accuracy_dict,
+    classes_dict,
+    predict_clips,
+    write_predictions,
+)
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count
 from jobs.console.resume import Stage, run_once
@@ -25,10 +32,10 @@ from jobs.inputs.datasets import (
     open_and_report,
     rows_of_folds,
 )
-from jobs.inputs.leakage import refuse_leaks
+from jobs.inputs.leakage import distrust, refuse_leaks
 from jobs.inputs.provenance import test_of
 from jobs.inputs.recordings import RecordingSeconds
-from soundstorm.classification.accuracy import Accuracy, classify_predictions
+from soundstorm.classification.accuracy import classify_predictions
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.classifier import Classifier
 from soundstorm.classification.token_classifier import TrainedTokenClassifier
@@ -39,7 +46,6 @@ from soundstorm.serialization.leakage import Learned, may_contain
 from soundstorm.serialization.provenance import TrainedOn
 
 STAGE = "evaluate_classifier"
-SUMMARY_FILE = "summary.json"
 
 
 @dataclass(kw_only=True)
@@ -162,15 +168,10 @@ def _summary(
             "held_out_fold": classifier.held_out_fold,
             "accuracy": classifier.accuracy,
         },
-        **_accuracy_dict(result.overall),
+        **accuracy_dict(result.overall),
         "unusable": num_clips - predictions.num_rows,
-        "folds": {str(fold): _accuracy_dict(found) for fold, found in result.folds.items()},
-        "classes": {category: _accuracy_dict(found) for category, found in result.classes.items()},
-        "categories": result.categories,
-        "confusion": result.confusion,
-        "confused_pairs": [asdict(pair) for pair in result.pairs],
-        "calibration_error": result.calibration_error,
-        "calibration": [asdict(found) for found in result.bins],
+        "folds": {str(fold): accuracy_dict(found) for fold, found in result.folds.items()},
+        **classes_dict(result),
         "leaks": leaks,
         "caveats": accuracy_caveats(
             result.categories, result.overall.right, {name: found.clips for name, found in result.classes.items()}
@@ -178,16 +179,11 @@ def _summary(
     }
 
 
-def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
-    return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
-
-
 def _folds_text(folds: list[int]) -> str:
     return f"fold {', '.join(map(str, folds))}"
 
 
 def _message(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
-    leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
     figures = (
         f"{counts['right']} of {counts['clips']} recordings of {_folds_text(counts['folds'])} correct "
         f"({counts['accuracy']:.1%})"
@@ -195,7 +191,7 @@ def _message(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     where = storage.join(options.output_dir, SUMMARY_FILE)
     shown = with_caveats(figures, counts.get("caveats", []))
     return {
-        "message": f"{prefix}{where}: {shown}{leaked}",
+        "message": f"{prefix}{where}: {shown}{distrust(counts['leaks'])}",
         "output_dir": options.output_dir,
         "summary": where,
         **counts,

@@ -39,6 +39,7 @@ from jobs.inputs.datasets import (
     only_listed,
     open_and_report,
 )
+from jobs.inputs.leakage import distrust
 from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
@@ -258,9 +259,8 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
 def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str, Any]:
     where, test = storage.join(options.output_dir, CLASSIFIER_FILE), counts["test"]
     correct = f"{test['right']} of {test['clips']} recordings of fold {counts['fold']} correct"
-    leaked = "; NOT TO BE TRUSTED: the test leaked into the training" if counts["leaks"] else ""
     shown = with_caveats(f"{correct} ({test['accuracy'] or 0:.1%})", counts.get("caveats", []))
-    figures = "" if test["accuracy"] is None else f"; {shown}{leaked}"
+    figures = "" if test["accuracy"] is None else f"; {shown}{distrust(counts['leaks'])}"
     trained = f"{counts['epochs']} epochs of {counts['recordings']} recordings in {duration(counts['seconds'])}"
     return {
         "message": f"{prefix}{where}: {trained}{figures}",

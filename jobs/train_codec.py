@@ -15,17 +15,16 @@ import numpy as np
 import pyarrow as pa
 import ray
 import tyro
-from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 from rich.table import Table
 
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.scheduling.attempt_tracker import tracking
+from cluster.scheduling.attempt_tracker import DIED, tracking
 from cluster.scheduling.sole_process import sole_process
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import console, exit_process, run_command
-from jobs.console.options import NotNegative, RestartOptions
+from jobs.console.options import Device, NotNegative, RestartOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.datasets import (
@@ -60,7 +59,6 @@ HELD_OUT = 20
 """One in this many recordings is held out of fitting: the loss of the codes is measured on it."""
 MAX_HELD_OUT, MAX_MEASURED = 200, 400
 """Maximum number of held-out recordings, and of recordings of the test fold that are measured."""
-DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
 
 
 @dataclass(kw_only=True)
@@ -86,7 +84,7 @@ class Options(DatasetOptions, RestartOptions):
     """Number of levels; default: 8 for each frame of a block."""
     max_duration: RecordingSeconds = 30.0
     """Seconds of a recording that are used."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where k-means runs; auto: on a GPU if there is one."""
     max_failures: NotNegative = 3
     """Restarts of the fitting after its process died."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -30,3 +31,8 @@ def current_quota() -> ResourceQuota | None:
 def alive_nodes() -> list[dict[str, Any]]:
     """Ray's description of each live node."""
     return [node for node in ray.nodes() if node["Alive"]]
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Scheduling strategy of an actor on the node of this process."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

@@ -19,14 +19,15 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-from ray.exceptions import ActorDiedError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.exceptions import ActorDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 
-from cluster.runtime.resources import alive_nodes
+from cluster.runtime.resources import alive_nodes, on_this_node
 
 BEAT_S = 5.0
 MAX_DEATHS = 3
 """Workers that one item may crash before it is skipped."""
+DIED = (RayActorError, WorkerCrashedError, OutOfMemoryError)
+"""Ray's errors of work whose process died."""
 ANSWER_S = 60.0
 """Longest time for the tracker to answer a worker."""
 
@@ -85,8 +86,8 @@ class AttemptTracker:
 
 def start_tracker(max_deaths: int = MAX_DEATHS) -> Any:
     """Start a tracker; returns its handle. The tracker ends with its last handle. Ray must be connected."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(AttemptTracker).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote(max_deaths)
+    options = {"num_cpus": 0, "max_restarts": 0, "scheduling_strategy": on_this_node()}
+    return ray.remote(AttemptTracker).options(**options).remote(max_deaths)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,12 @@
 """Limits of a run over many shards, and when it is aborted with a ClusterError: no actor is left, shard after shard
 fails, or the storage cannot be reached."""
 
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.errors import ClusterError
+from cluster.scheduling.probe import Probe
 
 MAX_START_FAILURES = 3  # consecutive failed starts of one actor
 
@@ -34,6 +34,13 @@ class Limits:
     max_failed_in_a_row: int = 10
     """The run is aborted when this many shards in a row have failed."""
 
+    def is_stalled(self, idle_s: float, has_room: Callable[[], bool]) -> bool:
+        """Whether a run whose last sign of life is `idle_s` old is aborted; `has_room` tells whether the nodes could
+        hold its workers."""
+        if idle_s <= self.stall_timeout_s + self.scale_up_s:
+            return False
+        return idle_s > self.start_timeout_s + self.scale_up_s or not has_room()
+
 
 class Health:
     """Decides whether a run continues: all methods except `close` raise ClusterError when it must be aborted."""
@@ -47,10 +54,8 @@ class Health:
         self._failed_in_a_row = 0
         self._losses_in_a_row = 0  # actors lost since a shard last finished or failed
         self._last_ready = self._last_success = time.monotonic()
-        self._problem: Exception | None = None  # raised by the check
-        self._closed = threading.Event()
-        if check is not None:
-            threading.Thread(target=self._watch, args=(check,), name="check", daemon=True).start()
+        self._check = check
+        self._probe = Probe(self._check_if_quiet, limits.quiet_s)
 
     def finished(self) -> None:
         """Record that a shard was finished."""
@@ -82,36 +87,25 @@ class Health:
 
     def check_progress(self, any_ready: bool) -> None:
         """Call it continually with whether any actor is ready; raises when a limit is exceeded."""
-        if self._problem is not None:
-            raise self.abort_error(str(self._problem)) from self._problem
+        if self._probe.problem is not None:
+            raise self.abort_error(str(self._probe.problem)) from self._probe.problem
         now = time.monotonic()
         unready_s = now - self._last_ready
         if any_ready:
             self._last_ready = now
-        elif unready_s > self._with_scale_up(self.limits.stall_timeout_s) and (
-            unready_s > self._with_scale_up(self.limits.start_timeout_s) or not self._has_room()
-        ):
+        elif self.limits.is_stalled(unready_s, self._has_room):
             raise self.abort_error(
                 f"no actor was ready for {unready_s:.0f} s (last error: {self.last_error}); "
                 "check with `ray status` that nodes are alive with enough free CPUs, GPUs and memory"
             )
 
-    def _with_scale_up(self, limit_s: float) -> float:
-        return limit_s + self.limits.scale_up_s
-
     def close(self) -> None:
         """Stop the check: the run has ended."""
-        self._closed.set()
+        self._probe.close()
 
-    def _watch(self, check: Callable[[], None]) -> None:
-        """Runs in a thread, so that a slow check delays nothing."""
-        while not self._closed.wait(self.limits.quiet_s):
-            if time.monotonic() - self._last_success >= self.limits.quiet_s:
-                try:
-                    check()
-                except ClusterError as error:
-                    self._problem = error
-                    return
+    def _check_if_quiet(self) -> None:
+        if self._check is not None and time.monotonic() - self._last_success >= self.limits.quiet_s:
+            self._check()
 
     def abort_error(self, why: str) -> ClusterError:
         """The error that aborts the run because of `why`."""

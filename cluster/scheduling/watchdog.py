@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from queue import SimpleQueue
+from functools import partial
 from typing import Any, TypeVar
 
 import ray
@@ -16,6 +16,7 @@ from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.runtime.connect import MAX_GPUS, SCALE_UP_TIMEOUT_S
 from cluster.runtime.resources import alive_nodes
 from cluster.scheduling.limits import Limits
+from cluster.scheduling.probe import Probe
 
 POLL_S = 0.25
 LOOK_S = 5.0
@@ -78,25 +79,23 @@ def run_with_watchdog(
             outcome["error"] = error
 
     thread = threading.Thread(target=do, name=WATCHED, daemon=True)
-    problems: SimpleQueue[ClusterError] = SimpleQueue()
-    closed = threading.Event()
     answered = time.monotonic()
     next_look = answered + LOOK_S
     thread.start()
-    threading.Thread(target=_check, args=(watchdog, closed, problems), name="check", daemon=True).start()
+    probe = Probe(lambda: _check_storage(watchdog.storage_uri), watchdog.limits.quiet_s)
     try:
         while thread.is_alive():
             thread.join(POLL_S)
             on_tick()
-            if not problems.empty():
+            if probe.problem is not None:
                 raise ClusterError(
-                    f"{problems.get()}. What is finished is kept: fix the cause and run the same command again"
+                    f"{probe.problem}. What is finished is kept: fix the cause and run the same command again"
                 )
             if time.monotonic() >= next_look:
                 answered = _look(watchdog, answered)
                 next_look = time.monotonic() + LOOK_S
     finally:
-        closed.set()
+        probe.close()
     on_tick()
     if "error" in outcome:
         raise outcome["error"]
@@ -121,26 +120,25 @@ def can_schedule(worker: Mapping[str, float], num_workers: int = 1) -> bool:
     )
 
 
-def _check(watchdog: Watchdog, closed: threading.Event, problems: "SimpleQueue[ClusterError]") -> None:
-    """Runs in a thread, so that slow storage delays nothing."""
-    while not closed.wait(watchdog.limits.quiet_s):
-        try:
-            storage.exists(watchdog.storage_uri)
-        except StorageUnavailableError as error:
-            problems.put(error)
-            return
-        except ClusterError:  # about this one object; the workers report it if they need the object
-            continue
+def _check_storage(uri: str) -> None:
+    """Raise StorageUnavailableError if the storage cannot be reached."""
+    try:
+        storage.exists(uri)
+    except StorageUnavailableError:
+        raise
+    except ClusterError:  # about this one object; the workers report it if they need the object
+        pass
 
 
 def _look(watchdog: Watchdog, answered: float) -> float:
     """Raise if no worker sent a heartbeat for too long; returns when the tracker last answered, before this call at
     `answered`."""
+    limits = watchdog.limits
     try:
         silence_s = ray.get(watchdog.tracker.seconds_since_heartbeat.remote(), timeout=ANSWER_S)
     except GetTimeoutError:  # a busy machine says nothing about the work, but must answer at last
         unanswered_s = time.monotonic() - answered
-        if unanswered_s > watchdog.limits.start_timeout_s + watchdog.limits.scale_up_s:
+        if unanswered_s > limits.start_timeout_s + limits.scale_up_s:
             raise ClusterError(
                 f"Ray has not answered for {unanswered_s:.0f} s; check with `ray status` whether its head is alive. "
                 "What "
@@ -151,20 +149,14 @@ def _look(watchdog: Watchdog, answered: float) -> float:
         raise ClusterError(
             f"Ray no longer works on this machine ({type(error).__name__}). What is finished is kept: run again"
         ) from error
-    limits = watchdog.limits
+    has_room = partial(can_schedule, watchdog.worker, watchdog.num_workers)
+    if not limits.is_stalled(silence_s, has_room):
+        return time.monotonic()
     needed = " and ".join(f"{amount:g} {name}" for name, amount in watchdog.worker.items() if amount)
-    if silence_s > limits.stall_timeout_s + limits.scale_up_s and not can_schedule(
-        watchdog.worker, watchdog.num_workers
-    ):
-        raise ClusterError(
-            f"no worker was active for {silence_s:.0f} s, and the remaining nodes cannot hold "
-            f"{watchdog.num_workers} with {needed} each; "
-            "check with `ray status`. What is finished is kept: run again when there are nodes"
-        )
-    if silence_s > limits.start_timeout_s + limits.scale_up_s:
-        raise ClusterError(
-            f"no worker was active for {silence_s:.0f} s, although the nodes could hold {watchdog.num_workers} with "
-            f"{needed} each; check with "
-            "`ray status` whether other jobs hold them. What is finished is kept: run again"
-        )
-    return time.monotonic()
+    raise ClusterError(
+        f"no worker was active for {silence_s:.0f} s, although the nodes could hold {watchdog.num_workers} with "
+        f"{needed} each; check with `ray status` whether other jobs hold them. What is finished is kept: run again"
+        if has_room()
+        else f"no worker was active for {silence_s:.0f} s, and the remaining nodes cannot hold {watchdog.num_workers} "
+        f"with {needed} each; check with `ray status`. What is finished is kept: run again when there are nodes"
+    )

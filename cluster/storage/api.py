@@ -4,9 +4,7 @@ All writes are atomic, every call ends within a bounded time, and all errors are
 secrets. This file dispatches on the kind of URI; `local` and `s3_objects` do the work.
 """
 
-import hashlib
 import re
-import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +19,6 @@ from cluster.errors import ClusterError, NotFoundError
 from cluster.storage import local as disk
 from cluster.storage import s3_objects as s3
 from cluster.storage.arrow_filesystem import ObjectStorage, level, open_object
-from cluster.storage.s3_client import endpoint_url
 from cluster.storage.uris import BAD_CHARACTERS, split, without_login
 
 AT_ONCE_BYTES = 8 * 2**20
@@ -236,57 +233,12 @@ def check_writable(uri: str | Path) -> None:
 # ---- copies
 
 
-def copy_to_local(uri: str | Path, folder: Path) -> list[Path]:
-    """Copy everything below `uri` into `folder`, each file atomically. Returns the sorted paths of the copies."""
-    root = absolute(uri).rstrip("/")
-    targets = {entry.uri: Path(join(folder, entry.uri[len(root) + 1 :])) for entry in list_objects(root)}
-    _in_threads(lambda source: _copy_file(source, targets[source]), targets)
-    return sorted(targets.values())
-
-
 def copy_from_local(folder: Path, uri: str | Path) -> list[str]:
     """Copy everything below `folder` to below `uri`, each object atomically. Returns the sorted URIs of the copies."""
     root = disk.path_of(folder)
     sources = {join(uri, Path(path).relative_to(root).as_posix()): Path(path) for path, _ in disk.walk(root)}
     _in_threads(lambda target: write_file(target, sources[target]), sources)
     return sorted(sources)
-
-
-def local_path(uri: str | Path, cache: Path) -> Path:
-    """A local file or folder with the content of `uri`: itself if it is local, else a copy below `cache`, which is
-    updated when the original changes."""
-    if not exists(uri):
-        raise NotFoundError(f"{uri} does not exist; check the address")
-    if not is_remote(uri):
-        return disk.path_of(uri)
-    bucket, key = split(uri)
-    names = [absolute(uri)] if key and s3.head(uri) else [entry.uri for entry in list_objects(uri)]
-    tags = [f"{name} {(s3.head(name) or {}).get('ETag')}" for name in names]
-    stamp = hashlib.sha256("\n".join([without_login(str(endpoint_url())), absolute(uri), *tags]).encode()).hexdigest()[
-        :32
-    ]
-    target = disk.path_of(cache) / stamp / (key.rpartition("/")[2] or bucket)
-    if not target.exists():
-        scratch = disk.path_of(cache) / f"{stamp}.{uuid.uuid4().hex}.tmp"
-        try:
-            if names == [absolute(uri)]:
-                _copy_file(names[0], scratch / target.name)
-            else:
-                copy_to_local(uri, scratch / target.name)
-            disk.move_folder(scratch, target.parent)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return target
-
-
-def _copy_file(source: str, target: Path) -> None:
-    """Copy the file or object `source` to the local file `target` atomically."""
-    if not is_remote(source):
-        disk.write(target, disk.path_of(source))
-        return
-    with disk.errors(target), disk.temporary_file(target) as scratch:
-        s3.download(source, scratch)
-        scratch.replace(target)
 
 
 def _in_threads(copy: Callable[[str], None], names: Iterable[str]) -> None:

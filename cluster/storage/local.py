@@ -154,12 +154,3 @@ def delete(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-def move_folder(source: Path, target: Path) -> None:
-    """Rename `source` to `target`; if another process has created `target` already, it stays, and so does `source`."""
-    try:
-        source.rename(target)
-    except OSError as error:
-        if not target.is_dir():
-            raise file_error(str(target), error) from error

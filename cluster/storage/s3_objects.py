@@ -8,7 +8,6 @@ import contextlib
 import functools
 import io
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -111,32 +110,6 @@ def read_range(
     taken: list[bytes] = []
     found = _fetch(uri, taken.append, start, length, expected)
     return b"".join(taken), found
-
-
-def download(uri: str | Path, target: Path) -> None:
-    """Write the object to the local file `target`, chunk by chunk. Raises OSError if the file cannot be written."""
-    with target.open("wb") as file:
-
-        def write(chunk: bytes) -> None:
-            try:
-                file.write(chunk)
-            except OSError as error:
-                raise _LocalError(error) from error
-
-        try:
-            _fetch(uri, write, restart=lambda: file.truncate(file.seek(0)))
-        except _LocalError as error:
-            raise error.cause from None
-        file.flush()
-        os.fsync(file.fileno())
-
-
-class _LocalError(Exception):
-    """The local disk refused a chunk. This is not an error of the object, so the request is not retried."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause)
-        self.cause = cause
 
 
 def _fetch(

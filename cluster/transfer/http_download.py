@@ -26,6 +26,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from cluster.errors import ClusterError
 from cluster.storage.os_errors import file_error
 from cluster.storage.retry import backoff_s
+from cluster.storage.uris import without_login
 from cluster.transfer.http_answer import (
     SLOWEST_BYTES,
     TRANSIENT_STATUSES,
@@ -102,7 +103,8 @@ def fetch(
             `destination` is another file, or another process that downloads it hangs.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ClusterError(f"{_public(url)} is not an address to download from: give one that starts with https://")
+        shown = without_login(url).partition("?")[0]
+        raise ClusterError(f"{shown} is not an address to download from: give one that starts with https://")
     transfer = _Transfer(
         url=url,
         destination=destination,
@@ -118,8 +120,8 @@ def fetch(
                 problem = _mismatch(destination, sha256, md5, size)
                 if problem:
                     raise ClusterError(
-                        f"{destination} is not the file of {_public(url)}: {problem}; delete it, or put the right one "
-                        "there"
+                        f"{destination} is not the file of {without_login(url)}: {problem}; delete it, or put the "
+                        "right one there"
                     )
                 return destination
             for last_chance in (False, True):
@@ -132,7 +134,7 @@ def fetch(
                 transfer.discard()
                 if last_chance:
                     raise ClusterError(
-                        f"{_public(url)}: two downloads failed the check: {problem}; {_remedy(destination)}"
+                        f"{without_login(url)}: two downloads failed the check: {problem}; {_remedy(destination)}"
                     )
     except OSError as error:
         raise file_error(str(destination), error) from error
@@ -171,7 +173,7 @@ def _download(transfer: _Transfer, retries: int, first_backoff_s: float) -> None
         furthest = max(furthest, arrived)
         if failures > (retries if answered else min(retries, 1)):
             raise ClusterError(
-                f"{_public(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
+                f"{without_login(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
             ) from broken
         time.sleep(max(backoff_s(failures - 1, first_backoff_s, MAX_WAIT_S), min(broken.wait_s, MAX_WAIT_S)))
 
@@ -229,7 +231,7 @@ def _accepted_offset(transfer: _Transfer, response: requests.Response, offset: i
     if status in TRANSIENT_STATUSES:
         wait = response.headers.get("Retry-After", "")
         raise BrokenDownloadError(answer, wait_s=float(wait) if re.fullmatch(r"\d{1,6}", wait) else 0.0)
-    raise ClusterError(f"{_public(transfer.url)} cannot be downloaded: {answer}; {_remedy(transfer.destination)}")
+    raise ClusterError(f"{without_login(transfer.url)} cannot be downloaded: {answer}; {_remedy(transfer.destination)}")
 
 
 def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> None:
@@ -238,14 +240,14 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
     if total is not None and transfer.size is not None and total != transfer.size:
         transfer.discard()
         raise ClusterError(
-            f"{_public(transfer.url)} offers {total:,} bytes, but the file must have {transfer.size:,}: give another "
-            "source"
+            f"{without_login(transfer.url)} offers {total:,} bytes, but the file must have {transfer.size:,}: give "
+            "another source"
         )
     expected = transfer.size if total is None else total
     free = shutil.disk_usage(transfer.part.parent).free
     if expected is not None and expected - offset > free:
         raise ClusterError(
-            f"{transfer.part.parent} has {free:,} bytes free, but {_public(transfer.url)} needs "
+            f"{transfer.part.parent} has {free:,} bytes free, but {without_login(transfer.url)} needs "
             f"{expected - offset:,}: make room"
         )
     transfer.version_file.write_text(version_of(response), encoding="utf-8")
@@ -274,7 +276,7 @@ def _require_kept_secure(transfer: _Transfer, response: requests.Response) -> No
     insecure = [url for url in steps if not url.startswith("https://")]
     if steps[0].startswith("https://") and insecure and not transfer.trusted:
         raise ClusterError(
-            f"{_public(transfer.url)} leads to {_public(insecure[0])}, which is not secure (no https://); "
+            f"{without_login(transfer.url)} leads to {without_login(insecure[0])}, which is not secure (no https://); "
             f"{_remedy(transfer.destination)}"
         )
 
@@ -284,7 +286,7 @@ def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Excepti
     if isinstance(
         error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema | requests.TooManyRedirects
     ):
-        return ClusterError(f"{_public(transfer.url)} is not a valid address ({type(error).__name__}): check it")
+        return ClusterError(f"{without_login(transfer.url)} is not a valid address ({type(error).__name__}): check it")
     if isinstance(error, requests.exceptions.SSLError):
         return BrokenDownloadError("no secure connection (TLS) can be made to the host", unreachable=True)
     if isinstance(error, requests.exceptions.ConnectTimeout):
@@ -320,12 +322,6 @@ def _mismatch(path: Path, sha256: str | None, md5: str | None, size: int | None)
 
 def _size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _public(url: str) -> str:
-    """The URL without user name, password and query, which may be secrets."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _remedy(destination: Path) -> str:

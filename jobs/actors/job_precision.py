@@ -18,6 +18,7 @@ from cluster.runtime.connect import ClusterInfo, connect
 from cluster.runtime.resources import alive_nodes
 from cluster.tables import stage_record as records
 from jobs.console.command import print_warning
+from jobs.console.options import Device
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.precision import Precision, uses_bf16
 
@@ -33,7 +34,6 @@ SHOWN_NODES = 3
 """Maximum number of nodes in a warning."""
 
 Decided = Literal["bfloat16", "float32"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 class JobPlace(Protocol):

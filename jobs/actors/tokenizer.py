@@ -23,6 +23,7 @@ from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pc
 from soundstorm.codec.files import load_codec
 from soundstorm.data.views import make_view
 from soundstorm.schemas import CLIPS, REJECTED, TOKENIZED, Reason, codes_to_lists
+from soundstorm.serialization.damaged import one_line
 
 PLANNED_CLIPS = CLIPS.append(pa.field("partners", pa.list_(pa.string()), nullable=False))
 """Schema of a shard's clips; `partners` has, for each augmented view, the URI of the recording that it is mixed with,
@@ -210,7 +211,7 @@ class TokenizerActor:
                 try:
                     results.append(self.codec.encode_clips([waveform])[0])
                 except RuntimeError as error:
-                    results.append(" ".join(str(error).split())[:300])
+                    results.append(one_line(error, 300))
             return results
 
 

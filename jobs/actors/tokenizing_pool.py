@@ -9,22 +9,21 @@ from typing import Any, cast
 
 import pyarrow as pa
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayError
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
-from cluster.scheduling.attempt_tracker import ANSWER_S
+from cluster.scheduling.attempt_tracker import ANSWER_S, DIED
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.mixing_partners import MixingPartners
 from jobs.actors.tokenizer import TokenizerActor, read_shard, to_ipc
 from jobs.console.progress import ProgressCounter
+from jobs.inputs.recordings import HANG_S
 
 MAX_SHARD_RETRIES = 20
 """Retries of a shard after its worker died; Ray Data itself would retry without limit. Enough to isolate six poison
 clips."""
-HANG_S = 1800.0
-"""A shard hangs if it takes longer than this plus the longest duration of its audio; its worker is replaced."""
 CLIPS_AT_ONCE = 65_536
 """Clips whose shards the driver holds at a time: 20 MB."""
 SHARDS_PER_ACTOR = 16
@@ -156,7 +155,7 @@ def cause_of(error: RayError, tracker: Any) -> str:
     is the cause."""
     if was_killed(error):
         return "a codec actor was killed from outside, with ray.kill"
-    if isinstance(error, RayActorError | WorkerCrashedError | OutOfMemoryError):
+    if isinstance(error, DIED):
         shard, clips = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" with {', '.join(clips[:MAX_LISTED])}{', ...' if len(clips) > MAX_LISTED else ''}" if clips else ""
         return (

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,14 @@ import pyarrow as pa
 from cluster.tables import write_table
 from jobs.inputs.recordings import decode_clips, warn_of_rejected
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, to_pcm16
+from soundstorm.classification.accuracy import Accuracy, Classification
 from soundstorm.classification.classifier import Classifier
 from soundstorm.data.categories import normalized
 from soundstorm.data.views import make_view
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
 
-PREDICTIONS_FILE = "predictions.parquet"
+PREDICTIONS_FILE, SUMMARY_FILE = "predictions.parquet", "summary.json"
 AT_ONCE = 64
 """Batch size of the classifier."""
 
@@ -110,3 +112,20 @@ def _labels(classifier: Classifier, clips: pa.Table) -> dict[str, int]:
             "that was trained on those"
         )
     return {name: exact.get(name, known[normalized(name)]) for name in there}
+
+
+def accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
+    """An accuracy as part of a summary."""
+    return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
+
+
+def classes_dict(result: Classification) -> dict[str, Any]:
+    """What a summary says of the classes of predictions, and of their probabilities."""
+    return {
+        "classes": {category: accuracy_dict(found) for category, found in result.classes.items()},
+        "categories": result.categories,
+        "confusion": result.confusion,
+        "confused_pairs": [asdict(pair) for pair in result.pairs],
+        "calibration_error": result.calibration_error,
+        "calibration": [asdict(found) for found in result.bins],
+    }

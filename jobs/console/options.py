@@ -32,6 +32,7 @@ Count = Annotated[int, Ge(1)]
 NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
 Rate = Annotated[float, Gt(0), Lt(math.inf), Allowed("a number above 0")]
 Fraction = Annotated[float, Ge(0), Le(1), Allowed("a fraction from 0 to 1")]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 def check_bounds(options: Any) -> None:
@@ -108,7 +109,7 @@ class TrainingOptions(JobOptions):
     """Random seed of the order of clips, augmentation and initial weights; default: the preset's."""
     num_workers: Count | None = None
     """Number of training processes; default: one per GPU, or one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train; auto: on GPUs if there are any."""
 
     @property

@@ -16,12 +16,11 @@ from typing import Any, cast
 import ray
 import torch
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.markup import escape
 
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
-from cluster.runtime.resources import ResourceQuota, set_quota
+from cluster.runtime.resources import ResourceQuota, on_this_node, set_quota
 from jobs.console.command import console
 from soundstorm.errors import SoundStormError
 
@@ -124,8 +123,7 @@ class _Running:
         self._begin()
 
     def _begin(self) -> None:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": here}
+        options = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": 2, "scheduling_strategy": on_this_node()}
         process = ray.remote(_Process).options(**options).remote(self.quota, self.scratch)
         self.process = cast(Any, process)  # Ray's types know methods only with `@ray.method`
         self.done = self.process.run.remote(self.trial)

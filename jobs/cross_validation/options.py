@@ -4,10 +4,8 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cluster import storage
-from jobs.console.options import Count, Fraction, NotNegative, OneOf
-from jobs.cross_validation.fold_plan import (
-    Settings,
-)
+from jobs.console.options import Count, Device, Fraction, NotNegative, OneOf
+from jobs.cross_validation.fold_plan import Settings
 from jobs.inputs.datasets import DatasetOptions
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
@@ -76,7 +74,7 @@ class Options(DatasetOptions):
     """Use --codec, --checkpoint and the package for every fold, even if they were trained on it; the report says so."""
     num_workers: Count | None = None
     """Number of training processes per fold; default: one per GPU of its quota, or one."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """Where to train; auto: on GPUs if there are any."""
 
     def __post_init__(self) -> None:

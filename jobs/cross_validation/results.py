@@ -12,14 +12,15 @@ from cluster import storage
 from cluster.errors import NotFoundError
 from cluster.tables import read_table, write_table
 from cluster.tables import stage_record as records
-from soundstorm.classification.accuracy import Accuracy, Classification, classify_predictions, compare
+from jobs.classification.predictions import PREDICTIONS_FILE, SUMMARY_FILE, accuracy_dict, classes_dict
+from soundstorm.classification.accuracy import Classification, classify_predictions, compare
 from soundstorm.classification.caveats import accuracy_caveats
 from soundstorm.data.datasets import DATASETS, Index
 from soundstorm.errors import SoundStormError
 from soundstorm.reports.classification_page import ClassificationData, FoldNote, OtherRun, render_classification
 from soundstorm.schemas import PREDICTIONS, check_table
 
-PREDICTIONS_FILE, SUMMARY_FILE, REPORT_FILE = "predictions.parquet", "summary.json", "report.html"
+REPORT_FILE = "report.html"
 OF_PRETRAINING = frozenset({"mode", "checkpoint", "packaged", "generator_preset", "pretrain_epochs"})
 """Settings in which a pre-trained run differs from one without pre-training."""
 PRETRAINED_AND_NOT = (("soundstorm", "fine-tuned", "soundstorm", "codec"), ("ast", "fine-tuned", "ast", "scratch"))
@@ -201,17 +202,12 @@ def _summary(run: Run, result: Classification) -> dict[str, Any]:
         "accuracy_of_all_clips": result.overall.share,
         "clips": result.overall.clips,
         "folds": [
-            {"fold": fold, **_accuracy_dict(accuracy)}
+            {"fold": fold, **accuracy_dict(accuracy)}
             | {name: run.folds[fold].get(name) for name in ("codec", "network", "start", "leaks")}
             for fold, accuracy in result.folds.items()
         ],
         "skipped_folds": list(run.skipped),
-        "classes": {category: _accuracy_dict(accuracy) for category, accuracy in result.classes.items()},
-        "categories": result.categories,
-        "confusion": result.confusion,
-        "confused_pairs": [asdict(pair) for pair in result.pairs],
-        "calibration_error": result.calibration_error,
-        "calibration": [asdict(found) for found in result.bins],
+        **classes_dict(result),
     }
 
 
@@ -233,10 +229,6 @@ def _folds_with_other_inputs(folds: Mapping[int, Mapping[str, Any]], other: Comp
     """Folds of both runs that differ in codec or network."""
     mine = _starts(folds)
     return [fold for fold in sorted(mine.keys() & other.starts.keys()) if mine[fold] != other.starts[fold]]
-
-
-def _accuracy_dict(accuracy: Accuracy) -> dict[str, Any]:
-    return {"clips": accuracy.clips, "right": accuracy.right, "accuracy": accuracy.share}
 
 
 def _warnings(

@@ -17,6 +17,7 @@ from soundstorm.data.categories import normalized
 from soundstorm.data.data_folder import printable
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import REJECTED, check_table
+from soundstorm.serialization.damaged import one_line
 
 TABLES = ("samples.parquet", "clips.parquet")
 """Looked for in a folder, in this order."""
@@ -155,10 +156,9 @@ def _from_table(uri: str) -> list[Clip]:
             pa.schema([pa.field(name, TYPES.get(name, pa.string()), nullable=False) for name in columns])
         )
     except (pa.ArrowException, ValueError, LookupError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise SoundStormError(
-            f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({reason}): run the step that "
-            "writes it again"
+            f"{uri}: columns {', '.join(columns)} are not those of a table of clips ({one_line(error)}): run the step "
+            "that writes it again"
         ) from error
     clips = _from_clips(table, identifier)
     if not clips:

@@ -28,3 +28,8 @@ def refuse_leaks(learned: Sequence[Learned], tests: Sequence[Test], *, remedy: s
     for note in dict.fromkeys(note for verdict in verdicts for note in verdict.notes):
         print_note(note)
     return leaks
+
+
+def distrust(leaks: Sequence[str]) -> str:
+    """What follows an accuracy in a message if its test leaked into the training."""
+    return "; NOT TO BE TRUSTED: the test leaked into the training" if leaks else ""

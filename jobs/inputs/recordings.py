@@ -7,10 +7,9 @@ import numpy as np
 import pyarrow as pa
 import ray
 from annotated_types import Gt, Le
-from ray.exceptions import OutOfMemoryError, RayActorError, WorkerCrashedError
 
 from cluster.runtime.ray_data import BLOCK_TIMEOUT_S, bounded_retries, quiet_ray_data
-from cluster.scheduling.attempt_tracker import ANSWER_S, Attempt, tracking
+from cluster.scheduling.attempt_tracker import ANSWER_S, DIED, Attempt, tracking
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.console.command import print_warning
 from jobs.console.options import Allowed
@@ -46,7 +45,7 @@ BATCH_SIZE = 16
 MAX_RETRIES = 12
 """Retries of a batch after its task died; Ray Data itself would retry without limit."""
 HANG_S = 1800.0
-"""A batch hangs if it takes longer than this plus the longest duration of its audio; its process kills itself."""
+"""A batch or shard hangs if it takes longer than this plus the longest duration of its audio."""
 
 
 def pcm16(waveform_N: np.ndarray, clip_id: str) -> bytes:
@@ -98,7 +97,7 @@ def _decoded(
     watchdog = Watchdog(tracker=tracker, worker={"CPU": 1.0}, storage_uri=clips["uri"][0].as_py(), limits=limits_here())
     try:
         return run_with_watchdog(dataset.materialize, watchdog)
-    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as error:
+    except DIED as error:
         _, poison = ray.get(tracker.deadliest_shard.remote(), timeout=ANSWER_S)
         named = f" at {', '.join(poison[:5])}" if poison else ""
         raise SoundStormError(

@@ -19,6 +19,7 @@ from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.optimization.divergence import far_above_guessing, lost
 from soundstorm.optimization.ema import EMA
+from soundstorm.serialization.damaged import one_line
 from soundstorm.training.batches import collate, crop, fill, seeded_generator
 from soundstorm.training.step import (
     LevelLosses,
@@ -198,9 +199,8 @@ class TrainingRun:
             self.ema.load_state_dict(state["ema"])
             self.epochs_done, self.rows = int(state["epochs_done"]), list(state["rows"])
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
             raise SoundStormError(
-                f"the training state is not of this network ({reason}): start again with --overwrite"
+                f"the training state is not of this network ({one_line(error)}): start again with --overwrite"
             ) from error
         self.schedule.last_epoch = self.step
         for group in self.optimizer.param_groups:

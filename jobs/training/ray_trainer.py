@@ -22,12 +22,11 @@ from ray.train import (
 from ray.train.torch import TorchTrainer
 from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.queue import Queue
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster import storage
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo
-from cluster.runtime.resources import alive_nodes
+from cluster.runtime.resources import alive_nodes, on_this_node
 from cluster.scheduling.attempt_tracker import Heartbeat, tracking
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.job_precision import require_gpu
@@ -189,8 +188,7 @@ def run_trainer(
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     filesystem, path = storage.filesystem(storage.join(output_uri, RUN_FOLDER))
     # on the driver's node: the loss of another node does not lose reports
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
+    reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
     with tracking() as tracker:
 
         def loop_with_heartbeat(given: dict[str, Any]) -> Any:

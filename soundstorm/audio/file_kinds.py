@@ -75,11 +75,6 @@ def is_audio(path: str) -> bool:
     return path.lower().endswith(AUDIO_SUFFIXES)
 
 
-def needs_ffmpeg(path: str) -> bool:
-    """Whether only PyAV can read a recording, judged by its suffix alone; the content decides in the end."""
-    return path.lower().endswith(FFMPEG_SUFFIXES)
-
-
 def container_of(head: bytes) -> str | None:
     """Name of the container format of a file that ffmpeg may be able to read, from its first bytes; None for anything
     else, such as a text or a picture."""

@@ -158,17 +158,12 @@ class TokenClassifier(nn.Module):
     def embed(self, codes_BQT: Tensor, valid_BT: Tensor) -> TokenEmbeddings:
         """Embed codes (B, Q, T); masked codes are `backbone.mask_id`, padding frames, where `valid_BT` is False, may
         have any value."""
-        B, Q, T = codes_BQT.shape
+        B, _, T = codes_BQT.shape
         no_class_B = torch.full((B,), self.backbone.no_class, device=codes_BQT.device)
         x_BTD = self.backbone.embed(codes_BQT, no_class_B, valid_BT)
         if not self.readout.latent_dim:
             return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=x_BTD[..., :0], valid_BT=valid_BT)
-        first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.network.codebook_size + 1)
-        rows = (
-            (codes_BQT.masked_fill(~valid_BT[:, None, :], self.backbone.mask_id) + first_row_Q1)
-            .transpose(1, 2)
-            .reshape(B * T, Q)
-        )
+        rows = self.backbone.code_rows(codes_BQT.masked_fill(~valid_BT[:, None, :], self.backbone.mask_id))
         latent_BTL = F.embedding_bag(rows, self.code_vectors, mode="sum").view(B, T, -1)
         return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from soundstorm.codec.codec import OFFICIAL_FILE, OFFICIAL_URL, Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import CodecFingerprint
+from soundstorm.serialization.damaged import one_line
 
 BANDWIDTH_KBPS = 6.0
 """Bit rate at which EnCodec 24 kHz uses 8 levels of 1024 codes."""
@@ -88,7 +89,7 @@ def official_codec(data: bytes, where: str, device: str, sha256: str) -> Codec:
     try:
         model.load_state_dict(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     except DAMAGED as error:
-        raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({' '.join(str(error).split())[:200]})") from error
+        raise SoundStormError(f"{where}: not EnCodec 24 kHz weights ({one_line(error)})") from error
     fingerprint = CodecFingerprint(
         name="encodec-24khz",
         sha256=found,

@@ -15,6 +15,7 @@ formula is undefined, this table sets its value, so that no result is NaN or inf
 """
 
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,13 +151,19 @@ def _as_float64(x_N: NDArray[np.float64] | NDArray[np.int16], what: str) -> NDAr
         raise SoundStormError(
             f"{what} has no samples: metrics need at least one sample; leave it out or record why it is empty"
         )
+    return finite_float64(x, f"{what} has")
+
+
+def finite_float64(x: NDArray[Any], subject: str) -> NDArray[np.float64]:
+    """Samples from -1 to 1, given as such or as int16; raises SoundStormError, which begins with `subject`, for others
+    and for those that are not finite."""
     if x.dtype == np.int16:
         return x.astype(np.float64) / 32768
     if not np.issubdtype(x.dtype, np.floating):
-        raise SoundStormError(f"{what} has samples of type {x.dtype}: pass int16 as stored, or floats from -1 to 1")
+        raise SoundStormError(f"{subject} samples of type {x.dtype}: pass int16 as stored, or floats from -1 to 1")
     if not np.isfinite(x).all():
         raise SoundStormError(
-            f"{what} has {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite: reject it before "
+            f"{subject} {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite: reject it before "
             "measuring"
         )
     return x.astype(np.float64)

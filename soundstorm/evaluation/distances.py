@@ -41,7 +41,7 @@ def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floatin
     least 0.
 
     There may be fewer rows than dimensions. The estimate is biased upwards, by about a constant over the number of
-    rows: see `frechet_infinity`.
+    rows: see `frechet_line`.
 
     Args:
         real_ND: at least 2 rows.
@@ -54,16 +54,6 @@ def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floatin
     """
     real_ND, other_ND = _checked(real_ND, other_ND, min_other=2)
     return max(0.0, _between(_fit(real_ND), _fit(other_ND)))
-
-
-def frechet_infinity(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0) -> float:
-    """`frechet_distance` extrapolated to infinitely many other rows, at least 0; the plain distance if the
-    extrapolation is unreliable.
-
-    Raises:
-        SoundStormError: too few rows, unequal widths, or values that are not finite.
-    """
-    return frechet_line(real_ND, other_ND, seed).value
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)

@@ -19,6 +19,7 @@ from soundstorm.audio.files import SAMPLE_RATE, from_pcm16, resample
 from soundstorm.codec.codec import MAX_BATCH_S, Codec
 from soundstorm.data.equal_lengths import equal_batches
 from soundstorm.errors import SoundStormError
+from soundstorm.serialization.damaged import one_line
 
 WINDOW_S = 1.0
 
@@ -102,9 +103,7 @@ class OnnxEmbedder:
                 f"embedding model {source!s} cannot be read ({error.strerror}): give the path of an ONNX file"
             ) from error
         except Exception as error:  # onnxruntime's errors have no common base class but this
-            raise SoundStormError(
-                f"embedding model '{self.name}' is not an ONNX model ({' '.join(str(error).split())[:200]})"
-            ) from error
+            raise SoundStormError(f"embedding model '{self.name}' is not an ONNX model ({one_line(error)})") from error
         inputs = [(argument.type, len(argument.shape)) for argument in self._session.get_inputs()]
         if inputs != [("tensor(float)", 2)]:
             raise SoundStormError(
@@ -124,9 +123,8 @@ class OnnxEmbedder:
             try:
                 embedding_BD = np.asarray(self._session.run(None, {self._input: batch_BN})[0], dtype=np.float32)
             except Exception as error:  # onnxruntime's errors have no common base class but this
-                detail = " ".join(str(error).split())[:200]
                 raise SoundStormError(
-                    f"embedding model '{self.name}' fails on waveforms {batch_BN.shape}: {detail}"
+                    f"embedding model '{self.name}' fails on waveforms {batch_BN.shape}: {one_line(error)}"
                 ) from error
             if embedding_BD.ndim != 2 or len(embedding_BD) != len(positions):
                 raise SoundStormError(

@@ -236,4 +236,3 @@ MODEL_MEASURES = (
     ),
 )
 """Closeness metrics in the embedding of a given model, such as PANNs or CLAP; its name is appended to each title."""
-MEASURE_NAMES = tuple(measure.name for measure in MEASURES)

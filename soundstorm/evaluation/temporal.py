@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from soundstorm.audio.spectra import mel_bands
 from soundstorm.errors import SoundStormError
+from soundstorm.evaluation.acoustic import finite_float64
 
 FRAME_S = 0.025
 HOP_S = 0.010
@@ -112,13 +113,4 @@ def _as_float64(x_N: NDArray[np.floating] | NDArray[np.int16]) -> NDArray[np.flo
         raise SoundStormError(
             f"a clip of shape {x.shape}: change over time is defined for mono clips of at least one sample, shape (N,)"
         )
-    if x.dtype == np.int16:
-        return x.astype(np.float64) / 32768
-    if not np.issubdtype(x.dtype, np.floating):
-        raise SoundStormError(f"a clip with samples of type {x.dtype}: pass int16 as stored, or floats from -1 to 1")
-    if not np.isfinite(x).all():
-        raise SoundStormError(
-            f"a clip with {np.count_nonzero(~np.isfinite(x))} samples that are NaN or infinite: reject it before "
-            "measuring"
-        )
-    return x.astype(np.float64)
+    return finite_float64(x, "a clip with")

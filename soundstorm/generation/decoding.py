@@ -22,8 +22,6 @@ from soundstorm.generation.place_decoding import decode_places
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 
-__all__ = ["DecodingStep", "Network", "SamplerSettings", "continuation", "generate_codes"]
-
 
 class Network(Protocol):
     """What decoding needs of a network of either order."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from soundstorm.generation.decoding_task import DecodingTask
 from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
 from soundstorm.model.config import ModelConfig
-from soundstorm.model.mask_schedule import num_still_masked
+from soundstorm.model.mask_schedule import lowest_ranked, num_still_masked
 
 
 class LevelNetwork(Protocol):
@@ -70,7 +70,7 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             guidance_B = task.guidance(level, num_masked_B / num_unknown_B.clamp(min=1))
             remaining = [num_still_masked(count, iteration, iterations) for count in unknown_counts]
             num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
-            sampled_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
+            sampled_BT = masked_BT if order_BT is None else lowest_ranked(masked_BT, num_kept_B, order_BT)
             factor = annealing(iteration, iterations)
             temperature = task.temperature(level, factor)
             uniform_BT = task.uniform(num_drawn_B, longest) if temperature > 0 else None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingTask
 from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
-from soundstorm.model.mask_schedule import num_still_masked
+from soundstorm.model.mask_schedule import lowest_ranked, num_still_masked
 from soundstorm.model.place_network import PlaceNetwork
 
 
@@ -51,7 +51,7 @@ def decode_places(model: PlaceNetwork, task: DecodingTask) -> None:
             noise_BT = settings.choice_temperature * factor * gumbel(task.uniform(num_drawn_B, longest))
         if any(kept_counts):
             num_kept_B = torch.tensor(kept_counts, device=device)
-            sampled_BT = masked_BT if order_BT is None else most_confident(-order_BT, masked_BT, num_kept_B)
+            sampled_BT = masked_BT if order_BT is None else lowest_ranked(masked_BT, num_kept_B, order_BT)
             codes_NQ, log_probability_N = _sample_places(
                 model, task, masked_BT, sampled_BT, masked_share_B, factor, uniform_BTQ
             )

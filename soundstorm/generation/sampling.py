@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from soundstorm.model.mask_schedule import lowest_ranked
+
 GOLDEN_RATIO = (1 + math.sqrt(5)) / 2
 
 
@@ -111,7 +113,4 @@ def low_discrepancy_order(offset_B: Tensor, num_frames: int) -> Tensor:
 
 def most_confident(confidence_BT: Tensor, masked_BT: Tensor, num_kept_B: Tensor) -> Tensor:
     """True at the `num_kept_B` masked frames of highest confidence, (B, T); ties go to the earlier frame."""
-    order_BT = confidence_BT.masked_fill(~masked_BT, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    frame_T = torch.arange(order_BT.shape[1], device=order_BT.device)
-    place_BT = torch.empty_like(order_BT).scatter_(1, order_BT, frame_T.expand_as(order_BT))
-    return (place_BT < num_kept_B[:, None]) & masked_BT
+    return lowest_ranked(masked_BT, num_kept_B, -confidence_BT)

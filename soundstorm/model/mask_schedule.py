@@ -18,3 +18,12 @@ def num_still_masked(num_unknown: int, iteration: int, iterations: int) -> int:
     if iteration + 1 >= iterations or num_unknown == 0:
         return 0
     return max(1, math.floor(num_unknown * float(cosine_share((iteration + 1) / iterations))))
+
+
+def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
+    """True at the `count_B` candidate frames of lowest rank of each clip."""
+    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
+    place_BT = torch.empty_like(order_BT).scatter_(
+        1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT)
+    )
+    return (place_BT < count_B[:, None]) & candidate_BT

@@ -16,6 +16,7 @@ from typing import Any
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import PRESETS
+from soundstorm.serialization.damaged import one_line
 
 TABLES = ("model", "training", "sampler")
 IGNORED_TABLES = ("searched", "trained")
@@ -86,7 +87,7 @@ def parse_settings(data: bytes, where: str) -> SettingsOverrides:
         content = tomllib.loads(data.decode()) if kind == "TOML" else json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SoundStormError(
-            f"{where}: no valid {kind} ({' '.join(str(error).split())[:200]}): give best.json or best.toml of a study"
+            f"{where}: no valid {kind} ({one_line(error)}): give best.json or best.toml of a study"
         ) from error
     if not isinstance(content, dict):
         raise SoundStormError(f"{where}: holds no table of settings: give best.json or best.toml of a study")

@@ -90,10 +90,15 @@ class SoundStorm(nn.Module):
                 self._embed_centroids(self.centroids, codes_BQT.transpose(1, 2).reshape(B * T, Q)).view(B, T, -1)
                 + self.class_embedding(label_B)[:, None, :]
             )
-        first_row_Q1 = torch.arange(Q, device=codes_BQT.device)[:, None] * (self.config.codebook_size + 1)
-        rows = (codes_BQT + first_row_Q1).transpose(1, 2).reshape(B * T, Q)
-        x_BTD = F.embedding_bag(rows, self.code_embedding.weight, mode="sum").view(B, T, -1)
+        x_BTD = F.embedding_bag(self.code_rows(codes_BQT), self.code_embedding.weight, mode="sum").view(B, T, -1)
         return x_BTD + self.class_embedding(label_B)[:, None, :]
+
+    def code_rows(self, codes_BQT: Tensor) -> Tensor:
+        """Rows (B T, Q) of codes in a table of all levels, each level with a row for MASK after those of its codes."""
+        first_row_Q1 = torch.arange(codes_BQT.shape[1], device=codes_BQT.device)[:, None] * (
+            self.config.codebook_size + 1
+        )
+        return (codes_BQT + first_row_Q1).transpose(1, 2).flatten(0, 1)
 
     def _embed_centroids(self, centroids: Centroids, codes_NQ: Tensor) -> Tensor:
         """Frame embeddings (N, D): the projected sum of the visible codes' centroids, plus a mask embedding for each

@@ -12,7 +12,7 @@ from typing import Any
 
 from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, PairedComparison
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
-from soundstorm.reports.page import render_page, themed, thousands
+from soundstorm.reports.page import p_text, render_page, themed, thousands, typeset
 
 PUBLISHED_DATASETS = {"esc50": "ESC-50", "urbansound8k": "UrbanSound8K"}
 PUBLISHED = (
@@ -110,7 +110,7 @@ def share_text(share: float | None, signed: bool = False) -> str:
     """A share in percent, with one digit after the point."""
     if share is None:
         return "n/a"
-    return f"{100 * share:{'+' if signed else ''}.1f}%".replace("-", "−")
+    return typeset(f"{100 * share:{'+' if signed else ''}.1f}%")
 
 
 def mean_text(mean: float, std: float | None) -> str:
@@ -175,22 +175,19 @@ def _published(data: ClassificationData) -> list[dict[str, str]]:
 def _compared(other: OtherRun) -> dict[str, Any]:
     found = other.comparison
     interval = found.interval
-    p_value = "p < 0.001" if found.p_value < 0.001 else f"p = {found.p_value:.3f}"
     return {
         "name": other.name,
         "is_pretraining": other.is_pretraining,
         "differences": other.differences,
         "mean": mean_text(other.result.mean, other.result.std),
-        "difference": f"{100 * found.difference:+.1f} points".replace("-", "−"),
+        "difference": typeset(f"{100 * found.difference:+.1f} points"),
         "std": "" if found.std is None else f"± {100 * found.std:.1f}",
         "is_better": found.difference > 0,
-        "interval": ""
-        if interval is None
-        else f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points".replace("-", "−"),
+        "interval": "" if interval is None else typeset(f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"),
         "confidence": f"{CONFIDENCE:.0%}",
         "better": f"better in {found.better_folds} of {len(found.folds)} folds",
         "clips": f"{thousands(found.only_this)} clips are correct only here, {thousands(found.only_other)} "
-        f"only there ({p_value}, McNemar)",
+        f"only there ({p_text(found.p_value)}, McNemar)",
         "folds": [
             {"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()
         ],

@@ -23,7 +23,7 @@ from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, 
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
 from soundstorm.reports.listening_section import SCRIPT, Example, listening_section, policy, searchable
-from soundstorm.reports.page import decimal, percent, render_page, themed, thousands
+from soundstorm.reports.page import decimal, p_text, percent, render_page, themed, thousands
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
 
@@ -213,11 +213,7 @@ def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, 
             "close": _is_close(value),
             "ks": f"{value.ks:.2f}",
             "ks_percent": f"{100 * value.ks:.0f}",
-            "p": "p < 0.001"
-            if value.p_value < 0.001
-            else f"p = {value.p_value:.3f}"
-            if value.p_value < 0.1
-            else f"p = {value.p_value:.2f}",
+            "p": p_text(value.p_value, 3 if value.p_value < 0.1 else 2),
             "is_different": _is_significant(value),
         }
     return cell

@@ -75,12 +75,22 @@ def data_uri(data: bytes, mime_type: str) -> str:
     return f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
 
 
+def typeset(number: str) -> str:
+    """A formatted number with a minus sign for its hyphen and thin spaces for its commas."""
+    return number.replace("-", "−").replace(",", "\u202f")
+
+
+def p_text(p_value: float, digits: int = 3) -> str:
+    """A probability of chance."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{digits}f}"
+
+
 def decimal(value: float, decimals: int) -> str:
     """A number with so many digits after the point; a tiny or huge one as a power of ten."""
     if value != 0 and (abs(value) < 0.5 * 10**-decimals or abs(value) >= 1e9):
         mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa} × 10^{int(exponent)}".replace("-", "−")
-    return f"{value:,.{decimals}f}".replace("-", "−").replace(",", "\u202f")
+        return typeset(f"{mantissa} × 10^{int(exponent)}")
+    return typeset(f"{value:,.{decimals}f}")
 
 
 def percent(value: float | None) -> str:
@@ -90,13 +100,12 @@ def percent(value: float | None) -> str:
     if math.fabs(value) < 0.05:
         return "0.0%"
     digits = 1 if math.fabs(value) < 99.95 else 0
-    text = f"{value:+,.{digits}f}%" if math.fabs(value) < 1e6 else f"{value:+.0e}%"
-    return text.replace("-", "−").replace(",", "\u202f")
+    return typeset(f"{value:+,.{digits}f}%" if math.fabs(value) < 1e6 else f"{value:+.0e}%")
 
 
 def thousands(count: int) -> str:
     """A count, its thousands set apart."""
-    return f"{count:,}".replace(",", "\u202f")
+    return typeset(f"{count:,}")
 
 
 def setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from soundstorm.evaluation.pareto import CurvePoint, fewest_sufficient_iterations
-from soundstorm.reports.page import decimal, render_page, themed
+from soundstorm.reports.page import decimal, render_page, themed, typeset
 from soundstorm.reports.study_figures import (
     front_picture,
     importance_bars,
@@ -109,7 +109,7 @@ def value_text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4g}".replace("-", "−")
+        return typeset(f"{value:.4g}")
     return str(value)
 
 

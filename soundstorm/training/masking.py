@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.model.config import TrainingConfig
-from soundstorm.model.mask_schedule import cosine_share
+from soundstorm.model.mask_schedule import cosine_share, lowest_ranked
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -52,15 +52,6 @@ def masked_frames(candidate_BT: Tensor, share_B: Tensor, rank_BT: Tensor) -> Ten
     return lowest_ranked(
         candidate_BT, (share_B * num_candidates_B).floor().long().clamp(min=1).minimum(num_candidates_B), rank_BT
     )
-
-
-def lowest_ranked(candidate_BT: Tensor, count_B: Tensor, rank_BT: Tensor) -> Tensor:
-    """True at the `count_B` candidate frames of lowest rank of each clip."""
-    order_BT = rank_BT.masked_fill(~candidate_BT, torch.inf).argsort(dim=1, stable=True)
-    place_BT = torch.empty_like(order_BT).scatter_(
-        1, order_BT, torch.arange(order_BT.shape[1], device=order_BT.device).expand_as(order_BT)
-    )
-    return (place_BT < count_B[:, None]) & candidate_BT
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from soundstorm.model.config import TrainingConfig
-from soundstorm.model.mask_schedule import cosine_share
+from soundstorm.model.mask_schedule import cosine_share, lowest_ranked
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.optimization.precision import autocast
 from soundstorm.training.batches import Batch
 from soundstorm.training.losses import LevelLosses, StepLoss
-from soundstorm.training.masking import level_shares, lowest_ranked, masked_frames, sample_frames
+from soundstorm.training.masking import level_shares, masked_frames, sample_frames
 
 
 @dataclass(kw_only=True, frozen=True)

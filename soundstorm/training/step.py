@@ -19,6 +19,8 @@ from soundstorm.model.mask_schedule import cosine_share
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast, uses_bf16
+from soundstorm.optimization.schedules import cosine_between
+from soundstorm.optimization.weight_decay import parameter_groups
 from soundstorm.training.batches import Batch, seeded_generator
 from soundstorm.training.losses import LevelLosses, StepLoss
 from soundstorm.training.masking import MaskedBatch, level_shares, mask_level, training_masks
@@ -136,12 +138,7 @@ def apply_gradients(
 
 def build_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
     """Adam; with `weight_decay` above 0 AdamW, which decays only the matrices of linear layers and heads."""
-    decayed: list[nn.Parameter] = []
-    other: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        is_matrix = parameter.ndim >= 2 and not name.endswith(("embedding.weight", "depthwise.weight", "head_bias"))
-        (decayed if is_matrix else other).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": other, "weight_decay": 0.0}]
+    groups = parameter_groups(model, config.weight_decay)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, fused=True)
 
 
@@ -157,8 +154,8 @@ def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
     if config.schedule == "onecycle":
         peak_step = min(max(warmup_steps - 1, 0.0), last_step)
         if step < peak_step:
-            return _cosine_between(ONECYCLE_START, 1.0, step / peak_step)
-        return _cosine_between(1.0, ONECYCLE_END, min(1.0, (step - peak_step) / max(last_step - peak_step, 1e-9)))
+            return cosine_between(ONECYCLE_START, 1.0, step / peak_step)
+        return cosine_between(1.0, ONECYCLE_END, (step - peak_step) / max(last_step - peak_step, 1e-9))
     if step < warmup_steps:
         return (step + 1) / (math.floor(warmup_steps) + 1)
     if config.schedule == "trapezoid":
@@ -168,11 +165,7 @@ def lr_factor(step: int, total_steps: int, config: TrainingConfig) -> float:
             if step <= total_steps - cooldown_steps or cooldown_steps == 0
             else max(0.0, (total_steps - step) / cooldown_steps)
         )
-    return _cosine_between(1.0, 0.0, min(1.0, (step - warmup_steps) / max(total_steps - warmup_steps, 1e-9)))
-
-
-def _cosine_between(start: float, end: float, progress: float) -> float:
-    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+    return cosine_between(1.0, 0.0, (step - warmup_steps) / max(total_steps - warmup_steps, 1e-9))
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, total_steps: int) -> LambdaLR:

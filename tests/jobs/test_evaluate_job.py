@@ -27,7 +27,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.acoustic import clip_metrics
 from soundstorm.evaluation.embeddings import CodecEmbedder
-from soundstorm.evaluation.metric_info import MEASURE_NAMES, METRIC_NAMES, PAIR_METRIC_NAMES
+from soundstorm.evaluation.metric_info import MEASURES, METRIC_NAMES, PAIR_METRIC_NAMES
 from soundstorm.evaluation.temporal import spectral_flux
 from soundstorm.schemas import FEATURES, METRICS, PAIRS, REJECTED, SUBSTITUTION, UTILITY, CodecFingerprint, check_schema
 from tests.jobs.conftest import (
@@ -153,7 +153,7 @@ def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(
 
 def test_the_summary_says_how_close_the_sound_is_beside_real_sound(evaluated: Evaluated) -> None:
     summary = json.loads(storage.read_bytes(storage.join(evaluated.output, "summary.json")))["closeness"]
-    assert [measure["name"] for measure in summary["measures"]] == list(MEASURE_NAMES)
+    assert [measure["name"] for measure in summary["measures"]] == [measure.name for measure in MEASURES]
     assert summary["counts"] == {
         "real": NUM_REAL,
         "generated": NUM_SAMPLES,

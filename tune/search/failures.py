@@ -3,6 +3,7 @@
 import torch
 
 from soundstorm.errors import SoundStormError
+from soundstorm.serialization.damaged import one_line
 
 MEMORY_SIGNS = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
 
@@ -12,7 +13,7 @@ def failure_reason(error: Exception) -> str | None:
     trial is restarted."""
     if isinstance(error, SoundStormError):
         return str(error)
-    text = " ".join(str(error).split())[:200]
+    text = one_line(error)
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(sign in text.lower() for sign in MEMORY_SIGNS):
         return (
             f"out of memory ({text or type(error).__name__}): search smaller networks or batches, or fewer trials "

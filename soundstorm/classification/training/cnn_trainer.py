@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
 from soundstorm.classification.cnn import AudioClassifier
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
+from soundstorm.optimization.schedules import cosine_between, warm_up
+from soundstorm.optimization.weight_decay import parameter_groups
 
 SILENCE = 1e-12
 """Added to powers before their logarithm is stored."""
@@ -104,12 +106,7 @@ class AudioClassifierTrainer(ClassifierTrainer):
         self.log_powers = [self._log_power(clip) for clip in clips]
         scorer = _Scorer(model)
         self.network = scorer if wrap is None else wrap(scorer)
-        decayed = [parameter for parameter in model.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            config.lr,
-        )
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), config.lr)
 
     @property
     def peak_lr(self) -> float:
@@ -117,9 +114,8 @@ class AudioClassifierTrainer(ClassifierTrainer):
 
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
-        progress = self.step_count / self.total_steps
-        warm = min(1.0, (self.step_count + 1) / max(1.0, WARMUP_SHARE * self.total_steps))
-        return self.config.lr * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        warm = warm_up(self.step_count, self.total_steps, WARMUP_SHARE)
+        return self.config.lr * warm * cosine_between(1.0, 0.0, self.step_count / self.total_steps)
 
     @torch.no_grad()
     def _log_power(self, clip: np.ndarray) -> Tensor:

@@ -9,7 +9,6 @@ arXiv 1503.02531; that both see the same input is essential, Beyer et al., arXiv
 Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -30,6 +29,8 @@ from soundstorm.data.equal_lengths import in_equal_batches
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast
+from soundstorm.optimization.schedules import cosine_between, warm_up
+from soundstorm.optimization.weight_decay import parameter_groups
 from soundstorm.training.batches import Batch, collate
 
 
@@ -177,16 +178,12 @@ class TokenClassifierTrainer(ClassifierTrainer):
 
     def learning_rate(self) -> float:
         """Learning rate of the next step."""
-        return self.config.lr * self._lr_share()
+        warm = warm_up(self.step_count, self.total_steps, self.config.warmup_share)
+        return self.config.lr * (warm * cosine_between(1.0, 0.0, self.step_count / self.total_steps))
 
     def averaged(self) -> TokenClassifier:
         """The network with the averaged weights, in evaluation mode."""
         return self.ema.averaged(self.model)
-
-    def _lr_share(self) -> float:
-        """Factor of the peak learning rates at the next step."""
-        warm = min(1.0, (self.step_count + 1) / max(1.0, self.config.warmup_share * self.total_steps))
-        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.step_count / self.total_steps)))
 
     def _train_mode(self) -> None:
         self.network.train()
@@ -199,16 +196,7 @@ class TokenClassifierTrainer(ClassifierTrainer):
         if self.mode == "frozen":
             model.backbone.requires_grad_(False)
             model.stage_weight.requires_grad_(False)
-        decayed: list[nn.Parameter] = []
-        others: list[nn.Parameter] = []
-        for name, value in model.named_parameters():
-            is_matrix = value.ndim > 1 and "embedding" not in name and "depthwise" not in name
-            if value.requires_grad:
-                (decayed if is_matrix else others).append(value)
-        groups: list[dict[str, Any]] = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ]
+        groups = parameter_groups(model, config.weight_decay)
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
     def _examples(self, chosen: np.ndarray, rng: np.random.Generator) -> Examples:

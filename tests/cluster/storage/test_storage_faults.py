@@ -130,8 +130,7 @@ def test_large_objects_travel_through_faults(proxied: Proxied, tmp_path: Path, m
     (tmp_path / "here" / "large").write_bytes(content)
     proxy.rate = 0.3
     storage.copy_from_local(tmp_path / "here", root)
-    storage.copy_to_local(root, tmp_path / "there")
-    assert (tmp_path / "there" / "large").read_bytes() == content
+    assert storage.read_bytes(f"{root}/large") == content
     proxy.rate, proxy.faults = 0.7, (Fault.TRUNCATED,)
     assert hashlib.sha256(storage.read_bytes(f"{root}/large")).digest() == hashlib.sha256(content).digest()
 
@@ -147,13 +146,11 @@ def test_an_answer_cut_short_is_never_taken_for_the_whole(proxied: Proxied, tmp_
         lambda: storage.list_objects(root),
         lambda: storage.exists(root),
         lambda: storage.delete(root),
-        lambda: storage.copy_to_local(root, tmp_path / "copy"),
         lambda: tables.read_table(uri),
     ]
     for action in actions:
         with pytest.raises(StorageUnavailableError, match="prefix"):
             action()
-    assert not (tmp_path / "copy").exists()
     proxy.rate = 0.0
     assert tables.read_table(uri)[0].equals(table_of(3))
 

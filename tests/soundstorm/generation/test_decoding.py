@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import level_decoding
-from soundstorm.generation.decoding import DecodingStep, SamplerSettings, continuation, generate_codes
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.decoding_task import DecodingStep
 from soundstorm.generation.sampling import annealing, filtered_probability, most_confident, sample_codes
-from soundstorm.model.config import ModelConfig
+from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.soundstorm import SoundStorm
 

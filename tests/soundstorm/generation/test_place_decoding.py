@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import DecodingStep, continuation, generate_codes
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.decoding_task import DecodingStep
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.mask_schedule import num_still_masked
 from soundstorm.model.place_network import PlaceNetwork

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import SamplerSettings, continuation, generate_codes
-from soundstorm.model.config import ModelConfig, TrainingConfig
+from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.ema import EMA
