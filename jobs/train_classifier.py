@@ -16,6 +16,7 @@ import ray
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
+from cluster.tables import stage_record as records
 from jobs.classification.ast_model import AstRecipe
 from jobs.classification.cnn import CnnRecipe
 from jobs.classification.code_classifier import TokenRecipe, open_source
@@ -171,6 +172,8 @@ def run(options: Options) -> dict[str, Any]:
             return _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
 
     with sole_process(options.output_dir, STAGE):
+        if options.overwrite or records.read(options.output_dir, STAGE) is None:
+            recipe.open_weights()  # what is wrong with them is told before anything is overwritten
         return run_once(stage, work, partial(_summary, options), done="already trained, nothing to do; ")
 
 

@@ -275,6 +275,9 @@ class TokenRecipe:
             generator=None if weights is None else ray.put(weights),
         )
 
+    def open_weights(self) -> None:
+        """Does nothing: they are checked with the other inputs."""
+
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
         clips = self.source.tokens.clips()
