@@ -81,7 +81,7 @@ UNKNOWN = JobPrecision(name=None)
 
 @dataclass(frozen=True, kw_only=True)
 class NodeAnswers:
-    """Of the nodes that can hold an actor, those that do not speak for bfloat16, by address."""
+    """The nodes that can hold an actor and do not speak for bfloat16, by address."""
 
     slow: list[str]
     """Would emulate it."""

@@ -29,7 +29,7 @@ NO_CATEGORY = "all"
 MAX_LISTED_FOLDERS = 100
 """Folders of clips that are listed one by one; of more, the one that holds all of them is listed."""
 MAX_LISTED_FILES = 1_000_000
-"""Of folders with more files, such as a whole disk, no sizes are known."""
+"""Maximum number of files in the listed folders; sizes are unknown where there are more, such as on a whole disk."""
 
 
 @dataclass(frozen=True, slots=True)
