@@ -114,10 +114,10 @@ class AstRecipe:
         self.max_duration_s, self.weights = max_duration_s, weights
         self.categories, self.epochs = index.categories, config.epochs
         self.start = AstConfig() if weights is None else _read_config(weights)
-        is_published = weights is None and config.mode != "scratch"
-        if not is_published:
+        self.weights_sha256: str | None = HUB_SHA256
+        if weights is not None or config.mode == "scratch":
             self.open_weights()
-        self.weights_sha256 = HUB_SHA256 if is_published else self.content and hashlib.sha256(self.content).hexdigest()
+            self.weights_sha256 = None if self.content is None else hashlib.sha256(self.content).hexdigest()
         self.start_provenance = self._start_provenance()
         self.leaks = refuse_leaks(
             []
