@@ -51,7 +51,7 @@ class _StderrByThread:
         if threading.get_ident() == self._redirected:
             return self.stream.write(text)
         with self.lock:
-            os.write(self.fd, text.encode(errors="backslashreplace"))
+            os.write(self.fd, text.encode(self.stream.encoding, "backslashreplace"))
         return len(text)
 
     def __getattr__(self, name: str) -> Any:
