@@ -67,7 +67,7 @@ class Inputs:
     """Whether the generated clips are the output of the codec, according to their manifest."""
     training_log: list[dict[str, Any]]
     weights: bytes
-    """Of the codec."""
+    """Weights of the codec."""
     codec: Codec
     scope: ComparisonSets | None
     """Clips that closeness compares; None without closeness."""

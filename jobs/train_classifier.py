@@ -16,9 +16,10 @@ import ray
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
+from cluster.tables import stage_record as records
 from jobs.classification.ast_model import AstRecipe
 from jobs.classification.cnn import CnnRecipe
-from jobs.classification.code_classifier import TokenRecipe, open_source
+from jobs.classification.code_classifier import TokenRecipe, open_token_inputs
 from jobs.classification.predictions import (
     PREDICTIONS_FILE,
     clips_of_classes,
@@ -172,6 +173,8 @@ def run(options: Options) -> dict[str, Any]:
             return _train(options, recipe, info) | ({} if index is None else folds_record(index, options))
 
     with sole_process(options.output_dir, STAGE):
+        if options.overwrite or records.read(options.output_dir, STAGE) is None:
+            recipe.open_weights()  # what is wrong with them is told before anything is overwritten
         return run_once(stage, work, partial(_summary, options), done="already trained, nothing to do; ")
 
 
@@ -183,7 +186,8 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
         chosen: dict[str, Any] = {
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }
-        return TokenRecipe(open_source(options.tokens, options.fold, mode, **chosen), config, options.max_duration)
+        inputs = open_token_inputs(options.tokens, options.fold, mode, **chosen)
+        return TokenRecipe(inputs, config, options.max_duration)
     fold = last_fold(index.clips) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")

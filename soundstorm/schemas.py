@@ -1,4 +1,5 @@
-"""The schema of every table. Jobs exchange data only through these tables and through checkpoints.
+"""The schema of every table that jobs exchange; they exchange data only through these tables and through checkpoints.
+A table that one file keeps for itself has its schema there.
 
 Units are in the column names; `codes` is a list of levels, each a list of one code per frame.
 """

@@ -18,8 +18,8 @@ from jobs.console.resume import run_once
 from soundstorm.errors import SoundStormError
 from tune.decoding.reference import prepare_study_inputs
 from tune.decoding.results import About, summary_line, write_decoding
-from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
-from tune.search.options import StudyOptions, check_resumable
+from tune.decoding.search import DecodingStudyOptions, check_decoding_space, default_space, run_decoding, wants_reranker
+from tune.search.options import check_resumable
 from tune.search.results import study_stage
 from tune.search.space import describe_space, load_space
 
@@ -27,7 +27,7 @@ STAGE = "tune"
 
 
 @dataclass(kw_only=True)
-class Options(StudyOptions, DecodingOptions):
+class Options(DecodingStudyOptions):
     """Find the decoding that is worth its cost: passes, temperatures, choice noise, top-p and guidance on one
     checkpoint."""
 
@@ -75,7 +75,7 @@ def run(options: Options) -> dict[str, Any]:
             settings=settings | {"num_trials": options.num_trials},
             tiles=[],
         )
-        found = run_decoding(options, options, inputs, space, options.output_dir, precision)
+        found = run_decoding(options, inputs, space, options.output_dir, precision)
         return write_decoding(options.output_dir, found, inputs, space, about)
 
     with job_precision(options.precision, options, STAGE) as precision:

@@ -22,8 +22,8 @@ from soundstorm.model.presets import PRESETS
 from tune import training_study
 from tune.decoding.reference import choose_real, prepare_study_inputs
 from tune.decoding.results import About, summary_line, write_decoding
-from tune.decoding.search import DecodingOptions, check_decoding_space, default_space, run_decoding, wants_reranker
-from tune.search.options import StudyOptions, check_resumable
+from tune.decoding.search import DecodingStudyOptions, check_decoding_space, default_space, run_decoding, wants_reranker
+from tune.search.options import check_resumable
 from tune.search.results import study_stage
 from tune.search.space import Space, describe_space, load_space
 from tune.search.trial_journal import Journal, TrialResult
@@ -37,7 +37,7 @@ TRAINING = "training"
 
 
 @dataclass(kw_only=True)
-class Options(StudyOptions, DecodingOptions):
+class Options(DecodingStudyOptions):
     """Search training first, then the decoding of the best networks that came out."""
 
     tokens: str = "runs/tokens"
@@ -100,7 +100,7 @@ def run(options: Options) -> dict[str, Any]:
             options, {ended.trial: checkpoint_uri(home, ended.point) for ended in networks}, wants_reranker(space)
         )
         decoding = replace(options, num_trials=options.decoding_trials)
-        found = run_decoding(decoding, options, inputs, space, options.output_dir, precision)
+        found = run_decoding(decoding, inputs, space, options.output_dir, precision)
         chosen = next(ended for ended in networks if ended.trial == found.best["checkpoint"])
         command, extra = _chosen(training, begin, home, chosen)
         about = About(

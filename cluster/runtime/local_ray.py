@@ -6,8 +6,10 @@ import secrets
 import site
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO, cast
 
 from cluster.runtime.ray_init import init_ray
 
@@ -38,13 +40,36 @@ def start_local(num_cpus: int | None, log_to_driver: bool) -> None:
         )
 
 
+class _StderrByThread:
+    """Stands for `sys.stderr` while file descriptor 2 is redirected: what other threads print goes to `fd`."""
+
+    def __init__(self, stream: TextIO, fd: int) -> None:
+        self.stream, self.fd = stream, fd
+        self.lock, self._redirected = threading.Lock(), threading.get_ident()
+
+    def write(self, text: str) -> int:
+        if threading.get_ident() == self._redirected:
+            return self.stream.write(text)
+        with self.lock:
+            os.write(self.fd, text.encode(self.stream.encoding, "backslashreplace"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 @contextlib.contextmanager
 def _quiet_core() -> Iterator[None]:
-    """Hold back what Ray's core writes to standard error while it starts; show it if the start fails."""
-    sys.stderr.flush()
+    """Hold back what Ray writes to standard error while it starts; show it if the start fails. What other threads print
+    is shown."""
+    stream = sys.stderr
+    stream.flush()
     kept = os.dup(2)
+    by_thread = _StderrByThread(stream, kept)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
+        if _is_standard_error(stream):
+            sys.stderr = cast(TextIO, by_thread)
         try:
             yield
         except BaseException:
@@ -52,8 +77,18 @@ def _quiet_core() -> Iterator[None]:
             os.write(kept, file.read())
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            sys.stderr = stream
+            with by_thread.lock:  # whoever keeps it, such as a handler of logging, writes on
+                os.dup2(kept, 2)
+                os.close(kept)
+                by_thread.fd = 2
+
+
+def _is_standard_error(stream: TextIO) -> bool:
+    try:
+        return stream.fileno() == 2
+    except OSError:  # a stream in memory
+        return False
 
 
 def make_private_token() -> None:

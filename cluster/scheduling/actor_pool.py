@@ -39,10 +39,10 @@ def run_shards(
     *,
     num_actors: int,
     on_done: Callable[[Shard, Any], None],
+    can_schedule: Callable[[], bool],
     on_failed: Callable[[Shard, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     check: Callable[[], None] | None = None,
-    can_schedule: Callable[[], bool] = lambda: False,
     limits: Limits | None = None,
 ) -> ShardsResult:
     """Call `method(shard.payload)` on some actor for every shard.
@@ -55,16 +55,17 @@ def run_shards(
         num_actors: maximum number of actors; never more are started than there are shards.
         on_done: called in the driver, once for each finished shard, with the method's result. An exception that it
             raises ends the run.
+        can_schedule: whether the nodes could hold an actor: if so, an actor that is slow to start is waited for.
         on_failed: called once for each failed shard, with its error.
         on_progress: called after every change, and about once a second.
         check: called in a thread while no shard is finished; a ClusterError that it raises (for example, the storage
             cannot be reached) ends the run.
-        can_schedule: whether the nodes could hold an actor: if so, an actor that is slow to start is waited for.
         limits: see `Limits`.
 
     Raises:
         ClusterError: no actor can be started or kept alive, shard after shard fails, the disk is full, or `check`
             raised it. Shards that were finished before went through `on_done`.
+        ValueError: two unfinished shards have the same key.
     """
     limits = limits or Limits()
     run = _Run(
@@ -179,6 +180,9 @@ class _Run:
         if not self.exhausted:
             shard = next(self.source, None)
             if shard is not None:
+                if shard.key in self.attempts:
+                    raise ValueError(f"two shards of one run have the key '{shard.key}'")
+                self.attempts[shard.key] = 0, 0
                 self.waiting.append(shard)
                 return True
             self.exhausted = True
@@ -226,7 +230,7 @@ class _Run:
         """Schedule another attempt at `shard`, or let it fail. `lost`: the attempt ended with the node, which is not
         the shard's fault."""
         self.health.last_error = error
-        failures, losses = self.attempts.get(shard.key, (0, 0))
+        failures, losses = self.attempts[shard.key]
         failures, losses = failures + (not lost), losses + lost
         attempts = failures + losses
         if failures <= self.limits.max_retries and losses <= self.limits.max_losses:

@@ -39,7 +39,14 @@ class _Entry:
     node_id: str
     item: str = ""  # reported last
     is_open: bool = True
-    deaths: Counter[str] = field(default_factory=Counter)  # by item; "" = no item was reported
+    deaths: Counter[tuple[str, str]] = field(default_factory=Counter)  # by item and node; "" = no item was reported
+
+    def deaths_by_item(self) -> Counter[str]:
+        """Number of deaths at each item."""
+        by_item: Counter[str] = Counter()
+        for (item, _), deaths in self.deaths.items():
+            by_item[item] += deaths
+        return by_item
 
 
 class AttemptTracker:
@@ -59,14 +66,21 @@ class AttemptTracker:
         return time.monotonic() - self.last_heartbeat
 
     def begin(self, shard: str, node_id: str) -> tuple[bool, list[str]]:
-        """Record that a worker starts `shard`; returns whether to process its items one by one, and the items to
-        skip."""
+        """Record that a worker starts `shard`; returns whether to process its items one by one, and the items to skip.
+
+        Ray reports that a node is lost up to half a minute late: a death that was counted is taken back at the next
+        call.
+        """
         self.heartbeat()
         entry = self.entries.setdefault(shard, _Entry(node_id, is_open=False))
-        if entry.is_open and entry.node_id in {node["NodeID"] for node in alive_nodes()}:
-            entry.deaths[entry.item] += 1
+        if entry.is_open:
+            entry.deaths[entry.item, entry.node_id] += 1
+        if entry.deaths:
+            alive = {node["NodeID"] for node in alive_nodes()}
+            entry.deaths = Counter({at: deaths for at, deaths in entry.deaths.items() if at[1] in alive})
         entry.node_id, entry.item, entry.is_open = node_id, "", True
-        return bool(entry.deaths), [item for item, deaths in entry.deaths.items() if item and deaths >= self.max_deaths]
+        poison = [item for item, deaths in entry.deaths_by_item().items() if item and deaths >= self.max_deaths]
+        return bool(entry.deaths), poison
 
     def note(self, shard: str, item: str) -> None:
         """Record that a worker is about to process `item` of `shard`."""
@@ -81,7 +95,7 @@ class AttemptTracker:
     def deadliest_shard(self) -> tuple[str, list[str]]:
         """The shard that crashed most workers ("" if none did), and its known items at which they crashed."""
         shard, entry = max(self.entries.items(), key=lambda pair: pair[1].deaths.total(), default=("", _Entry("")))
-        return shard, sorted({item for item in (*entry.deaths, entry.item) if item})
+        return shard, sorted({item for item in (*entry.deaths_by_item(), entry.item) if item})
 
 
 def start_tracker(max_deaths: int = MAX_DEATHS) -> Any:

@@ -45,9 +45,7 @@ class Limits:
 class Health:
     """Decides whether a run continues: all methods except `close` raise ClusterError when it must be aborted."""
 
-    def __init__(
-        self, limits: Limits, check: Callable[[], None] | None, can_schedule: Callable[[], bool] = lambda: False
-    ) -> None:
+    def __init__(self, limits: Limits, check: Callable[[], None] | None, can_schedule: Callable[[], bool]) -> None:
         self.limits, self._has_room = limits, can_schedule
         self.last_error = "none was scheduled"
         self._done = 0

@@ -81,7 +81,7 @@ UNKNOWN = JobPrecision(name=None)
 
 @dataclass(frozen=True, kw_only=True)
 class NodeAnswers:
-    """Of the nodes that can hold an actor, those that do not speak for bfloat16, by address."""
+    """The nodes that can hold an actor and do not speak for bfloat16, by address."""
 
     slow: list[str]
     """Would emulate it."""
@@ -106,7 +106,7 @@ def job_precision(
     device: Device = "auto",
 ) -> Iterator[JobPrecision]:
     """The precision of a run, decided before its settings are compared with those of its record. Within the context Ray
-    stays connected if a node was asked.
+    stays connected if it was needed. A run that needs a GPU is refused before it has a record, not after.
 
     Args:
         requested: `auto`: that of the record if the run was begun before, else by the slowest kind of node.
@@ -120,32 +120,35 @@ def job_precision(
         SoundStormError: `device` is cuda, and Ray was started here, on a machine without a GPU.
     """
     before = None if options.overwrite else records.begun_settings(options.output_dir, stage)
-    if requested != "auto":
+    needs_gpu = device == "cuda" and before is None
+    if requested != "auto" and not needs_gpu:
         yield JobPrecision(name=requested, device=device)
     elif before is not None:
         name = recorded(before)
         yield JobPrecision(name=name if name in ("bfloat16", "float32") else None, device=device)
     else:
         with connect(options.address, await_gpu=device != "cpu") as info:
-            answers = ask_nodes(info, device)
-            if answers.silent:
-                print_warning(
-                    f"{_shown(answers.silent)} could not be asked within {ANSWER_S:g} s whether bfloat16 is fast "
-                    "there, so the run computes in float32: if it is, run again with --overwrite --precision bfloat16"
-                )
-            yield JobPrecision(name=answers.precision, device=device, is_checked=answers.is_of_nodes)
+            if needs_gpu:
+                require_gpu(info)
+            yield _of_nodes(info, device) if requested == "auto" else JobPrecision(name=requested, device=device)
+
+
+def _of_nodes(info: ClusterInfo, device: Device) -> JobPrecision:
+    """The precision for which all nodes are fast; prints a warning about nodes that could not be asked."""
+    answers = ask_nodes(info, device)
+    if answers.silent:
+        print_warning(
+            f"{_shown(answers.silent)} could not be asked within {ANSWER_S:g} s whether bfloat16 is fast there, so the "
+            "run computes in float32: if it is, run again with --overwrite --precision bfloat16"
+        )
+    return JobPrecision(name=answers.precision, device=device, is_checked=answers.is_of_nodes)
 
 
 def ask_nodes(info: ClusterInfo, device: Device = "auto") -> NodeAnswers:
     """Ask the nodes that can hold an actor whether they compute in bfloat16 without emulating it. A node whose type of
     GPU is known is not asked. While no node can hold an actor, this machine speaks for CPUs, and GPUs are taken for
     fast. Ray must be connected.
-
-    Raises:
-        SoundStormError: `device` is cuda, and Ray was started here, on a machine without a GPU.
     """
-    if device == "cuda":
-        require_gpu(info)
     device = "cuda" if device == "cuda" or (device == "auto" and info.num_gpus) else "cpu"
     kind = "GPU" if device == "cuda" else "CPU"
     nodes = {str(node["NodeID"]): node for node in alive_nodes() if node["Resources"].get(kind)}

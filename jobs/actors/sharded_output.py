@@ -130,9 +130,14 @@ def with_nulls(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return table
 
 
+def actor_capacity(info: ClusterInfo) -> int:
+    """Number of actors that the cluster can hold: one per GPU, else one per CPU."""
+    return int(info.num_gpus) or max(1, int(info.num_cpus))
+
+
 def default_actors(info: ClusterInfo, requested: int | None) -> int:
-    """Number of actors: as requested, else one per GPU, else one per CPU."""
-    return requested or int(info.num_gpus) or max(1, int(info.num_cpus))
+    """Number of actors: as requested, at most as many as the cluster can hold; None: so many."""
+    return min(requested or actor_capacity(info), actor_capacity(info))
 
 
 def actor_threads(info: ClusterInfo, requested: int | None, num_shards: int, most: int) -> int:
@@ -169,7 +174,7 @@ def run_missing_shards(
         address: address of the Ray cluster to join.
         prepare: called once after Ray is connected; returns a function that creates an actor.
         method: name of the actor's method; it is called with the name of a part file and `output.payload` of its items.
-        num_actors: number of actors; None: by the cluster's size.
+        num_actors: maximum number of actors; None: as many as the cluster can hold.
         limits: when a shard fails and when the run is aborted; `scale_up_s` is taken from the cluster.
 
     Raises:
@@ -225,7 +230,7 @@ def sharded_table(
         prepare: called once after Ray is connected, with the URI of the folder of part files; returns a function that
             creates an actor.
         settings: digest of all settings of the run.
-        num_actors: number of actors; None: by the cluster's size.
+        num_actors: maximum number of actors; None: as many as the cluster can hold.
 
     Raises:
         SoundStormError, ClusterError: as `run_missing_shards`.

@@ -22,11 +22,11 @@ class TokenizedClips:
 
     output_dir: str
     index: Index
-    """Of the dataset, with windows in the place of longer recordings if they were split."""
+    """Clips of the dataset, with windows in the place of longer recordings if they were split."""
     shard_size: int
     """Clips per shard."""
     metadata: dict[str, str]
-    """Of the table of clips."""
+    """Metadata of the table of clips."""
 
     @property
     def rejected_uri(self) -> str:

@@ -17,6 +17,7 @@ from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, DIED
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.mixing_partners import MixingPartners
+from jobs.actors.sharded_output import actor_capacity, default_actors
 from jobs.actors.tokenizer import TokenizerActor, read_shard, to_ipc
 from jobs.console.progress import ProgressCounter
 from jobs.inputs.recordings import HANG_S
@@ -64,7 +65,7 @@ class TokenizingPool:
     def run(self, todo: list[int], info: ClusterInfo, tracker: Any, counter: ProgressCounter) -> None:
         """Process the shards in `todo` with Ray Data, some thousands of clips at a time; `tracker` counts their
         attempts."""
-        for rows in self.plan(todo, _capacity(info)):
+        for rows in self.plan(todo, actor_capacity(info)):
             self._process(rows, info, tracker, counter)
 
     def plan(self, todo: list[int], capacity: int) -> Iterator[list[dict[str, Any]]]:
@@ -101,7 +102,6 @@ class TokenizingPool:
 
     def _build_dataset(self, rows: list[dict[str, Any]], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
         quiet_ray_data(watched=True)
-        capacity = _capacity(info)
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
         shards: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
@@ -122,7 +122,7 @@ class TokenizingPool:
                     tracker,
                     limit_s,
                 ),
-                compute=ray.data.ActorPoolStrategy(size=min(self.num_actors or capacity, capacity, len(rows))),
+                compute=ray.data.ActorPoolStrategy(size=min(default_actors(info, self.num_actors), len(rows))),
                 num_cpus=1,
                 num_gpus=1 if info.num_gpus else 0,
                 max_task_retries=MAX_SHARD_RETRIES,
@@ -131,11 +131,6 @@ class TokenizingPool:
     def _size_of(self, shard: int) -> int:
         """Clips of a shard."""
         return min(self.shard_size, self.clips.num_rows - shard * self.shard_size)
-
-
-def _capacity(info: ClusterInfo) -> int:
-    """Number of actors that the cluster can hold."""
-    return int(info.num_gpus) or max(1, int(info.num_cpus))
 
 
 def missing_shards(output_dir: str, num_clips: int, shard_size: int) -> list[int]:

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ class AstRecipe:
         fold: the test fold.
         config: of the training.
         max_duration_s: seconds of a recording that are used.
-        weights: the value of `--weights`, a folder; None: the published ones. Not read from scratch, where it gives the
-            architecture alone.
+        weights: the value of `--weights`, a folder; None: the published ones, which a finished run does not need. Not
+            read from scratch, where it gives the architecture alone.
         allow_leak: allow weights that were, or may have been, trained on the test fold.
 
     Raises:
@@ -113,16 +114,14 @@ class AstRecipe:
         self.max_duration_s, self.weights = max_duration_s, weights
         self.categories, self.epochs = index.categories, config.epochs
         self.start = AstConfig() if weights is None else _read_config(weights)
-        content = None if config.mode == "scratch" else _hub_weights() if weights is None else _read_weights(weights)
-        if content is not None:
-            # Unusable weights raise here, before anything is started.
-            pretrained_ast(1, content, self.start, config.max_length, self.where)
-        self.content = content
-        self.weights_sha256 = None if content is None else hashlib.sha256(content).hexdigest()
+        self.weights_sha256: str | None = HUB_SHA256
+        if weights is not None or config.mode == "scratch":
+            self.open_weights()
+            self.weights_sha256 = None if self.content is None else hashlib.sha256(self.content).hexdigest()
         self.start_provenance = self._start_provenance()
         self.leaks = refuse_leaks(
             []
-            if content is None
+            if self.weights_sha256 is None
             else [Learned(name=self.where, provenance=self.start_provenance, sha256=self.weights_sha256)],
             [test_of(index.clips, fold)],
             remedy=f"state in its {CONFIG_FILE} under '{KEY}' what it was trained on (docs/provenance.md)",
@@ -136,13 +135,25 @@ class AstRecipe:
             "weights_sha256": self.weights_sha256,
         }
 
+    def open_weights(self) -> None:
+        """Raises where the weights are unusable, before anything is started."""
+        if self.content is not None:
+            pretrained_ast(1, self.content, self.start, self.config.max_length, self.where)
+
+    @cached_property
+    def content(self) -> bytes | None:
+        """File of the weights; None: random weights."""
+        if self.config.mode == "scratch":
+            return None
+        return _hub_weights() if self.weights is None else _read_weights(self.weights)
+
     @property
     def where(self) -> str:
         """The weights' name in errors."""
         return HUB_NAME if self.weights is None else f"--weights {self.weights}"
 
     def describe(self) -> str:
-        start = "random weights" if self.content is None else self.where
+        start = "random weights" if self.weights_sha256 is None else self.where
         return f"Audio Spectrogram Transformer, {self.config.mode}, from {start}"
 
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:

@@ -76,6 +76,9 @@ class CnnRecipe:
     def describe(self) -> str:
         return "convolutional network on log-mel spectrograms"
 
+    def open_weights(self) -> None:
+        """Does nothing: it starts from random weights."""
+
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
         training, usable = training_recordings(self.index.clips, self.fold, self.location, self.max_duration_s)

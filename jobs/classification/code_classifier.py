@@ -48,8 +48,8 @@ MAX_LISTED = 5
 
 
 @dataclass(kw_only=True, frozen=True)
-class Source:
-    """Inputs of the training of a token classifier, checked for consistency; `open_source` creates it."""
+class TokenInputs:
+    """Inputs of the training of a token classifier, checked for consistency; `open_token_inputs` creates it."""
 
     tokens_uri: str
     tokens: Tokens
@@ -65,7 +65,7 @@ class Source:
     leaks: list[str]
 
 
-def open_source(
+def open_token_inputs(
     tokens_uri: str,
     fold: int | None,
     mode: TokenMode,
@@ -74,7 +74,7 @@ def open_source(
     codec: str | None,
     teacher: str | None,
     allow_leak: bool,
-) -> Source:
+) -> TokenInputs:
     """Open tokens, codec, generator and teacher.
 
     Args:
@@ -129,7 +129,7 @@ def open_source(
         f"`cross-validate --fold {tokens.fold}` do all that",
         allowed=allow_leak,
     )
-    return Source(
+    return TokenInputs(
         tokens_uri=tokens_uri,
         tokens=tokens,
         codec_weights=weights,
@@ -207,7 +207,7 @@ class TokenRecipe:
     """A `jobs.classification.recipe.Recipe`.
 
     Args:
-        source: tokens, codec and generator.
+        inputs: tokens, codec and generator.
         config: of the training.
         max_duration_s: seconds of a recording that are used.
     """
@@ -216,10 +216,10 @@ class TokenRecipe:
     trained_on: TrainedOn
     """Set by `data`."""
 
-    def __init__(self, source: Source, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
-        tokens, origin = source.tokens, source.origin
-        self.source, self.config, self.max_duration_s, self.leaks = source, config, max_duration_s, source.leaks
-        self.mode, self.network = origin.mode, source.network
+    def __init__(self, inputs: TokenInputs, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
+        tokens, origin = inputs.tokens, inputs.origin
+        self.inputs, self.config, self.max_duration_s, self.leaks = inputs, config, max_duration_s, inputs.leaks
+        self.mode, self.network = origin.mode, inputs.network
         self.dataset, self.fold, self.categories, self.epochs = (
             tokens.dataset,
             tokens.fold,
@@ -229,17 +229,17 @@ class TokenRecipe:
         # A frozen network shows what the generator's own features contain, and one that starts from random weights is
         # the baseline without any knowledge of sounds; both therefore get no codec latents.
         self.readout = ReadoutConfig(
-            latent_dim=latent_dim(load_codec(source.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0
+            latent_dim=latent_dim(load_codec(inputs.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0
         )
         self.settings: dict[str, Any] = {
-            "tokens": storage.absolute(source.tokens_uri),
+            "tokens": storage.absolute(inputs.tokens_uri),
             "tokens_made": tokens.made,
             "mode": origin.mode,
             "codec_sha256": origin.codec.sha256,
             "teacher_sha256": origin.teacher_sha256,
             "checkpoint_sha256": origin.generator_sha256,
             "training": asdict(config),
-            "network": source.network.to_dict(),
+            "network": inputs.network.to_dict(),
             "readout": self.readout.to_dict(),
         }
 
@@ -250,15 +250,15 @@ class TokenRecipe:
             "codec": "from random weights and the codec's vectors",
             "scratch": "from random weights",
         }
-        network = self.source.network
-        taught = "" if self.source.teacher is None else ", with a teacher"
+        network = self.inputs.network
+        taught = "" if self.inputs.teacher is None else ", with a teacher"
         return (
             f"SoundStorm network of {network.depth} blocks of width {network.width} on codes, "
-            f"{starts[self.source.origin.mode]}{taught}"
+            f"{starts[self.inputs.origin.mode]}{taught}"
         )
 
     def for_workers(self) -> TokenWorker:
-        source, generator = self.source, self.source.generator
+        inputs, generator = self.inputs, self.inputs.generator
         weights = (
             None
             if generator is None
@@ -270,23 +270,26 @@ class TokenRecipe:
             mode=self.mode,
             network=self.network,
             readout=self.readout,
-            teacher=source.teacher,
-            codec=ray.put(source.codec_weights),
+            teacher=inputs.teacher,
+            codec=ray.put(inputs.codec_weights),
             generator=None if weights is None else ray.put(weights),
         )
 
+    def open_weights(self) -> None:
+        """Does nothing: they are checked with the other inputs."""
+
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """All recordings but those of the test fold, decoded; raises SoundStormError if none can be used."""
-        clips = self.source.tokens.clips()
-        training, usable = training_recordings(clips, self.fold, self.source.tokens_uri, self.max_duration_s)
-        self.trained_on = combined(decoded_recordings(clips, training), *self.source.parents)
+        clips = self.inputs.tokens.clips()
+        training, usable = training_recordings(clips, self.fold, self.inputs.tokens_uri, self.max_duration_s)
+        self.trained_on = combined(decoded_recordings(clips, training), *self.inputs.parents)
         return {"recordings": training}, usable
 
     def test_clips(self) -> pa.Table:
-        return rows_of_folds(self.source.tokens.clips(), {self.fold})
+        return rows_of_folds(self.inputs.tokens.clips(), {self.fold})
 
     def save(self, path: Path, state: dict[str, Any], accuracy: float | None) -> None:
-        model = TokenClassifier(len(self.categories), self.source.network, self.readout)
+        model = TokenClassifier(len(self.categories), self.inputs.network, self.readout)
         model.load_state_dict(state["model"])
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -297,9 +300,9 @@ class TokenRecipe:
             "accuracy": accuracy,
             "trained_on": self.trained_on,
         }
-        save_token_classifier(path, model, categories=self.categories, origin=self.source.origin, **about)
+        save_token_classifier(path, model, categories=self.categories, origin=self.inputs.origin, **about)
 
     def files(self) -> dict[str, bytes]:
-        weights = self.source.codec_weights
-        at_hand = self.source.origin.codec.sha256 == OFFICIAL_SHA256 or weights == packaged_codec_bytes()
+        weights = self.inputs.codec_weights
+        at_hand = self.inputs.origin.codec.sha256 == OFFICIAL_SHA256 or weights == packaged_codec_bytes()
         return {} if at_hand else {CODEC_FILE: weights}

@@ -74,6 +74,9 @@ class Recipe(Protocol):
     def describe(self) -> str:
         """A phrase on what is trained and how."""
 
+    def open_weights(self) -> None:
+        """Read the weights to start from, where that takes long: a finished run does without."""
+
     def data(self) -> tuple[dict[str, "ray.data.Dataset"], int]:
         """Datasets for the workers, and the number of recordings; Ray must be running."""
 

@@ -4,6 +4,7 @@ A trial is a call in such a process; what it starts with Ray Data and Ray Train 
 the error is reported and the others continue. If its process dies, it is started again and resumes.
 """
 
+import io
 import logging
 import tempfile
 import threading
@@ -175,10 +176,11 @@ class _Process:
 
     def __init__(self, quota: ResourceQuota, scratch: str) -> None:
         set_quota(quota)
-        tempfile.tempdir = scratch  # removed by the driver if this process is killed
+        # the process is this trial's own; the driver removes the folder if the process is killed
+        tempfile.tempdir = scratch
         torch.set_num_threads(quota.num_cpus)
         self.line_buffer = LineBuffer()
-        console.file = self.line_buffer  # type: ignore[assignment]  # it has the methods that a console needs
+        console.file = self.line_buffer
 
     def run(self, trial: Trial) -> Outcome:
         try:
@@ -196,19 +198,17 @@ class _Process:
         return self.line_buffer.take()
 
 
-class LineBuffer:
-    """A file-like buffer of lines."""
+class LineBuffer(io.StringIO):
+    """A buffer of lines that one thread writes and another takes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._lock, self._kept = threading.Lock(), ""
 
     def write(self, text: str) -> int:
         with self._lock:
             self._kept += text
         return len(text)
-
-    def flush(self) -> None:
-        """Does nothing: writes are not buffered further."""
 
     def take(self) -> list[str]:
         with self._lock:

@@ -28,7 +28,7 @@ UPLOADED = "uploaded"
 
 
 @dataclass(kw_only=True, frozen=True)
-class Source(Settings):
+class SourceFile(Settings):
     """A file that a clip was generated from."""
 
     uri: str | None = None
@@ -50,11 +50,11 @@ class Recipe(Settings):
 
     format: int = FORMAT
     checkpoint: dict = field(default_factory=dict)
-    """A `Source`."""
+    """A `SourceFile`."""
     codec: dict = field(default_factory=dict)
     """`uri` (None: found by its digest) and fingerprint."""
     listener: dict | None = None
-    """A `Source`: the classifier that chose among candidates."""
+    """A `SourceFile`: the classifier that chose among candidates."""
     sampler: dict = field(default_factory=dict)
     """`SamplerSettings`."""
     edit: str = "new"
@@ -67,7 +67,7 @@ class Recipe(Settings):
     kept_levels: int | None = None
     prompt_duration_s: float | None = None
     parents: tuple[dict, ...] = ()
-    """A `Source` for each recording that was edited or continued."""
+    """A `SourceFile` for each recording that was edited or continued."""
     audio_format: str = "flac"
     precision: str | None = None
     """bfloat16 or float32; None: an earlier version made the clip."""
@@ -100,9 +100,9 @@ class ClipRecipe:
         return SamplerSettings.from_dict(self.recipe.sampler, f"{self.where}: sampler")
 
     @property
-    def parents(self) -> list[Source]:
+    def parents(self) -> list[SourceFile]:
         """The recordings that were edited or continued."""
-        return [Source.from_dict(parent, f"{self.where}: parents") for parent in self.recipe.parents]
+        return [SourceFile.from_dict(parent, f"{self.where}: parents") for parent in self.recipe.parents]
 
     def options(self, given: Options) -> Options:
         """The options that reproduce the clip; paths are those of `given`, or else those of the recipe.
@@ -130,7 +130,7 @@ class ClipRecipe:
         if kind in ("new", "prompt"):
             edit_options |= {"duration": self.duration_s, "steady": self.recipe.steady}
         uris: dict[str, Any] = {
-            name: getattr(given, name) or (None if source is None else Source.from_dict(source, self.where).uri)
+            name: getattr(given, name) or (None if source is None else SourceFile.from_dict(source, self.where).uri)
             for name, source in (("checkpoint", self.recipe.checkpoint), ("listener", self.recipe.listener))
         }
         uris["codec"] = given.codec or self.recipe.codec.get("uri")
@@ -162,7 +162,7 @@ class ClipRecipe:
             )
         return cast(Precision, said)
 
-    def _recording(self, parent: Source, given: Options) -> str | None:
+    def _recording(self, parent: SourceFile, given: Options) -> str | None:
         """Path or URI of the recording."""
         if given.recording is None and parent.uri == UPLOADED:
             raise SoundStormError(
@@ -196,11 +196,11 @@ def recipe_of(
     edited = options.edited
     kind = "prompt" if options.prompt is not None else "new" if edited is None else edited[0].removeprefix("--")
     recipe = Recipe(
-        checkpoint=Source(uri=_absolute(options.checkpoint), sha256=checkpoint_sha256).to_dict(),
+        checkpoint=SourceFile(uri=_absolute(options.checkpoint), sha256=checkpoint_sha256).to_dict(),
         codec={"uri": _absolute(options.codec)} | asdict(codec.fingerprint),
         listener=None
         if reranker is None
-        else Source(
+        else SourceFile(
             uri=_absolute(options.listener),
             sha256=hashlib.sha256(reranker).hexdigest(),
         ).to_dict(),

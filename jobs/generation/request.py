@@ -8,7 +8,7 @@ from cluster import storage
 from jobs.console.command import print_note
 from jobs.generation.edit_rules import OPTIONS
 from jobs.generation.options import STRENGTH, Options
-from jobs.generation.recipes import ClipRecipe, Source, read_recipe, recipe_of
+from jobs.generation.recipes import ClipRecipe, SourceFile, read_recipe, recipe_of
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.classifiers import open_reranker
 from jobs.inputs.codecs import choose_codec
@@ -44,7 +44,7 @@ class Request:
     """File of the classifier that chooses among candidates."""
     edit: Edit
     duration_s: float
-    parents: list[Source]
+    parents: list[SourceFile]
     again: ClipRecipe | None = None
     """The recipe to reproduce."""
 
@@ -90,7 +90,7 @@ def request_of(given: Options) -> Request:
     files = checkpoint_files(options.checkpoint)
     checkpoint = open_checkpoint(files, uri=options.checkpoint)
     if again is not None:
-        made_with = Source.from_dict(again.recipe.checkpoint, again.where)
+        made_with = SourceFile.from_dict(again.recipe.checkpoint, again.where)
         made_with.require(checkpoint.sha256, "the checkpoint", again.where, "give that checkpoint with --checkpoint")
     labels = _labels(options, checkpoint)
     sampler = options.sampler(checkpoint.sampler) if again is None else again.sampler
@@ -101,7 +101,7 @@ def request_of(given: Options) -> Request:
     if sampler.candidates > 1:
         reranker = open_reranker(options.listener, [checkpoint.categories[label] for label in labels])
     if again is not None and reranker is not None:
-        chosen_by = Source.from_dict(again.recipe.listener, again.where)
+        chosen_by = SourceFile.from_dict(again.recipe.listener, again.where)
         digest = hashlib.sha256(reranker).hexdigest()
         chosen_by.require(digest, "the reranker", again.where, "give that classifier with --listener")
     edit, duration_s, parents = _edit(options, checkpoint, codec)
@@ -132,7 +132,7 @@ def _labels(options: Options, checkpoint: Checkpoint) -> list[int]:
     return [find_category(options.class_name, checkpoint.categories, "--class", "the checkpoint")]
 
 
-def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[Source]]:
+def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit, float, list[SourceFile]]:
     """The edit, the duration of the result in seconds, and the recordings it uses."""
     if options.loop and options.edited is None:
         OPTIONS.check_loop("--duration", options.duration)
@@ -177,7 +177,7 @@ def _variation(options: Options, recording_N: Any, checkpoint: Checkpoint) -> Va
     return Variation(recording_N=recording_N, strength=strength, kept_levels=kept_levels, loop=options.loop)
 
 
-def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
+def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, SourceFile]:
     recording, source = _read("--prompt", uri, "continued", options.prompt_duration)
     prompt_QT = codec.encode_clips([recording.waveform])[0]
     if recording.original_duration_s < options.prompt_duration:
@@ -188,7 +188,7 @@ def _continued(options: Options, uri: str, codec: Codec) -> tuple[New, Source]:
     return New(prompt_QT=prompt_QT, steady=options.steady), source
 
 
-def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording, Source]:
+def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording, SourceFile]:
     """The first `longest_s` seconds of the recording at `uri`, and its source."""
     content = storage.read_bytes(uri)
     try:
@@ -197,4 +197,4 @@ def _read(option: str, uri: str, done: str, longest_s: float) -> tuple[Recording
         raise SoundStormError(
             f"{option} {uri} cannot be {done} ({error}): give a WAV, FLAC, Ogg or MP3 file"
         ) from error
-    return recording, Source(uri=storage.absolute(uri), sha256=hashlib.sha256(content).hexdigest())
+    return recording, SourceFile(uri=storage.absolute(uri), sha256=hashlib.sha256(content).hexdigest())

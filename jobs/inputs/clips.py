@@ -1,6 +1,7 @@
 """Finds the clips of an evaluation, from a manifest, a table of clips, a dataset, or any folder of audio."""
 
 import hashlib
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -27,7 +28,9 @@ TYPES = {"uri": pa.string(), "category": pa.string(), "fold": pa.int32(), "sha25
 """Columns of such a table that are used."""
 NO_CATEGORY = "all"
 MAX_LISTED_FOLDERS = 100
-"""Of clips whose versions are looked for: UrbanSound8K has ten."""
+"""Folders of clips that are listed one by one; of more, the one that holds all of them is listed."""
+MAX_LISTED_FILES = 1_000_000
+"""Maximum number of files in the listed folders; sizes are unknown where there are more, such as on a whole disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +95,26 @@ def _index_of(uri: str) -> str | None:
 
 
 def with_sizes(clips: list[Clip]) -> list[Clip]:
-    """The clips, with the file size as version where they have none and listings have it."""
-    folders = {clip.uri.rpartition("/")[0] for clip in clips if not clip.version}
-    if not 0 < len(folders) <= MAX_LISTED_FOLDERS:
-        return clips
-    sizes = {
-        entry.uri: str(entry.size)
-        for folder in sorted(folders)
-        if storage.exists(folder)
-        for entry in storage.list_objects(folder)
-    }
+    """The clips, with the file size as version where they have none and listings have it. A recording that is replaced
+    by another of the same size has the same version."""
+    uris = [clip.uri for clip in clips if not clip.version]
+    folders = {uri.rpartition("/")[0] for uri in uris}
+    if len(folders) > MAX_LISTED_FOLDERS:
+        common = posixpath.commonprefix(uris).rpartition("/")[0]
+        folders = set() if common.endswith(":/") else {common}  # of several buckets there is none
+    sizes = _sizes_below(sorted(folder for folder in folders if folder))
     return [clip if clip.version else replace(clip, version=sizes.get(clip.uri, "")) for clip in clips]
+
+
+def _sizes_below(folders: Sequence[str]) -> dict[str, str]:
+    """Size of each file below the folders, by URI; none if there are more than MAX_LISTED_FILES."""
+    entries = (entry for folder in folders if storage.exists(folder) for entry in storage.iter_objects(folder))
+    sizes: dict[str, str] = {}
+    for entry in entries:
+        sizes[entry.uri] = str(entry.size)
+        if len(sizes) > MAX_LISTED_FILES:
+            return {}
+    return sizes
 
 
 def _open_first(datasets: Sequence[str], uri: str) -> pa.Table:

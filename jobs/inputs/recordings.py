@@ -1,10 +1,11 @@
 """Decoded recordings in Ray's object store, where every training worker reads all of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import ray
 from annotated_types import Gt, Le
 
@@ -149,10 +150,19 @@ def usable_recordings(decoded: Any) -> Iterator[tuple[np.ndarray, int]]:
     """Samples (int16) and label of each usable recording of a dataset or a worker's shard of it, in order of
     clip_id."""
     tables = [batch for batch in decoded.iter_batches(batch_format="pyarrow", batch_size=None) if batch.num_rows]
-    rows = pa.concat_tables(tables).sort_by("clip_id").to_pylist() if tables else []
-    for row in rows:
-        if row["samples"]:
-            yield np.frombuffer(row["samples"], dtype="<i2"), row["label"]
+    for samples, label in in_order(tables, "samples", "label"):
+        if samples:
+            yield np.frombuffer(samples, dtype="<i2"), label
+
+
+def in_order(tables: Sequence[pa.Table], *columns: str) -> Iterator[tuple[Any, ...]]:
+    """These columns of each row, in order of clip_id. Only the names are sorted: Arrow would sort the samples in one
+    array, which cannot hold more than 2 GiB."""
+    if not tables:
+        return
+    rows = pa.concat_tables(tables)
+    for number in pc.sort_indices(rows.select(["clip_id"]), sort_keys=[("clip_id", "ascending")]).to_pylist():
+        yield tuple(rows[name][number].as_py() for name in columns)
 
 
 def training_recordings(

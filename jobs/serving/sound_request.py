@@ -14,7 +14,7 @@ import numpy as np
 from jobs.actors.generator import sample_seed
 from jobs.generation.edit_rules import FIELDS
 from jobs.generation.options import MIN_DURATION_S, STRENGTH, Options
-from jobs.generation.recipes import UPLOADED, Source
+from jobs.generation.recipes import UPLOADED, SourceFile
 from jobs.serving.limits import MAX_REGIONS, MAX_SEED, Limits
 from jobs.serving.sound import UploadTooLargeError
 from jobs.serving.uploads import beginning_of, whole_of
@@ -56,7 +56,7 @@ class SoundRequest:
     is_alone: bool = False
     """Whether it is a batch of its own, because its number of generated frames, and thus of iterations, differs from
     that of others."""
-    parents: tuple[Source, ...] = ()
+    parents: tuple[SourceFile, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -193,7 +193,7 @@ class RequestParser:
         seed: int,
         audio_format: str,
         duration_s: float,
-        source: Source | None = None,
+        source: SourceFile | None = None,
         recording_N: np.ndarray | None = None,
         **options: Any,
     ) -> SoundRequest:
@@ -229,7 +229,7 @@ class RequestParser:
             )
         return duration_s
 
-    def _edited(self, upload: bytes, loop: bool) -> tuple[np.ndarray, Source]:
+    def _edited(self, upload: bytes, loop: bool) -> tuple[np.ndarray, SourceFile]:
         """A complete recording, int16 (N,), and its source."""
         recording, source = self._read(upload, whole_of, self.limits.longest_s)
         recording_N = to_pcm16(recording.waveform)
@@ -239,12 +239,12 @@ class RequestParser:
 
     def _read(
         self, upload: bytes, read: Callable[[bytes, str, int, float], Recording], longest_s: float
-    ) -> tuple[Recording, Source]:
+    ) -> tuple[Recording, SourceFile]:
         """The part of a recording that is used, and its source."""
         if len(upload) > self.limits.upload_bytes:
             raise UploadTooLargeError(f"the recording has {len(upload)} bytes: give at most {self.limits.upload_bytes}")
         recording = read(upload, "the recording", self.model_info.sample_rate, longest_s)
-        return recording, Source(uri=UPLOADED, sha256=hashlib.sha256(upload).hexdigest())
+        return recording, SourceFile(uri=UPLOADED, sha256=hashlib.sha256(upload).hexdigest())
 
 
 def _number(name: str, value: Any) -> float:

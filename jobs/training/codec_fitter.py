@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import ray
 import torch
 
 from cluster.scheduling.attempt_tracker import Heartbeat
+from jobs.inputs.recordings import in_order
 from jobs.training.ray_trainer import use_threads
 from soundstorm.codec import files
 from soundstorm.codec.config import BlockCodecConfig
@@ -43,8 +43,8 @@ class CodecFitter:
         use_threads(cpus)
         self.tracker = tracker
         with Heartbeat(tracker, LEVEL_S):
-            rows = pa.concat_tables([ray.get(part) for part in parts]).sort_by("clip_id")["samples"]
-            recorded = [np.frombuffer(samples.as_buffer(), np.float16) for samples in rows if len(samples.as_buffer())]
+            rows = in_order([ray.get(part) for part in parts], "samples")
+            recorded = [np.frombuffer(samples, np.float16) for (samples,) in rows if samples]
             simple_PV = pool_of_simple_sounds(blocks, config, fitting)
             pool_PV = np.concatenate([np.concatenate(recorded).reshape(-1, config.block_size), simple_PV])
             found = None if state is None else files.state_from_bytes(state)

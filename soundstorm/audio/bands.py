@@ -26,7 +26,7 @@ others. For 150 clips of ESC-50 it is 11.4 kHz; for the same clips stored at 22.
 APART = 0.93
 """Two sets are reported as different if the ratio of their bandwidths is below this factor."""
 STOP_DB, PASSED = 80.0, 0.92
-"""Of the low-pass filter: attenuation above the band, and the fraction of the band that it leaves unchanged."""
+"""The low-pass filter's attenuation above the band, and the fraction of the band that it leaves unchanged."""
 _FRAME = 2048
 
 

@@ -17,7 +17,6 @@ from soundstorm.audio.downmix import Downmix, Levels
 from soundstorm.audio.file_kinds import RejectedAudio
 from soundstorm.audio.resampling import Resampler, resample
 from soundstorm.audio.sound_track import Track, blocks, open_file, open_track
-from soundstorm.errors import SoundStormError
 from soundstorm.schemas import Note, Reason
 
 __all__ = ["Recording", "RejectedAudio", "encode_audio", "from_pcm16", "read_audio", "resample", "to_pcm16"]
@@ -132,12 +131,12 @@ def encode_audio(waveform: np.ndarray, sample_rate: int, format: Literal["flac",
     """A 16-bit mono FLAC or WAV file of float (N,).
 
     Raises:
-        SoundStormError: the waveform is not one-dimensional, is empty or is not finite, or the format is unknown.
+        ValueError: the waveform is not one-dimensional, is empty or is not finite, or the format is unknown.
     """
     if format not in ("flac", "wav"):
-        raise SoundStormError(f"audio format '{format}' is unknown: choose flac or wav")
+        raise ValueError(f"audio format '{format}' is unknown: choose flac or wav")
     if waveform.ndim != 1 or waveform.size == 0 or not np.isfinite(waveform).all():
-        raise SoundStormError(
+        raise ValueError(
             f"a waveform of shape {waveform.shape} cannot be written: give a one-dimensional array of finite samples, "
             "at least one"
         )

@@ -73,7 +73,7 @@ def open_classifier(
     """
     form = read_format(data)
     if form == token_classifier_file.FORMAT:
-        return load_token_classifier(data, where, codec or (lambda _: load_codec(device=device)), device)
+        return load_token_classifier(data, where, device, find_codec=codec or (lambda _: load_codec(device=device)))
     if form == ast_classifier.FORMAT:
         return load_ast_classifier(data, where, device)
     if form == audio_classifier.FORMAT:

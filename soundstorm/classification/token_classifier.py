@@ -134,15 +134,15 @@ def save_token_classifier(path: Path, model: TokenClassifier, *, origin: Origin,
 
 
 def load_token_classifier(
-    data: bytes, where: str, find_codec: Callable[[CodecFingerprint], Codec], device: str = "cpu"
+    data: bytes, where: str, device: str = "cpu", *, find_codec: Callable[[CodecFingerprint], Codec]
 ) -> TrainedTokenClassifier:
     """A classifier from the content of a file that `save_token_classifier` wrote.
 
     Args:
         data: the content.
         where: name of the file in errors.
-        find_codec: returns the codec with a given fingerprint, on the device.
         device: device to run on.
+        find_codec: returns the codec with a given fingerprint, on the device.
 
     Raises:
         SoundStormError: the file is damaged or of another kind, or the codec is not the one that it needs.

@@ -47,7 +47,7 @@ class Case:
     clips_per_class: int
     """Recordings of each class; of GENERATED alone: the generated clips of each."""
     seed: int
-    """Of the recordings that are drawn, the initial weights, the order and the variations."""
+    """Random seed of the recordings that are drawn, the initial weights, the order and the variations."""
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -23,7 +23,7 @@ SPEED_PERCENT = (93, 107)
 """Slowest and fastest speed in whole per cent. Whole per cents, steps of a sixth of a semitone, keep the resampler's
 filters short."""
 SPEED_ZERO_CROSSINGS, SPEED_ROLLOFF = 6, 0.99
-"""Of the resampling filter: zero crossings per side, and cut-off frequency (-6 dB) as a fraction of the band."""
+"""The resampling filter's zero crossings per side, and its cut-off frequency (-6 dB) as a fraction of the band."""
 GAIN_DB = (-4.0, 4.0)
 MIX_SHARE = 0.2
 """Fraction of views that are mixed with a partner, another recording of the same class and fold."""

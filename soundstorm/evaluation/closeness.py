@@ -9,8 +9,8 @@ No value is NaN or infinite: an undefined value is None, and the reason is given
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -111,7 +111,6 @@ def closeness(
         reference=reference,
         seed=seed,
     )
-    comparison.find_shares()
     metric_functions = comparison.metric_functions()
     infos = [
         *MEASURES,
@@ -182,7 +181,7 @@ def _measure(info: MeasureInfo, values: Callable[[], Values]) -> Measure:
     )
 
 
-@dataclass(kw_only=True, slots=True, eq=False)
+@dataclass(kw_only=True, eq=False)
 class _ClosenessMetrics:
     """The sets of clips, and each metric as a pair: its value for the generated and for the real clips."""
 
@@ -198,7 +197,6 @@ class _ClosenessMetrics:
     embeddings: Mapping[str, Embedding]
     reference: str
     seed: int
-    shares: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def metric_functions(self) -> dict[str, Callable[[], Values]]:
         """Name of a metric -> function that computes its values; may raise Undefined."""
@@ -269,14 +267,16 @@ class _ClosenessMetrics:
             raise Undefined("the held-out fold has no clip of these classes", generated)
         return generated, float(np.median(self.shares["held_out"]))
 
-    def find_shares(self) -> None:
-        """Compare the codes with those of the training clips, if there are any."""
-        if len(self.training):
-            trained = self.training.codes(), self.training.categories
-            self.shares = {
-                name: nearest_training_match(clips.codes(), clips.categories, *trained)
-                for name, clips in (("generated", self.generated), ("held_out", self.held_out))
-            }
+    @cached_property
+    def shares(self) -> dict[str, NDArray[np.float64]]:
+        """Share of its codes that each clip has in common with its nearest training clip; empty if there is none."""
+        if not len(self.training):
+            return {}
+        trained = self.training.codes(), self.training.categories
+        return {
+            name: nearest_training_match(clips.codes(), clips.categories, *trained)
+            for name, clips in (("generated", self.generated), ("held_out", self.held_out))
+        }
 
     def copies(self) -> list[MemorizedClip]:
         """Generated clips that repeat a training clip, unless they share only silence."""

@@ -73,7 +73,7 @@ class Editor:
     categories: Sequence[str] = ()
     """Name of each class, for the reranker."""
     precision: Precision = "auto"
-    """Of the network's linear layers; auto: by the device."""
+    """Precision of the network's linear layers; auto: by the device."""
     threads: int = 1
     """Number of candidates of a window that are generated, decoded and classified in parallel, each on one core."""
 

@@ -96,7 +96,7 @@ class Substitution:
     seed: int = 0
     """Random seed of the samples and the noise."""
     precision: Precision = "auto"
-    """Of the generator's linear layers; auto: by the device."""
+    """Precision of the generator's linear layers; auto: by the device."""
 
     def outcome(
         self, case: Case, pcms: Sequence[np.ndarray], labels: Sequence[int], categories: Sequence[str]

@@ -55,7 +55,7 @@ class ClassificationData:
 
     title: str
     name: str
-    """Of the classifier, in tables."""
+    """Name of the classifier in tables."""
     dataset: str
     """Its name, one of ours."""
     generated_at: datetime

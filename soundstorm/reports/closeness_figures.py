@@ -14,7 +14,7 @@ from soundstorm.evaluation.temporal import MODULATION_EDGES_HZ
 from soundstorm.reports.style import LINE_STYLES, Theme, style_axes, to_png
 from soundstorm.schemas import Source
 
-TICKS_HZ = (0.5, 1, 2, 5, 10, 20)
+MODULATION_TICKS_HZ = (0.5, 1, 2, 5, 10, 20)
 NUMBERED_CLASSES = 12
 """Up to this many classes, the cells of a confusion matrix contain numbers."""
 
@@ -34,7 +34,7 @@ def modulation_curves(bands: Mapping[Source, NDArray[np.float64]], theme: Theme)
         axes.plot(centres_hz, energy_K, color=theme.sources[source], linestyle=LINE_STYLES[source], linewidth=1.9)
     style_axes(axes, theme)
     axes.set_xscale("log")
-    axes.set_xticks(TICKS_HZ, [f"{tick:g}" for tick in TICKS_HZ])
+    axes.set_xticks(MODULATION_TICKS_HZ, [f"{tick:g}" for tick in MODULATION_TICKS_HZ])
     axes.minorticks_off()
     axes.set(
         xlim=(MODULATION_EDGES_HZ[0], MODULATION_EDGES_HZ[-1]),

@@ -29,7 +29,7 @@ NUM_MELS = 96
 
 SPECTROGRAM_HOP = 256
 
-TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000, 16000)
+FREQUENCY_TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000, 16000)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,7 +185,7 @@ def _draw_spectrogram(axes: Axes, clip: Clip, scale: Scale) -> None:
         vmin=top_db - DYNAMIC_RANGE_DB,
         vmax=top_db,
     )
-    ticks_hz = [tick for tick in TICKS_HZ if tick < clip.sample_rate / 2]
+    ticks_hz = [tick for tick in FREQUENCY_TICKS_HZ if tick < clip.sample_rate / 2]
     axes.set_yticks([_hz_to_mel(tick) for tick in ticks_hz], [f"{tick / 1000:g}" for tick in ticks_hz])
 
 

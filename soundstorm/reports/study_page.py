@@ -20,7 +20,7 @@ from soundstorm.reports.study_figures import (
 )
 
 MAX_ROWS = 500
-"""Of the table of trials; trials.csv has them all."""
+"""Maximum number of rows in the table of trials; trials.csv has them all."""
 
 
 @dataclass(frozen=True, slots=True)

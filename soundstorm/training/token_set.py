@@ -47,18 +47,18 @@ class TokenSet:
         Raises:
             SoundStormError: codes are malformed; `where` names the table.
         """
-        rows = rows.sort_by([("clip_id", "ascending"), ("view", "ascending")])
-        clip_ids = rows["clip_id"].dictionary_encode().unify_dictionaries().combine_chunks()
+        names = rows.select(["clip_id", "view", "label"])
+        order = pc.sort_indices(names, sort_keys=[("clip_id", "ascending"), ("view", "ascending")])
+        names = names.take(order)
+        clip_ids = names["clip_id"].dictionary_encode().unify_dictionaries().combine_chunks()
         numbers = np.asarray(clip_ids.indices)
         first_views = np.append(np.flatnonzero(np.diff(numbers, prepend=-1)), len(numbers))
-        parts = [_codes_of(chunk, num_levels, codebook_size, where) for chunk in rows["codes"].chunks]
-        codes = np.concatenate([codes for codes, _ in parts] or [np.empty(0, np.uint16)])
-        sizes = np.concatenate([sizes for _, sizes in parts] or [np.empty(0, np.int64)])
+        codes = codes_in_order(rows["codes"], order.to_numpy(), num_levels, codebook_size, where)
         return cls(
-            codes=codes,
-            starts=np.concatenate([[0], np.cumsum(sizes)]),
+            codes=np.concatenate(codes or [np.empty(0, np.uint16)]),
+            starts=np.cumsum([0, *(each.size for each in codes)]),
             first_views=first_views,
-            labels=rows["label"].take(pa.array(first_views[:-1])).to_pylist(),
+            labels=names["label"].take(pa.array(first_views[:-1])).to_pylist(),
             num_levels=num_levels,
         )
 
@@ -91,6 +91,22 @@ class TokenSet:
 
     def _view(self, number: int) -> np.ndarray:
         return self.codes[self.starts[number] : self.starts[number + 1]].reshape(self.num_levels, -1)
+
+
+def codes_in_order(
+    column: pa.ChunkedArray, order: np.ndarray, num_levels: int, codebook_size: int, where: str
+) -> list[np.ndarray]:
+    """The codes of each row, uint16, flat, in the order of the row numbers `order`. They are views of the column's
+    memory: Arrow would sort the column itself in one array, which cannot hold more than 2^31 codes.
+
+    Raises:
+        SoundStormError: codes are malformed; `where` names the table.
+    """
+    views: list[np.ndarray] = []
+    for chunk in column.chunks:
+        codes, sizes = _codes_of(chunk, num_levels, codebook_size, where)
+        views += [codes[end - size : end] for size, end in zip(sizes, np.cumsum(sizes), strict=True)]
+    return [views[row] for row in order]
 
 
 def _codes_of(column: pa.ListArray, num_levels: int, codebook_size: int, where: str) -> tuple[np.ndarray, np.ndarray]:

@@ -127,6 +127,7 @@ def run_load(watch: Watch, address: str) -> tuple[int, set[str]]:
                 "work",
                 num_actors=int(info.num_gpus),
                 on_done=lambda shard, node: done.append(node),
+                can_schedule=lambda: False,
             )
         deadline = time.monotonic() + LIMIT_S
         while watch.counts[-1] != 0:

@@ -191,6 +191,20 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
     assert "already trained" in run(options(dataset, Path(trained["output_dir"])))["message"]
 
 
+@pytest.mark.parametrize("name", ["classifier.safetensors", "predictions.parquet"])
+def test_a_classifier_of_which_a_file_was_deleted_is_trained_again(
+    name: str, trained: dict[str, Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_arguments: Any) -> None:
+        raise SoundStormError("the training began")
+
+    output = shutil.copytree(trained["output_dir"], tmp_path / "output")
+    (output / name).unlink()
+    monkeypatch.setattr(jobs.train_classifier, "_train", begin)
+    with pytest.raises(SoundStormError, match="the training began"):
+        run(options(dataset, output))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

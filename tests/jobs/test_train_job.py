@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -204,6 +205,20 @@ def test_a_finished_run_is_not_repeated(trained: dict[str, Any], tokens: str, or
     assert "already trained" in again["message"]
     assert again["checkpoint_sha256"] == trained["checkpoint_sha256"]
     assert (Path(trained["checkpoint"]) / "model.safetensors").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_checkpoint_of_which_a_file_was_deleted_is_trained_again(
+    name: str, trained: dict[str, Any], tokens: str, origin: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begin(*_arguments: Any) -> None:
+        raise SoundStormError("the training began")
+
+    output = shutil.copytree(trained["output_dir"], tmp_path / "output")
+    (output / "checkpoint" / name).unlink()
+    monkeypatch.setattr(jobs.train, "_train", begin)
+    with pytest.raises(SoundStormError, match="the training began"):
+        run(options(tokens, str(output), checkpoint=origin))
 
 
 def test_a_second_run_in_the_folder_of_one_at_work_is_told_so_and_one_with_other_workers_is_not_refused(

@@ -51,6 +51,11 @@ class DecodingOptions(ReferenceOptions):
         return self.curve_seeds * len(self.curve_iterations) if len(self.curve_iterations) > 1 else 0
 
 
+@dataclass(kw_only=True)
+class DecodingStudyOptions(StudyOptions, DecodingOptions):
+    """Options of a study that searches the decoding."""
+
+
 @dataclass(kw_only=True, frozen=True)
 class Found:
     """Result of the trials."""
@@ -98,30 +103,25 @@ def wants_reranker(space: Space) -> bool:
 
 
 def run_decoding(
-    options: StudyOptions,
-    decoding: DecodingOptions,
-    inputs: StudyInputs,
-    space: Space,
-    output_dir: str,
-    precision: JobPrecision,
+    options: DecodingStudyOptions, inputs: StudyInputs, space: Space, output_dir: str, precision: JobPrecision
 ) -> Found:
     """Run what is missing of the curve and the search."""
     names = list(inputs.checkpoints)
     searched: dict[str, Range | Choice] = dict(space) | ({"checkpoint": Choice(*names)} if len(names) > 1 else {})
     with connect(options.address) as info:
-        plan = concurrency_for(options, info, max(options.num_trials, decoding.num_curve_trials * len(names)))
-        per_trial = decoding.clips_per_class * len(inputs.labels)
+        plan = concurrency_for(options, info, max(options.num_trials, options.num_curve_trials * len(names)))
+        per_trial = options.clips_per_class * len(inputs.labels)
         console.print(
-            f"tune: {decoding.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the "
+            f"tune: {options.num_curve_trials * len(names)} trials of the curve and {options.num_trials} of the "
             f"search, {per_trial} clips each, "
             f"against {len(inputs.real)} real clips; {plan.num_workers} at a time"
         )
-        reference_set = load_reference(inputs, decoding, options.seed, precision.of_actors(info))
+        reference_set = load_reference(inputs, options, options.seed, precision.of_actors(info))
         trainable = tune.with_parameters(trial, reference_set=reference_set)
         metrics = ("quality", COST)
         ended: dict[str, list[TrialResult]] = {CURVE: [], TRIALS: []}
-        if decoding.num_curve_trials:
-            points = curve_points(decoding, names, options.seed)
+        if options.num_curve_trials:
+            points = curve_points(options, names, options.seed)
             curve_space = {name: Choice(*sorted({point[name] for point in points})) for name in points[0]}
             search = Search(
                 name=CURVE,

@@ -99,7 +99,7 @@ class AstTrainer(ClassifierTrainer):
             self.pooled_XD = self._pooled_features()
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, config.peak_lr, betas=config.betas, weight_decay=config.weight_decay)
-        scorer = _Scorer(model, self.frozen)
+        scorer = _FeatureScorer(model, self.frozen)
         self.network = scorer if wrap is None else wrap(scorer)
 
     @property
@@ -145,7 +145,7 @@ class AstTrainer(ClassifierTrainer):
         return scaled(shown_TM, config)
 
 
-class _Scorer(nn.Module):
+class _FeatureScorer(nn.Module):
     """The classifier as it is called in training: maps features, or the pooled features of a frozen network, to
     logits."""
 

@@ -104,7 +104,7 @@ class AudioClassifierTrainer(ClassifierTrainer):
         super().__init__(model, config, clips, labels, rank, num_workers)
         self.device, self.grad_clip, self.label_smoothing = model.device, GRAD_CLIP, config.label_smoothing
         self.log_powers = [self._log_power(clip) for clip in clips]
-        scorer = _Scorer(model)
+        scorer = _PowerScorer(model)
         self.network = scorer if wrap is None else wrap(scorer)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), config.lr)
 
@@ -185,7 +185,7 @@ class AudioClassifierTrainer(ClassifierTrainer):
         return power_BMT
 
 
-class _Scorer(nn.Module):
+class _PowerScorer(nn.Module):
     """The classifier as it is called in training: maps powers to logits."""
 
     def __init__(self, model: AudioClassifier) -> None:

@@ -69,7 +69,7 @@ class Listing:
 
     @cached_property
     def _by_form(self) -> dict[str, list[str]]:
-        """Of the paths that are not ASCII: the others are their own form."""
+        """Composed form -> paths that are not ASCII; the others are their own form."""
         groups: dict[str, list[str]] = {}
         for path in self:
             if not path.isascii():

@@ -262,6 +262,34 @@ def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_
     assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
 
 
+OTHER_THREAD = """
+import logging, os, sys, threading, warnings
+import ray
+import cluster.runtime.local_ray as module
+
+def say():
+    print("a line of another thread", file=sys.stderr)
+    kept.append(logging.StreamHandler())
+
+def init(failure, **options):
+    os.write(2, b"what Ray's core says\\n")
+    warnings.warn("what Ray says in Python")
+    thread = threading.Thread(target=say)
+    thread.start()
+    thread.join()
+
+kept, before, module.init_ray = [], sys.stderr, init
+module.start_local(1, False)
+assert sys.stderr is before
+kept[0].emit(logging.makeLogRecord({"msg": "a line of its handler"}))
+"""
+
+
+def test_what_other_threads_print_while_a_local_ray_starts_is_shown_and_what_ray_prints_is_not(tmp_path: Path) -> None:
+    done = run_python(OTHER_THREAD, tmp_path, HOME=str(tmp_path))
+    assert done.stderr == "a line of another thread\na line of its handler\n"
+
+
 def test_the_token_of_a_local_ray_is_never_seen_before_it_is_whole(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

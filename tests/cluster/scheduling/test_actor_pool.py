@@ -24,6 +24,10 @@ pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 Work = Callable[[Any], Any]
 
 
+def no_room() -> bool:
+    return False
+
+
 def make_workers(work: Work, setup: Callable[[], None] = lambda: None) -> Callable[[], Any]:
     """Something that creates actors whose `work` is the function given."""
 
@@ -51,6 +55,7 @@ def run(
         "work",
         num_actors=num_actors,
         on_done=lambda shard, value: results.append((shard.key, value)),
+        can_schedule=no_room,
         on_progress=progress.append,
         limits=limits,
     )
@@ -94,6 +99,20 @@ def test_nothing_to_do_starts_nothing() -> None:
     assert run([], no_actor)[0] == ShardsResult(done=0, failed={}, retries=0, replaced=0)
 
 
+@pytest.mark.parametrize("again", [1, 5], ids=["while both wait", "while the first is worked on"])
+def test_a_second_shard_of_the_same_key_is_refused(again: int, free_before: float) -> None:
+    shards = numbered(10)
+    shards.insert(again, shards[0])
+
+    def work(n: int) -> int:
+        time.sleep(30.0 if n == 0 else 0.0)
+        return n
+
+    with pytest.raises(ValueError, match="two shards of one run have the key '0000'"):
+        run(shards, make_workers(work))
+    wait_until_idle(free_before)
+
+
 def test_shards_are_taken_only_as_actors_become_free() -> None:
     taken: list[str] = []
     done: list[str] = []
@@ -106,7 +125,12 @@ def test_shards_are_taken_only_as_actors_become_free() -> None:
             yield shard
 
     run_shards(
-        source(), make_workers(lambda n: n), "work", num_actors=2, on_done=lambda shard, _: done.append(shard.key)
+        source(),
+        make_workers(lambda n: n),
+        "work",
+        num_actors=2,
+        on_done=lambda shard, _: done.append(shard.key),
+        can_schedule=no_room,
     )
     assert len(done) == 60 and max(ahead) <= 4
 
@@ -139,7 +163,7 @@ def test_an_actor_killed_from_outside_is_replaced() -> None:
         if len(done) in (5, 10):
             ray.kill(actors[-1])
 
-    result = run_shards(numbered(30), make_and_keep, "work", num_actors=2, on_done=on_done)
+    result = run_shards(numbered(30), make_and_keep, "work", num_actors=2, on_done=on_done, can_schedule=no_room)
     assert Counter(done) == Counter(shard.key for shard in numbered(30))
     assert result.replaced == 2 and result.failed == {}
 
@@ -169,6 +193,7 @@ def test_a_shard_that_always_raises_is_set_aside_with_its_error(tmp_path: Path) 
         "work",
         num_actors=2,
         on_done=lambda _, value: done.append(value),
+        can_schedule=no_room,
         on_failed=lambda shard, error: aside.append((shard.key, error)),
         limits=Limits(max_retries=2),
     )
@@ -221,7 +246,15 @@ def test_where_there_is_room_slow_actors_are_waited_for_beyond_the_time_that_a_r
     )
     assert len(done) == 2
     with pytest.raises(ClusterError, match="no actor was ready for"):
-        run_shards(numbered(2), make_actor, "work", num_actors=1, on_done=lambda shard, _: None, limits=limits)
+        run_shards(
+            numbered(2),
+            make_actor,
+            "work",
+            num_actors=1,
+            on_done=lambda shard, _: None,
+            can_schedule=no_room,
+            limits=limits,
+        )
 
 
 def test_actors_that_cannot_start_end_the_run_with_their_error() -> None:
@@ -265,7 +298,9 @@ def test_an_interrupted_run_leaves_no_actors(interruption: type[BaseException], 
         raise interruption
 
     with pytest.raises(interruption):
-        run_shards(numbered(10), make_workers(lambda n: n), "work", num_actors=2, on_done=interrupt)
+        run_shards(
+            numbered(10), make_workers(lambda n: n), "work", num_actors=2, on_done=interrupt, can_schedule=no_room
+        )
     wait_until_idle(free_before)
 
 
@@ -295,7 +330,8 @@ def lose_a_node(shard, value):
     if len(done) == 10:
         workers.append(nodes.add_node(num_cpus=1))
 
-result = run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_a_node, limits=Limits(max_retries=0))
+result = run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_a_node,
+                    can_schedule=lambda: False, limits=Limits(max_retries=0))
 assert sorted(done) == list(range(40)), done
 assert result.failed == {} and result.replaced >= 1, result
 
@@ -309,7 +345,8 @@ def lose_all_nodes(shard, value):
 
 began = time.monotonic()
 try:
-    run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_all_nodes, limits=Limits(stall_timeout_s=20))
+    run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_all_nodes,
+               can_schedule=lambda: False, limits=Limits(stall_timeout_s=20))
     raise AssertionError("finished without nodes")
 except ClusterError as error:
     assert "no actor was ready for 20 s" in str(error) and f"{len(done)} finished shards are kept" in str(error), error

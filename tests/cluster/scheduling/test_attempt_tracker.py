@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 import ray
 
-from cluster.scheduling.attempt_tracker import Attempt, start_tracker, tracking
+import cluster.scheduling.attempt_tracker
+from cluster.scheduling.attempt_tracker import Attempt, AttemptTracker, start_tracker, tracking
 
 ITEMS = ["a", "b", "c"]
 
@@ -48,6 +49,21 @@ def test_a_worker_that_died_with_its_node_is_held_against_nothing(ray_session: N
     ray.get(tracker.note.remote("shard", "b"))
     with Attempt(tracker, "shard", 600.0) as attempt:
         assert (attempt.isolate, attempt.poison) == (False, frozenset())
+
+
+def test_a_death_with_a_node_that_ray_took_for_alive_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive = ["first", "second"]
+    monkeypatch.setattr(cluster.scheduling.attempt_tracker, "alive_nodes", lambda: [{"NodeID": name} for name in alive])
+    tracker = AttemptTracker(max_deaths=2)
+    assert tracker.begin("shard", "first") == (False, [])
+    tracker.note("shard", "b")
+    assert tracker.begin("shard", "second") == (True, [])  # the first node is lost; Ray does not know it yet
+    tracker.note("shard", "b")
+    alive.remove("first")
+    assert tracker.begin("shard", "second") == (True, [])
+    assert tracker.deadliest_shard() == ("shard", ["b"])
+    tracker.note("shard", "b")
+    assert tracker.begin("shard", "second") == (True, ["b"])
 
 
 def test_the_ledger_names_the_worst_shard_and_its_items(ray_session: None) -> None:

@@ -17,6 +17,7 @@ from cluster.errors import ClusterError
 from jobs import generate
 from jobs.actors.job_precision import NodeAnswers, has_bfloat16, job_precision
 from soundstorm.errors import SoundStormError
+from soundstorm.optimization.precision import Precision
 from tests.jobs.conftest import Command, assert_one_message, generate_options, interrupt
 
 HERE = "bfloat16" if has_bfloat16("cpu") else "float32"
@@ -93,11 +94,14 @@ def test_a_recipe_reproduces_the_bytes_of_its_precision_on_any_machine(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_device_that_is_not_there_is_told_before_the_run_begins(tmp_path: Path, ray_session: None) -> None:
+@pytest.mark.parametrize("requested", ["auto", "float32"])
+def test_a_device_that_is_not_there_is_told_before_the_run_begins(
+    requested: Precision, tmp_path: Path, ray_session: None
+) -> None:
     place = SimpleNamespace(output_dir=str(tmp_path), overwrite=False, address=None)
     with (
         pytest.raises(SoundStormError, match="Ray sees no GPU: use --device cpu"),
-        job_precision("auto", place, "train", device="cuda"),
+        job_precision(requested, place, "train", device="cuda"),
     ):
         pass
     assert not list(tmp_path.iterdir())

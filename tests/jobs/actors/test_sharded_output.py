@@ -16,7 +16,14 @@ from cluster import storage, tables
 from cluster.errors import NotFoundError
 from cluster.runtime.connect import ClusterInfo
 from cluster.tables import stage_record as records
-from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, actor_threads, settings_digest
+from jobs.actors.sharded_output import (
+    SETTINGS,
+    ShardedOutput,
+    actor_resources,
+    actor_threads,
+    default_actors,
+    settings_digest,
+)
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import SAMPLES
 from tests.conftest import ROOT
@@ -155,6 +162,14 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
         manifest, _ = tables.read_table(f"{options['output_dir']}/samples.parquet")
         assert manifest.drop_columns("uri").equals(samples(range(clips)).drop_columns("uri"))
     assert peaks_mb[20_000] - peaks_mb[1_000] < 50, peaks_mb
+
+
+def test_no_more_actors_are_started_than_the_cluster_can_hold() -> None:
+    cpus = ClusterInfo(num_cpus=16.0, num_gpus=0.0, nodes=1, started_here=True)
+    gpus = replace(cpus, num_gpus=4.0)
+    assert [default_actors(cpus, requested) for requested in (None, 3, 100)] == [16, 3, 16]
+    assert [default_actors(gpus, requested) for requested in (None, 3, 100)] == [4, 3, 4]
+    assert default_actors(replace(cpus, num_cpus=0.5), None) == 1
 
 
 def test_an_actor_has_the_cores_that_no_other_shard_needs_where_the_machine_is_its_own() -> None:

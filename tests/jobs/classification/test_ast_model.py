@@ -12,6 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from cluster.tables import read_table
+from cluster.tables import stage_record as records
+from jobs import train_classifier
 from jobs.classification import ast_model as train_ast
 from jobs.inputs.classifiers import classifier_files, open_classifier_files
 from jobs.train_classifier import Options, run
@@ -135,3 +137,35 @@ def test_where_nothing_can_be_downloaded_the_error_says_what_to_give(
     monkeypatch.setattr(train_ast, "HUB_URL", "http://127.0.0.1:9/model.safetensors")  # where nobody answers
     with pytest.raises(SoundStormError, match=r"cannot be downloaded.*Without a network give --weights a folder"):
         run(options(synthetic_dataset, tmp_path / "out"))
+
+
+def test_the_published_weights_are_read_only_for_a_run_that_is_not_finished(
+    synthetic_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> bytes:
+        raise SoundStormError("the published weights were read")
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise AssertionError("the run began")
+
+    monkeypatch.setattr(train_ast, "_hub_weights", fail)
+    monkeypatch.setattr(train_classifier, "connect", refuse)
+    finished, unfinished = tmp_path / "finished", tmp_path / "unfinished"
+    settings: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(train_classifier, "run_once", lambda stage, *_, **__: settings.append(stage.settings) or {})
+        patch.setattr(train_ast, "_hub_weights", lambda: b"")
+        patch.setattr(train_ast, "pretrained_ast", lambda *_: None)
+        run(options(synthetic_dataset, finished))
+    assert settings[0]["weights_sha256"] == train_ast.HUB_SHA256
+    test = {"right": 1, "clips": 2, "accuracy": 0.5}
+    counts = {"epochs": 2, "recordings": 40, "fold": 5, "seconds": 1.0, "leaks": [], "test": test}
+    records.complete_stage(str(finished), "train_classifier", settings[0], counts)
+    for name in ("classifier.safetensors", "predictions.parquet"):
+        (finished / name).write_bytes(b"")
+    assert "already trained" in run(options(synthetic_dataset, finished))["message"]
+    for output, overwrite in ((unfinished, False), (finished, True)):
+        before = sorted(output.iterdir()) if output.exists() else []
+        with pytest.raises(SoundStormError, match="the published weights were read"):
+            run(options(synthetic_dataset, output, overwrite=overwrite))
+        assert sorted(output.iterdir()) == before

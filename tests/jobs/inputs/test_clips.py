@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from jobs.inputs.audio_files import load_clip
-from jobs.inputs.clips import Clip, draw_per_category, find_clips, fingerprint_of_clips, pair_up
+from jobs.inputs.clips import Clip, draw_per_category, find_clips, fingerprint_of_clips, pair_up, with_sizes
 from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.files import RejectedAudio
 from soundstorm.audio.synthesis import CLASSES
@@ -216,3 +217,37 @@ def test_a_generation_that_was_cut_short_is_not_measured(tmp_path: Path) -> None
     (tmp_path / "generate.started.json").write_text("{}")
     with pytest.raises(SoundStormError, match="has not finished there"):
         find_clips("--generated-audio", str(tmp_path))
+
+
+def test_a_recording_that_grew_is_noticed_in_any_number_of_folders(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [f"class-{number:03d}/1.wav" for number in range(101)]
+    for name in names:
+        path = tmp_path / "audio" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"12345")
+    rows = [
+        {"clip_id": name, "dataset": "folder", "uri": str(tmp_path / "audio" / name), "fold": 1, "label": 0}
+        | {"category": "rain"}
+        for name in names
+    ]
+    tables.write_table(str(tmp_path / "clips.parquet"), pa.Table.from_pylist(rows, CLIPS), {})
+
+    def found() -> list[Clip]:
+        return find_clips("--real-audio", str(tmp_path / "clips.parquet"))
+
+    before = found()
+    assert {clip.version for clip in before} == {"5"}
+    (tmp_path / "audio" / names[7]).write_bytes(b"123456")
+    after = found()
+    assert [clip.version for clip in after].index("6") == 7
+    assert fingerprint_of_clips(before) != fingerprint_of_clips(after)
+    monkeypatch.setattr("jobs.inputs.clips.MAX_LISTED_FILES", 100)
+    assert {clip.version for clip in found()} == {""}
+
+
+def test_of_recordings_that_have_no_folder_in_common_no_sizes_are_known() -> None:
+    for place in ("s3://bucket-{}/1.wav", "/no-such-folder-{}/1.wav"):
+        clips = [replace(clip("1"), uri=place.format(number)) for number in range(101)]
+        assert with_sizes(clips) == clips

@@ -6,12 +6,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 import jobs.inputs.recordings
 from cluster.scheduling.attempt_tracker import tracking
 from jobs.inputs.datasets import open_dataset
-from jobs.inputs.recordings import decode_clips, usable_recordings, warn_of_rejected
+from jobs.inputs.recordings import decode_clips, in_order, usable_recordings, warn_of_rejected
 from soundstorm.errors import SoundStormError
 
 
@@ -49,3 +50,16 @@ def test_where_tasks_die_again_and_again_the_recording_is_named(
     monkeypatch.setattr(jobs.inputs.recordings, "MAX_RETRIES", 1)
     with pytest.raises(SoundStormError, match=rf"tasks died 2 times at {fatal}"):
         decode_clips(clips, 24_000, 5.0)
+
+
+def test_more_samples_than_an_array_of_arrow_can_hold_are_read_in_order() -> None:
+    """2^31 bytes of 128 rows that share their memory, 16 MB."""
+    rows = [pa.table({"clip_id": [f"clip-{number:03d}"], "label": [number]}) for number in reversed(range(128))]
+    samples = pa.array([bytes(2**24)], pa.binary())
+    tables = [row.append_column("samples", samples) for row in rows]
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        pa.concat_tables(tables).sort_by("clip_id")
+    assert [(label, len(found)) for label, found in in_order(tables, "label", "samples")] == [
+        (number, 2**24) for number in range(128)
+    ]
+    assert list(in_order([], "label")) == []

@@ -184,3 +184,13 @@ def test_classes_are_carried_over_by_name_and_new_ones_start_as_no_class() -> No
     old = model.class_embedding.weight
     assert torch.equal(weights["class_embedding.weight"], old[[2, 1, 0, 2]])
     assert torch.equal(weights["head_weight"], model.head_weight)
+
+
+def test_classes_are_carried_over_under_another_spelling_and_one_of_the_same_spelling_goes_first() -> None:
+    model = SoundStorm(ModelConfig(width=8, depth=1, heads=2, num_levels=2, codebook_size=8, num_classes=2))
+    old = model.class_embedding.weight
+    for new, rows in ((["Crying-Baby", "wind"], [0, 1, 2]), (["wind", "crying baby"], [1, 0, 2])):
+        weights = weights_for_categories(model, ["crying_baby", "wind"], new)
+        assert torch.equal(weights["class_embedding.weight"], old[rows])
+    weights = weights_for_categories(model, ["sea-waves", "sea_waves"], ["sea_waves", "sea-waves"])
+    assert torch.equal(weights["class_embedding.weight"], old[[1, 0, 2]])

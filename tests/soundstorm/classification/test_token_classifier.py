@@ -184,7 +184,7 @@ def saved(codec: Codec, tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def test_a_saved_classifier_comes_back_with_what_is_known_of_it(saved: bytes, codec: Codec) -> None:
-    classifier = load_token_classifier(saved, "it", lambda _: codec)
+    classifier = load_token_classifier(saved, "it", find_codec=lambda _: codec)
     assert (classifier.kind, classifier.categories, classifier.dataset) == ("soundstorm", ["Möwe", "b"], "esc10")
     assert (classifier.held_out_fold, classifier.accuracy, classifier.origin) == (3, 0.875, origin(codec))
     assert classifier.sha256 == hashlib.sha256(saved).hexdigest()
@@ -205,7 +205,7 @@ def test_another_codec_is_refused(saved: bytes) -> None:
         SoundStormError,
         match=rf"it was made with codec 'tiny' .* but the codec in use is '{load_codec().fingerprint.name}'",
     ):
-        load_token_classifier(saved, "it", lambda _: load_codec())
+        load_token_classifier(saved, "it", find_codec=lambda _: load_codec())
 
 
 def metadata(content: bytes) -> dict[str, str]:
@@ -264,7 +264,7 @@ def test_a_file_that_is_no_classifier_is_one_clear_message(
     damage: object, message: str, saved: bytes, codec: Codec
 ) -> None:
     with pytest.raises(SoundStormError, match=message) as raised:
-        load_token_classifier(damage(saved), "its file", lambda _: codec)  # type: ignore[operator]
+        load_token_classifier(damage(saved), "its file", find_codec=lambda _: codec)  # type: ignore[operator]
     assert str(raised.value).startswith("its file: not a classifier") and "soundstorm train-classifier" in str(
         raised.value
     )

@@ -527,7 +527,7 @@ def of_token_classifier(folder: Path) -> tuple[Provenance, TrainedOn]:
     learned = with_parents(codec=codec.fingerprint.sha256, generator=A, teacher=B)
     origin = Origin(codec=codec.fingerprint, mode="fine-tuned", generator_sha256=A, teacher_sha256=B)
     save_token_classifier(folder / "tokens", model, origin=origin, **(ABOUT | {"trained_on": learned}))
-    return load_token_classifier((folder / "tokens").read_bytes(), "it", lambda _: codec).provenance, learned
+    return load_token_classifier((folder / "tokens").read_bytes(), "it", find_codec=lambda _: codec).provenance, learned
 
 
 def checkpoint(folder: Path, trained_on: TrainedOn | None, **extra: Any) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import TOKENS, codes_to_lists
 from soundstorm.training.batches import sample_view
-from soundstorm.training.token_set import TokenSet
+from soundstorm.training.token_set import TokenSet, codes_in_order
 
 LEVELS, CODES = 3, 50
 
@@ -67,6 +67,22 @@ def test_a_set_of_arrays_is_that_of_the_table() -> None:
 def test_a_set_of_no_rows_has_no_clips() -> None:
     empty = TokenSet.from_rows(TOKENS.empty_table(), LEVELS, CODES, "tokens")
     assert (len(empty), empty.num_views, empty.labels, list(empty.views)) == (0, 0, [], [])
+
+
+def test_more_codes_than_an_array_of_arrow_can_hold_are_put_in_order_without_a_copy() -> None:
+    """2^31 codes of 128 rows that share their memory, 32 MB."""
+    frames = np.arange(2**24, dtype=np.uint16) % CODES
+    levels = pa.ListArray.from_arrays(pa.array([0, len(frames)], pa.int32()), pa.array(frames))
+    row = pa.ListArray.from_arrays(pa.array([0, 1], pa.int32()), levels)
+    other = pa.array([[[7, 8]]], row.type)
+    column = pa.chunked_array([other, *[row] * 128])
+    with pytest.raises(pa.ArrowInvalid, match="overflow"):
+        column.take(pa.array(range(len(column))))
+    codes = codes_in_order(column, np.arange(len(column))[::-1], 1, CODES, "tokens")
+    assert [len(each) for each in codes] == [2**24] * 128 + [2]
+    assert all(np.shares_memory(each, codes[0]) for each in codes[:128])
+    np.testing.assert_array_equal(codes[127], frames)
+    np.testing.assert_array_equal(codes[128], [7, 8])
 
 
 def test_it_is_pickled_as_few_buffers_that_need_no_copy() -> None:
