@@ -205,13 +205,15 @@ def test_an_answer_that_hardly_moves_is_broken_off(proxied: Proxied, hurried: No
 
 @pytest.mark.parametrize("storage_root", ["moto"], indirect=True)
 def test_a_fault_of_our_own_is_not_told_as_the_server_s(storage_root: str) -> None:
+    calls: list[Any] = []
+
     def call(client: Any) -> None:
+        calls.append(client)
         raise ValueError("a bug")
 
-    began = time.monotonic()
     with pytest.raises(ValueError, match="a bug"):
         s3_client.with_retries(f"{storage_root}/file", call)
-    assert time.monotonic() - began < 5
+    assert len(calls) == 1
 
 
 def test_an_answer_that_makes_no_sense_is_asked_for_again(monkeypatch: pytest.MonkeyPatch, hurried: None) -> None:

@@ -350,7 +350,7 @@ def test_a_host_that_is_not_there_is_told_after_two_tries_without_secrets(destin
     start = time.monotonic()
     with pytest.raises(ClusterError, match="the host cannot be reached; is there a network") as caught:
         fetch("http://user:secret@127.0.0.1:9/data.bin?signature=secret", destination, first_backoff_s=0.01)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 30
     assert "http://127.0.0.1:9/data.bin cannot be downloaded" in str(caught.value)
     assert "secret" not in str(caught.value)
     assert names(destination.parent) == []
