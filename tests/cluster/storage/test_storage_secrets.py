@@ -82,8 +82,8 @@ def test_failing_operations_show_no_secret_even_at_debug(
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
+    root = f"{s3_bucket()}/prefix"  # by a client of the test's own, which hides nothing
     caplog.set_level(logging.DEBUG)
-    root = f"{s3_bucket()}/prefix"
     with FlakyProxy(s3.endpoint, rate=0.9, seed=3, faults=PASSING) as proxy:
         endpoint = {
             "refused credentials": rclone_s3.endpoint,
