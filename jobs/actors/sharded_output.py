@@ -136,8 +136,12 @@ def actor_capacity(info: ClusterInfo) -> int:
 
 
 def default_actors(info: ClusterInfo, requested: int | None) -> int:
-    """Number of actors: as requested, at most as many as the cluster can hold; None: so many."""
-    return min(requested or actor_capacity(info), actor_capacity(info))
+    """Number of actors: as many as the cluster can hold, or as requested. A Ray that was started here gets no more than
+    it can hold; a cluster that was joined may grow."""
+    capacity = actor_capacity(info)
+    if requested is None:
+        return capacity
+    return min(requested, capacity) if info.started_here else requested
 
 
 def actor_threads(info: ClusterInfo, requested: int | None, num_shards: int, most: int) -> int:

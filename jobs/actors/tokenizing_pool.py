@@ -103,6 +103,8 @@ class TokenizingPool:
     def _build_dataset(self, rows: list[dict[str, Any]], info: ClusterInfo, tracker: Any) -> ray.data.Dataset:
         quiet_ray_data(watched=True)
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
+        # Ray Data waits for all actors of a pool, so a joined cluster does not get more than it holds either.
+        num_actors = min(default_actors(info, self.num_actors), actor_capacity(info), len(rows))
         shards: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
         # the number of actors
@@ -122,7 +124,7 @@ class TokenizingPool:
                     tracker,
                     limit_s,
                 ),
-                compute=ray.data.ActorPoolStrategy(size=min(default_actors(info, self.num_actors), len(rows))),
+                compute=ray.data.ActorPoolStrategy(size=num_actors),
                 num_cpus=1,
                 num_gpus=1 if info.num_gpus else 0,
                 max_task_retries=MAX_SHARD_RETRIES,

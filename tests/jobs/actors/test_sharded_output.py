@@ -164,12 +164,14 @@ def test_the_driver_of_a_large_run_needs_hardly_more_memory_than_that_of_a_small
     assert peaks_mb[20_000] - peaks_mb[1_000] < 50, peaks_mb
 
 
-def test_no_more_actors_are_started_than_the_cluster_can_hold() -> None:
+def test_no_more_actors_are_started_than_a_ray_of_our_own_can_hold_and_a_joined_cluster_may_grow() -> None:
     cpus = ClusterInfo(num_cpus=16.0, num_gpus=0.0, nodes=1, started_here=True)
     gpus = replace(cpus, num_gpus=4.0)
     assert [default_actors(cpus, requested) for requested in (None, 3, 100)] == [16, 3, 16]
     assert [default_actors(gpus, requested) for requested in (None, 3, 100)] == [4, 3, 4]
     assert default_actors(replace(cpus, num_cpus=0.5), None) == 1
+    joined = replace(cpus, started_here=False)
+    assert [default_actors(joined, requested) for requested in (None, 3, 100)] == [16, 3, 100]
 
 
 def test_an_actor_has_the_cores_that_no_other_shard_needs_where_the_machine_is_its_own() -> None:
