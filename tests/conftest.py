@@ -68,16 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the tests run side by side, the long ones begin first."""
-    if hasattr(config, "workerinput"):
+    if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
         from tests.support.parallel_groups import arrange
 
-        arrange(items, Path(config.workerinput["with_ray"]))
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_configure_node(node: Any) -> None:
-    """Each worker is told where to name the groups that use Ray."""
-    node.workerinput["with_ray"] = str(_with_ray())
+        arrange(items)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -85,12 +79,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where the tests run side by side, groups of them stay together."""
     from tests.support.parallel_groups import GroupScheduling
 
-    return GroupScheduling(config, log, _with_ray())
-
-
-def _with_ray() -> Path:
-    """File of the groups that use Ray, of this run."""
-    return Path(_cache.name, "with_ray.txt")
+    return GroupScheduling(config, log)
 
 
 @dataclass(frozen=True)
