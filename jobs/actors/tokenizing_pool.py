@@ -17,7 +17,7 @@ from cluster.runtime.ray_data import bounded_retries, quiet_ray_data
 from cluster.scheduling.attempt_tracker import ANSWER_S, DIED
 from cluster.scheduling.watchdog import Watchdog, limits_here, run_with_watchdog
 from jobs.actors.mixing_partners import MixingPartners
-from jobs.actors.sharded_output import actor_capacity, default_actors
+from jobs.actors.sharded_output import actor_capacity
 from jobs.actors.tokenizer import TokenizerActor, read_shard, to_ipc
 from jobs.console.progress import ProgressCounter
 from jobs.inputs.recordings import HANG_S
@@ -104,7 +104,8 @@ class TokenizingPool:
         quiet_ray_data(watched=True)
         limit_s = HANG_S + self.shard_size * (1 + self.views) * self.max_duration_s
         # Ray Data waits for all actors of a pool, so a joined cluster does not get more than it holds either.
-        num_actors = min(default_actors(info, self.num_actors), actor_capacity(info), len(rows))
+        capacity = actor_capacity(info)
+        num_actors = min(self.num_actors or capacity, capacity, len(rows))
         shards: ray.data.Dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
         # CPU tasks read ahead of actors with GPUs. Without GPUs each actor reads for itself, so throughput grows with
         # the number of actors

@@ -116,7 +116,6 @@ class AstRecipe:
         self.start = AstConfig() if weights is None else _read_config(weights)
         self.weights_sha256: str | None = HUB_SHA256
         if weights is not None or config.mode == "scratch":
-            self.open_weights()
             self.weights_sha256 = None if self.content is None else hashlib.sha256(self.content).hexdigest()
         self.start_provenance = self._start_provenance()
         self.leaks = refuse_leaks(
@@ -137,15 +136,16 @@ class AstRecipe:
 
     def open_weights(self) -> None:
         """Raises where the weights are unusable, before anything is started."""
-        if self.content is not None:
-            pretrained_ast(1, self.content, self.start, self.config.max_length, self.where)
+        _ = self.content
 
     @cached_property
     def content(self) -> bytes | None:
-        """File of the weights; None: random weights."""
+        """File of the weights, checked once; None: random weights."""
         if self.config.mode == "scratch":
             return None
-        return _hub_weights() if self.weights is None else _read_weights(self.weights)
+        content = _hub_weights() if self.weights is None else _read_weights(self.weights)
+        pretrained_ast(1, content, self.start, self.config.max_length, self.where)
+        return content
 
     @property
     def where(self) -> str:
