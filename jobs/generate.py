@@ -3,31 +3,34 @@ driver writes the manifest last.
 
 The seed of a sample is derived from `--seed`, its class and its number, and a shard always has the same samples. A
 sample therefore does not depend on the actor that made it, an interrupted run resumes where it stopped, and two runs
-at once share the work.
+at once share the work. A single shard needs no actor: the command makes it itself.
 """
 
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import ray
+import torch
 
 from cluster import storage, tables
 from cluster.errors import ClusterError
-from cluster.runtime.connect import ClusterInfo
+from cluster.runtime.connect import ClusterInfo, names_cluster
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_table_stream
 from jobs.actors.generating_time import expected_time, seconds_per_clip
-from jobs.actors.generator import Generator
+from jobs.actors.generator import Generator, ModelFiles
 from jobs.actors.job_precision import JobPrecision, job_precision
 from jobs.actors.sharded_output import (
     ShardedOutput,
     actor_resources,
     actor_threads,
     default_actors,
+    run_in_process,
     run_missing_shards,
     settings_digest,
     with_nulls,
@@ -46,30 +49,37 @@ from soundstorm.schemas import SAMPLES
 
 __all__ = ["Options", "run"]
 
-STAGE = "generate"
+STAGE, METHOD = "generate", "generate_shard"
 
 FOLDERS_IN_URI = {"files": 4, "webdataset": 3}
 """Path components of a sample's URI below the output folder, by layout."""
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Generate the samples that are missing, then write the manifest."""
+    """Generate the samples that are missing, then write the manifest. A single shard on a machine without a GPU is
+    generated in this process, unless a cluster or a number of actors is given."""
     check_not_class_folder(options.output_dir)
     storage.check_writable(options.output_dir)
     request = request_of(options)
     options = request.options
-    with job_precision(options.precision, options, STAGE) as precision:
+    in_process = (
+        options.count <= options.shard_size
+        and options.num_actors is None
+        and not names_cluster(options.address)
+        and not torch.cuda.is_available()
+    )
+    with job_precision(options.precision, options, STAGE, in_process=in_process) as precision:
         settings = _settings(request) | precision.settings
         stage = Stage(STAGE, options, settings, ("audio", "parts", "samples.parquet", "failed.parquet"))
         return run_once(
             stage,
-            lambda: _generate(request, settings, precision),
+            lambda: _generate(request, settings, precision, in_process),
             partial(_summary, request),
             is_complete=lambda counts: _has_manifest(options),
         )
 
 
-def _generate(request: Request, settings: dict[str, Any], precision: JobPrecision) -> dict[str, Any]:
+def _generate(request: Request, settings: dict[str, Any], precision: JobPrecision, in_process: bool) -> dict[str, Any]:
     """Generate the samples that are missing, and write the manifest; returns the counts."""
     options = request.options
     output = ShardedOutput(
@@ -83,23 +93,38 @@ def _generate(request: Request, settings: dict[str, Any], precision: JobPrecisio
     )
 
     def prepare(info: ClusterInfo) -> Callable[[], Any]:
-        if request.duration_s > WINDOW_S and not info.num_gpus and not request.edit.keeps_recording:
-            clip_s = seconds_per_clip(
-                request.checkpoint,
-                request.sampler,
-                math.ceil(request.duration_s * request.codec.frame_rate),
-                WindowSize.at_rate(request.codec.frame_rate),
-            )
-            actors = min(default_actors(info, options.num_actors), output.num_shards)
-            expected = expected_time(clip_s, request.duration_s, options.count, options.shard_size, actors)
-            console.print(f"generate: {expected}")
+        if not info.num_gpus:
+            _print_expected_time(request, output, default_actors(info, options.num_actors))
         return _actors(request, output, info, precision.of_actors(info))
 
-    run_missing_shards(output, options.address, prepare, "generate_shard", options.num_actors)
+    if in_process:
+        _print_expected_time(request, output, num_actors=1)
+        threads = torch.get_num_threads()
+        try:
+            run_in_process(output, lambda: _generator(request, output, precision.of_this_process()), METHOD)
+        finally:
+            torch.set_num_threads(threads)
+    else:
+        run_missing_shards(output, options.address, prepare, METHOD, options.num_actors)
     num_rows = _write_manifest(request, output)
     if request.again is not None:
         _require_same_bytes(request.again, options)
     return {"samples": num_rows, "categories": min(num_rows, len(request.labels))}
+
+
+def _print_expected_time(request: Request, output: ShardedOutput, num_actors: int) -> None:
+    """Print how long clips of several windows take on CPUs."""
+    options = request.options
+    if request.duration_s > WINDOW_S and not request.edit.keeps_recording:
+        clip_s = seconds_per_clip(
+            request.checkpoint,
+            request.sampler,
+            math.ceil(request.duration_s * request.codec.frame_rate),
+            WindowSize.at_rate(request.codec.frame_rate),
+        )
+        actors = min(num_actors, output.num_shards)
+        expected = expected_time(clip_s, request.duration_s, options.count, options.shard_size, actors)
+        console.print(f"generate: {expected}")
 
 
 def _settings(request: Request) -> dict[str, Any]:
@@ -169,13 +194,34 @@ def _with_current_uris(options: Options, rows: pa.Table) -> pa.Table:
 
 def _actors(request: Request, output: ShardedOutput, info: ClusterInfo, precision: Precision) -> Callable[[], Any]:
     """A function that creates an actor in the cluster."""
-    options = request.options
-    reference = ray.put((request.files, request.codec_file, request.reranker))
+    reference = ray.put(_model_files(request))
     edit = ray.put(request.edit)
-    most = 1 if request.reranker is None else request.sampler.candidates
-    threads = actor_threads(info, options.num_actors, output.num_shards, most)
+    threads = actor_threads(info, request.options.num_actors, output.num_shards, _most_threads(request))
     actor_class = ray.remote(Generator).options(**actor_resources(info, threads))
-    job = {
+    job, device = _job(request, output, precision, threads), "cuda" if info.num_gpus else "cpu"
+    return lambda: actor_class.remote([reference], request.sampler, edit, job, device)
+
+
+def _generator(request: Request, output: ShardedOutput, precision: Precision) -> Generator:
+    """What an actor does, in this process."""
+    threads = min(_most_threads(request), len(os.sched_getaffinity(0)))
+    job = _job(request, output, precision, threads)
+    return Generator(_model_files(request), request.sampler, request.edit, job, "cpu")
+
+
+def _model_files(request: Request) -> ModelFiles:
+    return request.files, request.codec_file, request.reranker
+
+
+def _most_threads(request: Request) -> int:
+    """The most threads that can generate a shard: they share the candidates."""
+    return 1 if request.reranker is None else request.sampler.candidates
+
+
+def _job(request: Request, output: ShardedOutput, precision: Precision, threads: int) -> dict[str, Any]:
+    """What a `Generator` needs to know of the run."""
+    options = request.options
+    return {
         "output_dir": storage.absolute(options.output_dir),
         "layout": options.layout,
         "format": options.format,
@@ -188,8 +234,6 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo, precisio
         "settings": output.settings,
         "threads": threads,
     }
-    device = "cuda" if info.num_gpus else "cpu"
-    return lambda: actor_class.remote([reference], request.sampler, edit, job, device)
 
 
 def _manifest_uri(options: Options) -> str:

@@ -142,6 +142,11 @@ def connect(
         ray.shutdown()
 
 
+def names_cluster(address: str | None) -> bool:
+    """Whether `connect(address)` starts no Ray of its own: one is named here or by the variable, or is connected."""
+    return ray.is_initialized() or address is not None or ADDRESS_VARIABLE in os.environ
+
+
 def _started_here() -> bool:
     """Whether an enclosing `connect` started the Ray of this process."""
     return ray.get_runtime_context().get_job_id() in _OURS

@@ -24,6 +24,7 @@ from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import Precision, decided
 from soundstorm.schemas import SAMPLES
 
+ModelFiles = tuple[dict[str, bytes], bytes, bytes | None]
 MAX_BATCH_S = 600.0
 """Longest batch in seconds of sound; a longer clip is a batch of its own."""
 
@@ -70,8 +71,8 @@ class Generator:
     """Actor that generates the samples of a shard as one batch.
 
     Args:
-        model: a list of one reference to a tuple: the checkpoint's files, the codec's file, and the reranker's file or
-            None.
+        model: the checkpoint's files, the codec's file, and the reranker's file or None; or a list of one reference to
+            them.
         sampler: how codes are sampled.
         edit: the edit that all samples share; None: new sound.
         job: `output_dir`, `layout`, `format`, `duration_s`, `seed`, and `settings`, the digest of all settings of the
@@ -82,14 +83,14 @@ class Generator:
 
     def __init__(
         self,
-        model: list[ray.ObjectRef],
+        model: ModelFiles | list[ray.ObjectRef],
         sampler: SamplerSettings,
         edit: Edit | None,
         job: dict[str, Any],
         device: str,
     ) -> None:
         torch.set_num_threads(1)
-        files, weights, reranker = ray.get(model[0])
+        files, weights, reranker = ray.get(model[0]) if isinstance(model, list) else model
         self.checkpoint = open_checkpoint(files, device)
         self.codec = load_codec(weights, device)
         self.edit, self.job = edit or New(), job

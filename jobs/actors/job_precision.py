@@ -7,7 +7,7 @@ is of that kind, the job computes in float32. A resumed run keeps the precision 
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import ray
@@ -62,9 +62,16 @@ class JobPrecision:
 
     def of_actors(self, info: ClusterInfo) -> Precision:
         """The precision of all actors; prints a warning if a node would emulate it. Ray must be connected."""
+        return self._checked_by(lambda: ask_nodes(info, self.device))
+
+    def of_this_process(self) -> Precision:
+        """The precision of a run that this process does itself, on CPUs; prints a warning if it would emulate it."""
+        return self._checked_by(ask_this_machine)
+
+    def _checked_by(self, ask: Callable[[], "NodeAnswers"]) -> Precision:
         if self.name == "float32" or (self.is_checked and self.name is not None):
             return self.name
-        answers = ask_nodes(info, self.device)
+        answers = ask()
         if self.name is None:
             return answers.precision
         if answers.slow:
@@ -104,6 +111,7 @@ def job_precision(
     *,
     recorded: Callable[[dict[str, Any]], Any] = lambda settings: settings.get(KEY),
     device: Device = "auto",
+    in_process: bool = False,
 ) -> Iterator[JobPrecision]:
     """The precision of a run, decided before its settings are compared with those of its record. Within the context Ray
     stays connected if it was needed. A run that needs a GPU is refused before it has a record, not after.
@@ -114,6 +122,7 @@ def job_precision(
         stage: name of the record.
         recorded: the precision in the settings of a record; anything but a precision if they do not say it.
         device: where actors compute.
+        in_process: this process does the run itself: Ray is not needed.
 
     Raises:
         ClusterError: the record is malformed, or Ray cannot be reached.
@@ -126,6 +135,8 @@ def job_precision(
     elif before is not None:
         name = recorded(before)
         yield JobPrecision(name=name if name in ("bfloat16", "float32") else None, device=device)
+    elif in_process:
+        yield JobPrecision(name=ask_this_machine().precision, is_checked=True)
     else:
         with connect(options.address, await_gpu=device != "cpu") as info:
             if needs_gpu:
@@ -153,8 +164,7 @@ def ask_nodes(info: ClusterInfo, device: Device = "auto") -> NodeAnswers:
     kind = "GPU" if device == "cuda" else "CPU"
     nodes = {str(node["NodeID"]): node for node in alive_nodes() if node["Resources"].get(kind)}
     if not nodes:
-        is_fast = device == "cuda" or has_bfloat16("cpu")
-        return NodeAnswers(slow=[] if is_fast else ["this machine"], silent=[], is_of_nodes=False)
+        return replace(NodeAnswers(slow=[], silent=[]) if device == "cuda" else ask_this_machine(), is_of_nodes=False)
     here = ray.get_runtime_context().get_node_id()
     answers = _known(nodes) if device == "cuda" else {here: has_bfloat16("cpu")}
     answers |= _ask([node for node in nodes if node not in answers], device)
@@ -163,6 +173,11 @@ def ask_nodes(info: ClusterInfo, device: Device = "auto") -> NodeAnswers:
         slow=sorted(address[node] for node in nodes if answers.get(node) is False),
         silent=sorted(address[node] for node in nodes if node not in answers),
     )
+
+
+def ask_this_machine() -> NodeAnswers:
+    """Whether the CPU of this machine computes in bfloat16 without emulating it."""
+    return NodeAnswers(slow=[] if has_bfloat16("cpu") else ["this machine"], silent=[])
 
 
 def require_gpu(info: ClusterInfo) -> None:

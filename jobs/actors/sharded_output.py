@@ -85,6 +85,10 @@ class ShardedOutput:
         """The items of one shard."""
         return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.num_items))
 
+    def count(self, shards: Iterable[int]) -> int:
+        """Number of items in shards."""
+        return sum(len(self.items(shard)) for shard in shards)
+
     def missing_shards(self) -> list[int]:
         """Numbers of the shards whose part file does not exist."""
         is_done = bytearray(self.num_shards)
@@ -211,6 +215,26 @@ def run_missing_shards(
     storage.delete(output.failed_uri)
 
 
+def run_in_process(output: ShardedOutput, make_worker: Callable[[], Any], method: str) -> None:
+    """Process the missing shards in this process: for few, a Ray would take longer to start than they take.
+
+    Args:
+        output: the sharded output.
+        make_worker: creates what would be an actor; called if a shard is missing.
+        method: name of its method, as in `run_missing_shards`.
+
+    Raises:
+        Exception: of the worker; the shards before it are kept.
+    """
+    missing = output.missing_shards()
+    if missing:
+        worker = make_worker()
+        with progress(output.description, output.num_items, output.num_items - output.count(missing)) as counter:
+            for shard in _shards(output, missing):
+                counter.advance(getattr(worker, method)(shard.payload))
+    storage.delete(output.failed_uri)
+
+
 def sharded_table(
     name: str,
     output_dir: str,
@@ -269,8 +293,7 @@ def _run_shards(
         number, items = int(shard.key), output.items(int(shard.key))
         failed.append({"part": number, "first_item": items.start, "num_items": len(items), "error": error})
 
-    finished = output.num_items - sum(len(output.items(shard)) for shard in missing)
-    with progress(output.description, output.num_items, finished) as counter:
+    with progress(output.description, output.num_items, output.num_items - output.count(missing)) as counter:
         run_shards(
             _shards(output, missing),
             make_actor,
