@@ -68,10 +68,16 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Where the tests run side by side, the long ones begin first."""
-    if config.getoption("dist", "no") != "no" or hasattr(config, "workerinput"):
+    if hasattr(config, "workerinput"):
         from tests.support.parallel_groups import arrange
 
-        arrange(items)
+        arrange(items, Path(config.workerinput["with_ray"]))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Each worker is told where to name the groups that use Ray."""
+    node.workerinput["with_ray"] = str(_with_ray())
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -79,7 +85,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Where the tests run side by side, groups of them stay together."""
     from tests.support.parallel_groups import GroupScheduling
 
-    return GroupScheduling(config, log)
+    return GroupScheduling(config, log, _with_ray())
+
+
+def _with_ray() -> Path:
+    """File of the groups that use Ray, of this run."""
+    return Path(_cache.name, "with_ray.txt")
 
 
 @dataclass(frozen=True)

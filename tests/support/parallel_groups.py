@@ -1,13 +1,18 @@
-"""Which tests run on one worker of pytest-xdist (`-n 2`), and which begin first.
+"""Which tests run on one worker of pytest-xdist (`-n 3`), and which begin first.
 
 A file stays together, since its fixtures are made once; files that look at the same runs of the jobs stay together too.
 A worker takes the next group when it has ended one, so the long ones begin first and the short ones fill the gaps.
+The third worker takes only groups that do without the fixture `ray_session`: a third Ray would cost more than it gives,
+and while the others wait for their Rays, a core is free.
 """
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+from xdist.workermanage import WorkerController
 
 SHARED_RUNS = "shared-runs"
 GROUPS = {
@@ -57,11 +62,38 @@ LONG_FIRST = (
 )
 """Groups, files and folders; what is not named comes last."""
 TESTS = Path(__file__).resolve().parents[1]
+WITHOUT_RAY = "gw2"
+"""Name of the third worker."""
 
 
 class GroupScheduling(LoadScopeScheduling):
     """Gives each worker whole groups. (`--dist loadgroup` of pytest-xdist 3.8 marks the names of tests, which pytest
-    9.2 does not pass on: each test was a group of its own.)"""
+    9.2 does not pass on: each test was a group of its own.)
+
+    Args:
+        config: of the controller.
+        log: of pytest-xdist.
+        with_ray: file in which the workers name the groups that use `ray_session`; `arrange` writes it.
+    """
+
+    def __init__(self, config: pytest.Config, log: Any, with_ray: Path) -> None:
+        super().__init__(config, log)
+        self.with_ray = with_ray
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        """The first group in the queue that uses Ray, or else the first; for the third worker, the first that does not.
+        A worker for which there is none ends."""
+        uses_ray = set(self.with_ray.read_text().splitlines())
+        without = [group for group in self.workqueue if group not in uses_ray]
+        if node.gateway.id == WITHOUT_RAY:
+            if not without:
+                node.shutdown()
+                return
+            chosen = without[0]
+        else:
+            chosen = next((group for group in self.workqueue if group in uses_ray), next(iter(self.workqueue)))
+        self.workqueue.move_to_end(chosen, last=False)
+        super()._assign_work_unit(node)
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid.partition("::")[0].removeprefix("tests/"))
@@ -77,8 +109,12 @@ def rank(group: str) -> int:
     return next((place for place, name in enumerate(LONG_FIRST) if group == name or group.startswith(f"{name}/")), 99)
 
 
-def arrange(items: list[pytest.Item]) -> None:
-    """Put the long groups first, and the tests of a group together."""
+def arrange(items: list[pytest.Item], with_ray: Path) -> None:
+    """Put the long groups first, and the tests of a group together; name in `with_ray` those that use `ray_session`."""
     groups = {item: group_of(item.path.relative_to(TESTS).as_posix()) for item in items}
     first_seen = {group: place for place, group in enumerate(dict.fromkeys(groups.values()))}
     items.sort(key=lambda item: (rank(groups[item]), first_seen[groups[item]]))
+    uses_ray = {groups[item] for item in items if "ray_session" in getattr(item, "fixturenames", ())}
+    own = with_ray.with_name(f"{with_ray.name}-{os.getpid()}")
+    own.write_text("\n".join(sorted(uses_ray)))
+    own.replace(with_ray)  # all workers collect the same tests

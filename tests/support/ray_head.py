@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 START_S = 120.0
+MODULES_WAIT = "RAY_DASHBOARD_SUBPROCESS_MODULE_WAIT_READY_TIMEOUT"
+"""Variable: how long a dashboard waits for its processes before it ends itself; 30 s can be too short here."""
 END_S = 5.0
 RAY = [sys.executable, "-m", "ray.scripts.scripts"]
 
@@ -106,7 +108,7 @@ def ray_head(
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command,
-            env=head.environment() | {"PATH": path} | (environment or {}),
+            env=head.environment() | {"PATH": path, MODULES_WAIT: str(START_S)} | (environment or {}),
             stdout=log,
             stderr=log,
             stdin=subprocess.DEVNULL,
