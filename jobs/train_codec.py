@@ -91,15 +91,6 @@ class Options(DatasetOptions, RestartOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for option, value in (("copies", self.fitting.copies), ("pool-blocks", self.fitting.pool_blocks)):
-            if value < 1:
-                raise SoundStormError(f"--{option} is {value}: give at least 1")
-        for option, value in (
-            ("seed", self.fitting.seed),
-            ("simple-sounds", self.fitting.simple_sounds),
-        ):
-            if value < 0:
-                raise SoundStormError(f"--{option} is {value}: give 0 or more")
         if self.name in EARLIER_CODECS:
             raise SoundStormError(f"--name is '{self.name}': codecs of earlier versions have this name; give another")
         self.config()

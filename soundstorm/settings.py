@@ -1,70 +1,122 @@
-"""The base of all settings: every field is checked when it is read back from a file, with its name, its value and what
-is allowed."""
+"""The base of all settings: pydantic checks the type and range of every field, and an error names the field, its value
+and what is allowed."""
 
-import sys
-import types
-import typing
-from dataclasses import MISSING, asdict, fields
-from typing import Any, Literal, Self
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
+
+import pydantic
+from annotated_types import Ge, Gt, Interval
+from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from soundstorm.errors import SoundStormError
 
-
-def require(condition: bool, name: str, value: object, allowed: str) -> None:
-    if not condition:
-        raise SoundStormError(f"{name} is {value}: it must be {allowed}")
+WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 
 
-def _fits(value: object, hint: Any) -> bool:
-    """Whether a value from JSON has the type of a field; lists stand for tuples, and whole numbers pass for float."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        expected = arguments[:1] * len(value) if arguments[1:] == (Ellipsis,) else arguments
-        return len(value) == len(expected) and all(
-            _fits(item, kind) for item, kind in zip(value, expected, strict=True)
-        )
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
+@dataclass(frozen=True)
+class Allowed:
+    """Text of an error in place of the bounds: `1 to 4096 clips`."""
+
+    text: str
 
 
+Count = Annotated[int, Ge(1)]
+NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
+Seed = Annotated[int, Interval(ge=0, lt=2**63), Allowed("0 to 2**63 - 1")]
+Positive = Annotated[float, Gt(0)]
+Amount = Annotated[float, Ge(0), Allowed("0 or more")]
+Share = Annotated[float, Interval(ge=0, le=1)]
+ShareBelow1 = Annotated[float, Interval(ge=0, lt=1)]
+Betas = Annotated[tuple[ShareBelow1, ShareBelow1], Allowed("two numbers, each at least 0 and below 1")]
+
+
+def bounds_of(hint: Any) -> Iterator[Any]:
+    """The metadata of an `Annotated` type, or of the alternatives of a union: `Annotated[int, Ge(1)] | None`."""
+    for annotated in (hint,) if get_origin(hint) is Annotated else get_args(hint):
+        if get_origin(annotated) is Annotated:
+            yield from annotated.__metadata__
+
+
+def allowed(hint: Any) -> str:
+    """What the bounds in a type allow: `1 to 64`, `above 0`, `left or right`; empty for a type without bounds."""
+    if get_origin(hint) is Literal:
+        *others, last = map(str, get_args(hint))
+        return f"{', '.join(others)} or {last}"
+    bounds = list(bounds_of(hint))
+    for bound in bounds:
+        if isinstance(bound, Allowed):
+            return bound.text
+    limits = {key: getattr(bound, key) for key in WORDS for bound in bounds if getattr(bound, key, None) is not None}
+    words = [f"{WORDS[key]} {limit}" for key, limit in limits.items()]
+    if {"ge", "le"} <= limits.keys():
+        words[:2] = [f"{limits['ge']} to {limits['le']}"]
+    return " and ".join(words)
+
+
+@pydantic.dataclasses.dataclass(
+    kw_only=True, frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+)
 class Settings:
-    """Base of the settings below: to a plain dictionary for JSON, and back with every key and type checked."""
+    """Base of the settings below: raises SoundStormError for a missing, unknown or malformed setting."""
+
+    NAMED: ClassVar[str] = "{name}"
+    """How errors call a setting; also with `{option}`, its name on a command line."""
+    REMEDY: ClassVar[str] = "it must be"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _checked(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return make(values)
+        except ValidationError as error:
+            raise cls._refusal(values.kwargs or {}, error.errors()) from None
+
+    @classmethod
+    def _refusal(cls, values: Mapping[str, Any], errors: list[ErrorDetails]) -> SoundStormError:
+        known = [field.name for field in fields(cls)]
+        name = min((str(error["loc"][0]) for error in errors), key=known.__contains__)
+        if name not in known:
+            return SoundStormError(f"unknown setting '{name}'; it has {', '.join(known)}")
+        if name not in values:
+            return SoundStormError(f"setting '{name}' is missing")
+        hint = get_type_hints(cls, include_extras=True)[name]
+        is_of_its_type = any(error["loc"][0] == name and not error["type"].endswith("_type") for error in errors)
+        if is_of_its_type and allowed(hint):
+            or_none = ", or none" if type(None) in get_args(hint) else ""
+            return cls._refused(name, values[name], allowed(hint) + or_none)
+        kind = get_type_hints(cls)[name]
+        kind = reduce(or_, get_args(kind)) if get_origin(kind) is Union else kind  # `int | None`, not `Optional[int]`
+        kind = kind.__name__ if isinstance(kind, type) else kind
+        return SoundStormError(f"{cls._named(name)} is {values[name]!r}, expected {kind}")
+
+    @classmethod
+    def _named(cls, name: str) -> str:
+        return cls.NAMED.format(name=name, option=name.replace("_", "-"))
+
+    @classmethod
+    def _refused(cls, name: str, value: object, allowed: str) -> SoundStormError:
+        return SoundStormError(f"{cls._named(name)} is {value!r}: {cls.REMEDY} {allowed}")
+
+    def check(self, condition: bool, name: str, allowed: str) -> None:
+        """Raise SoundStormError for the setting `name` unless `condition`, which concerns several settings, holds."""
+        if not condition:
+            raise self._refused(name, getattr(self, name), allowed)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)  # type: ignore[call-overload,no-any-return]
+        """Plain values for JSON."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: object, where: str) -> Self:
-        """The inverse of `to_dict`; `where` names the file and section in the SoundStormError for a missing, unknown or
-        malformed key."""
-        hints = typing.get_type_hints(cls)
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+        """The inverse of `to_dict`; `where` names the file and section in errors."""
         if not isinstance(values, dict):
             raise SoundStormError(f"{where} is not a table of settings but {type(values).__name__}")
-        for name in values:
-            if name not in names:
-                raise SoundStormError(f"{where}: unknown setting '{name}'; it has {', '.join(names)}")
-        defaults = {field.name: field.default for field in fields(cls) if field.default is not MISSING}  # type: ignore[arg-type]
-        values = defaults | values  # a file written before a setting was there means its default
-        for name in names:
-            if name not in values:
-                raise SoundStormError(f"{where}: setting '{name}' is missing")
-            if not _fits(values[name], hints[name]):
-                kind = getattr(hints[name], "__name__", None) or str(hints[name])
-                raise SoundStormError(
-                    f"{where}: {name} is {values[name]!r}, expected "
-                    f"{kind if hints[name] in (int, float, str, bool) else hints[name]}"
-                )
+        plain = {str(name): tuple(value) if isinstance(value, list) else value for name, value in values.items()}
         try:
-            return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+            return cls(**plain)
         except SoundStormError as error:
             raise SoundStormError(f"{where}: {error}") from error

@@ -2,34 +2,27 @@
 `Annotated[int, Ge(1)]`."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Lt
 
 from soundstorm.errors import SoundStormError
-
-
-@dataclass(frozen=True)
-class Allowed:
-    """Text for the error message in place of the bounds: `give 1 to 4096 clips`."""
-
-    text: str
+from soundstorm.settings import Allowed, Count, NotNegative, allowed, bounds_of
 
 
 @dataclass(frozen=True, init=False)
-class OneOf:
+class OneOf(Allowed):
     """Bound: one of these names."""
 
     names: tuple[str, ...]
 
     def __init__(self, names: Iterable[str]) -> None:
         object.__setattr__(self, "names", tuple(names))
+        super().__init__(f"one of {', '.join(self.names)}")
 
 
-Count = Annotated[int, Ge(1)]
-NotNegative = Annotated[int, Ge(0), Allowed("0 or more")]
 Rate = Annotated[float, Gt(0), Lt(math.inf), Allowed("a number above 0")]
 Fraction = Annotated[float, Ge(0), Le(1), Allowed("a fraction from 0 to 1")]
 Device = Literal["auto", "cpu", "cuda"]
@@ -41,21 +34,10 @@ def check_bounds(options: Any) -> None:
     hints = get_type_hints(type(options), include_extras=True)
     for field in fields(options):
         value = getattr(options, field.name)
-        bounds = () if value is None else tuple(_bounds(hints[field.name]))
-        if all(_is_within(value, bound) for bound in bounds):
+        if value is None or all(_is_within(value, bound) for bound in bounds_of(hints[field.name])):
             continue
         shown = f"'{value}'" if isinstance(value, str) else value
-        raise SoundStormError(f"--{field.name.replace('_', '-')} is {shown}: give {_allowed(bounds)}")
-
-
-def _bounds(hint: Any) -> Iterator[Any]:
-    """The metadata of an `Annotated` type, or of the alternatives of a union: `Annotated[int, Ge(1)] | None`."""
-    if get_origin(hint) is Annotated:
-        yield from hint.__metadata__
-    else:
-        for alternative in get_args(hint):
-            if get_origin(alternative) is Annotated:
-                yield from alternative.__metadata__
+        raise SoundStormError(f"--{field.name.replace('_', '-')} is {shown}: give {allowed(hints[field.name])}")
 
 
 def _is_within(value: Any, bound: Any) -> bool:
@@ -71,15 +53,6 @@ def _is_within(value: Any, bound: Any) -> bool:
         case OneOf(names=names):
             return value in names
     return True
-
-
-def _allowed(bounds: tuple[Any, ...]) -> str:
-    for bound in bounds:
-        if isinstance(bound, Allowed):
-            return bound.text
-        if isinstance(bound, OneOf):
-            return f"one of {', '.join(bound.names)}"
-    return " and ".join(f"at least {bound.ge}" for bound in bounds if isinstance(bound, Ge))
 
 
 @dataclass(kw_only=True)

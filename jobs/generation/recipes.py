@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, cast
 
+from pydantic.dataclasses import dataclass as checked
+
 from cluster import storage
 from cluster.tables import stage_record as records
 from jobs.generation.options import STRENGTH, Options
@@ -27,7 +29,7 @@ UPLOADED = "uploaded"
 """Replaces the URI of a recording that was uploaded to the endpoint, which does not keep it."""
 
 
-@dataclass(kw_only=True, frozen=True)
+@checked(kw_only=True, frozen=True)
 class SourceFile(Settings):
     """A file that a clip was generated from."""
 
@@ -44,7 +46,7 @@ class SourceFile(Settings):
             )
 
 
-@dataclass(kw_only=True, frozen=True)
+@checked(kw_only=True, frozen=True)
 class Recipe(Settings):
     """Everything that the clips of a run have in common; the class and seed of a clip are in its row."""
 

@@ -4,13 +4,13 @@ import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from ipaddress import ip_address
 from typing import Annotated, Any
 
 import ray
 from annotated_types import Ge, Le
+from pydantic.dataclasses import dataclass
 
 from cluster.runtime.connect import connect
 from jobs.console.command import console, exit_process, print_note, run_command
@@ -23,7 +23,7 @@ EXTRA = ("fastapi", "multipart")
 PORT = 8000
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class Options(EndpointSettings):
     """Serve sound on demand: an endpoint (POST /v1/generate and others) and a page, on Ray Serve, until Ctrl-C."""
 

@@ -1,24 +1,27 @@
 """Settings of an endpoint: options of `soundstorm serve`, and arguments of the application in
 `cluster/deploy/serve.yaml`."""
 
-from dataclasses import dataclass, fields
-from typing import Annotated, Any
+from dataclasses import fields
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Le
+from pydantic.dataclasses import dataclass
 
-from jobs.console.options import Allowed, Count, NotNegative, Rate, check_bounds
+from jobs.console.options import Allowed, Count, NotNegative, Rate
 from jobs.generation.options import DURATIONS, MAX_DURATION_S, MIN_DURATION_S, Options
 from jobs.serving.limits import Limits
-from soundstorm.errors import SoundStormError
 from soundstorm.settings import Settings
 
 MODEL_OPTIONS = ("checkpoint", "codec", "listener", "config", "candidates")
 """Options that `generate` has, too."""
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, frozen=True)
 class EndpointSettings(Settings):
     """Settings of the model, the limits and the replicas."""
+
+    NAMED: ClassVar[str] = "--{option}"
+    REMEDY: ClassVar[str] = "give"
 
     checkpoint: str | None = None
     """Output folder of `train`, or a checkpoint folder, path or URI that every node can read; default: the one in the
@@ -52,11 +55,8 @@ class EndpointSettings(Settings):
     """Serve the page at / (if Gradio is installed)."""
 
     def __post_init__(self) -> None:
-        check_bounds(self)
-        if self.max_replicas is not None and self.max_replicas < self.min_replicas:
-            raise SoundStormError(
-                f"--max-replicas is {self.max_replicas}: give at least {self.min_replicas}, which is --min-replicas"
-            )
+        is_enough = self.max_replicas is None or self.max_replicas >= self.min_replicas
+        self.check(is_enough, "max_replicas", f"at least {self.min_replicas}, which is --min-replicas")
 
     @property
     def limits(self) -> Limits:

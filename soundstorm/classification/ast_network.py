@@ -11,11 +11,13 @@ patches, F rows (bands) and T columns (time).
 import importlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import fields, replace
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
+from pydantic.dataclasses import dataclass
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -24,24 +26,14 @@ from soundstorm.errors import SoundStormError
 from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.state_dicts import check_state_dict
 from soundstorm.serialization.without_memory import without_memory
-from soundstorm.settings import Settings
+from soundstorm.settings import Positive, Settings
 
 AST_RATE = 16_000
 """Sample rate of the AST's input."""
 FRAME, HOP = 400, 160
 """Samples per frame of its features (25 ms), and between frames (10 ms)."""
-MAX_VALUES = {
-    "hidden_size": 8_192,
-    "num_hidden_layers": 256,
-    "num_attention_heads": 256,
-    "intermediate_size": 65_536,
-    "patch_size": 1_024,
-    "frequency_stride": 1_024,
-    "time_stride": 1_024,
-    "max_length": 65_536,
-    "num_mel_bins": 1_024,
-}
-"""Maximum of each setting."""
+Patch = Annotated[int, Interval(ge=1, le=1_024)]
+Size = Annotated[int, Interval(ge=1, le=65_536)]
 HEAD = "classifier."
 HEAD_NAMES = tuple(f"{HEAD}{part}.{kind}" for part in ("layernorm", "dense") for kind in ("weight", "bias"))
 POSITIONS = "audio_spectrogram_transformer.embeddings.position_embeddings"
@@ -61,45 +53,34 @@ NEWER_NAMES = (
 class AstConfig(Settings):
     """Architecture of an AST, and the normalization of its features; the defaults are the published ones."""
 
-    hidden_size: int = 768
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    intermediate_size: int = 3072
-    patch_size: int = 16
+    NAMED: ClassVar[str] = "AST setting {name}"
+    REMEDY: ClassVar[str] = "give"
+
+    hidden_size: Annotated[int, Interval(ge=1, le=8_192)] = 768
+    num_hidden_layers: Annotated[int, Interval(ge=1, le=256)] = 12
+    num_attention_heads: Annotated[int, Interval(ge=1, le=256)] = 12
+    intermediate_size: Size = 3072
+    patch_size: Patch = 16
     """Mel bands and frames per patch."""
-    frequency_stride: int = 10
+    frequency_stride: Patch = 10
     """Mel bands between patches."""
-    time_stride: int = 10
+    time_stride: Patch = 10
     """Frames between patches."""
-    max_length: int = 1024
+    max_length: Size = 1024
     """Input length in frames of 10 ms: a shorter clip is padded with silence, a longer one is divided into windows."""
-    num_mel_bins: int = 128
-    layer_norm_eps: float = 1e-12
+    num_mel_bins: Patch = 128
+    layer_norm_eps: Positive = 1e-12
     qkv_bias: bool = True
     mean: float = -4.2677393
     """Mean of the features in its training."""
-    std: float = 4.5689974
+    std: Positive = 4.5689974
     """Standard deviation of the features; they are divided by twice that."""
 
     def __post_init__(self) -> None:
-        for name, most in MAX_VALUES.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise SoundStormError(
-                    f"AST setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
-                )
-        if self.hidden_size % self.num_attention_heads:
-            raise SoundStormError(
-                f"AST setting num_attention_heads is {self.num_attention_heads}: give a divisor of hidden_size "
-                f"{self.hidden_size}"
-            )
-        if self.patch_size > min(self.max_length, self.num_mel_bins):
-            raise SoundStormError(
-                f"AST setting patch_size is {self.patch_size}: give at most max_length and num_mel_bins"
-            )
-        if not self.std > 0 or not self.layer_norm_eps > 0:
-            raise SoundStormError(
-                f"AST settings std and layer_norm_eps are {self.std} and {self.layer_norm_eps}: give numbers above 0"
-            )
+        divides = self.hidden_size % self.num_attention_heads == 0
+        self.check(divides, "num_attention_heads", f"a divisor of hidden_size {self.hidden_size}")
+        fits = self.patch_size <= min(self.max_length, self.num_mel_bins)
+        self.check(fits, "patch_size", "at most max_length and num_mel_bins")
 
     @property
     def grid(self) -> tuple[int, int]:

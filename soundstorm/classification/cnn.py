@@ -9,11 +9,13 @@ Legend: B batch, N samples, M mel bands, T frames, D width, C categories.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Unpack
+from typing import Annotated, ClassVar, Unpack
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval, Len
+from pydantic.dataclasses import dataclass as checked
 from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
@@ -33,61 +35,48 @@ from soundstorm.serialization.bundled import bundled_file
 from soundstorm.serialization.damaged import refusing_damaged
 from soundstorm.serialization.int8 import dequantize
 from soundstorm.serialization.state_dicts import check_state_dict
-from soundstorm.settings import Settings
+from soundstorm.settings import Allowed, Settings, ShareBelow1
 
 FORMAT = "soundstorm-audio-classifier-1"
 PACKAGED_WEIGHTS = "audio_classifier.safetensors"
-MAX_VALUES = {"mel_bands": 1_024, "n_fft": 65_536, "hop": 65_536, "embedding": 65_536}
-"""Maximum of each setting."""
-MAX_WIDTHS, MAX_WIDTH = 16, 65_536
+Size = Annotated[int, Interval(ge=1, le=65_536)]
 SHORTEST_S = 1.0
 """A shorter clip is repeated up to this length."""
 MAX_BATCH_S = 60.0
 """Maximum duration in seconds of a batch; a longer clip is a batch of its own."""
 
 
-@dataclass(kw_only=True, frozen=True)
+@checked(kw_only=True, frozen=True)
 class AudioClassifierConfig(Settings):
     """Architecture of an `AudioClassifier`; the defaults are those of the weights in the package."""
 
-    mel_bands: int = 64
+    NAMED: ClassVar[str] = "classifier setting {name}"
+    REMEDY: ClassVar[str] = "give"
+
+    mel_bands: Annotated[int, Interval(ge=1, le=1_024)] = 64
     """Mel bands from 0 Hz to half the sample rate."""
-    n_fft: int = 1024
+    n_fft: Size = 1024
     """Samples in a window of the Fourier transform."""
-    hop: int = 320
+    hop: Size = 320
     """Samples between frames."""
-    floor_db: float = -90.0
+    floor_db: Annotated[float, Interval(ge=-300, le=0)] = -90.0
     """Power added to every band before the logarithm, in dB of full scale; quieter sound has no effect."""
-    widths: tuple[int, ...] = (32, 64, 128, 192)
+    widths: Annotated[tuple[Size, ...], Len(2, 16), Allowed("two to 16 numbers from 1 to 65536")] = (32, 64, 128, 192)
     """Channels of the first convolution and of the residual blocks after it; each of them halves the numbers of bands
     and frames."""
-    embedding: int = 128
+    embedding: Size = 128
     """Size of the penultimate layer."""
-    dropout: float = 0.2
+    dropout: ShareBelow1 = 0.2
     """Dropout probability of the pooled channels."""
 
     def __post_init__(self) -> None:
-        for name, most in MAX_VALUES.items():
-            if not 1 <= getattr(self, name) <= most:
-                raise SoundStormError(
-                    f"classifier setting {name} is {getattr(self, name)}: give at least 1 and at most {most}"
-                )
-        if not 2 <= len(self.widths) <= MAX_WIDTHS or not all(1 <= width <= MAX_WIDTH for width in self.widths):
-            raise SoundStormError(
-                f"classifier setting widths is {self.widths}: give two to {MAX_WIDTHS} numbers from 1 to {MAX_WIDTH}"
-            )
-        if not -300 <= self.floor_db <= 0:
-            raise SoundStormError(f"classifier setting floor_db is {self.floor_db}: give -300 to 0")
         fewest = 2 ** len(self.widths)
         if self.mel_bands < fewest:
             raise SoundStormError(
                 f"classifier setting mel_bands is {self.mel_bands}: each of {len(self.widths)} widths halves it, give "
                 f"at least {fewest}"
             )
-        if self.hop > self.n_fft:
-            raise SoundStormError(f"classifier setting hop is {self.hop}: give at most n_fft {self.n_fft}")
-        if not 0 <= self.dropout < 1:
-            raise SoundStormError(f"classifier setting dropout is {self.dropout}: give at least 0 and less than 1")
+        self.check(self.hop <= self.n_fft, "hop", f"at most n_fft {self.n_fft}")
 
 
 class ResidualBlock(nn.Module):

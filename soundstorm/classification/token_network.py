@@ -12,10 +12,12 @@ features, C categories.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Interval
+from pydantic.dataclasses import dataclass as checked
 from torch import Tensor, nn
 
 from soundstorm.codec.codec import Codec
@@ -23,7 +25,7 @@ from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import code_vectors
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.settings import Settings
+from soundstorm.settings import Settings, ShareBelow1
 
 TokenMode = Literal["fine-tuned", "frozen", "codec", "scratch"]
 """fine-tuned: from a generator, all weights are trained; frozen: from a generator, whose weights are not trained;
@@ -34,24 +36,19 @@ NORM_MOMENTUM = 0.05
 """Momentum of the running statistics of the pooled features."""
 
 
-@dataclass(kw_only=True, frozen=True)
+@checked(kw_only=True, frozen=True)
 class ReadoutConfig(Settings):
     """Architecture of a `TokenClassifier` besides the generator's network."""
 
-    latent_dim: int
-    """Size of the codebook vectors that are added to the generator's embeddings; 0: none."""
-    heads: int = 4
-    """Number of parts of the width whose frames have separate attention weights."""
-    dropout: float = 0.3
-    """Dropout probability of the pooled features."""
+    NAMED: ClassVar[str] = "classifier setting {name}"
+    REMEDY: ClassVar[str] = "give"
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.latent_dim <= 16_384:
-            raise SoundStormError(f"classifier setting latent_dim is {self.latent_dim}: give 0 to 16384")
-        if not 1 <= self.heads <= 1_024:
-            raise SoundStormError(f"classifier setting heads is {self.heads}: give 1 to 1024")
-        if not 0 <= self.dropout < 1:
-            raise SoundStormError(f"classifier setting dropout is {self.dropout}: give at least 0 and less than 1")
+    latent_dim: Annotated[int, Interval(ge=0, le=16_384)]
+    """Size of the codebook vectors that are added to the generator's embeddings; 0: none."""
+    heads: Annotated[int, Interval(ge=1, le=1_024)] = 4
+    """Number of parts of the width whose frames have separate attention weights."""
+    dropout: ShareBelow1 = 0.3
+    """Dropout probability of the pooled features."""
 
 
 class AttentiveStatistics(nn.Module):

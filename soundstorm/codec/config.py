@@ -1,92 +1,63 @@
 """Settings of a block codec: the shape of its codes, and how they are turned into sound."""
 
-from dataclasses import asdict, dataclass, fields
+from typing import Annotated, ClassVar
 
-from soundstorm.errors import SoundStormError
+from annotated_types import Interval, MultipleOf
+from pydantic.dataclasses import dataclass
+
+from soundstorm.settings import Settings
 
 STEPS_PER_NAT = 256
 """Log-mel values are rounded to multiples of 1/256 nat, so that everything computed from them is the same on every
 machine."""
-BLOCK_LENGTHS = (1, 2, 4)
-LIMITS = {
-    "sample_rate": (8_000, 192_000),
-    "hop": (16, 4_096),
-    "bands": (8, 512),
-    "num_levels": (1, 64),
-    "codebook_size": (2, 32_768),
-    "dims": (1, 2_048),
-    "beam": (1, 64),
-    "deconvolution_rounds": (0, 100),
-    "phase_rounds": (0, 16),
-    "lowest_hz": (0, 96_000),
-    "highest_hz": (1, 96_000),
-    "floor": (1e-7, 1e-2),
-    "texture": (0, 4),
-    "momentum": (0, 2),
-}
-"""Minimum and maximum of each setting."""
 
 
 @dataclass(kw_only=True, frozen=True)
-class BlockCodecConfig:
+class BlockCodecConfig(Settings):
     """Settings of a `BlockCodec`; `for_block` returns good ones for each block length."""
+
+    NAMED: ClassVar[str] = "codec setting {name}"
+    REMEDY: ClassVar[str] = "give"
 
     frames_per_block: int = 1
     """Log-mel frames per block, and so per column of codes: 1, 2 or 4."""
-    num_levels: int = 8
+    num_levels: Annotated[int, Interval(ge=1, le=64)] = 8
     """Levels of residual vector quantization: codes per column."""
-    codebook_size: int = 1024
+    codebook_size: Annotated[int, Interval(ge=2, le=32_768)] = 1024
     """Codes per level."""
-    dims: int = 80
+    dims: Annotated[int, Interval(ge=1, le=2_048)] = 80
     """Principal axes of a block that are quantized, at most frames_per_block * bands."""
-    beam: int = 8
+    beam: Annotated[int, Interval(ge=1, le=64)] = 8
     """Beam width of the encoder; 1: take the nearest code at each level."""
-    sample_rate: int = 24_000
+    sample_rate: Annotated[int, Interval(ge=8_000, le=192_000)] = 24_000
     """Samples per second."""
-    hop: int = 320
+    hop: Annotated[int, Interval(ge=16, le=4_096), MultipleOf(4)] = 320
     """Samples between log-mel frames; the analysis window is twice as long."""
-    bands: int = 80
+    bands: Annotated[int, Interval(ge=8, le=512), MultipleOf(4)] = 80
     """Mel bands."""
-    lowest_hz: int = 20
+    lowest_hz: Annotated[int, Interval(ge=0, le=96_000)] = 20
     """Lower edge of the lowest band."""
-    highest_hz: int = 12_000
+    highest_hz: Annotated[int, Interval(ge=1, le=96_000)] = 12_000
     """Upper edge of the highest band."""
-    floor: float = 3e-5
+    floor: Annotated[float, Interval(ge=1e-7, le=1e-2)] = 3e-5
     """Amplitude that is added before the logarithm, about one quantization step of a 16-bit file: no bits are spent on
     detail that such a file cannot hold."""
-    texture: float = 0.8
+    texture: Annotated[float, Interval(ge=0, le=4)] = 0.8
     """Strength of the noise that replaces the detail lost in quantization, as a fraction of the error's standard
     deviation."""
-    deconvolution_rounds: int = 10
+    deconvolution_rounds: Annotated[int, Interval(ge=0, le=100)] = 10
     """Richardson-Lucy iterations from mel bands to frequency bins."""
-    phase_rounds: int = 3
+    phase_rounds: Annotated[int, Interval(ge=0, le=16)] = 3
     """Griffin-Lim iterations."""
-    momentum: float = 0.9
+    momentum: Annotated[float, Interval(ge=0, le=2)] = 0.9
     """Momentum of the Griffin-Lim iterations."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            kind = (int, float) if field.type in (float, "float") else (int,)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise SoundStormError(f"codec setting {field.name} is {value!r}: give a number")
-            lowest, highest = LIMITS.get(field.name, (1, 65_536))
-            if not lowest <= value <= highest:
-                raise SoundStormError(f"codec setting {field.name} is {value!r}: give {lowest} to {highest}")
-        if self.frames_per_block not in BLOCK_LENGTHS:
-            raise SoundStormError(f"codec setting frames_per_block is {self.frames_per_block}: give 1, 2 or 4")
-        if self.dims > self.block_size:
-            raise SoundStormError(
-                f"codec setting dims is {self.dims}: a block has only {self.block_size} values, give at most that"
-            )
-        if not self.lowest_hz < self.highest_hz <= self.sample_rate / 2:
-            raise SoundStormError(
-                f"codec setting highest_hz is {self.highest_hz}: give more than lowest_hz {self.lowest_hz}, at most "
-                f"{self.sample_rate // 2}"
-            )
-        for name in ("hop", "bands"):
-            if getattr(self, name) % 4:
-                raise SoundStormError(f"codec setting {name} is {getattr(self, name)}: give a multiple of 4")
+        self.check(self.frames_per_block in (1, 2, 4), "frames_per_block", "1, 2 or 4")
+        self.check(self.dims <= self.block_size, "dims", f"at most {self.block_size}, the values of a block")
+        is_between = self.lowest_hz < self.highest_hz <= self.sample_rate / 2
+        most = self.sample_rate // 2
+        self.check(is_between, "highest_hz", f"more than lowest_hz {self.lowest_hz}, at most {most}")
 
     @property
     def window(self) -> int:
@@ -112,9 +83,6 @@ class BlockCodecConfig:
     def column_rate(self) -> float:
         """Columns of codes per second."""
         return self.sample_rate / self.block_hop
-
-    def to_dict(self) -> dict[str, int | float]:
-        return asdict(self)
 
 
 def for_block(frames_per_block: int) -> BlockCodecConfig:

@@ -11,10 +11,12 @@ Legend: N samples, T mel frames, M mel bands, P blocks of the pool, V values of 
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass as checked
 
 from soundstorm.audio.simple_sounds import simple_sounds
 from soundstorm.codec import kmeans
@@ -23,6 +25,7 @@ from soundstorm.codec.blocks import POINT_STEPS, BlockSpace, find_space
 from soundstorm.codec.codebooks import Codebooks, pack_centroids
 from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.log_mel import LogMel, mel_bank, mirrored, on_grid
+from soundstorm.settings import Count, NotNegative, Settings
 
 Packed = tuple[NDArray[np.int8], NDArray[np.int32]]
 """Quantized centroids of a level and their scale factors."""
@@ -34,17 +37,20 @@ KNOTS, KNOT_NATS = 9, 0.35
 """Number of points of the smooth random equalizer, and the standard deviation of their gains."""
 
 
-@dataclass(kw_only=True, frozen=True)
-class FittingConfig:
+@checked(kw_only=True, frozen=True)
+class FittingConfig(Settings):
     """Settings of the fit."""
 
-    copies: int = 4
+    NAMED: ClassVar[str] = "--{option}"
+    REMEDY: ClassVar[str] = "give"
+
+    copies: Count = 4
     """Copies of each recording: the first is unchanged, the others have a random gain and equalization."""
-    pool_blocks: int = 450_000
+    pool_blocks: Count = 450_000
     """Maximum number of blocks in the pool."""
-    simple_sounds: int = 60
+    simple_sounds: NotNegative = 60
     """Synthetic tones and clicks of 5 s that are added to the recordings."""
-    seed: int = 1
+    seed: NotNegative = 1
     """Seed of the variations, of the choice of blocks and of the initial centroids of k-means."""
 
 

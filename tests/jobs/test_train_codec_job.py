@@ -141,9 +141,16 @@ def test_a_list_that_names_no_clip_is_refused(dataset: Path, tmp_path: Path) -> 
         run(options(dataset, tmp_path / "out", clips=str(tmp_path / "list.txt")))
 
 
-@pytest.mark.parametrize(
-    "changes", [{"fitting": FittingConfig(copies=0)}, {"max_failures": -1}, {"max_duration": 0.0}, {"num_levels": 65}]
-)
+@pytest.mark.parametrize("changes", [{"max_failures": -1}, {"max_duration": 0.0}, {"num_levels": 65}])
 def test_an_option_out_of_range_is_refused(dataset: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     with pytest.raises(SoundStormError, match=r"give"):
         options(dataset, tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [({"copies": 0}, "--copies is 0: give at least 1"), ({"seed": -1}, "--seed is -1: give 0 or more")],
+)
+def test_a_setting_of_the_fit_out_of_range_is_refused_as_an_option(changes: dict[str, int], fault: str) -> None:
+    with pytest.raises(SoundStormError, match=fault):
+        FittingConfig(**changes)

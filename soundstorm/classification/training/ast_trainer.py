@@ -8,51 +8,52 @@ Legend: B batch, T frames, M mel bands, D width, C categories.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from soundstorm.classification.ast_classifier import BATCH_CLIPS, filled, filter_bank, scaled
 from soundstorm.classification.ast_network import AstClassifier
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.precision import autocast
+from soundstorm.settings import Amount, Betas, Count, NotNegative, Positive, Seed, Settings, Share
 
 AstMode = Literal["fine-tuned", "frozen", "scratch"]
 PEAK_LR: dict[AstMode, float] = {"fine-tuned": 1e-5, "frozen": 1e-3, "scratch": 1e-4}
 
 
 @dataclass(kw_only=True, frozen=True)
-class AstTrainingConfig:
+class AstTrainingConfig(Settings):
     """Settings of the training; the defaults are those of the paper for ESC-50."""
 
     mode: AstMode = "fine-tuned"
     """frozen: only the head is trained; scratch: training starts from random weights."""
-    epochs: int = 25
+    epochs: Count = 25
     """Passes over the clips."""
-    batch_size: int = 48
+    batch_size: Count = 48
     """Clips per step and worker."""
-    lr: float | None = None
+    lr: Positive | None = None
     """Peak learning rate of Adam; None: 1e-5 fine-tuned, 1e-3 frozen, 1e-4 from scratch."""
-    full_epochs: int = 5
+    full_epochs: NotNegative = 5
     """Number of epochs at the peak learning rate."""
-    lr_decay: float = 0.85
+    lr_decay: Share = 0.85
     """Factor of the learning rate per later epoch."""
-    betas: tuple[float, float] = (0.95, 0.999)
+    betas: Betas = (0.95, 0.999)
     """Decay rates of Adam's two moment estimates."""
-    weight_decay: float = 5e-7
+    weight_decay: Amount = 5e-7
     """Weight decay of Adam."""
-    max_length: int = 512
+    max_length: Count = 512
     """Input length in frames of 10 ms: slightly more than 5 s; an example is an excerpt of a longer clip."""
-    mask_bands: int = 24
+    mask_bands: NotNegative = 24
     """Maximum number of neighbouring bands that are masked in an example; none if the network is frozen."""
-    mask_frames: int = 96
+    mask_frames: NotNegative = 96
     """Maximum number of neighbouring frames that are masked."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 if the device supports it in hardware."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the order of clips, augmentation and initial weights."""
 
     @property

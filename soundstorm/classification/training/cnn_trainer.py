@@ -9,12 +9,12 @@ Legend: B batch, N samples, M mel bands, T frames, C categories.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
@@ -22,6 +22,7 @@ from soundstorm.classification.cnn import AudioClassifier
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.schedules import cosine_between, warm_up
 from soundstorm.optimization.weight_decay import parameter_groups
+from soundstorm.settings import Amount, Count, NotNegative, Positive, Seed, Settings, Share, ShareBelow1
 
 SILENCE = 1e-12
 """Added to powers before their logarithm is stored."""
@@ -32,42 +33,42 @@ GRAD_CLIP, WARMUP_SHARE = 5.0, 0.1
 
 
 @dataclass(kw_only=True, frozen=True)
-class AudioClassifierTrainingConfig:
+class AudioClassifierTrainingConfig(Settings):
     """Settings of the training; the defaults are those of the weights in the package."""
 
-    epochs: int = 200
+    epochs: Count = 200
     """Passes over the clips."""
-    batch_size: int = 32
+    batch_size: Count = 32
     """Clips per step and worker."""
-    lr: float = 3e-3
+    lr: Positive = 3e-3
     """Peak learning rate of AdamW; it rises during the first tenth of all steps, then falls along a cosine to 0."""
-    weight_decay: float = 0.05
+    weight_decay: Amount = 0.05
     """Decoupled weight decay."""
-    window_s: float = 5.0
+    window_s: Positive = 5.0
     """Length of an example in seconds; a shorter clip is repeated."""
-    speed_octaves: float = 0.3
+    speed_octaves: Amount = 0.3
     """Examples are played up to this much faster or slower."""
-    pitch_bands: float = 2.0
+    pitch_bands: Amount = 2.0
     """Examples are shifted by up to this many mel bands up or down."""
-    gain_db: float = 10.0
+    gain_db: Amount = 10.0
     """Examples are up to this much louder or quieter."""
-    equalizer_db: float = 3.0
+    equalizer_db: Amount = 3.0
     """Standard deviation of the gain at the knots of the random equalizer."""
-    mix_share: float = 0.5
+    mix_share: Share = 0.5
     """Probability that another example is mixed into an example."""
-    band_masks: int = 2
+    band_masks: NotNegative = 2
     """Number of masked band ranges per example."""
-    mask_bands: int = 8
+    mask_bands: NotNegative = 8
     """Maximum number of bands in such a range."""
-    frame_masks: int = 2
+    frame_masks: NotNegative = 2
     """Number of masked frame ranges per example."""
-    mask_frames: int = 40
+    mask_frames: NotNegative = 40
     """Maximum number of frames in such a range."""
-    label_smoothing: float = 0.05
+    label_smoothing: ShareBelow1 = 0.05
     """Label smoothing: probability mass of the target that is spread over all categories."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: bfloat16 if the device supports it in hardware."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the order of clips, augmentation and initial weights."""
 
 

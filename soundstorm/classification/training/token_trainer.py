@@ -10,12 +10,12 @@ Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from soundstorm.audio.augmentation import Variation, blend, is_audible, vary
@@ -31,54 +31,55 @@ from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast
 from soundstorm.optimization.schedules import cosine_between, warm_up
 from soundstorm.optimization.weight_decay import parameter_groups
+from soundstorm.settings import Amount, Betas, Count, NotNegative, Positive, Seed, Settings, Share, ShareBelow1
 from soundstorm.training.batches import Batch, collate
 
 
 @dataclass(kw_only=True, frozen=True)
-class TokenClassifierTrainingConfig:
+class TokenClassifierTrainingConfig(Settings):
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
-    epochs: int = 40
+    epochs: Count = 40
     """Number of passes over the recordings."""
-    batch_size: int = 16
+    batch_size: Count = 16
     """Clips per step and worker, at least 2."""
-    lr: float = 1e-3
+    lr: Positive = 1e-3
     """Peak learning rate of Adam."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: Betas = (0.9, 0.98)
     """Decay rates of Adam's two moment estimates."""
-    weight_decay: float = 0.05
+    weight_decay: Amount = 0.05
     """Decoupled weight decay of matrices; with 0, AdamW is Adam."""
-    warmup_share: float = 0.1
+    warmup_share: Share = 0.1
     """Fraction of all steps in which the learning rate rises; then it falls along a cosine to 0."""
-    window_s: float | None = 3.0
+    window_s: Positive | None = 3.0
     """Length of an excerpt in seconds; a shorter recording is repeated. None: the whole recording."""
-    speed_octaves: float = 0.3
+    speed_octaves: Amount = 0.3
     """Excerpts are played up to this much faster or slower."""
-    gain_db: float = 10.0
+    gain_db: Amount = 10.0
     """Excerpts are up to this much louder or quieter."""
-    equalizer_db: float = 3.0
+    equalizer_db: Amount = 3.0
     """Standard deviation of the gain at the knots of the random equalizer."""
-    mix_share: float = 0.5
+    mix_share: Share = 0.5
     """Probability that another example is mixed into an example."""
-    frame_masks: int = 2
+    frame_masks: NotNegative = 2
     """Number of masked time stretches per example (SpecAugment)."""
-    mask_share: float = 0.15
+    mask_share: Share = 0.15
     """Longest masked stretch, as a fraction of the window."""
-    level_drop_share: float = 0.3
+    level_drop_share: Share = 0.3
     """Probability that the levels above a random one are masked in an example."""
-    label_smoothing: float = 0.1
+    label_smoothing: ShareBelow1 = 0.1
     """Label smoothing: probability mass of the target that is spread over all categories."""
-    teacher_share: float = 0.7
+    teacher_share: Share = 0.7
     """Weight of the distillation loss, if there is a teacher."""
-    teacher_temperature: float = 2.0
+    teacher_temperature: Positive = 2.0
     """Temperature of the distillation: both logits are divided by it."""
-    ema_decay: float = 0.99
+    ema_decay: ShareBelow1 = 0.99
     """Decay of the moving average of the weights, which is saved; 0: the last weights are saved."""
-    grad_clip: float = 1.0
+    grad_clip: Positive = 1.0
     """Maximum norm of the gradient, to which it is clipped."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """`auto`: linear layers in bfloat16 if the device supports it in hardware."""
-    seed: int = 0
+    seed: Seed = 0
     """Random seed of the order of clips, augmentation and initial weights."""
 
 
