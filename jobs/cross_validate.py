@@ -47,7 +47,7 @@ from jobs.inputs.synthetic_dataset import make_synthetic
 from soundstorm.codec.fitting import FittingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
-from soundstorm.reports.classification_page import mean_text
+from soundstorm.reports.page import mean_share
 
 FOLD_STAGE = "fold"
 SYNTHETIC_CLIPS, SYNTHETIC_SEED = 40, 1000
@@ -165,7 +165,7 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
     folds, leaked = len(counts["done"]), distrust(counts["leaks"])
     noted = f" ({' '.join(counts['warnings'])})" if counts["warnings"] else ""
     accuracy = (
-        f"{mean_text(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
+        f"{mean_share(counts['accuracy_mean'], counts['accuracy_std'])} over {folds} fold{'s' if folds > 1 else ''}"
     )
     where = storage.join(options.output_dir, REPORT_FILE)
     message = f"{prefix}{counts['name']}: accuracy {accuracy}, {counts['clips']} clips{leaked}{noted}: {where}"

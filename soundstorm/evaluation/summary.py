@@ -65,6 +65,16 @@ class SourceValues(Distribution):
     ks: float | None
     p_value: float | None
 
+    @property
+    def is_close(self) -> bool:
+        """Whether the mean is within DIFFERENCE_BAR_PERCENT of the real one."""
+        return self.difference_percent is not None and abs(self.difference_percent) <= DIFFERENCE_BAR_PERCENT
+
+    @property
+    def is_different(self) -> bool:
+        """Whether the KS test finds a significant difference."""
+        return self.p_value is not None and self.p_value < SIGNIFICANCE
+
 
 @dataclass(kw_only=True, frozen=True, slots=True)
 class Breakdown:

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from soundstorm.classification.accuracy import CONFIDENCE, Accuracy, Classification, PairedComparison
+from soundstorm.classification.accuracy import CONFIDENCE, Classification, PairedComparison
 from soundstorm.reports.classification_figures import confusion_picture, reliability_picture
-from soundstorm.reports.page import p_text, render_page, themed, thousands, typeset
+from soundstorm.reports.page import render_page, themed
 
 PUBLISHED_DATASETS = {"esc50": "ESC-50", "urbansound8k": "UrbanSound8K"}
 PUBLISHED = (
@@ -72,130 +72,21 @@ class ClassificationData:
 
 def render_classification(data: ClassificationData) -> str:
     """The whole page as text."""
-    result = data.result
+    result, notes = data.result, {note.fold: note for note in data.notes}
     return render_page(
         "classification.html.j2",
         data,
         credits=data.credits,
-        tiles=_tiles(result),
-        folds=_folds(data),
-        published=_published(data),
-        compared=[_compared(other) for other in data.compared],
-        classes=[{"name": name} | _share(accuracy) for name, accuracy in result.classes.items()],
+        result=result,
+        folds=[(fold, accuracy, notes.get(fold, FoldNote(fold=fold))) for fold, accuracy in result.folds.items()],
+        published=PUBLISHED if data.dataset in PUBLISHED_DATASETS else (),
+        datasets=PUBLISHED_DATASETS,
+        confidence=CONFIDENCE,
         confusion_width=min(760, 180 + 52 * len(result.categories)),
         confusion=themed(lambda theme: confusion_picture(result.confusion, result.categories, theme)),
         cells=list(zip(result.categories, result.confusion, strict=True))
         if len(result.categories) <= NUMBERED_CATEGORIES
         else [],
-        pairs=[
-            {"category": x.category, "predicted": x.predicted, "clips": x.clips, "share": share_text(x.share)}
-            for x in result.pairs
-        ],
         reliability=themed(lambda theme: reliability_picture(result.bins, theme)),
-        bins=[
-            {
-                "range": f"{found.low:.1f} to {found.high:.1f}",
-                "clips": thousands(found.clips),
-                "confidence": share_text(found.confidence),
-                "accuracy": share_text(found.accuracy),
-            }
-            for found in result.bins
-        ],
-        calibration=share_text(result.calibration_error),
-        certainty=_certainty(result),
+        overconfidence=result.confidence - (result.overall.share or 0.0),
     )
-
-
-def share_text(share: float | None, signed: bool = False) -> str:
-    """A share in percent, with one digit after the point."""
-    if share is None:
-        return "n/a"
-    return typeset(f"{100 * share:{'+' if signed else ''}.1f}%")
-
-
-def mean_text(mean: float, std: float | None) -> str:
-    """Mean and standard deviation over folds, in percent."""
-    return share_text(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}%"
-
-
-def _share(accuracy: Accuracy) -> dict[str, Any]:
-    percent = 0.0 if accuracy.share is None else 100 * accuracy.share
-    return {
-        "clips": thousands(accuracy.clips),
-        "right": thousands(accuracy.right),
-        "share": share_text(accuracy.share),
-        "percent": f"{percent:.0f}",
-    }
-
-
-def _tiles(result: Classification) -> list[dict[str, str]]:
-    folds = f"{len(result.folds)} fold" + ("s" if len(result.folds) != 1 else "")
-    note = "one fold, so no standard deviation" if result.std is None else f"mean ± standard deviation over {folds}"
-    return [
-        {"hue": "primary", "name": "Accuracy", "value": mean_text(result.mean, result.std), "note": note},
-        {
-            "hue": "accent",
-            "name": "Clips",
-            "value": f"{thousands(result.overall.right)} of {thousands(result.overall.clips)}",
-            "note": f"correct, {share_text(result.overall.share)} of all clips together, each when its fold was held "
-            "out",
-        },
-        {
-            "hue": "secondary",
-            "name": "Calibration error",
-            "value": share_text(result.calibration_error),
-            "note": "mean difference between predicted probability and accuracy",
-        },
-    ]
-
-
-def _folds(data: ClassificationData) -> list[dict[str, Any]]:
-    notes = {note.fold: note for note in data.notes}
-    rows = []
-    for fold, accuracy in data.result.folds.items():
-        note = notes.get(fold, FoldNote(fold=fold))
-        rows.append({"fold": fold, "codec": note.codec, "start": note.start} | _share(accuracy))
-    return rows
-
-
-def _published(data: ClassificationData) -> list[dict[str, str]]:
-    """The rows of the earlier study, for scale, beside this one; none for a dataset that it did not use."""
-    if data.dataset not in PUBLISHED_DATASETS:
-        return []
-    here = {data.dataset: mean_text(data.result.mean, data.result.std)}
-    rows = [
-        {"name": name} | {dataset: share_text(share) for dataset, share in shares.items()} for name, shares in PUBLISHED
-    ]
-    return [
-        *rows,
-        {"name": f"{data.name} (this page)"} | {dataset: here.get(dataset, "") for dataset in PUBLISHED_DATASETS},
-    ]
-
-
-def _compared(other: OtherRun) -> dict[str, Any]:
-    found = other.comparison
-    interval = found.interval
-    return {
-        "name": other.name,
-        "is_pretraining": other.is_pretraining,
-        "differences": other.differences,
-        "mean": mean_text(other.result.mean, other.result.std),
-        "difference": typeset(f"{100 * found.difference:+.1f} points"),
-        "std": "" if found.std is None else f"± {100 * found.std:.1f}",
-        "is_better": found.difference > 0,
-        "interval": "" if interval is None else typeset(f"{100 * interval[0]:+.1f} to {100 * interval[1]:+.1f} points"),
-        "confidence": f"{CONFIDENCE:.0%}",
-        "better": f"better in {found.better_folds} of {len(found.folds)} folds",
-        "clips": f"{thousands(found.only_this)} clips are correct only here, {thousands(found.only_other)} "
-        f"only there ({p_text(found.p_value)}, McNemar)",
-        "folds": [
-            {"fold": fold, "this": share_text(a), "other": share_text(b)} for fold, (a, b) in found.folds.items()
-        ],
-    }
-
-
-def _certainty(result: Classification) -> str:
-    gap = result.confidence - (result.overall.share or 0.0)
-    if abs(gap) < 0.005:
-        return "On average its probability equals its accuracy."
-    return f"On average its probability is {100 * abs(gap):.1f} points {'above' if gap > 0 else 'below'} its accuracy."

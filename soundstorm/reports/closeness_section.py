@@ -9,12 +9,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from soundstorm.evaluation.clip_sets import ClipSet
-from soundstorm.evaluation.closeness_result import Closeness, Measure
-from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MeasureInfo, MetricInfo
-from soundstorm.evaluation.split_distances import DistanceBasis
+from soundstorm.evaluation.closeness_result import Closeness
+from soundstorm.evaluation.metric_info import MEASURES, MODEL_MEASURES, MetricInfo
 from soundstorm.reports.closeness_figures import confusion_matrix, modulation_curves
 from soundstorm.reports.curves import metric_distribution
-from soundstorm.reports.page import decimal, themed, thousands
+from soundstorm.reports.page import themed
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import Role, Source
 
@@ -38,43 +37,8 @@ def closeness_section(closeness: Closeness, features: pa.Table | None) -> dict[s
         features: the table that they were computed from, schema FEATURES; without it there are no figures of its
             columns.
     """
-    counts = {name: thousands(count) for name, count in closeness.counts.items()}
-    fold = (
-        f"{counts['training']} training clips and {counts['held_out']} clips of the held-out fold "
-        f"{closeness.held_out_fold}"
-    )
-    return {
-        "summary": f"{closeness.verdict}." if closeness.verdict else "",
-        "counts": f"{counts['generated']} generated and {counts['real']} real clips"
-        + (f"; {fold}." if closeness.held_out_fold is not None else "."),
-        "rows": [_row(INFOS[measure.name], measure) for measure in closeness.measures],
-        "plots": _plots(closeness, features),
-    }
-
-
-def _row(info: MeasureInfo, measure: Measure) -> dict[str, Any]:
-    return {
-        "title": measure.title,
-        "unit": info.unit,
-        "meaning": info.meaning,
-        "floor_meaning": info.floor,
-        "generated": "n/a" if measure.generated is None else decimal(measure.generated, info.decimals),
-        "floor": "n/a" if measure.floor is None else decimal(measure.floor, info.decimals),
-        "ratio": None if measure.ratio is None else f"{decimal(measure.ratio, 2)}×",
-        "bar": measure.bar,
-        "met": measure.met,
-        "reason": measure.reason,
-        "basis": None if measure.basis is None else basis_text(measure.basis),
-    }
-
-
-def basis_text(basis: DistanceBasis) -> str:
-    """A sentence on what a distance was computed on."""
-    rate = "" if basis.sample_rate_hz is None else f" at {thousands(basis.sample_rate_hz)} Hz"
-    rows = f"{thousands(basis.generated_rows)} generated and {thousands(basis.real_rows)} real rows"
-    extrapolation = "" if basis.extrapolated is None else f"; {basis.note or 'extrapolated to infinitely many clips'}"
-    splits = f"mean over {basis.splits} random halves of {basis.reference}"
-    return f"In {basis.embedding}{rate}; {rows}, {splits}{extrapolation}."
+    rows = [(INFOS[measure.name], measure) for measure in closeness.measures]
+    return {"result": closeness, "rows": rows, "plots": _plots(closeness, features)}
 
 
 def _plots(closeness: Closeness, features: pa.Table | None) -> list[dict[str, Any]]:

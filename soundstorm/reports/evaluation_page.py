@@ -19,11 +19,11 @@ from soundstorm.classification.utility_result import utility_lines, utility_verd
 from soundstorm.data.categories import group_of
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.metric_info import CLIP_METRICS, METRIC_NAMES, PAIR_METRICS, MetricInfo
-from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, SourceValues, Summary
+from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, Summary
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
 from soundstorm.reports.listening_section import SCRIPT, Example, listening_section, policy, searchable
-from soundstorm.reports.page import decimal, p_text, percent, render_page, themed, thousands
+from soundstorm.reports.page import render_page, themed
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
 
@@ -80,20 +80,15 @@ def render_report(data: ReportData) -> str:
         data,
         credits=data.credits,
         num_columns=max(1, len({example.source for example in data.examples})),
-        sources=[
-            {"name": source.value, "meaning": MEANINGS[source]}
-            for source in Source
-            if data.summary.overall.counts[source]
-        ],
+        meanings={source: MEANINGS[source] for source in Source if data.summary.overall.counts[source]},
         verdicts=_verdicts(data.summary.overall),
         listening=listening_section(data.examples, confusion),
         closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
         substitution=None if data.substitution is None else _substitution(data.substitution),
         utility=None if data.utility is None else _utility(data.utility),
-        rows=[_metric_row(metric, data.summary.overall) for metric in CLIP_METRICS],
-        pair_rows=[_pair_row(metric, data.summary) for metric in PAIR_METRICS if metric.name in data.summary.pairs],
+        metrics=CLIP_METRICS,
+        pair_metrics=PAIR_METRICS,
         category_tables=_category_tables(data.summary),
-        metric_titles=[metric.title for metric in CLIP_METRICS],
         distributions=_distributions(data.metrics),
         training=_training(data.training_log),
         common_rate=_common_rate(data.bands),
@@ -104,39 +99,14 @@ def render_report(data: ReportData) -> str:
     )
 
 
-def _substitution(table: pa.Table) -> dict[str, Any]:
+def _substitution(table: pa.Table) -> list[dict[str, Any]]:
     check_schema(table.schema, SUBSTITUTION, "substitution")
-    rows = table.to_pylist()
-    return {
-        "caption": f"{thousands(rows[0]['clips'])} recordings",
-        "rows": [
-            {
-                "kept": "all" if row["rest"] in ("recording", "codec") else row["kept"],
-                "rest": {"recording": "the recordings", "codec": "none"}.get(row["rest"], row["rest"]),
-                "named": "n/a" if row["named"] is None else f"{100 * row['named']:.0f}%",
-                "log_mel": f"{row['log_mel']:.2f}",
-            }
-            for row in rows
-        ],
-    }
+    return table.to_pylist()
 
 
 def _utility(table: pa.Table) -> dict[str, Any]:
     lines = utility_lines(table)
-    return {
-        "caption": f"{thousands(table['test_clips'][0].as_py())} test recordings, mean ± standard deviation over "
-        f"{lines[0].seeds} trainings",
-        "verdict": utility_verdict(lines),
-        "rows": [
-            {
-                "training_set": line.training_set.value,
-                "clips_per_class": line.clips_per_class,
-                "accuracy": f"{100 * line.mean:.1f}%",
-                "spread": "n/a" if line.std is None else f"{100 * line.std:.1f}",
-            }
-            for line in lines
-        ],
-    }
+    return {"lines": lines, "test_clips": table["test_clips"][0].as_py(), "verdict": utility_verdict(lines)}
 
 
 def _common_rate(bands: Bands | None) -> str:
@@ -184,50 +154,13 @@ def _verdicts(overall: Breakdown) -> list[dict[str, Any]]:
             verdicts.append(
                 {
                     "source": source.value,
-                    "clips": thousands(overall.counts[source]),
+                    "clips": overall.counts[source],
                     "of": len(compared),
-                    "close": sum(_is_close(value) for value in compared),
-                    "different": sum(_is_significant(value) for value in compared),
+                    "close": sum(value.is_close for value in compared),
+                    "different": sum(value.is_different for value in compared),
                 }
             )
     return verdicts
-
-
-def _metric_row(metric: MetricInfo, overall: Breakdown) -> dict[str, Any]:
-    values = overall.metrics[metric.name]
-    cells = [_cell(metric, source, value) for source in Source if (value := values[source]) is not None]
-    return {"title": metric.title, "unit": metric.unit, "meaning": metric.meaning, "cells": cells}
-
-
-def _cell(metric: MetricInfo, source: Source, value: SourceValues) -> dict[str, Any]:
-    cell = {
-        "source": source.value,
-        "mean": decimal(value.mean, metric.decimals),
-        "std": decimal(value.std, metric.decimals),
-        "median": decimal(value.median, metric.decimals),
-        "compared": value.ks is not None,
-    }
-    if value.ks is not None and value.p_value is not None:
-        cell |= {
-            "difference": percent(value.difference_percent),
-            "close": _is_close(value),
-            "ks": f"{value.ks:.2f}",
-            "ks_percent": f"{100 * value.ks:.0f}",
-            "p": p_text(value.p_value, 3 if value.p_value < 0.1 else 2),
-            "is_different": _is_significant(value),
-        }
-    return cell
-
-
-def _pair_row(metric: MetricInfo, summary: Summary) -> dict[str, str]:
-    distribution = summary.pairs[metric.name]
-    numbers = {name: decimal(getattr(distribution, name), metric.decimals) for name in ("mean", "std", "median")}
-    return {
-        "title": metric.title,
-        "unit": metric.unit,
-        "meaning": metric.meaning,
-        "n": thousands(distribution.n),
-    } | numbers
 
 
 def _category_tables(summary: Summary) -> list[dict[str, Any]]:
@@ -245,26 +178,13 @@ def _category_tables(summary: Summary) -> list[dict[str, Any]]:
 
 def _category_row(name: str, part: Breakdown, source: Source) -> dict[str, Any]:
     values = [part.metrics[metric][source] for metric in METRIC_NAMES]
-    compared = [value for value in values if value is not None and value.ks is not None]
+    compared = [value if value is not None and value.ks is not None else None for value in values]
     return {
         "category": name,
         "search": searchable(name),
         "group": group_of(name) or "",
         "n_real": part.counts[Source.REAL],
         "n": part.counts[source],
-        "beyond": sum(not _is_close(value) for value in compared),
-        "cells": [
-            None
-            if value is None or value.ks is None
-            else {"text": percent(value.difference_percent), "close": _is_close(value)}
-            for value in values
-        ],
+        "beyond": sum(value is not None and not value.is_close for value in compared),
+        "compared": compared,
     }
-
-
-def _is_close(value: SourceValues) -> bool:
-    return value.difference_percent is not None and abs(value.difference_percent) <= DIFFERENCE_BAR_PERCENT
-
-
-def _is_significant(value: SourceValues) -> bool:
-    return value.p_value is not None and value.p_value < SIGNIFICANCE

@@ -139,17 +139,13 @@ def _classes(
             [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
             for source in sources
         ]
-        share = right.get(normalized(category))
         classes.append(
             {
                 "id": f"class-{number}",
                 "name": category,
                 "search": searchable(category),
                 "group": group_of(category) or "",
-                "right": "" if share is None else f"{share:.3f}",
-                "verdict": ""
-                if share is None
-                else f"the classifier predicts the class of {100 * share:.0f}% of the generated clips",
+                "right": right.get(normalized(category)),
                 "rows": list(zip_longest(*columns)),
             }
         )
@@ -166,7 +162,7 @@ def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[st
     return {
         "source": example.source.value,
         "clip_id": example.clip_id,
-        "duration": f"{example.duration_s:.2f} s",
+        "duration_s": example.duration_s,
         "audio": audio,
         "preload": "none" if example.audio_bytes is None else "metadata",
         "picture": None if clip is None else themed(lambda theme: clip_panel(clip, theme, example.source, scale)),

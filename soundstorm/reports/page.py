@@ -1,10 +1,11 @@
-"""What pages are made of: numbers as people read them, files as addresses that hold them, pictures for light and
-dark."""
+"""What pages are made of: numbers as people read them (filters of the templates), files as addresses that hold them,
+pictures for light and dark."""
 
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from typing import Any, Protocol
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -47,14 +48,8 @@ def render_page(
         credits: lines of the footer.
         values: what this template needs beside.
     """
-    environment = Environment(
-        loader=PackageLoader("soundstorm.reports", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(
+    page = _environment().get_template(template)
+    return page.render(
         data=data,
         made=f"{data.generated_at.day} {data.generated_at:%B %Y, %H:%M %Z}".strip(),
         groups=setting_groups(data.settings),
@@ -63,6 +58,20 @@ def render_page(
         credits=credits,
         **values,
     )
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("soundstorm.reports", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters = (decimal, figure, mean_share, p_value, percent, points, setting, share, thousands)
+    environment.filters |= {each.__name__: each for each in filters}
+    return environment
 
 
 def themed(draw: Callable[[Theme], bytes]) -> dict[str, str]:
@@ -80,17 +89,34 @@ def typeset(number: str) -> str:
     return number.replace("-", "−").replace(",", "\u202f")
 
 
-def p_text(p_value: float, digits: int = 3) -> str:
+def p_value(probability: float, decimals: int = 3) -> str:
     """A probability of chance."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.{digits}f}"
+    return "p < 0.001" if probability < 0.001 else f"p = {probability:.{decimals}f}"
 
 
-def decimal(value: float, decimals: int) -> str:
+def decimal(value: float | None, decimals: int) -> str:
     """A number with so many digits after the point; a tiny or huge one as a power of ten."""
+    if value is None:
+        return "n/a"
     if value != 0 and (abs(value) < 0.5 * 10**-decimals or abs(value) >= 1e9):
         mantissa, exponent = f"{value:.1e}".split("e")
         return typeset(f"{mantissa} × 10^{int(exponent)}")
     return typeset(f"{value:,.{decimals}f}")
+
+
+def share(value: float | None, decimals: int = 1) -> str:
+    """A share in percent."""
+    return "n/a" if value is None else f"{100 * value:.{decimals}f}%"
+
+
+def mean_share(mean: float, std: float | None) -> str:
+    """Mean and standard deviation of shares, in percent."""
+    return share(mean) if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}%"
+
+
+def points(difference: float) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    return typeset(f"{100 * difference:+.1f}")
 
 
 def percent(value: float | None) -> str:
@@ -108,21 +134,15 @@ def thousands(count: int) -> str:
     return typeset(f"{count:,}")
 
 
-def setting_groups(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Settings as tables of names and texts; a value that is a mapping makes a table of its own."""
-    groups: dict[str, Mapping[str, Any]] = {
-        name: value for name, value in settings.items() if isinstance(value, Mapping)
-    }
-    flat = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
-    if flat:
-        groups = {"run": flat, **groups}
-    return [
-        {"name": name, "rows": [(key, _setting(value)) for key, value in values.items()]}
-        for name, values in groups.items()
-    ]
+def figure(value: Any) -> str:
+    """A figure of a trial, or one of its settings."""
+    if isinstance(value, float):
+        return typeset(f"{value:.4g}")
+    return str(value) if isinstance(value, (list, tuple, Mapping)) else setting(value)
 
 
-def _setting(value: Any) -> str:
+def setting(value: Any) -> str:
+    """A setting of a run."""
     if value is None:
         return "—"
     if isinstance(value, bool):
@@ -130,7 +150,14 @@ def _setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} = {_setting(item)}" for key, item in value.items())
+        return ", ".join(f"{key} = {setting(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):
-        return ", ".join(map(_setting, value)) or "—"
+        return ", ".join(map(setting, value)) or "—"
     return str(value)
+
+
+def setting_groups(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Settings as tables by name; a value that is a mapping makes a table of its own."""
+    flat = {name: value for name, value in settings.items() if not isinstance(value, Mapping)}
+    groups = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    return {"run": flat, **groups} if flat else groups

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from soundstorm.evaluation.pareto import CurvePoint, fewest_sufficient_iterations
-from soundstorm.reports.page import decimal, render_page, themed, typeset
+from soundstorm.reports.page import decimal, render_page, themed
 from soundstorm.reports.study_figures import (
     front_picture,
     importance_bars,
@@ -89,39 +89,13 @@ def render_study(data: StudyData) -> str:
         hues=("accent", "primary", "secondary"),
         curves=themed(lambda theme: trial_curves(lines, best, data.metric, theme)) if lines else None,
         importances=themed(lambda theme: importance_bars(data.importances, theme)) if data.importances else None,
-        shares=[
-            (name, f"{100 * share:.0f}%") for name, share in sorted(data.importances.items(), key=lambda item: -item[1])
-        ],
         parallel=themed(lambda theme: parallel_coordinates(valued, data.names, data.value, data.best, theme))
         if valued and data.names
         else None,
         cost=None if data.cost is None else _cost(data.cost),
-        rows=[_row(row, data) for row in data.rows[:MAX_ROWS]],
+        rows=data.rows[:MAX_ROWS],
         left_out=max(0, len(data.rows) - MAX_ROWS),
-        best_settings=[(name, value_text(value)) for name, value in data.best_settings.items()],
     )
-
-
-def value_text(value: Any) -> str:
-    """A setting or a figure, as people read it."""
-    if value is None:
-        return "—"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return typeset(f"{value:.4g}")
-    return str(value)
-
-
-def _row(row: Mapping[str, Any], data: StudyData) -> dict[str, Any]:
-    return {
-        "trial": row["trial"],
-        "is_best": row["trial"] == data.best,
-        "state": row["state"],
-        "problem": row.get("problem") or "",
-        "value": value_text(row.get(data.value)),
-        "values": [value_text(row.get(name)) for name in data.names],
-    }
 
 
 def _cost(cost: Cost) -> dict[str, Any]:
@@ -132,29 +106,12 @@ def _cost(cost: Cost) -> dict[str, Any]:
     return {
         "iterations": themed(lambda theme: iterations_picture(shown, stops, theme)) if shown else None,
         "curve": [
-            {
-                "name": name if len(shown) > 1 else "",
-                "iterations": point.iterations,
-                "quality": decimal(point.quality, 3),
-                "std": decimal(point.spread, 3),
-                "cost": decimal(point.cost, 2),
-                "is_enough": stops[name] == point.iterations,
-            }
+            (name if len(shown) > 1 else "", point, stops[name] == point.iterations)
             for name, curve in shown.items()
             for point in curve
         ],
         "sentences": [stop_text(name if len(shown) > 1 else "", shown[name], point) for name, point in enough.items()],
         "front": themed(lambda theme: front_picture(cost.points, front, cost.best, theme)),
-        "entries": [
-            {
-                "quality": decimal(entry["quality"], 3),
-                "cost": decimal(entry["seconds_per_clip"], 2),
-                "settings": ", ".join(f"{name} {value_text(value)}" for name, value in entry["point"].items()),
-                "is_best": (entry["quality"], entry["seconds_per_clip"]) == cost.best,
-            }
-            for entry in cost.front
-        ],
-        "std": decimal(cost.spread, 3),
     }
 
 
