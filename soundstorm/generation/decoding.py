@@ -9,6 +9,7 @@ Legend: B batch, Q levels, T codec frames.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, cast
 
 import torch
@@ -41,8 +42,21 @@ class Network(Protocol):
     def train(self, mode: bool = True) -> object: ...
 
 
-def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """The arguments `known_BQT` and `known_mask_BQT` of `generate_codes` for clips that begin with prompts.
+@dataclass(frozen=True)
+class Known:
+    """What is known of samples before they are generated: a prompt (`continuation`) or the context of a gap."""
+
+    codes_BQT: Tensor
+    """Codes (B, Q, longest length), int64; any value where none is known."""
+    mask_BQT: Tensor
+    """True where a code is known."""
+    timbre_BS: Tensor | None = None
+    """Timbre of each sample, from `PlaceNetwork.timbre_of`, for a network with timbre conditioning; None: sampled for
+    the class if no code is known, else unknown."""
+
+
+def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> Known:
+    """What is known of clips that begin with prompts.
 
     Args:
         prompts: codes (Q, frames) of the beginning of each clip.
@@ -61,16 +75,11 @@ def continuation(prompts: Sequence[Tensor], num_frames_B: Sequence[int]) -> tupl
             )
         known_BQT[index, :, : prompt_QT.shape[1]] = prompt_QT
         known_mask_BQT[index, :, : prompt_QT.shape[1]] = True
-    return known_BQT, known_mask_BQT
+    return Known(known_BQT, known_mask_BQT)
 
 
 def _check(
-    model: Network,
-    label_B: Tensor,
-    num_frames_B: Sequence[int],
-    seeds: Sequence[int],
-    known_BQT: Tensor | None,
-    known_mask_BQT: Tensor | None,
+    model: Network, label_B: Tensor, num_frames_B: Sequence[int], seeds: Sequence[int], known: Known | None
 ) -> None:
     config, size = model.config, len(num_frames_B)
     if size == 0 or label_B.shape != (size,) or len(seeds) != size:
@@ -84,16 +93,14 @@ def _check(
         raise SoundStormError(
             f"labels {sorted(set(label_B.tolist()))}: this model has classes 0 to {config.num_classes - 1}"
         )
-    if (known_BQT is None) != (known_mask_BQT is None):
-        raise SoundStormError("known_BQT without known_mask_BQT, or the reverse: give both or neither")
-    if known_BQT is not None and known_mask_BQT is not None:
+    if known is not None:
         shape = (size, config.num_levels, max(num_frames_B))
-        if known_BQT.shape != shape or known_mask_BQT.shape != shape:
+        if known.codes_BQT.shape != shape or known.mask_BQT.shape != shape:
             raise SoundStormError(
-                f"known codes of shape {tuple(known_BQT.shape)} with a mask of shape {tuple(known_mask_BQT.shape)}: "
-                f"expected {shape}"
+                f"known codes of shape {tuple(known.codes_BQT.shape)} with a mask of shape "
+                f"{tuple(known.mask_BQT.shape)}: expected {shape}"
             )
-        given = known_BQT[known_mask_BQT]
+        given = known.codes_BQT[known.mask_BQT]
         if given.numel() and (int(given.min()) < 0 or int(given.max()) >= config.codebook_size):
             raise SoundStormError(
                 f"known codes from {int(given.min())} to {int(given.max())}: this model has codes 0 to "
@@ -109,9 +116,7 @@ def generate_codes(
     settings: SamplerSettings,
     seeds: Sequence[int],
     *,
-    known_BQT: Tensor | None = None,
-    known_mask_BQT: Tensor | None = None,
-    timbre_BS: Tensor | None = None,
+    known: Known | None = None,
     bf16: bool = False,
     on_step: Callable[[DecodingStep], None] | None = None,
 ) -> list[Tensor]:
@@ -123,23 +128,21 @@ def generate_codes(
         num_frames_B: length of each sample in frames.
         settings: how codes are sampled.
         seeds: random seed of each sample.
-        known_BQT: codes that are given, (B, Q, longest length): a prompt (`continuation`) or the context of a gap.
-        known_mask_BQT: True where a code of `known_BQT` is given.
-        timbre_BS: timbre of each sample, from `PlaceNetwork.timbre_of`, for a network with timbre conditioning; None:
-            sampled for the class if no codes are given, else unknown.
+        known: codes and timbre that are given; None: nothing is.
         bf16: compute linear layers in bfloat16.
         on_step: called after each iteration.
 
     Raises:
         SoundStormError: the counts or shapes of the arguments differ, or the model does not have a label or code.
     """
-    _check(model, label_B, num_frames_B, seeds, known_BQT, known_mask_BQT)
+    _check(model, label_B, num_frames_B, seeds, known)
     config, device, longest = model.config, model.device, max(num_frames_B)
     settings.iterations_for(config)
     valid_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
     codes_BQT = torch.full((len(seeds), config.num_levels, longest), model.mask_id, dtype=torch.int64, device=device)
-    if known_BQT is not None and known_mask_BQT is not None:
-        codes_BQT = torch.where(known_mask_BQT.to(device) & valid_BT[:, None, :], known_BQT.to(device), codes_BQT)
+    if known is not None:
+        is_known_BQT = known.mask_BQT.to(device) & valid_BT[:, None, :]
+        codes_BQT = torch.where(is_known_BQT, known.codes_BQT.to(device), codes_BQT)
     task = DecodingTask(
         codes_BQT=codes_BQT,
         valid_BT=valid_BT,
@@ -150,8 +153,8 @@ def generate_codes(
         bf16=bf16,
         on_step=on_step,
     )
-    if timbre_BS is not None:
-        task.timbre_BS = timbre_BS.to(device)
+    if known is not None and known.timbre_BS is not None:
+        task.timbre_BS = known.timbre_BS.to(device)
     elif isinstance(model, PlaceNetwork) and model.timbre is not None:
         drawn_BS = model.timbre.draw(label_B, task.generators, settings.timbre_spread)
         given_B1 = (codes_BQT != model.mask_id).flatten(1).any(1, keepdim=True)

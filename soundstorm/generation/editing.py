@@ -28,12 +28,12 @@ from soundstorm.audio.joining import closed, replaced
 from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import continuation
+from soundstorm.generation.decoding import Known, continuation
 from soundstorm.generation.reranking import Classifier, WindowReranker
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import candidate_seed, derived_seed
 from soundstorm.generation.steady_loudness import hold_loudness
-from soundstorm.generation.windows import ChooseCandidates, WindowSize, generate_in_windows, plan_windows
+from soundstorm.generation.windows import Choice, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
@@ -110,11 +110,11 @@ class Editor:
         num_frames = math.ceil(num_samples / self.codec.hop)
         num_generated = max(num_frames, self.filled_frames)
         shape = (len(seeds), self.model.config.num_levels, num_generated)
-        known_BQT, is_known_BQT = torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool)
+        known = Known(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool))
         if prompt_QT is not None:
             levels_QT = torch.from_numpy(prompt_QT[: shape[1]].astype(np.int64))
-            known_BQT, is_known_BQT = continuation([levels_QT] * len(seeds), [num_generated] * len(seeds))
-        codes_BQT, sound_seeds = self._generate(labels, seeds, known_BQT, is_known_BQT, num_samples)
+            known = continuation([levels_QT] * len(seeds), [num_generated] * len(seeds))
+        codes_BQT, sound_seeds = self._generate(labels, seeds, known, num_samples)
         takes = self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
         if steady and num_frames > self.window_size.frames:
             window = self.window_size.frames * self.codec.hop
@@ -141,11 +141,8 @@ class Editor:
         for first, end in spans:
             is_unknown_T[first // hop : math.ceil(end / hop)] = True
         known_BQT = codes_QT.expand(len(seeds), -1, -1)
-        is_known_BQT = (~is_unknown_T).expand_as(known_BQT)
-        timbre_BS = self._timbre(known_BQT, ~is_unknown_T)
-        codes_BQT, _ = self._generate(
-            labels, seeds, known_BQT, is_known_BQT, len(recording_N), timbre_BS, heard_T=is_unknown_T
-        )
+        known = Known(known_BQT, (~is_unknown_T).expand_as(known_BQT), self._timbre(known_BQT, ~is_unknown_T))
+        codes_BQT, _ = self._generate(labels, seeds, known, len(recording_N), heard_T=is_unknown_T)
         results = []
         for codes_QT, seed in zip(codes_BQT, seeds, strict=True):
             new = [
@@ -216,13 +213,10 @@ class Editor:
         is_new_BT = low_discrepancy_order(torch.cat(offsets), num_frames) < strength
         known_BQT = codes_QT.expand(len(seeds), -1, -1)
         is_kept_QT = (torch.arange(num_levels) < kept_levels)[:, None].expand_as(codes_QT)
-        is_known_BQT = is_kept_QT & ~is_new_BT[:, None, :]
         every_T = torch.ones(num_frames, dtype=torch.bool)
-        timbre_BS = self._timbre(known_BQT, every_T)
+        known = Known(known_BQT, is_kept_QT & ~is_new_BT[:, None, :], self._timbre(known_BQT, every_T))
         num_samples = len(recording_N)
-        codes_BQT, sound_seeds = self._generate(
-            labels, seeds, known_BQT, is_known_BQT, num_samples, timbre_BS, planned_T=every_T
-        )
+        codes_BQT, sound_seeds = self._generate(labels, seeds, known, num_samples, planned_T=every_T)
         return self._decode(labels, sound_seeds, codes_BQT, num_samples, loop)
 
     def _codes(self, waveform_N: np.ndarray) -> Tensor:
@@ -242,10 +236,8 @@ class Editor:
         self,
         labels: Sequence[int],
         seeds: Sequence[int],
-        known_BQT: Tensor,
-        is_known_BQT: Tensor,
+        known: Known,
         num_samples: int,
-        timbre_BS: Tensor | None = None,
         planned_T: Tensor | None = None,
         heard_T: Tensor | None = None,
     ) -> tuple[Tensor, list[int]]:
@@ -253,32 +245,29 @@ class Editor:
         `planned_T`: frames for which windows are planned; None: those with an unknown level in the first take.
         `heard_T`: frames by which candidates are chosen, from the first to the last in a window; None: all."""
         if planned_T is None:
-            planned_T = ~is_known_BQT[0].all(0)
+            planned_T = ~known.mask_BQT[0].all(0)
         classes = list(labels) if self.takes_class else [self.model.no_class] * len(labels)
         codes_BQT, kept = generate_in_windows(
             self.model,
             torch.tensor(classes),
             self.settings,
             seeds,
-            known_BQT=known_BQT,
-            known_mask_BQT=is_known_BQT,
+            known=known,
             windows=plan_windows(planned_T, self.window_size),
-            timbre_BS=timbre_BS,
-            choose=self._reranking(
+            choice=self._reranking(
                 labels, seeds, num_samples, torch.ones_like(planned_T) if heard_T is None else heard_T
             ),
             bf16=uses_bf16(self.model.device, self.precision),
-            threads=self.threads,
         )
         return codes_BQT, [candidate_seed(seed, candidate) for seed, candidate in zip(seeds, kept, strict=True)]
 
     def _reranking(
         self, labels: Sequence[int], seeds: Sequence[int], num_samples: int, heard_T: Tensor
-    ) -> ChooseCandidates | None:
+    ) -> Choice | None:
         """Reranking of the candidates of a window; None if there is only one."""
         if self.reranker is None or self.settings.candidates == 1:
             return None
-        return WindowReranker(
+        reranker = WindowReranker(
             reranker=self.reranker,
             codec=self.codec,
             categories=[self.categories[label] for label in labels],
@@ -286,7 +275,8 @@ class Editor:
             num_samples=num_samples,
             heard_T=heard_T,
             threads=self.threads,
-        ).best
+        )
+        return Choice(reranker.best, self.threads)
 
     def _decode(
         self, labels: Sequence[int], seeds: Sequence[int], codes_BQT: Tensor, num_samples: int, loop: bool
@@ -319,10 +309,8 @@ class Editor:
         new_BQT, _ = self._generate(
             labels,
             [derived_seed(seed, "seam") for seed in seeds],
-            turned_BQT,
-            is_known_T.expand_as(turned_BQT),
+            Known(turned_BQT, is_known_T.expand_as(turned_BQT), self._timbre(turned_BQT, is_known_T)),
             num_frames * self.codec.hop,
-            self._timbre(turned_BQT, is_known_T),
         )
         return new_BQT.roll(turn, 2)
 

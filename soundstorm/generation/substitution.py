@@ -20,7 +20,7 @@ from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.quality import log_mel_distance
 from soundstorm.data.categories import normalized
-from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.reranking import Classifier
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
@@ -151,8 +151,7 @@ class Substitution:
                 lengths,
                 self.settings,
                 [(self.seed << 32) + first + index for index in range(len(part))],
-                known_BQT=known_BQT,
-                known_mask_BQT=is_known_BQT,
+                known=Known(known_BQT, is_known_BQT),
                 bf16=uses_bf16(self.model.device, self.precision),
             )
             made += [codes_QT.numpy() for codes_QT in drawn]

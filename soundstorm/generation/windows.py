@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.generation.threads import on_threads
 from soundstorm.model.config import SamplerSettings
@@ -60,9 +60,15 @@ class Window:
     until: int
 
 
-ChooseCandidates = Callable[[list[list[Tensor]], int, Window], list[int]]
-"""Chooses a candidate for each sample, given the candidates (codes (Q, T) of each sample) of a window, the number of
-the window, and the window."""
+@dataclass(frozen=True)
+class Choice:
+    """How one of several candidates of a window is chosen."""
+
+    best: Callable[[list[list[Tensor]], int, Window], list[int]]
+    """The candidate that is kept of each sample, given the candidates (codes (Q, T) of each sample) of a window, the
+    number of the window, and the window."""
+    threads: int = 1
+    """Candidates that are generated in parallel, as in `soundstorm.generation.threads.on_threads`."""
 
 
 def plan_windows(unknown_T: Tensor, size: WindowSize) -> list[Window]:
@@ -101,13 +107,10 @@ def generate_in_windows(
     settings: SamplerSettings,
     seeds: Sequence[int],
     *,
-    known_BQT: Tensor,
-    known_mask_BQT: Tensor,
+    known: Known,
     windows: Sequence[Window],
-    timbre_BS: Tensor | None = None,
-    choose: ChooseCandidates | None = None,
+    choice: Choice | None = None,
     bf16: bool = False,
-    threads: int = 1,
 ) -> tuple[Tensor, list[int]]:
     """Generate the unknown codes, one window after another. Returns the codes (B, Q, T), int64 on the CPU, and the
     candidate of the first window that was kept for each sample.
@@ -117,16 +120,13 @@ def generate_in_windows(
         label_B: int64 class of each sample, or `no_class`.
         settings: how codes are sampled; a window has at most as many iterations as frames to generate.
         seeds: seed of each sample.
-        known_BQT: codes that are given; any value elsewhere.
-        known_mask_BQT: True where `known_BQT` is given.
+        known: codes and timbre that are given. Without a timbre, the first window samples it for the class or, if it
+            has known codes, is generated without one; the later windows are conditioned on the timbre of the first.
         windows: from `plan_windows`, the same for all samples.
-        timbre_BS: timbre of each sample. None: the first window samples it for the class or, if it has known codes, is
-            generated without one; the later windows are conditioned on the timbre of the first.
-        choose: which of `settings.candidates` candidates of a window is kept; None: one candidate is generated.
+        choice: which of `settings.candidates` candidates of a window is kept; None: one candidate is generated.
         bf16: compute linear layers in bfloat16.
-        threads: number of candidates that are generated in parallel, as in `soundstorm.generation.threads.on_threads`.
     """
-    codes_BQT, is_known_BQT = known_BQT.clone(), known_mask_BQT.clone()
+    codes_BQT, is_known_BQT, timbre_BS = known.codes_BQT.clone(), known.mask_BQT.clone(), known.timbre_BS
     first_choice = [0] * len(seeds)
     for number, window in enumerate(windows):
         in_window, kept = slice(window.first, window.end), slice(window.first, window.until)
@@ -137,18 +137,15 @@ def generate_in_windows(
             label_B,
             [window.end - window.first] * len(seeds),
             settings if number == 0 and timbre_BS is None else _limit_iterations(settings, num_unknown),
-            known_BQT=codes_BQT[:, :, in_window],
-            known_mask_BQT=is_known_BQT[:, :, in_window],
-            timbre_BS=timbre_BS,
+            known=Known(codes_BQT[:, :, in_window], is_known_BQT[:, :, in_window], timbre_BS),
             bf16=bf16,
         )
-        num_candidates = 1 if choose is None else settings.candidates
         seeds_CB = [
             [candidate_seed(window_seed(seed, number), candidate) for seed in seeds]
-            for candidate in range(num_candidates)
+            for candidate in range(1 if choice is None else settings.candidates)
         ]
-        candidates = on_threads(of_window, seeds_CB, threads)
-        best = first_choice if choose is None else choose(candidates, number, window)
+        candidates = on_threads(of_window, seeds_CB, 1 if choice is None else choice.threads)
+        best = first_choice if choice is None else choice.best(candidates, number, window)
         first_choice = best if number == 0 else first_choice
         new_BQT = torch.stack([candidates[candidate][sample] for sample, candidate in enumerate(best)])
         codes_BQT[:, :, kept] = new_BQT[:, :, : window.until - window.first]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import level_decoding
-from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.decoding import Known, continuation, generate_codes
 from soundstorm.generation.decoding_task import DecodingStep
 from soundstorm.generation.sampling import annealing, filtered_probability, most_confident, sample_codes
 from soundstorm.model.config import ModelConfig, SamplerSettings
@@ -299,10 +299,10 @@ def test_a_sample_with_a_known_level_does_not_depend_on_a_mate_without_one() -> 
     known_BQT, known_mask_BQT = torch.randint(20, (2, 4, 25)), torch.zeros(2, 4, 25, dtype=torch.bool)
     known_mask_BQT[0, 0] = True
     together = generate_codes(
-        model, torch.tensor([0, 1]), [25, 25], settings, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        model, torch.tensor([0, 1]), [25, 25], settings, [1, 2], known=Known(known_BQT, known_mask_BQT)
     )[0]
     alone = generate_codes(
-        model, torch.tensor([0]), [25], settings, [1], known_BQT=known_BQT[:1], known_mask_BQT=known_mask_BQT[:1]
+        model, torch.tensor([0]), [25], settings, [1], known=Known(known_BQT[:1], known_mask_BQT[:1])
     )[0]
     assert torch.equal(together, alone)
     assert torch.equal(together[0], known_BQT[0, 0])
@@ -319,10 +319,8 @@ def test_the_seed_and_nothing_else_decides_the_draws() -> None:
 def test_a_prompt_stays_and_is_seen_at_every_level_from_the_first_pass() -> None:
     model = trained_like()
     prompts = [torch.randint(20, (4, 15)), torch.randint(20, (4, 4))]
-    known_BQT, known_mask_BQT = continuation(prompts, [30, 12])
-    codes, steps = watched(
-        model, SamplerSettings(iterations=PASSES), [30, 12], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
-    )
+    known = continuation(prompts, [30, 12])
+    codes, steps = watched(model, SamplerSettings(iterations=PASSES), [30, 12], known=known)
     for row, (prompt_QT, num_frames) in enumerate(zip(prompts, (30, 12), strict=True)):
         length = prompt_QT.shape[1]
         assert torch.equal(codes[row][:, :length], prompt_QT)
@@ -338,7 +336,7 @@ def test_a_gap_is_filled_by_an_oracle_and_the_rest_is_left_alone() -> None:
     known_mask_BQT[0, :, 20:35] = False
     known_mask_BQT[0, 2:, 5] = False
     (codes,) = generate_codes(
-        model, torch.tensor([1]), [50], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        model, torch.tensor([1]), [50], SamplerSettings(), [0], known=Known(known_BQT, known_mask_BQT)
     )
     assert torch.equal(codes, torch.where(known_mask_BQT[0], known_BQT[0], answer_CQT[1]))
 
@@ -347,7 +345,7 @@ def test_a_clip_known_in_full_needs_no_network() -> None:
     model, _ = oracle()
     known_BQT = torch.randint(20, (1, 4, 9))
     codes = generate_codes(
-        model, torch.tensor([0]), [9], SamplerSettings(), [0], known_BQT=known_BQT, known_mask_BQT=known_BQT >= 0
+        model, torch.tensor([0]), [9], SamplerSettings(), [0], known=Known(known_BQT, known_BQT >= 0)
     )
     assert torch.equal(codes[0], known_BQT[0])
     assert model.calls == []
@@ -382,16 +380,12 @@ def test_bfloat16_recovers_the_same_greedy_codes_of_a_decided_network() -> None:
         ({"num_frames_B": [0]}, ["0 frames"]),
         ({"seeds": [1, 2]}, ["2 seeds"]),
         ({"settings": SamplerSettings(iterations=(2, 2))}, ["iterations", "(2, 2)", "4"]),
-        ({"known_BQT": torch.zeros(1, 4, 5, dtype=torch.int64)}, ["both"]),
         (
-            {
-                "known_BQT": torch.zeros(1, 4, 4, dtype=torch.int64),
-                "known_mask_BQT": torch.ones(1, 4, 4, dtype=torch.bool),
-            },
+            {"known": Known(torch.zeros(1, 4, 4, dtype=torch.int64), torch.ones(1, 4, 4, dtype=torch.bool))},
             ["(1, 4, 4)", "(1, 4, 5)"],
         ),
         (
-            {"known_BQT": torch.full((1, 4, 5), 20), "known_mask_BQT": torch.ones(1, 4, 5, dtype=torch.bool)},
+            {"known": Known(torch.full((1, 4, 5), 20), torch.ones(1, 4, 5, dtype=torch.bool))},
             ["20", "0 to 19"],
         ),
     ],

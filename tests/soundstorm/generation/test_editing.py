@@ -14,7 +14,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.temporal import log_mel
 from soundstorm.generation import windows
-from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.editing import Editor
 from soundstorm.generation.edits import Inpainting, New, Variation
 from soundstorm.generation.windows import WindowSize
@@ -103,9 +103,9 @@ def test_only_the_frames_that_a_region_touches_are_drawn(
 ) -> None:
     asked: list[tuple[Tensor, Tensor]] = []
 
-    def watch(*arguments: object, known_BQT: Tensor, known_mask_BQT: Tensor, **others: object) -> list[Tensor]:
-        asked.append((known_BQT.clone(), known_mask_BQT.clone()))
-        return generate_codes(*arguments, known_BQT=known_BQT, known_mask_BQT=known_mask_BQT, **others)  # type: ignore[arg-type]
+    def watch(*arguments: object, known: Known, **others: object) -> list[Tensor]:
+        asked.append((known.codes_BQT.clone(), known.mask_BQT.clone()))
+        return generate_codes(*arguments, known=known, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(windows, "generate_codes", watch)
     editor.inpainted(recording, [(20 * HOP + 5, 23 * HOP)], [0], [1])
@@ -120,11 +120,11 @@ def test_only_the_frames_that_a_region_touches_are_drawn(
 def test_the_timbre_that_is_told_is_that_of_what_is_known(
     editor: Editor, recording: np.ndarray, codec: Codec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Tensor] = []
+    told: list[Tensor | None] = []
 
-    def watch(*arguments: object, timbre_BS: Tensor, **others: object) -> list[Tensor]:
-        told.append(timbre_BS)
-        return generate_codes(*arguments, timbre_BS=timbre_BS, **others)  # type: ignore[arg-type]
+    def watch(*arguments: object, known: Known, **others: object) -> list[Tensor]:
+        told.append(known.timbre_BS)
+        return generate_codes(*arguments, known=known, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(windows, "generate_codes", watch)
     editor.inpainted(recording, [(0, 30 * HOP)], [0], [1])

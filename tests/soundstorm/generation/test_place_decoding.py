@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.decoding import continuation, generate_codes
+from soundstorm.generation.decoding import Known, continuation, generate_codes
 from soundstorm.generation.decoding_task import DecodingStep
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.mask_schedule import num_still_masked
@@ -139,7 +139,7 @@ def test_a_sample_known_in_full_does_not_change_its_batch_mate(model: PlaceNetwo
     known_BQT, known_mask_BQT = torch.randint(20, (2, 3, 25)), torch.zeros(2, 3, 25, dtype=torch.bool)
     known_mask_BQT[0] = True
     together = generate_codes(
-        model, torch.tensor([0, 1]), [25, 25], SETTINGS, [1, 2], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
+        model, torch.tensor([0, 1]), [25, 25], SETTINGS, [1, 2], known=Known(known_BQT, known_mask_BQT)
     )
     alone = generate_codes(model, torch.tensor([1]), [25], SETTINGS, [2])
     assert torch.equal(together[0], known_BQT[0])
@@ -155,8 +155,8 @@ def test_the_seed_and_nothing_else_decides_the_draws(model: PlaceNetwork) -> Non
 
 def test_a_prompt_stays_and_is_seen_from_the_first_pass(model: PlaceNetwork) -> None:
     prompts = [torch.randint(20, (3, 15)), torch.randint(20, (3, 4))]
-    known_BQT, known_mask_BQT = continuation(prompts, [30, 12])
-    codes, steps = watched(model, SETTINGS, [30, 12], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT)
+    known = continuation(prompts, [30, 12])
+    codes, steps = watched(model, SETTINGS, [30, 12], known=known)
     for row, (prompt_QT, num_frames) in enumerate(zip(prompts, (30, 12), strict=True)):
         length = prompt_QT.shape[1]
         assert torch.equal(codes[row][:, :length], prompt_QT)
@@ -172,9 +172,7 @@ def test_a_gap_is_filled_and_single_codes_that_are_known_are_kept(model: PlaceNe
     known_mask_BQT[0, 0, 25] = True
     for order in ("even", "confidence"):
         settings = SamplerSettings(iterations=4, order=order)  # type: ignore[arg-type]
-        (codes,) = generate_codes(
-            model, torch.tensor([1]), [50], settings, [0], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
-        )
+        (codes,) = generate_codes(model, torch.tensor([1]), [50], settings, [0], known=Known(known_BQT, known_mask_BQT))
         assert torch.equal(codes[known_mask_BQT[0]], known_BQT[0][known_mask_BQT[0]])
         assert int(codes.max()) < 20
 
@@ -228,9 +226,7 @@ def test_upper_levels_have_their_own_temperature(model: PlaceNetwork) -> None:
     known_mask_BQT = torch.zeros(1, 3, 30, dtype=torch.bool)
     known_mask_BQT[0, 0] = True
     first, second = (
-        generate_codes(
-            model, torch.tensor([1]), [30], settings, [seed], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
-        )[0]
+        generate_codes(model, torch.tensor([1]), [30], settings, [seed], known=Known(known_BQT, known_mask_BQT))[0]
         for seed in (1, 1)
     )
     assert torch.equal(first, second)
@@ -242,8 +238,7 @@ def test_upper_levels_have_their_own_temperature(model: PlaceNetwork) -> None:
                 [1],
                 settings,
                 [seed],
-                known_BQT=known_BQT[..., :1],
-                known_mask_BQT=known_mask_BQT[..., :1],
+                known=Known(known_BQT[..., :1], known_mask_BQT[..., :1]),
             )[0][1:, 0].tolist()
         )
         for seed in range(8)

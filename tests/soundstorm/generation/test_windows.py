@@ -9,10 +9,10 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
-from soundstorm.generation.decoding import generate_codes
+from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import window_seed
 from soundstorm.generation.threads import on_threads
-from soundstorm.generation.windows import Window, WindowSize, generate_in_windows, plan_windows
+from soundstorm.generation.windows import Choice, Window, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 
@@ -91,10 +91,8 @@ def drawn(model: PlaceNetwork, total: int, seeds: list[int], timbre_BS: Tensor |
         torch.zeros(len(seeds), dtype=torch.int64),
         SETTINGS,
         seeds,
-        known_BQT=nothing,
-        known_mask_BQT=torch.zeros_like(nothing, dtype=torch.bool),
+        known=Known(nothing, torch.zeros_like(nothing, dtype=torch.bool), timbre_BS),
         windows=plan_windows(torch.ones(total, dtype=torch.bool), SIZE),
-        timbre_BS=timbre_BS,
     )[0]
 
 
@@ -109,26 +107,19 @@ def test_a_window_goes_on_from_the_frames_of_the_one_before(model: PlaceNetwork)
         known = slice(window.first, window.first + SIZE.overlap)
         given_BQT = torch.zeros(1, 3, 20, dtype=torch.int64)
         given_BQT[0, :, : SIZE.overlap] = codes_QT[:, known]
-        whole = torch.ones(1, 20, dtype=torch.bool)
-        [expected] = generate_codes(
-            model,
-            torch.tensor([0]),
-            [20],
-            SETTINGS,
-            [window_seed(7, number)],
-            known_BQT=given_BQT,
-            known_mask_BQT=(torch.arange(20) < SIZE.overlap).expand_as(given_BQT),
-            timbre_BS=model.timbre_of(codes_QT[None, :, :20], whole),
-        )
+        is_given_BQT = (torch.arange(20) < SIZE.overlap).expand_as(given_BQT)
+        timbre_BS = model.timbre_of(codes_QT[None, :, :20], torch.ones(1, 20, dtype=torch.bool))
+        given = Known(given_BQT, is_given_BQT, timbre_BS)
+        [expected] = generate_codes(model, torch.tensor([0]), [20], SETTINGS, [window_seed(7, number)], known=given)
         assert torch.equal(codes_QT[:, window.first : window.end], expected)
 
 
 def test_a_timbre_that_is_given_is_told_to_every_window(model: PlaceNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Tensor | None] = []
 
-    def watch(*arguments: object, timbre_BS: Tensor | None, **others: object) -> list[Tensor]:
-        told.append(timbre_BS)
-        return generate_codes(*arguments, timbre_BS=timbre_BS, **others)  # type: ignore[arg-type]
+    def watch(*arguments: object, known: Known, **others: object) -> list[Tensor]:
+        told.append(known.timbre_BS)
+        return generate_codes(*arguments, known=known, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(windows, "generate_codes", watch)
     timbre_BS = torch.randn(1, 4)
@@ -156,11 +147,9 @@ def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model
             torch.zeros(2, dtype=torch.int64),
             replace(SETTINGS, candidates=3),
             [5, 6],
-            known_BQT=nothing,
-            known_mask_BQT=torch.zeros_like(nothing, dtype=torch.bool),
+            known=Known(nothing, torch.zeros_like(nothing, dtype=torch.bool)),
             windows=plan_windows(torch.ones(44, dtype=torch.bool), SIZE),
-            choose=choose,
-            threads=threads,
+            choice=Choice(choose, threads),
         )[0]
         for threads in (1, 2)
     ]

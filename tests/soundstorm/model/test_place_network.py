@@ -150,11 +150,9 @@ def test_a_network_that_has_learned_four_clips_by_heart_makes_them_again_from_th
     assert evaluate_loss(model, [batch], TRAINING).mean() < 0.1
     lengths = [clip.shape[1] for clip in clips]
     for order in ("even", "confidence"):
-        known_BQT, known_mask_BQT = continuation([clip[:, :2] for clip in clips], lengths)
+        known = continuation([clip[:, :2] for clip in clips], lengths)
         settings = SamplerSettings(iterations=8, order=order, temperature=0.0)  # type: ignore[arg-type]
-        made = generate_codes(
-            model, batch.label_B, lengths, settings, [1, 2, 3, 4], known_BQT=known_BQT, known_mask_BQT=known_mask_BQT
-        )
+        made = generate_codes(model, batch.label_B, lengths, settings, [1, 2, 3, 4], known=known)
         for clip, codes_QT in zip(clips, made, strict=True):
             assert torch.equal(codes_QT, clip)
 

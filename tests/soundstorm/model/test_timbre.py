@@ -165,12 +165,11 @@ def test_what_is_continued_is_told_no_timbre_and_a_sample_follows_from_its_seed_
     other_timbre = replace(SAMPLER, timbre_spread=1.0)
     assert not torch.equal(together[0], generate_codes(model, labels_B[:1], [16], other_timbre, [5])[0])
     prompt_QT = torch.from_numpy(views[0][0][:, :4].astype(np.int64))
-    known_BQT, known_mask_BQT = continuation([prompt_QT], [16])
+    known = continuation([prompt_QT], [16])
     assert model.timbre is not None
 
     def continued(settings: SamplerSettings) -> Tensor:
-        known = {"known_BQT": known_BQT, "known_mask_BQT": known_mask_BQT}
-        return generate_codes(model, labels_B[:1], [16], settings, [5], **known)[0]  # type: ignore[arg-type]
+        return generate_codes(model, labels_B[:1], [16], settings, [5], known=known)[0]
 
     assert torch.equal(continued(SAMPLER)[:, :4], prompt_QT)
     assert torch.equal(continued(SAMPLER), continued(other_timbre))

@@ -78,7 +78,7 @@ def test_tiny_overfits_eight_clips_and_prompted_decoding_gives_them_back() -> No
     level_0_nats = evaluate_loss(averaged, [batch], config).per_level()[0]
     assert level_0_nats is not None
     assert level_0_nats < 0.5
-    known_BQT, known_mask_BQT = continuation([torch.from_numpy(clip[:, :24]) for clip in clips], [48] * 8)
+    known = continuation([torch.from_numpy(clip[:, :24]) for clip in clips], [48] * 8)
     settings = SamplerSettings(iterations=12, guidance=1.5)
     codes = generate_codes(
         averaged,
@@ -86,8 +86,7 @@ def test_tiny_overfits_eight_clips_and_prompted_decoding_gives_them_back() -> No
         [48] * 8,
         settings,
         list(range(8)),
-        known_BQT=known_BQT,
-        known_mask_BQT=known_mask_BQT,
+        known=known,
     )
     right = [float((found[0, 24:].numpy() == clip[0, 24:]).mean()) for found, clip in zip(codes, clips, strict=True)]
     assert float(np.mean(right)) > 0.95
