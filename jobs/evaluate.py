@@ -7,7 +7,7 @@ further section compares the distributions, see `soundstorm.evaluation.closeness
 
 import hashlib
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from cluster import storage
 from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
 from jobs.actors.job_precision import UNKNOWN, JobPrecision, job_precision
-from jobs.actors.sharded_output import settings_digest
+from jobs.actors.sharded_output import TableRun, settings_digest
 from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
@@ -125,7 +125,10 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
     items = measurement_requests(real, generated, scope, made_by_codec=inputs.made_by_codec)
     bands = inputs.common_bands or find_bands(real, generated, options.seed)
     weights = (inputs.weights, *((scope.weights, scope.model) if scope else (None, None)))
-    metrics, pairs, features, rejected = _measure(options, items, weights, settings, bands.common_band_hz)
+    run = TableRun(
+        output_dir=options.output_dir, address=options.address, settings=settings, num_actors=options.num_actors
+    )
+    metrics, pairs, features, rejected = _measure(run, options, items, weights, bands.common_band_hz)
     reasons = check_rejected_fraction(
         [rejected],
         len(items),
@@ -148,8 +151,8 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
         bands=bands,
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, inputs.codec, features) if scope else None,
-        substitution=_substitution(options, inputs, real, settings, precision),
-        utility=_utility(options, inputs.utility, settings),
+        substitution=_substitution(run, options, inputs, precision),
+        utility=_utility(run, options, inputs.utility),
     )
     evaluation.write(options.output_dir)
     page = _report(options, evaluation, inputs.training_log)
@@ -195,40 +198,38 @@ def _settings(options: Options, inputs: Inputs) -> dict[str, Any]:
 
 
 def _scope(options: Options, dataset: list[Clip], real: list[Clip], generated: list[Clip]) -> ComparisonSets:
-    return select_comparison_sets(
+    model = choose_model(options.embedding_model, options.embedding_rate)
+    sets = select_comparison_sets(
         dataset,
         real,
         generated,
         real_audio=options.real_audio,
         classifier=options.classifier,
-        model=choose_model(options.embedding_model, options.embedding_rate),
         held_out_fold=options.held_out_fold,
         fold=options.fold,
         seed=options.seed,
     )
+    return replace(sets, model=model)
 
 
 def _measure(
+    run: TableRun,
     options: Options,
     items: list[MeasurementRequest],
     weights: tuple[bytes, bytes | None, Model | None],
-    settings: str,
     common_band_hz: float | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Metrics, pairs, features and rejected."""
     found = evaluation_tables(
-        options.output_dir,
-        options.address,
+        run,
         items,
         weights,
-        settings=settings,
         job={
             "max_duration_s": options.max_duration,
             "common_band_hz": common_band_hz,
             "cache_dir": storage.absolute(options.cache_dir or default_folder()) if options.cache else None,
         },
         shard_size=options.shard_size,
-        num_actors=options.num_actors,
     )
     is_long = pc.greater_equal(found[0]["duration_s"], options.max_duration - 0.5 / SAMPLE_RATE)
     long = found[0].filter(is_long)["clip_id"].unique()
@@ -239,36 +240,30 @@ def _measure(
 
 
 def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: pa.Table) -> Closeness:
-    return closeness(
+    found = closeness(
         features,
         held_out_fold=scope.held_out_fold,
         no_fold=scope.no_fold,
         classifier_categories=scope.classifier.categories if scope.classifier else None,
         no_classifier=scope.no_classifier,
-        model=scope.model.name if scope.model else None,
         embeddings=scope.embeddings(codec),
         reference=f"{storage.absolute(options.real_audio)}, {f'fold {options.fold}' if options.fold else 'all folds'}",
-        warnings=scope.warnings,
         seed=options.seed,
     )
+    return replace(found, warnings=[*scope.warnings, *found.warnings])
 
 
-def _substitution(
-    options: Options, inputs: Inputs, real: list[Clip], settings: str, precision: JobPrecision
-) -> pa.Table | None:
+def _substitution(run: TableRun, options: Options, inputs: Inputs, precision: JobPrecision) -> pa.Table | None:
     generator = inputs.generator
     if generator is None:
         return None
     return substitution_table(
-        options.output_dir,
-        options.address,
+        run,
         generator,
         inputs.weights,
         None if options.classifier is None else storage.read_bytes(options.classifier),
-        clips_to_substitute(real, generator, options.substitution_clips, options.seed),
-        settings=settings,
+        clips_to_substitute(inputs.real, generator, options.substitution_clips, options.seed),
         seed=options.seed,
-        num_actors=options.num_actors,
         precision=precision,
     )
 
@@ -281,18 +276,11 @@ def _utility_clips(
     return utility_clips(dataset, generated, scope.held_out_fold, scope.no_fold)
 
 
-def _utility(options: Options, clips: UtilityClips | None, settings: str) -> pa.Table | None:
+def _utility(run: TableRun, options: Options, clips: UtilityClips | None) -> pa.Table | None:
     if clips is None:
         return None
     return utility_table(
-        options.output_dir,
-        options.address,
-        clips,
-        steps=options.utility_steps,
-        sizes=options.utility_clips,
-        seeds=options.utility_seeds,
-        settings=settings,
-        num_actors=options.num_actors,
+        run, clips, steps=options.utility_steps, sizes=options.utility_clips, seeds=options.utility_seeds
     )
 
 

@@ -32,30 +32,39 @@ RESTART_S = 30.0  # until an actor that did not start is started again, while ot
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actors:
+    """The actors that process shards."""
+
+    make: Callable[[], Any]
+    """Creates one without waiting for it, e.g. `lambda: Worker.options(num_cpus=1).remote(...)`; its `max_restarts`
+    must be 0."""
+    method: str
+    """Name of the method that is called with the payload of a shard. It may run more than once for a shard, so it must
+    be idempotent."""
+    most: int
+    """Maximum number of actors, 1 if it is less; never more are started than there are shards."""
+    can_schedule: Callable[[], bool]
+    """Whether the nodes could hold an actor: if so, an actor that is slow to start is waited for."""
+
+
 def run_shards(
     shards: Iterable[Shard],
-    make_actor: Callable[[], Any],
-    method: str,
+    actors: Actors,
     *,
-    num_actors: int,
     on_done: Callable[[Shard, Any], None],
-    can_schedule: Callable[[], bool],
     on_failed: Callable[[Shard, str], None] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
     check: Callable[[], None] | None = None,
     limits: Limits | None = None,
 ) -> ShardsResult:
-    """Call `method(shard.payload)` on some actor for every shard.
+    """Have every shard processed by some actor.
 
     Args:
         shards: the work; the iterator is advanced only as actors become free.
-        make_actor: creates one actor without waiting for it, e.g. `lambda: Worker.options(num_cpus=1).remote(...)`; its
-            `max_restarts` must be 0.
-        method: name of the actor's method. It may run more than once for a shard, so it must be idempotent.
-        num_actors: maximum number of actors; never more are started than there are shards.
+        actors: see `Actors`.
         on_done: called in the driver, once for each finished shard, with the method's result. An exception that it
             raises ends the run.
-        can_schedule: whether the nodes could hold an actor: if so, an actor that is slow to start is waited for.
         on_failed: called once for each failed shard, with its error.
         on_progress: called after every change, and about once a second.
         check: called in a thread while no shard is finished; a ClusterError that it raises (for example, the storage
@@ -68,16 +77,8 @@ def run_shards(
         ValueError: two unfinished shards have the same key.
     """
     limits = limits or Limits()
-    run = _Run(
-        iter(shards),
-        make_actor,
-        method,
-        max(num_actors, 1),
-        on_done,
-        on_failed,
-        limits,
-        Health(limits, check, can_schedule),
-    )
+    actors = replace(actors, most=max(actors.most, 1))
+    run = _Run(iter(shards), actors, on_done, on_failed, limits, Health(limits, check, actors.can_schedule))
     try:
         run.start()
         while run.has_work():
@@ -110,9 +111,7 @@ class _Run:
     """The state of one `run_shards`."""
 
     source: Iterator[Shard]
-    make_actor: Callable[[], Any]
-    method: str
-    num_actors: int
+    actors: Actors
     on_done: Callable[[Shard, Any], None]
     on_failed: Callable[[Shard, str], None] | None
     limits: Limits
@@ -136,7 +135,7 @@ class _Run:
 
     def start(self) -> None:
         """Start as many actors as there are shards for."""
-        while len(self.waiting) < self.num_actors and self._pull():
+        while len(self.waiting) < self.actors.most and self._pull():
             pass
         self.slots = [_Slot() for _ in range(len(self.waiting))]
         for slot in self.slots:
@@ -192,7 +191,7 @@ class _Run:
         """The next shard: a retry that is due, else a new shard unless too many retries are pending."""
         if self.retries and self.retries[0][0] <= time.monotonic():
             return heapq.heappop(self.retries)[2]
-        if not self.waiting and len(self.retries) < 2 * self.num_actors:
+        if not self.waiting and len(self.retries) < 2 * self.actors.most:
             self._pull()
         return self.waiting.popleft() if self.waiting else None
 
@@ -201,7 +200,7 @@ class _Run:
             shard = self._next_shard()
             if shard is not None:
                 slot.shard, slot.since = shard, time.monotonic()
-                slot.ref = getattr(slot.actor, self.method).remote(shard.payload)
+                slot.ref = getattr(slot.actor, self.actors.method).remote(shard.payload)
 
     def _receive(self, slot: _Slot, ref: ray.ObjectRef) -> None:
         """Handle the end of a start or of a shard, successful or not."""
@@ -252,7 +251,7 @@ class _Run:
     # ---- actors
 
     def _start_actor(self, slot: _Slot) -> None:
-        slot.actor, slot.ready, slot.shard, slot.since = self.make_actor(), False, None, time.monotonic()
+        slot.actor, slot.ready, slot.shard, slot.since = self.actors.make(), False, None, time.monotonic()
         slot.ref = slot.actor.__ray_call__.remote(_node_of)
 
     def _lose(self, slot: _Slot, shard: Shard | None, error: str, unreachable: bool = False) -> None:

@@ -46,6 +46,18 @@ OnProgress = Callable[[int, int | None], None]
 
 
 @dataclass(kw_only=True, frozen=True)
+class Patience:
+    """How long a download is tried."""
+
+    retries: int = 5
+    """Maximum number of consecutive retries without progress."""
+    timeout_s: float = 30.0
+    """Longest time in which the server may send nothing."""
+    first_backoff_s: float = 1.0
+    """Wait before the first retry; each further one is twice as long, up to 30 s."""
+
+
+@dataclass(kw_only=True, frozen=True)
 class _Transfer:
     """What all attempts to download one file have in common."""
 
@@ -54,7 +66,7 @@ class _Transfer:
     size: int | None
     trusted: bool
     """A checksum will be verified: a download may be resumed even if the server states no version."""
-    timeout_s: float
+    patience: Patience
     on_progress: OnProgress
 
     @property
@@ -78,24 +90,20 @@ def fetch(
     sha256: str | None = None,
     md5: str | None = None,
     size: int | None = None,
-    retries: int = 5,
-    timeout_s: float = 30.0,
-    first_backoff_s: float = 1.0,
+    patience: Patience = Patience(),
     on_progress: OnProgress = lambda done, total: None,
 ) -> Path:
     """Download `url` to `destination`, unless the file exists and passes the checks.
 
     An interrupted download is resumed with `Range` if the server supports it and its file is unchanged, else it starts
-    again. Attempts are repeated with exponential back-off until `retries` of them in a row received nothing new; a host
-    that never answers is tried twice. If several processes want the same file, one downloads it and the others wait.
+    again. Attempts are repeated with exponential back-off until `patience` ends; a host that never answers is tried
+    twice. If several processes want the same file, one downloads it and the others wait.
 
     Args:
         url: http or https address; messages leave out its credentials and query.
         destination: path of the file; its folder is created.
         sha256, md5, size: checks of the file, in hexadecimal digits and bytes.
-        retries: maximum number of consecutive retries without progress.
-        timeout_s: longest time in which the server may send nothing.
-        first_backoff_s: wait before the first retry; each further one is twice as long, up to 30 s.
+        patience: how long it is tried.
         on_progress: see `OnProgress`; `progress_bar` creates one.
 
     Raises:
@@ -110,7 +118,7 @@ def fetch(
         destination=destination,
         size=size,
         trusted=bool(sha256 or md5),
-        timeout_s=timeout_s,
+        patience=patience,
         on_progress=on_progress,
     )
     try:
@@ -125,7 +133,7 @@ def fetch(
                     )
                 return destination
             for last_chance in (False, True):
-                _download(transfer, retries, first_backoff_s)
+                _download(transfer)
                 problem = _mismatch(transfer.part, sha256, md5, size)
                 if problem is None:
                     transfer.part.replace(destination)
@@ -156,9 +164,9 @@ def progress_bar(title: str) -> Iterator[OnProgress]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _download(transfer: _Transfer, retries: int, first_backoff_s: float) -> None:
+def _download(transfer: _Transfer) -> None:
     """Repeat attempts until the part file has its full length."""
-    failures = 0
+    failures, patience = 0, transfer.patience
     furthest = _size_of(transfer.part)
     answered = furthest > 0
     while True:
@@ -171,11 +179,12 @@ def _download(transfer: _Transfer, retries: int, first_backoff_s: float) -> None
         arrived = _size_of(transfer.part)
         failures = 1 if arrived >= furthest + SLOWEST_BYTES else failures + 1
         furthest = max(furthest, arrived)
-        if failures > (retries if answered else min(retries, 1)):
+        if failures > (patience.retries if answered else min(patience.retries, 1)):
             raise ClusterError(
                 f"{without_login(transfer.url)} cannot be downloaded: {broken}; {_remedy(transfer.destination)}"
             ) from broken
-        time.sleep(max(backoff_s(failures - 1, first_backoff_s, MAX_WAIT_S), min(broken.wait_s, MAX_WAIT_S)))
+        pause = backoff_s(failures - 1, patience.first_backoff_s, MAX_WAIT_S)
+        time.sleep(max(pause, min(broken.wait_s, MAX_WAIT_S)))
 
 
 def _attempt(transfer: _Transfer) -> None:
@@ -189,7 +198,7 @@ def _attempt(transfer: _Transfer) -> None:
         if version and not version.startswith("W/"):
             headers["If-Range"] = version
     try:
-        with requests.get(transfer.url, headers=headers, stream=True, timeout=transfer.timeout_s) as response:
+        with requests.get(transfer.url, headers=headers, stream=True, timeout=transfer.patience.timeout_s) as response:
             _require_kept_secure(transfer, response)
             accepted = _accepted_offset(transfer, response, offset, version)
             if accepted is not None:
@@ -254,7 +263,7 @@ def _receive(transfer: _Transfer, response: requests.Response, offset: int) -> N
     done = offset
     with transfer.part.open("ab") as file:
         file.truncate(offset)
-        for chunk in body_chunks(response, transfer.timeout_s):
+        for chunk in body_chunks(response, transfer.patience.timeout_s):
             file.write(chunk)
             done += len(chunk)
             transfer.on_progress(done, expected)
@@ -290,10 +299,12 @@ def _as_broken(error: requests.RequestException, transfer: _Transfer) -> Excepti
     if isinstance(error, requests.exceptions.SSLError):
         return BrokenDownloadError("no secure connection (TLS) can be made to the host", unreachable=True)
     if isinstance(error, requests.exceptions.ConnectTimeout):
-        return BrokenDownloadError(f"the host does not answer within {transfer.timeout_s:g} s", unreachable=True)
+        return BrokenDownloadError(
+            f"the host does not answer within {transfer.patience.timeout_s:g} s", unreachable=True
+        )
     cause = error.args[0] if error.args else None  # urllib3's own error
     if isinstance(error, requests.Timeout) or _is_timeout(cause):
-        return BrokenDownloadError(f"the server sent nothing for {transfer.timeout_s:g} s")
+        return BrokenDownloadError(f"the server sent nothing for {transfer.patience.timeout_s:g} s")
     if isinstance(cause, urllib3.exceptions.MaxRetryError):
         return BrokenDownloadError("the host cannot be reached; is there a network?", unreachable=True)
     return BrokenDownloadError(f"the connection broke after {_size_of(transfer.part):,} bytes")

@@ -16,7 +16,7 @@ from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from cluster.runtime.memory import held_together
 from cluster.tables import tar_shards as tars
-from jobs.actors.sharded_output import SETTINGS, ShardedOutput, actor_resources, run_missing_shards
+from jobs.actors.sharded_output import SETTINGS, ShardedOutput, TableRun, actor_resources, run_missing_shards
 from jobs.evaluation.earlier_tables import require_measured
 from jobs.evaluation.measurement_cache import MeasurementCache, Measurements
 from jobs.evaluation.selection import MeasurementRequest, Model, recording_of
@@ -220,49 +220,43 @@ def features_row(item: MeasurementRequest) -> dict[str, Any]:
 
 
 def evaluation_tables(
-    output_dir: str,
-    address: str | None,
+    run: TableRun,
     items: list[MeasurementRequest],
     weights: tuple[bytes, bytes | None, Model | None],
     *,
-    settings: str,
     job: dict[str, Any],
     shard_size: int,
-    num_actors: int | None,
 ) -> tuple[pa.Table, pa.Table, pa.Table, pa.Table]:
     """Evaluate the missing shards; returns the tables of metrics, pairs, features and rejected clips.
 
     Args:
-        output_dir: output folder of the evaluation.
-        address: address of the Ray cluster to join.
+        run: the evaluation.
         items: the measurement requests.
         weights: content of the codec's file, content of the classifier's file or None, the embedding model or None.
-        settings: digest of all settings of the run.
         job: the last three arguments of `EvaluatorActor`, by name.
         shard_size: items per shard.
-        num_actors: number of actors; None: by the cluster's size.
 
     Raises:
         SoundStormError, ClusterError: as `jobs.actors.sharded_output.run_missing_shards` does.
     """
     output = ShardedOutput(
         description="evaluate",
-        output_dir=output_dir,
+        output_dir=run.output_dir,
         folder="parts/metrics",
         num_items=len(items),
         shard_size=shard_size,
         payload=lambda numbers: [items[number] for number in numbers],
-        settings=settings,
+        settings=run.settings,
     )
-    parts_folder = storage.join(output_dir, "parts")
+    parts_folder = storage.join(run.output_dir, "parts")
 
     def prepare(info: ClusterInfo) -> Callable[[], Any]:
         reference = ray.put(weights)
         actor_class = ray.remote(EvaluatorActor).options(**actor_resources(info))
         device = "cuda" if info.num_gpus else "cpu"
-        return lambda: actor_class.remote([reference], parts_folder, settings, device, **job)
+        return lambda: actor_class.remote([reference], parts_folder, run.settings, device, **job)
 
-    run_missing_shards(output, address, prepare, "evaluate_shard", num_actors)
+    run_missing_shards(output, run.address, prepare, "evaluate_shard", run.num_actors)
     metrics, pairs, features, rejected = (
         pa.concat_tables(output.tables(schema, f"parts/{name}")) for name, schema in TABLES.items()
     )

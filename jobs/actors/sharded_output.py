@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo, connect
-from cluster.scheduling.actor_pool import run_shards
+from cluster.scheduling.actor_pool import Actors, run_shards
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.shards import Shard
 from cluster.scheduling.watchdog import can_schedule
@@ -235,45 +235,52 @@ def run_in_process(output: ShardedOutput, make_worker: Callable[[], Any], method
     storage.delete(output.failed_uri)
 
 
+@dataclass(frozen=True, kw_only=True)
+class TableRun:
+    """A run whose actors compute tables."""
+
+    output_dir: str
+    """Output folder."""
+    address: str | None
+    """Address of the Ray cluster to join."""
+    settings: str
+    """Digest of all settings of the run."""
+    num_actors: int | None
+    """Maximum number of actors; None: as many as the cluster can hold."""
+
+
 def sharded_table(
     name: str,
-    output_dir: str,
-    address: str | None,
+    run: TableRun,
     lines: Sequence[Any],
     schema: pa.Schema,
     prepare: Callable[[ClusterInfo, str], Callable[[], Any]],
-    *,
-    settings: str,
-    num_actors: int | None,
 ) -> pa.Table:
     """Compute the rows of a table with actors, one part file per row; existing part files of an interrupted run are
     kept.
 
     Args:
         name: name of the table: its part files are in the folder `parts/NAME`, and the actor's method is `NAME_shard`.
-        output_dir: output folder of the run.
-        address: address of the Ray cluster to join.
+        run: see `TableRun`.
         lines: argument of the actor's method for each row.
         schema: schema of the table.
         prepare: called once after Ray is connected, with the URI of the folder of part files; returns a function that
             creates an actor.
-        settings: digest of all settings of the run.
-        num_actors: maximum number of actors; None: as many as the cluster can hold.
 
     Raises:
         SoundStormError, ClusterError: as `run_missing_shards`.
     """
     output = ShardedOutput(
         description=name,
-        output_dir=output_dir,
+        output_dir=run.output_dir,
         folder=f"parts/{name}",
         num_items=len(lines),
         shard_size=1,
         payload=lambda numbers: [lines[number] for number in numbers],
-        settings=settings,
+        settings=run.settings,
     )
-    folder = storage.join(output_dir, output.folder)
-    run_missing_shards(output, address, lambda info: prepare(info, folder), f"{name}_shard", num_actors)
+    folder = storage.join(run.output_dir, output.folder)
+    run_missing_shards(output, run.address, lambda info: prepare(info, folder), f"{name}_shard", run.num_actors)
     return pa.concat_tables(output.tables(schema))
 
 
@@ -296,14 +303,16 @@ def _run_shards(
     with progress(output.description, output.num_items, output.num_items - output.count(missing)) as counter:
         run_shards(
             _shards(output, missing),
-            make_actor,
-            method,
-            num_actors=min(default_actors(info, num_actors), len(missing)),
+            Actors(
+                make=make_actor,
+                method=method,
+                most=min(default_actors(info, num_actors), len(missing)),
+                can_schedule=lambda: can_schedule({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
+            ),
             on_done=lambda shard, count: counter.advance(count),
             on_failed=record_failure,
             on_progress=lambda now: counter.update_shards(now, len(missing)),
             check=output.require_storage,
-            can_schedule=lambda: can_schedule({"CPU": 1.0, "GPU": 1.0 if info.num_gpus else 0.0}),
             limits=limits,
         )
 

@@ -13,7 +13,7 @@ import torch
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
 from jobs.actors.job_precision import UNKNOWN, JobPrecision
-from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
+from jobs.actors.sharded_output import SETTINGS, TableRun, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.clips import Clip, draw_per_category
@@ -158,30 +158,24 @@ def clips_to_substitute(real: Sequence[Clip], generator: EvaluatedGenerator, cou
 
 
 def substitution_table(
-    output_dir: str,
-    address: str | None,
+    run: TableRun,
     generator: EvaluatedGenerator,
     codec: bytes,
     classifier: bytes | None,
     clips: Sequence[Clip],
     *,
-    settings: str,
     seed: int,
-    num_actors: int | None = None,
     precision: JobPrecision = UNKNOWN,
 ) -> pa.Table:
     """The table (schema SUBSTITUTION); rows that an interrupted run computed are kept.
 
     Args:
-        output_dir: output folder of the evaluation.
-        address: Ray cluster to join.
+        run: the evaluation.
         generator: the evaluated generator.
         codec: content of the codec's file.
         classifier: content of the classifier's file; None: the one in the package.
         clips: the recordings.
-        settings: digest of all settings of the run.
         seed: random seed of the samples.
-        num_actors: number of actors; None: by the cluster's size.
         precision: of the generator's linear layers.
 
     Raises:
@@ -194,15 +188,7 @@ def substitution_table(
         actor_class = ray.remote(Substituter).options(**actor_resources(info))
         device = "cuda" if info.num_gpus else "cpu"
         numbers = precision.of_actors(info)
-        return lambda: actor_class.remote([reference], clips, folder, settings, seed, device, numbers)
+        return lambda: actor_class.remote([reference], clips, folder, run.settings, seed, device, numbers)
 
-    return sharded_table(
-        "substitution",
-        output_dir,
-        address,
-        cases(found.fingerprint.num_levels, found.model.config.num_levels),
-        SUBSTITUTION,
-        prepare,
-        settings=settings,
-        num_actors=num_actors,
-    )
+    lines = cases(found.fingerprint.num_levels, found.model.config.num_levels)
+    return sharded_table("substitution", run, lines, SUBSTITUTION, prepare)

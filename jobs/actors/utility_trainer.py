@@ -12,7 +12,7 @@ import torch
 
 from cluster import storage, tables
 from cluster.runtime.connect import ClusterInfo
-from jobs.actors.sharded_output import SETTINGS, actor_resources, sharded_table
+from jobs.actors.sharded_output import SETTINGS, TableRun, actor_resources, sharded_table
 from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio
@@ -150,28 +150,15 @@ class UtilityTrainer:
         return self._loaded[clip.uri]
 
 
-def utility_table(
-    output_dir: str,
-    address: str | None,
-    clips: UtilityClips,
-    *,
-    steps: int,
-    sizes: Sequence[int],
-    seeds: int,
-    settings: str,
-    num_actors: int | None = None,
-) -> pa.Table:
+def utility_table(run: TableRun, clips: UtilityClips, *, steps: int, sizes: Sequence[int], seeds: int) -> pa.Table:
     """The table (schema UTILITY); trainings that an interrupted run has finished are not repeated.
 
     Args:
-        output_dir: output folder of the evaluation.
-        address: Ray cluster to join.
+        run: the evaluation; each actor makes one training at a time.
         clips: training and test clips.
         steps: optimizer steps of each training.
         sizes: numbers of recordings per class.
         seeds: number of trainings of each kind.
-        settings: digest of all settings of the run.
-        num_actors: number of parallel trainings; None: by the cluster's size.
 
     Raises:
         SoundStormError, ClusterError: as `jobs.actors.sharded_output.sharded_table`.
@@ -180,15 +167,7 @@ def utility_table(
     def prepare(info: ClusterInfo, folder: str) -> Callable[[], Any]:
         actor_class = ray.remote(UtilityTrainer).options(**actor_resources(info))
         reference = ray.put(clips)
-        return lambda: actor_class.remote(reference, steps, folder, settings, "cuda" if info.num_gpus else "cpu")
+        return lambda: actor_class.remote(reference, steps, folder, run.settings, "cuda" if info.num_gpus else "cpu")
 
-    return sharded_table(
-        "utility",
-        output_dir,
-        address,
-        cases(clips.fewest(clips.training), clips.fewest(clips.generated), sizes, seeds),
-        UTILITY,
-        prepare,
-        settings=settings,
-        num_actors=num_actors,
-    )
+    lines = cases(clips.fewest(clips.training), clips.fewest(clips.generated), sizes, seeds)
+    return sharded_table("utility", run, lines, UTILITY, prepare)

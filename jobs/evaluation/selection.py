@@ -92,9 +92,9 @@ class ComparisonSets:
     classifier: TrainedClassifier | None
     no_classifier: str
     """Why there is no classifier."""
-    model: Model | None
-    """Further embedding model, beside the codec and the classifier."""
     warnings: list[str]
+    model: Model | None = None
+    """Further embedding model, beside the codec and the classifier."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -128,7 +128,6 @@ def select_comparison_sets(
     *,
     real_audio: str,
     classifier: str | None,
-    model: Model | None = None,
     held_out_fold: int | None,
     fold: int | None,
     seed: int,
@@ -141,7 +140,6 @@ def select_comparison_sets(
         generated: what they are compared with.
         real_audio: the value of `--real-audio`, for errors.
         classifier: the value of `--classifier`.
-        model: the result of `choose_model`.
         held_out_fold: the value of `--held-out-fold`; None: `fold`, else the last.
         fold: the value of `--fold`.
         seed: random seed of the sample.
@@ -182,7 +180,6 @@ def select_comparison_sets(
         weights=weights,
         classifier=trained,
         no_classifier=no_classifier,
-        model=model,
         warnings=warnings,
     )
 

@@ -57,10 +57,8 @@ def closeness(
     no_fold: str = "the real clips have no folds",
     classifier_categories: Sequence[str] | None = None,
     no_classifier: str = "there is no classifier",
-    model: str | None = None,
     embeddings: Mapping[str, Embedding] | None = None,
     reference: str = "the real clips",
-    warnings: Sequence[str] = (),
     seed: int = 0,
 ) -> Closeness:
     """Compute all of MEASURES from the features of generated clips, of real clips, and of the other clips in the real
@@ -75,16 +73,15 @@ def closeness(
         no_fold: reason why there is no such fold.
         classifier_categories: the classifier's classes; None: there was no classifier, and its columns are null.
         no_classifier: reason why there was no classifier.
-        model: name of the model that computed `model_embedding`; None: there was none, and the column is null.
-        embeddings: the networks that computed the embeddings `codec`, `classifier` and `model`, for the record.
+        embeddings: the networks that computed the embeddings `codec`, `classifier` and `model`, for the record. Without
+            a `model` there was none, and the column is null.
         reference: which real clips the distances refer to, for the record.
-        warnings: further warnings to include in the result.
         seed: seed of the random halves of the real clips.
 
     Raises:
         SoundStormError: a column is missing, or there are no generated or no real clips.
     """
-    clips = ClipSet.of_table(features)
+    clips, embeddings = ClipSet.of_table(features), embeddings or {}
     common = set(clips.with_roles(Role.GENERATED).categories) & set(clips.with_roles(Role.REAL).categories)
     clips = clips.filter([category in common for category in clips.categories]) if common else clips.pooled()
     real, generated, dataset = (
@@ -107,15 +104,15 @@ def closeness(
         named=None if classifier_categories is None else [normalized(category) for category in classifier_categories],
         no_classifier=no_classifier,
         pooled=not common,
-        embeddings=embeddings or {},
+        embeddings=embeddings,
         reference=reference,
         seed=seed,
     )
     metric_functions = comparison.metric_functions()
-    infos = [
-        *MEASURES,
-        *(replace(info, title=f"{info.title}, {model}") for info in MODEL_MEASURES if model is not None),
-    ]
+    infos = list(MEASURES)
+    if "model" in embeddings:
+        name = embeddings["model"].name
+        infos += [replace(info, title=f"{info.title}, {name}") for info in MODEL_MEASURES]
     copies = comparison.copies()
     return Closeness(
         measures=[_measure(info, metric_functions[info.name]) for info in infos],
@@ -123,7 +120,7 @@ def closeness(
         held_out_fold=held_out_fold,
         confusion=comparison.confusion(),
         copies=copies,
-        warnings=[*warnings, *_warnings(real, generated, copies, pooled=not common)],
+        warnings=_warnings(real, generated, copies, pooled=not common),
         shares={name: shares.tolist() for name, shares in comparison.shares.items()},
     )
 

@@ -27,7 +27,7 @@ from ray.autoscaler._private.fake_multi_node.node_provider import (
 )
 
 from cluster.runtime.connect import MAX_GPUS, connect
-from cluster.scheduling.actor_pool import run_shards
+from cluster.scheduling.actor_pool import Actors, run_shards
 from cluster.scheduling.shards import Shard
 from tests.support.ray_head import free_ports, ray_head
 
@@ -123,11 +123,8 @@ def run_load(watch: Watch, address: str) -> tuple[int, set[str]]:
             actor = ray.remote(Worker).options(num_cpus=1, num_gpus=1)
             run_shards(
                 shards,
-                actor.remote,
-                "work",
-                num_actors=int(info.num_gpus),
+                Actors(make=actor.remote, method="work", most=int(info.num_gpus), can_schedule=lambda: False),
                 on_done=lambda shard, node: done.append(node),
-                can_schedule=lambda: False,
             )
         deadline = time.monotonic() + LIMIT_S
         while watch.counts[-1] != 0:

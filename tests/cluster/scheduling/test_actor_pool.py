@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from cluster.errors import ClusterError
-from cluster.scheduling.actor_pool import Limits, run_shards
+from cluster.scheduling.actor_pool import Actors, Limits, run_shards
 from cluster.scheduling.shards import Progress, Shard, ShardsResult
 from cluster.storage.os_errors import file_error
 
@@ -41,6 +41,10 @@ def make_workers(work: Work, setup: Callable[[], None] = lambda: None) -> Callab
     return lambda: ray.remote(Worker).options(num_cpus=1, max_restarts=0).remote()
 
 
+def pool(make: Callable[[], Any], most: int = 2, can_schedule: Callable[[], bool] = no_room) -> Actors:
+    return Actors(make=make, method="work", most=most, can_schedule=can_schedule)
+
+
 def run(
     shards: Iterator[Shard] | list[Shard],
     make_actor: Callable[[], Any],
@@ -51,11 +55,8 @@ def run(
     progress: list[Progress] = []
     result = run_shards(
         shards,
-        make_actor,
-        "work",
-        num_actors=num_actors,
+        pool(make_actor, num_actors),
         on_done=lambda shard, value: results.append((shard.key, value)),
-        can_schedule=no_room,
         on_progress=progress.append,
         limits=limits,
     )
@@ -124,14 +125,7 @@ def test_shards_are_taken_only_as_actors_become_free() -> None:
             ahead.append(len(taken) - len(done))
             yield shard
 
-    run_shards(
-        source(),
-        make_workers(lambda n: n),
-        "work",
-        num_actors=2,
-        on_done=lambda shard, _: done.append(shard.key),
-        can_schedule=no_room,
-    )
+    run_shards(source(), pool(make_workers(lambda n: n)), on_done=lambda shard, _: done.append(shard.key))
     assert len(done) == 60 and max(ahead) <= 4
 
 
@@ -163,7 +157,7 @@ def test_an_actor_killed_from_outside_is_replaced() -> None:
         if len(done) in (5, 10):
             ray.kill(actors[-1])
 
-    result = run_shards(numbered(30), make_and_keep, "work", num_actors=2, on_done=on_done, can_schedule=no_room)
+    result = run_shards(numbered(30), pool(make_and_keep), on_done=on_done)
     assert Counter(done) == Counter(shard.key for shard in numbered(30))
     assert result.replaced == 2 and result.failed == {}
 
@@ -189,11 +183,8 @@ def test_a_shard_that_always_raises_is_set_aside_with_its_error(tmp_path: Path) 
     done: list[int] = []
     result = run_shards(
         numbered(6),
-        make_workers(work),
-        "work",
-        num_actors=2,
+        pool(make_workers(work)),
         on_done=lambda _, value: done.append(value),
-        can_schedule=no_room,
         on_failed=lambda shard, error: aside.append((shard.key, error)),
         limits=Limits(max_retries=2),
     )
@@ -237,24 +228,13 @@ def test_where_there_is_room_slow_actors_are_waited_for_beyond_the_time_that_a_r
     done: list[Shard] = []
     run_shards(
         numbered(2),
-        make_actor,
-        "work",
-        num_actors=1,
+        pool(make_actor, 1, can_schedule=lambda: True),
         on_done=lambda shard, _: done.append(shard),
-        can_schedule=lambda: True,
         limits=limits,
     )
     assert len(done) == 2
     with pytest.raises(ClusterError, match="no actor was ready for"):
-        run_shards(
-            numbered(2),
-            make_actor,
-            "work",
-            num_actors=1,
-            on_done=lambda shard, _: None,
-            can_schedule=no_room,
-            limits=limits,
-        )
+        run_shards(numbered(2), pool(make_actor, 1), on_done=lambda shard, _: None, limits=limits)
 
 
 def test_actors_that_cannot_start_end_the_run_with_their_error() -> None:
@@ -298,9 +278,7 @@ def test_an_interrupted_run_leaves_no_actors(interruption: type[BaseException], 
         raise interruption
 
     with pytest.raises(interruption):
-        run_shards(
-            numbered(10), make_workers(lambda n: n), "work", num_actors=2, on_done=interrupt, can_schedule=no_room
-        )
+        run_shards(numbered(10), pool(make_workers(lambda n: n)), on_done=interrupt)
     wait_until_idle(free_before)
 
 
@@ -309,7 +287,7 @@ import time
 import ray
 from ray.cluster_utils import Cluster
 from cluster.errors import ClusterError
-from cluster.scheduling.actor_pool import Limits, Shard, run_shards
+from cluster.scheduling.actor_pool import Actors, Limits, Shard, run_shards
 
 @ray.remote(num_cpus=1)
 class Worker:
@@ -330,8 +308,8 @@ def lose_a_node(shard, value):
     if len(done) == 10:
         workers.append(nodes.add_node(num_cpus=1))
 
-result = run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_a_node,
-                    can_schedule=lambda: False, limits=Limits(max_retries=0))
+pool = Actors(make=Worker.remote, method="work", most=2, can_schedule=lambda: False)
+result = run_shards(shards, pool, on_done=lose_a_node, limits=Limits(max_retries=0))
 assert sorted(done) == list(range(40)), done
 assert result.failed == {} and result.replaced >= 1, result
 
@@ -345,8 +323,7 @@ def lose_all_nodes(shard, value):
 
 began = time.monotonic()
 try:
-    run_shards(shards, Worker.remote, "work", num_actors=2, on_done=lose_all_nodes,
-               can_schedule=lambda: False, limits=Limits(stall_timeout_s=20))
+    run_shards(shards, pool, on_done=lose_all_nodes, limits=Limits(stall_timeout_s=20))
     raise AssertionError("finished without nodes")
 except ClusterError as error:
     assert "no actor was ready for 20 s" in str(error) and f"{len(done)} finished shards are kept" in str(error), error

@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from cluster.errors import ClusterError
-from cluster.transfer.http_download import _require_kept_secure, _Transfer, fetch, progress_bar
+from cluster.transfer.http_download import Patience, _require_kept_secure, _Transfer, fetch, progress_bar
 
 CONTENT = np.random.default_rng(0).bytes(3_000_000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -118,8 +118,9 @@ def server() -> Iterator[FileServer]:
         thread.join()
 
 
-def get(server: FileServer, destination: Path, **settings: Any) -> Path:
-    return fetch(server.url, destination, **{"first_backoff_s": 0.01, "timeout_s": 5.0, **settings})
+def get(server: FileServer, destination: Path, retries: int = 5, timeout_s: float = 5.0, **settings: Any) -> Path:
+    patience = Patience(retries=retries, timeout_s=timeout_s, first_backoff_s=0.01)
+    return fetch(server.url, destination, patience=patience, **settings)
 
 
 def names(folder: Path) -> list[str]:
@@ -335,7 +336,7 @@ def test_a_secure_address_that_leads_to_an_insecure_one_is_refused_unless_the_co
         destination=destination,
         size=None,
         trusted=bool(sha256),
-        timeout_s=1.0,
+        patience=Patience(),
         on_progress=lambda done, total: None,
     )
     with (
@@ -349,7 +350,11 @@ def test_a_secure_address_that_leads_to_an_insecure_one_is_refused_unless_the_co
 def test_a_host_that_is_not_there_is_told_after_two_tries_without_secrets(destination: Path) -> None:
     start = time.monotonic()
     with pytest.raises(ClusterError, match="the host cannot be reached; is there a network") as caught:
-        fetch("http://user:secret@127.0.0.1:9/data.bin?signature=secret", destination, first_backoff_s=0.01)
+        fetch(
+            "http://user:secret@127.0.0.1:9/data.bin?signature=secret",
+            destination,
+            patience=Patience(first_backoff_s=0.01),
+        )
     assert time.monotonic() - start < 30
     assert "http://127.0.0.1:9/data.bin cannot be downloaded" in str(caught.value)
     assert "secret" not in str(caught.value)
