@@ -4,7 +4,6 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +13,6 @@ import pyarrow as pa
 import ray
 import ray.train
 import torch
-from torch import nn
 
 from cluster import storage
 from cluster.errors import ClusterError
@@ -34,6 +32,7 @@ from soundstorm.classification.ast_network import (
 from soundstorm.classification.training.ast_trainer import AstTrainer, AstTrainingConfig
 from soundstorm.data.datasets import Index
 from soundstorm.errors import SoundStormError
+from soundstorm.optimization.worker import Worker
 from soundstorm.serialization.hub import OFFLINE
 from soundstorm.serialization.leakage import Learned
 from soundstorm.serialization.provenance import KEY, Provenance, Role, TrainedOn, as_parent, parse_provenance
@@ -60,9 +59,7 @@ class AstWorker:
     where: str
     """Their name in errors."""
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> AstTrainer:
+    def trainer(self, worker: Worker, device: torch.device) -> AstTrainer:
         torch.manual_seed(self.config.seed)
         num_categories, max_length = len(self.categories), self.config.max_length
         if self.weights is None:
@@ -70,7 +67,7 @@ class AstWorker:
         else:
             model = pretrained_ast(num_categories, ray.get(self.weights), self.start, max_length, self.where)
         clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-        return AstTrainer(model.to(device), self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+        return AstTrainer(model.to(device), self.config, clips, labels, worker=worker)
 
 
 class AstRecipe:

@@ -1,6 +1,5 @@
 """Recipe of the convolutional network on log-mel spectrograms; every worker holds all training recordings."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import pyarrow as pa
 import ray
 import ray.train
 import torch
-from torch import nn
 
 from jobs.inputs.datasets import index_digest, rows_of_folds
 from jobs.inputs.provenance import combined, decoded_recordings
@@ -17,6 +15,7 @@ from jobs.inputs.recordings import training_recordings, usable_recordings
 from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig, save_classifier
 from soundstorm.classification.training.cnn_trainer import AudioClassifierTrainer, AudioClassifierTrainingConfig
 from soundstorm.data.datasets import Index
+from soundstorm.optimization.worker import Worker
 from soundstorm.serialization.provenance import TrainedOn
 
 
@@ -27,13 +26,11 @@ class CnnWorker:
     categories: list[str]
     config: AudioClassifierTrainingConfig
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> AudioClassifierTrainer:
+    def trainer(self, worker: Worker, device: torch.device) -> AudioClassifierTrainer:
         torch.manual_seed(self.config.seed)
         model = AudioClassifier(len(self.categories)).to(device)
         clips, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
-        return AudioClassifierTrainer(model, self.config, clips, labels, rank=rank, num_workers=num_workers, wrap=wrap)
+        return AudioClassifierTrainer(model, self.config, clips, labels, worker=worker)
 
 
 class CnnRecipe:

@@ -1,7 +1,7 @@
 """Recipe of the token classifier, the generator's network on codes; every worker holds all training recordings, and
 encodes augmented versions of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import ray
 import ray.data
 import ray.train
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cluster import storage
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
@@ -38,6 +38,7 @@ from soundstorm.model.code_vectors import latent_dim
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.presets import preset
+from soundstorm.optimization.worker import Worker
 from soundstorm.serialization.leakage import Learned
 from soundstorm.serialization.provenance import Parent, Role, TrainedOn, as_parent
 
@@ -186,9 +187,7 @@ class TokenWorker:
     generator: "ray.ObjectRef[Mapping[str, Tensor]] | None"
     """Weights to start from."""
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> TokenClassifierTrainer:
+    def trainer(self, worker: Worker, device: torch.device) -> TokenClassifierTrainer:
         torch.manual_seed(self.config.seed)
         model, codec = (
             TokenClassifier(len(self.categories), self.network, self.readout),
@@ -199,8 +198,9 @@ class TokenWorker:
         model.set_codebook_embeddings(codec)
         recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
         teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
-        shared: dict[str, Any] = {"teacher": teacher, "rank": rank, "num_workers": num_workers, "wrap": wrap}
-        return TokenClassifierTrainer(model.to(device), codec, self.mode, self.config, recordings, labels, **shared)
+        return TokenClassifierTrainer(
+            model.to(device), codec, self.mode, self.config, recordings, labels, teacher=teacher, worker=worker
+        )
 
 
 class TokenRecipe:

@@ -3,7 +3,6 @@ to the workers."""
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +13,12 @@ import ray.train
 import torch
 from ray.train import Checkpoint
 from ray.train.torch import get_device, prepare_model
-from torch import nn
 
 from jobs.training.ray_trainer import use_threads
 from soundstorm.classification.training.trainer import ClassifierTrainer
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.divergence import far_above_guessing, lost
+from soundstorm.optimization.worker import Worker
 
 STATE_FILE = "trainer.pt"
 
@@ -31,9 +30,7 @@ class WorkerRecipe(Protocol):
     def categories(self) -> list[str]:
         """Name of each label."""
 
-    def trainer(
-        self, rank: int, num_workers: int, device: torch.device, wrap: Callable[[nn.Module], nn.Module]
-    ) -> ClassifierTrainer:
+    def trainer(self, worker: Worker, device: torch.device) -> ClassifierTrainer:
         """A trainer on the recordings that this worker reads."""
 
 
@@ -98,7 +95,8 @@ def train_on_worker(settings: dict[str, Any]) -> None:
     use_threads(settings["cpus"])
     context = ray.train.get_context()
     recipe: WorkerRecipe = ray.get(settings["recipe"])
-    trainer = recipe.trainer(context.get_world_rank(), context.get_world_size(), get_device(), prepare_model)
+    worker = Worker(rank=context.get_world_rank(), num_workers=context.get_world_size(), wrap=prepare_model)
+    trainer = recipe.trainer(worker, get_device())
     rows: list[dict[str, Any]] = []
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is not None:

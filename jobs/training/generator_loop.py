@@ -26,6 +26,7 @@ from soundstorm.model.generators import weights_for_categories
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.model.timbre import num_entries, timbre_weights
+from soundstorm.optimization.worker import Worker
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 
@@ -38,61 +39,63 @@ def train_on_worker(settings: dict[str, Any]) -> str | None:
     fingerprint = CodecFingerprint(**settings["codec"])
     training, validation = ray.get(settings["tokens"])  # its arrays are those in the node's object store
     config = TrainingConfig.from_dict(settings["training"], "training")
-    worker = TrainingRun(
+    run = TrainingRun(
         ModelConfig.from_dict(settings["architecture"], "architecture"),
         replace(config, batch_size=settings["batch_size"]),
         training,
         validation,
         device=get_device(),
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
         weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        # the buffers are centroids, which are constant
-        wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        worker=Worker(
+            rank=context.get_world_rank(),
+            num_workers=context.get_world_size(),
+            # the buffers are centroids, which are constant
+            wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
+        ),
     )
     checkpoint = get_checkpoint()
     if checkpoint is not None:
         with checkpoint.as_directory() as folder:
-            worker.load_state_dict(load_training_state(Path(folder)))
-    while not worker.is_finished:
+            run.load_state_dict(load_training_state(Path(folder)))
+    while not run.is_finished:
         try:
-            worker.run_epoch()
+            run.run_epoch()
         # the gradient is not finite, on all workers, and a restart would not change that
         except SoundStormError as error:
             return str(error)
-        _report(worker, settings, fingerprint)
-        if worker.problem():
-            return worker.problem()
+        _report(run, settings, fingerprint)
+        if run.problem():
+            return run.problem()
     return None
 
 
-def _report(worker: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
+def _report(run: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
     """Report the log so far. Rank 0 adds a checkpoint if one is due and the loss has not diverged, so that a good
     checkpoint is never replaced by a bad one."""
-    is_due = worker.is_good and (worker.is_finished or worker.epochs_done % settings["checkpoint_every"] == 0)
+    is_due = run.is_good and (run.is_finished or run.epochs_done % settings["checkpoint_every"] == 0)
     with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
         saved = None
-        if is_due and worker.rank == 0:
+        if is_due and run.worker.rank == 0:
             folder = Path(scratch) / CHECKPOINT_FOLDER
             save_checkpoint(
                 folder,
-                worker.averaged(),
+                run.averaged(),
                 training=TrainingConfig.from_dict(settings["training"], "training"),
                 categories=settings["categories"],
                 fingerprint=fingerprint,
-                step=worker.step,
+                step=run.step,
                 sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
                 trained_on=TrainedOn.from_dict(settings["trained_on"]),
                 extra={
-                    "epoch": worker.epochs_done,
+                    "epoch": run.epochs_done,
                     "dataset": settings["dataset"],
                     "test_fold": settings["fold"],
-                    "val_loss": worker.rows[-1]["val_loss"],
+                    "val_loss": run.rows[-1]["val_loss"],
                 },
-                training_state=worker.state_dict(),
+                training_state=run.state_dict(),
             )
             saved = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({"rows": list(worker.rows)}, checkpoint=saved)
+        ray.train.report({"rows": list(run.rows)}, checkpoint=saved)
 
 
 def first_weights(

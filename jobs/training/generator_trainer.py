@@ -6,11 +6,10 @@ settings.
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jobs.training.batches import epoch_batches, steps_per_epoch
 from jobs.training.training_log import Row
@@ -19,6 +18,7 @@ from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.optimization.divergence import far_above_guessing, lost
 from soundstorm.optimization.ema import EMA
+from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.serialization.damaged import one_line
 from soundstorm.training.batches import collate, crop, fill, seeded_generator
 from soundstorm.training.step import (
@@ -47,10 +47,8 @@ class TrainingRun:
         training: training clips.
         validation: validation clips.
         device: where to compute.
-        rank, world_size: rank of this worker and number of workers; losses are summed over the default process group,
-            if there is one.
         weights: initial weights; missing ones are initialized randomly.
-        wrap: makes the network distributed.
+        worker: which of the workers this is; losses are summed over the default process group, if there is one.
     """
 
     def __init__(
@@ -61,20 +59,18 @@ class TrainingRun:
         validation: TokenSet,
         *,
         device: torch.device,
-        rank: int = 0,
-        world_size: int = 1,
         weights: dict[str, Tensor] | None = None,
-        wrap: Callable[[nn.Module], nn.Module] = lambda network: network,
+        worker: Worker = ALONE,
     ) -> None:
         self.config, self.training, self.validation = config, training, validation
-        self.device, self.rank, self.world_size = device, rank, world_size
+        self.device, self.worker = device, worker
         torch.manual_seed(config.seed)
         self.network = make_generator(architecture)
         _load_initial_weights(self.network, weights)
         self.network.to(device)
-        self.model = wrap(self.network)
+        self.model = worker.wrap(self.network)
         self.ema = EMA(self.network, config.ema_decay)
-        self.steps_per_epoch = steps_per_epoch(len(training), config.batch_size, world_size)
+        self.steps_per_epoch = steps_per_epoch(len(training), config.batch_size, worker.num_workers)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.optimizer = build_optimizer(self.network, config)
         self.schedule = build_schedule(self.optimizer, config, self.total_steps)
@@ -139,7 +135,7 @@ class TrainingRun:
     def _train(self) -> LevelLosses:
         config, epoch = self.config, self.epochs_done
         # dropout uses the global generator
-        torch.manual_seed(seeded_generator(config.seed, epoch, self.rank).initial_seed())
+        torch.manual_seed(seeded_generator(config.seed, epoch, self.worker.rank).initial_seed())
         self.model.train()
         total: LevelLosses | None = None
         batches = epoch_batches(
@@ -147,8 +143,8 @@ class TrainingRun:
             config.batch_size,
             seed=config.seed,
             epoch=epoch,
-            rank=self.rank,
-            world_size=self.world_size,
+            rank=self.worker.rank,
+            world_size=self.worker.num_workers,
         )
         for number, members in enumerate(batches):
             views = [self.training.sample_view(index, config.recorded_share, config.seed, epoch) for index in members]
@@ -158,7 +154,9 @@ class TrainingRun:
             ]
             clips = [fill(codes_QT[: self.num_levels], config.filled_frames) for codes_QT in clips]
             batch = collate(clips, [self.training.labels[index] for index in members]).to(self.device)
-            outcome = training_step(self.model, batch, seeded_generator(config.seed, epoch, number, self.rank), config)
+            outcome = training_step(
+                self.model, batch, seeded_generator(config.seed, epoch, number, self.worker.rank), config
+            )
             apply_gradients(self.model, outcome.loss, self.optimizer, self.schedule, config, self.ema)
             total = outcome.levels if total is None else total + outcome.levels
         assert total is not None  # a run has at least one clip, so an epoch has at least one batch
@@ -166,7 +164,7 @@ class TrainingRun:
 
     def _validate(self) -> LevelLosses:
         """Losses of this worker's validation clips under fixed masks."""
-        mine = range(self.rank, len(self.validation), self.world_size)
+        mine = range(self.worker.rank, len(self.validation), self.worker.num_workers)
         size = self.config.batch_size
         batches = (
             collate(
@@ -175,7 +173,9 @@ class TrainingRun:
             )
             for part in (mine[start : start + size] for start in range(0, len(mine), size))
         )
-        return evaluate_loss(self.averaged(), batches, self.config, first=self.rank, stride=self.world_size)
+        return evaluate_loss(
+            self.averaged(), batches, self.config, first=self.worker.rank, stride=self.worker.num_workers
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State for `load_state_dict`: tensors and plain values only."""

@@ -47,12 +47,12 @@ def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], 
         original = AudioClassifierTrainer.step
 
         def step(self: AudioClassifierTrainer) -> dict[str, float]:
-            if self.step_count == dies_before_step and self.rank == 1 and not (folder / "died").exists():
+            if self.step_count == dies_before_step and self.worker.rank == 1 and not (folder / "died").exists():
                 (folder / "died").touch()
                 time.sleep(CHECKPOINT_KNOWN_S)
                 os.kill(os.getpid(), signal.SIGKILL)
             if not trainers:
-                (folder / f"began-{self.rank}").write_text(str(self.step_count))
+                (folder / f"began-{self.worker.rank}").write_text(str(self.step_count))
             trainers[:] = [self]
             return original(self)
 

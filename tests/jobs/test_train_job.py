@@ -88,7 +88,7 @@ def killing(epochs: dict[int, Path]) -> Callable[[dict[str, Any]], str | None]:
 
         def run_epoch(self: TrainingRun) -> Any:
             marker = epochs.get(self.epochs_done)
-            if self.rank == 1 and marker is not None and not marker.exists():
+            if self.worker.rank == 1 and marker is not None and not marker.exists():
                 marker.touch()
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(self)

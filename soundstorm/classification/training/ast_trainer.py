@@ -7,7 +7,7 @@ only its head is trained.
 Legend: B batch, T frames, M mel bands, D width, C categories.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from soundstorm.classification.ast_classifier import BATCH_CLIPS, filled, filter
 from soundstorm.classification.ast_network import AstClassifier
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.precision import autocast
+from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.settings import Amount, Betas, Count, NotNegative, Positive, Seed, Settings, Share
 
 AstMode = Literal["fine-tuned", "frozen", "scratch"]
@@ -70,9 +71,7 @@ class AstTrainer(ClassifierTrainer):
         config: settings of the training.
         clips: training recordings, int16 (N,) at 24 kHz, of any lengths; their features are kept in memory.
         labels: label of each clip.
-        rank: index of this worker.
-        num_workers: number of workers that share each step.
-        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
+        worker: which of the workers this is.
 
     Raises:
         SoundStormError: there are no clips, a clip has no samples, or a label is not one of the network's.
@@ -88,11 +87,9 @@ class AstTrainer(ClassifierTrainer):
         clips: Sequence[np.ndarray],
         labels: Sequence[int],
         *,
-        rank: int = 0,
-        num_workers: int = 1,
-        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        worker: Worker = ALONE,
     ) -> None:
-        super().__init__(model, config, clips, labels, rank, num_workers)
+        super().__init__(model, config, clips, labels, worker)
         self.banks = [filter_bank(clip, model.config) for clip in clips]
         self.frozen = config.mode == "frozen"
         if self.frozen:
@@ -101,7 +98,7 @@ class AstTrainer(ClassifierTrainer):
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.Adam(trained, config.peak_lr, betas=config.betas, weight_decay=config.weight_decay)
         scorer = _FeatureScorer(model, self.frozen)
-        self.network = scorer if wrap is None else wrap(scorer)
+        self.network = worker.wrap(scorer)
 
     @property
     def peak_lr(self) -> float:

@@ -8,7 +8,7 @@ Legend: B batch, N samples, M mel bands, T frames, C categories.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from soundstorm.classification.cnn import AudioClassifier
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
 from soundstorm.optimization.schedules import cosine_between, warm_up
 from soundstorm.optimization.weight_decay import parameter_groups
+from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.settings import Amount, Count, NotNegative, Positive, Seed, Settings, Share, ShareBelow1
 
 SILENCE = 1e-12
@@ -80,9 +81,7 @@ class AudioClassifierTrainer(ClassifierTrainer):
         config: settings of the training.
         clips: training recordings, int16 (N,) at 24 kHz, of any lengths.
         labels: label of each clip.
-        rank: index of this worker.
-        num_workers: number of workers that share each step.
-        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
+        worker: which of the workers this is.
 
     Raises:
         SoundStormError: there are no clips, a clip has no samples, or a label is not one of the network's.
@@ -98,15 +97,13 @@ class AudioClassifierTrainer(ClassifierTrainer):
         clips: Sequence[np.ndarray],
         labels: Sequence[int],
         *,
-        rank: int = 0,
-        num_workers: int = 1,
-        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        worker: Worker = ALONE,
     ) -> None:
-        super().__init__(model, config, clips, labels, rank, num_workers)
+        super().__init__(model, config, clips, labels, worker)
         self.device, self.grad_clip, self.label_smoothing = model.device, GRAD_CLIP, config.label_smoothing
         self.log_powers = [self._log_power(clip) for clip in clips]
         scorer = _PowerScorer(model)
-        self.network = scorer if wrap is None else wrap(scorer)
+        self.network = worker.wrap(scorer)
         self.optimizer = torch.optim.AdamW(parameter_groups(model, config.weight_decay), config.lr)
 
     @property

@@ -9,14 +9,14 @@ arXiv 1503.02531; that both see the same input is essential, Beyer et al., arXiv
 Legend: B batch, N samples, Q levels, T codec frames, C categories.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 
 from soundstorm.audio.augmentation import Variation, blend, is_audible, vary
 from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
@@ -31,6 +31,7 @@ from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.precision import autocast
 from soundstorm.optimization.schedules import cosine_between, warm_up
 from soundstorm.optimization.weight_decay import parameter_groups
+from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.settings import Amount, Betas, Count, NotNegative, Positive, Seed, Settings, Share, ShareBelow1
 from soundstorm.training.batches import Batch, collate
 
@@ -118,9 +119,7 @@ class TokenClassifierTrainer(ClassifierTrainer):
         labels: label of each recording.
         teacher: a network on spectrograms with the same categories, in evaluation mode and on the same device; None:
             train on labels alone.
-        rank: index of this worker.
-        num_workers: number of workers that share each step.
-        wrap: wraps the network for several workers, e.g. Ray Train's `prepare_model`.
+        worker: which of the workers this is.
 
     Raises:
         SoundStormError: there are no recordings, one has no samples, a label is not one of the network's, or a batch is
@@ -140,11 +139,9 @@ class TokenClassifierTrainer(ClassifierTrainer):
         labels: Sequence[int],
         *,
         teacher: AudioClassifier | None = None,
-        rank: int = 0,
-        num_workers: int = 1,
-        wrap: Callable[[nn.Module], nn.Module] | None = None,
+        worker: Worker = ALONE,
     ) -> None:
-        super().__init__(model, config, recordings, labels, rank, num_workers)
+        super().__init__(model, config, recordings, labels, worker)
         if config.batch_size < 2:
             raise SoundStormError(
                 f"the batch size is {config.batch_size}: the token classifier normalizes over the clips of a step, "
@@ -162,7 +159,7 @@ class TokenClassifierTrainer(ClassifierTrainer):
         )
         self.optimizer = self._optimizer()
         self.ema = EMA(model, config.ema_decay)
-        self.network = model if wrap is None else wrap(model)
+        self.network = worker.wrap(model)
 
     def _stateful(self) -> dict[str, Any]:
         return super()._stateful() | {"ema": self.ema}

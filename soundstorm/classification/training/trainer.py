@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.precision import autocast
+from soundstorm.optimization.worker import Worker
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -47,8 +48,7 @@ class ClassifierTrainer(ABC):
         config: settings with `epochs`, `batch_size`, `precision` and `seed`.
         clips: training recordings, int16 (N,), of any lengths.
         labels: label of each clip.
-        rank: index of this worker.
-        num_workers: number of workers that share each step.
+        worker: which of the workers this is.
 
     Raises:
         SoundStormError: there are no clips, a clip has no samples, or a label is not one of the network's.
@@ -63,7 +63,7 @@ class ClassifierTrainer(ABC):
     """Maximum norm of the gradient, to which it is clipped."""
 
     def __init__(
-        self, model: Any, config: Any, clips: Sequence[np.ndarray], labels: Sequence[int], rank: int, num_workers: int
+        self, model: Any, config: Any, clips: Sequence[np.ndarray], labels: Sequence[int], worker: Worker
     ) -> None:
         if not clips or len(clips) != len(labels) or not all(map(len, clips)):
             raise SoundStormError(
@@ -73,9 +73,9 @@ class ClassifierTrainer(ABC):
             raise SoundStormError(
                 f"labels {min(labels)} to {max(labels)}: the classifier has {model.num_categories} categories, from 0"
             )
-        self.model, self.config, self.rank, self.num_workers = model, config, rank, num_workers
+        self.model, self.config, self.worker = model, config, worker
         self.labels = np.asarray(labels)
-        self.steps_per_epoch = -(-len(clips) // (config.batch_size * num_workers))
+        self.steps_per_epoch = -(-len(clips) // (config.batch_size * worker.num_workers))
         self.total_steps = config.epochs * self.steps_per_epoch
         self.step_count = 0
 
@@ -119,7 +119,7 @@ class ClassifierTrainer(ABC):
             SoundStormError: the gradient is not finite; no weight was updated.
         """
         device = self.model.device
-        rng = np.random.default_rng([self.config.seed, self.rank, self.step_count])
+        rng = np.random.default_rng([self.config.seed, self.worker.rank, self.step_count])
         examples = self._examples(self._chosen(), rng)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate()
@@ -149,6 +149,6 @@ class ClassifierTrainer(ABC):
         distributed over the workers; some clips occur twice to fill the last step."""
         epoch, step = divmod(self.step_count, self.steps_per_epoch)
         order = np.random.default_rng([self.config.seed, 1_000_003, epoch]).permutation(len(self.labels))
-        shared = self.config.batch_size * self.num_workers
+        shared = self.config.batch_size * self.worker.num_workers
         in_step = np.resize(order, self.steps_per_epoch * shared)[step * shared : (step + 1) * shared]
-        return in_step[self.rank :: self.num_workers]
+        return in_step[self.worker.rank :: self.worker.num_workers]

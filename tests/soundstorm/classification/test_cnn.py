@@ -25,6 +25,7 @@ from soundstorm.classification.training.cnn_trainer import AudioClassifierTraine
 from soundstorm.codec.files import packaged_codec_bytes
 from soundstorm.data.datasets import ESC50_CATEGORIES
 from soundstorm.errors import SoundStormError
+from soundstorm.optimization.worker import Worker
 
 SMALL = AudioClassifierConfig(widths=(8, 16, 32), mel_bands=32, embedding=16)
 SHORT = AudioClassifierTrainingConfig(epochs=60, batch_size=8, window_s=1.0, lr=3e-3, precision="fp32")
@@ -301,7 +302,8 @@ def test_masks_are_silent_stretches_no_longer_than_allowed(clips: list[np.ndarra
 def test_workers_share_an_epoch_in_which_every_clip_occurs(clips: list[np.ndarray]) -> None:
     config = replace(PLAIN, batch_size=3)
     workers = [
-        AudioClassifierTrainer(network(), config, clips, [0, 1] * 4, rank=rank, num_workers=2) for rank in (0, 1)
+        AudioClassifierTrainer(network(), config, clips, [0, 1] * 4, worker=Worker(rank=rank, num_workers=2))
+        for rank in (0, 1)
     ]
     assert workers[0].steps_per_epoch == 2
     seen = []

@@ -22,6 +22,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import ModelConfig
+from soundstorm.optimization.worker import Worker
 
 SMALL = ModelConfig(width=32, depth=2, heads=2, kernel=5, ff_mult=2, num_classes=3)
 SHORT = TokenClassifierTrainingConfig(epochs=80, batch_size=8, window_s=0.8, lr=2e-3, precision="fp32")
@@ -230,7 +231,8 @@ def test_the_disagreement_with_a_teacher_is_the_divergence_of_softened_opinions(
 
 def test_workers_share_an_epoch_in_which_every_clip_occurs(codec: Codec, recordings: list[np.ndarray]) -> None:
     workers = [
-        trainer(codec, recordings, config=replace(PLAIN, batch_size=3), rank=rank, num_workers=2) for rank in (0, 1)
+        trainer(codec, recordings, config=replace(PLAIN, batch_size=3), worker=Worker(rank=rank, num_workers=2))
+        for rank in (0, 1)
     ]
     assert workers[0].steps_per_epoch == 2
     seen = []
