@@ -19,7 +19,7 @@ from jobs.training.ray_trainer import use_threads
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import log_counts
-from soundstorm.model.checkpoints import Checkpoint, load_training_state, save_checkpoint
+from soundstorm.model.checkpoints import Checkpoint, CheckpointInfo, load_training_state, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, centroids_of, latent_dim, start_embeddings
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import weights_for_categories
@@ -80,18 +80,20 @@ def _report(run: TrainingRun, settings: dict[str, Any], fingerprint: CodecFinger
             save_checkpoint(
                 folder,
                 run.averaged(),
-                training=TrainingConfig.from_dict(settings["training"], "training"),
-                categories=settings["categories"],
-                fingerprint=fingerprint,
-                step=run.step,
-                sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
+                CheckpointInfo(
+                    training=TrainingConfig.from_dict(settings["training"], "training"),
+                    categories=settings["categories"],
+                    fingerprint=fingerprint,
+                    step=run.step,
+                    sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
+                    extra={
+                        "epoch": run.epochs_done,
+                        "dataset": settings["dataset"],
+                        "test_fold": settings["fold"],
+                        "val_loss": run.rows[-1]["val_loss"],
+                    },
+                ),
                 trained_on=TrainedOn.from_dict(settings["trained_on"]),
-                extra={
-                    "epoch": run.epochs_done,
-                    "dataset": settings["dataset"],
-                    "test_fold": settings["fold"],
-                    "val_loss": run.rows[-1]["val_loss"],
-                },
                 training_state=run.state_dict(),
             )
             saved = ray.train.Checkpoint.from_directory(str(folder))

@@ -9,8 +9,8 @@ import pickle
 import shutil
 import uuid
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +42,9 @@ KEYS = ("format", "architecture", "training", "categories", "codec", "step", "sa
 
 
 @dataclass(kw_only=True, frozen=True)
-class Checkpoint:
-    """A loaded checkpoint."""
+class CheckpointInfo:
+    """What a checkpoint says of its network."""
 
-    model: GeneratorNetwork
-    """The network, in evaluation mode."""
     categories: list[str]
     """Name of each class, by label."""
     fingerprint: CodecFingerprint
@@ -55,26 +53,29 @@ class Checkpoint:
     """Number of optimizer steps."""
     training: TrainingConfig
     sampler: SamplerSettings
+    extra: dict[str, Any] = field(default_factory=dict)
+    """Further metadata of the trainer: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two
+    must agree with the provenance, otherwise that counts as unknown."""
+
+
+@dataclass(kw_only=True, frozen=True)
+class Checkpoint(CheckpointInfo):
+    """A loaded checkpoint."""
+
+    model: GeneratorNetwork
+    """The network, in evaluation mode."""
     sha256: str
     """SHA-256 of the weights file."""
     provenance: Provenance
     """What it was trained on, as recorded in `config.json`."""
-    extra: dict[str, Any]
-    """Further metadata of the trainer: plain JSON values, among them `dataset`, `test_fold` and `epoch`. The first two
-    must agree with `provenance`."""
 
 
 def save_checkpoint(
     folder: Path,
     model: GeneratorNetwork,
+    info: CheckpointInfo,
     *,
-    training: TrainingConfig,
-    categories: Sequence[str],
-    fingerprint: CodecFingerprint,
-    step: int,
-    sampler: SamplerSettings,
     trained_on: TrainedOn | None = None,
-    extra: dict[str, Any] | None = None,
     training_state: dict[str, Any] | None = None,
     packed: bool = False,
 ) -> str:
@@ -84,29 +85,28 @@ def save_checkpoint(
         folder: the folder to write; its content is written beside it and renamed, so that readers never see a part of
             it.
         model: the network to publish, such as the averaged one.
+        info: what the checkpoint says of it.
         trained_on: provenance of its training data; None: unknown, and every evaluation that needs it is refused.
-        extra: further metadata, plain JSON values. `dataset` and `test_fold` must agree with `trained_on`, otherwise
-            the provenance counts as unknown.
         training_state: state for resuming: tensors, numbers, text, and lists and dictionaries of these.
         packed: quantize the weights with `soundstorm.serialization.int8`, for publishing, not for further training.
 
     Raises:
         SoundStormError: the categories or the codec do not match the network, or writing failed.
     """
-    _check_fit(model.config, len(categories), fingerprint, str(folder))
+    _check_fit(model.config, len(info.categories), info.fingerprint, str(folder))
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     weights = safetensors.torch.save(quantize(tensors, keep=CENTROIDS, stacked=STACKED) if packed else tensors)
     sha256 = hashlib.sha256(weights).hexdigest()
     config = {
         "format": FORMAT,
         "architecture": model.config.to_dict(),
-        "training": training.to_dict(),
-        "categories": list(categories),
-        "codec": asdict(fingerprint),
-        "step": step,
-        "sampler": sampler.to_dict(),
+        "training": info.training.to_dict(),
+        "categories": list(info.categories),
+        "codec": asdict(info.fingerprint),
+        "step": info.step,
+        "sampler": info.sampler.to_dict(),
         "weights_sha256": sha256,
-        "extra": extra or {},
+        "extra": info.extra,
         **({KEY: trained_on.to_dict()} if trained_on else {}),
     }
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex}.partial"
@@ -138,18 +138,10 @@ def pack_checkpoint(source: Path | Checkpoint, target: Path, sampler: SamplerSet
         sampler: default sampler settings; None: those of the checkpoint.
     """
     checkpoint = source if isinstance(source, Checkpoint) else load_checkpoint(source)
-    return save_checkpoint(
-        target,
-        checkpoint.model,
-        training=checkpoint.training,
-        categories=checkpoint.categories,
-        fingerprint=checkpoint.fingerprint,
-        step=checkpoint.step,
-        sampler=sampler or checkpoint.sampler,
-        trained_on=checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None,
-        extra=checkpoint.extra | {"packed_from_sha256": checkpoint.sha256},
-        packed=True,
-    )
+    extra = checkpoint.extra | {"packed_from_sha256": checkpoint.sha256}
+    info = replace(checkpoint, sampler=sampler or checkpoint.sampler, extra=extra)
+    trained_on = checkpoint.provenance if isinstance(checkpoint.provenance, TrainedOn) else None
+    return save_checkpoint(target, checkpoint.model, info, trained_on=trained_on, packed=True)
 
 
 def packaged_checkpoint_files() -> dict[str, bytes]:

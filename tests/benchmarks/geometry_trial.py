@@ -46,7 +46,7 @@ from soundstorm.evaluation.summary import compare
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.generation.substitution import Substitution, playable_pcm
 from soundstorm.model.centroids import entropy_of_counts, log_counts
-from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, save_checkpoint
 from soundstorm.model.code_vectors import centroid_weights, latent_dim
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
@@ -330,16 +330,18 @@ class Trial:
         save_checkpoint(
             self.options.output / "checkpoint",
             self.ema.averaged(self.network),
-            training=self.config,
-            categories=self.validation.categories,
-            fingerprint=self.codec.fingerprint,
-            step=self.step,
-            sampler=self.sampler,
-            extra={
-                "minutes": self.clock.seconds() / 60,
-                "dataset": self.options.dataset,
-                "test_fold": self.options.validation_fold,
-            },
+            CheckpointInfo(
+                training=self.config,
+                categories=self.validation.categories,
+                fingerprint=self.codec.fingerprint,
+                step=self.step,
+                sampler=self.sampler,
+                extra={
+                    "minutes": self.clock.seconds() / 60,
+                    "dataset": self.options.dataset,
+                    "test_fold": self.options.validation_fold,
+                },
+            ),
         )
 
     def batches(self) -> Iterator[list[int]]:

@@ -19,7 +19,7 @@ from ray.cluster_utils import Cluster
 from cluster import storage, tables
 from cluster.tables.tar_shards import TarMemberReader
 from soundstorm.codec.files import load_codec
-from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -46,11 +46,13 @@ def make_model(folder: Path) -> tuple[str, str]:
     save_checkpoint(
         folder / "checkpoint",
         model,
-        training=preset("tiny").training,
-        categories=CATEGORIES,
-        fingerprint=load_codec(codec_path).fingerprint,
-        step=1,
-        sampler=SamplerSettings(iterations=1, final_temperature=1.0),  # every seed its own sound
+        CheckpointInfo(
+            training=preset("tiny").training,
+            categories=CATEGORIES,
+            fingerprint=load_codec(codec_path).fingerprint,
+            step=1,
+            sampler=SamplerSettings(iterations=1, final_temperature=1.0),  # every seed its own sound
+        ),
     )
     return str(folder), str(codec_path)
 

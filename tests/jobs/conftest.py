@@ -22,7 +22,7 @@ from soundstorm.classification.cnn import AudioClassifier, AudioClassifierConfig
 from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, save_checkpoint
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -196,11 +196,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
     save_checkpoint(
         folder,
         model,
-        training=config.training,
-        categories=CLASSES,
-        fingerprint=codec,
-        step=1,
-        sampler=config.sampler,
+        CheckpointInfo(
+            training=config.training,
+            categories=CLASSES,
+            fingerprint=codec,
+            step=1,
+            sampler=config.sampler,
+        ),
     )
     return str(folder.parent)
 

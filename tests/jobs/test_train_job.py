@@ -27,7 +27,7 @@ from jobs.train import Options, run
 from jobs.training.generator_loop import train_on_worker
 from jobs.training.generator_trainer import TrainingRun
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -127,16 +127,18 @@ def origin(tmp_path_factory: pytest.TempPathFactory) -> str:
     save_checkpoint(
         folder,
         pretraining.averaged(),
-        training=pretraining.config,
-        categories=["wind", "rain"],
-        fingerprint=FINGERPRINT,
-        step=pretraining.step,
-        sampler=SamplerSettings(iterations=3),
+        CheckpointInfo(
+            training=pretraining.config,
+            categories=["wind", "rain"],
+            fingerprint=FINGERPRINT,
+            step=pretraining.step,
+            sampler=SamplerSettings(iterations=3),
+            extra={"dataset": "esc10", "test_fold": 2},
+        ),
         trained_on=TrainedOn(
             recordings=(recordings_of("esc10", {"a": 1, "b": 2}, ["a"]),),
             parents=(Parent(role=Role.CODEC, name=FINGERPRINT.name, sha256=FINGERPRINT.sha256, trained_on=None),),
         ),
-        extra={"dataset": "esc10", "test_fold": 2},
     )
     return str(folder)
 
@@ -400,11 +402,13 @@ def test_a_checkpoint_of_another_codec_is_refused(tokens: str, tmp_path: Path) -
     save_checkpoint(
         tmp_path / "other",
         SoundStorm(architecture),
-        training=preset("tiny").training,
-        categories=CATEGORIES,
-        fingerprint=other,
-        step=0,
-        sampler=SamplerSettings(),
+        CheckpointInfo(
+            training=preset("tiny").training,
+            categories=CATEGORIES,
+            fingerprint=other,
+            step=0,
+            sampler=SamplerSettings(),
+        ),
     )
     with pytest.raises(SoundStormError, match="was made with codec"):
         run(options(tokens, str(tmp_path / "out"), checkpoint=str(tmp_path / "other")))

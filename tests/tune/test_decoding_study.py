@@ -13,7 +13,7 @@ from jobs import generate
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -43,11 +43,14 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Path) -> st
     save_checkpoint(
         folder,
         network,
-        training=preset("tiny").training,
-        categories=list(CLASSES[:3]),
-        fingerprint=fingerprint,
-        step=0,
-        sampler=SamplerSettings(iterations=2, final_temperature=1.0),  # else a single pass is the same for all seeds
+        CheckpointInfo(
+            training=preset("tiny").training,
+            categories=list(CLASSES[:3]),
+            fingerprint=fingerprint,
+            step=0,
+            # else a single pass is the same for all seeds
+            sampler=SamplerSettings(iterations=2, final_temperature=1.0),
+        ),
     )
     return str(folder)
 

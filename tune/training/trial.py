@@ -23,7 +23,7 @@ from jobs.inputs.tokens import Tokens
 from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import Checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
@@ -196,17 +196,19 @@ def _publish(trainer: TrainingRun, point: TrialConfig, base: Base) -> None:
         save_checkpoint(
             folder,
             trainer.averaged(),
-            training=trainer.config,
-            categories=base.categories,
-            fingerprint=base.fingerprint,
-            step=trainer.step,
-            sampler=base.sampler,
+            CheckpointInfo(
+                training=trainer.config,
+                categories=base.categories,
+                fingerprint=base.fingerprint,
+                step=trainer.step,
+                sampler=base.sampler,
+                extra={
+                    "epoch": trainer.epochs_done,
+                    "dataset": base.dataset,
+                    "test_fold": base.fold,
+                    "val_loss": trainer.rows[-1]["val_loss"],
+                },
+            ),
             trained_on=base.trained_on,
-            extra={
-                "epoch": trainer.epochs_done,
-                "dataset": base.dataset,
-                "test_fold": base.fold,
-                "val_loss": trainer.rows[-1]["val_loss"],
-            },
         )
         storage.copy_from_local(folder, checkpoint_uri(base.folder, point))

@@ -26,7 +26,7 @@ from soundstorm.classification.cnn import AudioClassifier, save_classifier
 from soundstorm.classification.token_classifier import TrainedTokenClassifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import load_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, save_checkpoint
 from soundstorm.model.code_vectors import code_vectors
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.presets import preset
@@ -66,17 +66,17 @@ def generator(tiny_codec: Path, synthetic_dataset: Path, tmp_path_factory: pytes
         torch.manual_seed(0)
         model = SoundStorm(ModelConfig(width=16, depth=1, heads=2, kernel=5, num_classes=2))
     folder, config = tmp_path_factory.mktemp("generator") / "checkpoint", preset("tiny")
-    extra = {"dataset": "synthetic", "test_fold": 4}
     codec = load_codec(tiny_codec).fingerprint
     learned = trained_on_all_but(4, synthetic_dataset, as_parent(Role.CODEC, codec.name, codec.sha256, TrainedOn()))
-    about: dict[str, Any] = {
-        "fingerprint": codec,
-        "step": 1,
-        "sampler": config.sampler,
-        "extra": extra,
-        "trained_on": learned,
-    }
-    save_checkpoint(folder, model, training=config.training, categories=CLASSES[:2], **about)
+    info = CheckpointInfo(
+        training=config.training,
+        categories=CLASSES[:2],
+        fingerprint=codec,
+        step=1,
+        sampler=config.sampler,
+        extra={"dataset": "synthetic", "test_fold": 4},
+    )
+    save_checkpoint(folder, model, info, trained_on=learned)
     return str(folder)
 
 

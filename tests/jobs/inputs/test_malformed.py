@@ -27,7 +27,7 @@ from soundstorm.codec.files import load_codec
 from soundstorm.data.synthetic import write_dataset
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.model.checkpoints import load_checkpoint, load_training_state, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, load_training_state, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -77,12 +77,14 @@ def home(tmp_path_factory: pytest.TempPathFactory, tiny_codec: Path, tiny_classi
     save_checkpoint(
         home / "checkpoint",
         model,
-        training=preset("tiny").training,
-        categories=CATEGORIES,
-        fingerprint=fingerprint,
-        step=3,
-        sampler=SamplerSettings(iterations=1),
-        extra={"epoch": 1},
+        CheckpointInfo(
+            training=preset("tiny").training,
+            categories=CATEGORIES,
+            fingerprint=fingerprint,
+            step=3,
+            sampler=SamplerSettings(iterations=1),
+            extra={"epoch": 1},
+        ),
         training_state={"network": model.state_dict(), "epochs_done": 1, "rows": [{"epoch": 1, "val_loss": None}]},
     )
     write_dataset(home / "dataset", clips_per_class=1, seed=0, duration_s=0.1)

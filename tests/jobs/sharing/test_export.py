@@ -18,7 +18,7 @@ from jobs.inputs.codecs import choose_codec
 from jobs.sharing import export
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import load_checkpoint, packaged_checkpoint_files, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, packaged_checkpoint_files, save_checkpoint
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -54,11 +54,13 @@ def own(tiny_codec: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(
         folder,
         model,
-        training=preset("tiny").training,
-        categories=["door | wood", "rain"],
-        fingerprint=codec.fingerprint,
-        step=7,
-        sampler=SamplerSettings(candidates=1),
+        CheckpointInfo(
+            training=preset("tiny").training,
+            categories=["door | wood", "rain"],
+            fingerprint=codec.fingerprint,
+            step=7,
+            sampler=SamplerSettings(candidates=1),
+        ),
     )
     return folder
 

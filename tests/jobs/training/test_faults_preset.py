@@ -16,7 +16,7 @@ from soundstorm.audio.files import to_pcm16
 from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.files import load_codec
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.model.checkpoints import save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, save_checkpoint
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.optimization.precision import uses_bf16
@@ -33,8 +33,10 @@ def test_a_network_trained_on_filled_up_clips_without_classes_draws_the_filling_
     model = SoundStorm(replace(tiny.model, num_classes=2, **shape_of(codec.fingerprint))).eval()
     frames = math.ceil(0.2 * codec.frame_rate)
     training = replace(faults.training, filled_frames=40)
-    arguments = {"categories": ["rain", "dog"], "fingerprint": codec.fingerprint, "step": 1, "sampler": faults.sampler}
-    save_checkpoint(tmp_path / "checkpoint", model, training=training, **arguments)
+    info = CheckpointInfo(
+        training=training, categories=["rain", "dog"], fingerprint=codec.fingerprint, step=1, sampler=faults.sampler
+    )
+    save_checkpoint(tmp_path / "checkpoint", model, info)
     generate.run(generate_options(str(tmp_path), str(tmp_path / "out"), num_samples=2, duration=0.2, num_actors=1))
     rows = tables.read_table(str(tmp_path / "out" / "samples.parquet"))[0].to_pylist()
     labels = torch.full((2,), model.no_class)

@@ -12,7 +12,7 @@ import torch
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.centroids import Centroids, entropy_of_counts, log_counts
-from soundstorm.model.checkpoints import load_checkpoint, pack_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, pack_checkpoint, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
 from soundstorm.model.soundstorm import SoundStorm
@@ -143,11 +143,13 @@ def saved(folder: Path, model: GeneratorNetwork, num_levels: int = 3) -> None:
     save_checkpoint(
         folder,
         model,
-        training=training,
-        categories=["a", "b", "c"],
-        fingerprint=fingerprint(num_levels),
-        step=1,
-        sampler=SamplerSettings(iterations=3),
+        CheckpointInfo(
+            training=training,
+            categories=["a", "b", "c"],
+            fingerprint=fingerprint(num_levels),
+            step=1,
+            sampler=SamplerSettings(iterations=3),
+        ),
     )
 
 
@@ -199,11 +201,13 @@ def test_packed_centroids_keep_their_small_dimensions(tmp_path: Path) -> None:
     save_checkpoint(
         tmp_path / "whole",
         model,
-        training=training,
-        categories=["a", "b", "c"],
-        fingerprint=print300,
-        step=1,
-        sampler=SamplerSettings(iterations=3),
+        CheckpointInfo(
+            training=training,
+            categories=["a", "b", "c"],
+            fingerprint=print300,
+            step=1,
+            sampler=SamplerSettings(iterations=3),
+        ),
     )
     pack_checkpoint(tmp_path / "whole", tmp_path / "packed")
     packed = load_checkpoint(tmp_path / "packed").model.centroids

@@ -15,7 +15,13 @@ import torch
 
 from soundstorm.errors import SoundStormError
 from soundstorm.model import checkpoints
-from soundstorm.model.checkpoints import load_checkpoint, load_training_state, pack_checkpoint, save_checkpoint
+from soundstorm.model.checkpoints import (
+    CheckpointInfo,
+    load_checkpoint,
+    load_training_state,
+    pack_checkpoint,
+    save_checkpoint,
+)
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.presets import preset
 from soundstorm.model.soundstorm import SoundStorm
@@ -38,17 +44,21 @@ def _one_thread() -> None:
     torch.manual_seed(0)
 
 
-def save(folder: Path, model: SoundStorm | None = None, **changes: Any) -> str:
-    arguments: dict[str, Any] = {
-        "training": TRAINING,
-        "categories": ["rain", "dog bark", "grillons ❄"],
-        "fingerprint": FINGERPRINT,
-        "step": 40,
-        "sampler": SAMPLER,
-        "extra": {"fold": 5},
-        "training_state": {"epoch": 3, "noise": torch.arange(3), "nested": [{"lr": 0.1}]},
-    }
-    return save_checkpoint(folder, model or SoundStorm(CONFIG), **(arguments | changes))
+INFO = CheckpointInfo(
+    training=TRAINING,
+    categories=["rain", "dog bark", "grillons ❄"],
+    fingerprint=FINGERPRINT,
+    step=40,
+    sampler=SAMPLER,
+    extra={"fold": 5},
+)
+STATE: dict[str, Any] = {"epoch": 3, "noise": torch.arange(3), "nested": [{"lr": 0.1}]}
+
+
+def save(
+    folder: Path, model: SoundStorm | None = None, training_state: dict[str, Any] | None = STATE, **changes: Any
+) -> str:
+    return save_checkpoint(folder, model or SoundStorm(CONFIG), replace(INFO, **changes), training_state=training_state)
 
 
 def test_a_packed_checkpoint_is_a_third_as_large_and_predicts_nearly_the_same(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from soundstorm.codec.files import load_codec, packaged_codec_bytes, provenance_
 from soundstorm.data.datasets import DATASETS
 from soundstorm.model.checkpoints import (
     CONFIG_FILE,
+    CheckpointInfo,
     load_checkpoint,
     pack_checkpoint,
     packaged_checkpoint_files,
@@ -533,14 +534,15 @@ def of_token_classifier(folder: Path) -> tuple[Provenance, TrainedOn]:
 def checkpoint(folder: Path, trained_on: TrainedOn | None, **extra: Any) -> Path:
     config, codec = preset("tiny"), load_codec().fingerprint
     model = SoundStorm(ModelConfig(width=16, depth=1, heads=2, kernel=5, num_classes=2, **shape_of(codec)))
-    about: dict[str, Any] = {
-        "training": config.training,
-        "sampler": config.sampler,
-        "step": 1,
-        "categories": ["a", "b"],
-        "fingerprint": codec,
-    }
-    save_checkpoint(folder / "checkpoint", model, trained_on=trained_on, extra=extra, **about)
+    info = CheckpointInfo(
+        training=config.training,
+        sampler=config.sampler,
+        step=1,
+        categories=["a", "b"],
+        fingerprint=codec,
+        extra=extra,
+    )
+    save_checkpoint(folder / "checkpoint", model, info, trained_on=trained_on)
     return folder / "checkpoint"
 
 
