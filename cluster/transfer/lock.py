@@ -2,11 +2,11 @@
 long as it makes progress."""
 
 import contextlib
-import fcntl
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from cluster.errors import ClusterError
 
@@ -28,42 +28,32 @@ def one_at_a_time(destination: Path, progress: Path) -> Iterator[None]:
         ClusterError: the process that holds the lock hangs.
     """
     path = destination.with_name(f"{destination.name}.lock")
-    while True:
-        with path.open("wb") as file:
-            _wait(file.fileno(), destination, progress)
-            # The process that held the lock before removed the file that this one waited for: take a new one.
-            if not _is_open_file(path, file.fileno()):
-                continue
-            try:
-                yield
-                return
-            finally:
-                path.unlink(missing_ok=True)
+    lock = FileLock(path, poll_interval=POLL_S, fallback_to_soft=False)
+    try:
+        lock.acquire(cancel_check=_stands_still(progress))
+    except Timeout:
+        raise ClusterError(
+            f"{destination}: another process holds the lock and made no progress for {STILL_S:g} s; end that process "
+            f"(it holds {path.name}), then run again"
+        ) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: who waits for it finds out, and takes a new one
+        lock.release()
 
 
-def _wait(descriptor: int, destination: Path, progress: Path) -> None:
+def _stands_still(progress: Path) -> Callable[[], bool]:
+    """Whether the file has not grown for STILL_S, to be asked again and again."""
     seen, since = -1, time.monotonic()
-    while True:
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+
+    def is_still() -> bool:
+        nonlocal seen, since
         size = 0
         with contextlib.suppress(FileNotFoundError):
             size = progress.stat().st_size
         if size != seen:
             seen, since = size, time.monotonic()
-        elif time.monotonic() - since > STILL_S:
-            raise ClusterError(
-                f"{destination}: another process holds the lock and made no progress for {STILL_S:g} s; end that "
-                "process (it "
-                "holds "
-                f"{destination.name}.lock), then run again"
-            )
-        time.sleep(POLL_S)
+        return time.monotonic() - since > STILL_S
 
-
-def _is_open_file(path: Path, descriptor: int) -> bool:
-    try:
-        return path.stat().st_ino == os.fstat(descriptor).st_ino
-    except FileNotFoundError:
-        return False
+    return is_still

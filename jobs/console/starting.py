@@ -14,8 +14,8 @@ from typing import Any
 SCRIPT = "soundstorm"
 EXIT_INTERRUPTED = 130
 EXTRA_LIBRARIES = {
-    "annotated_types", "boto3", "botocore", "optuna", "ray", "requests", "rich", "sklearn", "tensorboard", "tyro",
-    "urllib3",
+    "annotated_types", "boto3", "botocore", "filelock", "optuna", "ray", "requests", "rich", "sklearn", "tensorboard",
+    "tyro", "urllib3",
 }  # fmt: skip
 """Import names of the libraries of the extra `cluster`."""
 STOPPED = "interrupted: nothing was started\n"
