@@ -7,14 +7,13 @@ all workers make the same number of steps, no clip is dropped, and an interrupte
 over the clips once, each in one of its views, see `soundstorm.training.batches.sample_view`.
 """
 
-import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import ray
+import ray.train
 import torch
 
 from cluster import storage
@@ -29,11 +28,12 @@ from jobs.inputs.checkpoints import CHECKPOINT_FOLDER, checkpoint_files, open_ch
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
 from jobs.training.clips_per_step import batch_of_worker
-from jobs.training.generator_loop import first_weights, network_for, train_on_worker
-from jobs.training.ray_trainer import RUN_FOLDER, TrainResult, run_trainer, scaling_for
+from jobs.training.fit import fit, train_on_worker
+from jobs.training.generator_recipe import GeneratorRun, GeneratorSettings, first_weights, network_for
+from jobs.training.ray_trainer import RUN_FOLDER, STOPPED, TrainingStoppedError, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint, load_training_state
+from soundstorm.model.checkpoints import CONFIG_FILE, WEIGHTS_FILE, Checkpoint, load_checkpoint
 from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import make_generator
 from soundstorm.model.presets import PRESETS, preset
@@ -165,35 +165,35 @@ def _train(
             f"{scaling}"
         )
         config = replace(config, precision=SHORT_NAMES[precision.of_actors(info)])
-        settings = {
-            **_loop_settings(options, tokens, architecture, init_checkpoint, overrides),
-            "training": config.to_dict(),
-            "batch_size": batch_of_worker(options.output_dir, config.batch_size, scaling.num_workers),
-            "tokens": ray.put((training, validation)),
-            "weights": None if weights is None else ray.put(weights),
-            "cpus": scaling.cpus_per_worker,
-        }
-        with (
-            TrainingLog(options.output_dir, "epoch", STAGE, len(training)) as log,
-            tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch,
-        ):
-            result = run_trainer(
-                train_on_worker,
-                settings,
+        sampler = init_checkpoint.sampler if init_checkpoint else preset(options.preset).sampler
+        begin = partial(
+            GeneratorRun,
+            GeneratorSettings.of(tokens, architecture, config, overrides.sampler_over(sampler), init_checkpoint),
+            batch_of_worker(options.output_dir, config.batch_size, scaling.num_workers),
+            ray.put((training, validation)),
+            ray.put(weights),
+        )
+        try:
+            rows, checkpoint = fit(
+                partial(
+                    train_on_worker,
+                    begin,
+                    cpus=scaling.cpus_per_worker,
+                    checkpoint_every=options.checkpoint_every,
+                    threads=overrides.threads,  # the order of sums depends on the number of threads
+                ),
                 {},
+                TrainingLog(options.output_dir, "epoch", STAGE, len(training)),
                 scaling=scaling,
-                output_uri=options.output_dir,
                 max_failures=options.max_failures,
-                on_report=_progress(log, config.epochs),
+                epochs=config.epochs,
+                figures="step {step}  train {train_loss:.3f}  val {val_loss:.3f}",
             )
-            if result.return_value:
-                raise SoundStormError(f"training stopped: {result.return_value}. {_kept(result, options.output_dir)}")
-            assert result.checkpoint is not None  # the last epoch always saves one
-            folder = Path(result.checkpoint.to_directory(scratch))
-            finished, state = load_checkpoint(folder), load_training_state(folder)
-            log.update(state["rows"])
-            storage.copy_from_local(folder, storage.join(options.output_dir, CHECKPOINT_FOLDER))
-    return _losses(state["rows"], architecture.num_levels) | {
+        except TrainingStoppedError as stopped:
+            kept = _kept(stopped.checkpoint, options.output_dir)
+            raise SoundStormError(f"{STOPPED}{stopped}. {kept}") from stopped
+        finished = _publish(checkpoint, options.output_dir)
+    return _losses(rows, architecture.num_levels) | {
         "clips": len(training),
         "views": training.num_views,
         "validation_clips": len(validation),
@@ -215,39 +215,21 @@ def _losses(rows: list[dict[str, Any]], num_levels: int) -> dict[str, Any]:
     }
 
 
-def _loop_settings(
-    options: Options,
-    tokens: Tokens,
-    architecture: ModelConfig,
-    init_checkpoint: Checkpoint | None,
-    overrides: SettingsOverrides,
-) -> dict[str, Any]:
-    """Settings of the workers, beside the training settings."""
-    return {
-        "architecture": architecture.to_dict(),
-        "sampler": overrides.sampler_over(
-            init_checkpoint.sampler if init_checkpoint else preset(options.preset).sampler
-        ).to_dict(),
-        "categories": tokens.categories,
-        "codec": asdict(tokens.fingerprint),
-        "dataset": tokens.dataset,
-        "fold": tokens.fold,
-        "trained_on": tokens.trained_on(init_checkpoint).to_dict(),
-        "checkpoint_every": options.checkpoint_every,
-        "threads": overrides.threads,  # the order of sums depends on the number of threads
-    }
+def _publish(checkpoint: ray.train.Checkpoint, output_dir: str) -> Checkpoint:
+    """Copy a checkpoint of Ray Train into the output folder."""
+    with checkpoint.as_directory() as folder:
+        published = load_checkpoint(Path(folder))
+        storage.copy_from_local(Path(folder), storage.join(output_dir, CHECKPOINT_FOLDER))
+    return published
 
 
-def _kept(result: TrainResult, output_dir: str) -> str:
+def _kept(checkpoint: ray.train.Checkpoint | None, output_dir: str) -> str:
     """Publish the last good checkpoint of a run that stopped; returns a sentence that names it and the remedy."""
-    if result.checkpoint is None:
+    if checkpoint is None:
         return "No epoch succeeded; start again with --overwrite"
-    where = storage.join(output_dir, CHECKPOINT_FOLDER)
-    with result.checkpoint.as_directory() as name:
-        epoch = load_checkpoint(Path(name)).extra["epoch"]
-        storage.copy_from_local(Path(name), where)
     return (
-        f"The last good epoch was {epoch}, saved in {where}: start again with --overwrite, or from that checkpoint "
+        f"The last good epoch was {_publish(checkpoint, output_dir).extra['epoch']}, saved in "
+        f"{storage.join(output_dir, CHECKPOINT_FOLDER)}: start again with --overwrite, or from that checkpoint "
         "with --checkpoint and another --output-dir"
     )
 
@@ -295,21 +277,6 @@ def _open_init_checkpoint(uri: str | None, tokens: Tokens) -> Checkpoint | None:
 def _num_parameters(architecture: ModelConfig) -> int:
     with without_memory():
         return make_generator(architecture).num_parameters()
-
-
-def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:
-    def show(metrics: dict[str, Any]) -> None:
-        log.update(metrics["rows"])
-        row = metrics["rows"][-1]
-        recent = [earlier["seconds"] for earlier in metrics["rows"][-5:]]
-        eta_s = sum(recent) / len(recent) * (epochs - row["epoch"])
-        console.print(
-            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}  step {row['step']}  train {row['train_loss']:.3f}  "
-            f"val {row['val_loss']:.3f}  "
-            f"lr {row['lr']:.1e}  {row['seconds']:.1f} s  ETA {duration(eta_s)}"
-        )
-
-    return show
 
 
 if __name__ == "__main__":

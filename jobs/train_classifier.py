@@ -5,13 +5,10 @@ resumes exactly.
 """
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
-
-import ray
 
 from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
@@ -27,7 +24,7 @@ from jobs.classification.predictions import (
     predict_clips,
     write_predictions,
 )
-from jobs.classification.recipe import Recipe, load_state, train_on_worker
+from jobs.classification.recipe import ClassifierRun, Recipe, load_state
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.options import Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
@@ -43,7 +40,8 @@ from jobs.inputs.datasets import (
 from jobs.inputs.leakage import distrust
 from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
-from jobs.training.ray_trainer import RUN_FOLDER, run_trainer, scaling_for
+from jobs.training.fit import fit, train_on_worker
+from jobs.training.ray_trainer import KEPT, RUN_FOLDER, STOPPED, TrainingStoppedError, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.training.ast_trainer import AstMode, AstTrainingConfig
@@ -210,33 +208,34 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
     console.print(
         f"train-classifier: {usable} recordings of {len(recipe.categories)} categories, {recipe.describe()}; {scaling}"
     )
-    with (
-        TrainingLog(options.output_dir, "epoch", STAGE, usable) as log,
-        tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch,
-    ):
-        result = run_trainer(
-            train_on_worker,
-            {
-                "recipe": ray.put(recipe.for_workers()),
-                "checkpoint_every": options.checkpoint_every,
-                "cpus": scaling.cpus_per_worker,
-            },
+    try:
+        rows, checkpoint = fit(
+            partial(
+                train_on_worker,
+                partial(ClassifierRun, recipe.for_workers()),
+                cpus=scaling.cpus_per_worker,
+                checkpoint_every=options.checkpoint_every,
+                report_every=options.checkpoint_every,
+            ),
             datasets,
+            TrainingLog(options.output_dir, "epoch", STAGE, usable),
             scaling=scaling,
-            output_uri=options.output_dir,
             max_failures=options.max_failures,
-            on_report=_progress(log, recipe.epochs),
+            epochs=recipe.config.epochs,
+            figures="loss {loss:.3f}  accuracy {accuracy:.3f}",
+            recent=20,
         )
-        assert result.checkpoint is not None  # the last epoch always has one
-        state = load_state(Path(result.checkpoint.to_directory(scratch)))
-        log.update(state["rows"])
+    except TrainingStoppedError as stopped:
+        raise SoundStormError(f"{STOPPED}{stopped}. {KEPT}") from stopped
+    with tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
+        state = load_state(Path(checkpoint.to_directory(scratch)))
         path, files = Path(scratch) / CLASSIFIER_FILE, recipe.files()
         recipe.save(path, state["trainer"], None)
         classifier = open_classifier_files(files | {CLASSIFIER_FILE: path.read_bytes()})
         predictions = predict_clips(classifier, recipe.test_clips(), options.max_duration, options.test_views)
         test = count_correct(predictions, recipe.categories)
-        rows = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
-        trained = clips_of_classes((row["label"] for row in rows if not row["reason"]), recipe.categories)
+        recordings = datasets["recordings"].select_columns(["label", "reason"]).iter_rows()
+        trained = clips_of_classes((row["label"] for row in recordings if not row["reason"]), recipe.categories)
         tested = clips_of_classes(predictions["label"].to_pylist(), recipe.categories)
         caveats = accuracy_caveats(recipe.categories, test["right"], tested, trained)
         write_predictions(
@@ -247,11 +246,11 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
             storage.write_bytes(storage.join(options.output_dir, name), data)
         storage.write_file(storage.join(options.output_dir, CLASSIFIER_FILE), path)
     return {
-        "epochs": recipe.epochs,
+        "epochs": recipe.config.epochs,
         "recordings": usable,
         "fold": recipe.fold,
-        "loss": state["rows"][-1]["loss"],
-        "seconds": sum(row["seconds"] for row in state["rows"]),
+        "loss": rows[-1]["loss"],
+        "seconds": sum(row["seconds"] for row in rows),
         "num_workers": scaling.num_workers,
         "leaks": recipe.leaks,
         "network": recipe.settings["network"],
@@ -272,21 +271,6 @@ def _summary(options: Options, counts: dict[str, Any], prefix: str) -> dict[str,
         "classifier": where,
         **counts,
     }
-
-
-def _progress(log: TrainingLog, epochs: int) -> Callable[[dict[str, Any]], None]:
-    def show(metrics: dict[str, Any]) -> None:
-        rows = metrics["rows"]
-        log.update(rows)
-        recent = [earlier["seconds"] for earlier in rows[-20:]]
-        eta_s = sum(recent) / len(recent) * (epochs - rows[-1]["epoch"])
-        console.print(
-            f"epoch {rows[-1]['epoch']:>{len(str(epochs))}}/{epochs}  loss {rows[-1]['loss']:.3f}  accuracy "
-            f"{rows[-1]['accuracy']:.3f}  "
-            f"lr {rows[-1]['lr']:.1e}  {rows[-1]['seconds']:.1f} s  ETA {duration(eta_s)}"
-        )
-
-    return show
 
 
 if __name__ == "__main__":

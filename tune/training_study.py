@@ -17,6 +17,7 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from jobs.console.command import console, exit_process, print_note, run_command
 from jobs.console.resume import run_once
+from jobs.training.generator_recipe import GeneratorSettings
 from jobs.training.ray_trainer import WorkerScaling, scaling_for
 from soundstorm.reports.page import decimal
 from tune.search.options import check_resumable
@@ -92,14 +93,10 @@ def _search(options: Options, begin: Start) -> list[TrialResult]:
             f"tune: {options.num_trials} trials of {begin.training.epochs} epochs on {len(training)} clips, "
             f"{plan.num_workers} at a time{_of_each(options, each)}"
         )
-        base = Base.of(
-            begin.tokens,
-            model=begin.model,
-            training=begin.training,
-            sampler=begin.sampler,
+        base = Base(
+            generator=GeneratorSettings.of(begin.tokens, begin.model, begin.training, begin.sampler, begin.generator),
             folder=storage.absolute(options.output_dir),
             cpus=plan.cpus_per_worker,
-            generator=begin.generator,
         )
         resources = None
         if options.num_workers > 1:

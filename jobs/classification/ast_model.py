@@ -90,7 +90,6 @@ class AstRecipe:
         ClusterError: the weights cannot be read.
     """
 
-    kind = "ast"
     trained_on: TrainedOn
     """Known once `data` was called."""
 
@@ -109,7 +108,7 @@ class AstRecipe:
         require_transformers()
         self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
         self.max_duration_s, self.weights = max_duration_s, weights
-        self.categories, self.epochs = index.categories, config.epochs
+        self.categories = index.categories
         self.start = AstConfig() if weights is None else _read_config(weights)
         self.weights_sha256: str | None = HUB_SHA256
         if weights is not None or config.mode == "scratch":

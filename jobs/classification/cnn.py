@@ -45,7 +45,6 @@ class CnnRecipe:
         max_duration_s: seconds of a recording that are used.
     """
 
-    kind = "cnn"
     trained_on: TrainedOn
     """Set by `data`."""
 
@@ -61,7 +60,7 @@ class CnnRecipe:
     ) -> None:
         self.index, self.dataset, self.location, self.fold, self.config = index, dataset, location, fold, config
         self.max_duration_s = max_duration_s
-        self.categories, self.epochs = index.categories, config.epochs
+        self.categories = index.categories
         self.leaks: list[str] = []
         self.settings = {
             "data_dir": location,

@@ -22,7 +22,7 @@ from jobs.inputs.leakage import refuse_leaks
 from jobs.inputs.provenance import combined, decoded_recordings
 from jobs.inputs.recordings import training_recordings, usable_recordings
 from jobs.inputs.tokens import Tokens, open_tokens
-from jobs.training.generator_loop import network_for
+from jobs.training.generator_recipe import network_for
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.classification.token_classifier import Origin, save_token_classifier
 from soundstorm.classification.token_network import ReadoutConfig, TokenClassifier
@@ -212,7 +212,6 @@ class TokenRecipe:
         max_duration_s: seconds of a recording that are used.
     """
 
-    kind = "soundstorm"
     trained_on: TrainedOn
     """Set by `data`."""
 
@@ -220,12 +219,7 @@ class TokenRecipe:
         tokens, origin = inputs.tokens, inputs.origin
         self.inputs, self.config, self.max_duration_s, self.leaks = inputs, config, max_duration_s, inputs.leaks
         self.mode, self.network = origin.mode, inputs.network
-        self.dataset, self.fold, self.categories, self.epochs = (
-            tokens.dataset,
-            tokens.fold,
-            tokens.categories,
-            config.epochs,
-        )
+        self.dataset, self.fold, self.categories = tokens.dataset, tokens.fold, tokens.categories
         # A frozen network shows what the generator's own features contain, and one that starts from random weights is
         # the baseline without any knowledge of sounds; both therefore get no codec latents.
         self.readout = ReadoutConfig(

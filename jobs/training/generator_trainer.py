@@ -16,7 +16,6 @@ from jobs.training.training_log import Row
 from soundstorm.errors import SoundStormError
 from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.model.generators import GeneratorNetwork, make_generator
-from soundstorm.optimization.divergence import far_above_guessing, lost
 from soundstorm.optimization.ema import EMA
 from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.serialization.damaged import one_line
@@ -90,19 +89,6 @@ class TrainingRun:
     def step(self) -> int:
         """Optimizer steps done."""
         return self.epochs_done * self.steps_per_epoch
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the loss of the last epoch has not diverged."""
-        return not far_above_guessing(self._losses()[-1], self.network.config.codebook_size)
-
-    def problem(self) -> str | None:
-        """Why training should stop; None: it should not."""
-        why = lost(self._losses(), self.network.config.codebook_size, self.is_finished)
-        return None if why is None else f"{why}: lower --lr (it is {self.config.lr:g})"
-
-    def _losses(self) -> list[float]:
-        return [float(row["train_loss"] or 0.0) for row in self.rows]
 
     def averaged(self) -> GeneratorNetwork:
         """The network with the averaged weights."""

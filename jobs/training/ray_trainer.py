@@ -4,7 +4,7 @@ import errno
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
@@ -42,6 +42,7 @@ FULL_FOR_TORCH = ("PytorchStreamWriter failed", "inline_container.cc")
 LOW_ON_MEMORY = "the out of memory issue"
 """Text of Ray's error when it killed a process because memory ran out."""
 STOPPED = "training stopped: "
+KEPT = "Saved checkpoints are kept: run the same command again to resume (SOUNDSTORM_DEBUG=1 shows the traceback)"
 WORKER_WAIT_S = 120.0
 """Longest wait for a busy cluster to free resources, or to scale up."""
 
@@ -147,33 +148,35 @@ class ReportForwarder(UserCallback):
                 )
 
 
-class TrainResult(Protocol):
-    """The part of Ray Train's result that is used."""
+Outcome = tuple[list[dict[str, Any]], str | None]
+"""The log of a training, and why it stopped early; None: it did not."""
 
-    checkpoint: ray.train.Checkpoint | None
-    return_value: Any
-    """Return value of the loop on rank 0."""
+
+class TrainingStoppedError(SoundStormError):
+    """The loop stopped early; the text says why."""
+
+    def __init__(self, reason: str, checkpoint: ray.train.Checkpoint | None) -> None:
+        super().__init__(reason)
+        self.checkpoint = checkpoint
 
 
 def run_trainer(
-    loop: Callable[[dict[str, Any]], Any],
-    settings: dict[str, Any],
+    loop: Callable[[], Outcome],
     datasets: dict[str, "ray.data.Dataset"],
     *,
     scaling: WorkerScaling,
     output_uri: str,
     max_failures: int,
     on_report: Callable[[dict[str, Any]], None],
-) -> TrainResult:
-    """Run `loop(settings)` on the workers until it returns. If a worker is lost, all restart from the latest
-    checkpoint.
+) -> tuple[list[dict[str, Any]], ray.train.Checkpoint]:
+    """Run `loop` on the workers until it returns; returns the log and the last checkpoint. If a worker is lost, all
+    restart from the latest checkpoint.
 
     An interrupted run resumes with the same call, because Ray Train finds its checkpoints below `output_uri`. Every
     worker gets each whole dataset through `ray.train.get_dataset_shard`.
 
     Args:
-        loop: runs on each worker; the return value of rank 0 is in the result.
-        settings: argument of the loop.
+        loop: runs on each worker.
         datasets: materialized datasets, so that reading them needs no further CPU.
         scaling: the workers.
         output_uri: the job's output folder.
@@ -181,6 +184,7 @@ def run_trainer(
         on_report: called in the driver with the metrics of each `ray.train.report`.
 
     Raises:
+        TrainingStoppedError: the loop stopped early.
         SoundStormError: more failures than allowed, or an error that a restart cannot fix.
         ClusterError: no node can hold the workers any more, or the storage cannot be reached.
     """
@@ -191,13 +195,12 @@ def run_trainer(
     reports = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
     with tracking() as tracker:
 
-        def loop_with_heartbeat(given: dict[str, Any]) -> Any:
+        def loop_with_heartbeat() -> Any:
             with Heartbeat(tracker):
-                return loop(given)
+                return loop()
 
         trainer = TorchTrainer(
             loop_with_heartbeat,
-            train_loop_config=settings,
             datasets={**datasets},
             dataset_config=DataConfig(datasets_to_split=[]),
             scaling_config=ScalingConfig(
@@ -224,7 +227,6 @@ def run_trainer(
         )
         try:  # not in the main thread: Ray Train then does not change the handling of Ctrl-C
             result: Any = run_with_watchdog(trainer.fit, watchdog, show)
-            return result  # type: ignore[no-any-return]
         except Exception as error:
             sentence = _as_sentence(error, max_failures)
             if sentence is error:
@@ -232,6 +234,10 @@ def run_trainer(
             raise sentence from error
         finally:
             reports.shutdown(force=True)
+    rows, problem = result.return_value
+    if problem:
+        raise TrainingStoppedError(problem, result.checkpoint)
+    return rows, result.checkpoint
 
 
 def _as_sentence(error: Exception, max_failures: int) -> Exception:
@@ -241,18 +247,17 @@ def _as_sentence(error: Exception, max_failures: int) -> Exception:
         return cause
     if not isinstance(error, ray.train.TrainingFailedError | ray.exceptions.RayError):
         return error
-    kept = "Saved checkpoints are kept: run the same command again to resume (SOUNDSTORM_DEBUG=1 shows the traceback)"
     if LOW_ON_MEMORY in str(error):
         remedy = "add memory, end other programs, or give fewer --num-workers or a smaller --batch-size"
-        return SoundStormError(f"{STOPPED}the machine ran out of memory, and Ray killed a process: {remedy}. {kept}")
+        return SoundStormError(f"{STOPPED}the machine ran out of memory, and Ray killed a process: {remedy}. {KEPT}")
     if isinstance(error, WorkerGroupError) and error.worker_failures:
         rank, cause = sorted(error.worker_failures.items())[0]
         restarts = f"{max_failures} restart{'s' if max_failures != 1 else ''}"
         return SoundStormError(
             f"training stopped after {restarts}: worker {rank} failed with {type(cause).__name__}: "
-            f"{_lines(cause)[0]}. {kept}"
+            f"{_lines(cause)[0]}. {KEPT}"
         )
-    return SoundStormError(f"{STOPPED}{_lines(error)[-1].rpartition(STOPPED)[2]}. {kept}")
+    return SoundStormError(f"{STOPPED}{_lines(error)[-1].rpartition(STOPPED)[2]}. {KEPT}")
 
 
 def _is_disk_full(error: Exception) -> bool:

@@ -18,6 +18,7 @@ import tyro
 from rich.console import Console
 
 from cluster.runtime.connect import connect
+from jobs.training.generator_recipe import GeneratorSettings
 from jobs.training.ray_trainer import use_threads
 from tune.search.trial_journal import Journal, TrialConfig, point_name
 from tune.training.beginning import TRIALS, Options, Start, prepare
@@ -50,7 +51,8 @@ def full_run(point: TrialConfig, begin: Start, folder: Path) -> list[dict[str, A
     """All epochs of a trial, on one core as in the study; what it reports is written to `folder` too."""
     use_threads(1)
     rows: list[dict[str, Any]] = []
-    base = Base.of(begin.tokens, model=begin.model, training=begin.training, sampler=begin.sampler, folder=str(folder))
+    settings = GeneratorSettings.of(begin.tokens, begin.model, begin.training, begin.sampler)
+    base = Base(generator=settings, folder=str(folder))
     run_trial(point, *begin.tokens.split(), base, rows.append)
     file(folder, point).write_text(json.dumps(rows))
     return rows

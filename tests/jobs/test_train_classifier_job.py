@@ -22,7 +22,9 @@ from cluster.tables import read_table
 from cluster.tables import stage_record as records
 from jobs.classification.predictions import clips_of_classes, predict_clips
 from jobs.inputs.datasets import open_dataset, rows_of_folds
-from jobs.train_classifier import Options, _recipe, run, train_on_worker
+from jobs.train_classifier import Options, _recipe, run
+from jobs.training.fit import train_on_worker
+from jobs.training.ray_trainer import Outcome
 from soundstorm.audio.files import from_pcm16, read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import load_classifier
@@ -39,10 +41,10 @@ CHECKPOINT_KNOWN_S = 5.0
 along."""
 
 
-def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], None]:
+def observed(folder: Path, dies_before_step: int) -> Callable[..., Outcome]:
     """The job's training loop; worker 1 is killed once, and each worker leaves a digest of its weights in `folder`."""
 
-    def loop(settings: dict[str, Any]) -> None:
+    def loop(*given: Any, **settings: Any) -> Outcome:
         trainers: list[AudioClassifierTrainer] = []
         original = AudioClassifierTrainer.step
 
@@ -57,11 +59,12 @@ def observed(folder: Path, dies_before_step: int) -> Callable[[dict[str, Any]], 
             return original(self)
 
         AudioClassifierTrainer.step = step  # type: ignore[method-assign]
-        train_on_worker(settings)
+        outcome = train_on_worker(*given, **settings)
         weights = [value.detach().contiguous().numpy().tobytes() for value in trainers[0].model.parameters()]
         (folder / f"worker-{ray.train.get_context().get_world_rank()}").write_text(
             sha256(b"".join(weights)).hexdigest()
         )
+        return outcome
 
     return loop
 

@@ -24,8 +24,9 @@ from cluster.tables import stage_record as records
 from jobs import generate
 from jobs.inputs.tokens import open_tokens
 from jobs.train import Options, run
-from jobs.training.generator_loop import train_on_worker
+from jobs.training.fit import train_on_worker
 from jobs.training.generator_trainer import TrainingRun
+from jobs.training.ray_trainer import Outcome
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import CheckpointInfo, load_checkpoint, save_checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
@@ -79,11 +80,11 @@ def write_tokens(
     return uri
 
 
-def killing(epochs: dict[int, Path]) -> Callable[[dict[str, Any]], str | None]:
+def killing(epochs: dict[int, Path]) -> Callable[..., Outcome]:
     """The job's training loop, in which worker 1 is killed as it begins one of `epochs`, unless the marker file of that
     epoch is there."""
 
-    def loop(settings: dict[str, Any]) -> str | None:
+    def loop(*given: Any, **settings: Any) -> Outcome:
         original = TrainingRun.run_epoch
 
         def run_epoch(self: TrainingRun) -> Any:
@@ -94,7 +95,7 @@ def killing(epochs: dict[int, Path]) -> Callable[[dict[str, Any]], str | None]:
             return original(self)
 
         TrainingRun.run_epoch = run_epoch  # type: ignore[method-assign]
-        return train_on_worker(settings)
+        return train_on_worker(*given, **settings)
 
     return loop
 

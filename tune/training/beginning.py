@@ -9,7 +9,7 @@ from jobs.console.options import Count, OneOf
 from jobs.inputs.checkpoints import checkpoint_files, open_checkpoint
 from jobs.inputs.codecs import choose_codec
 from jobs.inputs.tokens import Tokens, open_tokens
-from jobs.training.generator_loop import first_weights, network_for
+from jobs.training.generator_recipe import first_weights, network_for
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
 from soundstorm.model.presets import PRESETS, preset

@@ -1,7 +1,7 @@
 """A trial of the training study as a run of Ray Train on several workers, for networks that need more than one
 process."""
 
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from ray.util.state.exception import RayStateApiException
 from torch import Tensor
 
 from cluster import storage
-from jobs.training.generator_loop import train_on_worker
+from jobs.training.fit import train_on_worker
+from jobs.training.generator_recipe import GeneratorRun
 from jobs.training.ray_trainer import WorkerScaling, run_trainer
-from soundstorm.errors import SoundStormError
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY, RESTARTS
 from tune.search.trial_journal import TrialConfig, point_name
-from tune.training.trial import EPOCH_FIGURES, STATES, Base, applied, checkpoint_uri, require_finite
+from tune.training.trial import STATES, Base, checkpoint_uri, figures_of, require_finite
 
 STATE_TIMEOUT_S = 10
 
@@ -39,56 +39,31 @@ def trial_on_workers(
     """The trial as a function that Ray Tune runs: each epoch of the workers is a report. Ray Train saves checkpoints,
     and resumes from them. `tokens`: a list of one reference, to the clips to train on and to validate with."""
     point, num_reported = dict(point), 0
-    last: list[dict[str, Any]] = []
     home = storage.join(base.folder, STATES, point_name(point))
 
     def report(metrics: dict[str, Any]) -> None:
         nonlocal num_reported
         for row in metrics["rows"][num_reported:]:
             require_finite(row)
-            reported = {"threads": plan.cpus_per_worker} | {
-                name: row[name] for name in ("epoch", "val_loss", *EPOCH_FIGURES) if name != "threads"
-            }
-            if row["epoch"] < base.training.epochs:
-                tune.report(reported)
-            else:
-                last.append(reported)  # reported once its network is published, because this report ends the trial
+            # the last one is reported once its network is published, because this report ends the trial
+            if row["epoch"] < base.generator.training.epochs:
+                tune.report(figures_of(row, plan.cpus_per_worker))
         num_reported = len(metrics["rows"])
 
     try:
-        model, training = applied(point, base.model, base.training)
-        settings = {
-            "architecture": model.to_dict(),
-            "training": training.to_dict(),
-            "batch_size": training.batch_size,
-            "sampler": base.sampler.to_dict(),
-            "categories": base.categories,
-            "codec": asdict(base.fingerprint),
-            "dataset": base.dataset,
-            "fold": base.fold,
-            "trained_on": base.trained_on.to_dict(),
-            "tokens": tokens[0],
-            "weights": None if weights is None else ray.put(weights),
-            "checkpoint_every": max(1, training.epochs // 10),
-            "cpus": plan.cpus_per_worker,
-            "threads": plan.cpus_per_worker,
-        }
-        result = run_trainer(
+        settings = base.applied(point)
+        loop = partial(
             train_on_worker,
-            settings,
-            {},
-            scaling=plan,
-            output_uri=home,
-            max_failures=RESTARTS,
-            on_report=report,
+            partial(GeneratorRun, settings, settings.training.batch_size, tokens[0], ray.put(weights)),
+            cpus=plan.cpus_per_worker,
+            checkpoint_every=max(1, settings.training.epochs // 10),
+            threads=plan.cpus_per_worker,
         )
-        if result.return_value:
-            raise SoundStormError(str(result.return_value))
-        assert result.checkpoint is not None  # the last epoch always has one
-        with result.checkpoint.as_directory() as folder:
+        rows, checkpoint = run_trainer(loop, {}, scaling=plan, output_uri=home, max_failures=RESTARTS, on_report=report)
+        with checkpoint.as_directory() as folder:
             storage.copy_from_local(Path(folder), checkpoint_uri(base.folder, point))
         storage.delete(home)
-        tune.report(last[-1])
+        tune.report(figures_of(rows[-1], plan.cpus_per_worker))
     except Exception as error:
         problem = failure_reason(error)
         if problem is None:

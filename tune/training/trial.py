@@ -10,7 +10,7 @@ import pickle
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,11 @@ from ray import tune
 from torch import Tensor
 
 from cluster import storage
-from jobs.inputs.tokens import Tokens
+from jobs.training.generator_recipe import GeneratorSettings
 from jobs.training.generator_trainer import TrainingRun
 from jobs.training.ray_trainer import use_threads
 from soundstorm.errors import SoundStormError
-from soundstorm.model.checkpoints import Checkpoint, CheckpointInfo, save_checkpoint
-from soundstorm.model.config import ModelConfig, SamplerSettings, TrainingConfig
-from soundstorm.schemas import CodecFingerprint
-from soundstorm.serialization.provenance import TrainedOn
+from soundstorm.model.config import ModelConfig, TrainingConfig
 from soundstorm.training.token_set import TokenSet
 from tune.search.failures import failure_reason
 from tune.search.runner import PENALTY
@@ -49,44 +46,16 @@ EPOCH_FIGURES = ("train_loss", "lr", "seconds", "threads")
 class Base:
     """Inputs that all trials share."""
 
-    model: ModelConfig
-    training: TrainingConfig
-    sampler: SamplerSettings
-    categories: list[str]
-    fingerprint: CodecFingerprint
-    dataset: str
-    fold: int
+    generator: GeneratorSettings
+    """Before the settings of a trial are applied."""
     folder: str
     """URI of the study's folder; a trial saves its state in `states/` and its network in `checkpoints/` there."""
-    cpus: int
-    trained_on: TrainedOn
-    """Training data of the networks of all trials."""
+    cpus: int = 1
 
-    @classmethod
-    def of(
-        cls,
-        tokens: Tokens,
-        *,
-        model: ModelConfig,
-        training: TrainingConfig,
-        sampler: SamplerSettings,
-        folder: str,
-        cpus: int = 1,
-        generator: Checkpoint | None = None,
-    ) -> "Base":
-        """The inputs of a study of `tokens`, whose networks are initialized from `generator` or randomly."""
-        return cls(
-            model=model,
-            training=training,
-            sampler=sampler,
-            categories=tokens.categories,
-            fingerprint=tokens.fingerprint,
-            dataset=tokens.dataset,
-            fold=tokens.fold,
-            folder=folder,
-            cpus=cpus,
-            trained_on=tokens.trained_on(generator),
-        )
+    def applied(self, point: TrialConfig) -> GeneratorSettings:
+        """The settings with those of a trial applied; raises SoundStormError for invalid values."""
+        architecture, training = applied(point, self.generator.architecture, self.generator.training)
+        return replace(self.generator, architecture=architecture, training=training)
 
 
 def applied(point: TrialConfig, model: ModelConfig, training: TrainingConfig) -> tuple[ModelConfig, TrainingConfig]:
@@ -126,9 +95,11 @@ def run_trial(
     """The epochs of a trial, with a report each; a trial that cannot continue reports the reason and ends."""
     trainer = None
     try:
-        model, config = applied(point, base.model, base.training)
+        settings = base.applied(point)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        trainer = TrainingRun(model, config, training, validation, device=device, weights=weights)
+        trainer = TrainingRun(
+            settings.architecture, settings.training, training, validation, device=device, weights=weights
+        )
         _run_epochs(trainer, point, base, report)
     except Exception as error:
         problem = failure_reason(error)
@@ -144,7 +115,7 @@ def _run_epochs(trainer: TrainingRun, point: TrialConfig, base: Base, report: Ca
     state_uri = storage.join(base.folder, STATES, f"{point_name(point)}.pt")
     _restore(trainer, state_uri)
     for row in trainer.rows:
-        report(_reported(row))
+        report(figures_of(row, torch.get_num_threads()))
     saved = time.monotonic()
     while not trainer.is_finished:
         row = trainer.run_epoch()
@@ -154,7 +125,7 @@ def _run_epochs(trainer: TrainingRun, point: TrialConfig, base: Base, report: Ca
         elif time.monotonic() - saved > SAVE_EVERY_S:
             _save(trainer, state_uri)
             saved = time.monotonic()
-        report(_reported(row))
+        report(figures_of(row, torch.get_num_threads()))
     storage.delete(state_uri)
 
 
@@ -165,8 +136,9 @@ def require_finite(row: dict[str, Any]) -> None:
         raise SoundStormError(f"the validation loss is {loss} after epoch {row['epoch']}: search lower learning rates")
 
 
-def _reported(row: dict[str, Any]) -> dict[str, Any]:
-    return {"threads": torch.get_num_threads()} | {
+def figures_of(row: dict[str, Any], threads: int) -> dict[str, Any]:
+    """What a trial reports of an epoch."""
+    return {"threads": threads} | {
         name: row[name] for name in ("epoch", "val_loss", *EPOCH_FIGURES) if name != "threads"
     }
 
@@ -193,22 +165,5 @@ def _publish(trainer: TrainingRun, point: TrialConfig, base: Base) -> None:
     """Save the network of a trial after its last epoch."""
     with tempfile.TemporaryDirectory(prefix="soundstorm-trial-") as scratch:
         folder = Path(scratch) / "checkpoint"
-        save_checkpoint(
-            folder,
-            trainer.averaged(),
-            CheckpointInfo(
-                training=trainer.config,
-                categories=base.categories,
-                fingerprint=base.fingerprint,
-                step=trainer.step,
-                sampler=base.sampler,
-                extra={
-                    "epoch": trainer.epochs_done,
-                    "dataset": base.dataset,
-                    "test_fold": base.fold,
-                    "val_loss": trainer.rows[-1]["val_loss"],
-                },
-            ),
-            trained_on=base.trained_on,
-        )
+        base.applied(point).save(folder, trainer)
         storage.copy_from_local(folder, checkpoint_uri(base.folder, point))

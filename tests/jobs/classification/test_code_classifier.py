@@ -19,7 +19,7 @@ from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_file
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.tokens import CODEC_TRAINED_ON, open_tokens
 from jobs.train_classifier import Options, run
-from jobs.training.generator_loop import first_weights, network_for
+from jobs.training.generator_recipe import first_weights, network_for
 from soundstorm.audio.files import read_audio, to_pcm16
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.classification.cnn import AudioClassifier, save_classifier

@@ -8,7 +8,7 @@ import torch
 
 from cluster import storage
 from jobs.inputs.tokens import open_tokens
-from jobs.training.generator_loop import network_for
+from jobs.training.generator_recipe import GeneratorSettings, network_for
 from soundstorm.errors import SoundStormError
 from soundstorm.model.checkpoints import load_checkpoint
 from soundstorm.model.config import ModelConfig, TrainingConfig
@@ -31,9 +31,8 @@ class KilledError(Exception):
 def trial(tokens: str, folder: Path, point: dict[str, Any], die_after: int | None = None) -> list[dict[str, Any]]:
     """What a trial of `point` reports."""
     chosen = open_tokens(tokens, None)
-    base = Base.of(
-        chosen, model=network_for(MODEL, chosen), training=TRAINING, sampler=preset("tiny").sampler, folder=str(folder)
-    )
+    settings = GeneratorSettings.of(chosen, network_for(MODEL, chosen), TRAINING, preset("tiny").sampler)
+    base = Base(generator=settings, folder=str(folder))
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:

@@ -1,21 +1,17 @@
-"""Training of SoundStorm on one worker of Ray Train: all epochs, with a report and a checkpoint after each."""
+"""How a generator is trained on a worker of Ray Train: its network, first weights, data and checkpoints."""
 
-import tempfile
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
 import ray.train
 import torch
-from ray.train import get_checkpoint
 from ray.train.torch import get_device, prepare_model
 
-from jobs.inputs.checkpoints import CHECKPOINT_FOLDER
 from jobs.inputs.tokens import Tokens
 from jobs.training.generator_trainer import TrainingRun
-from jobs.training.ray_trainer import use_threads
 from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.centroids import log_counts
@@ -31,73 +27,101 @@ from soundstorm.schemas import CodecFingerprint
 from soundstorm.serialization.provenance import TrainedOn
 
 
-def train_on_worker(settings: dict[str, Any]) -> str | None:
-    """Training loop of Ray Train: run all epochs, with a report after each. Returns why training stopped early, or
-    None."""
-    use_threads(settings["cpus"], settings["threads"])
-    context = ray.train.get_context()
-    fingerprint = CodecFingerprint(**settings["codec"])
-    training, validation = ray.get(settings["tokens"])  # its arrays are those in the node's object store
-    config = TrainingConfig.from_dict(settings["training"], "training")
-    run = TrainingRun(
-        ModelConfig.from_dict(settings["architecture"], "architecture"),
-        replace(config, batch_size=settings["batch_size"]),
-        training,
-        validation,
-        device=get_device(),
-        weights=None if settings["weights"] is None else ray.get(settings["weights"]),
-        worker=Worker(
-            rank=context.get_world_rank(),
-            num_workers=context.get_world_size(),
-            # the buffers are centroids, which are constant
-            wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
-        ),
-    )
-    checkpoint = get_checkpoint()
-    if checkpoint is not None:
-        with checkpoint.as_directory() as folder:
-            run.load_state_dict(load_training_state(Path(folder)))
-    while not run.is_finished:
-        try:
-            run.run_epoch()
-        # the gradient is not finite, on all workers, and a restart would not change that
-        except SoundStormError as error:
-            return str(error)
-        _report(run, settings, fingerprint)
-        if run.problem():
-            return run.problem()
-    return None
+@dataclass(kw_only=True, frozen=True)
+class GeneratorSettings:
+    """A generator to train, and what its checkpoints say of it."""
+
+    architecture: ModelConfig
+    training: TrainingConfig
+    sampler: SamplerSettings
+    categories: list[str]
+    fingerprint: CodecFingerprint
+    dataset: str
+    fold: int
+    """The test fold."""
+    trained_on: TrainedOn
+
+    @classmethod
+    def of(
+        cls,
+        tokens: Tokens,
+        architecture: ModelConfig,
+        training: TrainingConfig,
+        sampler: SamplerSettings,
+        init_checkpoint: Checkpoint | None = None,
+    ) -> Self:
+        """For training on `tokens`, from a checkpoint or from random weights."""
+        return cls(
+            architecture=architecture,
+            training=training,
+            sampler=sampler,
+            categories=tokens.categories,
+            fingerprint=tokens.fingerprint,
+            dataset=tokens.dataset,
+            fold=tokens.fold,
+            trained_on=tokens.trained_on(init_checkpoint),
+        )
+
+    def save(self, folder: Path, run: TrainingRun, state: dict[str, Any] | None = None) -> None:
+        """Write a checkpoint of the averaged network of `run`, and a state to resume from."""
+        save_checkpoint(
+            folder,
+            run.averaged(),
+            CheckpointInfo(
+                training=self.training,
+                categories=self.categories,
+                fingerprint=self.fingerprint,
+                step=run.step,
+                sampler=self.sampler,
+                extra={
+                    "epoch": run.epochs_done,
+                    "dataset": self.dataset,
+                    "test_fold": self.fold,
+                    "val_loss": run.rows[-1]["val_loss"],
+                },
+            ),
+            trained_on=self.trained_on,
+            training_state=state,
+        )
 
 
-def _report(run: TrainingRun, settings: dict[str, Any], fingerprint: CodecFingerprint) -> None:
-    """Report the log so far. Rank 0 adds a checkpoint if one is due and the loss has not diverged, so that a good
-    checkpoint is never replaced by a bad one."""
-    is_due = run.is_good and (run.is_finished or run.epochs_done % settings["checkpoint_every"] == 0)
-    with tempfile.TemporaryDirectory(prefix="soundstorm-train-") as scratch:
-        saved = None
-        if is_due and run.worker.rank == 0:
-            folder = Path(scratch) / CHECKPOINT_FOLDER
-            save_checkpoint(
-                folder,
-                run.averaged(),
-                CheckpointInfo(
-                    training=TrainingConfig.from_dict(settings["training"], "training"),
-                    categories=settings["categories"],
-                    fingerprint=fingerprint,
-                    step=run.step,
-                    sampler=SamplerSettings.from_dict(settings["sampler"], "sampler"),
-                    extra={
-                        "epoch": run.epochs_done,
-                        "dataset": settings["dataset"],
-                        "test_fold": settings["fold"],
-                        "val_loss": run.rows[-1]["val_loss"],
-                    },
-                ),
-                trained_on=TrainedOn.from_dict(settings["trained_on"]),
-                training_state=run.state_dict(),
-            )
-            saved = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({"rows": list(run.rows)}, checkpoint=saved)
+class GeneratorRun(TrainingRun):
+    """A run on a worker of Ray Train; a `jobs.training.fit.EpochTrainer`.
+
+    Args:
+        settings: of the generator.
+        batch_size: clips per step of each worker; another than in `settings` if a run resumes with other workers.
+        tokens: clips to train on and to validate with; their arrays stay in the object store of the worker's node.
+        weights: result of `first_weights`.
+    """
+
+    loss = "train_loss"
+
+    def __init__(
+        self, settings: GeneratorSettings, batch_size: int, tokens: ray.ObjectRef, weights: ray.ObjectRef
+    ) -> None:
+        self.settings, context = settings, ray.train.get_context()
+        self.num_choices = settings.architecture.codebook_size
+        self.advice = f"{{}}: lower --lr (it is {settings.training.lr:g})"
+        super().__init__(
+            settings.architecture,
+            replace(settings.training, batch_size=batch_size),
+            *ray.get(tokens),
+            device=get_device(),
+            weights=ray.get(weights),
+            worker=Worker(
+                rank=context.get_world_rank(),
+                num_workers=context.get_world_size(),
+                # the buffers are centroids, which are constant
+                wrap=partial(prepare_model, parallel_strategy_kwargs={"broadcast_buffers": False}),
+            ),
+        )
+
+    def save(self, folder: Path) -> None:
+        self.settings.save(folder, self, self.state_dict())
+
+    def load(self, folder: Path) -> None:
+        self.load_state_dict(load_training_state(folder))
 
 
 def first_weights(
