@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import pytest
 from _pytest.faulthandler import fault_handler_stderr_fd_key
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from soundstorm.schemas import CodecFingerprint
@@ -51,6 +52,9 @@ os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"] = "60"
 os.environ.pop("RAY_ADDRESS", None)
 _cache = tempfile.TemporaryDirectory(prefix="soundstorm-tests-cache-")
 os.environ["SOUNDSTORM_CACHE_DIR"] = _cache.name  # what the developer's own runs have kept is not used
+# A test of many inputs does not fail because the machine is busy.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and a console keeps the width that it began with
 if str(ROOT) not in sys.path:
