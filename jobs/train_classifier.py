@@ -41,7 +41,7 @@ from jobs.inputs.leakage import distrust
 from jobs.inputs.recordings import RecordingSeconds
 from jobs.training.clips_per_step import batch_of_worker
 from jobs.training.fit import fit, train_on_worker
-from jobs.training.ray_trainer import KEPT, RUN_FOLDER, STOPPED, TrainingStoppedError, scaling_for
+from jobs.training.ray_trainer import RUN_FOLDER, STOPPED, TrainingStoppedError, scaling_for
 from jobs.training.training_log import TrainingLog
 from soundstorm.classification.caveats import accuracy_caveats, with_caveats
 from soundstorm.classification.training.ast_trainer import AstMode, AstTrainingConfig
@@ -226,7 +226,7 @@ def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any
             recent=20,
         )
     except TrainingStoppedError as stopped:
-        raise SoundStormError(f"{STOPPED}{stopped}. {KEPT}") from stopped
+        raise SoundStormError(f"{STOPPED}{stopped}. Start again with --overwrite") from stopped
     with tempfile.TemporaryDirectory(prefix="soundstorm-classifier-") as scratch:
         state = load_state(Path(checkpoint.to_directory(scratch)))
         path, files = Path(scratch) / CLASSIFIER_FILE, recipe.files()

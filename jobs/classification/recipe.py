@@ -28,13 +28,13 @@ class ClassifierRun:
     """The epochs of a classifier's training on one worker; a `jobs.training.fit.EpochTrainer`."""
 
     loss = "loss"
-    advice = "{}: start again with --overwrite and a lower --lr"
 
     def __init__(self, recipe: WorkerRecipe) -> None:
         context = ray.train.get_context()
         worker = Worker(rank=context.get_world_rank(), num_workers=context.get_world_size(), wrap=prepare_model)
         self.trainer = recipe.trainer(worker, get_device())
         self.num_choices = self.trainer.model.num_categories
+        self.advice = f"{{}}: lower --lr (it is {self.trainer.config.lr})"
         self.rows: list[dict[str, Any]] = []
 
     @property

@@ -194,6 +194,15 @@ def test_a_finished_classifier_is_not_trained_again(trained: dict[str, Any], dat
     assert "already trained" in run(options(dataset, Path(trained["output_dir"])))["message"]
 
 
+def test_a_training_that_is_lost_begins_again_with_other_settings_and_does_not_resume(
+    dataset: Path, tmp_path: Path, ray_session: None
+) -> None:
+    with pytest.raises(
+        SoundStormError, match=r"^training stopped: .*: lower --lr \(it is 10000\.0\)\. Start again with "
+    ):
+        run(options(dataset, tmp_path / "out", lr=1e4, num_workers=1))
+
+
 @pytest.mark.parametrize("name", ["classifier.safetensors", "predictions.parquet"])
 def test_a_classifier_of_which_a_file_was_deleted_is_trained_again(
     name: str, trained: dict[str, Any], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
