@@ -3,7 +3,7 @@
 Legend: N samples, T mel frames, M mel bands, F frequency bins, Q levels, C columns of codes (one per block).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from soundstorm.codec.config import BlockCodecConfig
 from soundstorm.codec.log_mel import Array, LogMel
 from soundstorm.codec.streaming import log_mel_windows, sample_windows
 from soundstorm.codec.synthesis import Synthesis
+from soundstorm.optimization.threads import Item, Result, on_threads
 
 
 @dataclass(frozen=True)
@@ -143,13 +144,20 @@ class BlockCodec(nn.Module):
 
     def encode_batch(self, waveform_B1N: Tensor) -> Tensor:
         """Encode waveforms (B, 1, N) to codes (B, Q, C)."""
-        codes = [self.encode(waveform_N) for waveform_N in waveform_B1N[:, 0].cpu().numpy()]
+        codes = self._on_threads(self.encode, list(waveform_B1N[:, 0].cpu().numpy()))
         return torch.from_numpy(np.stack(codes).astype(np.int64)).to(self.device)
 
     def decode_batch(self, codes_BQC: Tensor, seeds: Sequence[int]) -> Tensor:
         """Decode codes (B, Q, C), with a seed for each clip, to waveforms (B, 1, C block_hop)."""
-        waves = [self.decode(codes_QC, seed) for codes_QC, seed in zip(codes_BQC.cpu().numpy(), seeds, strict=True)]
+        waves = self._on_threads(
+            lambda clip: self.decode(*clip), list(zip(codes_BQC.cpu().numpy(), seeds, strict=True))
+        )
         return torch.from_numpy(np.stack(waves))[:, None].to(self.device)
+
+    def _on_threads(self, work: Callable[[Item], Result], clips: Sequence[Item]) -> list[Result]:
+        """Results of `work` for each clip; on a CPU each of PyTorch's threads does one at a time, since the operations
+        on a clip are too small to be divided among them."""
+        return on_threads(work, clips, torch.get_num_threads() if self.device.type == "cpu" else 1)
 
     def latents(self, waveform_BN: Tensor) -> Tensor:
         """Log-mel frames (B, M, T) of waveforms (B, N)."""

@@ -17,8 +17,8 @@ from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category, listed, normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.seeds import candidate_seed, window_seed
-from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import Window
+from soundstorm.optimization.threads import on_threads
 
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
@@ -63,7 +63,7 @@ def best_indices(
         candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
         categories: class of each sample.
         reranker: a classifier that knows all of these classes.
-        threads: as in `soundstorm.generation.threads.on_threads`.
+        threads: as in `soundstorm.optimization.threads.on_threads`.
     """
     if len(candidates) == 1:
         return [0] * len(categories)

@@ -18,10 +18,10 @@ from torch import Tensor
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import candidate_seed, window_seed
-from soundstorm.generation.threads import on_threads
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.optimization.threads import on_threads
 
 WINDOW_S, OVERLAP_S = 5.0, 2.5
 """Length of a window, and of its overlap with the window before, in seconds."""
@@ -68,7 +68,7 @@ class Choice:
     """The candidate that is kept of each sample, given the candidates (codes (Q, T) of each sample) of a window, the
     number of the window, and the window."""
     threads: int = 1
-    """Candidates that are generated in parallel, as in `soundstorm.generation.threads.on_threads`."""
+    """Candidates that are generated in parallel, as in `soundstorm.optimization.threads.on_threads`."""
 
 
 def plan_windows(unknown_T: Tensor, size: WindowSize) -> list[Window]:

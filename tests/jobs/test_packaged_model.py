@@ -30,9 +30,8 @@ def test_rain_and_a_crying_baby_come_without_a_checkpoint_and_are_taken_for_it(
     classifier = load_classifier()
     for category in ("rain", "crying_baby"):
         output = tmp_path / category
-        code, _, err = command(
-            generate, "--class", category, "--num-samples", "3", "--num-actors", "1", "--output-dir", str(output)
-        )
+        few = ("--num-samples", "3", "--candidates", "4", "--num-actors", "1")
+        code, _, err = command(generate, "--class", category, *few, "--output-dir", str(output))
         assert code == 0, err
         rows = tables.read_table(str(output / "samples.parquet"))[0].to_pylist()
         clips = [soundfile.read(io.BytesIO(storage.read_bytes(row["uri"])), dtype="int16")[0] for row in rows]

@@ -199,10 +199,10 @@ torch.set_num_threads(int(sys.argv[2]))
 from soundstorm.codec.files import from_bytes
 data = open(sys.argv[1], "rb").read()
 codec = from_bytes(data, json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"])
-wave = np.random.default_rng(0).normal(0, 0.2, 60_000).astype(np.float32)
-codes = codec.encode(wave)
-pcm = np.rint(codec.decode(codes, 9).astype(np.float64) * 32768).astype(np.int16)
-print(hashlib.sha256(codes.tobytes() + pcm.tobytes()).hexdigest())
+waves = torch.from_numpy(np.random.default_rng(0).normal(0, 0.2, (5, 1, 30_000)).astype(np.float32))
+codes = codec.encode_batch(waves)
+pcm = np.rint(codec.decode_batch(codes, range(5)).numpy().astype(np.float64) * 32768).astype(np.int16)
+print(hashlib.sha256(codes.numpy().tobytes() + pcm.tobytes()).hexdigest())
 """
 
 

@@ -11,10 +11,10 @@ from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import window_seed
-from soundstorm.generation.threads import on_threads
 from soundstorm.generation.windows import Choice, Window, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.optimization.threads import on_threads
 
 CONFIG = ModelConfig(
     width=32, depth=1, heads=2, kernel=7, ff_mult=2, num_levels=3, codebook_size=20, num_classes=3,
