@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any, TypeVar
 
+import pyarrow as pa
+
 Item = TypeVar("Item")
 
 
@@ -33,11 +35,12 @@ def held_together(items: Iterable[Item], size: Callable[[Item], float], most: fl
 
 
 def release_memory() -> None:
-    """Return freed memory to the system, if the C library is glibc; otherwise do nothing.
+    """Return freed memory to the system: that of Arrow and, if the C library is glibc, that of all else.
 
     glibc keeps freed blocks of up to 32 MB, and arrays of many sizes fragment its heap: the memory of a worker that
     processes many recordings grows although it uses no more. A call takes some milliseconds (malloc_trim(3)).
     """
+    pa.default_memory_pool().release_unused()
     trim = _trim()
     if trim is not None:
         trim(0)

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from rich.markup import escape
 
 from cluster import storage
+from cluster.runtime.memory import release_memory
 from jobs.console.command import console, print_note
 from jobs.console.options import JobOptions, OneOf
 from jobs.inputs.outputs_apart import check_not_inside
@@ -76,6 +77,7 @@ def _names_in_bucket(folder: str) -> Iterator[str]:
 def open_and_report(options: DatasetOptions) -> Index:
     """Index the dataset of `options` and print notes about it; raises like `open_dataset`."""
     index = open_dataset(options.dataset, options.location, strict_folds=options.strict_folds)
+    release_memory()
     for note in index.notes:
         print_note(note)
     return index
