@@ -8,7 +8,6 @@ at once share the work. A single shard needs no actor: the command makes it itse
 
 import hashlib
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -20,6 +19,7 @@ import torch
 from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo, names_cluster
+from cluster.runtime.resources import usable_cpus
 from cluster.tables import stage_record as records
 from cluster.tables.stream import write_table_stream
 from jobs.actors.generating_time import expected_time, seconds_per_clip
@@ -98,7 +98,6 @@ def _generate(request: Request, settings: dict[str, Any], precision: JobPrecisio
         return _actors(request, output, info, precision.of_actors(info))
 
     if in_process:
-        _print_expected_time(request, output, num_actors=1)
         threads = torch.get_num_threads()
         try:
             run_in_process(output, lambda: _generator(request, output, precision.of_this_process()), METHOD)
@@ -204,7 +203,8 @@ def _actors(request: Request, output: ShardedOutput, info: ClusterInfo, precisio
 
 def _generator(request: Request, output: ShardedOutput, precision: Precision) -> Generator:
     """What an actor does, in this process."""
-    threads = min(_most_threads(request), len(os.sched_getaffinity(0)))
+    _print_expected_time(request, output, num_actors=1)
+    threads = min(_most_threads(request), usable_cpus())
     job = _job(request, output, precision, threads)
     return Generator(_model_files(request), request.sampler, request.edit, job, "cpu")
 

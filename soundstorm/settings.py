@@ -4,16 +4,19 @@ and what is allowed."""
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import reduce
+from numbers import Integral
 from operator import or_
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin, get_type_hints
 
 import pydantic
 from annotated_types import Ge, Gt, Interval
 from pydantic import ConfigDict, ModelWrapValidatorHandler, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic_core import ArgsKwargs, ErrorDetails
 
 from soundstorm.errors import SoundStormError
 
+NOT_OF_ITS_TYPE = ("_type", "finite_number")
+"""Ends of pydantic's names of errors that no bound is about."""
 WORDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 
 
@@ -57,6 +60,11 @@ def allowed(hint: Any) -> str:
     return " and ".join(words)
 
 
+def _as_int(value: object) -> object:
+    """A whole number of another library, such as NumPy, as an int; any other value as it is."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, int) else value
+
+
 @pydantic.dataclasses.dataclass(
     kw_only=True, frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 )
@@ -70,10 +78,11 @@ class Settings:
     @model_validator(mode="wrap")
     @classmethod
     def _checked(cls, values: Any, make: ModelWrapValidatorHandler[Self]) -> Self:
+        given = {name: _as_int(value) for name, value in (values.kwargs or {}).items()}
         try:
-            return make(values)
+            return make(ArgsKwargs(values.args, given))
         except ValidationError as error:
-            raise cls._refusal(values.kwargs or {}, error.errors()) from None
+            raise cls._refusal(given, error.errors()) from None
 
     @classmethod
     def _refusal(cls, values: Mapping[str, Any], errors: list[ErrorDetails]) -> SoundStormError:
@@ -84,7 +93,9 @@ class Settings:
         if name not in values:
             return SoundStormError(f"setting '{name}' is missing")
         hint = get_type_hints(cls, include_extras=True)[name]
-        is_of_its_type = any(error["loc"][0] == name and not error["type"].endswith("_type") for error in errors)
+        is_of_its_type = any(
+            error["loc"][0] == name and not error["type"].endswith(NOT_OF_ITS_TYPE) for error in errors
+        )
         if is_of_its_type and allowed(hint):
             or_none = ", or none" if type(None) in get_args(hint) else ""
             return cls._refused(name, values[name], allowed(hint) + or_none)

@@ -143,8 +143,8 @@ def connect(
 
 
 def names_cluster(address: str | None) -> bool:
-    """Whether `connect(address)` starts no Ray of its own: one is named here or by the variable, or is connected."""
-    return ray.is_initialized() or address is not None or ADDRESS_VARIABLE in os.environ
+    """Whether a Ray is asked for, here or by the variable, or is connected in this process."""
+    return ray.is_initialized() or bool(address or os.environ.get(ADDRESS_VARIABLE))
 
 
 def _started_here() -> bool:

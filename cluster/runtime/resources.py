@@ -1,9 +1,11 @@
 """Nodes of the cluster, and the quota of this process when several processes of one job share the cluster."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray._private.utils import get_num_cpus
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 
@@ -26,6 +28,11 @@ def set_quota(quota: ResourceQuota) -> None:
 def current_quota() -> ResourceQuota | None:
     """The quota of this process; None: the whole cluster."""
     return _quota[0] if _quota else None
+
+
+def usable_cpus() -> int:
+    """CPUs of this machine that this process may use, by its affinity and by the quota of its container."""
+    return max(1, min(len(os.sched_getaffinity(0)), int(get_num_cpus())))
 
 
 def alive_nodes() -> list[dict[str, Any]]:

@@ -34,7 +34,7 @@ class ClassifierRun:
         worker = Worker(rank=context.get_world_rank(), num_workers=context.get_world_size(), wrap=prepare_model)
         self.trainer = recipe.trainer(worker, get_device())
         self.num_choices = self.trainer.model.num_categories
-        self.advice = f"{{}}: lower --lr (it is {self.trainer.config.lr})"
+        self.advice = f"{{}}: lower --lr (it is {self.trainer.peak_lr})"
         self.rows: list[dict[str, Any]] = []
 
     @property

@@ -122,7 +122,8 @@ class Options(PoolOptions):
     """In which numbers the network computes: bfloat16, float32, or auto: as the run began, or by the slowest kind of
     node of the cluster."""
     shard_size: Count = 8
-    """Clips per shard, generated as one batch."""
+    """Clips per shard, generated as one batch. A single shard on a machine without a GPU is generated without Ray,
+    unless --address or --num-actors is given."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

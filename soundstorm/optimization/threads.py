@@ -21,5 +21,9 @@ def on_threads(work: Callable[[Item], Result], items: Sequence[Item], threads: i
     """
     if threads == 1 or len(items) < 2:
         return [work(item) for item in items]
-    with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        return list(pool.map(work, items))
+    before = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(min(threads, len(items)), initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(work, items))
+    finally:
+        torch.set_num_threads(before)  # the pool's number would be that of threads that start later
