@@ -32,6 +32,7 @@ from cluster.storage.uris import without_login
 
 TIMEOUT_S = 60.0
 DIAL_TIMEOUT_S = 5.0
+ANSWER_S = 8  # for an attempt of Ray's health check, which makes two; with Ray's 30 s, a web server is told after 42
 CLUSTER_PORT = 6379  # Ray's default for HOST:PORT
 SCALE_UP_TIMEOUT_S = 1200.0  # a cloud node is launched, booted, and gets its image and its packages
 ADDRESS_VARIABLE = "RAY_ADDRESS"
@@ -233,8 +234,11 @@ def _require_healthy(given: _Given, timeout_s: float) -> None:
     """Run Ray's health check, in a process of its own because it cannot be interrupted."""
     where = [] if given.address == "auto" else ["--address", given.address]
     command = [sys.executable, "-m", "ray.scripts.scripts", "health-check", *where]
+    environment = {"RAY_py_gcs_connect_timeout_s": str(ANSWER_S), **os.environ}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout_s, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired:
         raise given.problem(
             f": no Ray cluster answered within {timeout_s:.0f} s; check the address and `ray status`"
