@@ -92,6 +92,8 @@ def offered() -> dict[tuple[str, str, str], float]:
     found = {}
     for name, labels, value in SAMPLE.findall(text):
         tags = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if "column" in tags and tags["stage"] != "train":  # of an earlier test
+            continue
         found[name, tags.get("column", tags["stage"]), tags["WorkerId"]] = float(value)
     return found
 

@@ -298,6 +298,7 @@ def test_the_keyboard_alone_makes_and_keeps_a_sound(visit: Callable[..., Visit])
         raise AssertionError(f"Tab does not come to {name}")
 
     tab_to("Class")
+    tab.wait_for_function("() => document.querySelectorAll('[role=option]').length > 1")  # it listens
     tab.keyboard.type("siren")
     tab.wait_for_function("() => document.querySelectorAll('[role=option]').length === 1")
     tab.keyboard.press("Enter")
