@@ -5,7 +5,6 @@ A finding is `lacks` if jobs cannot run, and `note` if something may cause troub
 to be sent to a cluster.
 """
 
-import os
 import shutil
 import tempfile
 import time
@@ -25,7 +24,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from cluster.runtime.connect import connect
-from cluster.runtime.resources import alive_nodes
+from cluster.runtime.resources import alive_nodes, usable_cpus
 from cluster.tables import stage_record as records
 from jobs.console.command import console, exit_process, run_command
 from jobs.console.compiled_libraries import misfits, versions
@@ -108,8 +107,7 @@ def run(options: Options) -> dict[str, Any]:
 def _processors() -> tuple[bool, str]:
     capability = torch.backends.cpu.get_cpu_capability()
     fast = uses_bf16(torch.device("cpu"), "auto")
-    cores = len(os.sched_getaffinity(0))
-    return True, f"{cores} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}"
+    return True, f"{usable_cpus()} cores, {capability}, bfloat16 {'in hardware' if fast else 'emulated'}"
 
 
 def _gpu() -> tuple[bool, str]:

@@ -1,12 +1,11 @@
 """Training of the token classifier.
 
-An example is a randomly augmented excerpt of a recording, possibly mixed with another one
-(`soundstorm.audio.augmentation`), which the codec encodes anew each time, because codes themselves cannot be augmented
-like sound. Some ranges of frames, and sometimes the upper levels, are masked. Optionally, a teacher, a network on
-spectrograms, classifies the same excerpt, and the classifier also learns from its output (distillation, Hinton et al.,
-arXiv 1503.02531; that both see the same input is essential, Beyer et al., arXiv 2106.05237).
+An example is a variation of a recording (`varied.py`), of whose codes some ranges of frames, and sometimes the upper
+levels, are masked. Optionally, a teacher, a network on spectrograms, classifies the same variation, and the classifier
+also learns from its output (distillation, Hinton et al., arXiv 1503.02531; that both see the same input is essential,
+Beyer et al., arXiv 2106.05237).
 
-Legend: B batch, N samples, Q levels, T codec frames, C categories.
+Legend: B batch, Q levels, T codec frames, C categories.
 """
 
 from collections.abc import Sequence
@@ -18,22 +17,19 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from soundstorm.audio.augmentation import Variation, blend, is_audible, vary
-from soundstorm.audio.files import SAMPLE_RATE, from_pcm16
-from soundstorm.classification.cnn import MAX_BATCH_S, AudioClassifier
-from soundstorm.classification.token_classifier import SHORTEST_S
+from soundstorm.audio.augmentation import Variation
+from soundstorm.classification.cnn import AudioClassifier
 from soundstorm.classification.token_network import TokenClassifier, TokenMode
 from soundstorm.classification.training.trainer import ClassifierTrainer, Examples
+from soundstorm.classification.training.varied import VariationConfig, VariedRecordings
 from soundstorm.codec.codec import Codec
-from soundstorm.data.equal_lengths import in_equal_batches
 from soundstorm.errors import SoundStormError
 from soundstorm.optimization.ema import EMA
-from soundstorm.optimization.precision import autocast
 from soundstorm.optimization.schedules import cosine_between, warm_up
 from soundstorm.optimization.weight_decay import parameter_groups
 from soundstorm.optimization.worker import ALONE, Worker
 from soundstorm.settings import Amount, Betas, Count, NotNegative, Positive, Seed, Settings, Share, ShareBelow1
-from soundstorm.training.batches import Batch, collate
+from soundstorm.training.batches import collate
 
 
 @dataclass(kw_only=True, frozen=True)
@@ -54,6 +50,9 @@ class TokenClassifierTrainingConfig(Settings):
     """Fraction of all steps in which the learning rate rises; then it falls along a cosine to 0."""
     window_s: Positive | None = 3.0
     """Length of an excerpt in seconds; a shorter recording is repeated. None: the whole recording."""
+    variations: Count = 10
+    """Number of variations of each recording; from one epoch to the next another is used, and after the last the first
+    again, with new masks."""
     speed_octaves: Amount = 0.3
     """Excerpts are played up to this much faster or slower."""
     gain_db: Amount = 10.0
@@ -95,6 +94,7 @@ TRAINING_PRESETS: dict[str, TokenClassifierTrainingConfig] = {
         weight_decay=0.0,
         warmup_share=0.0,
         window_s=None,
+        variations=1,
         speed_octaves=0.0,
         gain_db=0.0,
         equalizer_db=0.0,
@@ -152,10 +152,22 @@ class TokenClassifierTrainer(ClassifierTrainer):
                 f"a frozen classifier uses only the generator's embeddings: latent_dim is {model.readout.latent_dim}, "
                 "give 0"
             )
-        self.codec, self.mode, self.recordings, self.teacher = codec, mode, recordings, teacher
-        self.grad_clip, self.label_smoothing = config.grad_clip, config.label_smoothing
-        self.variation = Variation(
-            speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db
+        self.mode, self.grad_clip, self.label_smoothing = mode, config.grad_clip, config.label_smoothing
+        self.varied = VariedRecordings(
+            recordings,
+            labels,
+            model.num_categories,
+            codec,
+            teacher,
+            VariationConfig(
+                augmentation=Variation(
+                    speed_octaves=config.speed_octaves, gain_db=config.gain_db, equalizer_db=config.equalizer_db
+                ),
+                window_s=config.window_s,
+                mix_share=config.mix_share,
+                seed=config.seed,
+            ),
+            config.precision,
         )
         self.optimizer = self._optimizer()
         self.ema = EMA(model, config.ema_decay)
@@ -198,51 +210,24 @@ class TokenClassifierTrainer(ClassifierTrainer):
         return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
 
     def _examples(self, chosen: np.ndarray, rng: np.random.Generator) -> Examples:
-        waveforms, target_BC = self._augmented_batch(chosen, rng)
-        batch = self._encoded(waveforms, chosen, rng)
-        return Examples(inputs=(batch.codes_BQT, batch.valid_BT), target=target_BC, waveforms=waveforms)
+        epoch, used_again = self.step_count // self.steps_per_epoch, self.config.variations < self.config.epochs
+        varied = self.varied(chosen.tolist(), epoch % self.config.variations, keep=used_again)
+        batch = collate([self._masked(example.codes_QT, rng) for example in varied], self.labels[chosen].tolist())
+        batch = batch.to(self.model.device)
+        return Examples(
+            inputs=(batch.codes_BQT, batch.valid_BT),
+            target=torch.from_numpy(np.stack([example.target_C for example in varied])).to(self.model.device),
+            teacher_BC=self._stacked([example.teacher_C for example in varied if example.teacher_C is not None]),
+        )
+
+    def _stacked(self, rows: list[np.ndarray]) -> Tensor | None:
+        return torch.from_numpy(np.stack(rows)).to(self.model.device) if rows else None
 
     def _loss(self, logits_BC: Tensor, examples: Examples) -> Tensor:
         loss = super()._loss(logits_BC, examples)
-        if self.teacher is None:
+        if examples.teacher_BC is None:
             return loss
-        distillation = self._distillation_loss(logits_BC, self._teacher_logits(self.teacher, examples.waveforms))
-        return torch.lerp(loss, distillation, self.config.teacher_share)
-
-    def _augmented_batch(self, chosen: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], Tensor]:
-        """Augmented waveforms, float32 (N,), and the weight of each category in them (B, C)."""
-        ratio_B = np.where(rng.random(len(chosen)) < self.config.mix_share, rng.uniform(1e-3, 1, len(chosen)), 1.0)
-        excerpts = [self._excerpt(self.recordings[index], rng) for index in chosen.tolist()]
-        audible_B = np.array([is_audible(excerpt) for excerpt in excerpts])
-        ratio_B = np.where(audible_B & np.roll(audible_B, 1), ratio_B, 1.0)  # silence has no level to mix at
-        waveforms = [
-            own if ratio == 1 else blend(own, np.resize(other, len(own)), ratio)
-            for own, other, ratio in zip(excerpts, excerpts[-1:] + excerpts[:-1], ratio_B.tolist(), strict=True)
-        ]
-        target_BC = F.one_hot(torch.from_numpy(self.labels[chosen]), self.model.num_categories).float()
-        target_BC = torch.lerp(target_BC.roll(1, 0), target_BC, torch.from_numpy(ratio_B).float()[:, None])
-        return [np.clip(clip_N, -1, 1) for clip_N in waveforms], target_BC.to(self.model.device)
-
-    def _encoded(self, waveforms: Sequence[np.ndarray], chosen: np.ndarray, rng: np.random.Generator) -> Batch:
-        """The codes of the examples, partly masked."""
-        codes = self.codec.encode_clips(waveforms)  # not rounded to 16 bits, as in `predict`
-        return collate([self._masked(codes_QT, rng) for codes_QT in codes], self.labels[chosen].tolist()).to(
-            self.model.device
-        )
-
-    @torch.no_grad()
-    def _teacher_logits(self, teacher: AudioClassifier, waveforms: Sequence[np.ndarray]) -> Tensor:
-        """Logits of the teacher (B, C)."""
-        with autocast(self.model.device, self.config.precision):
-            scores = in_equal_batches(
-                waveforms,
-                [len(clip_N) for clip_N in waveforms],
-                MAX_BATCH_S * SAMPLE_RATE,
-                lambda clips: list(
-                    teacher(torch.from_numpy(np.stack(clips)).to(self.model.device)).float().cpu().numpy()
-                ),
-            )
-        return torch.from_numpy(np.stack(scores)).to(self.model.device)
+        return torch.lerp(loss, self._distillation_loss(logits_BC, examples.teacher_BC), self.config.teacher_share)
 
     def _distillation_loss(self, logits_BC: Tensor, teacher_BC: Tensor) -> Tensor:
         """Kullback-Leibler divergence (nats) from the teacher, times the squared temperature, which keeps its gradient
@@ -250,13 +235,6 @@ class TokenClassifierTrainer(ClassifierTrainer):
         temperature = self.config.teacher_temperature
         own_BC, other_BC = ((scores_BC / temperature).log_softmax(1) for scores_BC in (logits_BC, teacher_BC))
         return temperature**2 * F.kl_div(own_BC, other_BC, log_target=True, reduction="batchmean")
-
-    def _excerpt(self, samples_N: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """The augmented excerpt of an example, float32."""
-        recording_N, window_s = from_pcm16(samples_N), self.config.window_s
-        if window_s is None:  # a short one is repeated, as in `predict`
-            return np.tile(recording_N, -(-round(SHORTEST_S * SAMPLE_RATE) // len(recording_N)))
-        return vary(recording_N, round(window_s * SAMPLE_RATE), self.variation, rng)
 
     def _masked(self, codes_QT: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """A copy with some ranges of frames, and sometimes the upper levels, masked."""

@@ -31,8 +31,8 @@ class Examples:
     """Arguments of the network."""
     target: Tensor
     """Label of each example (B,), or weight of each category in it (B, C)."""
-    waveforms: Sequence[np.ndarray] = ()
-    """The same examples as sound, if the loss needs them."""
+    teacher_BC: Tensor | None = None
+    """Logits of a teacher for the same examples (B, C), if there is one."""
 
     @property
     def label(self) -> Tensor:

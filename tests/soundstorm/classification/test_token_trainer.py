@@ -138,16 +138,14 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(
     assert (published.batch_size, published.epochs, published.lr, published.weight_decay) == (32, 50, 5e-5, 0)
     run = trainer(codec, recordings, "fine-tuned", replace(published, batch_size=4, precision="fp32"))
     assert run.learning_rate() == 5e-5
-    heard, target_BC = run._augmented_batch(np.arange(4), np.random.default_rng(0))
+    heard, weights_BC = zip(*(run.varied.waveform(index, 0) for index in range(4)), strict=True)
     for clip_N, recording in zip(heard, recordings[:4], strict=True):
         assert len(clip_N) >= 24_000  # a short one is repeated, as when it is named
         np.testing.assert_array_equal(clip_N, np.resize(from_pcm16(recording), len(clip_N)))
-    assert target_BC.tolist() == [[1, 0], [0, 1], [1, 0], [0, 1]]
-    batch = run._encoded(heard, np.arange(4), np.random.default_rng(0))
-    assert batch.valid_BT.sum(1).tolist() == [-(-len(clip_N) // 320) for clip_N in heard]
-    for codes_QT, clip_N in zip(batch.codes_BQT, heard, strict=True):
+    assert np.array_equal(weights_BC, [[1, 0], [0, 1], [1, 0], [0, 1]])
+    for varied, clip_N in zip(run.varied(range(4), 0, keep=False), heard, strict=True):
         [expected_QT] = codec.encode_clips([clip_N])
-        np.testing.assert_array_equal(codes_QT[:, : expected_QT.shape[1]], expected_QT)
+        np.testing.assert_array_equal(varied.codes_QT, expected_QT)
     run.step()
     assert all(
         torch.equal(value, dict(run.model.named_parameters())[name])
@@ -155,15 +153,47 @@ def test_the_published_preset_has_no_variation_and_one_learning_rate(
     )
 
 
-def test_an_example_is_an_excerpt_of_the_size_asked_for_and_drawn_anew(
+def test_an_example_is_an_excerpt_of_the_size_asked_for_and_another_in_the_next_epoch(
     codec: Codec, recordings: list[np.ndarray]
 ) -> None:
     run = trainer(codec, recordings, config=replace(PLAIN, window_s=4 / 3))
-    rng = np.random.default_rng(0)
-    (first,), _ = run._augmented_batch(np.array([0]), rng)
-    (second,), _ = run._augmented_batch(np.array([0]), rng)
+    first, second = (run.varied.waveform(0, number)[0] for number in (0, 1))
     assert first.shape == second.shape == (32_000,) and not np.array_equal(first, second)
-    assert run._encoded([first, second], np.array([0, 0]), rng).codes_BQT.shape == (2, 8, 100)
+    assert [varied.codes_QT.shape for varied in run.varied([0, 0, 3], 1, keep=False)] == [(8, 100)] * 3
+
+
+def test_variations_are_used_again_after_the_last_and_made_no_more(
+    codec: Codec, recordings: list[np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither what is kept nor a resumption nor the memory for it changes what is trained."""
+    config = replace(SHORT, variations=2, batch_size=4, epochs=5)
+    encoded: list[int] = []
+    encode = codec.encode_clips
+    monkeypatch.setattr(codec, "encode_clips", lambda clips: (encoded.append(len(clips)), encode(clips))[1])
+    run = trainer(codec, recordings, config=config)
+    losses = [run.step()["loss"] for _ in range(run.total_steps)]
+    assert encoded == [4] * 4 and len(losses) == 10  # of five epochs the first two
+    monkeypatch.setattr("soundstorm.classification.training.varied.MAX_KEPT_BYTES", 0)
+    encoded.clear()
+    forgetful = trainer(codec, recordings, config=config)
+    assert [forgetful.step()["loss"] for _ in range(run.total_steps)] == losses
+    assert encoded == [4] * 10
+    assert all(torch.equal(value, weights(run)[name]) for name, value in weights(forgetful).items())
+
+
+def test_a_teachers_opinion_of_a_variation_does_not_depend_on_the_batch(
+    codec: Codec, recordings: list[np.ndarray]
+) -> None:
+    torch.manual_seed(0)
+    teacher = AudioClassifier(2, AudioClassifierConfig(mel_bands=16, widths=(4, 8), embedding=8)).eval()
+    run = trainer(codec, recordings, teacher=teacher)
+    together = run.varied(range(8), 0, keep=False)
+    for index, varied in enumerate(together):
+        [alone] = run.varied([index], 0, keep=False)
+        assert varied.teacher_C is not None and varied.teacher_C.shape == (2,)
+        np.testing.assert_array_equal(alone.teacher_C, varied.teacher_C)
+        np.testing.assert_array_equal(alone.codes_QT, varied.codes_QT)
+        np.testing.assert_array_equal(alone.target_C, varied.target_C)
 
 
 def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say(
@@ -180,21 +210,23 @@ def test_masks_are_stretches_of_all_levels_and_upper_levels_as_often_as_they_say
 
 
 def test_the_share_of_mixed_examples_and_of_each_in_them(codec: Codec, recordings: list[np.ndarray]) -> None:
-    run = trainer(codec, recordings, config=replace(SHORT, batch_size=1000, mix_share=0.3, window_s=0.0267))
-    _, target_BC = run._augmented_batch(np.arange(1000) % 8, np.random.default_rng(0))
-    own_B = target_BC[torch.arange(1000), torch.tensor([LABELS[index % 8] for index in range(1000)])]
-    mixed_B = own_B[own_B < 1]
-    assert 0.25 < len(mixed_B) / 1000 < 0.35 and 0.4 < float(mixed_B.mean()) < 0.6
-    assert torch.allclose(target_BC.sum(1), torch.ones(1000))
+    run = trainer(codec, recordings, config=replace(SHORT, mix_share=0.3, window_s=0.0267))
+    target_VC = np.stack([run.varied.waveform(index, number)[1] for index in range(8) for number in range(250)])
+    own_V = target_VC[np.arange(2000), np.repeat(LABELS, 250)]
+    mixed_V = own_V[own_V < 1]  # of seven other recordings four have the other label
+    assert 0.25 < len(mixed_V) / 2000 * 7 / 4 < 0.35 and 0.4 < float(mixed_V.mean()) < 0.6
+    np.testing.assert_allclose(target_VC.sum(1), 1, atol=1e-6)
 
 
 def test_silence_is_not_mixed_with_anything(codec: Codec, recordings: list[np.ndarray]) -> None:
     silent = [recordings[0], np.zeros(24_000, np.int16), *recordings[2:]]
     run = trainer(codec, silent, config=replace(SHORT, mix_share=1.0))
-    heard, target_BC = run._augmented_batch(np.arange(8), np.random.default_rng(0))
-    assert not heard[1].any() and np.abs(heard[2]).max() > 0.01  # the one after it would have it mixed in
-    assert [int((target_BC[row] == 1).sum()) for row in (1, 2)] == [1, 1]
-    assert not (target_BC[3:] == 1).any()
+    varied = [run.varied.waveform(1, number) for number in range(20)]
+    assert not any(clip_N.any() or weight_C[1] != 1 for clip_N, weight_C in varied)
+    others = [run.varied.waveform(0, number) for number in range(60)]
+    assert all(np.abs(clip_N).max() > 0.01 for clip_N, _ in others)
+    # of seven others three have the same label, three another and are mixed in, one is silent and is not
+    assert 0.25 < np.mean([weight_C[1] > 0 for _, weight_C in others]) < 0.65
 
 
 def test_a_teacher_is_agreed_with_where_its_opinion_counts_alone(codec: Codec, recordings: list[np.ndarray]) -> None:
