@@ -33,6 +33,7 @@ Seed = Annotated[int, Interval(ge=0, lt=2**63), Allowed("0 to 2**63 - 1")]
 Positive = Annotated[float, Gt(0)]
 Amount = Annotated[float, Ge(0), Allowed("0 or more")]
 Share = Annotated[float, Interval(ge=0, le=1)]
+ShareAbove0 = Annotated[float, Interval(gt=0, le=1)]
 ShareBelow1 = Annotated[float, Interval(ge=0, lt=1)]
 Betas = Annotated[tuple[ShareBelow1, ShareBelow1], Allowed("two numbers, each at least 0 and below 1")]
 

@@ -29,7 +29,7 @@ OPTIONS_WITH_RECIPE = (
 """Options that may be given with --recipe."""
 SAMPLER_OPTIONS = (
     "order", "temperature", "final_temperature", "upper_temperature", "choice_temperature", "top_p", "upper_top_p",
-    "typical_mass", "guidance", "upper_guidance", "timbre_spread", "candidates",
+    "typical_mass", "guidance", "upper_guidance", "timbre_spread", "candidates", "accept_probability",
 )  # fmt: skip
 
 
@@ -87,8 +87,8 @@ class Options(PoolOptions):
     iterations: tuple[int, ...] | None = None
     """Decoding iterations: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
-    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the ten options
-    below: the checkpoint's."""
+    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the eleven
+    options below: the checkpoint's."""
     temperature: float | None = None
     """Sampling temperature in the first iteration of a level."""
     final_temperature: float | None = None
@@ -111,7 +111,11 @@ class Options(PoolOptions):
     """How far a sample's timbre may lie from those of the training clips, 0 to 1, if the model is conditioned on
     timbre."""
     candidates: int | None = None
-    """Generate this many candidates of each sample and keep the one for whose class the classifier scores highest."""
+    """Generate up to this many candidates of each sample and keep the one for whose class the classifier scores
+    highest."""
+    accept_probability: float | None = None
+    """Keep a candidate to whose class the classifier gives at least this probability without generating more; 1:
+    generate all --candidates."""
     listener: str | None = None
     """Classifier that reranks the --candidates, from `train-classifier`, path or URI; default: the one in the package,
     for the classes of ESC-50."""

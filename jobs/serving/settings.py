@@ -10,9 +10,9 @@ from pydantic.dataclasses import dataclass
 from jobs.console.options import Allowed, Count, NotNegative, Rate
 from jobs.generation.options import DURATIONS, MAX_DURATION_S, MIN_DURATION_S, Options
 from jobs.serving.limits import Limits
-from soundstorm.settings import Settings
+from soundstorm.settings import Settings, ShareAbove0
 
-MODEL_OPTIONS = ("checkpoint", "codec", "listener", "config", "candidates")
+MODEL_OPTIONS = ("checkpoint", "codec", "listener", "config", "candidates", "accept_probability")
 """Options that `generate` has, too."""
 
 
@@ -33,8 +33,11 @@ class EndpointSettings(Settings):
     config: str | None = None
     """JSON or TOML file, path or URI, whose table "sampler" overrides the checkpoint's settings."""
     candidates: Count | None = None
-    """Number of candidates of each sound, of which the reranker keeps the best: 1 is fastest; default: the
+    """Maximum number of candidates of each sound, of which the reranker keeps one: 1 is fastest; default: the
     checkpoint's."""
+    accept_probability: ShareAbove0 | None = None
+    """Keep a candidate to whose class the reranker gives at least this probability without generating more; default:
+    the checkpoint's."""
     longest: Annotated[float, Ge(MIN_DURATION_S), Le(MAX_DURATION_S), DURATIONS] = Limits.longest_s
     """Maximum duration of a generated or edited sound in seconds."""
     upload_mb: Annotated[float, Ge(0.001), Le(10_000), Allowed("0.001 to 10000 megabytes")] = Limits.upload_bytes / 1e6

@@ -274,9 +274,8 @@ class Editor:
             seeds=seeds,
             num_samples=num_samples,
             heard_T=heard_T,
-            threads=self.threads,
         )
-        return Choice(reranker.best, self.threads)
+        return Choice(reranker.score, self.threads)
 
     def _decode(
         self, labels: Sequence[int], seeds: Sequence[int], codes_BQT: Tensor, num_samples: int, loop: bool

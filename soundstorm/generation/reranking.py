@@ -1,5 +1,4 @@
-"""Reranking: of several candidates of a sample, keep the one to which a classifier gives the highest probability of its
-class.
+"""Reranking: of several candidates of a sample, keep one to which a classifier gives a high probability of its class.
 
 The reranker is another classifier than the one that `evaluate` measures with.
 """
@@ -16,9 +15,9 @@ from soundstorm.audio.files import to_pcm16
 from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category, listed, normalized
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.candidates import Candidate
 from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.generation.windows import Window
-from soundstorm.optimization.threads import on_threads
 
 PACKAGED_RERANKER = "listener.safetensors"
 """File of the reranker in the package; it knows the classes of ESC-50."""
@@ -53,40 +52,24 @@ def require_known_classes(reranker: Classifier, categories: Sequence[str], where
         )
 
 
-def best_indices(
-    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier, threads: int = 1
-) -> list[int]:
-    """For each sample the index of the candidate to which `reranker` gives the highest probability of its class; ties
-    go to the first.
+def class_probabilities(
+    waveforms: Sequence[np.ndarray], categories: Sequence[str], reranker: Classifier
+) -> list[float]:
+    """The probability that `reranker` gives the class of each waveform (N,), at 24 kHz in [-1, 1].
 
-    Args:
-        candidates: one or more lists with a waveform (N,) of every sample, at 24 kHz in [-1, 1].
-        categories: class of each sample.
-        reranker: a classifier that knows all of these classes.
-        threads: as in `soundstorm.optimization.threads.on_threads`.
+    Raises:
+        SoundStormError: it does not know a class.
     """
-    if len(candidates) == 1:
-        return [0] * len(categories)
-    column_B = [
+    columns = [
         find_category(category, reranker.categories, "a sample's class", "the classifier") for category in categories
     ]
-
-    def probabilities(waves: Sequence[np.ndarray]) -> NDArray[np.float32]:
-        return reranker.predict([to_pcm16(wave) for wave in waves])[range(len(waves)), column_B]
-
-    return [int(best) for best in np.stack(on_threads(probabilities, candidates, threads)).argmax(0)]
-
-
-def best_candidates(
-    candidates: Sequence[Sequence[np.ndarray]], categories: Sequence[str], reranker: Classifier
-) -> list[np.ndarray]:
-    """The waveform of each sample chosen by `best_indices`."""
-    return [candidates[best][sample] for sample, best in enumerate(best_indices(candidates, categories, reranker))]
+    probability_BC = reranker.predict([to_pcm16(waveform_N) for waveform_N in waveforms])
+    return [float(row_C[column]) for row_C, column in zip(probability_BC, columns, strict=True)]
 
 
 @dataclass(kw_only=True, frozen=True)
 class WindowReranker:
-    """Chooses among the candidates of each window of some samples."""
+    """Scores the candidates of each window of some samples."""
 
     reranker: Classifier
     codec: Codec
@@ -99,23 +82,26 @@ class WindowReranker:
     heard_T: Tensor
     """True at the frames by which candidates are chosen, from the first to the last in a window; at least
     MIN_HEARD_S of a window are heard."""
-    threads: int = 1
 
-    def best(self, candidates: Sequence[Sequence[Tensor]], number: int, window: Window) -> list[int]:
-        """The index of the best candidate of each sample, given the candidates (codes (Q, T) of each sample) of window
-        number `number`."""
+    def score(
+        self, candidates: Sequence[Candidate], codes: Sequence[Tensor], *, number: int, window: Window
+    ) -> list[float]:
+        """The probability of its class that the reranker gives each candidate of window number `number`, given its
+        codes (Q, T)."""
         length = self.num_samples - window.first * self.codec.hop
         if length <= 0:  # the window holds padding only
-            return [0] * len(self.seeds)
+            return [1.0] * len(candidates)
         heard = self.heard_T[window.first : window.end].nonzero()[:, 0]
         missing = max(0, round(MIN_HEARD_S * self.codec.frame_rate) - int(heard[-1] - heard[0] + 1))
         first = max(0, int(heard[0]) - missing // 2) * self.codec.hop
         end = min(length, (int(heard[-1]) + 1 + missing // 2) * self.codec.hop)
-
-        def decode(candidate: int) -> list[np.ndarray]:
-            seeds = [candidate_seed(window_seed(seed, number), candidate) for seed in self.seeds]
-            waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in candidates[candidate]], seeds)
-            return [waveform_N[first:end] for waveform_N in waveforms]
-
-        sounds = on_threads(decode, range(len(candidates)), self.threads)
-        return best_indices(sounds, self.categories, self.reranker, self.threads)
+        seeds = [
+            candidate_seed(window_seed(self.seeds[candidate.sample], number), candidate.number)
+            for candidate in candidates
+        ]
+        waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes], seeds)
+        return class_probabilities(
+            [waveform_N[first:end] for waveform_N in waveforms],
+            [self.categories[candidate.sample] for candidate in candidates],
+            self.reranker,
+        )

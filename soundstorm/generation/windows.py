@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.candidates import Candidate, Selection, select
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
 from soundstorm.model.place_network import PlaceNetwork
-from soundstorm.optimization.threads import on_threads
 
 WINDOW_S, OVERLAP_S = 5.0, 2.5
 """Length of a window, and of its overlap with the window before, in seconds."""
@@ -64,11 +64,11 @@ class Window:
 class Choice:
     """How one of several candidates of a window is chosen."""
 
-    best: Callable[[list[list[Tensor]], int, Window], list[int]]
-    """The candidate that is kept of each sample, given the candidates (codes (Q, T) of each sample) of a window, the
-    number of the window, and the window."""
+    score: Callable[..., Sequence[float]]
+    """Called with candidates, their codes (Q, T), and as `number` and `window` the window and its number: the score of
+    each candidate, at most 1."""
     threads: int = 1
-    """Candidates that are generated in parallel, as in `soundstorm.optimization.threads.on_threads`."""
+    """Batches of candidates that are generated in parallel, as in `soundstorm.optimization.threads.on_threads`."""
 
 
 def plan_windows(unknown_T: Tensor, size: WindowSize) -> list[Window]:
@@ -101,6 +101,37 @@ def _limit_iterations(settings: SamplerSettings, num_frames: int) -> SamplerSett
     return replace(settings, iterations=max(1, min(settings.iterations, num_frames)))
 
 
+@dataclass(frozen=True, kw_only=True)
+class _WindowTask:
+    """A window of some samples, of which candidates are generated."""
+
+    model: GeneratorNetwork
+    label_B: Tensor
+    settings: SamplerSettings
+    seeds: Sequence[int]
+    """Seed of the window of each sample."""
+    known: Known
+    """Codes of the window that are given."""
+    bf16: bool
+
+    def generate(self, batch: Sequence[Candidate]) -> list[Tensor]:
+        """The codes (Q, T) of candidates."""
+        rows, known = [candidate.sample for candidate in batch], self.known
+        return generate_codes(
+            self.model,
+            self.label_B[rows],
+            [known.codes_BQT.shape[2]] * len(rows),
+            self.settings,
+            [candidate_seed(self.seeds[candidate.sample], candidate.number) for candidate in batch],
+            known=Known(
+                known.codes_BQT[rows],
+                known.mask_BQT[rows],
+                None if known.timbre_BS is None else known.timbre_BS[rows],
+            ),
+            bf16=self.bf16,
+        )
+
+
 def generate_in_windows(
     model: GeneratorNetwork,
     label_B: Tensor,
@@ -123,7 +154,7 @@ def generate_in_windows(
         known: codes and timbre that are given. Without a timbre, the first window samples it for the class or, if it
             has known codes, is generated without one; the later windows are conditioned on the timbre of the first.
         windows: from `plan_windows`, the same for all samples.
-        choice: which of `settings.candidates` candidates of a window is kept; None: one candidate is generated.
+        choice: which of at most `settings.candidates` candidates of a window is kept; None: one is generated.
         bf16: compute linear layers in bfloat16.
     """
     codes_BQT, is_known_BQT, timbre_BS = known.codes_BQT.clone(), known.mask_BQT.clone(), known.timbre_BS
@@ -131,23 +162,23 @@ def generate_in_windows(
     for number, window in enumerate(windows):
         in_window, kept = slice(window.first, window.end), slice(window.first, window.until)
         num_unknown = int((~is_known_BQT[:, :, in_window]).any(1).sum(1).max())
-        of_window = partial(
-            generate_codes,
-            model,
-            label_B,
-            [window.end - window.first] * len(seeds),
-            settings if number == 0 and timbre_BS is None else _limit_iterations(settings, num_unknown),
+        task = _WindowTask(
+            model=model,
+            label_B=label_B,
+            settings=settings if number == 0 and timbre_BS is None else _limit_iterations(settings, num_unknown),
+            seeds=[window_seed(seed, number) for seed in seeds],
             known=Known(codes_BQT[:, :, in_window], is_known_BQT[:, :, in_window], timbre_BS),
             bf16=bf16,
         )
-        seeds_CB = [
-            [candidate_seed(window_seed(seed, number), candidate) for seed in seeds]
-            for candidate in range(1 if choice is None else settings.candidates)
-        ]
-        candidates = on_threads(of_window, seeds_CB, 1 if choice is None else choice.threads)
-        best = first_choice if choice is None else choice.best(candidates, number, window)
+        if choice is None:
+            new, best = task.generate([Candidate(sample, 0) for sample in range(len(seeds))]), first_choice
+        else:
+            selection = Selection(settings.candidates, settings.accept_probability, choice.threads)
+            new, best = select(
+                len(seeds), selection, task.generate, partial(choice.score, number=number, window=window)
+            )
         first_choice = best if number == 0 else first_choice
-        new_BQT = torch.stack([candidates[candidate][sample] for sample, candidate in enumerate(best)])
+        new_BQT = torch.stack(new)
         codes_BQT[:, :, kept] = new_BQT[:, :, : window.until - window.first]
         is_known_BQT[:, :, kept] = True
         if timbre_BS is None and len(windows) > 1 and isinstance(model, PlaceNetwork):

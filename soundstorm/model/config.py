@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Interval, Len, MultipleOf
 from pydantic.dataclasses import dataclass
 
-from soundstorm.settings import Allowed, Amount, Betas, Count, Positive, Seed, Settings, Share, ShareBelow1
+from soundstorm.settings import Allowed, Amount, Betas, Count, Positive, Seed, Settings, Share, ShareAbove0, ShareBelow1
 
 PRESET_FRAME_RATE = 75
 """Frame rate, in Hz, that the numbers of frames in the presets assume."""
@@ -21,7 +21,6 @@ Levels = Annotated[int, Interval(ge=1, le=64)]
 Depth = Annotated[int, Interval(ge=1, le=256)]
 Frames = Annotated[int, Interval(ge=1, le=100_000)]
 Weight = Annotated[float, Interval(ge=0, le=1e9), Allowed("0 to 1e9")]
-ShareAbove0 = Annotated[float, Interval(gt=0, le=1)]
 Passes = Annotated[int, Interval(ge=1, le=10_000)]
 
 
@@ -204,8 +203,11 @@ class SamplerSettings(Settings):
     """How far the timbre of a sample may lie from those of the training clips, if the network has timbres: 0: sampled
     from theirs; 1: from a normal distribution of the class."""
     candidates: Annotated[int, Interval(ge=1, le=1_000)] = 1
-    """Number of candidates per sample, of which reranking keeps one, see `soundstorm.generation.reranking`. Decoding
-    itself makes one candidate per call."""
+    """Maximum number of candidates per sample, of which reranking keeps one, see `soundstorm.generation.reranking`.
+    Decoding itself makes one candidate per call."""
+    accept_probability: ShareAbove0 = 1.0
+    """A candidate to whose class the reranker gives at least this probability is kept, without generating more; if none
+    is, the one with the highest probability. 1: all are generated."""
 
     def iterations_per_level(self, num_levels: int) -> tuple[int, ...]:
         """Iterations of each of `num_levels` levels; raises SoundStormError if `iterations` lists another number of

@@ -21,8 +21,9 @@ from soundstorm.evaluation.distances import within_class_distance
 from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
+from soundstorm.generation.candidates import Candidate, Selection, select
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.reranking import PACKAGED_RERANKER, best_candidates
+from soundstorm.generation.reranking import PACKAGED_RERANKER, class_probabilities
 from soundstorm.generation.seeds import candidate_seed
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
@@ -93,15 +94,28 @@ def generate(
         batch = work[first : first + BATCH]
         seeds = [sample_seed(seed, label, index) for label, index in batch]
         labels_B = torch.tensor([label if with_class else model.no_class for label, _ in batch])
-        bf16 = uses_bf16(torch.device("cpu"), "auto")
-        draws = []
-        for draw in range(settings.candidates):
-            candidate_seeds = [candidate_seed(seed, draw) for seed in seeds]
-            codes = generate_codes(
-                model, labels_B, [max(num_frames, model_frames)] * len(batch), settings, candidate_seeds, bf16=bf16
+        names = [categories[label] for label, _ in batch]
+
+        def generate(candidates: Sequence[Candidate], seeds=seeds, labels_B=labels_B) -> list[torch.Tensor]:
+            return generate_codes(
+                model,
+                labels_B[[candidate.sample for candidate in candidates]],
+                [max(num_frames, model_frames)] * len(candidates),
+                settings,
+                [candidate_seed(seeds[candidate.sample], candidate.number) for candidate in candidates],
+                bf16=uses_bf16(torch.device("cpu"), "auto"),
             )
-            draws.append(codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes]))
-        pcms += [to_pcm16(wave) for wave in best_candidates(draws, [categories[label] for label, _ in batch], listener)]
+
+        def decoded(codes: Sequence[torch.Tensor]) -> list[np.ndarray]:
+            return codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes])
+
+        def score(candidates: Sequence[Candidate], codes: Sequence[torch.Tensor], names=names) -> list[float]:
+            classes = [names[candidate.sample] for candidate in candidates]
+            return class_probabilities(decoded(codes), classes, listener)
+
+        selection = Selection(settings.candidates, settings.accept_probability)
+        chosen, _ = select(len(batch), selection, generate, score)
+        pcms += [to_pcm16(waveform_N) for waveform_N in decoded(chosen)]
     return pcms, [categories[label] for label, _ in work], time.monotonic() - began
 
 

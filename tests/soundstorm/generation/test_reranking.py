@@ -11,10 +11,11 @@ from soundstorm.audio.synthesis import synthesize
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.files import load_codec
 from soundstorm.errors import SoundStormError
+from soundstorm.generation.candidates import Candidate
 from soundstorm.generation.reranking import (
     PACKAGED_RERANKER,
     WindowReranker,
-    best_candidates,
+    class_probabilities,
     require_known_classes,
 )
 from soundstorm.generation.seeds import candidate_seed
@@ -24,22 +25,12 @@ from soundstorm.serialization.bundled import bundled_file
 LISTENER = load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes())
 
 
-def test_of_two_draws_the_one_that_sounds_like_its_class_is_kept() -> None:
-    rng = np.random.default_rng(0)
-    rain, silence = 0.1 * rng.standard_normal(48_000), np.zeros(48_000)
-    for draws in ([[rain, rain], [silence, silence]], [[silence, rain], [rain, silence]]):
-        kept = best_candidates(draws, ["rain", "rain"], LISTENER)
-        assert [wave is rain for wave in kept] == [True, True]
-
-
-def test_a_single_draw_is_kept_whatever_it_is_and_of_equals_the_first() -> None:
-    first, second = np.zeros(24_000), np.zeros(24_000)
-    assert best_candidates([[first]], ["no such class"], LISTENER)[0] is first
-    assert (
-        best_candidates([[first], [second]], ["dog"], LISTENER)[0]
-        is best_candidates([[first], [second]], ["Dog"], LISTENER)[0]
-        is first
-    )
+def test_a_sound_of_its_class_is_more_probable_than_silence_and_names_are_read_as_elsewhere() -> None:
+    rain, silence = 0.1 * np.random.default_rng(0).standard_normal(48_000), np.zeros(48_000)
+    as_rain, nothing, as_dog = class_probabilities([rain, silence, rain], ["Rain", "rain", "dog"], LISTENER)
+    assert nothing < as_rain < 1 and as_dog < 0.1 < as_rain
+    with pytest.raises(SoundStormError, match="no such class"):
+        class_probabilities([rain], ["no such class"], LISTENER)
 
 
 def test_each_draw_has_a_seed_of_its_own_and_the_first_that_of_the_sample() -> None:
@@ -85,8 +76,8 @@ def test_candidates_of_a_window_are_compared_by_the_frames_that_are_new() -> Non
             num_samples=5 * codec.sample_rate,
             heard_T=heard_T,
         )
-        assert chooser.best([[inside], [around]], 0, window) == [best]
-        assert chooser.best([[around], [inside]], 0, window) == [1 - best]
+        batch = [Candidate(0, 0), Candidate(0, 1)]
+        assert np.argmax(chooser.score(batch, [inside, around], number=0, window=window)) == best
 
 
 @pytest.mark.parametrize("frame", [0, 40, 93])
@@ -109,5 +100,5 @@ def test_of_a_single_new_frame_a_second_is_heard(frame: int) -> None:
         seeds=[1],
         num_samples=94 * codec.hop,
         heard_T=torch.arange(94) == frame,
-    ).best([[codes_QT], [codes_QT]], 0, Window(0, 94, 94))
+    ).score([Candidate(0, 0), Candidate(0, 1)], [codes_QT, codes_QT], number=0, window=Window(0, 94, 94))
     assert len(lengths) == 2 and all(codec.sample_rate * 0.45 < length < codec.sample_rate * 1.1 for length in lengths)

@@ -1,6 +1,7 @@
 """Windows: which frames are drawn in which, what each of them is told, and that seeds alone decide."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import windows
+from soundstorm.generation.candidates import Candidate
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import window_seed
 from soundstorm.generation.windows import Choice, Window, WindowSize, generate_in_windows, plan_windows
@@ -115,16 +117,17 @@ def test_a_window_goes_on_from_the_frames_of_the_one_before(model: PlaceNetwork)
 
 
 def test_a_timbre_that_is_given_is_told_to_every_window(model: PlaceNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Tensor | None] = []
+    told: list[Tensor] = []
 
     def watch(*arguments: object, known: Known, **others: object) -> list[Tensor]:
+        assert known.timbre_BS is not None
         told.append(known.timbre_BS)
         return generate_codes(*arguments, known=known, **others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(windows, "generate_codes", watch)
     timbre_BS = torch.randn(1, 4)
     drawn(model, 44, [7], timbre_BS)
-    assert len(told) == 3 and all(each is timbre_BS for each in told)
+    assert len(told) == 3 and all(torch.equal(each, timbre_BS) for each in told)
 
 
 def test_takes_follow_from_their_seeds_and_not_from_each_other(model: PlaceNetwork) -> None:
@@ -133,31 +136,39 @@ def test_takes_follow_from_their_seeds_and_not_from_each_other(model: PlaceNetwo
     assert torch.equal(together[1], drawn(model, 50, [2])[0])
 
 
-def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model: PlaceNetwork) -> None:
-    nothing = torch.zeros(2, 3, 44, dtype=torch.int64)
-    seen: list[list[list[Tensor]]] = []
+@pytest.mark.parametrize("accept", [0.5, 1.0])
+def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model: PlaceNetwork, accept: float) -> None:
+    """Also if some samples need more than others, which then share their batches."""
+    nothing = torch.zeros(3, 3, 44, dtype=torch.int64)
+    scored: list[dict[tuple[int, int, int], Tensor]] = []
 
-    def choose(draws: list[list[Tensor]], number: int, window: Window) -> list[int]:
-        seen.append(draws)
-        return [number % 3, 2]
+    def score(batch: Sequence[Candidate], codes: Sequence[Tensor], *, number: int, window: Window) -> list[float]:
+        for candidate, codes_QT in zip(batch, codes, strict=True):
+            assert (number, candidate.sample, candidate.number) not in scored[-1]
+            scored[-1][number, candidate.sample, candidate.number] = codes_QT
+        return [(0.3, 0.6, 0.4, 0.2)[(candidate.sample + candidate.number + number) % 4] for candidate in batch]
 
-    codes_BQT = [
-        generate_in_windows(
+    def generated(threads: int) -> tuple[Tensor, list[int]]:
+        scored.append({})
+        return generate_in_windows(
             model,
-            torch.zeros(2, dtype=torch.int64),
-            replace(SETTINGS, candidates=3),
-            [5, 6],
+            torch.zeros(3, dtype=torch.int64),
+            replace(SETTINGS, candidates=3, accept_probability=accept),
+            [5, 6, 7],
             known=Known(nothing, torch.zeros_like(nothing, dtype=torch.bool)),
             windows=plan_windows(torch.ones(44, dtype=torch.bool), SIZE),
-            choice=Choice(choose, threads),
-        )[0]
-        for threads in (1, 2)
-    ]
-    assert torch.equal(*codes_BQT)
-    one_by_one, side_by_side = seen[: len(seen) // 2], seen[len(seen) // 2 :]
-    for first, second in zip(one_by_one, side_by_side, strict=True):
-        for draw, other in zip(first, second, strict=True):
-            assert all(torch.equal(*each) for each in zip(draw, other, strict=True))
+            choice=Choice(score, threads),
+        )
+
+    (codes_BQT, kept), (others_BQT, others) = generated(1), generated(2)
+    assert torch.equal(codes_BQT, others_BQT)
+    assert kept == others == [1, 0, 0]
+    one_by_one, side_by_side = scored
+    both = one_by_one.keys() & side_by_side.keys()
+    assert len(both) == 27 if accept == 1 else 9 < len(both) < 27
+    assert all(torch.equal(one_by_one[key], side_by_side[key]) for key in both)
+    for sample, number in enumerate(kept):
+        assert torch.equal(codes_BQT[sample, :, :20], one_by_one[0, sample, number])
 
 
 def test_threads_give_the_results_in_the_order_of_what_was_asked_and_each_has_one_core() -> None:

@@ -1,0 +1,96 @@
+"""Several candidates of each sample, of which one is kept.
+
+The candidates of a sample are generated one after another until one is accepted; if none is, the best is kept. Which
+one that is does not depend on the other samples: a batch always has as many rows as there are samples, because in
+bfloat16 the codes depend on the size of the batch.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import torch
+from torch import Tensor
+
+from soundstorm.optimization.threads import on_threads
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Candidate number `number` of sample number `sample`."""
+
+    sample: int
+    number: int
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How many candidates a sample has, and which is kept."""
+
+    candidates: int
+    """Maximum number of candidates of a sample."""
+    accept: float
+    """The first candidate with at least this score is kept; if there is none, the one with the highest score."""
+    threads: int = 1
+    """Batches that are generated in parallel, as in `soundstorm.optimization.threads.on_threads`."""
+
+
+class _Sample:
+    """A sample whose candidates are generated in the order of their numbers."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._selection = selection
+        self.generated = 0
+        self.kept, self.codes_QT = 0, torch.empty(0)
+        self._score = -math.inf
+
+    @property
+    def is_done(self) -> bool:
+        return self._is_accepted or self.generated == self._selection.candidates
+
+    @property
+    def _is_accepted(self) -> bool:
+        return self._score >= self._selection.accept
+
+    def add(self, number: int, codes_QT: Tensor, score: float) -> None:
+        """Candidate number `number`; one that was generated beside an accepted one before it counts for nothing."""
+        self.generated = number + 1
+        if score > self._score and not self._is_accepted:
+            self.kept, self.codes_QT, self._score = number, codes_QT, score
+
+
+def select(
+    num_samples: int,
+    selection: Selection,
+    generate: Callable[[Sequence[Candidate]], Sequence[Tensor]],
+    score: Callable[[Sequence[Candidate], Sequence[Tensor]], Sequence[float]],
+) -> tuple[list[Tensor], list[int]]:
+    """Generate candidates until one of each sample is chosen; returns the codes (Q, T) of each, and their numbers.
+
+    Args:
+        num_samples: number of samples, and so of rows of a batch.
+        selection: how many candidates a sample has, and which is kept.
+        generate: maps the candidates of a batch to their codes (Q, T).
+        score: score of candidates, given their codes; at most 1.
+    """
+    samples = [_Sample(selection) for _ in range(num_samples)]
+
+    def work(batch: list[Candidate]) -> list[tuple[Candidate, Tensor, float]]:
+        codes = list(generate(batch + batch[:1] * (num_samples - len(batch))))[: len(batch)]
+        return list(zip(batch, codes, score(batch, codes), strict=True))
+
+    while any(not sample.is_done for sample in samples):
+        next_ones = list(islice(_open_candidates(samples, selection), num_samples * selection.threads))
+        batches = [next_ones[first : first + num_samples] for first in range(0, len(next_ones), num_samples)]
+        for candidate, codes_QT, value in chain.from_iterable(on_threads(work, batches, selection.threads)):
+            samples[candidate.sample].add(candidate.number, codes_QT, value)
+    return [sample.codes_QT for sample in samples], [sample.kept for sample in samples]
+
+
+def _open_candidates(samples: Sequence[_Sample], selection: Selection) -> Iterator[Candidate]:
+    """The next candidate of each sample that is not done, then the one after it, and so on."""
+    for ahead in range(selection.candidates):
+        for index, sample in enumerate(samples):
+            if not sample.is_done and sample.generated + ahead < selection.candidates:
+                yield Candidate(index, sample.generated + ahead)
