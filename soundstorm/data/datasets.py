@@ -213,16 +213,23 @@ def index_dataset(
     data_folder = DatasetFolder(
         filesystem=filesystem, root=root.rstrip("/"), uri=uri_prefix.rstrip("/"), names_below=names_below
     )
+    return _to_index(name, _contents(name, data_folder), strict_folds)
+
+
+def _contents(name: str, data_folder: DatasetFolder) -> Contents:
+    """What the dataset has; of several clips with the same clip_id or the same file, the first is usable."""
     layout = DATASETS[name].layout
     if layout is not None:
         contents = layout.contents(data_folder)
-    elif filesystem.get_file_info(data_folder.root or "/").type == FileType.File:
+    elif data_folder.filesystem.get_file_info(data_folder.root or "/").type == FileType.File:
         parent, _, csv_name = data_folder.root.rpartition("/")
         folder = replace(data_folder, root=parent, uri=data_folder.uri.rpartition("/")[0])
         contents = table_contents(folder, csv_name)
     else:
         contents = folder_contents(data_folder)
-    return _to_index(name, contents, strict_folds)
+    entries = without_duplicates(contents.entries)
+    entries.listing.free_lookups()
+    return replace(contents, entries=entries)
 
 
 def source_of(clip_id: str, dataset: str) -> str:
@@ -240,9 +247,8 @@ def source_of(clip_id: str, dataset: str) -> str:
 
 
 def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
-    """Divide the entries into clips and rejected rows; of several clips with the same clip_id or the same file, the
-    first is kept."""
-    data_folder, entries = contents.data_folder, without_duplicates(contents.entries)
+    """Divide the entries into clips and rejected rows."""
+    data_folder, entries = contents.data_folder, contents.entries
     listing, usable = entries.listing, entries.usable
     if not usable.num_rows:
         raise SoundStormError(f"{data_folder.uri} has no clip that can be used{_why_none(name, entries.rejected)}")
@@ -252,6 +258,7 @@ def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
     paths_left_out = listing.paths.take(usable["file"].filter(is_left_out).combine_chunks()).to_pylist()
     spellings = spelling_notes(contents.categories) if DATASETS[name].layout is None else []
     existing = entries.rejected["path"].filter(entries.rejected["file"].is_valid())
+    ignored = ignored_files(contents, entries, paths_left_out)  # before the clips: both take memory
     return Index(
         clips=clip_table(
             replace(entries, usable=usable.filter(pc.invert(is_left_out)) if left_out else usable),
@@ -263,7 +270,7 @@ def _to_index(name: str, contents: Contents, strict_folds: bool) -> Index:
         num_folds=contents.num_folds,
         categories=contents.categories,
         num_files=len(listing),
-        ignored=ignored_files(contents, entries, paths_left_out),
+        ignored=ignored,
         rejected_files=frozenset(f"{data_folder.uri}/{path}" for path in iter_texts(existing)),
         split_sources=split,
         notes=(*contents.notes, *spellings, *notes),

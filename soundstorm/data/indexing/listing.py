@@ -104,6 +104,11 @@ class Listing:
         rows = self._recordings_by_stem.rows(composed(posixpath.splitext(path)[0] if is_audio(path) else path))
         return str(self.paths[rows[0]].as_py()) if len(rows) == 1 else None
 
+    def free_lookups(self) -> None:
+        """Free what `find` and others have built to look paths up; they build it again when it is needed."""
+        for name in ("_by_path", "_by_form", "_by_case", "_recordings_by_stem"):
+            self.__dict__.pop(name, None)
+
     def name_of(self, stored: str) -> str:
         """Name of a file in Unicode form NFC, the same on every system. If several files differ only in their Unicode
         form, one gets the NFC name and the others keep their stored names."""
