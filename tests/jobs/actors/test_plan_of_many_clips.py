@@ -18,7 +18,7 @@ from jobs.inputs.datasets import open_dataset
 from soundstorm.schemas import CLIPS
 from tests.support.many_clips import CLASSES, MISSING_EVERY, end, make_recordings, make_tokens, plan
 
-FEW, MANY = 5_000, 20_000
+FEW, MANY = 2_000, 8_000
 MAX_BYTES = 800
 """For each further clip: the peaks of Python's and of Arrow's memory together, although they are not simultaneous. As
 Python objects the clips would need several thousand; what resident memory grows by is measured by bench_plan.py."""
