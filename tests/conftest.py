@@ -245,17 +245,10 @@ def quick_workers() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_session(s3: S3Server) -> Iterator[None]:
-    """The one Ray of all tests: local, 4 logical CPUs; its workers know the S3 server.
-
-    Trainings have no actor that frees the resources of a controller that was killed: it costs a second of a core.
-    """
-    from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2.api import data_parallel_trainer
-
+    """The one Ray of all tests: local, 4 logical CPUs; its workers know the S3 server."""
     from cluster.runtime.connect import connect
 
-    with pytest.MonkeyPatch.context() as patch, connect("local", num_cpus=4):
-        patch.setattr(data_parallel_trainer, "PlacementGroupCleanerCallback", ControllerCallback)
+    with connect("local", num_cpus=4):
         yield
 
 
