@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 
-from cluster import storage
+from cluster import storage, tables
 from jobs import evaluate, generate, tokenize
 from jobs.inputs.datasets import open_dataset
 from soundstorm.audio.synthesis import CLASSES, synthesize
@@ -228,6 +228,28 @@ def generated(checkpoint: str, tmp_path_factory: pytest.TempPathFactory, ray_ses
 
 
 # ---- comparison
+
+
+@pytest.fixture(scope="session")
+def two_classes(synthetic_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes of the synthetic dataset, in its layout: ten clips in five folds."""
+    folder = tmp_path_factory.mktemp("two-classes")
+    (folder / "audio").symlink_to(synthetic_dataset / "audio")
+    (folder / "meta").mkdir()
+    heading, *rows = (synthetic_dataset / "meta" / "esc50.csv").read_text().splitlines()
+    chosen = [row for row in rows if row.split(",")[3] in CLASSES[:2]]
+    (folder / "meta" / "esc50.csv").write_text("\n".join([heading, *chosen]) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def generated_of_two(generated: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The generated clips of these classes, as a manifest."""
+    samples, metadata = tables.read_table(storage.join(generated, "samples.parquet"))
+    folder = str(tmp_path_factory.mktemp("samples-of-two"))
+    chosen = samples.filter([category in CLASSES[:2] for category in samples["category"].to_pylist()])
+    tables.write_table(storage.join(folder, "samples.parquet"), chosen, metadata)
+    return folder
 
 
 def evaluate_options(real: str, generated: str, output: str, **changes: Any) -> evaluate.Options:

@@ -38,7 +38,8 @@ from tests.support.fork_client import SERVER, read_at_start  # noqa: E402
 IMPORTED = (
     *("torch", "scipy.ndimage", "scipy.signal", "pandas", "pyarrow.compute", "pyarrow.fs", "pyarrow.parquet", "boto3"),
     *("attr", "fsspec", "google.protobuf.message", "jsonschema", "pydantic", "requests", "rich", "tyro", "yaml"),
-    *("soundstorm.classification.cnn", "soundstorm.evaluation.acoustic", "soundstorm.generation.edits"),
+    *("click", "filelock", "msgpack", "rich.progress"),
+    *("soundstorm.classification.cnn", "soundstorm.evaluation.features", "soundstorm.generation.edits"),
     *("soundstorm.model.checkpoints", "soundstorm.training.step"),
 )
 """What takes a worker longest to import, but for Ray, whose library reads variables that each worker has of its own."""
@@ -48,7 +49,7 @@ ANSWER_S = 10.0
 OFF = "SOUNDSTORM_TESTS_NO_FORKS"
 """Variable that, if set, leaves Ray's way of starting workers as it is."""
 _WORKER_PATH = 8
-"""Position of the argument `worker_path` of Ray's `start_raylet`."""
+"""Position of the argument `worker_path` of Ray's `start_raylet`; `setup_worker_path` comes after it."""
 
 
 @contextlib.contextmanager
@@ -60,6 +61,7 @@ def forked_workers() -> Iterator[None]:
         return
     from ray._private import services
 
+    os.environ.pop(SERVER, None)  # that of a parent, which forks for its own Rays only
     start_raylet, variables = services.start_raylet, dict[str, str]()
     with contextlib.ExitStack() as stack:
 
@@ -69,8 +71,8 @@ def forked_workers() -> Iterator[None]:
                 stack.enter_context(_server(arguments[_WORKER_PATH]))
             if read_at_start(("RAY_",)) != variables:
                 return start_raylet(*arguments, **options)
-            client = str(Path(__file__).with_name("fork_client.py"))
-            return start_raylet(*arguments[:_WORKER_PATH], client, *arguments[_WORKER_PATH + 1 :], **options)
+            ours = [str(Path(__file__).with_name(name)) for name in ("fork_client.py", "fork_setup_worker.py")]
+            return start_raylet(*arguments[:_WORKER_PATH], *ours, *arguments[_WORKER_PATH + 2 :], **options)
 
         services.start_raylet = start
         try:

@@ -5,6 +5,7 @@ Each case runs in a process of its own, so that the Ray of the other tests is no
 """
 
 import errno
+import json
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,13 @@ ROOT = Path(__file__).resolve().parents[3]
 TIMEOUT_S = 120
 
 LOCAL = """
-import os, ray
+import os, ray, signal, time
 from cluster.runtime.connect import connect
+
+def answer(number, frame):
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGTERM, answer)
 
 class Probe:
     def look(self):
@@ -37,17 +44,22 @@ class Probe:
         waiting = "/".join(os.environ.get(name, "") for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
         return cluster.__file__, *(os.environ[name] for name in names), waiting, os.nice(0)
 
-with connect(num_cpus=2) as cluster_info:
-    assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
-    probe = ray.remote(Probe).options(num_cpus=2).remote()
-    file, threads, endpoint, waiting, niceness = ray.get(probe.look.remote(), timeout=60)
-    assert file == os.environ["EXPECTED_FILE"], file
-    assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
-    assert waiting == os.environ["EXPECTED_WAITING"], waiting
-    assert niceness == int(os.environ["EXPECTED_NICENESS"]), niceness
-    with connect() as again:  # used as it is, and left running
-        assert again.started_here
-    assert ray.is_initialized()
+try:
+    with connect(num_cpus=2) as cluster_info:
+        assert (cluster_info.num_cpus, cluster_info.nodes, cluster_info.started_here) == (2, 1, True), cluster_info
+        probe = ray.remote(Probe).options(num_cpus=2).remote()
+        file, threads, endpoint, waiting, niceness = ray.get(probe.look.remote(), timeout=60)
+        assert file == os.environ["EXPECTED_FILE"], file
+        assert (threads, endpoint) == ("2", "http://127.0.0.1:1"), (threads, endpoint)
+        assert waiting == os.environ["EXPECTED_WAITING"], waiting
+        assert niceness == int(os.environ["EXPECTED_NICENESS"]), niceness
+        with connect() as again:  # used as it is, and left running
+            assert again.started_here
+        assert ray.is_initialized()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+except KeyboardInterrupt:
+    print("interrupted")
 assert not ray.is_initialized()
 """
 
@@ -104,23 +116,6 @@ try:
         raise AssertionError("not waited for a GPU")
 except ClusterError as error:
     print(error)
-"""
-
-
-TERMINATE = """
-import os, signal, sys, time
-from cluster.runtime.connect import connect
-
-def answer(number, frame):
-    raise KeyboardInterrupt
-
-signal.signal(signal.SIGTERM, answer)
-try:
-    with connect(num_cpus=1):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(30)
-except KeyboardInterrupt:
-    print("interrupted")
 """
 
 
@@ -247,7 +242,7 @@ def end_processes_of(folder: str) -> None:
     ],
     ids=["", "with what the user set"],
 )
-def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_and_ends_with_its_block(
+def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_and_ends_with_its_block_by_sigterm_too(
     given: dict[str, str], waiting: str, niceness: str, tmp_path: Path
 ) -> None:
     expected = {
@@ -256,7 +251,8 @@ def test_a_local_ray_starts_quietly_with_considerate_workers_knows_our_packages_
         "EXPECTED_NICENESS": niceness,
     }
     done = run_python(LOCAL, tmp_path, HOME=str(tmp_path), **expected, **given)
-    assert "what a worker prints" not in done.stdout + done.stderr
+    assert done.stdout == "interrupted\n" and "SIGTERM" not in done.stderr  # as before Ray was started
+    assert "what a worker prints" not in done.stderr
     assert "oken" not in done.stdout + done.stderr
     token = tmp_path / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o077 == 0 and len(token.read_text()) >= 32
@@ -327,12 +323,6 @@ def test_the_token_of_a_local_ray_is_private_where_there_are_no_hard_links(
 
 
 @pytest.mark.timeout(TIMEOUT_S)
-def test_sigterm_is_answered_as_before_ray_was_started(tmp_path: Path) -> None:
-    done = run_python(TERMINATE, tmp_path, HOME=str(tmp_path))
-    assert done.stdout == "interrupted\n" and "SIGTERM" not in done.stderr
-
-
-@pytest.mark.timeout(TIMEOUT_S)
 def test_an_interrupt_that_is_lost_while_ray_starts_ends_the_start_all_the_same(tmp_path: Path) -> None:
     done = run_python(INTERRUPTED_AS_RAY_STARTS, tmp_path, HOME=str(tmp_path))
     assert done.stdout == "interrupted False\n", done.stderr
@@ -361,72 +351,94 @@ def test_gpus_that_a_cluster_may_add_count_and_the_first_is_awaited_for_a_limite
 
 
 TELL = """
-import sys
+import json, os, sys, time
 from cluster.runtime.connect import connect
 from cluster.errors import ClusterError
 
-for address in sys.argv[2:]:
+for timeout_s, address, variable in json.loads(sys.argv[1]):
+    os.environ.pop("RAY_ADDRESS", None)
+    if variable:
+        os.environ["RAY_ADDRESS"] = variable
+    began = time.monotonic()
     try:
-        with connect(address, timeout_s=float(sys.argv[1])):
+        with connect(address, timeout_s=timeout_s):
             print("connected")
     except ClusterError as error:
-        print(error)
+        print(json.dumps([str(error), time.monotonic() - began]))
 """
+NOTHING = ("127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379")
+MALFORMED = ("http://host:6379", "host:port", "host:99999", "a b")
+STALE = {"127.0.0.1:9": "nothing answers at 127.0.0.1:9", "http://127.0.0.1:8265": "is not a Ray address"}
+CLIENT = "ray://127.0.0.1:10001"
 
 
-def test_an_address_where_nothing_answers_is_told_soon(tmp_path: Path) -> None:
-    addresses = ["127.0.0.1:9", "[::1]:9", "no-such-host.invalid:6379"]
-    began = time.monotonic()
-    told = run_python(TELL, tmp_path, "60", *addresses).stdout.splitlines()
-    assert [line.partition(" at ")[0] for line in told] == [
-        f"--address '{address}': nothing answers" for address in addresses
-    ]
-    assert time.monotonic() - began < 60
+@dataclass(frozen=True)
+class Told:
+    """What addresses that lead to no Ray were told, in seconds each."""
+
+    of_addresses: dict[str, tuple[str, float]]
+    of_variables: dict[str, tuple[str, float]]
+    """By the value of RAY_ADDRESS."""
+    silent: str
+    """Address of a server that accepts connections and says nothing."""
+    web: str
+    """Address of one that speaks HTTP."""
 
 
-def test_a_server_that_is_no_ray_is_told_in_time(tmp_path: Path) -> None:
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        address = f"127.0.0.1:{silent.getsockname()[1]}"
-        told = run_python(TELL, tmp_path, "4", address).stdout
-    assert told.startswith(f"--address '{address}': no Ray cluster answered within 4 s")
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Told:
+    folder, port = tmp_path_factory.mktemp("told"), free_port()
+    web = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    with socket.socket() as server, (folder / "log").open("wb") as log, server_process(web, port, log):
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        silent = f"127.0.0.1:{server.getsockname()[1]}"
+        addresses = dict.fromkeys(NOTHING, 60.0) | dict.fromkeys((silent, *MALFORMED, CLIENT), 4.0)
+        variables = [*STALE, f"127.0.0.1:{port}"]
+        asked = [(timeout_s, address, "") for address, timeout_s in addresses.items()]
+        asked += [(60.0, "", variable) for variable in variables]
+        lines = run_python(TELL, folder, json.dumps(asked)).stdout.splitlines()
+    answers = [(str(message), float(seconds)) for message, seconds in map(json.loads, lines)]
+    of_addresses = dict(zip(addresses, answers[: len(addresses)], strict=True))
+    return Told(of_addresses, dict(zip(variables, answers[len(addresses) :], strict=True)), silent, f"127.0.0.1:{port}")
 
 
-def test_an_address_of_another_form_is_refused(tmp_path: Path) -> None:
-    addresses = ["http://host:6379", "host:port", "host:99999", "a b"]
-    told = run_python(TELL, tmp_path, "4", *addresses).stdout.splitlines()
-    assert told == [
-        f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT" for address in addresses
-    ]
+@pytest.mark.timeout(2 * TIMEOUT_S)
+def test_an_address_where_nothing_answers_is_told_soon(told: Told) -> None:
+    for address in NOTHING:
+        assert told.of_addresses[address][0].startswith(f"--address '{address}': nothing answers at ")
+    assert sum(told.of_addresses[address][1] for address in NOTHING) < 60
 
 
-def test_a_stale_address_of_the_environment_is_told_with_its_variable_and_the_way_out(tmp_path: Path) -> None:
-    for address, problem in (
-        ("127.0.0.1:9", "nothing answers at 127.0.0.1:9"),
-        ("http://127.0.0.1:8265", "is not a Ray address"),
-    ):
-        told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=address).stdout
-        assert told.startswith(f"RAY_ADDRESS '{address}'") and problem in told
-        assert "`unset RAY_ADDRESS`, or give --address local" in told and "--address '" not in told
+def test_a_server_that_is_no_ray_is_told_in_time(told: Told) -> None:
+    message, _ = told.of_addresses[told.silent]
+    assert message.startswith(f"--address '{told.silent}': no Ray cluster answered within 4 s")
 
 
-def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(tmp_path: Path) -> None:
-    with server_process(
-        [sys.executable, "-m", "http.server", (port := str(free_port())), "--bind", "127.0.0.1"],
-        int(port),
-        (tmp_path / "log").open("wb"),
-    ):
-        told = run_python(TELL, tmp_path, "60", "", RAY_ADDRESS=f"127.0.0.1:{port}").stdout
-    assert told.startswith(f"RAY_ADDRESS '127.0.0.1:{port}'") and "unset RAY_ADDRESS" in told
-    assert "is not a Ray cluster" in told and "rpc" not in told.lower()
+def test_an_address_of_another_form_is_refused(told: Told) -> None:
+    for address in MALFORMED:
+        message, _ = told.of_addresses[address]
+        assert message == f"--address '{address}' is not a Ray address; give auto, local or HOST:PORT"
 
 
-def test_a_ray_client_is_refused_with_another_way(tmp_path: Path) -> None:
-    told = run_python(TELL, tmp_path, "4", "ray://127.0.0.1:10001").stdout
+def test_a_stale_address_of_the_environment_is_told_with_its_variable_and_the_way_out(told: Told) -> None:
+    for address, problem in STALE.items():
+        message, _ = told.of_variables[address]
+        assert message.startswith(f"RAY_ADDRESS '{address}'") and problem in message
+        assert "`unset RAY_ADDRESS`, or give --address local" in message and "--address '" not in message
+
+
+def test_a_server_that_is_no_ray_is_told_without_a_status_of_an_rpc(told: Told) -> None:
+    message, _ = told.of_variables[told.web]
+    assert message.startswith(f"RAY_ADDRESS '{told.web}'") and "unset RAY_ADDRESS" in message
+    assert "is not a Ray cluster" in message and "rpc" not in message.lower()
+
+
+def test_a_ray_client_is_refused_with_another_way(told: Told) -> None:
+    message, _ = told.of_addresses[CLIENT]
     assert (
-        told.startswith("--address 'ray://127.0.0.1:10001': Ray Data and Ray Train do not run through a Ray client")
-        and "`ray job submit`" in told
+        message.startswith(f"--address '{CLIENT}': Ray Data and Ray Train do not run through a Ray client")
+        and "`ray job submit`" in message
     )
 
 

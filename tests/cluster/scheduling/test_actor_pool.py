@@ -295,7 +295,8 @@ class Worker:
         time.sleep(0.2)
         return n
 
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+alone = {"num_cpus": 0, "include_dashboard": False, "include_log_monitor": False}
+nodes = Cluster(initialize_head=True, head_node_args=alone)
 workers = [nodes.add_node(num_cpus=1) for _ in range(2)]
 ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR")
 shards = [Shard(str(n), n) for n in range(40)]

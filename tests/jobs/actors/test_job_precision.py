@@ -128,6 +128,7 @@ from ray.cluster_utils import Cluster
 from cluster.runtime.connect import connect
 from jobs.actors import job_precision
 from jobs.actors.job_precision import JobPrecision, ask_nodes
+from tests.support.fork_server import forked_workers
 
 def processor():
     '''The processor of the node of a worker.'''
@@ -135,34 +136,36 @@ def processor():
         setattr(torch.cpu, name, lambda: "EMULATES" not in os.environ)
 
 processor()
-nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR",
-         runtime_env={"worker_process_setup_hook": processor})
-with connect() as info:
-    assert ask_nodes(info).precision == "bfloat16" and ask_nodes(info).is_of_nodes
-    assert not ask_nodes(info, "cuda").is_of_nodes  # the cluster might start some
-    nodes.add_node(num_cpus=1)
-    nodes.add_node(num_cpus=0, env_vars={"EMULATES": "1"})  # holds no actor
-    nodes.wait_for_nodes()
-    assert ask_nodes(info).precision == "bfloat16"
-    job_precision.ANSWER_S, patience = 0, job_precision.ANSWER_S
-    answers = ask_nodes(info)
-    assert (len(answers.slow), len(answers.silent), answers.precision) == (0, 1, "float32")
-    assert JobPrecision(name="bfloat16").of_actors(info) == "bfloat16"  # nobody is known to emulate it
-    job_precision.ANSWER_S = patience
-    nodes.add_node(num_cpus=1, env_vars={"EMULATES": "1"})
-    nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
-    nodes.wait_for_nodes()
-    assert ask_nodes(info, "cuda").precision == "bfloat16"
-    nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:T4": 1})
-    nodes.wait_for_nodes()
-    for device in ("cpu", "cuda"):
-        answers = ask_nodes(info, device)
-        assert (len(answers.slow), len(answers.silent)) == (1, 0)
-        assert JobPrecision(name=None, device=device).of_actors(info) == "float32"
-        assert JobPrecision(name="bfloat16", device=device).of_actors(info) == "bfloat16"  # with a warning
-ray.shutdown()
-nodes.shutdown()
+with forked_workers():
+    alone = {"num_cpus": 1, "include_dashboard": False, "include_log_monitor": False}
+    nodes = Cluster(initialize_head=True, head_node_args=alone)
+    ray.init(address=nodes.address, log_to_driver=False, logging_level="ERROR",
+             runtime_env={"worker_process_setup_hook": processor})
+    with connect() as info:
+        assert ask_nodes(info).precision == "bfloat16" and ask_nodes(info).is_of_nodes
+        assert not ask_nodes(info, "cuda").is_of_nodes  # the cluster might start some
+        nodes.add_node(num_cpus=1)
+        nodes.add_node(num_cpus=0, env_vars={"EMULATES": "1"})  # holds no actor
+        nodes.wait_for_nodes()
+        assert ask_nodes(info).precision == "bfloat16"
+        job_precision.ANSWER_S, patience = 0, job_precision.ANSWER_S
+        answers = ask_nodes(info)
+        assert (len(answers.slow), len(answers.silent), answers.precision) == (0, 1, "float32")
+        assert JobPrecision(name="bfloat16").of_actors(info) == "bfloat16"  # nobody is known to emulate it
+        job_precision.ANSWER_S = patience
+        nodes.add_node(num_cpus=1, env_vars={"EMULATES": "1"})
+        nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
+        nodes.wait_for_nodes()
+        assert ask_nodes(info, "cuda").precision == "bfloat16"
+        nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:T4": 1})
+        nodes.wait_for_nodes()
+        for device in ("cpu", "cuda"):
+            answers = ask_nodes(info, device)
+            assert (len(answers.slow), len(answers.silent)) == (1, 0)
+            assert JobPrecision(name=None, device=device).of_actors(info) == "float32"
+            assert JobPrecision(name="bfloat16", device=device).of_actors(info) == "bfloat16"  # with a warning
+    ray.shutdown()
+    nodes.shutdown()
 """
 
 

@@ -46,20 +46,19 @@ def test_a_published_fold_is_tested_by_a_classifier_of_the_nine_others(
         dataset="urbansound8k",
         data_dir=str(made_up),
         output_dir=str(output),
-        folds="1,10",
+        folds=str(NUM_FOLDS),
         epochs=1,
         batch_size=18,
         device="cpu",
     )
     with console.capture() as said:
         summary = run(options)
-    assert "fold 1, 10 to run" in said.get()
-    assert summary["done"] == [1, NUM_FOLDS] and summary["clips"] == 2 * len(CLASSES) and not summary["leaks"]
+    assert "fold 10 to run" in said.get()
+    assert summary["done"] == [NUM_FOLDS] and summary["clips"] == len(CLASSES) and not summary["leaks"]
     table, _ = read_predictions(str(output / "predictions.parquet"))
     assert sorted(zip(table["fold"].to_pylist(), table["clip_id"].to_pylist(), strict=True)) == [
-        (fold, f"{100 * fold + label}-{label}-0-0") for fold in (1, NUM_FOLDS) for label in CLASSES
+        (NUM_FOLDS, f"{100 * NUM_FOLDS + label}-{label}-0-0") for label in CLASSES
     ]
-    for fold in (1, NUM_FOLDS):
-        learned = load_classifier((output / f"fold-{fold}" / "classifier" / CLASSIFIER_FILE).read_bytes()).provenance
-        assert isinstance(learned, TrainedOn)
-        assert set(learned.recordings[0].folds) == set(range(1, NUM_FOLDS + 1)) - {fold}
+    learned = load_classifier((output / "fold-10" / "classifier" / CLASSIFIER_FILE).read_bytes()).provenance
+    assert isinstance(learned, TrainedOn)
+    assert set(learned.recordings[0].folds) == set(range(1, NUM_FOLDS))

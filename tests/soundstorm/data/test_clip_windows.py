@@ -1,9 +1,8 @@
 """Windows of long recordings: how many, of which length, and their names."""
 
-from itertools import pairwise
-
+import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from soundstorm.data.clip_windows import Window, plan_windows, split_window
@@ -27,15 +26,16 @@ def test_90_seconds_are_three_windows_and_31_seconds_two_of_one_length() -> None
 @settings(deadline=None)
 @given(st.floats(0.1, 100_000), st.floats(1, 600))
 def test_windows_hold_all_of_the_recording_without_overlap(duration_s: float, longest_s: float) -> None:
+    assume(duration_s < 5_000 * longest_s)
     windows = plan_windows(duration_s, longest_s)
     if not windows:
         assert duration_s <= longest_s * 1.000001
         return
     assert windows[0].start_s == 0
     assert windows[-1].start_s + windows[-1].duration_s == pytest.approx(duration_s, abs=0.001)
-    for before, after in pairwise(windows):
-        assert before.start_s + before.duration_s == pytest.approx(after.start_s)
-    assert max(window.duration_s for window in windows) <= longest_s + 0.002
+    starts_s, durations_s = np.array([(window.start_s, window.duration_s) for window in windows]).T
+    np.testing.assert_allclose((starts_s + durations_s)[:-1], starts_s[1:], rtol=1e-6)
+    assert durations_s.max() <= longest_s + 0.002
 
 
 @settings(deadline=None)
