@@ -22,9 +22,9 @@ from tests.support.many_clips import CLASSES, MISSING_EVERY, end, make_recording
 
 FEW, MANY = 2_000, 8_000
 MAX_BYTES = 340
-"""For each further clip: the peaks of Python's and of Arrow's memory together, although they are not simultaneous. It is
-150 with a table, and 250 without; with all entries as Python objects it would be 510 and 430. What resident memory grows
-by is measured by bench_plan.py."""
+"""For each further clip: the peaks of Python's and of Arrow's memory together, although they are not simultaneous. It
+is 150 with a table, and 250 without; with all entries as Python objects it would be 510 and 430. What resident memory
+grows by is measured by bench_plan.py."""
 
 
 POOLS: list[pa.MemoryPool] = []
