@@ -252,10 +252,11 @@ def steps_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, C
     if plan.pretrained is not None:
         classifier |= {"tokens": plan.pretrained.tokens, "codec": plan.pretrained.codec}
         if settings.taught:
-            classifier["teacher"] = folder(
-                "teacher", settings.clips, settings.location, settings.seed, settings.num_workers
-            )
+            epochs = settings.teacher_epochs
+            deciding = (settings.clips, settings.location, settings.seed, settings.num_workers)
+            classifier["teacher"] = folder("teacher", *deciding, *([] if epochs is None else [epochs]))
             of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
+            of_teacher |= {} if epochs is None else {"epochs": epochs}
             teacher = train_classifier.Options(
                 model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared
             )

@@ -53,6 +53,7 @@ class Settings:
     generator_preset: str
     pretrain_epochs: int | None
     taught: bool
+    teacher_epochs: int | None
     views: int
     test_views: int
     max_rejected: float

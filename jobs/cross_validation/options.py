@@ -58,6 +58,8 @@ class Options(DatasetOptions):
     taught: bool = True
     """Distillation: first train a cnn for each fold, without that fold, as a teacher whose predictions soundstorm
     learns beside the labels. Not used with --preset published, which learns from labels alone."""
+    teacher_epochs: Count | None = None
+    """Epochs of the teacher's training; default: those of --model cnn."""
     views: NotNegative = 7
     """Number of augmented views of each clip that are tokenized beside the original, as in `tokenize`."""
     test_views: Count = 1

@@ -36,7 +36,7 @@ from soundstorm.training.batches import collate
 class TokenClassifierTrainingConfig(Settings):
     """How a token classifier is trained; the defaults are those of the preset `ours`."""
 
-    epochs: Count = 40
+    epochs: Count = 60
     """Number of passes over the recordings."""
     batch_size: Count = 16
     """Clips per step and worker, at least 2."""

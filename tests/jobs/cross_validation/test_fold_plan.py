@@ -224,6 +224,7 @@ def test_stages_in_common_are_those_of_the_same_recordings_seed_and_views() -> N
     assert kept(seed=7) == [False] * 4
     assert kept(num_workers=2) == [True, True, False, False]
     assert kept(views=3) == [True, False, True, False]
+    assert kept(teacher_epochs=3) == [True, True, False, True]
     assert kept(dataset="esc50") == [True, False, False, False]
 
 
@@ -237,6 +238,13 @@ def test_without_a_teacher_there_is_none(changes: dict[str, Any]) -> None:
     asked = settings(**changes)
     stages = steps_of(asked, choose_inputs(asked, on_fold(asked, 5), [PACKAGE]), "out/fold-5")
     assert list(stages) == ["classifier"] and stages["classifier"].args[0].teacher is None
+
+
+def test_the_teacher_has_epochs_of_its_own() -> None:
+    for asked, of_teacher in ((settings(), None), (settings(epochs=7, teacher_epochs=3), 3)):
+        plan = choose_inputs(asked, on_fold(asked, 1), [synthetic_inputs(asked, "out")])
+        stages = steps_of(asked, plan, "out/fold-1")
+        assert stages["teacher"].args[0].epochs == of_teacher and stages["classifier"].args[0].epochs == asked.epochs
 
 
 def test_the_seed_and_the_paths_reach_every_stage() -> None:
