@@ -101,6 +101,7 @@ def run_trials(trials: Mapping[str, Trial], concurrent: int, quota: ResourceQuot
                     trial.print_lines()
                     outcome = trial.outcome()
                     if outcome is not None:
+                        trial.print_lines()  # those that it wrote meanwhile
                         outcomes[name] = outcome
                         running.pop(name).end()
         finally:

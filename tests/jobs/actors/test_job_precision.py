@@ -122,6 +122,7 @@ def test_a_recipe_of_an_unknown_precision_is_refused(
 
 NODES = """
 import os
+import time
 import ray
 import torch
 from ray.cluster_utils import Cluster
@@ -132,6 +133,8 @@ from tests.support.fork_server import forked_workers
 
 def processor():
     '''The processor of the node of a worker.'''
+    if "SILENT" in os.environ:
+        time.sleep(600)
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         setattr(torch.cpu, name, lambda: "EMULATES" not in os.environ)
 
@@ -148,11 +151,14 @@ with forked_workers():
         nodes.add_node(num_cpus=0, env_vars={"EMULATES": "1"})  # holds no actor
         nodes.wait_for_nodes()
         assert ask_nodes(info).precision == "bfloat16"
-        job_precision.ANSWER_S, patience = 0, job_precision.ANSWER_S
+        silent = nodes.add_node(num_cpus=1, env_vars={"SILENT": "1"})
+        nodes.wait_for_nodes()
+        job_precision.ANSWER_S, patience = 5, job_precision.ANSWER_S
         answers = ask_nodes(info)
         assert (len(answers.slow), len(answers.silent), answers.precision) == (0, 1, "float32")
         assert JobPrecision(name="bfloat16").of_actors(info) == "bfloat16"  # nobody is known to emulate it
         job_precision.ANSWER_S = patience
+        nodes.remove_node(silent)
         nodes.add_node(num_cpus=1, env_vars={"EMULATES": "1"})
         nodes.add_node(num_cpus=1, num_gpus=1, resources={"accelerator_type:H100": 1})
         nodes.wait_for_nodes()
