@@ -10,7 +10,7 @@ from jobs.inputs.datasets import DatasetOptions
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 
-FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "stages_dir")
+FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "teacher_epochs", "stages_dir")
 """Options that other models refuse unless they have their default value."""
 
 
