@@ -65,7 +65,8 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """The settings for the record: all except those that do not change the result."""
-        excluded = ("location", "device", "stages", "strict_folds")  # the digest of the clips covers strict folds
+        excluded = ["location", "device", "stages", "strict_folds"]  # the digest of the clips covers strict folds
+        excluded += [] if self.model == SOUNDSTORM else ["teacher_epochs"]
         return {name: value for name, value in asdict(self).items() if name not in excluded} | {
             "data_dir": self.location
         }

@@ -99,6 +99,11 @@ class Options(DatasetOptions):
                         f"--{option.replace('_', '-')} is {value}: only --model soundstorm uses it; leave it "
                         f"out for {self.model}"
                     )
+        if self.teacher_epochs is not None and not self.has_teacher:
+            raise SoundStormError(
+                f"--teacher-epochs is {self.teacher_epochs}: with --no-taught or --preset published no teacher is "
+                "trained; leave it out"
+            )
         if self.mode == "frozen" and self.pretrain_epochs == 0:
             raise SoundStormError(
                 "--mode is frozen and --pretrain-epochs is 0: without a generator there are no weights to freeze; "

@@ -87,7 +87,7 @@ class Options(PoolOptions):
     iterations: tuple[int, ...] | None = None
     """Decoding iterations: one number for level 0, or one per level; default: the checkpoint's."""
     order: Literal["confidence", "even"] | None = None
-    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the eleven
+    """Which frames an iteration keeps: the most confident, or evenly spaced ones; default of this and the twelve
     options below: the checkpoint's."""
     temperature: float | None = None
     """Sampling temperature in the first iteration of a level."""
@@ -112,7 +112,7 @@ class Options(PoolOptions):
     timbre."""
     candidates: int | None = None
     """Generate up to this many candidates of each sample and keep the one for whose class the classifier scores
-    highest."""
+    highest, or the first that reaches --accept-probability."""
     accept_probability: float | None = None
     """Keep a candidate to whose class the classifier gives at least this probability without generating more; 1:
     generate all --candidates."""

@@ -1,4 +1,4 @@
-"""Data augmentation of recordings for training a classifier: a new random variation each time a clip is used.
+"""Data augmentation of recordings for training a classifier: random variations of them.
 
 An excerpt starts anywhere in the recording, is played faster or slower, louder or quieter, through a random equalizer,
 and may be mixed with another excerpt ("between-class" examples, Tokozume et al., arXiv 1711.10282). All changes are

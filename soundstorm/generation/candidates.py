@@ -2,7 +2,7 @@
 
 The candidates of a sample are generated one after another until one is accepted; if none is, the best is kept. Which
 one that is does not depend on the other samples: a batch always has as many rows as there are samples, because in
-bfloat16 the codes depend on the size of the batch.
+bfloat16 the codes, and the last bits of a score, depend on the size of the batch.
 """
 
 import math
@@ -56,7 +56,7 @@ class _Sample:
     def add(self, number: int, codes_QT: Tensor, score: float) -> None:
         """Candidate number `number`; one that was generated beside an accepted one before it counts for nothing."""
         self.generated = number + 1
-        if score > self._score and not self._is_accepted:
+        if number == 0 or (score > self._score and not self._is_accepted):
             self.kept, self.codes_QT, self._score = number, codes_QT, score
 
 
@@ -77,8 +77,9 @@ def select(
     samples = [_Sample(selection) for _ in range(num_samples)]
 
     def work(batch: list[Candidate]) -> list[tuple[Candidate, Tensor, float]]:
-        codes = list(generate(batch + batch[:1] * (num_samples - len(batch))))[: len(batch)]
-        return list(zip(batch, codes, score(batch, codes), strict=True))
+        rows = batch + batch[:1] * (num_samples - len(batch))
+        codes = list(generate(rows))
+        return list(zip(rows, codes, score(rows, codes), strict=True))[: len(batch)]
 
     while any(not sample.is_done for sample in samples):
         next_ones = list(islice(_open_candidates(samples, selection), num_samples * selection.threads))

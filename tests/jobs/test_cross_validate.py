@@ -324,6 +324,7 @@ def test_folds_without_clips_are_skipped_with_a_note(synthetic_dataset: Path, tm
         ({"model": "soundstorm", "weights": "ast"}, "--weights is ast: only --model ast uses it"),
         ({"views": 3}, "--views is 3: only --model soundstorm uses it; leave it out for cnn"),
         ({"teacher_epochs": 3}, "--teacher-epochs is 3: only --model soundstorm uses it"),
+        ({"model": "soundstorm", "taught": False, "teacher_epochs": 3}, "--teacher-epochs is 3: with --no-taught"),
         ({"taught": False}, "--taught is False: only --model soundstorm uses it"),
         ({"max_concurrent": 9}, "--max-concurrent is 9: the cluster has 4 CPUs"),
     ],

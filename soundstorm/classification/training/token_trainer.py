@@ -60,7 +60,7 @@ class TokenClassifierTrainingConfig(Settings):
     equalizer_db: Amount = 3.0
     """Standard deviation of the gain at the knots of the random equalizer."""
     mix_share: Share = 0.5
-    """Probability that another example is mixed into an example."""
+    """Probability that another recording is mixed into a variation."""
     frame_masks: NotNegative = 2
     """Number of masked time stretches per example (SpecAugment)."""
     mask_share: Share = 0.15

@@ -46,5 +46,5 @@ def test_the_first_good_enough_candidate_is_kept_and_else_the_best_and_of_equals
 def test_nothing_is_generated_for_a_sample_that_has_its_candidate() -> None:
     _, scored = chosen(Selection(4, 0.9))
     first, second = [Candidate(sample, 0) for sample in range(3)], [Candidate(sample, 1) for sample in range(3)]
-    assert scored == [first, second, [Candidate(1, 2), Candidate(1, 3)]]
+    assert scored == [first, second, [Candidate(1, 2), Candidate(1, 3), Candidate(1, 2)]]  # the last fills the batch
     assert len(chosen(Selection(4, 1.0))[1]) == 4

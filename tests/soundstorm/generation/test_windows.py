@@ -144,8 +144,8 @@ def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model
 
     def score(batch: Sequence[Candidate], codes: Sequence[Tensor], *, number: int, window: Window) -> list[float]:
         for candidate, codes_QT in zip(batch, codes, strict=True):
-            assert (number, candidate.sample, candidate.number) not in scored[-1]
-            scored[-1][number, candidate.sample, candidate.number] = codes_QT
+            key = number, candidate.sample, candidate.number
+            assert torch.equal(scored[-1].setdefault(key, codes_QT), codes_QT)
         return [(0.3, 0.6, 0.4, 0.2)[(candidate.sample + candidate.number + number) % 4] for candidate in batch]
 
     def generated(threads: int) -> tuple[Tensor, list[int]]:
