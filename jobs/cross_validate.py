@@ -256,9 +256,8 @@ def steps_of(settings: Settings, plan: FoldInputs, fold_dir: str) -> dict[str, C
             deciding = (settings.clips, settings.location, settings.seed, settings.num_workers)
             classifier["teacher"] = folder("teacher", *deciding, *([] if epochs is None else [epochs]))
             of_teacher: dict[str, Any] = {"output_dir": classifier["teacher"], "fold": plan.fold, "seed": settings.seed}
-            of_teacher |= {} if epochs is None else {"epochs": epochs}
             teacher = train_classifier.Options(
-                model="cnn", **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared
+                model="cnn", epochs=epochs, **of_teacher, **recordings, strict_folds=settings.strict_folds, **shared
             )
             steps["teacher"] = partial(train_classifier.run, teacher)
         if settings.is_pretrained and not plan.generator:

@@ -129,13 +129,10 @@ def _print_expected_time(request: Request, output: ShardedOutput, num_actors: in
 def _settings(request: Request) -> dict[str, Any]:
     """All settings that the output depends on."""
     options, prompt_QT = request.options, request.edit.prompt_QT if isinstance(request.edit, New) else None
-    sampler = request.sampler.to_dict()
-    if request.sampler.accept_probability == 1:
-        del sampler["accept_probability"]  # as before there was this setting
     settings: dict[str, Any] = {
         "checkpoint_sha256": request.checkpoint.sha256,
         "codec_sha256": request.codec.fingerprint.sha256,
-        "sampler": sampler,
+        "sampler": request.sampler.to_dict(),
         "listener_sha256": None if request.reranker is None else hashlib.sha256(request.reranker).hexdigest(),
         "num_samples": options.count,
         "duration_s": request.duration_s,

@@ -75,6 +75,8 @@ class Settings:
     NAMED: ClassVar[str] = "{name}"
     """How errors call a setting; also with `{option}`, its name on a command line."""
     REMEDY: ClassVar[str] = "it must be"
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ()
+    """Settings that earlier versions did not have, and whose default is what those did."""
 
     @model_validator(mode="wrap")
     @classmethod
@@ -119,8 +121,9 @@ class Settings:
             raise self._refused(name, getattr(self, name), allowed)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
-        return asdict(self)
+        """Plain values for JSON, without those of ADDED_LATER that are the default: records stay as they were."""
+        usual = {field.name: field.default for field in fields(self) if field.name in self.ADDED_LATER}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @classmethod
     def from_dict(cls, values: object, where: str) -> Self:

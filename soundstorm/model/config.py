@@ -4,7 +4,7 @@ Every field is checked when the object is created and when it is read from a che
 that names the field, the value and what is allowed, instead of a shape error later."""
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Interval, Len, MultipleOf
 from pydantic.dataclasses import dataclass
@@ -168,6 +168,8 @@ class TrainingConfig(Settings):
 @dataclass(kw_only=True, frozen=True)
 class SamplerSettings(Settings):
     """Settings of decoding; `soundstorm.generation.decoding` describes the procedure."""
+
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("accept_probability",)
 
     iterations: Annotated[
         Passes | Annotated[tuple[Passes, ...], Len(1)], Allowed("1 to 10000 iterations per level")

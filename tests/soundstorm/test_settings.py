@@ -30,3 +30,9 @@ def test_whole_numbers_of_numpy_and_whole_fractions_are_taken() -> None:
 def test_what_is_refused_is_named_with_its_value_and_what_is_allowed(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SoundStormError, match=f"^{message}"):
         TrainingConfig(**({"batch_size": 8, "epochs": 1, "lr": 1e-3} | changes))
+
+
+def test_a_setting_that_was_added_later_is_written_only_if_it_is_not_the_default() -> None:
+    usual, chosen = SamplerSettings(candidates=2), SamplerSettings(candidates=2, accept_probability=0.5)
+    assert "accept_probability" not in usual.to_dict() and chosen.to_dict()["accept_probability"] == 0.5
+    assert all(SamplerSettings.from_dict(settings.to_dict(), "here") == settings for settings in (usual, chosen))

@@ -214,14 +214,15 @@ class TokenClassifierTrainer(ClassifierTrainer):
         varied = self.varied(chosen.tolist(), epoch % self.config.variations, keep=used_again)
         batch = collate([self._masked(example.codes_QT, rng) for example in varied], self.labels[chosen].tolist())
         batch = batch.to(self.model.device)
+        logits = [example.teacher_C for example in varied if example.teacher_C is not None]
         return Examples(
             inputs=(batch.codes_BQT, batch.valid_BT),
-            target=torch.from_numpy(np.stack([example.target_C for example in varied])).to(self.model.device),
-            teacher_BC=self._stacked([example.teacher_C for example in varied if example.teacher_C is not None]),
+            target=self._stacked([example.target_C for example in varied]),
+            teacher_BC=self._stacked(logits) if logits else None,
         )
 
-    def _stacked(self, rows: list[np.ndarray]) -> Tensor | None:
-        return torch.from_numpy(np.stack(rows)).to(self.model.device) if rows else None
+    def _stacked(self, rows: list[np.ndarray]) -> Tensor:
+        return torch.from_numpy(np.stack(rows)).to(self.model.device)
 
     def _loss(self, logits_BC: Tensor, examples: Examples) -> Tensor:
         loss = super()._loss(logits_BC, examples)

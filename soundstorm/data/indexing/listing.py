@@ -106,8 +106,9 @@ class Listing:
 
     def free_lookups(self) -> None:
         """Free what `find` and others have built to look paths up; they build it again when it is needed."""
-        for name in ("_by_path", "_by_form", "_by_case", "_recordings_by_stem"):
-            self.__dict__.pop(name, None)
+        for name, value in vars(type(self)).items():
+            if isinstance(value, cached_property):
+                self.__dict__.pop(name, None)
 
     def name_of(self, stored: str) -> str:
         """Name of a file in Unicode form NFC, the same on every system. If several files differ only in their Unicode

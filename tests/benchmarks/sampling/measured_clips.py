@@ -1,13 +1,11 @@
 """A set of clips as the scripts beside this file compare it with another: the six metrics, how it changes in time, what
 it is taken for."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from jobs.actors.generator import sample_seed
 from jobs.inputs.audio_files import load_clip
@@ -21,13 +19,10 @@ from soundstorm.evaluation.distances import within_class_distance
 from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
-from soundstorm.generation.candidates import Candidate, Selection, select
-from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.reranking import PACKAGED_RERANKER, class_probabilities
-from soundstorm.generation.seeds import candidate_seed
+from soundstorm.generation.editing import Editor
+from soundstorm.generation.reranking import PACKAGED_RERANKER
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm
-from soundstorm.optimization.precision import uses_bf16
 from soundstorm.serialization.bundled import bundled_file
 
 BATCH = 10
@@ -86,36 +81,22 @@ def generate(
         model_frames: draw at least as many frames, and keep the first: for a model trained on filled-up clips.
     """
     began = time.monotonic()
-    num_frames = math.ceil(round(duration_s * SAMPLE_RATE) / codec.hop)
-    listener = load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes())
+    editor = Editor(
+        model=model,
+        codec=codec,
+        settings=settings,
+        filled_frames=model_frames,
+        takes_class=with_class,
+        reranker=load_classifier(bundled_file(PACKAGED_RERANKER).read_bytes()),
+        categories=categories,
+    )
     work = [(label, index) for index in range(per_class) for label in range(len(categories))]
     pcms = []
     for first in range(0, len(work), BATCH):
         batch = work[first : first + BATCH]
         seeds = [sample_seed(seed, label, index) for label, index in batch]
-        labels_B = torch.tensor([label if with_class else model.no_class for label, _ in batch])
-        names = [categories[label] for label, _ in batch]
-
-        def generate(candidates: Sequence[Candidate], seeds=seeds, labels_B=labels_B) -> list[torch.Tensor]:
-            return generate_codes(
-                model,
-                labels_B[[candidate.sample for candidate in candidates]],
-                [max(num_frames, model_frames)] * len(candidates),
-                settings,
-                [candidate_seed(seeds[candidate.sample], candidate.number) for candidate in candidates],
-                bf16=uses_bf16(torch.device("cpu"), "auto"),
-            )
-
-        def decoded(codes: Sequence[torch.Tensor]) -> list[np.ndarray]:
-            return codec.decode_clips([codes_QT[:, :num_frames].numpy() for codes_QT in codes])
-
-        def score(candidates: Sequence[Candidate], codes: Sequence[torch.Tensor], names=names) -> list[float]:
-            classes = [names[candidate.sample] for candidate in candidates]
-            return class_probabilities(decoded(codes), classes, listener)
-
-        selection = Selection(settings.candidates, settings.accept_probability)
-        chosen, _ = select(len(batch), selection, generate, score)
-        pcms += [to_pcm16(waveform_N) for waveform_N in decoded(chosen)]
+        waveforms = editor.new([label for label, _ in batch], seeds, round(duration_s * SAMPLE_RATE))
+        pcms += [to_pcm16(waveform_N) for waveform_N in waveforms]
     return pcms, [categories[label] for label, _ in work], time.monotonic() - began
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from soundstorm.data.clip_windows import Window, plan_windows, split_window
@@ -26,7 +26,6 @@ def test_90_seconds_are_three_windows_and_31_seconds_two_of_one_length() -> None
 @settings(deadline=None)
 @given(st.floats(0.1, 100_000), st.floats(1, 600))
 def test_windows_hold_all_of_the_recording_without_overlap(duration_s: float, longest_s: float) -> None:
-    assume(duration_s < 5_000 * longest_s)
     windows = plan_windows(duration_s, longest_s)
     if not windows:
         assert duration_s <= longest_s * 1.000001

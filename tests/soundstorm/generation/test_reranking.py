@@ -78,6 +78,7 @@ def test_candidates_of_a_window_are_compared_by_the_frames_that_are_new() -> Non
         )
         batch = [Candidate(0, 0), Candidate(0, 1)]
         assert np.argmax(chooser.score(batch, [inside, around], number=0, window=window)) == best
+        assert np.argmax(chooser.score(batch, [around, inside], number=0, window=window)) == 1 - best
 
 
 @pytest.mark.parametrize("frame", [0, 40, 93])
