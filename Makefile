@@ -17,6 +17,9 @@ WEIGHTS_DIR ?= runs/weights
 WEIGHTS := soundstorm/weights
 CLASSIFIER = --model cnn --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIPS) --fold 5
 
+# Several hundred processes of the tests would each compile the code anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test docs weights lint format install constraints clean
 
 install: $(VENV)/.installed
