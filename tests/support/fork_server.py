@@ -38,7 +38,7 @@ from tests.support.fork_client import SERVER, read_at_start  # noqa: E402
 IMPORTED = (
     *("torch", "scipy.ndimage", "scipy.signal", "pandas", "pyarrow.compute", "pyarrow.fs", "pyarrow.parquet", "boto3"),
     *("attr", "fsspec", "google.protobuf.message", "jsonschema", "pydantic", "requests", "rich", "tyro", "yaml"),
-    *("click", "filelock", "msgpack", "rich.progress"),
+    *("click", "filelock", "msgpack", "rich.progress", "optuna", "torch.utils.tensorboard"),
     *("soundstorm.classification.cnn", "soundstorm.evaluation.features", "soundstorm.generation.edits"),
     *("soundstorm.model.checkpoints", "soundstorm.training.step"),
 )

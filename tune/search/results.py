@@ -9,7 +9,6 @@ from typing import Any
 
 import optuna
 import pyarrow as pa
-from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 from ray.tune.search.optuna import OptunaSearch
 
 from cluster import storage
@@ -99,6 +98,8 @@ def importances(space: Space, trials: Sequence[tuple[Mapping[str, Any], float]],
     known = [(point, value) for point, value in trials if math.isfinite(value)]
     if len(known) < max(4, len(space) + 2) or len({value for _, value in known}) < 2:
         return {}
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # takes as long as PyTorch
+
     distributions = OptunaSearch.convert_search_space({name: span.domain() for name, span in space.items()})
     study = optuna.create_study(direction="minimize")
     for point, value in known:

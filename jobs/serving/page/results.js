@@ -99,7 +99,7 @@ function play(slot) {
     audio.currentTime = Math.min(other.currentTime, Math.max(0, audio.duration - 0.01) || 0);
     other.pause();
   }
-  if (isPlaying) audio.pause(); else audio.play();
+  if (isPlaying) audio.pause(); else audio.play().catch(() => {});  // it was paused before it began
 }
 
 compare.querySelector("[data-play=a]").addEventListener("click", () => play("a"));

@@ -324,10 +324,10 @@ def lose_all_nodes(shard, value):
 
 began = time.monotonic()
 try:
-    run_shards(shards, pool, on_done=lose_all_nodes, limits=Limits(stall_timeout_s=20))
+    run_shards(shards, pool, on_done=lose_all_nodes, limits=Limits(stall_timeout_s=12))
     raise AssertionError("finished without nodes")
 except ClusterError as error:
-    assert "no actor was ready for 20 s" in str(error) and f"{len(done)} finished shards are kept" in str(error), error
+    assert "no actor was ready for 12 s" in str(error) and f"{len(done)} finished shards are kept" in str(error), error
 assert 4 <= len(done) < len(shards) and len(set(done)) == len(done) and time.monotonic() - began < 60, done
 ray.shutdown()
 nodes.shutdown()

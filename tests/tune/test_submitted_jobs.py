@@ -1,5 +1,5 @@
-"""Jobs given to a cluster with `ray job submit`, as the README says: what the code weighs, how they end, and who may
-give them."""
+"""Jobs and studies given to a cluster with `ray job submit`, as the README says: what the code weighs, how they end,
+what they leave in object storage, and who may give them."""
 
 import json
 import logging
@@ -14,7 +14,8 @@ import pytest
 import requests
 from ray._private.runtime_env.packaging import create_package
 
-from tests.conftest import ROOT, S3Server
+from cluster import storage, tables
+from tests.conftest import ROOT, S3Server, use_server
 from tests.support.ray_head import RAY, Head, ray_head
 
 JOB_S = 240
@@ -32,6 +33,11 @@ def head(rclone_s3: S3Server) -> Iterator[Head]:
         yield running
 
 
+def place_of(server: S3Server) -> dict[str, str]:
+    """The variables of a storage but for its keys."""
+    return {name: value for name, value in server.environment().items() if name not in KEYS}
+
+
 def ray_cli(*arguments: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*RAY, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=JOB_S, check=False
@@ -39,11 +45,11 @@ def ray_cli(*arguments: str, environment: dict[str, str]) -> subprocess.Complete
 
 
 def submit(
-    head: Head, name: str, *command: str, storage: dict[str, str] | None = None, wait: bool = False
+    head: Head, name: str, *command: str, place: dict[str, str] | None = None, wait: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """`ray job submit` of one of our jobs, with this checkout as the working directory and the storage's variables in
     the job's settings."""
-    settings = ["--runtime-env-json", json.dumps({"env_vars": storage or {}})]
+    settings = ["--runtime-env-json", json.dumps({"env_vars": place or {}})]
     options = ["--submission-id", name, "--working-dir", ".", *settings, *([] if wait else ["--no-wait"])]
     return ray_cli("job", "submit", *options, "--", "python", "-m", *command, environment=head.environment())
 
@@ -94,10 +100,9 @@ def test_the_code_that_a_job_brings_is_small_and_complete(tmp_path: Path) -> Non
 
 @pytest.mark.timeout(3 * JOB_S)
 def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclone_s3: S3Server) -> None:
-    bucket = rclone_s3.make_bucket()
-    storage = {name: value for name, value in rclone_s3.environment().items() if name not in KEYS}
+    bucket, place = rclone_s3.make_bucket(), place_of(rclone_s3)
     generate = ["jobs.generate", "--num-samples", "100000", "--num-actors", "1", "--output-dir", f"{bucket}/many"]
-    assert submit(head, "many", *generate, storage=storage).returncode == 0
+    assert submit(head, "many", *generate, place=place).returncode == 0
     assert (
         submit(
             head,
@@ -107,22 +112,10 @@ def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclon
             f"{bucket}/nothing",
             "--output-dir",
             f"{bucket}/none",
-            storage=storage,
+            place=place,
         ).returncode
         == 0
     )
-
-    followed = submit(head, "doctor", "jobs.doctor", "--output-dir", f"{bucket}/run", storage=storage, wait=True)
-    assert followed.returncode == 0, followed.stdout + followed.stderr
-    assert (
-        "1 nodes, 4 CPUs" in followed.stdout and "joined in" in followed.stdout
-    )  # the cluster of the head, not another Ray
-    assert f"{bucket}/run can be written" in followed.stdout
-    assert "this machine is ready" in followed.stdout
-
-    failed = wait_for(head, "wrong", "FAILED")
-    assert failed["driver_exit_code"] == 1
-    assert f"{bucket}/nothing" in log_of(head, "wrong") and "Traceback" not in log_of(head, "wrong")
 
     deadline = time.monotonic() + JOB_S
     while "generate: 0/" not in log_of(head, "many"):  # its progress, which survives in the job's log
@@ -133,6 +126,18 @@ def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclon
     assert ray_cli("job", "stop", "many", environment=head.environment()).returncode == 0
     wait_for(head, "many", "STOPPED")
 
+    failed = wait_for(head, "wrong", "FAILED")
+    assert failed["driver_exit_code"] == 1
+    assert f"{bucket}/nothing" in log_of(head, "wrong") and "Traceback" not in log_of(head, "wrong")
+
+    followed = submit(head, "doctor", "jobs.doctor", "--output-dir", f"{bucket}/run", place=place, wait=True)
+    assert followed.returncode == 0, followed.stdout + followed.stderr
+    assert (
+        "1 nodes, 4 CPUs" in followed.stdout and "joined in" in followed.stdout
+    )  # the cluster of the head, not another Ray
+    assert f"{bucket}/run can be written" in followed.stdout
+    assert "this machine is ready" in followed.stdout
+
     logs = [path for path in head.folder.rglob("*") if path.is_file() and path != head.token_file]
     assert any(
         "Running entrypoint for job doctor" in path.read_text(errors="replace")
@@ -141,6 +146,28 @@ def test_jobs_are_followed_stopped_and_fail_with_their_message(head: Head, rclon
     )
     for secret in (rclone_s3.secret_key.encode(), head.token_file.read_bytes()):
         assert [path for path in logs if secret in path.read_bytes()] == []
+
+
+@pytest.mark.timeout(2 * JOB_S)
+def test_a_submitted_study_of_two_workers_a_trial_is_whole(
+    head: Head, rclone_s3: S3Server, tokens: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = tmp_path / "space.py"
+    space.write_text(
+        'from tune.space import Choice, Range\nSPACE = {"lr": Range(1e-4, 1e-2, is_log=True), "width": Choice(16, '
+        "32)}\n"
+    )
+    output = f"{rclone_s3.make_bucket()}/study"
+    lengths = ["--epochs", "2", "--batch-size", "4", "--num-trials", "1", "--num-workers", "2"]
+    study = ["training", "--tokens", tokens, "--space", str(space), "--preset", "tiny", "--output-dir", output]
+    done = submit(head, "study", "jobs.tune", *study, *lengths, place=place_of(rclone_s3), wait=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    use_server(monkeypatch, rclone_s3)
+    rows = tables.read_table(storage.join(output, "trials.parquet"))[0].to_pylist()
+    assert [row["state"] for row in rows] == ["finished"], rows
+    best = json.loads(storage.read_bytes(storage.join(output, "best.json")))
+    assert best["training"]["lr"] == rows[0]["lr"], best
+    assert any(entry.uri.endswith("report.html") for entry in storage.list_objects(output))
 
 
 def test_nobody_gets_in_without_the_token(head: Head) -> None:
