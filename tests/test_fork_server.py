@@ -1,4 +1,4 @@
-"""Workers of the tests' Ray are forks of a process that has imported PyTorch, and else like any worker."""
+"""Workers of the tests' Ray are forks of a process that has imported PyTorch and Ray, and else like any worker."""
 
 import json
 import os
@@ -28,6 +28,7 @@ class Worker:
             "parent": Path(f"/proc/{os.getppid()}/cmdline").read_text(),
             "arguments": sys.argv[0],
             "random": float(np.random.rand()),
+            "id": ray.WorkerID.from_random().hex(),
             "variable": os.environ.get("ONLY_HERE"),
         }
 
@@ -56,6 +57,7 @@ def test_workers_are_forks_with_their_own_arguments_and_random_numbers(ray_sessi
     assert "fork_server.py" in first["parent"] and first["parent"] == second["parent"]
     assert Path(first["arguments"]).name == "default_worker.py"
     assert first["pid"] != second["pid"] and first["random"] != second["random"]
+    assert first["id"] != second["id"]
     for worker in workers:
         ray.kill(worker)
     for about in (first, second):

@@ -18,6 +18,7 @@ from jobs.cross_validation.options import Options
 from jobs.cross_validation.results import Run, open_compared_run, read_predictions, write_results
 from jobs.inputs.datasets import index_digest, open_dataset
 from soundstorm.audio.synthesis import CLASSES
+from soundstorm.codec.fitting import FittingConfig
 from soundstorm.errors import SoundStormError
 from soundstorm.schemas import PREDICTIONS
 from tests.jobs.conftest import file_times
@@ -76,6 +77,7 @@ def cut_short(sounds: Path, tmp_path_factory: pytest.TempPathFactory, ray_sessio
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jobs.cross_validate.SYNTHETIC_CLIPS", 5)
         patch.setattr("jobs.cross_validate.CODEBOOK_SIZE", 32)
+        patch.setattr("jobs.cross_validate.CODEC_FITTING", FittingConfig(copies=1, pool_blocks=4_000, simple_sounds=2))
         with pytest.raises(SoundStormError) as error, console.capture() as said:
             run(hearing(sounds, output))
         files = file_times(str(output))
