@@ -71,7 +71,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """What is imported by now stays: each job looks for garbage as it starts, in half a million objects of libraries."""
+    """What is imported by now stays: each job looks for garbage as it starts, among half a million objects."""
     gc.collect()
     gc.freeze()
 
