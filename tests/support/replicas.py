@@ -9,8 +9,13 @@ NAME = "ray::ServeReplica:soundstorm:Generator"
 def makers() -> list[int]:
     """Process ids of the replicas of the generator below this process's Ray."""
     processes = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
-    raylets = {pid for pid in processes if _parent_of(pid) == os.getpid()}
-    return [pid for pid in processes if _command_of(pid).startswith(NAME) and _parent_of(pid) in raylets]
+    return [pid for pid in processes if _command_of(pid).startswith(NAME) and os.getpid() in _ancestors(pid)]
+
+
+def _ancestors(pid: int) -> list[int]:
+    """The process's parent, its parent, and so on."""
+    parent = _parent_of(pid)
+    return [parent, *_ancestors(parent)] if parent else []
 
 
 def _command_of(pid: int) -> str:
