@@ -20,7 +20,7 @@ CLASSIFIER = --model cnn --dataset esc50 --data-dir $(ESC50) --clips $(FREE_CLIP
 # Several hundred processes of the tests would each compile the code anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test docs weights lint format install constraints clean
+.PHONY: demo test pytest docs weights lint format install constraints clean
 
 install: $(VENV)/.installed
 
@@ -77,9 +77,13 @@ weights: install $(FREE_CLIPS)
 		sampler = replace(preset('places').sampler, candidates=8); \
 		pack_checkpoint(Path('$(WEIGHTS_DIR)/generator/checkpoint'), Path('$(WEIGHTS)/esc50'), sampler)"
 
+# Both at once: the tests leave time of the cores.
+test: install
+	$(MAKE) --no-print-directory --jobs 2 lint pytest
+
 # On four workers, two of them with a Ray of their own; tests/support/parallel_groups.py says what runs together.
 # A worker that crashes ends the run: pytest-xdist would wait for tests that it has already given back.
-test: lint
+pytest: install
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 --durations 40
 
 clean:
