@@ -81,10 +81,10 @@ weights: install $(FREE_CLIPS)
 test: install
 	$(MAKE) --no-print-directory --jobs 2 lint pytest
 
-# On four workers, two of them with a Ray of their own; tests/support/parallel_groups.py says what runs together.
+# On three workers, two of them with a Ray of their own; tests/support/parallel_groups.py says what runs together.
 # A worker that crashes ends the run: pytest-xdist would wait for tests that it has already given back.
 pytest: install
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 --durations 40
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadscope --no-loadscope-reorder --max-worker-restart 0 --durations 40
 
 clean:
 	rm -rf $(DEMO_DIR) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,9 @@
-"""Which tests run on one worker of pytest-xdist (`-n 4`), and which begin first.
+"""Which tests run on one worker of pytest-xdist (`-n 3`), and which begin first.
 
 A file stays together, since its fixtures are made once; files that look at the same runs of the jobs stay together too.
 A worker takes the next group when it has ended one, so the long ones begin first and the short ones fill the gaps.
-Two workers take only groups that do without the fixture `ray_session`: a third Ray would cost more than it gives, and
-while the others wait for their Rays, a core is free.
+The third worker takes only groups that do without the fixture `ray_session`: a third Ray would cost more than it gives,
+and while the others wait for their Rays, a core is free.
 """
 
 import os
@@ -61,8 +61,8 @@ LONG_FIRST = (
 )
 """Groups, files and folders; what is not named comes last."""
 TESTS = Path(__file__).resolve().parents[1]
-WITHOUT_RAY = ("gw2", "gw3")
-"""Names of the third and the fourth worker."""
+WITHOUT_RAY = "gw2"
+"""Name of the third worker."""
 
 
 class GroupScheduling(LoadScopeScheduling):
@@ -80,11 +80,11 @@ class GroupScheduling(LoadScopeScheduling):
         self.with_ray = with_ray
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        """The first group in the queue that uses Ray, or else the first; for the last two workers, the first that does
-        not. A worker for which there is none ends."""
+        """The first group in the queue that uses Ray, or else the first; for the third worker, the first that does not.
+        A worker for which there is none ends."""
         uses_ray = set(self.with_ray.read_text().splitlines())
         without = [group for group in self.workqueue if group not in uses_ray]
-        if node.gateway.id in WITHOUT_RAY:
+        if node.gateway.id == WITHOUT_RAY:
             if not without:
                 node.shutdown()
                 return
