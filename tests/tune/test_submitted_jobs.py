@@ -18,7 +18,7 @@ from cluster import storage, tables
 from tests.conftest import ROOT, S3Server, use_server
 from tests.support.ray_head import RAY, Head, ray_head
 
-JOB_S = 400
+JOB_S = 240
 KEYS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
 WORKING_DIR_BYTES = 20 * 10**6
 

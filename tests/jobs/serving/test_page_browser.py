@@ -427,7 +427,7 @@ def test_a_closed_page_gives_up_what_is_in_the_making(visit: Callable[..., Visit
     stayer.open()
     assert stayer.tab.get_by_text("8 sounds are pending").count() == 1
     leaver.tab.close()
-    for _ in range(30):
+    for _ in range(18):
         stayer.tab.wait_for_timeout(1_000)
         stayer.open()
         if stayer.tab.get_by_text("No sound is pending").count():
