@@ -70,15 +70,12 @@ def forked_workers() -> Iterator[None]:
     from ray._private import services
 
     os.environ.pop(SERVER, None)  # that of a parent, which forks for its own Rays only
-    start_raylet, variables = services.start_raylet, dict[str, str]()
+    start_raylet = services.start_raylet
     with contextlib.ExitStack() as stack:
 
         def start(*arguments: Any, **options: Any) -> Any:
             if SERVER not in os.environ:
-                variables.update(read_at_start(("RAY_",)))
                 stack.enter_context(_server(arguments[_WORKER_PATH]))
-            if read_at_start(("RAY_",)) != variables:
-                return start_raylet(*arguments, **options)
             ours = [str(Path(__file__).with_name(name)) for name in ("fork_client.py", "fork_setup_worker.py")]
             return start_raylet(*arguments[:_WORKER_PATH], *ours, *arguments[_WORKER_PATH + 2 :], **options)
 
