@@ -16,18 +16,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
-from jobs.actors.evaluator import TABLES, evaluation_tables, resynthesize
+from jobs.actors.evaluator import TABLES, evaluation_tables
 from jobs.actors.job_precision import UNKNOWN, JobPrecision, job_precision
 from jobs.actors.sharded_output import TableRun, settings_digest
 from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
-from jobs.evaluation.bands import common_bands, find_bands
-from jobs.evaluation.examples import PLAYERS_FOLDER, choose_examples, link_examples, read_log
-from jobs.evaluation.measurement_cache import default_folder
+from jobs.evaluation.background import Prepared, in_background, prepare
+from jobs.evaluation.bands import common_bands
+from jobs.evaluation.examples import PLAYERS_FOLDER, link_examples, read_log
+from jobs.evaluation.measurement_cache import BaselineCache
 from jobs.evaluation.options import Options
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
+from jobs.evaluation.result_cache import default_folder
+from jobs.evaluation.resynthesis import Resynthesizer
 from jobs.evaluation.selection import (
     ComparisonSets,
     MeasurementRequest,
@@ -36,7 +39,6 @@ from jobs.evaluation.selection import (
     measurement_requests,
     select_comparison_sets,
 )
-from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip, clips_of_fold, draw_per_category, find_clips, fingerprint_of_clips, is_listed
 from jobs.inputs.codecs import choose_codec, codec_of_samples
 from jobs.inputs.outputs_apart import check_not_inside
@@ -46,6 +48,7 @@ from soundstorm.audio.files import SAMPLE_RATE
 from soundstorm.codec.codec import Codec
 from soundstorm.evaluation.closeness import closeness
 from soundstorm.evaluation.closeness_result import Closeness
+from soundstorm.evaluation.split_distances import Splits
 from soundstorm.evaluation.summary import summarize
 
 __all__ = ["Options", "run"]
@@ -123,12 +126,14 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
     """Measure, compare and write tables and report; returns the counts. `settings` is the digest of the settings."""
     real, generated, scope = inputs.real, inputs.generated, inputs.scope
     items = measurement_requests(real, generated, scope, made_by_codec=inputs.made_by_codec)
-    bands = inputs.common_bands or find_bands(real, generated, options.seed)
+    resynthesize = Resynthesizer(inputs.codec, _cache_folder(options))
     weights = (inputs.weights, *((scope.weights, scope.model) if scope else (None, None)))
     run = TableRun(
         output_dir=options.output_dir, address=options.address, settings=settings, num_actors=options.num_actors
     )
-    metrics, pairs, features, rejected = _measure(run, options, items, weights, bands.common_band_hz)
+    with in_background(lambda: prepare(options, real, generated, inputs.common_bands, resynthesize)) as prepared:
+        low_pass_hz = inputs.common_bands.common_band_hz if inputs.common_bands else None
+        metrics, pairs, features, rejected = _measure(run, options, items, weights, low_pass_hz)
     reasons = check_rejected_fraction(
         [rejected],
         len(items),
@@ -148,17 +153,17 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
         features=features,
         rejected=rejected,
         reasons=reasons,
-        bands=bands,
         summary=summarize(metrics, pairs),
         closeness=_closeness(options, scope, inputs.codec, features) if scope else None,
         substitution=_substitution(run, options, inputs, precision),
         utility=_utility(run, options, inputs.utility),
+        bands=prepared().bands,
     )
     evaluation.write(options.output_dir)
-    page = _report(options, evaluation, inputs.training_log)
+    page = _report(options, evaluation, prepared(), inputs.training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
-    if bands.note:
-        print_note(bands.note)
+    if evaluation.bands.note:
+        print_note(evaluation.bands.note)
     return evaluation.counts
 
 
@@ -227,7 +232,7 @@ def _measure(
         job={
             "max_duration_s": options.max_duration,
             "common_band_hz": common_band_hz,
-            "cache_dir": storage.absolute(options.cache_dir or default_folder()) if options.cache else None,
+            "cache_dir": _cache_folder(options),
         },
         shard_size=options.shard_size,
     )
@@ -239,6 +244,10 @@ def _measure(
     return found
 
 
+def _cache_folder(options: Options) -> str | None:
+    return storage.absolute(options.cache_dir or default_folder()) if options.cache else None
+
+
 def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: pa.Table) -> Closeness:
     found = closeness(
         features,
@@ -248,7 +257,7 @@ def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: 
         no_classifier=scope.no_classifier,
         embeddings=scope.embeddings(codec),
         reference=f"{storage.absolute(options.real_audio)}, {f'fold {options.fold}' if options.fold else 'all folds'}",
-        seed=options.seed,
+        splits=Splits(seed=options.seed, store=BaselineCache(_cache_folder(options))),
     )
     return replace(found, warnings=[*scope.warnings, *found.warnings])
 
@@ -284,14 +293,8 @@ def _utility(run: TableRun, options: Options, clips: UtilityClips | None) -> pa.
     )
 
 
-def _report(options: Options, made: Evaluation, training_log: list[dict[str, Any]]) -> str:
-    examples = choose_examples(
-        made.real,
-        made.generated,
-        options.examples_per_class,
-        lambda clip: load_clip(clip.uri, dataset=clip.dataset),
-        lambda pcm: resynthesize(made.codec, [pcm])[0],
-    )
+def _report(options: Options, made: Evaluation, shown: Prepared, training_log: list[dict[str, Any]]) -> str:
+    examples = shown.examples
     now = datetime.now(UTC)
     notes: list[str] = []
     if options.players == "linked":
@@ -314,6 +317,7 @@ def _report(options: Options, made: Evaluation, training_log: list[dict[str, Any
     return render_evaluation(
         made,
         examples,
+        shown.pictures,
         settings=settings,
         checkpoint=checkpoint,
         training_log=training_log,

@@ -19,13 +19,13 @@ from cluster.tables import tar_shards as tars
 from jobs.actors.sharded_output import SETTINGS, ShardedOutput, TableRun, actor_resources, run_missing_shards
 from jobs.evaluation.earlier_tables import require_measured
 from jobs.evaluation.measurement_cache import MeasurementCache, Measurements
+from jobs.evaluation.resynthesis import Resynthesizer
 from jobs.evaluation.selection import MeasurementRequest, Model, recording_of
 from jobs.inputs.audio_files import MAX_CLIP_S, load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import low_passed
-from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, from_pcm16, to_pcm16
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio
 from soundstorm.classification.cnn import load_classifier
-from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
 from soundstorm.evaluation.acoustic import clip_metrics, log_spectral_distance, spectral_convergence
 from soundstorm.evaluation.features import FeatureExtractor
@@ -86,6 +86,7 @@ class EvaluatorActor:
         self.codec = load_codec(codec, device)
         classes = None if classifier is None else load_classifier(classifier, device)
         self.extractor = FeatureExtractor(self.codec, classes, None if model is None else model.open())
+        self.resynthesize = Resynthesizer(self.codec, cache_dir)
         self.cache = MeasurementCache(
             cache_dir,
             {"max_duration_s": max_duration_s, "common_band_hz": common_band_hz},
@@ -161,7 +162,7 @@ class EvaluatorActor:
         for item, whole in clips:
             measured: Measurements = {}
             waveform = self._low_passed(whole)
-            through_codec = self._low_passed(resynthesize(self.codec, [whole])[0]) if item.through_codec else waveform
+            through_codec = self._low_passed(self.resynthesize([whole])[0]) if item.through_codec else waveform
             if item.source is not None:
                 measured["metrics"] = metrics_of(waveform)
             if item.source == Source.REAL:
@@ -179,12 +180,6 @@ class EvaluatorActor:
     def _low_passed(self, pcm: np.ndarray) -> np.ndarray:
         """The clip to measure: low-passed if a common band is set."""
         return pcm if self.common_band_hz is None else low_passed(pcm, self.common_band_hz)
-
-
-def resynthesize(codec: Codec, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Encode and decode clips (int16); the lengths are kept."""
-    codes = codec.encode_clips([from_pcm16(clip) for clip in clips])
-    return [to_pcm16(decoded[: len(clip)]) for decoded, clip in zip(codec.decode_clips(codes), clips, strict=True)]
 
 
 def metrics_of(pcm: np.ndarray) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Examples in a report: a few clips of each class from every source, and the training log."""
 
+import contextlib
 import csv
 import io
 import math
@@ -12,7 +13,7 @@ import numpy as np
 
 from cluster import storage
 from jobs.inputs.clips import Clip
-from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
+from soundstorm.audio.files import SAMPLE_RATE, RejectedAudio, encode_audio, from_pcm16
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.reports.listening_section import Example
@@ -33,10 +34,10 @@ def choose_examples(
     generated: Sequence[Clip],
     per_class: int,
     load: Callable[[Clip], np.ndarray],
-    resynthesize: Callable[[np.ndarray], np.ndarray],
+    resynthesize: Callable[[list[np.ndarray]], list[np.ndarray]],
 ) -> list[Example]:
     """The first `per_class` clips of each class, real, through the codec and generated; classes with generated clips
-    first.
+    first. Clips that cannot be read are left out.
 
     Of clips that are longer the first MAX_EXAMPLE_S.
 
@@ -44,24 +45,29 @@ def choose_examples(
         real: real clips.
         generated: generated clips.
         per_class: clips of each class and source.
-        load: a clip to int16 (N,) at 24 kHz.
-        resynthesize: int16 (N,) through the codec.
+        load: a clip to int16 (N,) at 24 kHz; raises RejectedAudio if it cannot be read.
+        resynthesize: clips, int16 (N,), through the codec.
     """
     have_generated = {normalized(clip.category) for clip in generated}
     names = {normalized(clip.category): clip.category for clip in (*real, *generated)}
     order = sorted(names, key=lambda key: (key not in have_generated, key))[:MAX_CLASSES]
+
+    def loaded(clips: Sequence[Clip], key: str) -> list[tuple[Clip, np.ndarray]]:
+        found: list[tuple[Clip, np.ndarray]] = []
+        for clip in clips:
+            if len(found) < per_class and normalized(clip.category) == key:
+                with contextlib.suppress(RejectedAudio):
+                    found.append((clip, load(clip)[: round(MAX_EXAMPLE_S * SAMPLE_RATE)].copy()))
+        return found
+
+    recorded, made = ([loaded(clips, key) for key in order] for clips in (real, generated))
+    decoded = iter(resynthesize([pcm for of_class in recorded for _, pcm in of_class]))
     examples = []
-
-    def beginning(clip: Clip) -> np.ndarray:
-        return load(clip)[: round(MAX_EXAMPLE_S * SAMPLE_RATE)].copy()
-
-    for key in order:
-        for clip in [clip for clip in real if normalized(clip.category) == key][:per_class]:
-            pcm = beginning(clip)
+    for key, of_class, others in zip(order, recorded, made, strict=True):
+        for clip, pcm in of_class:
             examples.append(_example(names[key], Source.REAL, clip.clip_id, pcm))
-            examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, resynthesize(pcm)))
-        for clip in [clip for clip in generated if normalized(clip.category) == key][:per_class]:
-            examples.append(_example(names[key], Source.GENERATED, clip.clip_id, beginning(clip)))
+            examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, next(decoded)))
+        examples.extend(_example(names[key], Source.GENERATED, clip.clip_id, pcm) for clip, pcm in others)
     return examples
 
 

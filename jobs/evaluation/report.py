@@ -17,7 +17,7 @@ from soundstorm.data.datasets import DATASETS
 from soundstorm.evaluation.closeness_result import Closeness
 from soundstorm.evaluation.summary import Summary, most_distant_metric
 from soundstorm.reports.evaluation_page import ReportData, render_report
-from soundstorm.reports.listening_section import Example
+from soundstorm.reports.listening_section import Example, Pictures
 
 ALL_FOLDS = "The real clips come from all folds, also from those that the model was trained on; --fold takes one."
 
@@ -106,6 +106,7 @@ def samples_made_with(generated_audio: str) -> tuple[dict[str, str], dict[str, s
 def render_evaluation(
     made: Evaluation,
     examples: list[Example],
+    pictures: Pictures,
     *,
     settings: dict[str, dict[str, Any]],
     checkpoint: dict[str, str],
@@ -118,6 +119,7 @@ def render_evaluation(
     Args:
         made: what is shown.
         examples: clips to listen to.
+        pictures: of the examples.
         settings: of the run, by what they are about.
         checkpoint: fingerprint of the network that made the clips, where it is known.
         training_log: rows of its log.csv.
@@ -138,6 +140,7 @@ def render_evaluation(
             closeness=made.closeness,
             features=made.features if made.closeness else None,
             examples=examples,
+            pictures=pictures,
             training_log=training_log,
             settings=settings,
             fingerprints=fingerprints | checkpoint,

@@ -4,6 +4,7 @@ differently; and the five groups of classes of ESC-50."""
 import difflib
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 
 from soundstorm.errors import SoundStormError
 
@@ -24,6 +25,7 @@ MAX_LISTED = 60
 _GROUP_OF = {category: group for group, categories in GROUPS.items() for category in categories.split()}
 
 
+@lru_cache(maxsize=10_000)
 def normalized(category: str) -> str:
     """A category in normal form: `Crying Baby`, `crying-baby` and `crying_baby` become equal, and so do both Unicode
     forms of `Möwe`.

@@ -15,6 +15,7 @@ from functools import cached_property, partial
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from soundstorm.data.categories import normalized
 from soundstorm.errors import SoundStormError
@@ -27,6 +28,7 @@ from soundstorm.evaluation.split_distances import (
     NUM_SPLITS,
     DistanceBasis,
     SplitDistance,
+    Splits,
     frechet_over_splits,
     kernel_over_splits,
 )
@@ -59,7 +61,7 @@ def closeness(
     no_classifier: str = "there is no classifier",
     embeddings: Mapping[str, Embedding] | None = None,
     reference: str = "the real clips",
-    seed: int = 0,
+    splits: Splits | None = None,
 ) -> Closeness:
     """Compute all of MEASURES from the features of generated clips, of real clips, and of the other clips in the real
     clips' dataset.
@@ -76,7 +78,7 @@ def closeness(
         embeddings: the networks that computed the embeddings `codec`, `classifier` and `model`, for the record. Without
             a `model` there was none, and the column is null.
         reference: which real clips the distances refer to, for the record.
-        seed: seed of the random halves of the real clips.
+        splits: how the real clips are split into halves; None: with seed 0.
 
     Raises:
         SoundStormError: a column is missing, or there are no generated or no real clips.
@@ -106,7 +108,7 @@ def closeness(
         pooled=not common,
         embeddings=embeddings,
         reference=reference,
-        seed=seed,
+        splits=splits or Splits(),
     )
     metric_functions = comparison.metric_functions()
     infos = list(MEASURES)
@@ -114,8 +116,10 @@ def closeness(
         name = embeddings["model"].name
         infos += [replace(info, title=f"{info.title}, {name}") for info in MODEL_MEASURES]
     copies = comparison.copies()
+    with threadpool_limits(1, user_api="blas"):  # matrices of this size take several threads longer than one
+        measures = [_measure(info, metric_functions[info.name]) for info in infos]
     return Closeness(
-        measures=[_measure(info, metric_functions[info.name]) for info in infos],
+        measures=measures,
         counts={name: len(getattr(comparison, name)) for name in ("real", "generated", "training", "held_out")},
         held_out_fold=held_out_fold,
         confusion=comparison.confusion(),
@@ -193,7 +197,7 @@ class _ClosenessMetrics:
     """Whether all clips are treated as one class."""
     embeddings: Mapping[str, Embedding]
     reference: str
-    seed: int
+    splits: Splits
 
     def metric_functions(self) -> dict[str, Callable[[], Values]]:
         """Name of a metric -> function that computes its values; may raise Undefined."""
@@ -205,11 +209,11 @@ class _ClosenessMetrics:
         return metric_functions | {column: partial(self.temporal, column) for column in TEMPORAL_METRICS}
 
     def distance(
-        self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, int], SplitDistance]
+        self, embedding: str, measure: Callable[[ClipSet, ClipSet, str, Splits], SplitDistance]
     ) -> tuple[float, float, DistanceBasis]:
         self._require_classifier(embedding)
         found, network = (
-            measure(self.real, self.generated, embedding, self.seed),
+            measure(self.real, self.generated, embedding, self.splits),
             self.embeddings.get(embedding, Embedding.unknown(embedding)),
         )
         basis = DistanceBasis(

@@ -53,7 +53,7 @@ def frechet_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floatin
     Source: Kilgour et al., "Fréchet Audio Distance", arXiv 1812.08466, section 3.
     """
     real_ND, other_ND = _checked(real_ND, other_ND, min_other=2)
-    return max(0.0, _between(_fit(real_ND), _fit(other_ND)))
+    return max(0.0, _between(fit_gaussian(real_ND), fit_gaussian(other_ND)))
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -85,7 +85,9 @@ class FrechetLine:
         return self.at_infinity if self.problem is None else self.plain
 
 
-def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0) -> FrechetLine:
+def frechet_line(
+    real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], seed: int = 0, real: "Gaussian | None" = None
+) -> FrechetLine:
     """Fit a line to `frechet_distance` as a function of 1/n, for subsets of half to all of the other rows, and
     extrapolate it to 1/n = 0.
 
@@ -98,6 +100,7 @@ def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], 
         real_ND: at least 2 rows.
         other_ND: at least 8 rows of the same width.
         seed: seed of the random subsets.
+        real: `fit_gaussian` of the real rows, if it is known.
 
     Raises:
         SoundStormError: too few rows, unequal widths, or values that are not finite.
@@ -106,14 +109,14 @@ def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], 
     2311.01616.
     """
     real_ND, other_ND = _checked(real_ND, other_ND, min_other=MIN_ROWS_INFINITY)
-    generator, real, number = np.random.default_rng(seed), _fit(real_ND), len(other_ND)
+    generator, real, number = np.random.default_rng(seed), real or fit_gaussian(real_ND), len(other_ND)
     sizes = np.unique(np.rint(1 / np.linspace(2 / number, 1 / number, _SIZES)).astype(int))
     distances = []
     for size in sizes:
         subsets = (
             [other_ND] if size == number else [other_ND[generator.permutation(number)[:size]] for _ in range(_DRAWS)]
         )
-        distances.append(np.mean([_between(real, _fit(subset)) for subset in subsets]))
+        distances.append(np.mean([_between(real, fit_gaussian(subset)) for subset in subsets]))
     inverse, points = 1 / sizes, np.array(distances)
     slope, end = np.polyfit(inverse, points, 1)
     variance = np.square(points - slope * inverse - end).sum() / (len(sizes) - 2)
@@ -123,7 +126,26 @@ def frechet_line(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], 
     )
 
 
-def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating]) -> float:
+@dataclass(kw_only=True, frozen=True, slots=True)
+class KernelBasis:
+    """What `kernel_distance` computes from the real rows alone."""
+
+    bandwidth: float
+    """σ, above 0."""
+    mean_within: float
+    """Mean of the kernel over all pairs of different real rows."""
+
+
+def kernel_basis(real_ND: NDArray[np.floating]) -> KernelBasis | None:
+    """The basis of at least 2 real rows; None if all are the same point, so that σ depends on the other rows."""
+    real_ND = _rows(real_ND, "real", 2)
+    bandwidth = _median_distance(pdist(real_ND[:: -(-len(real_ND) // _BANDWIDTH_ROWS)]))
+    return _basis(real_ND, bandwidth) if bandwidth else None
+
+
+def kernel_distance(
+    real_ND: NDArray[np.floating], other_ND: NDArray[np.floating], basis: KernelBasis | None = None
+) -> float:
     """Unbiased squared maximum mean discrepancy with the kernel exp(-d² / 2σ²), where σ is the median distance between
     two real rows; at most 2.
 
@@ -133,6 +155,7 @@ def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating
     Args:
         real_ND: at least 2 rows.
         other_ND: at least 2 rows of the same width.
+        basis: `kernel_basis` of the real rows, if it is known.
 
     Raises:
         SoundStormError: fewer than 2 rows, unequal widths, or values that are not finite.
@@ -141,28 +164,33 @@ def kernel_distance(real_ND: NDArray[np.floating], other_ND: NDArray[np.floating
     JMLR 13 (2012), lemma 6.
     """
     a_ND, b_ND = _checked(real_ND, other_ND, min_other=2)
-    bandwidth = _bandwidth(a_ND, b_ND)
-    if bandwidth == 0:
-        return 0.0
+    basis = basis or kernel_basis(a_ND)
+    if basis is None:
+        bandwidth = _median_distance(cdist(a_ND[:1], b_ND))
+        if bandwidth == 0:
+            return 0.0
+        basis = _basis(a_ND, bandwidth)
     centre_D = a_ND.mean(axis=0)
-    a_ND, b_ND = (a_ND - centre_D) / bandwidth, (b_ND - centre_D) / bandwidth
-    return _mean_kernel_within(a_ND) + _mean_kernel_within(b_ND) - 2 * _kernel_sum(a_ND, b_ND) / (len(a_ND) * len(b_ND))
+    a_ND, b_ND = (a_ND - centre_D) / basis.bandwidth, (b_ND - centre_D) / basis.bandwidth
+    return basis.mean_within + _mean_kernel_within(b_ND) - 2 * _kernel_sum(a_ND, b_ND) / (len(a_ND) * len(b_ND))
 
 
 @dataclass(frozen=True, slots=True)
-class _Gaussian:
-    """Mean and a factor of the covariance: C = factorᵀ factor."""
+class Gaussian:
+    """What a Fréchet distance is computed from: mean and a factor of the covariance: C = factorᵀ factor."""
 
     mean_D: NDArray[np.float64]
     factor_RD: NDArray[np.float64]
 
 
-def _fit(rows_ND: NDArray[np.float64]) -> _Gaussian:
+def fit_gaussian(rows_ND: NDArray[np.floating]) -> Gaussian:
+    """The Gaussian of at least 2 rows; raises SoundStormError as `frechet_distance`."""
+    rows_ND = _rows(rows_ND, "real", 2)
     mean_D = rows_ND.mean(axis=0)
-    return _Gaussian(mean_D, np.linalg.qr(rows_ND - mean_D, mode="r") / np.sqrt(len(rows_ND) - 1))
+    return Gaussian(mean_D, np.linalg.qr(rows_ND - mean_D, mode="r") / np.sqrt(len(rows_ND) - 1))
 
 
-def _between(real: _Gaussian, other: _Gaussian) -> float:
+def _between(real: Gaussian, other: Gaussian) -> float:
     """Fréchet distance without a matrix square root: tr (C₁ C₂)^½ is the sum of the singular values of factor₁
     factor₂ᵀ."""
     cross = np.linalg.svd(real.factor_RD @ other.factor_RD.T, compute_uv=False).sum()
@@ -170,15 +198,16 @@ def _between(real: _Gaussian, other: _Gaussian) -> float:
     return float(np.square(real.mean_D - other.mean_D).sum() + spread - 2 * cross)
 
 
-def _bandwidth(real_ND: NDArray[np.float64], other_ND: NDArray[np.float64]) -> float:
-    """Median distance between two real rows; if most are equal, between those that differ; if all are equal, between
-    them and the other rows."""
-    some_ND = real_ND[:: -(-len(real_ND) // _BANDWIDTH_ROWS)]
-    for distances in (pdist(some_ND), cdist(some_ND[:1], other_ND)):
-        if not distances.any():
-            continue
-        return float(np.median(distances)) or float(np.median(distances[distances > 0]))
-    return 0.0
+def _basis(real_ND: NDArray[np.float64], bandwidth: float) -> KernelBasis:
+    within = _mean_kernel_within((real_ND - real_ND.mean(axis=0)) / bandwidth)
+    return KernelBasis(bandwidth=bandwidth, mean_within=within)
+
+
+def _median_distance(distances: NDArray[np.float64]) -> float:
+    """The median; if most are 0, of those above 0; 0 if all are."""
+    if not distances.any():
+        return 0.0
+    return float(np.median(distances)) or float(np.median(distances[distances > 0]))
 
 
 def _mean_kernel_within(rows_ND: NDArray[np.float64]) -> float:

@@ -6,26 +6,63 @@ with as many clips of each class, so that both distances are computed on the sam
 generated clips is the mean over the splits. The baseline is the root mean square, because distances between samples of
 the same distribution scatter around 0, and their scatter is the smallest difference that can be detected.
 
+The baseline depends on the real clips alone, and takes most of the time where they are many: a store keeps it for later
+evaluations.
+
 A Fréchet distance is extrapolated to infinitely many clips either for both or for neither, and is never reported below
 0.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import asdict, dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.clip_sets import ClipSet
-from soundstorm.evaluation.distances import FrechetLine, frechet_line, kernel_distance
+from soundstorm.evaluation.distances import (
+    FrechetLine,
+    KernelBasis,
+    fit_gaussian,
+    frechet_line,
+    kernel_basis,
+    kernel_distance,
+)
 
 NUM_SPLITS = 10
 """Number of random splits of the real clips."""
 
 Rows = NDArray[np.float32]
 Found = TypeVar("Found")
+Kept = dict[str, float]
+"""What a measure keeps of one split of the real clips."""
+Measure = Callable[[Rows, Rows, Rows, Kept | None], tuple[Found, Found, Kept]]
+"""Takes the rows of the first half, of the second, of the generated clips, and what it has kept of the same halves;
+returns the distances of the generated clips and of the second half from the first, and what it keeps."""
+
+
+class BaselineStore(Protocol):
+    """Keeps what was computed from real clips, by a digest of all that it depends on."""
+
+    def find(self, key: str) -> list[Kept] | None:
+        """What was kept for each split, if anything."""
+
+    def keep(self, key: str, splits: list[Kept]) -> None:
+        """Keep it for later."""
+
+
+@dataclass(kw_only=True, frozen=True, slots=True)
+class Splits:
+    """How the real clips are split."""
+
+    seed: int = 0
+    """Seed of the random splits."""
+    store: BaselineStore | None = None
+    """Where baselines are kept for later evaluations; None: nowhere."""
 
 
 @dataclass(kw_only=True, frozen=True, slots=True)
@@ -64,7 +101,7 @@ class SplitDistance:
     note: str | None = None
 
 
-def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed: int) -> SplitDistance:
+def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, splits: Splits) -> SplitDistance:
     """Fréchet distance in an embedding, extrapolated to infinitely many clips if that is reliable; both values are at
     least 0.
 
@@ -72,12 +109,12 @@ def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed:
         real: real clips.
         generated: generated clips.
         embedding: name of the column, without `_embedding`.
-        seed: seed of the random splits.
+        splits: how the real clips are split.
 
     Raises:
         SoundStormError: the real clips cannot be split, or there are too few clips.
     """
-    lines, floor, rows = _over_splits(real, generated, embedding, seed, frechet_line)
+    lines, floor, rows = _over_splits(real, generated, embedding, splits, _frechet)
     problem = _problem("generated", lines) or _problem("real", floor)
     if problem is None:
         values, floors = [line.at_infinity for line in lines], [line.at_infinity for line in floor]
@@ -93,10 +130,10 @@ def frechet_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed:
     )
 
 
-def kernel_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed: int) -> SplitDistance:
+def kernel_over_splits(real: ClipSet, generated: ClipSet, embedding: str, splits: Splits) -> SplitDistance:
     """Kernel distance in an embedding. It is unbiased, so the value of the generated clips may be below 0 by chance;
     otherwise as `frechet_over_splits`."""
-    values, floor, rows = _over_splits(real, generated, embedding, seed, kernel_distance)
+    values, floor, rows = _over_splits(real, generated, embedding, splits, _kernel)
     return SplitDistance(
         generated=float(np.mean(values)),
         floor=float(np.sqrt(np.mean(np.square(floor)))),
@@ -105,16 +142,35 @@ def kernel_over_splits(real: ClipSet, generated: ClipSet, embedding: str, seed: 
     )
 
 
+def _frechet(base: Rows, others: Rows, made: Rows, kept: Kept | None) -> tuple[FrechetLine, FrechetLine, Kept]:
+    real = fit_gaussian(base)
+    floor = frechet_line(base, others, real=real) if kept is None else FrechetLine(**kept)  # type: ignore[arg-type]
+    return frechet_line(base, made, real=real), floor, asdict(floor)
+
+
+def _kernel(base: Rows, others: Rows, made: Rows, kept: Kept | None) -> tuple[float, float, Kept]:
+    if kept is None:
+        basis = kernel_basis(base)
+        floor = kernel_distance(base, others, basis)
+        kept = {"floor": floor} | ({} if basis is None else asdict(basis))
+    floor = kept["floor"]
+    basis = KernelBasis(bandwidth=kept["bandwidth"], mean_within=kept["mean_within"]) if len(kept) > 1 else None
+    return kernel_distance(base, made, basis), floor, kept
+
+
 def _over_splits(
-    real: ClipSet, generated: ClipSet, embedding: str, seed: int, measure: Callable[[Rows, Rows], Found]
+    real: ClipSet, generated: ClipSet, embedding: str, splits: Splits, measure: Measure[Found]
 ) -> tuple[list[Found], list[Found], tuple[int, int]]:
     """`measure` of the generated clips and of the second half, each compared with the first half, and the smallest
     numbers of rows of both sides."""
     real_rows, generated_rows = real.embedding(embedding), generated.embedding(embedding)
-    found, floor, sizes = [], [], []
-    for split_seed in range(seed, seed + NUM_SPLITS):
-        first, second = real.split_halves(split_seed)
-        generated_positions = generated.sample_matching([real.categories[position] for position in second], split_seed)
+    key = _digest(real, real_rows, measure.__name__, splits.seed)
+    known = None if splits.store is None else splits.store.find(key)
+    found, floor, sizes, kept = [], [], [], list[Kept]()
+    for split in range(NUM_SPLITS):
+        first, second = real.split_halves(splits.seed + split)
+        categories = [real.categories[position] for position in second]
+        generated_positions = generated.sample_matching(categories, splits.seed + split)
         if not (len(first) and len(second) and len(generated_positions)):
             raise SoundStormError(
                 "all real clips are of one recording, so they cannot be split into halves"
@@ -123,11 +179,24 @@ def _over_splits(
             )
         base, others = (np.concatenate([real_rows[position] for position in half]) for half in (first, second))
         made = np.concatenate([generated_rows[position] for position in generated_positions])
-        floor.append(measure(base, others))
-        found.append(measure(base, made))
+        distance, baseline, of_real = measure(base, others, made, None if known is None else known[split])
+        found.append(distance)
+        floor.append(baseline)
+        kept.append(of_real)
         sizes.append((len(made), len(base)))
+    if splits.store is not None and known is None:
+        splits.store.keep(key, kept)
     made_rows, base_rows = np.min(sizes, axis=0)
     return found, floor, (int(made_rows), int(base_rows))
+
+
+def _digest(real: ClipSet, rows: list[Rows], measure: str, seed: int) -> str:
+    """SHA-256 of all that the baseline depends on, beside the code."""
+    about = [measure, seed, NUM_SPLITS, real.categories, real.table["recording"].to_pylist()]
+    found = hashlib.sha256(json.dumps([*about, [row.shape for row in rows]]).encode())
+    for row in rows:
+        found.update(row.tobytes())
+    return found.hexdigest()
 
 
 def _problem(whose: str, lines: list[FrechetLine]) -> str | None:

@@ -22,7 +22,7 @@ from soundstorm.evaluation.metric_info import CLIP_METRICS, METRIC_NAMES, PAIR_M
 from soundstorm.evaluation.summary import DIFFERENCE_BAR_PERCENT, SIGNIFICANCE, Breakdown, Summary
 from soundstorm.reports.closeness_section import closeness_section
 from soundstorm.reports.curves import has_losses, metric_distribution, training_curves
-from soundstorm.reports.listening_section import SCRIPT, Example, listening_section, policy, searchable
+from soundstorm.reports.listening_section import SCRIPT, Example, Pictures, listening_section, policy, searchable
 from soundstorm.reports.page import render_page, themed
 from soundstorm.reports.style import Theme
 from soundstorm.schemas import METRICS, SUBSTITUTION, Source, check_schema
@@ -55,6 +55,8 @@ class ReportData:
     """Up to which frequency both sides reach; its note is not shown unless it is in `warnings` too."""
     examples: Sequence[Example] = ()
     """Shown by category in this order; the first of each source side by side, then the second of each, and so on."""
+    pictures: Pictures | None = None
+    """Pictures of the examples, if they are drawn."""
     training_log: Sequence[Mapping[str, Any]] = ()
     """Rows of `log.csv`; without a loss in them there is no section on training."""
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -82,7 +84,7 @@ def render_report(data: ReportData) -> str:
         num_columns=max(1, len({example.source for example in data.examples})),
         meanings={source: MEANINGS[source] for source in Source if data.summary.overall.counts[source]},
         verdicts=_verdicts(data.summary.overall),
-        listening=listening_section(data.examples, confusion),
+        listening=listening_section(data.examples, confusion, data.pictures),
         closeness=None if data.closeness is None else closeness_section(data.closeness, data.features),
         substitution=None if data.substitution is None else _substitution(data.substitution),
         utility=None if data.utility is None else _utility(data.utility),

@@ -15,7 +15,7 @@ from soundstorm.data.categories import by_group, group_of, normalized
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.closeness_result import Confusion
 from soundstorm.reports.page import data_uri, themed
-from soundstorm.reports.spectrograms import Clip, Scale, clip_panel, spectrogram_grid
+from soundstorm.reports.spectrograms import Clip, Panels, Scale, spectrogram_grid
 from soundstorm.schemas import Source
 
 AUDIO_TYPES = ("audio/flac", "audio/wav", "audio/ogg", "audio/mpeg")
@@ -84,21 +84,53 @@ class Example:
             )
 
 
-def listening_section(examples: Sequence[Example], confusion: Confusion | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """Pictures of examples, each for light and for dark pages."""
+
+    panels: Sequence[dict[str, str] | None]
+    """One for each example, in their order; None for one without a waveform."""
+    overview: dict[str, str] | None
+    """The first clip of each class and source in one grid, where there is more than one class to see."""
+
+
+def draw(examples: Sequence[Example]) -> Pictures:
+    """The pictures of `examples`, which take longer than the rest of the page."""
+    clips = [None if x.waveform is None else Clip(x.waveform, x.sample_rate) for x in examples]
+    of_class: dict[str, list[Clip]] = {}
+    rows: dict[str, dict[Source, Clip]] = {}
+    for example, clip in zip(examples, clips, strict=True):
+        if clip is not None:
+            of_class.setdefault(example.category, []).append(clip)
+            rows.setdefault(example.category, {}).setdefault(example.source, clip)
+    scales, panels = {category: Scale.of(group) for category, group in of_class.items()}, Panels()
+
+    def panel(example: Example, clip: Clip) -> dict[str, str]:
+        return themed(lambda theme: panels.draw(clip, theme, example.source, scales[example.category]))
+
+    return Pictures(
+        panels=[None if clip is None else panel(example, clip) for example, clip in zip(examples, clips, strict=True)],
+        overview=themed(lambda theme: spectrogram_grid(rows, theme)) if len(rows) > 1 else None,
+    )
+
+
+def listening_section(
+    examples: Sequence[Example], confusion: Confusion | None, pictures: Pictures | None = None
+) -> dict[str, Any]:
     """What the template `listening.html.j2` shows.
 
     Args:
         examples: shown by category in this order; the first of each source side by side, then the second of each.
         confusion: what the classifier calls the generated clips; without it nothing says which class is worst.
+        pictures: what `draw` makes of the examples; None: it is called.
     """
-    clips = {id(x): Clip(x.waveform, x.sample_rate) for x in examples if x.waveform is not None}
-    categories = list(dict.fromkeys(example.category for example in examples))
-    groups = by_group(categories)
+    pictures = pictures or draw(examples)
+    groups = by_group(list(dict.fromkeys(example.category for example in examples)))
     return {
-        "classes": _classes(examples, categories, clips, _shares_right(confusion)),
+        "classes": _classes(examples, pictures, _shares_right(confusion)),
         "groups": list(groups) if len(groups) > 1 else [],
         "can_sort": confusion is not None,
-        "overview": _overview(examples, clips),
+        "overview": pictures.overview,
     }
 
 
@@ -125,31 +157,23 @@ def _shares_right(confusion: Confusion | None) -> dict[str, float]:
     }
 
 
-def _classes(
-    examples: Sequence[Example], categories: Sequence[str], clips: Mapping[int, Clip], right: Mapping[str, float]
-) -> list[dict[str, Any]]:
+def _classes(examples: Sequence[Example], pictures: Pictures, right: Mapping[str, float]) -> list[dict[str, Any]]:
     """Category by category, rows of players side by side, None where a source has no clip for the row."""
     sources = [source for source in Source if any(example.source == source for example in examples)]
-    classes = []
-    for number, category in enumerate(categories):
-        mine = [example for example in examples if example.category == category]
-        drawn = [clips[id(example)] for example in mine if id(example) in clips]
-        scale = Scale.of(drawn) if drawn else None
-        columns = [
-            [_player(example, clips.get(id(example)), scale) for example in mine if example.source == source]
-            for source in sources
-        ]
-        classes.append(
-            {
-                "id": f"class-{number}",
-                "name": category,
-                "search": searchable(category),
-                "group": group_of(category) or "",
-                "right": right.get(normalized(category)),
-                "rows": list(zip_longest(*columns)),
-            }
-        )
-    return classes
+    players: dict[str, list[tuple[Source, dict[str, Any]]]] = {}
+    for example, picture in zip(examples, pictures.panels, strict=True):
+        players.setdefault(example.category, []).append((example.source, _player(example, picture)))
+    return [
+        {
+            "id": f"class-{number}",
+            "name": category,
+            "search": searchable(category),
+            "group": group_of(category) or "",
+            "right": right.get(normalized(category)),
+            "rows": list(zip_longest(*([player for of, player in mine if of == source] for source in sources))),
+        }
+        for number, (category, mine) in enumerate(players.items())
+    ]
 
 
 def searchable(category: str) -> str:
@@ -157,7 +181,7 @@ def searchable(category: str) -> str:
     return category.casefold().replace("_", " ")
 
 
-def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[str, Any]:
+def _player(example: Example, picture: dict[str, str] | None) -> dict[str, Any]:
     audio = data_uri(example.audio_bytes, example.mime_type) if example.audio_bytes is not None else example.audio_src
     return {
         "source": example.source.value,
@@ -165,14 +189,5 @@ def _player(example: Example, clip: Clip | None, scale: Scale | None) -> dict[st
         "duration_s": example.duration_s,
         "audio": audio,
         "preload": "none" if example.audio_bytes is None else "metadata",
-        "picture": None if clip is None else themed(lambda theme: clip_panel(clip, theme, example.source, scale)),
+        "picture": picture,
     }
-
-
-def _overview(examples: Sequence[Example], clips: Mapping[int, Clip]) -> dict[str, str] | None:
-    """The first clip of each class and source in one grid, where there is more than one class to see."""
-    rows: dict[str, dict[Source, Clip]] = {}
-    for example in examples:
-        if id(example) in clips:
-            rows.setdefault(example.category, {}).setdefault(example.source, clips[id(example)])
-    return themed(lambda theme: spectrogram_grid(rows, theme)) if len(rows) > 1 else None

@@ -2,19 +2,21 @@
 
 import math
 import textwrap
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+from PIL import Image
 
 from soundstorm.evaluation.acoustic import stft_magnitudes
-from soundstorm.reports.style import Theme, style_axes, to_png
+from soundstorm.reports.style import Theme, canvas_of, drawn_on, style_axes, to_palette_png
 from soundstorm.schemas import Source
 
 COLOR_MAP = "magma"
@@ -62,6 +64,11 @@ class Scale:
     peak_db: float
     """Top of the colours of a spectrogram."""
 
+    @property
+    def tick_peak(self) -> float:
+        """The magnitude that the axis of a waveform names, `peak` or the next tenth above."""
+        return max(0.1, math.ceil(10 * self.peak - 1e-6) / 10)
+
     @classmethod
     def of(cls, clips: Collection[Clip]) -> Self:
         """The scale that holds all of `clips`, of which there is at least one."""
@@ -88,20 +95,66 @@ def clip_panel(clip: Clip, theme: Theme, source: Source = Source.REAL, scale: Sc
         source: gives the waveform its colour.
         scale: the axes it shares with the clips beside it (default: its own).
     """
-    scale = scale or Scale.of([clip])
-    figure = Figure(figsize=(3.8, 2.6))
-    wave, spectrogram = figure.add_axes((0.13, 0.735, 0.845, 0.235)), figure.add_axes((0.13, 0.17, 0.845, 0.52))
-    _draw_waveform(wave, clip, theme.sources[source], scale)
-    _draw_spectrogram(spectrogram, clip, scale)
-    style_axes(wave, theme, grid=False)
-    wave.tick_params(labelbottom=False)
-    style_axes(spectrogram, theme, grid=False)
-    for axes in (wave, spectrogram):
-        axes.set_xlim(0, scale.duration_s)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-    spectrogram.set_xlabel("Time (s)")
-    figure.text(0.008, 0.43, "Frequency (kHz)", rotation=90, va="center", fontsize=8, color=theme.text)
-    return to_png(figure, num_colors=96)
+    return Panels().draw(clip, theme, source, scale or Scale.of([clip]))
+
+
+class Panels:
+    """Draws the panels of a page, one thread at a time. What several of them have is drawn once: their axes, which take
+    longer than the rest, and the spectrogram of a clip, which is the same on light and dark pages."""
+
+    def __init__(self) -> None:
+        self._axes: dict[tuple[Any, ...], _PanelAxes] = {}
+        self._last: tuple[Clip, Scale, Image.Image] | None = None
+
+    def draw(self, clip: Clip, theme: Theme, source: Source, scale: Scale) -> bytes:
+        """The panel of `clip_panel`."""
+        key = id(theme), scale.duration_s, scale.tick_peak, clip.sample_rate
+        if key not in self._axes:
+            self._axes[key] = _PanelAxes(theme, *key[1:])
+        axes = self._axes[key]
+        if self._last is None or self._last[0] is not clip or self._last[1] != scale:
+            self._last = clip, scale, axes.spectrogram(clip, scale)
+        return axes.panel(clip, theme.sources[source], self._last[2])
+
+
+class _PanelAxes:
+    """The axes of panels of one theme and scale, drawn without a clip."""
+
+    def __init__(self, theme: Theme, duration_s: float, peak: float, sample_rate: int) -> None:
+        figure = Figure(figsize=(3.8, 2.6))
+        self._wave = figure.add_axes((0.13, 0.735, 0.845, 0.235))
+        self._spectrogram = figure.add_axes((0.13, 0.17, 0.845, 0.52))
+        for axes in (self._wave, self._spectrogram):
+            style_axes(axes, theme, grid=False)
+            axes.set_xlim(0, duration_s)
+            axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+        self._wave.tick_params(labelbottom=False)
+        self._wave.set_ylim(-1.05 * peak, 1.05 * peak)
+        self._wave.set_yticks([-peak, 0, peak], [f"−{peak:g}", "0", f"{peak:g}"])
+        ticks_hz = [tick for tick in FREQUENCY_TICKS_HZ if tick < sample_rate / 2]
+        self._spectrogram.set_ylim(0, _hz_to_mel(sample_rate / 2))
+        self._spectrogram.set_yticks([_hz_to_mel(tick) for tick in ticks_hz], [f"{tick / 1000:g}" for tick in ticks_hz])
+        self._spectrogram.set_xlabel("Time (s)")
+        figure.text(0.008, 0.43, "Frequency (kHz)", rotation=90, va="center", fontsize=8, color=theme.text)
+        self._canvas = canvas_of(figure)
+        self._frame = drawn_on(self._canvas)
+
+    def spectrogram(self, clip: Clip, scale: Scale) -> Image.Image:
+        """The spectrogram of a clip, alone."""
+        return self._alone(self._spectrogram, lambda: _spectrogram(self._spectrogram, clip, scale))
+
+    def panel(self, clip: Clip, color: str, spectrogram: Image.Image) -> bytes:
+        """The panel of a clip."""
+        wave = self._alone(self._wave, lambda: _waveform(self._wave, clip, color))
+        image = Image.alpha_composite(Image.alpha_composite(spectrogram, wave), self._frame)
+        return to_palette_png(image, num_colors=96)
+
+    def _alone(self, axes: Axes, draw: Callable[[], Artist]) -> Image.Image:
+        self._canvas.get_renderer().clear()  # type: ignore[no-untyped-call]
+        artist = draw()
+        axes.draw_artist(artist)
+        artist.remove()
+        return drawn_on(self._canvas)
 
 
 def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) -> bytes:
@@ -117,20 +170,16 @@ def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) ->
     label_in, cell_in, row_in, header_in, gap_in = 1.25, 2.45, 0.8, 0.32, 0.08
     width_in, height_in = label_in + cell_in * len(columns), header_in + row_in * len(rows)
     figure = Figure(figsize=(width_in, height_in))
+    cells: list[tuple[NDArray[np.float64], Clip, Scale]] = []
     for row, (category, clips) in enumerate(rows.items()):
-        scale = Scale.of(clips.values())
         bottom_in = height_in - header_in - row_in * (row + 1)
         name = "\n".join(textwrap.wrap(category.replace("_", " "), 16)[:3])
         x, y = (label_in - 0.1) / width_in, (bottom_in + row_in / 2) / height_in
         figure.text(x, y, name, ha="right", va="center", fontsize=9, color=theme.text, parse_math=False)
-        for column, source in enumerate(columns):
-            if source in clips:
-                left_in = label_in + cell_in * column
-                box_in = np.array([left_in, bottom_in + gap_in / 2, cell_in - gap_in, row_in - gap_in])
-                axes = figure.add_axes(tuple(box_in / [width_in, height_in, width_in, height_in]))
-                _draw_spectrogram(axes, clips[source], scale)
-                axes.set(xlim=(0, scale.duration_s), xticks=[], yticks=[], facecolor="none")
-                axes.spines[:].set_visible(False)
+        for source, clip in clips.items():
+            left_in = label_in + cell_in * columns.index(source)
+            box_in = np.array([left_in, bottom_in + gap_in / 2, cell_in - gap_in, row_in - gap_in])
+            cells.append((box_in / [width_in, height_in, width_in, height_in], clip, Scale.of(clips.values())))
     for column, source in enumerate(columns):
         x, y = (
             (label_in + cell_in * column + (cell_in - gap_in) / 2) / width_in,
@@ -146,7 +195,14 @@ def spectrogram_grid(rows: Mapping[str, Mapping[Source, Clip]], theme: Theme) ->
             color=theme.sources[source],
             fontweight="bold",
         )
-    return to_png(figure, num_colors=96)
+    canvas, axes = canvas_of(figure), figure.add_axes((0, 0, 1, 1))
+    for box, clip, scale in cells:  # one pair of axes at all places in turn: to make them takes longer than the picture
+        axes.set_position(tuple(box))
+        axes.set(xlim=(0, scale.duration_s), ylim=(0, _hz_to_mel(clip.sample_rate / 2)))
+        picture = _spectrogram(axes, clip, scale)
+        axes.draw_artist(picture)
+        picture.remove()
+    return to_palette_png(drawn_on(canvas), num_colors=96)
 
 
 @lru_cache(maxsize=8)
@@ -161,32 +217,26 @@ def _mel_filters(sample_rate: int, n_fft: int) -> NDArray[np.float64]:
     return np.where(triangles.max(axis=1, keepdims=True) > 0.5, triangles, nearest)
 
 
-def _draw_waveform(axes: Axes, clip: Clip, color: str, scale: Scale) -> None:
+def _waveform(axes: Axes, clip: Clip, color: str) -> Artist:
     x_N = clip.waveform
     columns = min(len(x_N), 600)
     starts = np.linspace(0, len(x_N), columns, endpoint=False).astype(int)
     low, high = np.minimum.reduceat(x_N, starts), np.maximum.reduceat(x_N, starts)
     time_s = (np.arange(columns) + 0.5) / columns * clip.duration_s
-    axes.fill_between(time_s, low, high, color=color, linewidth=0.6)
-    peak = max(0.1, math.ceil(10 * scale.peak - 1e-6) / 10)
-    axes.set_ylim(-1.05 * peak, 1.05 * peak)
-    axes.set_yticks([-peak, 0, peak], [f"−{peak:g}", "0", f"{peak:g}"])
+    return axes.fill_between(time_s, low, high, color=color, linewidth=0.6)
 
 
-def _draw_spectrogram(axes: Axes, clip: Clip, scale: Scale) -> None:
+def _spectrogram(axes: Axes, clip: Clip, scale: Scale) -> Artist:
     top_db = max(scale.peak_db, QUIETEST_PEAK_DB)
-    extent = (0, clip.duration_s, 0, _hz_to_mel(clip.sample_rate / 2))
-    axes.imshow(
+    return axes.imshow(
         clip.level_db,
         origin="lower",
         aspect="auto",
-        extent=extent,
+        extent=(0, clip.duration_s, 0, _hz_to_mel(clip.sample_rate / 2)),
         cmap=COLOR_MAP,
         vmin=top_db - DYNAMIC_RANGE_DB,
         vmax=top_db,
     )
-    ticks_hz = [tick for tick in FREQUENCY_TICKS_HZ if tick < clip.sample_rate / 2]
-    axes.set_yticks([_hz_to_mel(tick) for tick in ticks_hz], [f"{tick / 1000:g}" for tick in ticks_hz])
 
 
 def _hz_to_mel(frequency_hz: float) -> float:

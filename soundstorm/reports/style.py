@@ -77,13 +77,26 @@ def style_axes(axes: Axes, theme: Theme, grid: bool = True) -> None:
 
 
 def to_png(figure: Figure, num_colors: int = 128) -> bytes:
-    """The figure on a transparent ground, with a palette: about a third of the size of true colour."""
+    """The figure on a transparent ground, with a palette."""
+    return to_palette_png(drawn_on(canvas_of(figure)), num_colors)
+
+
+def canvas_of(figure: Figure) -> FigureCanvasAgg:
+    """The figure, drawn on a transparent ground."""
     figure.set(facecolor="none", dpi=DOTS_PER_INCH)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).quantize(
-        num_colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE
-    )
+    return canvas
+
+
+def drawn_on(canvas: FigureCanvasAgg) -> Image.Image:
+    """A copy of what is drawn, RGBA."""
+    return Image.fromarray(np.array(canvas.buffer_rgba()))
+
+
+def to_palette_png(image: Image.Image, num_colors: int) -> bytes:
+    """An RGBA image as PNG with a palette: about a third of the size of true colour."""
     buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=6)
+    quantized = image.quantize(num_colors, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    quantized.save(buffer, format="PNG", compress_level=6)
     return buffer.getvalue()

@@ -18,7 +18,7 @@ from cluster import storage, tables
 from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
 from jobs import evaluate
-from jobs.actors.evaluator import resynthesize
+from jobs.evaluation.resynthesis import Resynthesizer
 from jobs.inputs.audio_files import load_clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio, from_pcm16
 from soundstorm.audio.synthesis import CLASSES
@@ -85,7 +85,7 @@ def test_the_values_are_those_of_the_clips_at_the_one_sample_rate(
     clip_id = next(clip_id for source, clip_id in rows if source == "real")
     pcm = load_clip(str(synthetic_dataset / "audio" / f"{clip_id}.wav"))
     assert len(pcm) == SAMPLE_RATE
-    [through_codec] = resynthesize(load_codec(), [pcm])
+    [through_codec] = Resynthesizer(load_codec())([pcm])
     for source, samples in (("real", pcm), ("resynthesized", through_codec)):
         assert len(samples) == SAMPLE_RATE
         for name, value in clip_metrics(samples, SAMPLE_RATE).items():
@@ -144,7 +144,7 @@ def test_the_features_are_those_of_the_clip_and_its_codes_those_after_the_codec(
     pcm = load_clip(str(synthetic_dataset / "audio" / f"{row['clip_id']}.wav"))
     assert row["flux"] == pytest.approx(spectral_flux(pcm, SAMPLE_RATE))
     codec = load_codec()
-    [through_codec] = resynthesize(codec, [pcm])
+    [through_codec] = Resynthesizer(codec)([pcm])
     [codes_QT] = codec.encode_clips([from_pcm16(through_codec)])
     assert np.mean(codes_QT[0] == np.array(row["codes"])) > 0.9
     [embedding_WD] = CodecEmbedder(codec).embed([pcm])

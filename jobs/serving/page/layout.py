@@ -18,8 +18,8 @@ LEAD = (
     "Generate environmental sound, listen, and keep what you like. Replace a part, vary, continue or loop a sound. "
     "Each sound has a recipe that reproduces it exactly."
 )
-HERE = Path(__file__).parent
-STYLE = HERE / "page.css"
+ASSETS = Path(__file__).parent / "assets"
+STYLE = ASSETS / "page.css"
 NEW, EDIT = "new", "edit"
 
 
@@ -177,9 +177,9 @@ def _status(name: str) -> gr.HTML:
 
 def _script_component(name: str, **props: Any) -> gr.HTML:
     """A component that the browser renders from `value` with the script and the template of that name."""
-    script = (HERE / "shared.js").read_text() + (HERE / f"{name}.js").read_text()
+    script = (ASSETS / "shared.js").read_text() + (ASSETS / f"{name}.js").read_text()
     return gr.HTML(
-        html_template=(HERE / f"{name}.html").read_text(),
+        html_template=(ASSETS / f"{name}.html").read_text(),
         js_on_load=script,
         apply_default_css=False,
         elem_id=name,

@@ -23,7 +23,13 @@ LEVELS = {"rain/../../x": 1000, "dog\n": 2000}
 def examples() -> list[Example]:
     """A clip of each category; what it is called must not matter to where its file lies."""
     clips = [Clip(name, name, name, 1, "", "") for name in LEVELS]
-    return choose_examples(clips, [], 1, lambda clip: np.full(2400, LEVELS[clip.uri], np.int16), lambda pcm: pcm // 2)
+    return choose_examples(
+        clips,
+        [],
+        1,
+        lambda clip: np.full(2400, LEVELS[clip.uri], np.int16),
+        lambda clips: [pcm // 2 for pcm in clips],
+    )
 
 
 def played(audio: bytes) -> int:
@@ -34,7 +40,7 @@ def played(audio: bytes) -> int:
 
 def test_of_a_long_clip_a_page_plays_the_beginning() -> None:
     clip = Clip("long", "long", "rain", 1, "", "")
-    found = choose_examples([clip], [], 1, lambda _: np.arange(60 * 24_000, dtype=np.int16), lambda pcm: pcm)
+    found = choose_examples([clip], [], 1, lambda _: np.arange(60 * 24_000, dtype=np.int16), lambda clips: clips)
     assert [(example.duration_s, len(example.waveform)) for example in found] == [(10.0, 240_000)] * 2
     assert found[0].waveform[1] == 1 / 32768
 

@@ -14,8 +14,9 @@ import ray
 from cluster import storage, tables
 from cluster.tables import tar_shards as tars
 from jobs.actors.evaluator import EvaluatorActor
-from jobs.evaluation import measurement_cache
-from jobs.evaluation.measurement_cache import KINDS, MeasurementCache, measures_version, wanted_of
+from jobs.evaluation import result_cache
+from jobs.evaluation.measurement_cache import KINDS, BaselineCache, MeasurementCache, wanted_of
+from jobs.evaluation.result_cache import measures_version
 from jobs.evaluation.selection import MeasurementRequest
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio
@@ -110,8 +111,28 @@ def test_other_networks_settings_windows_or_measures_are_measured_again(
         assert MeasurementCache(folder, CLIP_SETTINGS | settings, NETWORKS).find(only_metrics, known) is None
     assert cache.find(request_of(recording, through_codec=False), known) is None
     assert cache.find(request_of(f"{recording}#t=0,1"), known) is None
-    monkeypatch.setattr(measurement_cache, "measures_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "measures_version", lambda: "another")
     assert cache.find(item, known) is None
+
+
+def test_baselines_are_found_to_the_bit_unless_they_are_damaged_or_the_measures_differ(
+    storage_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    splits = [{"floor": 0.1 + 0.2, "bandwidth": 1 / 3}, {"floor": -1e-300}]
+    cache = BaselineCache(storage_root)
+    assert cache.find("a") is None
+    cache.keep("a", splits)
+    assert BaselineCache(storage_root).find("a") == splits and cache.find("b") is None
+    [file] = storage.iter_objects(storage_root)
+    whole = storage.read_bytes(file.uri)
+    for damaged in (whole[:-1], whole.replace(b"0.3", b"0.4"), b""):
+        storage.write_bytes(file.uri, damaged)
+        assert cache.find("a") is None
+    storage.write_bytes(file.uri, whole)
+    monkeypatch.setattr(result_cache, "measures_version", lambda: "another")
+    assert cache.find("a") is None
+    BaselineCache(None).keep("a", splits)
+    assert BaselineCache(None).find("a") is None
 
 
 def test_a_reference_clip_is_known_by_the_features_that_it_had_as_a_real_one(tmp_path: Path, recording: str) -> None:

@@ -14,6 +14,7 @@ from soundstorm.evaluation.clip_sets import ClipSet
 from soundstorm.evaluation.closeness import TEMPORAL_METRICS, closeness
 from soundstorm.evaluation.closeness_result import Closeness, Embedding, Measure
 from soundstorm.evaluation.metric_info import MEASURES
+from soundstorm.evaluation.split_distances import Splits
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
 from soundstorm.evaluation.transients import transients
 from soundstorm.schemas import FEATURES, Role
@@ -44,6 +45,61 @@ def measures(rows: list[Row], **changes: Any) -> dict[str, Measure]:
 def ratio(measure: Measure) -> float:
     assert measure.ratio is not None, measure.reason
     return measure.ratio
+
+
+class Store:
+    """Baselines in memory."""
+
+    def __init__(self) -> None:
+        self.splits: dict[str, list[dict[str, float]]] = {}
+
+    def find(self, key: str) -> list[dict[str, float]] | None:
+        return self.splits.get(key)
+
+    def keep(self, key: str, splits: list[dict[str, float]]) -> None:
+        assert key not in self.splits, "computed again"
+        self.splits[key] = json.loads(json.dumps(splits))
+
+
+# ---- what real clips say of themselves is computed once
+
+
+def test_baselines_are_computed_once_for_the_same_real_clips_and_change_nothing(rows: list[Row]) -> None:
+    store, plain = Store(), find(rows)
+    assert find(rows, splits=Splits(store=store)).to_dict() == plain.to_dict()
+    assert len(store.splits) == 4  # two distances in two embeddings
+    assert find(rows, splits=Splits(store=store)).to_dict() == plain.to_dict()
+    fewer = [row for number, row in enumerate(rows) if row["role"] != Role.GENERATED or number % 3]
+    assert find(fewer, splits=Splits(store=store)).to_dict() == find(fewer).to_dict() != plain.to_dict()
+    assert len(store.splits) == 4
+    for splits in store.splits.values():
+        for split in splits:
+            split |= {name: 2 * split[name] for name in ("floor", "at_infinity", "plain") if name in split}
+    doubled = measures(rows, splits=Splits(store=store))
+    for measure in plain.measures:
+        factor = 2 if measure.name.startswith(("frechet", "kernel")) else 1
+        assert doubled[measure.name].floor == pytest.approx(factor * (measure.floor or 0))
+        assert doubled[measure.name].generated == measure.generated
+
+
+def test_other_real_clips_or_splits_have_baselines_of_their_own(rows: list[Row]) -> None:
+    store = Store()
+    find(rows, splits=Splits(store=store))
+    for number, row in enumerate(rows):
+        row["recording"] = f"{row['recording']} of {number % 2}"
+    for others, seed in ((rows, 0), (rows, 7), ([row for row in rows if row["fold"] != 2], 0)):
+        known = len(store.splits)
+        found = find(others, splits=Splits(seed=seed, store=store))
+        assert len(store.splits) == known + 4
+        assert found.to_dict() == find(others, splits=Splits(seed=seed)).to_dict()
+
+
+def test_baselines_of_real_clips_that_are_all_the_same_are_kept_too(rows: list[Row]) -> None:
+    store = Store()
+    for row in of(rows, Role.REAL):
+        row["classifier_embedding"] = [1.0] * len(row["classifier_embedding"])
+    for _ in range(2):
+        assert find(rows, splits=Splits(store=store)).to_dict() == find(rows).to_dict()
 
 
 # ---- what is as good as real, and what is not

@@ -9,7 +9,7 @@ from PIL import Image
 
 from soundstorm.evaluation.metric_info import CLIP_METRICS
 from soundstorm.reports import curves, spectrograms
-from soundstorm.reports.spectrograms import Clip, Scale
+from soundstorm.reports.spectrograms import Clip, Panels, Scale
 from soundstorm.reports.style import DARK, DOTS_PER_INCH, LIGHT, Theme
 from soundstorm.schemas import Source
 
@@ -113,6 +113,16 @@ def test_the_waveform_has_the_colour_of_its_source_and_the_ground_is_transparent
             png = spectrograms.clip_panel(Clip(tone(440), RATE), theme, source)
             assert share_near(png, theme.sources[source]) > 0.1
             assert pixels(png)[0, 0, 3] == 0
+
+
+def test_panels_of_a_page_are_those_of_single_clips() -> None:
+    page, clips = Panels(), [Clip(tone(440 * n, 0.5 * n, 0.2 * n), RATE) for n in (1, 2, 3)]
+    together = Scale.of(clips)
+    for scale in (together, None, together):
+        for theme in (LIGHT, DARK):
+            for clip in clips:
+                drawn = page.draw(clip, theme, Source.GENERATED, scale or Scale.of([clip]))
+                assert drawn == spectrograms.clip_panel(clip, theme, Source.GENERATED, scale)
 
 
 def test_panels_are_small_files() -> None:

@@ -1,0 +1,95 @@
+"""Cache of results of earlier evaluations, by all that they depend on.
+
+A result is a small file named by a SHA-256 over what its kind needs, and over the source code of the metrics, the
+versions of their libraries and the kind of processor. Files are written atomically, so that concurrent runs can share a
+folder; a damaged file counts as missing.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import soundstorm
+from cluster import storage
+from cluster.errors import ClusterError
+
+MEASURES = ("audio", "classification", "codec", "data", "evaluation")
+LIBRARIES = ("numpy", "scipy", "soundfile", "torch")
+logger = logging.getLogger(__name__)
+
+
+def default_folder() -> str:
+    """Default folder: in the user's cache, or in SOUNDSTORM_CACHE_DIR, path or URI."""
+    return storage.join(os.environ.get("SOUNDSTORM_CACHE_DIR") or Path.home() / ".cache" / "soundstorm", "measurements")
+
+
+@cache
+def measures_version() -> str:
+    """SHA-256 over the source code of the metrics, the versions of their libraries, and the processor features that
+    affect rounding."""
+    root, found = Path(soundstorm.__file__).parent, hashlib.sha256()
+    for path in sorted(path for room in MEASURES for path in (root / room).rglob("*.py")):
+        found.update(path.read_bytes())
+    for name in LIBRARIES:
+        found.update(version(name).encode())
+    found.update(f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}".encode())
+    return found.hexdigest()
+
+
+class ResultCache:
+    """Results in a folder.
+
+    Args:
+        folder: path or URI; None: the cache is off.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        self._folder = folder
+
+    @property
+    def is_on(self) -> bool:
+        return self._folder is not None
+
+    def find(self, kind: str, about: Mapping[str, Any]) -> Any:
+        """The result of this kind that depends on `about`; None if there is none, or if it cannot be read."""
+        if self._folder is None:
+            return None
+        try:
+            digest, _, body = storage.read_bytes(self._uri(kind, about)).partition(b"\n")
+            return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
+        except (ClusterError, ValueError):  # missing, unreachable, or damaged
+            return None
+
+    def keep(self, kind: str, about: Mapping[str, Any], result: Any) -> None:
+        """Keep a result, plain values and arrays, for later runs, if the folder is writable."""
+        if self._folder is None:
+            return
+        try:
+            body = json.dumps(result, default=_plain, allow_nan=False).encode()
+            digest = hashlib.sha256(body).hexdigest().encode()
+            storage.write_bytes(self._uri(kind, about), digest + b"\n" + body)
+        except (ClusterError, ValueError) as error:  # such as a full disk, or a figure that is not finite
+            logger.warning("a measurement could not be cached: %s", error)
+
+    def _uri(self, kind: str, about: Mapping[str, Any]) -> str:
+        assert self._folder is not None
+        named = json.dumps([kind, measures_version(), dict(about)], sort_keys=True)
+        name = hashlib.sha256(named.encode()).hexdigest()
+        return storage.join(self._folder, kind, name[:2], f"{name}.json")
+
+
+def _plain(value: Any) -> Any:
+    """Arrays and numbers of numpy as JSON writes them, to the bit."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a measurement of {type(value).__name__}")

@@ -1,0 +1,45 @@
+"""Clips through the codec. Their codes are kept by content, because a codec searches long for them."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jobs.evaluation.result_cache import ResultCache
+from soundstorm.audio.files import from_pcm16, to_pcm16
+from soundstorm.codec.codec import Codec
+
+
+class Resynthesizer:
+    """Encodes and decodes clips.
+
+    Args:
+        codec: the codec.
+        folder: path or URI of the folder with codes of earlier runs; None: all clips are encoded.
+    """
+
+    def __init__(self, codec: Codec, folder: str | None = None) -> None:
+        self._codec, self._results = codec, ResultCache(folder)
+
+    def __call__(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Clips, int16 (N,) at 24 kHz, as the codec decodes them, of the same lengths."""
+        codes: dict[int, np.ndarray] = {}
+        for position, clip in enumerate(clips):
+            found = self._results.find("codes", self._about(clip))
+            if found is not None:
+                codes[position] = np.array(found, np.uint16)
+        missing = [position for position in range(len(clips)) if position not in codes]
+        encoded = self._codec.encode_clips([from_pcm16(clips[position]) for position in missing])
+        for position, codes_QT in zip(missing, encoded, strict=True):
+            codes[position] = codes_QT
+            self._results.keep("codes", self._about(clips[position]), codes_QT)
+        decoded = self._codec.decode_clips([codes[position] for position in range(len(clips))])
+        return [to_pcm16(waveform[: len(clip)]) for waveform, clip in zip(decoded, clips, strict=True)]
+
+    def _about(self, clip: np.ndarray) -> dict[str, Any]:
+        return {
+            "samples": hashlib.sha256(clip.tobytes()).hexdigest() if self._results.is_on else "",
+            "codec": self._codec.fingerprint.sha256,
+            "device": str(self._codec.device),
+        }
