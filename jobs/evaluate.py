@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cluster import storage
+from cluster.scheduling.abandonable import start_abandonable
 from jobs.actors.evaluator import TABLES, evaluation_tables
 from jobs.actors.job_precision import UNKNOWN, JobPrecision, job_precision
 from jobs.actors.sharded_output import TableRun, settings_digest
@@ -23,11 +24,11 @@ from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, fin
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
 from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
-from jobs.evaluation.background import Prepared, in_background, prepare
 from jobs.evaluation.bands import common_bands
 from jobs.evaluation.examples import PLAYERS_FOLDER, link_examples, read_log
 from jobs.evaluation.measurement_cache import BaselineCache
 from jobs.evaluation.options import Options
+from jobs.evaluation.preparation import Prepared, prepare
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
 from jobs.evaluation.result_cache import default_folder
 from jobs.evaluation.resynthesis import Resynthesizer
@@ -131,9 +132,10 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
     run = TableRun(
         output_dir=options.output_dir, address=options.address, settings=settings, num_actors=options.num_actors
     )
-    with in_background(lambda: prepare(options, real, generated, inputs.common_bands, resynthesize)) as prepared:
-        low_pass_hz = inputs.common_bands.common_band_hz if inputs.common_bands else None
-        metrics, pairs, features, rejected = _measure(run, options, items, weights, low_pass_hz)
+    prepared = start_abandonable(lambda: prepare(options, real, generated, inputs.common_bands, resynthesize))
+    low_pass_hz = inputs.common_bands.common_band_hz if inputs.common_bands else None
+    metrics, pairs, features, rejected = _measure(run, options, items, weights, low_pass_hz)
+    shown = prepared.result()
     reasons = check_rejected_fraction(
         [rejected],
         len(items),
@@ -157,10 +159,10 @@ def _evaluate(options: Options, inputs: Inputs, settings: str, precision: JobPre
         closeness=_closeness(options, scope, inputs.codec, features) if scope else None,
         substitution=_substitution(run, options, inputs, precision),
         utility=_utility(run, options, inputs.utility),
-        bands=prepared().bands,
+        bands=shown.bands,
     )
     evaluation.write(options.output_dir)
-    page = _report(options, evaluation, prepared(), inputs.training_log)
+    page = _report(options, evaluation, shown, inputs.training_log)
     storage.write_bytes(storage.join(options.output_dir, "report.html"), page.encode())
     if evaluation.bands.note:
         print_note(evaluation.bands.note)

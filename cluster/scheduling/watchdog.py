@@ -1,9 +1,9 @@
 """Watchdog over work that Ray schedules itself (Ray Data, Ray Train): Ray may wait endlessly for nodes that are never
 added; under the watchdog, every wait is bounded."""
 
-import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -15,14 +15,13 @@ from cluster import storage
 from cluster.errors import ClusterError, StorageUnavailableError
 from cluster.runtime.connect import MAX_GPUS, SCALE_UP_TIMEOUT_S
 from cluster.runtime.resources import alive_nodes
+from cluster.scheduling.abandonable import start_abandonable
 from cluster.scheduling.limits import Limits
 from cluster.scheduling.probe import Probe
 
 POLL_S = 0.25
 LOOK_S = 5.0
 ANSWER_S = 30.0
-WATCHED = "watched"
-"""Name of the thread that runs the work."""
 
 Result = TypeVar("Result")
 
@@ -49,11 +48,6 @@ class Watchdog:
     they can."""
 
 
-def has_abandoned_thread() -> bool:
-    """Whether a thread of an aborted `run_with_watchdog` still waits in Ray."""
-    return any(thread.name == WATCHED for thread in threading.enumerate())
-
-
 def run_with_watchdog(
     work: Callable[[], Result], watchdog: Watchdog, on_tick: Callable[[], None] = lambda: None
 ) -> Result:
@@ -70,22 +64,13 @@ def run_with_watchdog(
             abandoned.
         Exception: whatever `work` raised.
     """
-    outcome: dict[str, Any] = {}
-
-    def do() -> None:
-        try:
-            outcome["result"] = work()
-        except BaseException as error:  # noqa: BLE001  # raised again by the waiting thread
-            outcome["error"] = error
-
-    thread = threading.Thread(target=do, name=WATCHED, daemon=True)
     answered = time.monotonic()
     next_look = answered + LOOK_S
-    thread.start()
+    future = start_abandonable(work)
     probe = Probe(lambda: _check_storage(watchdog.storage_uri), watchdog.limits.quiet_s)
     try:
-        while thread.is_alive():
-            thread.join(POLL_S)
+        while not future.done():
+            wait([future], POLL_S)
             on_tick()
             if probe.problem is not None:
                 raise ClusterError(
@@ -97,10 +82,7 @@ def run_with_watchdog(
     finally:
         probe.close()
     on_tick()
-    if "error" in outcome:
-        raise outcome["error"]
-    result: Result = outcome["result"]
-    return result
+    return future.result()
 
 
 def limits_here() -> Limits:

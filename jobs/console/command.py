@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cluster.errors import ClusterError
-from cluster.scheduling.watchdog import has_abandoned_thread
+from cluster.scheduling.abandonable import has_abandoned_thread
 from jobs.console import starting
 from soundstorm.errors import SoundStormError
 
@@ -103,8 +103,8 @@ def show_every_character() -> None:
 
 
 def exit_process(code: int) -> NoReturn:
-    """End the process with the exit code of `run_command`. If an abandoned thread still waits in Ray, skip the clean-up
-    of Python, which would crash."""
+    """End the process with the exit code of `run_command`. If an abandoned thread still works or waits, skip the
+    clean-up of Python, which would wait for it or crash."""
     if has_abandoned_thread():
         sys.stdout.flush()
         sys.stderr.flush()

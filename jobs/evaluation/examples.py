@@ -50,7 +50,6 @@ def choose_examples(
     """
     have_generated = {normalized(clip.category) for clip in generated}
     names = {normalized(clip.category): clip.category for clip in (*real, *generated)}
-    order = sorted(names, key=lambda key: (key not in have_generated, key))[:MAX_CLASSES]
 
     def loaded(clips: Sequence[Clip], key: str) -> list[tuple[Clip, np.ndarray]]:
         found: list[tuple[Clip, np.ndarray]] = []
@@ -60,14 +59,19 @@ def choose_examples(
                     found.append((clip, load(clip)[: round(MAX_EXAMPLE_S * SAMPLE_RATE)].copy()))
         return found
 
-    recorded, made = ([loaded(clips, key) for key in order] for clips in (real, generated))
-    decoded = iter(resynthesize([pcm for of_class in recorded for _, pcm in of_class]))
+    shown: dict[str, tuple[list[tuple[Clip, np.ndarray]], list[tuple[Clip, np.ndarray]]]] = {}
+    for key in sorted(names, key=lambda key: (key not in have_generated, key)):
+        if len(shown) < MAX_CLASSES:
+            of_class = loaded(real, key), loaded(generated, key)
+            if any(of_class):
+                shown[key] = of_class
+    decoded = iter(resynthesize([pcm for recorded, _ in shown.values() for _, pcm in recorded]))
     examples = []
-    for key, of_class, others in zip(order, recorded, made, strict=True):
-        for clip, pcm in of_class:
+    for key, (recorded, made) in shown.items():
+        for clip, pcm in recorded:
             examples.append(_example(names[key], Source.REAL, clip.clip_id, pcm))
             examples.append(_example(names[key], Source.RESYNTHESIZED, clip.clip_id, next(decoded)))
-        examples.extend(_example(names[key], Source.GENERATED, clip.clip_id, pcm) for clip, pcm in others)
+        examples.extend(_example(names[key], Source.GENERATED, clip.clip_id, pcm) for clip, pcm in made)
     return examples
 
 

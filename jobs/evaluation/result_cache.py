@@ -21,7 +21,7 @@ import torch
 
 import soundstorm
 from cluster import storage
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StorageUnavailableError
 
 MEASURES = ("audio", "classification", "codec", "data", "evaluation")
 LIBRARIES = ("numpy", "scipy", "soundfile", "torch")
@@ -67,8 +67,11 @@ class ResultCache:
         try:
             digest, _, body = storage.read_bytes(self._uri(kind, about)).partition(b"\n")
             return json.loads(body) if hashlib.sha256(body).hexdigest().encode() == digest else None
-        except (ClusterError, ValueError):  # missing, unreachable, or damaged
-            return None
+        except StorageUnavailableError as error:
+            self._give_up(error)
+        except (ClusterError, ValueError):  # missing, or damaged
+            pass
+        return None
 
     def keep(self, kind: str, about: Mapping[str, Any], result: Any) -> None:
         """Keep a result, plain values and arrays, for later runs, if the folder is writable."""
@@ -78,8 +81,15 @@ class ResultCache:
             body = json.dumps(result, default=_plain, allow_nan=False).encode()
             digest = hashlib.sha256(body).hexdigest().encode()
             storage.write_bytes(self._uri(kind, about), digest + b"\n" + body)
-        except (ClusterError, ValueError) as error:  # such as a full disk, or a figure that is not finite
-            logger.warning("a measurement could not be cached: %s", error)
+        except ClusterError as error:  # such as a full disk
+            self._give_up(error)
+        except ValueError as error:
+            logger.warning("a result that is not finite is not cached: %s", error)
+
+    def _give_up(self, error: ClusterError) -> None:
+        """Leave the folder alone from now on: each further attempt may take as long."""
+        logger.warning("the cache of results is off: %s", error)
+        self._folder = None
 
     def _uri(self, kind: str, about: Mapping[str, Any]) -> str:
         assert self._folder is not None
@@ -92,4 +102,4 @@ def _plain(value: Any) -> Any:
     """Arrays and numbers of numpy as JSON writes them, to the bit."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
-    raise TypeError(f"a measurement of {type(value).__name__}")
+    raise TypeError(f"a result of {type(value).__name__}")

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from jobs.evaluation.result_cache import ResultCache
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.codec.codec import Codec
+from soundstorm.optimization.threads import on_threads
 
 
 class Resynthesizer:
@@ -30,12 +32,16 @@ class Resynthesizer:
             if found is not None:
                 codes[position] = np.array(found, np.uint16)
         missing = [position for position in range(len(clips)) if position not in codes]
-        encoded = self._codec.encode_clips([from_pcm16(clips[position]) for position in missing])
-        for position, codes_QT in zip(missing, encoded, strict=True):
+        for position, codes_QT in zip(missing, self._encoded([clips[one] for one in missing]), strict=True):
             codes[position] = codes_QT
             self._results.keep("codes", self._about(clips[position]), codes_QT)
         decoded = self._codec.decode_clips([codes[position] for position in range(len(clips))])
         return [to_pcm16(waveform[: len(clip)]) for waveform, clip in zip(decoded, clips, strict=True)]
+
+    def _encoded(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Codes of each clip, alone and on one core: the last bits of a network depend on both."""
+        threads = torch.get_num_threads() if self._codec.device.type == "cpu" else 1
+        return on_threads(lambda clip: self._codec.encode_clips([from_pcm16(clip)])[0], clips, threads)
 
     def _about(self, clip: np.ndarray) -> dict[str, Any]:
         return {

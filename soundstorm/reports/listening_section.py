@@ -170,7 +170,7 @@ def _classes(examples: Sequence[Example], pictures: Pictures, right: Mapping[str
             "search": searchable(category),
             "group": group_of(category) or "",
             "right": right.get(normalized(category)),
-            "rows": list(zip_longest(*([player for of, player in mine if of == source] for source in sources))),
+            "rows": list(zip_longest(*([player for whose, player in mine if whose == source] for source in sources))),
         }
         for number, (category, mine) in enumerate(players.items())
     ]

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -30,6 +30,9 @@ QUIETEST_PEAK_DB = -60.0
 NUM_MELS = 96
 
 SPECTROGRAM_HOP = 256
+
+MAX_AXES = 16
+"""Axes that are kept for later panels, some 2.5 MB each."""
 
 FREQUENCY_TICKS_HZ = (100, 500, 1000, 2000, 4000, 8000, 16000)
 
@@ -88,30 +91,22 @@ def log_mel_db(x_N: NDArray[np.floating], sample_rate: int) -> NDArray[np.float6
     return 10 * np.log10(np.maximum(power, 1e-14))
 
 
-def clip_panel(clip: Clip, theme: Theme, source: Source = Source.REAL, scale: Scale | None = None) -> bytes:
-    """Waveform of a clip above its log-mel spectrogram, on one time axis.
-
-    Args:
-        source: gives the waveform its colour.
-        scale: the axes it shares with the clips beside it (default: its own).
-    """
-    return Panels().draw(clip, theme, source, scale or Scale.of([clip]))
-
-
 class Panels:
     """Draws the panels of a page, one thread at a time. What several of them have is drawn once: their axes, which take
     longer than the rest, and the spectrogram of a clip, which is the same on light and dark pages."""
 
     def __init__(self) -> None:
-        self._axes: dict[tuple[Any, ...], _PanelAxes] = {}
+        self._axes = lru_cache(maxsize=MAX_AXES)(_PanelAxes)
         self._last: tuple[Clip, Scale, Image.Image] | None = None
 
     def draw(self, clip: Clip, theme: Theme, source: Source, scale: Scale) -> bytes:
-        """The panel of `clip_panel`."""
-        key = id(theme), scale.duration_s, scale.tick_peak, clip.sample_rate
-        if key not in self._axes:
-            self._axes[key] = _PanelAxes(theme, *key[1:])
-        axes = self._axes[key]
+        """Waveform of a clip above its log-mel spectrogram, on one time axis.
+
+        Args:
+            source: gives the waveform its colour.
+            scale: the axes it shares with the clips beside it.
+        """
+        axes = self._axes(theme, scale.duration_s, scale.tick_peak, clip.sample_rate)
         if self._last is None or self._last[0] is not clip or self._last[1] != scale:
             self._last = clip, scale, axes.spectrogram(clip, scale)
         return axes.panel(clip, theme.sources[source], self._last[2])

@@ -19,7 +19,7 @@ from soundstorm.schemas import Source
 DOTS_PER_INCH = 160
 
 
-@dataclass(kw_only=True, frozen=True, slots=True)
+@dataclass(kw_only=True, frozen=True, slots=True, eq=False)
 class Theme:
     """Colours that suit one background."""
 

@@ -3,6 +3,7 @@
 import io
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -12,9 +13,11 @@ import pytest
 import soundfile
 
 from cluster import storage
-from jobs.evaluation.examples import choose_examples, link_examples
+from jobs.evaluation.examples import MAX_CLASSES, choose_examples, link_examples
 from jobs.inputs.clips import Clip
+from soundstorm.audio.files import RejectedAudio
 from soundstorm.reports.listening_section import Example
+from soundstorm.schemas import Reason, Source
 
 NOW = datetime(2026, 3, 30, 12, 5, tzinfo=UTC)
 LEVELS = {"rain/../../x": 1000, "dog\n": 2000}
@@ -43,6 +46,29 @@ def test_of_a_long_clip_a_page_plays_the_beginning() -> None:
     found = choose_examples([clip], [], 1, lambda _: np.arange(60 * 24_000, dtype=np.int16), lambda clips: clips)
     assert [(example.duration_s, len(example.waveform)) for example in found] == [(10.0, 240_000)] * 2
     assert found[0].waveform[1] == 1 / 32768
+
+
+def test_a_clip_that_cannot_be_read_leaves_its_place_to_the_next() -> None:
+    names = [f"class {number:03d}" for number in range(MAX_CLASSES + 2)]
+    real = [Clip(f"{name} {number}", f"{name} {number}", name, 1, "", "") for name in names for number in range(3)]
+    made = [replace(clip, uri=f"made of {clip.uri}") for clip in real if clip.category != names[4]]
+    lost = {f"{names[0]} 0", f"made of {names[0]} 0"}
+    lost |= {f"{start}{names[1]} {number}" for start in ("", "made of ") for number in range(3)}
+
+    def load(clip: Clip) -> np.ndarray:
+        if clip.uri in lost:
+            raise RejectedAudio(Reason.UNREADABLE_FILE, "no sound")
+        return np.ones(240, np.int16)
+
+    found = choose_examples(real, made, 2, load, lambda clips: clips)
+    by_class = {name: [example for example in found if example.category == name] for name in names}
+    assert [(example.clip_id[-1], example.source) for example in by_class[names[0]]] == [
+        (number, source) for number in "12" for source in (Source.REAL, Source.RESYNTHESIZED)
+    ] + [(number, Source.GENERATED) for number in "12"]
+    assert by_class[names[1]] == [] and len(by_class[names[2]]) == 6
+    assert by_class[names[4]] == [], "classes with generated clips come first"
+    assert len({example.category for example in found}) == MAX_CLASSES
+    assert choose_examples([], [], 2, load, lambda clips: clips) == []
 
 
 def test_a_page_on_a_disk_finds_its_players_beside_it(tmp_path: Path) -> None:

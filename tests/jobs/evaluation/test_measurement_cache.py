@@ -16,12 +16,13 @@ from cluster.tables import tar_shards as tars
 from jobs.actors.evaluator import EvaluatorActor
 from jobs.evaluation import result_cache
 from jobs.evaluation.measurement_cache import KINDS, BaselineCache, MeasurementCache, wanted_of
-from jobs.evaluation.result_cache import measures_version
+from jobs.evaluation.result_cache import ResultCache, measures_version
 from jobs.evaluation.selection import MeasurementRequest
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.schemas import FEATURES, Role, Source
+from tests.conftest import free_port
 
 CLIP_SETTINGS = {"max_duration_s": 60.0, "common_band_hz": None}
 NETWORKS = {"device": "cpu", "codec": "c0", "classifier": "d1", "model": None}
@@ -230,3 +231,27 @@ def test_an_actor_that_finds_all_clips_writes_the_tables_of_one_that_measured_th
         EvaluatorActor, "_loaded", lambda self, unknown, *_: pytest.fail(f"{unknown}") if unknown else []
     )
     assert measured("second", str(tmp_path / "cache")) == plain
+
+
+def test_a_folder_that_cannot_be_used_is_left_alone_after_the_first_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    full = ResultCache(str(tmp_path / "file" / "cache"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    away = ResultCache("s3://bucket/cache")
+    for _ in range(2):
+        full.keep("codes", {}, [1])
+        assert away.find("codes", {}) is None
+    assert not full.is_on and not away.is_on
+    assert len(caplog.messages) == 2 and all("the cache of results is off" in line for line in caplog.messages)
+
+
+def test_a_result_that_is_not_finite_is_not_kept_but_others_are(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = ResultCache(str(tmp_path))
+    cache.keep("codes", {"a": 1}, [float("nan")])
+    cache.keep("codes", {"a": 2}, [1.0])
+    assert (cache.find("codes", {"a": 1}), cache.find("codes", {"a": 2})) == (None, [1.0])
+    assert ["not finite" in line for line in caplog.messages] == [True]

@@ -27,6 +27,10 @@ def pixels(png: bytes) -> np.ndarray:
     return np.asarray(image.convert("RGBA"))
 
 
+def panel(clip: Clip, theme: Theme, source: Source = Source.REAL, scale: Scale | None = None) -> bytes:
+    return Panels().draw(clip, theme, source, scale or Scale.of([clip]))
+
+
 def share_near(png: bytes, color: str, tolerance: int = 24) -> float:
     """Share of the opaque pixels that have nearly this colour."""
     image = pixels(png).astype(int)
@@ -76,7 +80,7 @@ def test_silence_is_at_the_floor_and_every_band_hears_noise() -> None:
 def test_a_panel_shows_a_low_tone_below_a_high_one() -> None:
     rows = []
     for frequency_hz in (300, 5000):
-        image = pixels(spectrograms.clip_panel(Clip(tone(frequency_hz, amplitude=0.5), RATE), LIGHT)).astype(int)
+        image = pixels(panel(Clip(tone(frequency_hz, amplitude=0.5), RATE), LIGHT)).astype(int)
         bright = (
             (image[..., 0] > 240)
             & (image[..., 1] > 200)
@@ -89,20 +93,20 @@ def test_a_panel_shows_a_low_tone_below_a_high_one() -> None:
 
 
 def test_silence_is_drawn_as_a_flat_line_over_black() -> None:
-    image = pixels(spectrograms.clip_panel(Clip(np.zeros(RATE), RATE), LIGHT))
+    image = pixels(panel(Clip(np.zeros(RATE), RATE), LIGHT))
     assert np.mean((image[..., :3].max(axis=-1) < 12) & (image[..., 3] > 200)) > 0.35
 
 
 @pytest.mark.parametrize("num_samples", [1, 2, 300, 1200])
 def test_clips_of_a_few_samples_can_be_drawn(num_samples: int) -> None:
-    assert pixels(spectrograms.clip_panel(Clip(np.full(num_samples, 0.5), RATE), LIGHT)).shape == (416, 608, 4)
+    assert pixels(panel(Clip(np.full(num_samples, 0.5), RATE), LIGHT)).shape == (416, 608, 4)
 
 
 def test_clips_side_by_side_share_their_axes() -> None:
     loud, short = Clip(tone(1000, 2.0, 0.9), RATE), Clip(tone(1000, 1.0, 0.1), RATE)
     scale = Scale.of([loud, short])
     assert (scale.duration_s, scale.peak) == (2.0, pytest.approx(0.9))
-    alone, beside = (spectrograms.clip_panel(short, LIGHT, Source.REAL, chosen) for chosen in (None, scale))
+    alone, beside = (panel(short, LIGHT, Source.REAL, chosen) for chosen in (None, scale))
     blue = LIGHT.sources[Source.REAL]
     assert share_near(beside, blue) < 0.3 * share_near(alone, blue)
 
@@ -110,7 +114,7 @@ def test_clips_side_by_side_share_their_axes() -> None:
 def test_the_waveform_has_the_colour_of_its_source_and_the_ground_is_transparent() -> None:
     for theme in (LIGHT, DARK):
         for source in Source:
-            png = spectrograms.clip_panel(Clip(tone(440), RATE), theme, source)
+            png = panel(Clip(tone(440), RATE), theme, source)
             assert share_near(png, theme.sources[source]) > 0.1
             assert pixels(png)[0, 0, 3] == 0
 
@@ -122,12 +126,18 @@ def test_panels_of_a_page_are_those_of_single_clips() -> None:
         for theme in (LIGHT, DARK):
             for clip in clips:
                 drawn = page.draw(clip, theme, Source.GENERATED, scale or Scale.of([clip]))
-                assert drawn == spectrograms.clip_panel(clip, theme, Source.GENERATED, scale)
+                assert drawn == panel(clip, theme, Source.GENERATED, scale)
+
+
+def test_axes_that_are_no_longer_kept_are_drawn_again() -> None:
+    page, clips = Panels(), [Clip(tone(440, 0.01 * n, 0.5), RATE) for n in range(1, spectrograms.MAX_AXES + 2)]
+    for clip in (*clips, clips[0]):
+        assert page.draw(clip, LIGHT, Source.REAL, Scale.of([clip])) == panel(clip, LIGHT)
 
 
 def test_panels_are_small_files() -> None:
     noise = np.random.default_rng(0).uniform(-0.5, 0.5, 5 * RATE)
-    assert len(spectrograms.clip_panel(Clip(noise, RATE), LIGHT)) < 60_000
+    assert len(panel(Clip(noise, RATE), LIGHT)) < 60_000
 
 
 def test_a_grid_has_a_row_a_class_and_a_column_a_source() -> None:
@@ -198,7 +208,7 @@ def test_threads_draw_what_one_thread_draws() -> None:
     clips = [tone(200 * (i + 1), 0.3) for i in range(4)]
 
     def draw(x: np.ndarray) -> bytes:
-        return spectrograms.clip_panel(Clip(x, RATE), LIGHT)
+        return panel(Clip(x, RATE), LIGHT)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(draw, clips)) == [draw(x) for x in clips]

@@ -1,10 +1,9 @@
 """Work of the driver while the actors measure: what a report needs that depends on no measurement."""
 
-import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+
+import numpy as np
 
 from jobs.evaluation.bands import find_bands
 from jobs.evaluation.examples import choose_examples
@@ -14,8 +13,6 @@ from jobs.inputs.audio_files import load_clip
 from jobs.inputs.clips import Clip
 from soundstorm.audio.bands import Bands
 from soundstorm.reports.listening_section import Example, Pictures, draw
-
-Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +25,7 @@ class Prepared:
 
 
 def prepare(
-    options: Options, real: Sequence[Clip], generated: Sequence[Clip], bands: Bands | None, codec: Resynthesizer
+    options: Options, real: Sequence[Clip], generated: Sequence[Clip], bands: Bands | None, resynthesize: Resynthesizer
 ) -> Prepared:
     """Estimate the bandwidths, choose the examples and draw them.
 
@@ -37,24 +34,15 @@ def prepare(
         real: real clips.
         generated: what they are compared with.
         bands: the bandwidths, if they are known.
-        codec: takes the real examples through the codec.
+        resynthesize: takes the real examples through the codec.
 
     Raises:
         ClusterError: a clip's storage cannot be reached.
     """
     bands = bands or find_bands(real, generated, options.seed)
-    examples = choose_examples(
-        real, generated, options.examples_per_class, lambda clip: load_clip(clip.uri, dataset=clip.dataset), codec
-    )
+
+    def load(clip: Clip) -> np.ndarray:
+        return load_clip(clip.uri, dataset=clip.dataset)
+
+    examples = choose_examples(real, generated, options.examples_per_class, load, resynthesize)
     return Prepared(bands=bands, examples=examples, pictures=draw(examples))
-
-
-@contextlib.contextmanager
-def in_background(work: Callable[[], Made]) -> Iterator[Callable[[], Made]]:
-    """Do `work` in a thread; the function that is yielded awaits its result or raises its error. If the block is left
-    by an error, nobody waits for the thread."""
-    executor = ThreadPoolExecutor(1, "background")
-    try:
-        yield executor.submit(work).result
-    finally:
-        executor.shutdown(wait=False)
