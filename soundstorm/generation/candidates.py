@@ -1,8 +1,8 @@
 """Several candidates of each sample, of which one is kept.
 
-The candidates of a sample are generated one after another until one is accepted; if none is, the best is kept. Which
-one that is does not depend on the other samples: a batch always has as many rows as there are samples, because in
-bfloat16 the codes, and the last bits of a score, depend on the size of the batch.
+The candidates of a sample are generated in their order until one is accepted; if none is, the best is kept. Which one
+that is does not depend on the other samples: all batches have equally many rows (`batch_rows`), because in bfloat16 the
+codes, and the last bits of a score, depend on the size of the batch.
 """
 
 import math
@@ -14,6 +14,10 @@ import torch
 from torch import Tensor
 
 from soundstorm.optimization.threads import on_threads
+
+FEW_FRAMES, MANY_FRAMES = 752, 1504
+"""Frames of a batch: eight and sixteen clips of 5 s of the packaged network. With four, a candidate takes twice as long
+on two threads as with sixteen, since many small operations wait for Python; with more, it takes no less."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +36,24 @@ class Selection:
     """Maximum number of candidates of a sample."""
     accept: float
     """The first candidate with at least this score is kept; if there is none, the one with the highest score."""
+    rows: int
+    """Candidates of a batch, at least as many as there are samples."""
     threads: int = 1
     """Batches that are generated in parallel, as in `soundstorm.optimization.threads.on_threads`."""
+
+
+def batch_rows(num_samples: int, candidates: int, num_frames: int) -> int:
+    """Rows of each batch: at least one for each sample, and more where there are few samples, but not so many that a
+    second thread has nothing to do.
+
+    Args:
+        num_samples: number of samples.
+        candidates: maximum number of candidates of a sample.
+        num_frames: frames of a candidate.
+    """
+    frames = num_samples * num_frames
+    each = max(1, -(-FEW_FRAMES // frames), min(-(-candidates // 2), MANY_FRAMES // frames))
+    return num_samples * min(each, candidates)
 
 
 class _Sample:
@@ -69,7 +89,7 @@ def select(
     """Generate candidates until one of each sample is chosen; returns the codes (Q, T) of each, and their numbers.
 
     Args:
-        num_samples: number of samples, and so of rows of a batch.
+        num_samples: number of samples.
         selection: how many candidates a sample has, and which is kept.
         generate: maps the candidates of a batch to their codes (Q, T).
         score: score of candidates, given their codes; at most 1.
@@ -77,13 +97,13 @@ def select(
     samples = [_Sample(selection) for _ in range(num_samples)]
 
     def work(batch: list[Candidate]) -> list[tuple[Candidate, Tensor, float]]:
-        rows = batch + batch[:1] * (num_samples - len(batch))
+        rows = batch + batch[:1] * (selection.rows - len(batch))
         codes = list(generate(rows))
         return list(zip(rows, codes, score(rows, codes), strict=True))[: len(batch)]
 
     while any(not sample.is_done for sample in samples):
-        next_ones = list(islice(_open_candidates(samples, selection), num_samples * selection.threads))
-        batches = [next_ones[first : first + num_samples] for first in range(0, len(next_ones), num_samples)]
+        next_ones = list(islice(_open_candidates(samples, selection), selection.rows * selection.threads))
+        batches = [next_ones[first : first + selection.rows] for first in range(0, len(next_ones), selection.rows)]
         for candidate, codes_QT, value in chain.from_iterable(on_threads(work, batches, selection.threads)):
             samples[candidate.sample].add(candidate.number, codes_QT, value)
     return [sample.codes_QT for sample in samples], [sample.kept for sample in samples]

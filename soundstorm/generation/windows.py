@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.candidates import Candidate, Selection, select
+from soundstorm.generation.candidates import Candidate, Selection, batch_rows, select
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import candidate_seed, window_seed
 from soundstorm.model.config import SamplerSettings
@@ -173,7 +173,8 @@ def generate_in_windows(
         if choice is None:
             new, best = task.generate([Candidate(sample, 0) for sample in range(len(seeds))]), first_choice
         else:
-            selection = Selection(settings.candidates, settings.accept_probability, choice.threads)
+            rows = batch_rows(len(seeds), settings.candidates, codes_BQT[0, :, in_window].shape[1])
+            selection = Selection(settings.candidates, settings.accept_probability, rows, choice.threads)
             new, best = select(
                 len(seeds), selection, task.generate, partial(choice.score, number=number, window=window)
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation import windows
+from soundstorm.generation import candidates, windows
 from soundstorm.generation.candidates import Candidate
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.seeds import window_seed
@@ -137,8 +137,12 @@ def test_takes_follow_from_their_seeds_and_not_from_each_other(model: PlaceNetwo
 
 
 @pytest.mark.parametrize("accept", [0.5, 1.0])
-def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(model: PlaceNetwork, accept: float) -> None:
+def test_draws_that_are_made_side_by_side_are_those_made_one_after_another(
+    model: PlaceNetwork, accept: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Also if some samples need more than others, which then share their batches."""
+    monkeypatch.setattr(candidates, "FEW_FRAMES", 1)
+    monkeypatch.setattr(candidates, "MANY_FRAMES", 1)
     nothing = torch.zeros(3, 3, 44, dtype=torch.int64)
     scored: list[dict[tuple[int, int, int], Tensor]] = []
 
