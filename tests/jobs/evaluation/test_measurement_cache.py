@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from cluster import storage, tables
+from cluster.storage import retry
 from cluster.tables import tar_shards as tars
 from jobs.actors.evaluator import EvaluatorActor
 from jobs.evaluation import result_cache
@@ -238,6 +239,9 @@ def test_a_folder_that_cannot_be_used_is_left_alone_after_the_first_attempt(
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
     full = ResultCache(str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(retry, "RETRY_BUDGET_S", 0.5)
+    monkeypatch.setattr("cluster.storage.s3_objects.RETRY_BUDGET_S", 0.5)
+    monkeypatch.setattr(retry, "SHORT_RETRY_BUDGET_S", 0.5)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
     away = ResultCache("s3://bucket/cache")
     for _ in range(2):
