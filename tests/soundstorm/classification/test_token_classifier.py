@@ -79,8 +79,9 @@ def test_the_generator_within_a_classifier_says_where_it_is_though_it_has_no_hea
 # ---- what it hears
 
 
-def test_padding_has_no_part_in_a_score(codec: Codec) -> None:
-    model, short_1QT, long_1QT = network(codec), codes(20), codes(35, seed=1)
+@pytest.mark.parametrize("readout", [READOUT, ReadoutConfig(latent_dim=0, heads=2, blocks=2)], ids=["", "blocks"])
+def test_padding_has_no_part_in_a_score(codec: Codec, readout: ReadoutConfig) -> None:
+    model, short_1QT, long_1QT = network(codec, readout), codes(20), codes(35, seed=1)
     alone = [model(one, torch.ones(1, one.shape[2], dtype=torch.bool)) for one in (short_1QT, long_1QT)]
     for padding in (-1, 0, 5):
         padded_1QT = torch.nn.functional.pad(short_1QT, (0, 15), value=padding)
@@ -97,6 +98,19 @@ def test_every_level_and_every_frame_is_heard(codec: Codec) -> None:
         other_1QT = codes_1QT.clone()
         other_1QT[0, level, frame] = (other_1QT[0, level, frame] + 1) % 1024
         assert not torch.equal(model(other_1QT, valid_BT), before)
+
+
+def test_further_blocks_hear_every_stage_of_the_network(codec: Codec) -> None:
+    model = network(codec, ReadoutConfig(latent_dim=0, heads=2, blocks=1))
+    embedded = model.embed(codes(12), torch.ones(1, 12, dtype=torch.bool))
+    before_BTD = model.frames(embedded)
+    assert model.all_stages is not None and before_BTD.shape == (1, 12, SMALL.width)
+    for stage in range(SMALL.depth + 1):
+        with torch.no_grad():
+            model.all_stages.weight[:, stage * SMALL.width] += 1
+        after_BTD = model.frames(embedded)
+        assert not torch.allclose(after_BTD, before_BTD)
+        before_BTD = after_BTD
 
 
 def test_a_clip_hears_what_the_generator_makes_of_it_without_a_class(codec: Codec) -> None:
@@ -191,6 +205,16 @@ def test_a_saved_classifier_comes_back_with_what_is_known_of_it(saved: bytes, co
     assert (classifier.model.network, classifier.model.readout) == (SMALL, READOUT)
     clips = [clip(category) for category in CLASSES[:4]]
     np.testing.assert_allclose(classifier.predict(clips), trained(codec).predict(clips), atol=0.02)
+
+
+def test_a_saved_classifier_with_further_blocks_comes_back(codec: Codec, tmp_path: Path) -> None:
+    model = network(codec, ReadoutConfig(latent_dim=0, heads=2, blocks=1))
+    about = {"categories": ["a", "b"], "dataset": "esc10", "held_out_fold": 3, "accuracy": None}
+    save_token_classifier(tmp_path / "c", model, origin=origin(codec), **about)  # type: ignore[arg-type]
+    found = load_token_classifier((tmp_path / "c").read_bytes(), "it", find_codec=lambda _: codec).model
+    assert found.readout == model.readout
+    heard = codes(12), torch.ones(1, 12, dtype=torch.bool)
+    torch.testing.assert_close(found(*heard), model(*heard), atol=0.02, rtol=0.02)
 
 
 def test_categories_that_do_not_fit_the_outputs_are_refused(codec: Codec, tmp_path: Path) -> None:

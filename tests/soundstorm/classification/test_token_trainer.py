@@ -48,10 +48,10 @@ def recordings() -> list[np.ndarray]:
     return sounds(range(4))
 
 
-def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
+def network(codec: Codec, latent_dim: int = 16, blocks: int = 0) -> TokenClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = TokenClassifier(2, SMALL, ReadoutConfig(latent_dim=latent_dim, heads=2, dropout=0.1))
+        model = TokenClassifier(2, SMALL, ReadoutConfig(latent_dim=latent_dim, heads=2, dropout=0.1, blocks=blocks))
     model.set_codebook_embeddings(codec)
     return model
 
@@ -59,9 +59,8 @@ def network(codec: Codec, latent_dim: int = 16) -> TokenClassifier:
 def trainer(
     codec: Codec, recordings: list[np.ndarray], mode: TokenMode = "scratch", config: Any = SHORT, **place: Any
 ) -> TokenClassifierTrainer:
-    return TokenClassifierTrainer(
-        network(codec, 0 if mode == "frozen" else 16), codec, mode, config, recordings, LABELS, **place
-    )
+    model = network(codec, 0, blocks=1) if mode == "frozen" else network(codec)
+    return TokenClassifierTrainer(model, codec, mode, config, recordings, LABELS, **place)
 
 
 def weights(run: TokenClassifierTrainer) -> dict[str, torch.Tensor]:
@@ -109,7 +108,8 @@ def test_a_frozen_run_changes_what_the_generator_does_not_have_and_nothing_else(
     for _ in range(2):
         run.step()
     changed = {name for name, value in weights(run).items() if not torch.equal(value, before[name])}
-    assert {"head.weight", "pooling.query.weight", "pooling.hidden.weight"} <= changed
+    assert {"head.weight", "pooling.query.weight", "pooling.hidden.weight", "all_stages.weight"} <= changed
+    assert any(name.startswith("further.blocks.0.") for name in changed)
     assert not any(name.startswith(("backbone", "stage_weight")) for name in changed)
 
 
