@@ -26,16 +26,13 @@ class Resynthesizer:
 
     def __call__(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Clips, int16 (N,) at 24 kHz, as the codec decodes them, of the same lengths."""
-        codes: dict[int, np.ndarray] = {}
-        for position, clip in enumerate(clips):
-            found = self._results.find("codes", self._about(clip))
-            if found is not None:
-                codes[position] = np.array(found, np.uint16)
-        missing = [position for position in range(len(clips)) if position not in codes]
+        about = [self._about(clip) for clip in clips]
+        kept = [self._results.find("codes", one) for one in about]
+        missing = [position for position, found in enumerate(kept) if found is None]
         for position, codes_QT in zip(missing, self._encoded([clips[one] for one in missing]), strict=True):
-            codes[position] = codes_QT
-            self._results.keep("codes", self._about(clips[position]), codes_QT)
-        decoded = self._codec.decode_clips([codes[position] for position in range(len(clips))])
+            kept[position] = codes_QT
+            self._results.keep("codes", about[position], codes_QT)
+        decoded = self._codec.decode_clips([np.array(codes_QT, np.uint16) for codes_QT in kept])
         return [to_pcm16(waveform[: len(clip)]) for waveform, clip in zip(decoded, clips, strict=True)]
 
     def _encoded(self, clips: Sequence[np.ndarray]) -> list[np.ndarray]:

@@ -16,9 +16,9 @@ SERVER = "SOUNDSTORM_TESTS_FORK_SERVER"
 """Variable with a JSON object: the server's `address`, the `worker` to run, and the server's own `variables`."""
 
 
-def read_at_start(prefixes: tuple[str, ...] = ("PYTHON", "OMP_", "GOMP_", "MKL_")) -> dict[str, str]:
+def read_at_start() -> dict[str, str]:
     """Variables that Python and its libraries read as they start."""
-    return {name: value for name, value in os.environ.items() if name.startswith(prefixes)}
+    return {name: value for name, value in os.environ.items() if name.startswith(("PYTHON", "OMP_", "GOMP_", "MKL_"))}
 
 
 def main() -> None:
