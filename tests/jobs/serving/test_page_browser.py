@@ -121,6 +121,7 @@ class Visit:
         self.tab.locator(CARD).first.get_by_role("button", name="Edit").click()
         editor = self.tab.locator(".ss-editor")
         editor.locator("h3").wait_for()
+        self.status("edit").filter(has_text="Ready to edit.").wait_for()  # all that the server answered is on the page
         return editor
 
     def status(self, name: str) -> Any:
@@ -246,10 +247,11 @@ def test_a_sound_is_varied_continued_and_made_a_loop(visit: Callable[..., Visit]
     [source] = page.make(duration_s=1.0)
     page.edit_newest()
     panel = page.tab.get_by_role("tabpanel")
-    page.tab.locator("#edit-count input[type=number]").fill("1")
     page.tab.get_by_role("tab", name="Continue").click()
     begin = page.tab.get_by_label("Seconds to keep from the beginning")
     page.wait_for_value(begin, "0.5")  # half of the sound, which the page has chosen
+    page.tab.locator("#edit-count input[type=number]").fill("1")
+    page.wait_for_value(page.tab.locator("#edit-count input[type=range]"), "1")
     begin.fill("0.4")
     page.tab.get_by_label("Total length in seconds").fill("1.5")
     page.tab.get_by_role("button", name="Continue", exact=True).click()
