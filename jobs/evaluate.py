@@ -22,6 +22,7 @@ from jobs.actors.job_precision import UNKNOWN, JobPrecision, job_precision
 from jobs.actors.sharded_output import TableRun, settings_digest
 from jobs.actors.substituter import EvaluatedGenerator, clips_to_substitute, find_generator, substitution_table
 from jobs.actors.utility_trainer import UtilityClips, utility_clips, utility_table
+from jobs.caching.result_cache import cache_folder
 from jobs.console.command import exit_process, print_note, run_command
 from jobs.console.resume import Stage, run_once
 from jobs.evaluation.bands import common_bands
@@ -30,7 +31,6 @@ from jobs.evaluation.measurement_cache import BaselineCache
 from jobs.evaluation.options import Options
 from jobs.evaluation.preparation import Prepared, prepare
 from jobs.evaluation.report import ALL_FOLDS, Evaluation, render_evaluation, samples_made_with
-from jobs.evaluation.result_cache import default_folder
 from jobs.evaluation.resynthesis import Resynthesizer
 from jobs.evaluation.selection import (
     ComparisonSets,
@@ -247,7 +247,7 @@ def _measure(
 
 
 def _cache_folder(options: Options) -> str | None:
-    return storage.absolute(options.cache_dir or default_folder()) if options.cache else None
+    return cache_folder("measurements", options.cache, options.cache_dir)
 
 
 def _closeness(options: Options, scope: ComparisonSets, codec: Codec, features: pa.Table) -> Closeness:

@@ -14,6 +14,7 @@ from cluster import storage
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
+from jobs.caching.result_cache import cache_folder
 from jobs.classification.ast_model import AstRecipe
 from jobs.classification.cnn import CnnRecipe
 from jobs.classification.code_classifier import TokenRecipe, open_token_inputs
@@ -95,6 +96,11 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
     views with another start, speed, pitch and loudness."""
     checkpoint_every: Count = 10
     """Epochs between checkpoints and between updates of the log."""
+    cache: bool = True
+    """Use cached variations of the same recordings, and cache those of this run, for soundstorm."""
+    cache_dir: str | None = None
+    """Folder or s3:// prefix of the cache; default: variations/ in SOUNDSTORM_CACHE_DIR, else in
+    ~/.cache/soundstorm."""
     allow_leak: bool = False
     """Train although the codec, generator, teacher or --weights was, or may have been, trained on the test fold. The
     accuracy is then not to be trusted; the record says so."""
@@ -122,11 +128,12 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
             ("codec", "soundstorm"),
             ("teacher", "soundstorm"),
             ("weights", "ast"),
+            ("cache_dir", "soundstorm"),
         ):
             if getattr(self, option) is not None and self.model != model:
                 raise SoundStormError(
-                    f"--{option} is {getattr(self, option)}: only --model {model} uses it; leave it out for "
-                    f"{self.model}"
+                    f"--{option.replace('_', '-')} is {getattr(self, option)}: only --model {model} uses it; leave it "
+                    f"out for {self.model}"
                 )
         if self.model == "soundstorm" and (self.strict_folds or self.clips is not None):
             option = "--strict-folds" if self.strict_folds else "--clips"
@@ -185,7 +192,8 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }
         inputs = open_token_inputs(options.tokens, options.fold, mode, **chosen)
-        return TokenRecipe(inputs, config, options.max_duration)
+        cache = cache_folder("variations", options.cache, options.cache_dir)
+        return TokenRecipe(inputs, config, options.max_duration, cache)
     fold = last_fold(index.clips) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")

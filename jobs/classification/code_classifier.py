@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cluster import storage
+from jobs.caching.variation_cache import VariationCache, variations_folder
 from jobs.inputs.checkpoints import checkpoint_files, codec_beside, open_checkpoint
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, classifier_place
 from jobs.inputs.codecs import choose_codec
@@ -186,6 +187,8 @@ class TokenWorker:
     """Content of the codec's file."""
     generator: "ray.ObjectRef[Mapping[str, Tensor]] | None"
     """Weights to start from."""
+    cache: str | None
+    """Folder of the cached variations of all recordings; None: the cache is off."""
 
     def trainer(self, worker: Worker, device: torch.device) -> TokenClassifierTrainer:
         torch.manual_seed(self.config.seed)
@@ -198,9 +201,12 @@ class TokenWorker:
         model.set_codebook_embeddings(codec)
         recordings, labels = zip(*usable_recordings(ray.train.get_dataset_shard("recordings")), strict=True)
         teacher = None if self.teacher is None else load_classifier(self.teacher, str(device)).model
-        return TokenClassifierTrainer(
+        trainer = TokenClassifierTrainer(
             model.to(device), codec, self.mode, self.config, recordings, labels, teacher=teacher, worker=worker
         )
+        if self.cache is not None:
+            trainer.varied.store = VariationCache(variations_folder(self.cache, trainer.varied, self.teacher, device))
+        return trainer
 
 
 class TokenRecipe:
@@ -210,13 +216,17 @@ class TokenRecipe:
         inputs: tokens, codec and generator.
         config: of the training.
         max_duration_s: seconds of a recording that are used.
+        cache: folder of the cached variations; None: the cache is off.
     """
 
     trained_on: TrainedOn
     """Set by `data`."""
 
-    def __init__(self, inputs: TokenInputs, config: TokenClassifierTrainingConfig, max_duration_s: float) -> None:
+    def __init__(
+        self, inputs: TokenInputs, config: TokenClassifierTrainingConfig, max_duration_s: float, cache: str | None
+    ) -> None:
         tokens, origin = inputs.tokens, inputs.origin
+        self.cache = cache
         self.inputs, self.config, self.max_duration_s, self.leaks = inputs, config, max_duration_s, inputs.leaks
         self.mode, self.network = origin.mode, inputs.network
         self.dataset, self.fold, self.categories = tokens.dataset, tokens.fold, tokens.categories
@@ -269,6 +279,7 @@ class TokenRecipe:
             teacher=inputs.teacher,
             codec=ray.put(inputs.codec_weights),
             generator=None if weights is None else ray.put(weights),
+            cache=self.cache,
         )
 
     def open_weights(self) -> None:

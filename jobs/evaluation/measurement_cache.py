@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 from cluster.errors import ClusterError
 from cluster.tables import tar_shards as tars
-from jobs.evaluation.result_cache import ResultCache
+from jobs.caching.result_cache import ResultCache
 from jobs.evaluation.selection import MeasurementRequest
 from jobs.inputs.audio_files import open_recording
 from soundstorm.audio.files import RejectedAudio

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.evaluation.result_cache import ResultCache
+from jobs.caching.result_cache import ResultCache
 from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.codec.codec import Codec
 from soundstorm.optimization.threads import on_threads

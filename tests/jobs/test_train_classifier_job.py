@@ -230,6 +230,7 @@ def test_a_classifier_of_which_a_file_was_deleted_is_trained_again(
         ({"max_duration": float("inf")}, "--max-duration is inf: give seconds, more than 0 and at most 3600"),
         ({"test_views": 0}, "--test-views is 0"),
         ({"checkpoint": "runs/train"}, "--checkpoint is runs/train: only --model soundstorm uses it"),
+        ({"cache_dir": "cache"}, "--cache-dir is cache: only --model soundstorm uses it; leave it out for cnn"),
     ],
 )
 def test_wrong_options_are_named(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

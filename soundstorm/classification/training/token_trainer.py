@@ -180,6 +180,8 @@ class TokenClassifierTrainer(ClassifierTrainer):
         """Make one optimizer step and update the moving average of the weights; see `ClassifierTrainer.step`."""
         figures = super().step()
         self.ema.update(self.model)
+        if self.step_count % self.steps_per_epoch == 0:
+            self.varied.save()
         return figures
 
     @property

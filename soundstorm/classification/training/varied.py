@@ -3,13 +3,14 @@
 A variation is a randomly augmented excerpt of a recording, possibly mixed with one of another recording
 (`soundstorm.audio.augmentation`). The codec has to encode it, because codes themselves cannot be augmented like sound,
 and a teacher, if there is one, classifies it. Both take most of the time of a training step, so each recording has a
-limited number of variations, which are made once and used again in later epochs.
+limited number of variations, which are made once and used again in later epochs, and, with a store, in later runs.
 
 Legend: N samples, Q levels, T codec frames, C categories.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -57,9 +58,20 @@ class VariedRecording:
         return sum(array.nbytes for array in (self.codes_QT, self.target_C, self.teacher_C) if array is not None)
 
 
+class VariationStore(Protocol):
+    """Where variations are kept that other runs, or other workers of this one, make use of."""
+
+    def load(self, number: int) -> dict[int, VariedRecording]:
+        """Variation `number` of recordings, by index, as far as there are new ones since the last call."""
+
+    def save(self, number: int, made: Mapping[int, VariedRecording]) -> None:
+        """Add variation `number` of some recordings, by index."""
+
+
 class VariedRecordings:
     """Makes variations of recordings, each determined by (seed, recording, number) alone, and keeps what is asked for
-    again.
+    again. Variations with the same number are to be asked for one after the other, as an epoch does: with a store, they
+    are loaded before the first of them and saved after the last.
 
     Args:
         recordings: int16 (N,) at the codec's rate, of any lengths.
@@ -70,6 +82,9 @@ class VariedRecordings:
         config: how recordings are varied.
         precision: `auto`, `fp32` or `bf16`, of the teacher.
     """
+
+    store: VariationStore | None = None
+    """Variations of earlier runs with the same arguments; None: there is none."""
 
     def __init__(
         self,
@@ -83,17 +98,45 @@ class VariedRecordings:
     ) -> None:
         self.recordings, self.labels, self.num_categories = recordings, labels, num_categories
         self.codec, self.teacher, self.config, self.precision = codec, teacher, config, precision
+        self._number: int | None = None
+        self._unsaved: dict[int, VariedRecording] = {}
+        self._stored: set[tuple[int, int]] = set()
         self._kept: dict[tuple[int, int], VariedRecording] = {}
         self._kept_bytes = 0
 
     def __call__(self, chosen: Sequence[int], number: int, *, keep: bool) -> list[VariedRecording]:
         """Variation `number` of each of the chosen recordings; `keep`: it will be asked for again."""
+        if self.store is not None and number != self._number:
+            self.save()
+            self._number = number
+            if not keep:
+                self._kept, self._kept_bytes = {}, 0
+            if any((index, number) not in self._kept for index in range(len(self.recordings))):
+                loaded = self.store.load(number)
+                self._stored.update((index, number) for index in loaded)
+                self._keep(loaded, number)
         missing = [index for index in dict.fromkeys(chosen) if (index, number) not in self._kept]
         made = dict(zip(missing, self._make(missing, number), strict=True))
-        if keep and self._kept_bytes < MAX_KEPT_BYTES:
-            self._kept.update(((index, number), varied) for index, varied in made.items())
-            self._kept_bytes += sum(varied.nbytes for varied in made.values())
+        if self.store is not None:
+            self._unsaved.update(
+                (index, varied) for index, varied in made.items() if (index, number) not in self._stored
+            )
+        if keep:
+            self._keep(made, number)
         return [made[index] if index in made else self._kept[index, number] for index in chosen]
+
+    def save(self) -> None:
+        """Save in the store what was made since the last call."""
+        if self.store is not None and self._number is not None and self._unsaved:
+            self.store.save(self._number, self._unsaved)
+            self._stored.update((index, self._number) for index in self._unsaved)
+        self._unsaved = {}
+
+    def _keep(self, made: Mapping[int, VariedRecording], number: int) -> None:
+        for index, varied in made.items():
+            if self._kept_bytes < MAX_KEPT_BYTES and (index, number) not in self._kept:
+                self._kept[index, number] = varied
+                self._kept_bytes += varied.nbytes
 
     def waveform(self, index: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A variation as float32 (N,), and the weight (C,) of each category in it."""

@@ -129,6 +129,25 @@ def test_the_log_has_every_epoch_once(trained: dict[str, Any]) -> None:
     assert not (Path(trained["output_dir"]) / "run").exists()
 
 
+def test_trainings_of_the_same_recordings_share_their_variations(
+    tokens: str, generator: str, tiny_codec: Path, tmp_path: Path, ray_session: None
+) -> None:
+    def cached_after(mode: str) -> dict[Path, int]:
+        changes = {
+            "mode": mode,
+            "allow_leak": True,
+            "epochs": 2,
+            "num_workers": 1,
+            "cache_dir": str(tmp_path / "cache"),
+        }
+        run(options(tokens, generator, tiny_codec, tmp_path / mode, **changes))
+        return {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.safetensors")}
+
+    made = cached_after("scratch")
+    assert len(made) == 2, "a file for each epoch"
+    assert cached_after("frozen") == made
+
+
 def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(
     trained: dict[str, Any], tiny_codec: Path, generator: str, synthetic_dataset: Path
 ) -> None:

@@ -15,9 +15,9 @@ from cluster import storage, tables
 from cluster.storage import retry
 from cluster.tables import tar_shards as tars
 from jobs.actors.evaluator import EvaluatorActor
-from jobs.evaluation import result_cache
+from jobs.caching import result_cache
+from jobs.caching.result_cache import ResultCache, code_version
 from jobs.evaluation.measurement_cache import KINDS, BaselineCache, MeasurementCache, wanted_of
-from jobs.evaluation.result_cache import ResultCache, measures_version
 from jobs.evaluation.selection import MeasurementRequest
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import SAMPLE_RATE, encode_audio
@@ -113,7 +113,7 @@ def test_other_networks_settings_windows_or_measures_are_measured_again(
         assert MeasurementCache(folder, CLIP_SETTINGS | settings, NETWORKS).find(only_metrics, known) is None
     assert cache.find(request_of(recording, through_codec=False), known) is None
     assert cache.find(request_of(f"{recording}#t=0,1"), known) is None
-    monkeypatch.setattr(result_cache, "measures_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "code_version", lambda: "another")
     assert cache.find(item, known) is None
 
 
@@ -131,7 +131,7 @@ def test_baselines_are_found_to_the_bit_unless_they_are_damaged_or_the_measures_
         storage.write_bytes(file.uri, damaged)
         assert cache.find("a") is None
     storage.write_bytes(file.uri, whole)
-    monkeypatch.setattr(result_cache, "measures_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "code_version", lambda: "another")
     assert cache.find("a") is None
     BaselineCache(None).keep("a", splits)
     assert BaselineCache(None).find("a") is None
@@ -203,7 +203,7 @@ def test_without_a_folder_no_file_is_read(tmp_path: Path) -> None:
 
 
 def test_the_version_of_the_measures_follows_their_source() -> None:
-    assert len(measures_version()) == 64 and measures_version() == measures_version()
+    assert len(code_version()) == 64 and code_version() == code_version()
 
 
 def test_an_actor_that_finds_all_clips_writes_the_tables_of_one_that_measured_them(

@@ -1,7 +1,7 @@
 """Cache of results of earlier evaluations, by all that they depend on.
 
-A result is a small file named by a SHA-256 over what its kind needs, and over the source code of the metrics, the
-versions of their libraries and the kind of processor. Files are written atomically, so that concurrent runs can share a
+A result is a small file named by a SHA-256 over what its kind needs, and over the source code, the versions of the
+libraries and the kind of processor that computed it. Files are written atomically, so that concurrent runs can share a
 folder; a damaged file counts as missing.
 """
 
@@ -28,15 +28,19 @@ LIBRARIES = ("numpy", "scipy", "soundfile", "torch")
 logger = logging.getLogger(__name__)
 
 
-def default_folder() -> str:
-    """Default folder: in the user's cache, or in SOUNDSTORM_CACHE_DIR, path or URI."""
-    return storage.join(os.environ.get("SOUNDSTORM_CACHE_DIR") or Path.home() / ".cache" / "soundstorm", "measurements")
+def cache_folder(kind: str, is_on: bool, given: str | None) -> str | None:
+    """Folder of a cache, as URI: the value of `--cache-dir`, by default that of this kind in SOUNDSTORM_CACHE_DIR or in
+    the user's cache; None: the cache is off."""
+    if not is_on:
+        return None
+    root = os.environ.get("SOUNDSTORM_CACHE_DIR") or Path.home() / ".cache" / "soundstorm"
+    return storage.absolute(given or storage.join(root, kind))
 
 
 @cache
-def measures_version() -> str:
-    """SHA-256 over the source code of the metrics, the versions of their libraries, and the processor features that
-    affect rounding."""
+def code_version() -> str:
+    """SHA-256 over the source code that reads, varies, encodes, classifies and measures sound, the versions of its
+    libraries, and the processor features that affect rounding."""
     root, found = Path(soundstorm.__file__).parent, hashlib.sha256()
     for path in sorted(path for room in MEASURES for path in (root / room).rglob("*.py")):
         found.update(path.read_bytes())
@@ -93,7 +97,7 @@ class ResultCache:
 
     def _uri(self, kind: str, about: Mapping[str, Any]) -> str:
         assert self._folder is not None
-        named = json.dumps([kind, measures_version(), dict(about)], sort_keys=True)
+        named = json.dumps([kind, code_version(), dict(about)], sort_keys=True)
         name = hashlib.sha256(named.encode()).hexdigest()
         return storage.join(self._folder, kind, name[:2], f"{name}.json")
 

@@ -1,0 +1,1 @@
+"""Caches of what later runs would compute again."""
