@@ -79,9 +79,9 @@ def sample_codes(probability_K: Tensor, uniform: Tensor) -> Tensor:
     """
     running_K = probability_K.double().cumsum(-1)
     total = running_K[..., -1:]
-    code = torch.searchsorted(running_K, uniform.double().unsqueeze(-1) * total, right=True)
-    last_code = (running_K < total).sum(-1, keepdim=True)
-    return code.minimum(last_code).squeeze(-1)
+    below_total = torch.nextafter(total, torch.full_like(total, -math.inf))  # the product may be rounded up to the total
+    wanted = (uniform.double().unsqueeze(-1) * total).minimum(below_total)
+    return torch.searchsorted(running_K, wanted, right=True).squeeze(-1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:
