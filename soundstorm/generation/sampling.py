@@ -79,8 +79,8 @@ def sample_codes(probability_K: Tensor, uniform: Tensor) -> Tensor:
     """
     running_K = probability_K.double().cumsum(-1)
     total = running_K[..., -1:]
-    below_total = torch.nextafter(total, torch.full_like(total, -math.inf))  # the product may be rounded up to the total
-    wanted = (uniform.double().unsqueeze(-1) * total).minimum(below_total)
+    below_total = torch.nextafter(total, torch.full_like(total, -math.inf))
+    wanted = (uniform.double().unsqueeze(-1) * total).minimum(below_total)  # a product may be rounded up to the total
     return torch.searchsorted(running_K, wanted, right=True).squeeze(-1)
 
 
