@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, cast
 
 from cluster import storage
+from cluster.errors import ClusterError
 from cluster.runtime.connect import ClusterInfo, connect
 from cluster.scheduling.sole_process import sole_process
 from cluster.tables import stage_record as records
@@ -26,8 +27,8 @@ from jobs.classification.predictions import (
     write_predictions,
 )
 from jobs.classification.recipe import ClassifierRun, Recipe, load_state
-from jobs.console.command import console, exit_process, run_command
-from jobs.console.options import Count, RestartOptions, TrainingOptions
+from jobs.console.command import console, exit_process, print_note, run_command
+from jobs.console.options import CacheOptions, Count, RestartOptions, TrainingOptions
 from jobs.console.progress import duration
 from jobs.console.resume import Stage, run_once
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, open_classifier_files
@@ -56,7 +57,7 @@ Config = TypeVar("Config", AudioClassifierTrainingConfig, TokenClassifierTrainin
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions, TrainingOptions, RestartOptions):
+class Options(DatasetOptions, TrainingOptions, RestartOptions, CacheOptions):
     """Train a classifier of recordings, with Ray Train."""
 
     output_dir: str = "runs/classifier"
@@ -96,11 +97,6 @@ class Options(DatasetOptions, TrainingOptions, RestartOptions):
     views with another start, speed, pitch and loudness."""
     checkpoint_every: Count = 10
     """Epochs between checkpoints and between updates of the log."""
-    cache: bool = True
-    """Use cached variations of the same recordings, and cache those of this run, for soundstorm."""
-    cache_dir: str | None = None
-    """Folder or s3:// prefix of the cache; default: variations/ in SOUNDSTORM_CACHE_DIR, else in
-    ~/.cache/soundstorm."""
     allow_leak: bool = False
     """Train although the codec, generator, teacher or --weights was, or may have been, trained on the test fold. The
     accuracy is then not to be trusted; the record says so."""
@@ -192,8 +188,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }
         inputs = open_token_inputs(options.tokens, options.fold, mode, **chosen)
-        cache = cache_folder("variations", options.cache, options.cache_dir)
-        return TokenRecipe(inputs, config, options.max_duration, cache)
+        return TokenRecipe(inputs, config, options.max_duration, _cache_folder(options))
     fold = last_fold(index.clips) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
@@ -205,6 +200,20 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
             index, config=options.changed(ast), weights=options.weights, allow_leak=options.allow_leak, **shared
         )
     return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
+
+
+def _cache_folder(options: Options) -> str | None:
+    """Folder of the cached variations; None if the cache is off, or the default folder cannot be written to."""
+    folder = cache_folder("variations", options.cache, options.cache_dir)
+    if folder is not None:
+        try:
+            storage.check_writable(folder)
+        except ClusterError as error:
+            if options.cache_dir is not None:
+                raise
+            print_note(f"variations of recordings are not cached: {error}")
+            return None
+    return folder
 
 
 def _train(options: Options, recipe: Recipe, info: ClusterInfo) -> dict[str, Any]:

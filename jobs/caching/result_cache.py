@@ -24,6 +24,7 @@ from cluster import storage
 from cluster.errors import ClusterError, StorageUnavailableError
 
 MEASURES = ("audio", "classification", "codec", "data", "evaluation")
+"""Packages of soundstorm on whose code a measurement depends."""
 LIBRARIES = ("numpy", "scipy", "soundfile", "torch")
 logger = logging.getLogger(__name__)
 
@@ -38,11 +39,11 @@ def cache_folder(kind: str, is_on: bool, given: str | None) -> str | None:
 
 
 @cache
-def code_version() -> str:
-    """SHA-256 over the source code that reads, varies, encodes, classifies and measures sound, the versions of its
-    libraries, and the processor features that affect rounding."""
+def code_version(*rooms: str) -> str:
+    """SHA-256 over the source code of packages of soundstorm, the versions of the libraries, and the processor features
+    that affect rounding."""
     root, found = Path(soundstorm.__file__).parent, hashlib.sha256()
-    for path in sorted(path for room in MEASURES for path in (root / room).rglob("*.py")):
+    for path in sorted(path for room in rooms for path in (root / room).rglob("*.py")):
         found.update(path.read_bytes())
     for name in LIBRARIES:
         found.update(version(name).encode())
@@ -97,7 +98,7 @@ class ResultCache:
 
     def _uri(self, kind: str, about: Mapping[str, Any]) -> str:
         assert self._folder is not None
-        named = json.dumps([kind, code_version(), dict(about)], sort_keys=True)
+        named = json.dumps([kind, code_version(*MEASURES), dict(about)], sort_keys=True)
         name = hashlib.sha256(named.encode()).hexdigest()
         return storage.join(self._folder, kind, name[:2], f"{name}.json")
 

@@ -2,27 +2,30 @@
 
 A folder holds the variations of one set of recordings with one codec and one teacher; its name is a SHA-256 over all
 that they depend on. Each worker adds a safetensors file for an epoch in which it made some, named by the SHA-256 of its
-content; a damaged file counts as missing.
+content; a damaged file counts as missing. Nothing is deleted: a folder that is no longer of use may be.
 """
 
 import hashlib
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from cluster import storage
-from cluster.errors import ClusterError
+from cluster.errors import ClusterError, StorageUnavailableError
 from jobs.caching.result_cache import code_version
 from soundstorm.classification.training.varied import VariedRecording, VariedRecordings
 from soundstorm.optimization.precision import uses_bf16
 
 SUFFIX = ".safetensors"
+FORMAT = 1
+"""Increased whenever the content of a file changes its form."""
+ROOMS = ("audio", "classification", "codec", "optimization", "serialization")
+"""Packages of soundstorm on whose code a variation depends."""
 logger = logging.getLogger(__name__)
 
 
@@ -40,12 +43,16 @@ def variations_folder(folder: str, varied: VariedRecordings, teacher: bytes | No
         found.update(f"{len(samples_N)} {label} ".encode())
         found.update(np.ascontiguousarray(samples_N).data)
     about = {
-        "code": code_version(),
+        "format": FORMAT,
+        "code": code_version(*ROOMS),
         "recordings": found.hexdigest(),
         "num_categories": varied.num_categories,
         "codec": varied.codec.fingerprint.sha256,
         "teacher": None if teacher is None else hashlib.sha256(teacher).hexdigest(),
-        "computed": [device.type, uses_bf16(device, varied.precision)],
+        "computed": [
+            device.type if device.type == "cpu" else torch.cuda.get_device_name(device),
+            uses_bf16(device, varied.precision),
+        ],
         "config": asdict(varied.config),
     }
     return storage.join(folder, hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest())
@@ -53,47 +60,51 @@ def variations_folder(folder: str, varied: VariedRecordings, teacher: bytes | No
 
 @dataclass
 class VariationCache:
-    """A `VariationStore` in a folder; a folder that cannot be used is given up with a warning.
+    """A `VariationStore` in a folder. A storage that does not answer is given up, and a folder that cannot be written
+    to is only read, each with a warning.
 
     Args:
         folder: path or URI, of `variations_folder`.
     """
 
     folder: str
-    _read: set[str] = field(default_factory=set)
+    reads: bool = True
+    writes: bool = True
 
     def load(self, number: int) -> dict[int, VariedRecording]:
-        """Variation `number` of recordings, by index, from files that were not yet read or written here."""
+        """Variation `number` of the recordings that have it, by index."""
         found: dict[int, VariedRecording] = {}
-        if not self.folder:
+        if not self.reads:
             return found
         try:
             for entry in storage.list_objects(self._place(number), SUFFIX):
-                if entry.uri not in self._read:
-                    self._read.add(entry.uri)
-                    found.update(_unpacked(storage.read_bytes(entry.uri), entry.uri))
+                found |= self._read(entry.uri)
         except ClusterError as error:
-            self._give_up(error)
+            self.reads = self.writes = False
+            logger.warning("the cache of varied recordings is off: %s", error)
         return found
 
     def save(self, number: int, made: Mapping[int, VariedRecording]) -> None:
         """Add variation `number` of some recordings, by index."""
-        if not self.folder:
+        if not self.writes:
             return
         data = _packed(made)
-        uri = storage.join(self._place(number), hashlib.sha256(data).hexdigest() + SUFFIX)
         try:
-            storage.write_bytes(uri, data)
-            self._read.add(uri)
+            storage.write_bytes(storage.join(self._place(number), hashlib.sha256(data).hexdigest() + SUFFIX), data)
         except ClusterError as error:
-            self._give_up(error)
+            self.writes = False
+            logger.warning("varied recordings are no longer cached: %s", error)
 
     def _place(self, number: int) -> str:
         return storage.join(self.folder, f"{number:04d}")
 
-    def _give_up(self, error: ClusterError) -> None:
-        logger.warning("the cache of varied recordings is off: %s", error)
-        self.folder = ""
+    def _read(self, uri: str) -> dict[int, VariedRecording]:
+        try:
+            return _unpacked(storage.read_bytes(uri), uri)
+        except StorageUnavailableError:
+            raise
+        except ClusterError:  # deleted since the folder was listed, or unreadable
+            return {}
 
 
 def _packed(made: Mapping[int, VariedRecording]) -> bytes:
@@ -111,14 +122,14 @@ def _packed(made: Mapping[int, VariedRecording]) -> bytes:
 def _unpacked(data: bytes, uri: str) -> dict[int, VariedRecording]:
     if hashlib.sha256(data).hexdigest() != uri.rpartition("/")[2].removesuffix(SUFFIX):
         return {}
-    try:
-        tensors = load(data)
-    except SafetensorError:
-        return {}
+    tensors = load(data)
     codes = np.split(tensors["codes_QS"], np.cumsum(tensors["frames_N"])[:-1], axis=1)
-    teacher_NC = tensors.get("teacher_NC", [None] * len(codes))
-    rows = zip(tensors["index_N"].tolist(), codes, tensors["target_NC"], teacher_NC, strict=True)
+    teacher_NC = tensors.get("teacher_NC")
     return {
-        index: VariedRecording(codes_QT=codes_QT, target_C=target_C, teacher_C=teacher_C)
-        for index, codes_QT, target_C, teacher_C in rows
+        index: VariedRecording(  # copies, which do not hold the whole file in memory
+            codes_QT=codes[row].copy(),
+            target_C=tensors["target_NC"][row].copy(),
+            teacher_C=None if teacher_NC is None else teacher_NC[row].copy(),
+        )
+        for row, index in enumerate(tensors["index_N"].tolist())
     }

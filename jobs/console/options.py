@@ -106,3 +106,13 @@ class PoolOptions(JobOptions):
 
     num_actors: Count | None = None
     """Number of actors; default: one per GPU, or one per CPU if there is no GPU."""
+
+
+@dataclass(kw_only=True)
+class CacheOptions(JobOptions):
+    """Options of jobs that cache what later runs would compute again."""
+
+    cache: bool = True
+    """Use what earlier runs cached, and cache what this one computes."""
+    cache_dir: str | None = None
+    """Folder or s3:// prefix of the cache; default: in SOUNDSTORM_CACHE_DIR, else in ~/.cache/soundstorm."""

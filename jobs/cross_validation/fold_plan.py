@@ -61,11 +61,14 @@ class Settings:
     """Folder of results that several runs share; None: the output folder of the run."""
     num_workers: int | None
     device: str
+    cache: bool
+    cache_dir: str | None
     allow_leak: bool
 
     def identity(self) -> dict[str, Any]:
         """The settings for the record: all except those that do not change the result."""
-        excluded = ["location", "device", "stages", "strict_folds"]  # the digest of the clips covers strict folds
+        # the digest of the clips covers strict folds
+        excluded = ["location", "device", "cache", "cache_dir", "stages", "strict_folds"]
         excluded += [] if self.model == SOUNDSTORM else ["teacher_epochs"]
         return {name: value for name, value in asdict(self).items() if name not in excluded} | {
             "data_dir": self.location
@@ -73,7 +76,8 @@ class Settings:
 
     def classifier_options(self) -> dict[str, Any]:
         """Options of `train-classifier` as requested; None: its default."""
-        names = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
+        of_training = ("model", "mode", "preset", "epochs", "batch_size", "lr", "seed", "weights", "test_views")
+        names = (*of_training, "cache", "cache_dir")
         return {name: getattr(self, name) for name in names} | {"allow_leak": self.allow_leak or None}
 
     @property

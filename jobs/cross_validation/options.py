@@ -4,18 +4,19 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from cluster import storage
-from jobs.console.options import Count, Device, Fraction, NotNegative, OneOf
+from jobs.console.options import CacheOptions, Count, Device, Fraction, NotNegative, OneOf
 from jobs.cross_validation.fold_plan import Settings
 from jobs.inputs.datasets import DatasetOptions
 from soundstorm.errors import SoundStormError
 from soundstorm.model.presets import PRESETS
 
-FOR_SOUNDSTORM = ("generator_preset", "pretrain_epochs", "views", "taught", "teacher_epochs", "stages_dir")
+OF_STAGES = ("generator_preset", "pretrain_epochs", "views", "taught", "teacher_epochs", "stages_dir")
+FOR_SOUNDSTORM = (*OF_STAGES, "cache", "cache_dir")
 """Options that other models refuse unless they have their default value."""
 
 
 @dataclass(kw_only=True)
-class Options(DatasetOptions):
+class Options(DatasetOptions, CacheOptions):
     """Test a classifier on every fold of a dataset, each time trained without that fold."""
 
     output_dir: str = "runs/cross-validation"
@@ -131,7 +132,7 @@ class Options(DatasetOptions):
         given = {name: getattr(self, name) for name in names} | {"taught": self.has_teacher}
         paths = {
             name: None if given[name] is None else storage.absolute(given[name])
-            for name in ("codec", "checkpoint", "weights")
+            for name in ("codec", "checkpoint", "weights", "cache_dir")
         }
         stages = None if self.stages_dir is None else storage.absolute(self.stages_dir)
         return Settings(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
+from jobs.console.options import Allowed, CacheOptions, Count, Fraction, NotNegative, PoolOptions
 from jobs.inputs.audio_files import MAX_CLIP_S
 from soundstorm.classification.utility import CLIPS_PER_CLASS, SEEDS, STEPS
 from soundstorm.errors import SoundStormError
@@ -15,7 +15,7 @@ MAX_LINK_DAYS = 7
 
 
 @dataclass(kw_only=True)
-class Options(PoolOptions):
+class Options(PoolOptions, CacheOptions):
     """Compare generated clips with real ones and write a report with players."""
 
     real_audio: str
@@ -82,11 +82,6 @@ class Options(PoolOptions):
     """Fraction of clips (0 to 1) that may be rejected before the job fails."""
     shard_size: Count = 16
     """Clips per shard."""
-    cache: bool = True
-    """Use cached measurements of the same files, and cache those of this run."""
-    cache_dir: str | None = None
-    """Folder or s3:// prefix of the cache; default: measurements/ in SOUNDSTORM_CACHE_DIR, else in
-    ~/.cache/soundstorm."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

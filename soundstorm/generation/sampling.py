@@ -79,9 +79,9 @@ def sample_codes(probability_K: Tensor, uniform: Tensor) -> Tensor:
     """
     running_K = probability_K.double().cumsum(-1)
     total = running_K[..., -1:]
-    below_total = torch.nextafter(total, torch.full_like(total, -math.inf))
-    wanted = (uniform.double().unsqueeze(-1) * total).minimum(below_total)  # a product may be rounded up to the total
-    return torch.searchsorted(running_K, wanted, right=True).squeeze(-1)
+    below_total = torch.nextafter(total, torch.full_like(total, -math.inf))  # for a number that is 1, or a total of 0
+    wanted = (uniform.double().unsqueeze(-1) * total).minimum(below_total)
+    return torch.searchsorted(running_K, wanted, right=True).clamp(max=running_K.shape[-1] - 1).squeeze(-1)
 
 
 def gumbel(uniform: Tensor) -> Tensor:

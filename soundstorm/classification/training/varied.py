@@ -62,7 +62,7 @@ class VariationStore(Protocol):
     """Where variations are kept that other runs, or other workers of this one, make use of."""
 
     def load(self, number: int) -> dict[int, VariedRecording]:
-        """Variation `number` of recordings, by index, as far as there are new ones since the last call."""
+        """Variation `number` of the recordings that have it, by index."""
 
     def save(self, number: int, made: Mapping[int, VariedRecording]) -> None:
         """Add variation `number` of some recordings, by index."""
@@ -70,8 +70,8 @@ class VariationStore(Protocol):
 
 class VariedRecordings:
     """Makes variations of recordings, each determined by (seed, recording, number) alone, and keeps what is asked for
-    again. Variations with the same number are to be asked for one after the other, as an epoch does: with a store, they
-    are loaded before the first of them and saved after the last.
+    again. An epoch asks for variations of one number, and ends with `save`: with a store, those that it has are loaded
+    before the first of them, and those that were made are added to it after the last.
 
     Args:
         recordings: int16 (N,) at the codec's rate, of any lengths.
@@ -98,45 +98,40 @@ class VariedRecordings:
     ) -> None:
         self.recordings, self.labels, self.num_categories = recordings, labels, num_categories
         self.codec, self.teacher, self.config, self.precision = codec, teacher, config, precision
-        self._number: int | None = None
-        self._unsaved: dict[int, VariedRecording] = {}
-        self._stored: set[tuple[int, int]] = set()
         self._kept: dict[tuple[int, int], VariedRecording] = {}
         self._kept_bytes = 0
+        self._number: int | None = None
+        self._loaded: dict[int, VariedRecording] = {}
+        self._unsaved: dict[int, VariedRecording] = {}
 
     def __call__(self, chosen: Sequence[int], number: int, *, keep: bool) -> list[VariedRecording]:
         """Variation `number` of each of the chosen recordings; `keep`: it will be asked for again."""
         if self.store is not None and number != self._number:
             self.save()
             self._number = number
-            if not keep:
-                self._kept, self._kept_bytes = {}, 0
             if any((index, number) not in self._kept for index in range(len(self.recordings))):
-                loaded = self.store.load(number)
-                self._stored.update((index, number) for index in loaded)
-                self._keep(loaded, number)
-        missing = [index for index in dict.fromkeys(chosen) if (index, number) not in self._kept]
+                self._loaded = self.store.load(number)
+        found = {index: self._kept.get((index, number)) or self._loaded.get(index) for index in chosen}
+        missing = [index for index, varied in found.items() if varied is None]
         made = dict(zip(missing, self._make(missing, number), strict=True))
         if self.store is not None:
-            self._unsaved.update(
-                (index, varied) for index, varied in made.items() if (index, number) not in self._stored
-            )
+            self._unsaved |= made
+        varied = {index: made[index] if known is None else known for index, known in found.items()}
         if keep:
-            self._keep(made, number)
-        return [made[index] if index in made else self._kept[index, number] for index in chosen]
+            self._keep(varied, number)
+        return [varied[index] for index in chosen]
 
     def save(self) -> None:
-        """Save in the store what was made since the last call."""
+        """End an epoch: add to the store what was made in it."""
         if self.store is not None and self._number is not None and self._unsaved:
             self.store.save(self._number, self._unsaved)
-            self._stored.update((index, self._number) for index in self._unsaved)
-        self._unsaved = {}
+        self._number, self._loaded, self._unsaved = None, {}, {}
 
-    def _keep(self, made: Mapping[int, VariedRecording], number: int) -> None:
-        for index, varied in made.items():
+    def _keep(self, varied: Mapping[int, VariedRecording], number: int) -> None:
+        for index, example in varied.items():
             if self._kept_bytes < MAX_KEPT_BYTES and (index, number) not in self._kept:
-                self._kept[index, number] = varied
-                self._kept_bytes += varied.nbytes
+                self._kept[index, number] = example
+                self._kept_bytes += example.nbytes
 
     def waveform(self, index: int, number: int) -> tuple[np.ndarray, np.ndarray]:
         """A variation as float32 (N,), and the weight (C,) of each category in it."""

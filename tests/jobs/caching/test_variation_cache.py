@@ -1,7 +1,7 @@
 """Variations that one training made and another finds: the same bits, for the same recordings, codec and teacher
 only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,20 @@ def epochs(varied: VariedRecordings, numbers: range, *, keep: bool = True) -> di
     return found
 
 
+@pytest.fixture
+def encoded(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many waveforms each call of the codec has encoded."""
+    counts: list[int] = []
+    encode = codec.encode_clips
+
+    def counting(waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        counts.append(len(waveforms))
+        return encode(waveforms)
+
+    monkeypatch.setattr(codec, "encode_clips", counting)
+    return counts
+
+
 def require_equal(one: dict[tuple[int, int], VariedRecording], other: dict[tuple[int, int], VariedRecording]) -> None:
     assert one.keys() == other.keys()
     for place, made in one.items():
@@ -94,16 +108,22 @@ def files(folder: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("keep", [True, False])
 @pytest.mark.parametrize("is_taught", [True, False])
-def test_a_second_training_sees_the_same_and_makes_none(
-    opened: Callable[..., VariedRecordings], teacher: AudioClassifier, storage_root: str, is_taught: bool, keep: bool
+def test_a_second_training_sees_the_same_and_encodes_none(
+    opened: Callable[..., VariedRecordings],
+    teacher: AudioClassifier,
+    storage_root: str,
+    encoded: list[int],
+    is_taught: bool,
+    keep: bool,
 ) -> None:
     taught_by = {"teacher": teacher if is_taught else None}
     alone = epochs(opened(None, **taught_by), range(2), keep=keep)
     require_equal(alone, epochs(opened(storage_root, **taught_by), range(2), keep=keep))
     written = files(storage_root)
     assert len(written) == 2, "a file for each number"
+    assert sum(encoded) == 2 * len(alone)
     require_equal(alone, epochs(opened(storage_root, **taught_by), range(2), keep=keep))
-    assert files(storage_root) == written, "what it had made it would have written"
+    assert sum(encoded) == 2 * len(alone) and files(storage_root) == written
 
 
 def test_recordings_of_several_lengths_keep_them(opened: Callable[..., VariedRecordings], tmp_path: Path) -> None:
@@ -113,23 +133,26 @@ def test_recordings_of_several_lengths_keep_them(opened: Callable[..., VariedRec
     require_equal(first, epochs(opened(str(tmp_path), config=whole), range(1)))
 
 
+@pytest.mark.parametrize("numbers", [range(2), range(1)])
 def test_workers_find_what_others_made_when_they_come_to_that_number_again(
-    opened: Callable[..., VariedRecordings], tmp_path: Path
+    opened: Callable[..., VariedRecordings], encoded: list[int], tmp_path: Path, numbers: range
 ) -> None:
     folder = str(tmp_path)
     ours, theirs = opened(folder), opened(folder)
-    for number in range(2):
+    for number in numbers:
         ours([0, 1, 2], number, keep=True)
         theirs([3, 4, 5], number, keep=True)
-    ours.save()
-    theirs.save()
+        ours.save()
+        theirs.save()
     written = files(folder)
-    require_equal(epochs(ours, range(2)), epochs(opened(None), range(2)))
-    assert len(written) == 4 and files(folder) == written
+    assert len(written) == 2 * len(numbers) and sum(encoded) == 6 * len(numbers)
+    everything = epochs(ours, numbers)
+    assert sum(encoded) == 6 * len(numbers) and files(folder) == written
+    require_equal(everything, epochs(opened(None), numbers))
 
 
-def test_what_does_not_fit_into_memory_is_written_once(
-    opened: Callable[..., VariedRecordings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_does_not_fit_into_memory_is_loaded_again(
+    opened: Callable[..., VariedRecordings], encoded: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone = epochs(opened(None), range(2))
     monkeypatch.setattr(varied_recordings, "MAX_KEPT_BYTES", 2_000)
@@ -137,7 +160,7 @@ def test_what_does_not_fit_into_memory_is_written_once(
         varied = opened(str(tmp_path))
         for _ in range(2):
             require_equal(alone, epochs(varied, range(2)))
-        assert len(files(str(tmp_path))) == 2
+    assert sum(encoded) == 2 * len(alone) and len(files(str(tmp_path))) == 2
 
 
 def test_a_damaged_file_counts_as_missing(opened: Callable[..., VariedRecordings], tmp_path: Path) -> None:
@@ -149,13 +172,29 @@ def test_a_damaged_file_counts_as_missing(opened: Callable[..., VariedRecordings
         assert files(str(tmp_path)) == {uri: whole}, "made again"
 
 
-def test_a_folder_that_cannot_be_used_is_given_up_and_said(
+def test_a_file_that_is_deleted_meanwhile_is_missing_alone(
+    opened: Callable[..., VariedRecordings], encoded: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = epochs(opened(str(tmp_path)), range(2))
+    listed = storage.list_objects(str(tmp_path))
+    storage.delete(listed[0].uri)
+
+    def as_before(uri: str, suffix: str = "") -> list[storage.Entry]:
+        return [entry for entry in listed if entry.uri.startswith(storage.absolute(uri)) and entry.uri.endswith(suffix)]
+
+    monkeypatch.setattr(storage, "list_objects", as_before)
+    require_equal(first, epochs(opened(str(tmp_path)), range(2)))
+    assert sum(encoded) == len(first) + len(first) // 2
+
+
+def test_a_folder_that_cannot_be_written_to_is_read_and_that_is_said(
     opened: Callable[..., VariedRecordings], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_bytes(b"")
-    require_equal(epochs(opened(str(tmp_path / "file" / "folder")), range(2)), epochs(opened(None), range(2)))
+    varied = opened(str(tmp_path / "file" / "folder"))
+    require_equal(epochs(varied, range(2)), epochs(opened(None), range(2)))
     [record] = [record for record in caplog.records if record.name == variation_cache.__name__]
-    assert "the cache of varied recordings is off" in record.getMessage()
+    assert "no longer cached" in record.getMessage() and str(tmp_path / "file") in record.getMessage()
 
 
 def test_variations_of_other_inputs_are_in_another_folder(
@@ -164,8 +203,8 @@ def test_variations_of_other_inputs_are_in_another_folder(
     other_codec: Codec,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def folder(teacher: bytes | None = b"t0", device: str = "cpu", **changes: Any) -> str:
-        return variations_folder("root", opened(None, **changes), teacher, torch.device(device))
+    def folder(teacher: bytes | None = b"t0", **changes: Any) -> str:
+        return variations_folder("root", opened(None, **changes), teacher, torch.device("cpu"))
 
     changed = [part.copy() for part in recordings]
     changed[-1][-1] ^= 1
@@ -182,9 +221,8 @@ def test_variations_of_other_inputs_are_in_another_folder(
         folder(config=replace(CONFIG, window_s=1.0)),
         folder(config=replace(CONFIG, augmentation=replace(CONFIG.augmentation, gain_db=9.0))),
         folder(precision="bf16"),
-        folder(device="cuda"),
     ]
     same = folder()
     assert folder() == same and same not in others and len(set(others)) == len(others)
-    monkeypatch.setattr(variation_cache, "code_version", lambda: "another")
+    monkeypatch.setattr(variation_cache, "code_version", lambda *_: "another")
     assert folder() != same

@@ -145,7 +145,7 @@ def test_trainings_of_the_same_recordings_share_their_variations(
 
     made = cached_after("scratch")
     assert len(made) == 2, "a file for each epoch"
-    assert cached_after("frozen") == made
+    assert cached_after("frozen") == made, "the same folder, in which nothing was missing"
 
 
 def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(

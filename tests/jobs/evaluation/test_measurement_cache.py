@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 import ray
 
+import soundstorm
 from cluster import storage, tables
 from cluster.storage import retry
 from cluster.tables import tar_shards as tars
 from jobs.actors.evaluator import EvaluatorActor
 from jobs.caching import result_cache
-from jobs.caching.result_cache import ResultCache, code_version
+from jobs.caching.result_cache import ResultCache
 from jobs.evaluation.measurement_cache import KINDS, BaselineCache, MeasurementCache, wanted_of
 from jobs.evaluation.selection import MeasurementRequest
 from jobs.inputs.clips import Clip
@@ -113,7 +114,7 @@ def test_other_networks_settings_windows_or_measures_are_measured_again(
         assert MeasurementCache(folder, CLIP_SETTINGS | settings, NETWORKS).find(only_metrics, known) is None
     assert cache.find(request_of(recording, through_codec=False), known) is None
     assert cache.find(request_of(f"{recording}#t=0,1"), known) is None
-    monkeypatch.setattr(result_cache, "code_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "code_version", lambda *_: "another")
     assert cache.find(item, known) is None
 
 
@@ -131,7 +132,7 @@ def test_baselines_are_found_to_the_bit_unless_they_are_damaged_or_the_measures_
         storage.write_bytes(file.uri, damaged)
         assert cache.find("a") is None
     storage.write_bytes(file.uri, whole)
-    monkeypatch.setattr(result_cache, "code_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "code_version", lambda *_: "another")
     assert cache.find("a") is None
     BaselineCache(None).keep("a", splits)
     assert BaselineCache(None).find("a") is None
@@ -202,8 +203,17 @@ def test_without_a_folder_no_file_is_read(tmp_path: Path) -> None:
     assert content(cache, item) is None and cache.find(item, None) is None
 
 
-def test_the_version_of_the_measures_follows_their_source() -> None:
-    assert len(code_version()) == 64 and code_version() == code_version()
+def test_the_version_follows_the_source_of_the_rooms_that_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in ("audio", "codec"):
+        (tmp_path / room).mkdir()
+        (tmp_path / room / "code.py").write_text("1")
+    monkeypatch.setattr(soundstorm, "__file__", str(tmp_path / "__init__.py"))
+    version = result_cache.code_version.__wrapped__
+    before = version("audio", "codec"), version("audio")
+    (tmp_path / "codec" / "code.py").write_text("2")
+    assert version("audio", "codec") != before[0] and version("audio") == before[1]
 
 
 def test_an_actor_that_finds_all_clips_writes_the_tables_of_one_that_measured_them(

@@ -51,7 +51,7 @@ def test_clips_are_encoded_once_and_decoded_as_ever(
     [first, _] = storage.iter_objects(storage_root)
     storage.write_bytes(first.uri, b"damaged")
     assert all(np.array_equal(one, other) for one, other in zip(again(clips()), plain, strict=True))
-    monkeypatch.setattr(result_cache, "code_version", lambda: "another")
+    monkeypatch.setattr(result_cache, "code_version", lambda *_: "another")
     monkeypatch.setattr(codec, "encode_clips", lambda waveforms: refuse() if waveforms else [])
     with pytest.raises(AssertionError, match="encoded again"):
         again(clips())
