@@ -188,7 +188,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
             name: getattr(options, name) for name in ("checkpoint", "codec", "teacher", "allow_leak")
         }
         inputs = open_token_inputs(options.tokens, options.fold, mode, **chosen)
-        return TokenRecipe(inputs, config, options.max_duration, _cache_folder(options))
+        return TokenRecipe(inputs, config, options.max_duration, cache_of(options))
     fold = last_fold(index.clips) if options.fold is None else options.fold
     if not 1 <= fold <= index.num_folds:
         raise SoundStormError(f"--fold is {fold}: the dataset has folds 1 to {index.num_folds}")
@@ -202,7 +202,7 @@ def _recipe(options: Options, index: Index | None) -> Recipe:
     return CnnRecipe(index, config=options.changed(AudioClassifierTrainingConfig()), **shared)
 
 
-def _cache_folder(options: Options) -> str | None:
+def cache_of(options: Options) -> str | None:
     """Folder of the cached variations; None if the cache is off, or the default folder cannot be written to."""
     folder = cache_folder("variations", options.cache, options.cache_dir)
     if folder is not None:

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from cluster import storage, tables
+from cluster.errors import ClusterError
 from cluster.tables import stage_record as records
-from jobs import classify, evaluate_classifier
+from jobs import classify, evaluate_classifier, train_classifier
 from jobs.inputs.classifiers import CLASSIFIER_FILE, CODEC_FILE, classifier_files, open_classifier_files
 from jobs.inputs.datasets import open_dataset
 from jobs.inputs.tokens import CODEC_TRAINED_ON, open_tokens
@@ -146,6 +147,24 @@ def test_trainings_of_the_same_recordings_share_their_variations(
     made = cached_after("scratch")
     assert len(made) == 2, "a file for each epoch"
     assert cached_after("frozen") == made, "the same folder, in which nothing was missing"
+
+
+def test_a_cache_that_cannot_be_written_to_is_refused_if_it_was_asked_for_and_else_told(
+    tokens: str,
+    generator: str,
+    tiny_codec: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    asked = options(tokens, generator, tiny_codec, tmp_path / "out", allow_leak=True, cache_dir=str(tmp_path / "file"))
+    with pytest.raises(ClusterError, match="file"):
+        run(asked)
+    assert not list(tmp_path.glob("out/*")), "nothing was trained"
+    monkeypatch.setenv("SOUNDSTORM_CACHE_DIR", str(tmp_path / "file"))
+    assert train_classifier.cache_of(options(tokens, generator, tiny_codec, tmp_path / "out")) is None
+    assert "note: variations of recordings are not cached" in capsys.readouterr().err
 
 
 def test_the_classifier_it_leaves_knows_its_codec_and_its_generator(
