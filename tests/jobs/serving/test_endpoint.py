@@ -331,12 +331,17 @@ def test_a_malformed_request_gets_a_sentence(endpoint: Endpoint, bad: Bad) -> No
     assert "Traceback" not in sentence and 'File "' not in sentence and len(sentence) < 2_100
 
 
+def tracebacks(log: str) -> list[str]:
+    """The tracebacks in a log, but for those of a replica that a test above has killed as it started."""
+    return [part for part in log.split("Traceback")[1:] if "ActorDiedError" not in part]
+
+
 def test_after_all_that_there_is_no_traceback_in_the_log_and_sound_is_still_made(endpoint: Endpoint) -> None:
     assert len(requests()) >= 300
     logs = Path(ray._private.worker._global_node.get_logs_dir_path()) / "serve"
     texts = {path.name: path.read_text(errors="replace") for path in logs.iterdir() if path.is_file()}
     assert any("Ingress" in name for name in texts)
-    assert [name for name, text in texts.items() if "Traceback" in text and "Generator" not in name] == []
+    assert [name for name, text in texts.items() if tracebacks(text) and "Generator" not in name] == []
     assert np.array_equal(
         samples_of(endpoint.generate(seed=5)),
         to_pcm16(soundfile.read(io.BytesIO(endpoint.generate(seed=5).content))[0]),
