@@ -82,7 +82,7 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
                 probability_NK = filtered_probability(logits_NK, temperature, top_p, settings.typical_mass)
                 sampled_N = sample_codes(probability_NK, uniform_BT[sampled_BT])
             kept_BT = sampled_BT
-            if order_BT is None and any(remaining):  # else all are kept
+            if order_BT is None:
                 confidence_BT = torch.zeros(valid_BT.shape, dtype=torch.float64, device=device)
                 confidence_BT[sampled_BT] = logits_NK.log_softmax(-1).gather(-1, sampled_N[:, None])[:, 0].double()
                 if settings.choice_temperature * factor > 0:
