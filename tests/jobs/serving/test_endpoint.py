@@ -266,15 +266,19 @@ def are_running(count: int) -> bool:
 
 def test_a_replica_that_is_killed_loses_no_request(endpoint: Endpoint, tmp_path: Path) -> None:
     killed: list[int] = []
+    started: set[int] = set()
     answers: list[httpx.Response] = []
     ended = threading.Event()
 
     def kill() -> None:
         while len(killed) < 3 and not ended.wait(0.7):
             alive = [pid for pid in makers() if pid not in killed]
-            if alive and are_running(len(alive)):  # Serve logs a traceback of one that dies as it starts
-                os.kill(alive[0], signal.SIGKILL)
-                killed.append(alive[0])
+            if are_running(len(alive)):
+                started.update(alive)
+            ready = [pid for pid in alive if pid in started]  # Serve logs a traceback of one that dies as it starts
+            if ready:
+                os.kill(ready[0], signal.SIGKILL)
+                killed.append(ready[0])
 
     killer = threading.Thread(target=kill)
     killer.start()
