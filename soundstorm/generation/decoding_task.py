@@ -4,7 +4,7 @@ Legend: B batch, Q levels, T codec frames.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -52,6 +52,18 @@ class DecodingTask:
     on_step: Callable[[DecodingStep], None] | None
     timbre_BS: Tensor | None = None
     """Timbre of each sample, if the network is conditioned on timbre; a row of NaN: unknown."""
+
+    def part(self, first: int, end: int) -> "DecodingTask":
+        """The task of some of the samples; their codes are filled in here too."""
+        return replace(
+            self,
+            codes_BQT=self.codes_BQT[first:end],
+            valid_BT=self.valid_BT[first:end],
+            label_B=self.label_B[first:end],
+            num_frames_B=self.num_frames_B[first:end],
+            generators=self.generators[first:end],
+            timbre_BS=None if self.timbre_BS is None else self.timbre_BS[first:end],
+        )
 
     @property
     def padding_mask(self) -> Tensor | None:

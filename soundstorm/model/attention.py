@@ -28,9 +28,10 @@ def attend(
 
 
 def _by_products(query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-    scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)
-    if is_causal:
-        attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-    if attn_mask is not None:
-        scores = scores.masked_fill(~attn_mask, -math.inf)
-    return torch.softmax(scores, -1, dtype=torch.float32).to(value.dtype) @ value
+    with torch.autocast(query.device.type, enabled=False):  # it would write the probabilities in float32
+        scores = (query * (1 / math.sqrt(query.shape[-1]))) @ key.transpose(-1, -2)
+        if is_causal:
+            attn_mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+        if attn_mask is not None:
+            scores = scores.masked_fill(~attn_mask, -math.inf)
+        return torch.softmax(scores, -1) @ value

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from soundstorm.model.attention import attend
 from soundstorm.model.config import ModelConfig
+from soundstorm.optimization.linear import Linear
 
 ROTARY_BASE = 10_000.0
 
@@ -32,6 +33,21 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     return x * torch.cat((cos, cos), -1) + torch.cat((second, first), -1) * torch.cat((-sin, sin), -1)
+
+
+class Rotation(torch.autograd.Function):
+    """`rotate`, whose gradient is rotated back."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return rotate(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        cos, sin = ctx.saved_tensors
+        return rotate(grad, cos, -sin), None, None
 
 
 def add(x: Tensor, y: Tensor, share: float = 1.0) -> Tensor:
@@ -84,8 +100,8 @@ class FeedForward(nn.Module):
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, hidden)
-        self.contract = nn.Linear(hidden, width)
+        self.expand = Linear(width, hidden)
+        self.contract = Linear(hidden, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
@@ -99,16 +115,17 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.project = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width, bias=False)
+        self.project = Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, key_mask_B11T: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
         B, T, D = x_BTD.shape
         qkv_BT3HE = self.query_key_value(self.norm(x_BTD)).view(B, T, 3, self.heads, D // self.heads)
-        query_key_BT2HE = rotate(qkv_BT3HE[:, :, :2], cos[:, None, None], sin[:, None, None])
+        query_key_BT2HE, value_BT1HE = qkv_BT3HE.split((2, 1), dim=2)
+        query_key_BT2HE = Rotation.apply(query_key_BT2HE, cos[:, None, None], sin[:, None, None])
         query_BHTE, key_BHTE = query_key_BT2HE.permute(2, 0, 3, 1, 4)
-        y_BHTE = attend(query_BHTE, key_BHTE, qkv_BT3HE[:, :, 2].transpose(1, 2), key_mask_B11T)
+        y_BHTE = attend(query_BHTE, key_BHTE, value_BT1HE.squeeze(2).transpose(1, 2), key_mask_B11T)
         return self.dropout(self.project(y_BHTE.transpose(1, 2).reshape(B, T, D)))
 
 
@@ -118,10 +135,10 @@ class Convolution(nn.Module):
     def __init__(self, width: int, channels: int, kernel: int, dropout: float) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.expand = nn.Linear(width, 2 * channels)
+        self.expand = Linear(width, 2 * channels)
         self.depthwise = nn.Conv2d(channels, channels, (1, kernel), padding=(0, kernel // 2), groups=channels)
         self.depthwise_norm = nn.LayerNorm(channels)
-        self.contract = nn.Linear(channels, width)
+        self.contract = Linear(channels, width)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BTD: Tensor, frame_mask_BT1: Tensor | None) -> Tensor:

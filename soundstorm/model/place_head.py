@@ -20,6 +20,7 @@ from soundstorm.model.centroids import Centroids
 from soundstorm.model.config import HEAD_CHANNELS, ModelConfig
 from soundstorm.model.conformer import FeedForward, add
 from soundstorm.model.starting_weights import start_projection
+from soundstorm.optimization.linear import Linear
 
 MAX_HEADS = 4
 PADDED_TO = 128
@@ -37,8 +38,8 @@ class LevelAttention(nn.Module):
         super().__init__()
         self.heads = math.gcd(MAX_HEADS, width // HEAD_CHANNELS)
         self.norm = nn.LayerNorm(width)
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.project = nn.Linear(width, width)
+        self.query_key_value = Linear(width, 3 * width, bias=False)
+        self.project = Linear(width, width)
 
     def forward(self, x_NQH: Tensor, past: Past | None) -> tuple[Tensor, Past]:
         N, Q, H = x_NQH.shape
@@ -75,8 +76,8 @@ class PlaceHead(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.head_width
-        self.take_in = nn.Linear(config.width, width)
-        self.take_below = nn.Linear(config.centroid_dim, width, bias=False)
+        self.take_in = Linear(config.width, width)
+        self.take_below = Linear(config.centroid_dim, width, bias=False)
         self.level_embedding = nn.Embedding(config.num_levels, width)
         self.blocks = nn.ModuleList(LevelBlock(width, config.ff_mult) for _ in range(config.head_depth))
         self.norm = nn.LayerNorm(width)

@@ -21,6 +21,7 @@ from soundstorm.model.conformer import Conformer
 from soundstorm.model.place_head import LevelByLevel, PlaceHead
 from soundstorm.model.starting_weights import start_layers, start_projection
 from soundstorm.model.timbre import Timbre
+from soundstorm.optimization.linear import Linear
 
 
 class PlaceNetwork(nn.Module):
@@ -37,7 +38,7 @@ class PlaceNetwork(nn.Module):
             raise SoundStormError(f"order is {config.order}: a PlaceNetwork needs order places")
         self.config = config
         self.centroids = Centroids(config.num_levels, config.codebook_size, config.centroid_dim)
-        self.take_in = nn.Linear(config.centroid_dim, config.width)
+        self.take_in = Linear(config.centroid_dim, config.width)
         self.mask_vector = nn.Parameter(torch.zeros(config.width))
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
         self.timbre = Timbre(config) if config.timbre_dim else None

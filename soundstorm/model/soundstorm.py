@@ -15,6 +15,7 @@ from soundstorm.model.centroids import Centroids
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.conformer import Conformer
 from soundstorm.model.starting_weights import start_layers, start_projection
+from soundstorm.optimization.linear import Linear
 
 FIRST_LOGITS = 0.2
 """Standard deviation of the logits at initialization."""
@@ -42,7 +43,7 @@ class SoundStorm(nn.Module):
         if self.centroids is None:
             self.code_embedding = nn.Embedding(config.num_levels * (config.codebook_size + 1), config.width)
         else:
-            self.take_in = nn.Linear(config.centroid_dim, config.width, bias=False)
+            self.take_in = Linear(config.centroid_dim, config.width, bias=False)
             self.mask_embedding = nn.Embedding(config.num_levels, config.width)
         self.class_embedding = nn.Embedding(config.num_classes + 1, config.width)
         self.conformer = Conformer.of(config)

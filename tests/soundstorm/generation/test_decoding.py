@@ -294,6 +294,52 @@ def test_a_sample_does_not_depend_on_its_batch_mates() -> None:
     assert torch.equal(together[1], alone)
 
 
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_large_batch_is_decoded_in_groups_that_do_not_depend_on_the_threads(
+    bf16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, settings, labels = trained_like(), SamplerSettings(iterations=(3, 1, 1, 1)), torch.arange(8) % 3
+    lengths, seeds, shapes = [400, 300] * 4, list(range(8)), []
+    forward = SoundStorm.forward
+
+    def noting(self: SoundStorm, codes_BQT: Tensor, *arguments: Tensor) -> Tensor:
+        shapes.append(codes_BQT.shape)
+        return forward(self, codes_BQT, *arguments)
+
+    monkeypatch.setattr(SoundStorm, "forward", noting)
+    known_BQT, known_mask_BQT = torch.randint(20, (8, 4, 400)), torch.rand(8, 4, 400) < 0.2
+    known = Known(known_BQT, known_mask_BQT)
+    one = generate_codes(model, labels, lengths, settings, seeds, known=known, bf16=bf16)
+    assert set(shapes) == {(2, 4, 400)}
+    torch.set_num_threads(2)
+    two = generate_codes(model, labels, lengths, settings, seeds, known=known, bf16=bf16)
+    assert torch.get_num_threads() == 2
+    pairs = [
+        generate_codes(
+            model,
+            labels[first : first + 2],
+            lengths[first : first + 2],
+            settings,
+            seeds[first : first + 2],
+            known=Known(known_BQT[first : first + 2], known_mask_BQT[first : first + 2]),
+            bf16=bf16,
+        )
+        for first in range(0, 8, 2)
+    ]
+    for index, (codes, same, known_QT, mask_QT) in enumerate(zip(one, two, known_BQT, known_mask_BQT, strict=True)):
+        assert torch.equal(codes, same)
+        assert torch.equal(codes, pairs[index // 2][index % 2])
+        is_known = mask_QT[:, : lengths[index]]
+        assert torch.equal(codes[is_known], known_QT[:, : lengths[index]][is_known])
+        assert codes.max() < CONFIG.codebook_size
+
+
+def test_a_batch_without_equal_groups_is_decoded_whole() -> None:
+    model, settings = KnownLogits(torch.randn(4, 4, 400, 20)), SamplerSettings(iterations=1)
+    generate_codes(model, torch.tensor([0, 1, 2, 0, 1]), [400] * 5, settings, list(range(5)))
+    assert {len(codes_BQT) for codes_BQT, *_ in model.calls} == {5}
+
+
 def test_a_sample_with_a_known_level_does_not_depend_on_a_mate_without_one() -> None:
     model, settings = trained_like(), SamplerSettings(iterations=(4, 4, 1, 1))
     known_BQT, known_mask_BQT = torch.randint(20, (2, 4, 25)), torch.zeros(2, 4, 25, dtype=torch.bool)

@@ -5,7 +5,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from soundstorm.model.conformer import Conformer, DepthwiseConvolution, depthwise_conv2d, rotary_angles, rotate
+from soundstorm.model.conformer import (
+    Conformer,
+    DepthwiseConvolution,
+    Rotation,
+    depthwise_conv2d,
+    rotary_angles,
+    rotate,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +35,14 @@ def test_rotary_scores_depend_on_the_distance_between_frames_only() -> None:
         torch.testing.assert_close(diagonal, diagonal[:1].expand_as(diagonal), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(scores[0, 0], query @ key)
     assert (scores[0, 5] - scores[0, 0]).abs() > 1e-3
+
+
+def test_the_gradient_of_a_rotation_is_that_of_autograd() -> None:
+    cos, sin = rotary_angles(9, 16, torch.device("cpu"))
+    x, grad = torch.randn(2, 9, 16, requires_grad=True), torch.randn(2, 9, 16)
+    turned, expected = Rotation.apply(x, cos, sin), rotate(x, cos, sin)
+    assert torch.equal(turned, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, x, grad)[0] for each in (turned, expected)))
 
 
 def test_depthwise_convolution_equals_conv1d_and_so_do_its_gradients() -> None:
