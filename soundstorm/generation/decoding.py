@@ -25,9 +25,10 @@ from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
 from soundstorm.optimization.threads import on_threads
 
-CACHED_FRAMES = 1504
-"""Frames that are decoded together on a CPU: four clips of 5 s at 75 frames/s, sixteen of the packaged network. Two
-threads with such a group each need a sixth less time than both for the whole batch."""
+GROUP_FRAMES = 700, 1504
+"""Fewest and most frames that are decoded together of a larger batch on a CPU: two to four clips of 5 s at 75 frames/s,
+eight to sixteen of the packaged network. Two threads with such a group each need a sixth less time than both for the
+whole batch."""
 
 
 class Network(Protocol):
@@ -115,13 +116,14 @@ def _check(
 
 
 def _parts(task: DecodingTask) -> list[DecodingTask]:
-    """The samples of a large batch on a CPU in equal groups of half to all of `CACHED_FRAMES`, or all of them where
-    their number has no such divisor. The number of threads has no influence, since in bfloat16 the codes can depend on
-    the size of a group."""
+    """The samples of a large batch on a CPU in equal groups of `GROUP_FRAMES`, or all of them where their number has no
+    such divisor. The groups do not depend on the number of threads, since in bfloat16 the codes can depend on the size
+    of a group."""
     B, _, T = task.codes_BQT.shape
-    if task.codes_BQT.device.type != "cpu" or task.on_step is not None or B * T <= CACHED_FRAMES:
+    fewest, most = GROUP_FRAMES
+    if task.codes_BQT.device.type != "cpu" or task.on_step is not None or most >= B * T:
         return [task]
-    sizes = [size for size in range(1, B) if B % size == 0 and CACHED_FRAMES // 2 <= size * T <= CACHED_FRAMES]
+    sizes = [size for size in range(1, B) if B % size == 0 and fewest <= size * T <= most]
     size = max(sizes, default=B)
     return [task.part(first, first + size) for first in range(0, B, size)]
 
@@ -156,7 +158,7 @@ def generate_codes(
         seeds: random seed of each sample.
         known: codes and timbre that are given; None: nothing is.
         bf16: compute linear layers in bfloat16.
-        on_step: called after each iteration.
+        on_step: called after each iteration, for all samples at once: large batches are not divided into groups.
 
     Raises:
         SoundStormError: the counts or shapes of the arguments differ, or the model does not have a label or code.

@@ -18,7 +18,7 @@ def attend(
 
     Args:
         query: (..., S, E).
-        key, value: (..., T, E).
+        key, value: (..., T, E), of the query's type.
         attn_mask: True where a query may attend, broadcast to (..., S, T).
         is_causal: a query attends to keys at its own position and before; cannot be combined with a mask.
     """

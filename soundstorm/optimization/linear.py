@@ -33,8 +33,8 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class Bfloat16Product(torch.autograd.Function):
     """Linear layer in bfloat16: x (..., I), weight (O, I) and bias (O) or None, in float32 or bfloat16.
 
-    The result is that of autocast. For the gradient of the weights, a product over all rows, oneDNN takes half the time
-    if the operand that it reads in columns is copied to rows first; the smaller of the two is.
+    The result is that of autocast. For the gradient of the weights, a product over all rows, oneDNN takes a third
+    less time in wide layers if the operand that it reads in columns is copied to rows first; the smaller of the two is.
     """
 
     @staticmethod

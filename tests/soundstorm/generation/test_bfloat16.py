@@ -71,7 +71,9 @@ def test_weights_that_are_rounded_once_give_the_same_bits(
     if isinstance(model, PlaceNetwork) or model.centroids is not None:
         model.centroids.take(torch.randn(4, 100, 24))
     rounded = rounded_to_bfloat16(model)
-    assert not any(type(module) is nn.Linear and module.weight.dtype != torch.bfloat16 for module in rounded.modules())
+    assert not any(
+        isinstance(module, nn.Linear) and module.weight.dtype != torch.bfloat16 for module in rounded.modules()
+    )
     assert torch.equal(rounded_each_time(rounded, ask), rounded_each_time(model, ask))
 
 

@@ -334,10 +334,21 @@ def test_a_large_batch_is_decoded_in_groups_that_do_not_depend_on_the_threads(
         assert codes.max() < CONFIG.codebook_size
 
 
-def test_a_batch_without_equal_groups_is_decoded_whole() -> None:
-    model, settings = KnownLogits(torch.randn(4, 4, 400, 20)), SamplerSettings(iterations=1)
-    generate_codes(model, torch.tensor([0, 1, 2, 0, 1]), [400] * 5, settings, list(range(5)))
-    assert {len(codes_BQT) for codes_BQT, *_ in model.calls} == {5}
+@pytest.mark.parametrize(
+    ("samples", "frames", "watched", "group"),
+    [(5, 400, False, 5), (4, 400, True, 4), (4, 400, False, 2), (10, 375, False, 2), (3, 400, False, 3)],
+)
+def test_a_batch_is_decoded_whole_if_it_is_watched_or_has_no_equal_groups(
+    samples: int, frames: int, watched: bool, group: int
+) -> None:
+    model, settings = KnownLogits(torch.randn(4, 4, frames, 20)), SamplerSettings(iterations=1)
+    steps: list[DecodingStep] = []
+    labels = torch.arange(samples) % 3
+    generate_codes(
+        model, labels, [frames] * samples, settings, list(range(samples)), on_step=steps.append if watched else None
+    )
+    assert {len(codes_BQT) for codes_BQT, *_ in model.calls} == {group}
+    assert [len(step.after_BQT) for step in steps] == [samples] * (4 if watched else 0)
 
 
 def test_a_sample_with_a_known_level_does_not_depend_on_a_mate_without_one() -> None:
