@@ -23,6 +23,7 @@ from soundstorm.generation.level_decoding import LevelNetwork, decode_levels
 from soundstorm.generation.place_decoding import decode_places
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
+from soundstorm.optimization.freed_memory import keep_freed_memory
 from soundstorm.optimization.threads import on_threads
 
 GROUP_FRAMES = 700, 1504
@@ -150,6 +151,9 @@ def generate_codes(
 ) -> list[Tensor]:
     """Generate the codes (Q, T), int64 on the CPU, of one sample per label.
 
+    On a CPU, up to 256 MB of the memory that it frees stay with the process from the first call on
+    (`soundstorm.optimization.freed_memory`).
+
     Args:
         model: the network; its mode (training or evaluation) is restored.
         label_B: int64 class of each sample, or `no_class`.
@@ -164,6 +168,8 @@ def generate_codes(
         SoundStormError: the counts or shapes of the arguments differ, or the model does not have a label or code.
     """
     _check(model, label_B, num_frames_B, seeds, known)
+    if model.device.type == "cpu":
+        keep_freed_memory()
     config, device, longest = model.config, model.device, max(num_frames_B)
     settings.iterations_for(config)
     valid_BT = torch.arange(longest, device=device) < torch.tensor(num_frames_B, device=device)[:, None]
