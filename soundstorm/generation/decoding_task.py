@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from soundstorm.generation.sampling import low_discrepancy_order
+from soundstorm.generation.sampling import filtered_probability, low_discrepancy_order, sample_codes
 from soundstorm.model.config import SamplerSettings
 
 
@@ -106,6 +106,15 @@ class DecodingTask:
         """Probability mass of nucleus sampling at a level."""
         upper = self.settings.upper_top_p
         return self.settings.top_p if level == 0 or upper is None else upper
+
+    def sample(self, logits_NK: Tensor, level: int, factor: float, uniform_N: Tensor | None) -> Tensor:
+        """Codes (N,) of a level, sampled with the numbers `uniform_N`; the likeliest if the temperature is 0, for which
+        there are none."""
+        temperature = self.temperature(level, factor)
+        if temperature == 0 or uniform_N is None:
+            return logits_NK.max(-1).indices  # argmax takes three times as long on CPUs
+        probability_NK = filtered_probability(logits_NK, temperature, self.top_p(level), self.settings.typical_mass)
+        return sample_codes(probability_NK, uniform_N)
 
     def guidance(self, level: int, masked_share_B: Tensor) -> Tensor | None:
         """Guidance weight of each sample at a level, which falls to 1 with the fraction of masked frames; None if

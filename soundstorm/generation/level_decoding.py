@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingTask
-from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
+from soundstorm.generation.sampling import annealing, gumbel, most_confident
 from soundstorm.model.config import ModelConfig
 from soundstorm.model.mask_schedule import lowest_ranked, num_still_masked
 
@@ -72,15 +72,10 @@ def decode_levels(model: LevelNetwork, task: DecodingTask) -> None:
             num_kept_B = num_masked_B - torch.tensor(remaining, device=device)
             sampled_BT = masked_BT if order_BT is None else lowest_ranked(masked_BT, num_kept_B, order_BT)
             factor = annealing(iteration, iterations)
-            temperature = task.temperature(level, factor)
-            uniform_BT = task.uniform(num_drawn_B, longest) if temperature > 0 else None
+            draws = task.temperature(level, factor) > 0
+            uniform_N = task.uniform(num_drawn_B, longest)[sampled_BT] if draws else None
             logits_NK = _logits(model, task, level, guidance_B)[sampled_BT]
-            if uniform_BT is None:
-                sampled_N = logits_NK.max(-1).indices  # argmax takes three times as long on CPUs
-            else:
-                top_p = task.top_p(level)
-                probability_NK = filtered_probability(logits_NK, temperature, top_p, settings.typical_mass)
-                sampled_N = sample_codes(probability_NK, uniform_BT[sampled_BT])
+            sampled_N = task.sample(logits_NK, level, factor, uniform_N)
             kept_BT = sampled_BT
             if order_BT is None:
                 confidence_BT = torch.zeros(valid_BT.shape, dtype=torch.float64, device=device)

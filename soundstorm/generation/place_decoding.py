@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from soundstorm.generation.decoding_task import DecodingTask
-from soundstorm.generation.sampling import annealing, filtered_probability, gumbel, most_confident, sample_codes
+from soundstorm.generation.sampling import annealing, gumbel, most_confident
 from soundstorm.model.mask_schedule import lowest_ranked, num_still_masked
 from soundstorm.model.place_network import PlaceNetwork
 
@@ -115,7 +115,7 @@ def _sample_places(
                     torch.ones_like(clip_N)[:, None] if guidance_B is None else guidance_B.float()[clip_N][:, None]
                 )
                 logits_NK = unconditional_NK + weight_N1 * (conditional_NK - unconditional_NK)
-            sampled_N = _sample(task, logits_NK, level, factor, uniform_NQ[:, level])
+            sampled_N = task.sample(logits_NK, level, factor, uniform_NQ[:, level])
             was_masked_N = codes_NQ[:, level] == model.mask_id
             codes_N = torch.where(was_masked_N, sampled_N, codes_NQ[:, level])
             codes_NQ[:, level] = codes_N
@@ -124,13 +124,3 @@ def _sample_places(
                 log_probability_N += nats_N * was_masked_N
             levels.take(repeated(codes_N))
     return codes_NQ, log_probability_N
-
-
-def _sample(task: DecodingTask, logits_NK: Tensor, level: int, factor: float, uniform_N: Tensor) -> Tensor:
-    """Samples codes (N,) of a level."""
-    temperature, settings = task.temperature(level, factor), task.settings
-    if temperature == 0:
-        return logits_NK.max(-1).indices  # argmax takes three times as long on CPUs
-    return sample_codes(
-        filtered_probability(logits_NK, temperature, task.top_p(level), settings.typical_mass), uniform_N
-    )

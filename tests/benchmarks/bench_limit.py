@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from soundstorm.audio.synthesis import CLASSES, synthesize
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
-from soundstorm.generation import place_decoding
+from soundstorm.generation import decoding_task
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.checkpoints import Checkpoint, load_checkpoint
 from soundstorm.model.place_head import LevelByLevel, PlaceHead
@@ -46,8 +46,8 @@ PARTS = (
     (PlaceNetwork, "hidden", "network"),
     (LevelByLevel, "logits", "head"),
     (PlaceHead, "forward", "head"),
-    (place_decoding, "filtered_probability", "drawing"),
-    (place_decoding, "sample_codes", "drawing"),
+    (decoding_task, "filtered_probability", "drawing"),
+    (decoding_task, "sample_codes", "drawing"),
 )
 """What is told apart: owner and name of a function, and its part."""
 

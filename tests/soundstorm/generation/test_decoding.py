@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from soundstorm.errors import SoundStormError
-from soundstorm.generation import level_decoding
+from soundstorm.generation import decoding_task, level_decoding
 from soundstorm.generation.decoding import Known, continuation, generate_codes
 from soundstorm.generation.decoding_task import DecodingStep
 from soundstorm.generation.sampling import annealing, filtered_probability, most_confident, sample_codes
@@ -176,7 +176,7 @@ def test_a_final_temperature_is_that_of_the_last_pass_and_of_an_only_one(monkeyp
         temperatures.append(temperature)
         return filtered_probability(logits_K, temperature, top_p, typical_mass)
 
-    monkeypatch.setattr(level_decoding, "filtered_probability", noting)
+    monkeypatch.setattr(decoding_task, "filtered_probability", noting)
     watched(trained_like(), SamplerSettings(iterations=(3, 1, 1, 2), temperature=2.0, final_temperature=1.0), [10])
     assert temperatures == [2.0, 1.5, 1.0, 1.0, 1.0, 2.0, 1.0]
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from soundstorm.optimization.freed_memory import OWN_SETTINGS
+
 FAULTS = """
 import resource, torch
 from soundstorm.optimization.freed_memory import keep_freed_memory
@@ -26,7 +28,7 @@ PAGES = 5 * 6 * 3_000_000 * 4 // 4096
 
 def measured(**variables: str) -> tuple[bool, int]:
     """Whether memory is kept, and the page faults of the work, in a process of its own."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("GLIBC_TUNABLES", "LD_PRELOAD")}
+    environment = {name: value for name, value in os.environ.items() if name not in OWN_SETTINGS}
     done = subprocess.run(
         [sys.executable, "-c", FAULTS], env=environment | variables, capture_output=True, text=True, check=True
     )
