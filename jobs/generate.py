@@ -41,8 +41,8 @@ from jobs.generation.options import Options
 from jobs.generation.recipes import ClipRecipe
 from jobs.generation.request import Request, request_of
 from jobs.inputs.outputs_apart import check_not_class_folder
+from soundstorm.editing.edits import New
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.edits import New
 from soundstorm.generation.windows import OVERLAP_S, WINDOW_S, WindowSize
 from soundstorm.optimization.precision import Precision
 from soundstorm.schemas import SAMPLES

@@ -16,8 +16,8 @@ from jobs.inputs.checkpoints import open_checkpoint
 from soundstorm.classification.cnn import load_classifier
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
-from soundstorm.generation.editing import Editor
-from soundstorm.generation.edits import Edit, New
+from soundstorm.editing.editor import Editor
+from soundstorm.editing.edits import Edit, New
 from soundstorm.generation.seeds import derived_seed
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings

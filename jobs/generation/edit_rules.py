@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from soundstorm.editing.editor import MIN_LOOP_S
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import MIN_LOOP_S
 
 
 @dataclass(kw_only=True, frozen=True)

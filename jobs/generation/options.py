@@ -9,8 +9,8 @@ from annotated_types import Ge, Le
 from cluster import storage
 from jobs.console.options import Allowed, Count, Fraction, NotNegative, PoolOptions
 from jobs.generation.edit_rules import OPTIONS
+from soundstorm.editing.regions import parse_region
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.regions import parse_region
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.settings_file import parse_settings
 from soundstorm.optimization.precision import Precision

@@ -13,8 +13,8 @@ from cluster import storage
 from cluster.tables import stage_record as records
 from jobs.generation.options import STRENGTH, Options
 from soundstorm.codec.codec import Codec
+from soundstorm.editing.editor import KEPT_LEVELS
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS
 from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import Precision
 from soundstorm.serialization.hub import is_hub_address

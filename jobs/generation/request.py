@@ -15,10 +15,10 @@ from jobs.inputs.codecs import choose_codec
 from soundstorm.audio.files import Recording, RejectedAudio, read_audio, to_pcm16
 from soundstorm.codec.codec import Codec
 from soundstorm.data.categories import find_category
+from soundstorm.editing.editor import KEPT_LEVELS
+from soundstorm.editing.edits import Edit, Inpainting, New, Variation
+from soundstorm.editing.regions import parse_region, sample_spans
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS
-from soundstorm.generation.edits import Edit, Inpainting, New, Variation
-from soundstorm.generation.regions import parse_region, sample_spans
 from soundstorm.model.checkpoints import Checkpoint
 from soundstorm.model.config import SamplerSettings
 

@@ -14,8 +14,8 @@ from jobs.serving.dynamic_batcher import DynamicBatcher
 from jobs.serving.model import open_model
 from jobs.serving.sound_request import ModelInfo, SoundRequest
 from soundstorm.audio.files import to_pcm16
+from soundstorm.editing.edits import Edit, Inpainting, New, Variation
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.edits import Edit, Inpainting, New, Variation
 
 GenerationResult = tuple[bytes, np.ndarray, dict[str, Any]] | str
 """The audio file, its samples and its recipe; or an error as a sentence."""

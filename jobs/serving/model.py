@@ -9,8 +9,8 @@ from jobs.inputs.checkpoints import open_checkpoint
 from jobs.serving.sound_request import ModelInfo
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
+from soundstorm.editing.editor import Editor
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import Editor
 
 
 @dataclass(kw_only=True, frozen=True)

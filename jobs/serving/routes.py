@@ -22,9 +22,9 @@ from jobs.serving.sound import BusyError, Sound, UnavailableError, UploadTooLarg
 from jobs.serving.sound_service import SoundService
 from soundstorm import __version__
 from soundstorm.data.categories import by_group
+from soundstorm.editing.editor import KEPT_LEVELS
+from soundstorm.editing.regions import parse_region
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS
-from soundstorm.generation.regions import parse_region
 
 RECIPE_HEADER = "X-SoundStorm-Recipe"
 SECONDS_HEADER = "X-SoundStorm-Seconds"

@@ -20,9 +20,9 @@ from jobs.serving.sound import UploadTooLargeError
 from jobs.serving.uploads import beginning_of, whole_of
 from soundstorm.audio.files import Recording, to_pcm16
 from soundstorm.data.categories import find_category
+from soundstorm.editing.editor import KEPT_LEVELS
+from soundstorm.editing.regions import parse_region, sample_spans
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import KEPT_LEVELS
-from soundstorm.generation.regions import parse_region, sample_spans
 
 AudioFormat = Literal["flac", "wav"]
 FORMATS = ("flac", "wav")

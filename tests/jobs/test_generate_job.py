@@ -26,10 +26,10 @@ from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.audio.files import encode_audio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
+from soundstorm.editing.edits import New
 from soundstorm.errors import SoundStormError
 from soundstorm.generation import editing, windows
 from soundstorm.generation.decoding import generate_codes
-from soundstorm.generation.edits import New
 from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
 from tests.jobs.conftest import (

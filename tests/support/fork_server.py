@@ -43,7 +43,7 @@ IMPORTED = (
     *("attr", "fsspec", "google.protobuf.message", "jsonschema", "pydantic", "requests", "rich", "tyro", "yaml"),
     *("click", "filelock", "msgpack", "rich.progress", "optuna"),
     *("torch._dynamo", "torch.utils.tensorboard"),  # the first comes with the first step of any optimizer
-    *("soundstorm.classification.cnn", "soundstorm.evaluation.features", "soundstorm.generation.edits"),
+    *("soundstorm.classification.cnn", "soundstorm.evaluation.features", "soundstorm.editing.edits"),
     *("soundstorm.model.checkpoints", "soundstorm.training.step", "soundstorm.codec.fitting"),
     *("soundstorm.classification.token_classifier", "soundstorm.data.datasets", "cluster.storage"),
 )

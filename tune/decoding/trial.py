@@ -22,8 +22,8 @@ from jobs.inputs.checkpoints import open_checkpoint
 from jobs.inputs.clips import Clip
 from soundstorm.audio.files import RejectedAudio, to_pcm16
 from soundstorm.codec.files import load_codec
+from soundstorm.editing.editor import Editor
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.editing import Editor
 from soundstorm.model.config import SamplerSettings
 from soundstorm.optimization.precision import Precision
 from tune.decoding.objective import DISTANCE_NAMES, ClipStatistics, distribution_distances

@@ -8,7 +8,7 @@ from jobs.serving.page.generation_times import in_words
 from jobs.serving.page.sound_routes import url_of
 from jobs.serving.page.sound_store import StoredSound
 from soundstorm.data.categories import by_group
-from soundstorm.generation.regions import Region
+from soundstorm.editing.regions import Region
 
 ALL, OTHERS = "all", "others"
 """Groups in addition to those of ESC-50."""

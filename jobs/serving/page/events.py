@@ -19,8 +19,8 @@ from jobs.serving.page.layout import EDIT, Layout
 from jobs.serving.page.recordings import recording_of
 from jobs.serving.page.sound_store import SoundStore, StoredSound
 from jobs.serving.page.visitors import visitor_in
+from soundstorm.editing.regions import Region
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.regions import Region
 
 NO_COOKIE = "This page needs a cookie to find your sounds: allow cookies for this address, and reload the page."
 NOTHING_SELECTED = "Select a sound first: upload or record one, or press Edit at one of yours."

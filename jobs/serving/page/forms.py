@@ -9,8 +9,8 @@ from jobs.serving.page.cards import title_of
 from jobs.serving.page.generation_jobs import GenerationJob
 from jobs.serving.page.sound_store import StoredSound
 from jobs.serving.sound_service import SoundService
+from soundstorm.editing.regions import Region, merged, parse_region
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.regions import Region, merged, parse_region
 
 MAX_COUNT = 8
 """Maximum number of sounds per job."""

@@ -11,7 +11,7 @@ from jobs.generation.options import DURATION_S, STRENGTH
 from jobs.serving.limits import Limits
 from jobs.serving.page.cards import groups_of
 from jobs.serving.page.forms import MAX_COUNT
-from soundstorm.generation.editing import KEPT_LEVELS
+from soundstorm.editing.editor import KEPT_LEVELS
 
 TITLE = "SoundStorm studio"
 LEAD = (

@@ -14,12 +14,12 @@ from jobs.inputs.datasets import open_dataset, rows_of_folds
 from soundstorm.audio.files import SAMPLE_RATE, to_pcm16
 from soundstorm.classification.cnn import TrainedClassifier, load_classifier
 from soundstorm.codec.codec import Codec
+from soundstorm.editing.editor import Editor
 from soundstorm.evaluation.acoustic import clip_metrics
 from soundstorm.evaluation.distances import within_class_distance
 from soundstorm.evaluation.metric_info import METRIC_NAMES
 from soundstorm.evaluation.summary import compare
 from soundstorm.evaluation.temporal import modulation_energy, spectral_flux
-from soundstorm.generation.editing import Editor
 from soundstorm.generation.reranking import PACKAGED_RERANKER
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.soundstorm import SoundStorm

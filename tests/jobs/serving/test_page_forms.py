@@ -11,8 +11,8 @@ from jobs.serving.page.pictures import Picture
 from jobs.serving.page.sound_store import StoredSound
 from jobs.serving.sound_request import ModelInfo
 from jobs.serving.sound_service import SoundService
+from soundstorm.editing.regions import Region
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.regions import Region
 
 SOUND = StoredSound(
     category="rain", kind="New sound", audio=b"", picture=Picture(duration_s=3.0, peaks=[], spectrogram_png=b"")

@@ -7,7 +7,7 @@
    higher levels are sampled given these.
 3. A loop. The clip is rotated by half, so that its end and its beginning meet in the middle; the frames around this
    seam are sampled given both sides, and the clip is rotated back.
-4. New sound of several windows stays as loud as the first, if that is steady: `soundstorm.generation.steady_loudness`.
+4. New sound of several windows stays as loud as the first, if that is steady: `soundstorm.editing.steady_loudness`.
 5. Edits are conditioned on the timbre of the recording's known codes, if the network has timbres.
 
 Source of masks as prompts: Garcia et al., "VampNet: music generation via masked acoustic token modeling", ISMIR 2023.
@@ -27,12 +27,12 @@ from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.joining import closed, replaced
 from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
+from soundstorm.editing.steady_loudness import hold_loudness
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import Known, continuation
 from soundstorm.generation.reranking import Classifier, WindowReranker
 from soundstorm.generation.sampling import low_discrepancy_order
 from soundstorm.generation.seeds import candidate_seed, derived_seed
-from soundstorm.generation.steady_loudness import hold_loudness
 from soundstorm.generation.windows import Choice, WindowSize, generate_in_windows, plan_windows
 from soundstorm.model.config import SamplerSettings
 from soundstorm.model.generators import GeneratorNetwork
@@ -132,7 +132,7 @@ class Editor:
 
         Args:
             recording_N: the recording.
-            spans: first sample and the one after the last, from `soundstorm.generation.regions.sample_spans`.
+            spans: first sample and the one after the last, from `soundstorm.editing.regions.sample_spans`.
             labels, seeds: of each take.
         """
         waveform_N, hop = from_pcm16(recording_N), self.codec.hop

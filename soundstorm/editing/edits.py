@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from soundstorm.generation.editing import KEPT_LEVELS, Editor
+from soundstorm.editing.editor import KEPT_LEVELS, Editor
 
 
 class Edit(Protocol):

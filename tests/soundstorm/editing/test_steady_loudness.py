@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from soundstorm.generation import steady_loudness
-from soundstorm.generation.steady_loudness import MAX_BOOST_DB, hold_loudness
+from soundstorm.editing import steady_loudness
+from soundstorm.editing.steady_loudness import MAX_BOOST_DB, hold_loudness
 
 RATE = 24_000
 FIRST = (0, 5 * RATE)

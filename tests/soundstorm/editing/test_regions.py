@@ -2,8 +2,8 @@
 
 import pytest
 
+from soundstorm.editing.regions import Region, merged, parse_region, sample_spans
 from soundstorm.errors import SoundStormError
-from soundstorm.generation.regions import Region, merged, parse_region, sample_spans
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from soundstorm.audio.files import from_pcm16, to_pcm16
 from soundstorm.audio.synthesis import synthesize
 from soundstorm.codec.codec import Codec
 from soundstorm.codec.files import load_codec
+from soundstorm.editing.editor import Editor
+from soundstorm.editing.edits import Inpainting, New, Variation
 from soundstorm.errors import SoundStormError
 from soundstorm.evaluation.temporal import log_mel
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import Known, generate_codes
-from soundstorm.generation.editing import Editor
-from soundstorm.generation.edits import Inpainting, New, Variation
 from soundstorm.generation.windows import WindowSize
 from soundstorm.model.config import ModelConfig, SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork

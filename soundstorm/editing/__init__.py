@@ -1,0 +1,1 @@
+"""New sound of any length and edits of recordings: in-painting, variations, loops."""
