@@ -2,7 +2,8 @@
 
 1. In-painting. The recording is encoded; the codes of the frames that a region touches are sampled given those on both
    sides. The decoded region replaces the recording's, with cross-fades inside the region; all other samples are
-   unchanged. Candidates are chosen by the new frames.
+   unchanged. Candidates are chosen by the new frames; if none sounds like the class, there is a second try:
+   `soundstorm.editing.second_try`.
 2. A variation. A fraction of the frames, evenly spaced, is sampled anew; the others keep their first levels, and their
    higher levels are sampled given these.
 3. A loop. The clip is rotated by half, so that its end and its beginning meet in the middle; the frames around this
@@ -23,10 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundstorm.audio.files import from_pcm16, to_pcm16
-from soundstorm.audio.joining import closed, replaced
+from soundstorm.audio.files import from_pcm16
+from soundstorm.audio.joining import replaced
 from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
+from soundstorm.editing.rendering import decoded_loop, decoded_span
+from soundstorm.editing.second_try import EDGE_S, RECOGNIZED, better, edge_mask, frame_mask, region_scores
 from soundstorm.editing.steady_loudness import hold_loudness
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import Known, continuation
@@ -41,11 +44,6 @@ from soundstorm.optimization.precision import Precision, uses_bf16
 
 SEAM_S = 1.0
 """Seconds around the seam of a loop that are generated anew."""
-LOOP_FADE_S = 0.05
-"""Seconds of the cross-fade at the start of a generated loop, between two decodings of the same codes with different
-phases."""
-CONTEXT_S = 0.25
-"""Seconds of context that the codec gets on both sides of a decoded part."""
 MIN_LOOP_S = 0.5
 KEPT_LEVELS = 1
 """Default number of levels that the remaining frames of a variation keep."""
@@ -108,11 +106,10 @@ class Editor:
             SoundStormError: the prompt is too long, or a loop too short.
         """
         num_frames = math.ceil(num_samples / self.codec.hop)
-        num_generated = max(num_frames, self.filled_frames)
-        shape = (len(seeds), self.model.config.num_levels, num_generated)
-        known = Known(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool))
+        known = self._nothing_known(len(seeds), num_frames)
         if prompt_QT is not None:
-            levels_QT = torch.from_numpy(prompt_QT[: shape[1]].astype(np.int64))
+            _, num_levels, num_generated = known.codes_BQT.shape
+            levels_QT = torch.from_numpy(prompt_QT[:num_levels].astype(np.int64))
             known = continuation([levels_QT] * len(seeds), [num_generated] * len(seeds))
         codes_BQT, sound_seeds = self._generate(labels, seeds, known, num_samples)
         takes = self._decode(labels, sound_seeds, codes_BQT[:, :, :num_frames], num_samples, loop)
@@ -126,7 +123,13 @@ class Editor:
         return takes
 
     def inpainted(
-        self, recording_N: np.ndarray, spans: Sequence[tuple[int, int]], labels: Sequence[int], seeds: Sequence[int]
+        self,
+        recording_N: np.ndarray,
+        spans: Sequence[tuple[int, int]],
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        *,
+        second_try: bool = True,
     ) -> list[np.ndarray]:
         """The recording with new sound in some spans, cross-faded inside them; all other samples are unchanged.
 
@@ -134,20 +137,24 @@ class Editor:
             recording_N: the recording.
             spans: first sample and the one after the last, from `soundstorm.editing.regions.sample_spans`.
             labels, seeds: of each take.
+            second_try: whether a span in which the reranker does not recognize the class is generated once more.
         """
         waveform_N, hop = from_pcm16(recording_N), self.codec.hop
         codes_QT = self._codes(waveform_N)
-        is_unknown_T = torch.zeros(codes_QT.shape[1], dtype=torch.bool)
-        for first, end in spans:
-            is_unknown_T[first // hop : math.ceil(end / hop)] = True
-        known_BQT = codes_QT.expand(len(seeds), -1, -1)
-        known = Known(known_BQT, (~is_unknown_T).expand_as(known_BQT), self._timbre(known_BQT, ~is_unknown_T))
-        codes_BQT, _ = self._generate(labels, seeds, known, len(recording_N), heard_T=is_unknown_T)
+        regions = [range(first // hop, math.ceil(end / hop)) for first, end in spans]
+        is_unknown_T = torch.stack([frame_mask(codes_QT.shape[1], frames) for frames in regions]).any(0)
+        known_BQT, length = codes_QT.expand(len(seeds), -1, -1), len(recording_N)
+        codes_BQT = self._drawn_again(known_BQT, is_unknown_T, labels, seeds, length, is_unknown_T)
+        if second_try and not is_unknown_T.all():
+            for number, frames in enumerate(regions):
+                own_seeds = [derived_seed(seed, f"second try {number}") for seed in seeds]
+                codes_BQT = self._better(codes_BQT, frames, labels, own_seeds, length)
         results = []
         for codes_QT, seed in zip(codes_BQT, seeds, strict=True):
+            own_seeds = [derived_seed(seed, f"region {number}") for number in range(len(spans))]
             new = [
-                within_full_scale(self._decode_span(codes_QT, first, end, derived_seed(seed, f"region {number}")))
-                for number, (first, end) in enumerate(spans)
+                within_full_scale(decoded_span(self.codec, codes_QT, first, end, own_seed))
+                for (first, end), own_seed in zip(spans, own_seeds, strict=True)
             ]
             results.append(replaced(waveform_N, spans, new, self.codec.sample_rate))
         return results
@@ -165,15 +172,8 @@ class Editor:
         seam = num_samples - turn
         turned_N = np.roll(recording_N, -turn)
         own_seeds = [derived_seed(seed, "seam") for seed in seeds]
-        takes = self.inpainted(turned_N, [(seam - half, seam + half)], labels, own_seeds)
+        takes = self.inpainted(turned_N, [(seam - half, seam + half)], labels, own_seeds, second_try=False)
         return [np.roll(take_N, turn) for take_N in takes]
-
-    def made_seamless(
-        self, takes: Sequence[np.ndarray], labels: Sequence[int], seeds: Sequence[int]
-    ) -> list[np.ndarray]:
-        """Close takes (N,) to loops."""
-        rows = zip(takes, labels, seeds, strict=True)
-        return [self.seamless(to_pcm16(take_N), [label], [seed])[0] for take_N, label, seed in rows]
 
     def varied(
         self,
@@ -218,6 +218,46 @@ class Editor:
         num_samples = len(recording_N)
         codes_BQT, sound_seeds = self._generate(labels, seeds, known, num_samples, planned_T=every_T)
         return self._decode(labels, sound_seeds, codes_BQT, num_samples, loop)
+
+    def _better(
+        self, codes_BQT: Tensor, frames: range, labels: Sequence[int], seeds: Sequence[int], num_samples: int
+    ) -> Tensor:
+        """The codes (B, Q, T) with the better of two tries at `frames` of each take, if there is a reranker."""
+        B, _, T = codes_BQT.shape
+        is_heard_T, rate = frame_mask(T, frames), self.codec.frame_rate
+        reranking = self._reranking(labels, seeds, num_samples, is_heard_T)
+        if reranking is None:
+            return codes_BQT
+        scores = region_scores(reranking, codes_BQT, frames, rate)
+        if min(scores) >= RECOGNIZED:
+            return codes_BQT
+        own_BQT = codes_BQT.clone()
+        alone_BQT, _ = self._generate(labels, seeds, self._nothing_known(B, len(frames)), len(frames) * self.codec.hop)
+        own_BQT[:, :, is_heard_T] = alone_BQT[:, :, : len(frames)]
+        is_edge_T = edge_mask(T, frames, round(EDGE_S * rate))
+        if is_edge_T.any():
+            edge_seeds = [derived_seed(seed, "edges") for seed in seeds]
+            own_BQT = self._drawn_again(own_BQT, is_edge_T, labels, edge_seeds, num_samples, is_heard_T)
+        return better(codes_BQT, scores, own_BQT, region_scores(reranking, own_BQT, frames, rate))
+
+    def _drawn_again(
+        self,
+        codes_BQT: Tensor,
+        is_new_T: Tensor,
+        labels: Sequence[int],
+        seeds: Sequence[int],
+        num_samples: int,
+        heard_T: Tensor | None = None,
+    ) -> Tensor:
+        """Codes (B, Q, T) of which some frames are generated again, given the others and their timbre. `heard_T`: as in
+        `_generate`."""
+        known = Known(codes_BQT, (~is_new_T).expand_as(codes_BQT), self._timbre(codes_BQT, ~is_new_T))
+        return self._generate(labels, seeds, known, num_samples, heard_T=heard_T)[0]
+
+    def _nothing_known(self, num_takes: int, num_frames: int) -> Known:
+        """No known codes of new takes, of at least the length to which the training clips were padded."""
+        shape = (num_takes, self.model.config.num_levels, max(num_frames, self.filled_frames))
+        return Known(torch.zeros(shape, dtype=torch.int64), torch.zeros(shape, dtype=torch.bool))
 
     def _codes(self, waveform_N: np.ndarray) -> Tensor:
         """The codes (Q, T) of a recording at the levels that the network generates."""
@@ -285,7 +325,8 @@ class Editor:
             self.require_loop(num_samples)
             codes_BQT = self._loop_codes(labels, seeds, codes_BQT)
             return [
-                self._loop_sound(codes_QT, num_samples, seed) for codes_QT, seed in zip(codes_BQT, seeds, strict=True)
+                decoded_loop(self.codec, codes_QT, num_samples, seed)
+                for codes_QT, seed in zip(codes_BQT, seeds, strict=True)
             ]
         waveforms = self.codec.decode_clips([codes_QT.numpy() for codes_QT in codes_BQT], seeds)
         return [waveform_N[:num_samples] for waveform_N in waveforms]
@@ -303,28 +344,7 @@ class Editor:
         turn = num_frames // 2
         seam, half = num_frames - turn, max(1, min(round(SEAM_S * self.codec.frame_rate), turn) // 2)
         turned_BQT = codes_BQT.roll(-turn, 2)
-        is_known_T = torch.ones(num_frames, dtype=torch.bool)
-        is_known_T[seam - half : seam + half] = False
-        new_BQT, _ = self._generate(
-            labels,
-            [derived_seed(seed, "seam") for seed in seeds],
-            Known(turned_BQT, is_known_T.expand_as(turned_BQT), self._timbre(turned_BQT, is_known_T)),
-            num_frames * self.codec.hop,
-        )
+        is_new_T = frame_mask(num_frames, range(seam - half, seam + half))
+        own_seeds = [derived_seed(seed, "seam") for seed in seeds]
+        new_BQT = self._drawn_again(turned_BQT, is_new_T, labels, own_seeds, num_frames * self.codec.hop)
         return new_BQT.roll(turn, 2)
-
-    def _loop_sound(self, codes_QT: Tensor, num_samples: int, seed: int) -> np.ndarray:
-        """Decode codes whose end continues with their beginning to a waveform (num_samples,)."""
-        around = min(math.ceil(CONTEXT_S * self.codec.frame_rate), codes_QT.shape[1])
-        round_QT = torch.cat((codes_QT[:, -around:], codes_QT, codes_QT[:, :around]), 1)
-        [waveform_N] = self.codec.decode_clips([round_QT.numpy()], [seed])
-        first, fade = around * self.codec.hop, round(LOOP_FADE_S * self.codec.sample_rate)
-        end = first + num_samples
-        return closed(waveform_N[first:end], waveform_N[end : end + fade])
-
-    def _decode_span(self, codes_QT: Tensor, first: int, end: int, seed: int) -> np.ndarray:
-        """Decode samples `first` to `end` of codes (Q, T)."""
-        hop, around = self.codec.hop, math.ceil(CONTEXT_S * self.codec.frame_rate)
-        first_frame, end_frame = max(0, first // hop - around), min(codes_QT.shape[1], math.ceil(end / hop) + around)
-        [waveform_N] = self.codec.decode_clips([codes_QT[:, first_frame:end_frame].numpy()], [seed])
-        return waveform_N[first - first_frame * hop : end - first_frame * hop]

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from soundstorm.audio.files import to_pcm16
 from soundstorm.editing.editor import KEPT_LEVELS, Editor
 
 
@@ -53,7 +54,10 @@ class Inpainting:
         if not self.spans:
             return editor.seamless(self.recording_N, labels, seeds)
         takes = editor.inpainted(self.recording_N, self.spans, labels, seeds)
-        return editor.made_seamless(takes, labels, seeds) if self.loop else takes
+        if not self.loop:
+            return takes
+        rows = zip(takes, labels, seeds, strict=True)
+        return [editor.seamless(to_pcm16(take_N), [label], [seed])[0] for take_N, label, seed in rows]
 
 
 @dataclass(kw_only=True, frozen=True)

@@ -18,8 +18,9 @@ from soundstorm.evaluation.temporal import log_mel
 from soundstorm.generation import windows
 from soundstorm.generation.decoding import Known, generate_codes
 from soundstorm.generation.windows import WindowSize
-from soundstorm.model.config import ModelConfig, SamplerSettings
+from soundstorm.model.config import SamplerSettings
 from soundstorm.model.place_network import PlaceNetwork
+from tests.support.place_networks import small_network
 
 RATE, HOP = 24_000, 1_280
 SETTINGS = SamplerSettings(iterations=4, order="even", final_temperature=1.0)
@@ -28,29 +29,6 @@ SETTINGS = SamplerSettings(iterations=4, order="even", final_temperature=1.0)
 @pytest.fixture(scope="module")
 def codec() -> Codec:
     return load_codec()
-
-
-def small_network(codec: Codec) -> PlaceNetwork:
-    """A network with random weights and timbres, to which all codes are about as likely."""
-    settings = {"width": 32, "depth": 1, "heads": 2, "kernel": 7, "ff_mult": 2, "head_width": 32, "head_depth": 1}
-    torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = PlaceNetwork(
-            ModelConfig(
-                num_levels=4,
-                codebook_size=1024,
-                num_classes=2,
-                order="places",
-                centroids=True,
-                centroid_dim=codec.network.codebooks.shape[2],
-                timbre_dim=4,
-                timbre_entries=2,
-                **settings,
-            )
-        )
-    model.centroids.take(codec.network.codebooks[:4])
-    return model.eval()
 
 
 @pytest.fixture(scope="module")
