@@ -9,7 +9,7 @@ from pathlib import Path
 from tests.support.parallel_groups import GROUPS, LONG_FIRST, WITHOUT_RAY
 
 TESTS = Path(__file__).parent
-FILES = ("soundstorm/generation/test_regions.py", "soundstorm/data/test_notes.py", "soundstorm/audio/test_joining.py")
+FILES = ("soundstorm/editing/test_regions.py", "soundstorm/data/test_notes.py", "soundstorm/audio/test_joining.py")
 WITH_RAY = ("jobs/training/test_ray_trainer.py", "jobs/diagnostics/test_nodes.py")
 """Files of which some tests use Ray; others, which are quick, are chosen here."""
 CHOSEN = "test_regions or test_notes or test_joining or would_come_again or nodes_that_are_alike"

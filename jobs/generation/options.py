@@ -70,6 +70,8 @@ class Options(PoolOptions):
     """Generate a loop that repeats without a click; with --inpaint, close the recording to a loop."""
     steady: bool = True
     """Keep a clip of several windows as loud as its first window, if that is a steady sound, such as rain."""
+    second_try: bool = True
+    """Generate a --region once more if the classifier that chooses among --candidates does not recognize its class."""
     recipe: str | None = None
     """JSON file beside a clip (path or URI): reproduce this clip, without further options."""
     recording: str | None = None

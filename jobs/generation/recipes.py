@@ -65,6 +65,8 @@ class Recipe(Settings):
     steady: bool = False
     """Whether a long clip was kept as loud as its first window; an earlier version did not."""
     regions: tuple[str, ...] = ()
+    second_try: bool = False
+    """Whether regions could have a second try; an earlier version had none."""
     strength: float | None = None
     kept_levels: int | None = None
     prompt_duration_s: float | None = None
@@ -126,7 +128,7 @@ class ClipRecipe:
         if kind == "prompt":
             edit_options["prompt_duration"] = self.recipe.prompt_duration_s
         if kind == "inpaint":
-            edit_options["region"] = tuple(self.recipe.regions)
+            edit_options |= {"region": tuple(self.recipe.regions), "second_try": self.recipe.second_try}
         if kind == "vary":
             edit_options |= {"strength": self.recipe.strength, "kept_levels": self.recipe.kept_levels}
         if kind in ("new", "prompt"):
@@ -211,6 +213,7 @@ def recipe_of(
         loop=options.loop,
         steady=options.steady and kind in ("new", "prompt"),
         regions=options.region,
+        second_try=options.second_try and bool(options.region),
         strength=(STRENGTH if options.strength is None else options.strength) if kind == "vary" else None,
         kept_levels=(KEPT_LEVELS if options.kept_levels is None else options.kept_levels) if kind == "vary" else None,
         prompt_duration_s=options.prompt_duration if kind == "prompt" else None,

@@ -76,6 +76,7 @@ class Request:
             found |= {"edit": option.removeprefix("--"), "parent_sha256": self.parents[0].sha256}
             for name in ("region", "strength", "kept_levels"):
                 found |= {} if getattr(self.options, name) in (None, ()) else {name: getattr(self.options, name)}
+            found |= {"second_try": self.options.second_try} if self.options.region else {}
         return found | ({} if self.again is None else {"recipe_of": self.again.sha256})
 
 
@@ -167,7 +168,10 @@ def _edit(options: Options, checkpoint: Checkpoint, codec: Codec) -> tuple[Edit,
             spans = sample_spans(regions, len(recording_N), codec.sample_rate)
         except SoundStormError as error:
             raise SoundStormError(f"--{error}") from error
-    return Inpainting(recording_N=recording_N, spans=tuple(spans), loop=options.loop), duration_s, [source]
+    inpainting = Inpainting(
+        recording_N=recording_N, spans=tuple(spans), loop=options.loop, second_try=options.second_try
+    )
+    return inpainting, duration_s, [source]
 
 
 def _variation(options: Options, recording_N: Any, checkpoint: Checkpoint) -> Variation:

@@ -87,7 +87,9 @@ class GeneratorReplica:
             case "prompt", np.ndarray() as waveform_N:
                 return New(prompt_QT=self._model.codec.encode_clips([waveform_N])[0])
             case "inpaint", np.ndarray() as recording_N:
-                return Inpainting(recording_N=recording_N, spans=request.spans, loop=loop)
+                return Inpainting(
+                    recording_N=recording_N, spans=request.spans, loop=loop, second_try=request.options.second_try
+                )
             case "vary", np.ndarray() as recording_N:
                 strength, kept_levels = request.options.strength, request.options.kept_levels
                 assert strength is not None and kept_levels is not None

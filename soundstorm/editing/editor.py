@@ -29,7 +29,7 @@ from soundstorm.audio.joining import replaced
 from soundstorm.audio.limiter import within_full_scale
 from soundstorm.codec.codec import Codec
 from soundstorm.editing.rendering import decoded_loop, decoded_span
-from soundstorm.editing.second_try import EDGE_S, RECOGNIZED, better, edge_mask, frame_mask, region_scores
+from soundstorm.editing.second_try import EDGE_S, RECOGNIZED, SHORTEST_S, better, edge_mask, frame_mask, region_scores
 from soundstorm.editing.steady_loudness import hold_loudness
 from soundstorm.errors import SoundStormError
 from soundstorm.generation.decoding import Known, continuation
@@ -137,7 +137,8 @@ class Editor:
             recording_N: the recording.
             spans: first sample and the one after the last, from `soundstorm.editing.regions.sample_spans`.
             labels, seeds: of each take.
-            second_try: whether a span in which the reranker does not recognize the class is generated once more.
+            second_try: whether a span in which the reranker does not recognize the class is generated once more; not
+                if there is one candidate, or if all of the recording is new.
         """
         waveform_N, hop = from_pcm16(recording_N), self.codec.hop
         codes_QT = self._codes(waveform_N)
@@ -222,11 +223,11 @@ class Editor:
     def _better(
         self, codes_BQT: Tensor, frames: range, labels: Sequence[int], seeds: Sequence[int], num_samples: int
     ) -> Tensor:
-        """The codes (B, Q, T) with the better of two tries at `frames` of each take, if there is a reranker."""
+        """The codes (B, Q, T) with the better of two tries at `frames`, the frames of a region, of each take."""
         B, _, T = codes_BQT.shape
         is_heard_T, rate = frame_mask(T, frames), self.codec.frame_rate
         reranking = self._reranking(labels, seeds, num_samples, is_heard_T)
-        if reranking is None:
+        if reranking is None or not SHORTEST_S * rate <= len(frames) <= self.window_size.frames:
             return codes_BQT
         scores = region_scores(reranking, codes_BQT, frames, rate)
         if min(scores) >= RECOGNIZED:
@@ -249,8 +250,7 @@ class Editor:
         num_samples: int,
         heard_T: Tensor | None = None,
     ) -> Tensor:
-        """Codes (B, Q, T) of which some frames are generated again, given the others and their timbre. `heard_T`: as in
-        `_generate`."""
+        """Codes (B, Q, T) of which some frames are generated again, given the others and their timbre."""
         known = Known(codes_BQT, (~is_new_T).expand_as(codes_BQT), self._timbre(codes_BQT, ~is_new_T))
         return self._generate(labels, seeds, known, num_samples, heard_T=heard_T)[0]
 

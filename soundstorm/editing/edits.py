@@ -48,12 +48,14 @@ class Inpainting:
     """First sample of each span and the one after its last; empty: only the seam of a loop is new."""
     loop: bool = False
     """Whether to close the recording to a loop."""
+    second_try: bool = True
+    """Whether spans in which the class is not recognized are generated once more."""
     keeps_recording = True
 
     def takes(self, editor: Editor, labels: Sequence[int], seeds: Sequence[int], num_samples: int) -> list[np.ndarray]:
         if not self.spans:
             return editor.seamless(self.recording_N, labels, seeds)
-        takes = editor.inpainted(self.recording_N, self.spans, labels, seeds)
+        takes = editor.inpainted(self.recording_N, self.spans, labels, seeds, second_try=self.second_try)
         if not self.loop:
             return takes
         rows = zip(takes, labels, seeds, strict=True)

@@ -9,6 +9,8 @@ from soundstorm.errors import SoundStormError
 
 MIN_S = 0.01
 """Minimum duration of a region: one cross-fade."""
+ROUNDING_S = 1e-6
+"""2.01 - 2 is less than 0.01 in binary fractions."""
 _TEXT = re.compile(r"\s*(\d+\.?\d*|\.\d+)\s*s?\s*-\s*(\d+\.?\d*|\.\d+)\s*s?\s*")
 
 
@@ -28,7 +30,7 @@ class Region:
             raise SoundStormError(f"region {self}: give seconds from 0 on, such as 1.2-2.0")
         if self.end_s <= self.start_s:
             raise SoundStormError(f"region {self} does not end after its start: give START-END, such as 1.2-2.0")
-        if self.end_s - self.start_s < MIN_S:
+        if self.end_s - self.start_s < MIN_S - ROUNDING_S:
             raise SoundStormError(f"region {self} is too short: give at least {MIN_S:g} s")
 
     def __str__(self) -> str:

@@ -4,12 +4,14 @@ A candidate between given sounds has to go with this recording, so that a choice
 among whole clips.
 
 1. If the reranker gives the class of a region a probability of less than RECOGNIZED, the frames of the region are
-   generated as a clip of their own, with a timbre that is drawn for the class.
+   generated as a clip of their own, with a timbre that is drawn for the class. A region shorter than SHORTEST_S has no
+   second try, since what the reranker hears of it is mostly the recording, nor has one that is longer than a window,
+   which is mostly given sound that is new itself.
 2. Their first and last EDGE_S are then generated again, given the rest of them and the recording.
 3. The result is kept if the reranker gives it a higher probability than the first try.
 
-A take depends on no other: if one needs a second try, all have one, since in bfloat16 codes depend on the size of the
-batch.
+If one take needs a second try, all takes are generated again, so that the batch has the same size (in bfloat16 codes
+depend on it), and each keeps its own better try: no take depends on another.
 
 Legend: B batch of takes, Q levels, T frames.
 """
@@ -25,6 +27,8 @@ from soundstorm.generation.windows import Choice, Window
 
 RECOGNIZED = 0.3
 """Probability of its class from which on a first try is kept."""
+SHORTEST_S = 0.5
+"""Shortest region in seconds that has a second try."""
 EDGE_S = 0.2
 """Seconds at both ends of a region that join it to the recording; each is at most a quarter of the region."""
 

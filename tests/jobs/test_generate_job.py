@@ -26,9 +26,10 @@ from jobs.inputs.outputs_apart import check_not_class_folder
 from soundstorm.audio.files import encode_audio
 from soundstorm.audio.synthesis import CLASSES
 from soundstorm.codec.files import load_codec, packaged_codec_bytes
+from soundstorm.editing import editor
 from soundstorm.editing.edits import New
 from soundstorm.errors import SoundStormError
-from soundstorm.generation import editing, windows
+from soundstorm.generation import windows
 from soundstorm.generation.decoding import generate_codes
 from soundstorm.model.config import SamplerSettings
 from soundstorm.schemas import SAMPLES, CodecFingerprint, check_schema
@@ -257,7 +258,7 @@ def test_a_continuation_begins_with_the_codes_of_its_prompt(model: list[ray.Obje
 def test_bfloat16_is_used_only_where_the_machine_is_fast_in_it(
     fast: bool, model: list[ray.ObjectRef], work: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(editing, "uses_bf16", lambda device, precision: fast)
+    monkeypatch.setattr(editor, "uses_bf16", lambda device, precision: fast)
     asked = []
 
     def watch(*arguments: Any, bf16: bool, **others: Any) -> list[torch.Tensor]:

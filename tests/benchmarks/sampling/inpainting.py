@@ -3,8 +3,8 @@ recordings.
 
 python tests/benchmarks/sampling/inpainting.py --data-dir PATH/esc50 --fold 4 --clip 0
 
-Of one recording of each class, the middle half of five seconds is generated anew. The measuring classifier of the
-package, which does not choose among candidates, classifies the new part alone, and the whole clip.
+Of one recording of each class, the middle half, of at most five seconds, is generated anew. The measuring classifier
+of the package, which does not choose among candidates, classifies the new part alone, and the whole clip.
 """
 
 import time
@@ -27,8 +27,7 @@ from soundstorm.generation.reranking import PACKAGED_RERANKER
 from soundstorm.generation.seeds import derived_seed
 from soundstorm.serialization.bundled import bundled_file
 
-LENGTH = 5 * SAMPLE_RATE
-REGION = slice(LENGTH // 4, LENGTH * 3 // 4)
+LONGEST = 5 * SAMPLE_RATE
 SOUNDS = ("edited", "generated", "recording")
 
 
@@ -69,18 +68,20 @@ def main() -> None:
     named, unchanged, seconds = [], 0, 0.0
     for label, category in enumerate(checkpoint.categories):
         uris = [row["uri"] for row in sorted(rows, key=lambda row: row["clip_id"]) if row["category"] == category]
-        pcm = load_clip(uris[options.clip])[:LENGTH]
+        pcm = load_clip(uris[options.clip])[:LONGEST]
+        region = slice(len(pcm) // 4, len(pcm) * 3 // 4)
         seed = derived_seed(options.seed, f"{category}/{options.clip}")
         began = time.monotonic()
-        spans = [(REGION.start, REGION.stop)]
-        [edited_N] = editor.inpainted(pcm, spans, [label], [seed], second_try=options.second_try)
+        [edited_N] = editor.inpainted(
+            pcm, [(region.start, region.stop)], [label], [seed], second_try=options.second_try
+        )
         seconds += time.monotonic() - began
         edited = to_pcm16(edited_N)
         changed_N = edited != pcm
-        changed_N[REGION] = False
+        changed_N[region] = False
         unchanged += not changed_N.any()
-        [new_N] = editor.new([label], [seed], LENGTH)
-        heard = [part for sound in (edited, to_pcm16(within_full_scale(new_N)), pcm) for part in (sound[REGION], sound)]
+        [new_N] = editor.new([label], [seed], len(pcm))
+        heard = [part for sound in (edited, to_pcm16(within_full_scale(new_N)), pcm) for part in (sound[region], sound)]
         named.append([names[best] == normalized(category) for best in classifier.predict(heard).argmax(1)])
         print(category, dict(zip(SOUNDS, named[-1][::2], strict=True)), flush=True)
     parts, wholes = np.sum(named, axis=0)[::2], np.sum(named, axis=0)[1::2]

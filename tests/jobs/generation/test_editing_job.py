@@ -12,6 +12,7 @@ import soundfile
 from cluster import storage, tables
 from cluster.tables.tar_shards import TarMemberReader
 from jobs import generate
+from jobs.generation.recipes import read_recipe
 from soundstorm.audio.files import encode_audio, from_pcm16, to_pcm16
 from soundstorm.errors import SoundStormError
 from tests.jobs.conftest import Command, assert_one_message, generate_options, noise, synthetic_clip, wav
@@ -96,6 +97,37 @@ def test_from_a_recipe_the_same_bytes_come_again_and_not_from_another_recording(
     changed.write_text(json.dumps(content))
     result = command(generate, "--recipe", str(changed), "--output-dir", str(tmp_path / "b"))
     assert_one_message(result, f"--recipe {changed} needs the recording with SHA-256", "restore that recording")
+
+
+@pytest.mark.parametrize("second_try", [True, False])
+def test_a_recipe_says_whether_its_regions_could_have_a_second_try(
+    second_try: bool, checkpoint: str, recording: Path, tmp_path: Path, ray_session: None
+) -> None:
+    edit: dict[str, Any] = {"inpaint": str(recording), "region": ("0.2-1.25",), "class_name": "siren"}
+    edit |= {"candidates": 2, "second_try": second_try}
+    output = str(tmp_path / "out")
+    generate.run(
+        generate_options(
+            checkpoint,
+            output,
+            duration=5.0,
+            num_samples=2,
+            iterations=(1,),
+            **edit,
+        )
+    )
+    recipes = [recipe_beside(row["uri"]) for row in rows_of(output)]
+    assert [json.loads(recipe.read_text())["recipe"]["second_try"] for recipe in recipes] == [second_try] * 2
+    generate.run(generate.Options(recipe=str(recipes[1]), output_dir=str(tmp_path / "again"), num_actors=1))
+    [again] = rows_of(str(tmp_path / "again"))
+    assert again["sha256"] == rows_of(output)[1]["sha256"]
+
+
+def test_a_recipe_of_a_version_without_second_tries_has_none(mended: str, tmp_path: Path) -> None:
+    content = json.loads(recipe_beside(rows_of(mended)[0]["uri"]).read_text())
+    assert content["recipe"].pop("second_try") is True
+    (older := tmp_path / "older.json").write_text(json.dumps(content))
+    assert read_recipe(str(older)).options(generate.Options()).second_try is False
 
 
 def test_a_varied_loop_comes_again_from_its_recipe_out_of_an_archive(

@@ -7,7 +7,8 @@ from soundstorm.errors import SoundStormError
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [("1.2-2.0", (1.2, 2.0)), (" 0 - .5s", (0.0, 0.5)), ("3.-4", (3.0, 4.0))]
+    ("text", "expected"),
+    [("1.2-2.0", (1.2, 2.0)), (" 0 - .5s", (0.0, 0.5)), ("3.-4", (3.0, 4.0)), ("2-2.01", (2.0, 2.01))],
 )
 def test_a_region_is_named_by_start_and_end_in_seconds(text: str, expected: tuple[float, float]) -> None:
     assert parse_region(text) == Region(*expected)

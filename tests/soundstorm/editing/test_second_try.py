@@ -79,9 +79,8 @@ def watch_generation(monkeypatch: pytest.MonkeyPatch) -> list[Known]:
     return seen
 
 
-def test_each_take_has_the_better_of_two_tries(
-    editor: Editor, recording: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watch_scores(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[float], Sequence[float]]]:
+    """Scores of first and second tries that are compared from now on."""
     seen: list[tuple[Sequence[float], Sequence[float]]] = []
 
     def watch(first_BQT: Tensor, first: Sequence[float], second_BQT: Tensor, second: Sequence[float]) -> Tensor:
@@ -89,6 +88,13 @@ def test_each_take_has_the_better_of_two_tries(
         return better(first_BQT, first, second_BQT, second)
 
     monkeypatch.setattr(editor_module, "better", watch)
+    return seen
+
+
+def test_each_take_has_the_better_of_two_tries(
+    editor: Editor, recording: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_scores(monkeypatch)
     seeds = list(range(8))
     one_try = editor.inpainted(recording, SPANS, [0] * 8, seeds, second_try=False)
     assert not seen
@@ -103,12 +109,18 @@ def test_each_take_has_the_better_of_two_tries(
         np.testing.assert_array_equal(to_pcm16(two_N)[outside], recording[outside])
 
 
-def test_a_take_does_not_depend_on_the_others(editor: Editor, recording: np.ndarray) -> None:
+def test_a_take_does_not_depend_on_the_others(
+    editor: Editor, recording: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of the takes is recognized, another is not."""
     spans = [(5_000, 12_345), (30_000, 52_001)]
     quiet = editor.inpainted(recording, spans, [0] * 3, [5, 6, 7], second_try=False)
     levels = [np.sqrt(np.mean(np.square(take_N[30_000:52_001]))) for take_N in quiet]
     some_recognized = heard_by(editor, float(np.median(levels)) / RECOGNIZED)
+    scores, batches = watch_scores(monkeypatch), watch_generation(monkeypatch)
     together = some_recognized.inpainted(recording, spans, [0] * 3, [5, 6, 7])
+    assert any(min(first) < RECOGNIZED <= max(first) for first, _ in scores)
+    assert {len(known.codes_BQT) for known in batches} == {6}  # two candidates each
     for seed, take_N in zip((5, 6, 7), together, strict=True):
         [alone_N] = some_recognized.inpainted(recording, spans, [0], [seed])
         np.testing.assert_array_equal(alone_N, take_N)
@@ -136,6 +148,33 @@ def test_a_recognized_region_needs_no_second_try(
     seen = watch_generation(monkeypatch)
     heard_by(editor, 1e-9 if is_recognized else 1_000.0).inpainted(recording, SPANS, [0], [1])
     assert len(seen) == (1 if is_recognized else 3)
+
+
+@pytest.mark.parametrize(
+    ("length_s", "region", "is_tried_again"),
+    [
+        (3.0, (24 * HOP, 33 * HOP), False),
+        (3.0, (24 * HOP, 34 * HOP), True),
+        (6.0, (10 * HOP, 70 * HOP), True),
+        (6.0, (10 * HOP, 71 * HOP), False),
+    ],
+    ids=["too short", "half a second", "a window", "longer than a window"],
+)
+def test_regions_of_half_a_second_to_a_window_have_a_second_try(
+    length_s: float, region: tuple[int, int], is_tried_again: bool, editor: Editor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recording = to_pcm16(synthesize("rain", 3, length_s, RATE))
+    seen = watch_generation(monkeypatch)
+    editor.inpainted(recording, [region], [0], [1])
+    assert any(not known.mask_BQT.any() for known in seen) == is_tried_again
+
+
+def test_a_network_of_filled_up_clips_has_a_clip_of_their_length_of_its_own(
+    editor: Editor, recording: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = watch_generation(monkeypatch)
+    [take_N] = replace(editor, filled_frames=30).inpainted(recording, SPANS, [0], [1])
+    assert seen[1].codes_BQT.shape[2] == 30 and len(take_N) == len(recording)
 
 
 def test_neither_a_loop_nor_a_wholly_new_recording_nor_one_without_a_reranker_has_a_second_try(
