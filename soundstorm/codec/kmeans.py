@@ -1,7 +1,8 @@
 """Mini-batch k-means for the codebook of one level, with a final update on all points.
 
 Source: MacQueen, "Some methods for classification and analysis of multivariate observations", 1967. In addition,
-centroids to which hardly any point belongs are moved next to those with the largest error.
+centroids to which hardly any point belongs are moved next to those with the largest error; if there are none, and one
+cluster has much of all error, the centroid that is missed least is moved there.
 
 Legend: S points, D dimensions, K codes.
 """
@@ -19,6 +20,8 @@ POINTS_PER_CODE = 40
 """Minimum number of points in a mini-batch per code."""
 MIN_POINTS = 3
 """A cluster with fewer points of a mini-batch is moved."""
+DOMINANT, DOMINANT_CODES = 0.3, 8
+"""A cluster dominates if it has more than this share of all error, and more than as many clusters of mean error."""
 SHIFT = 0.05
 """Distance of a moved centroid from the other one, in standard deviations of the centroids."""
 PART = 20_000
@@ -55,11 +58,20 @@ def fit(points_SD: Tensor, num_codes: int, generator: torch.Generator) -> Tensor
         centroids_KD, count_K = means(batch_SD, cluster_S, centroids_KD)
         rare_K = (count_K < MIN_POINTS).nonzero()[: num_codes // 2, 0]
         error_S = (batch_SD - centroids_KD[cluster_S]).square().sum(1)
-        worst_K = torch.zeros_like(count_K).index_add_(0, cluster_S, error_S).topk(len(rare_K)).indices
+        error_K = torch.zeros_like(count_K).index_add_(0, cluster_S, error_S)
+        if not len(rare_K) and error_K.max() > max(DOMINANT, DOMINANT_CODES / num_codes) * error_K.sum():
+            rare_K = _most_redundant(centroids_KD, count_K)
+        worst_K = error_K.topk(len(rare_K)).indices
         shift_KD = torch.randn(len(rare_K), centroids_KD.shape[1], generator=generator).to(points_SD.device)
         centroids_KD[rare_K] = centroids_KD[worst_K] + shift_KD * (SHIFT * centroids_KD.std())
     centroids_KD, _ = means(points_SD, nearest(points_SD, centroids_KD), centroids_KD)
     return centroids_KD
+
+
+def _most_redundant(centroids_KD: Tensor, count_K: Tensor) -> Tensor:
+    """Index (1,) of the centroid whose points are the nearest to another one, all in all."""
+    square_KK = torch.cdist(centroids_KD, centroids_KD).square().fill_diagonal_(torch.inf)
+    return (count_K * square_KK.amin(1)).argmin()[None]
 
 
 def _batches(points_SD: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 import torch
 
 from soundstorm.codec import kmeans
@@ -69,11 +70,15 @@ def test_codes_do_not_depend_on_the_points_beside_them() -> None:
     )
 
 
-def test_k_means_finds_clusters_that_lie_apart() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("kind", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("seed", range(5))
+def test_k_means_finds_clusters_that_lie_apart(seed: int, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On processors with and without bfloat16."""
+    monkeypatch.setattr(kmeans, "fast_type", lambda device: kind)
+    rng = np.random.default_rng(seed)
     centres_KD = rng.standard_normal((12, 8)) * 10
     points_SD = centres_KD[rng.integers(12, size=6_000)] + 0.1 * rng.standard_normal((6_000, 8))
-    found_KD = kmeans.fit(torch.from_numpy(points_SD).float(), 24, torch.Generator().manual_seed(0)).numpy()
+    found_KD = kmeans.fit(torch.from_numpy(points_SD).float(), 24, torch.Generator().manual_seed(seed)).numpy()
     nearest_K = np.sqrt(np.square(centres_KD[:, None] - found_KD).sum(2).min(1))
     assert nearest_K.max() < 0.2
 
