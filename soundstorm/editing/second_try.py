@@ -5,8 +5,8 @@ among whole clips.
 
 1. If the reranker gives the class of a region a probability of less than RECOGNIZED, the frames of the region are
    generated as a clip of their own, with a timbre that is drawn for the class. A region shorter than SHORTEST_S has no
-   second try, since what the reranker hears of it is mostly the recording, nor has one that is longer than a window,
-   which is mostly given sound that is new itself.
+   second try, since what the reranker hears of it is mostly the recording; nor has one that is longer than a window,
+   since most of its windows follow new sound.
 2. Their first and last EDGE_S are then generated again, given the rest of them and the recording.
 3. The result is kept if the reranker gives it a higher probability than the first try.
 
