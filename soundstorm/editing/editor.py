@@ -148,15 +148,14 @@ class Editor:
         codes_BQT = self._drawn_again(known_BQT, is_unknown_T, labels, seeds, length, is_unknown_T)
         if second_try and not is_unknown_T.all():
             for number, frames in enumerate(regions):
-                own_seeds = [derived_seed(seed, f"second try {number}") for seed in seeds]
-                codes_BQT = self._better(codes_BQT, frames, labels, own_seeds, length)
+                try_seeds = [derived_seed(seed, f"second try {number}") for seed in seeds]
+                codes_BQT = self._better(codes_BQT, frames, labels, try_seeds, length)
         results = []
         for codes_QT, seed in zip(codes_BQT, seeds, strict=True):
-            own_seeds = [derived_seed(seed, f"region {number}") for number in range(len(spans))]
-            new = [
-                within_full_scale(decoded_span(self.codec, codes_QT, first, end, own_seed))
-                for (first, end), own_seed in zip(spans, own_seeds, strict=True)
-            ]
+            new = []
+            for number, (first, end) in enumerate(spans):
+                own_seed = derived_seed(seed, f"region {number}")
+                new.append(within_full_scale(decoded_span(self.codec, codes_QT, first, end, own_seed)))
             results.append(replaced(waveform_N, spans, new, self.codec.sample_rate))
         return results
 

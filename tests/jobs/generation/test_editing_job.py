@@ -106,16 +106,7 @@ def test_a_recipe_says_whether_its_regions_could_have_a_second_try(
     edit: dict[str, Any] = {"inpaint": str(recording), "region": ("0.2-1.25",), "class_name": "siren"}
     edit |= {"candidates": 2, "second_try": second_try}
     output = str(tmp_path / "out")
-    generate.run(
-        generate_options(
-            checkpoint,
-            output,
-            duration=5.0,
-            num_samples=2,
-            iterations=(1,),
-            **edit,
-        )
-    )
+    generate.run(generate_options(checkpoint, output, duration=5.0, num_samples=2, iterations=(1,), **edit))
     recipes = [recipe_beside(row["uri"]) for row in rows_of(output)]
     assert [json.loads(recipe.read_text())["recipe"]["second_try"] for recipe in recipes] == [second_try] * 2
     generate.run(generate.Options(recipe=str(recipes[1]), output_dir=str(tmp_path / "again"), num_actors=1))
